@@ -1,0 +1,37 @@
+"""(noise, labels) -> images: torch modules without data and without randomness of their own."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+
+def load_generator(
+    name: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """The generator behind a name, in its fast form, ready to sample from.
+
+    Args:
+        name: a name from `genaug assets list`, or the path of a converted `.safetensors` file.
+        device: where it lives; the CPU by default.
+        dtype: its floating-point type; float32 by default.
+
+    Returns:
+        A module with `z_dim`, `num_classes`, `image_size`, `forward(z, labels, truncation)` and, for counterfactual
+        generators, `mechanisms(z, labels, truncation)`.
+
+    Raises:
+        genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
+    """
+    from genaug.assets import AssetError, load_asset
+    from genaug.generators.cgn_mnist import CGNMnist
+
+    state, metadata = load_asset(name)
+    if metadata.get("kind") != "cgn-mnist":
+        raise AssetError(f"{str(name)!r} is no generator: its kind is {metadata.get('kind')!r}, expected 'cgn-mnist'")
+    generator = CGNMnist()
+    generator.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    # folded in float32, cast afterwards: the products of folding deserve the precision
+    return generator.fast().to(device=device, dtype=dtype)

@@ -1,0 +1,60 @@
+"""Random draws that depend on a seed, a sample's index and the draw's name, and on nothing else.
+
+A generator object per sample would cost more than the sample. Here every number is a hash of its coordinates
+(a counter-based generator, as Philox is), computed for a whole batch at once in 64-bit integer arithmetic, which wraps
+around alike on every device. So sample i is the same whatever the batch, the worker, the rank and the order, and the
+global random state is neither read nor moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 2**64 / golden ratio as a signed integer: the step of SplitMix64 (Steele et al. 2014)
+_MULTIPLIERS = (-4658895280553007687, -7723592293110705685)
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser: every input bit flips every output bit with probability one half."""
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+        # int64 shifts keep the sign, the algorithm wants zeros shifted in: mask them off
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * multiplier
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def _key(seed: int, stream: str) -> int:
+    digest = hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def uniform(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
+    """Independent draws from the open interval (0, 1).
+
+    Args:
+        seed: any integer.
+        indices: (B,) int64, which samples.
+        size: how many numbers a sample gets.
+        stream: names the draw; different names give independent numbers.
+
+    Returns:
+        (B, size) float64 on the indices' device.
+    """
+    rows = _scramble(indices * _GOLDEN + _key(seed, stream))
+    columns = torch.arange(1, size + 1, device=indices.device) * _GOLDEN
+    words = _scramble(rows[:, None] + columns)
+    # 52 bits and a half: representable exactly, and neither 0 nor 1 can come out
+    return (((words >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+
+
+def normal(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
+    """Independent standard normal draws, (B, size) float32; arguments as `uniform`."""
+    return (torch.erfinv(2 * uniform(seed, indices, size, stream) - 1) * math.sqrt(2)).float()
+
+
+def integers(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
+    """Independent draws from 0..high-1, (B,) int64; arguments as `uniform`."""
+    return (uniform(seed, indices, 1, stream)[:, 0] * high).long()
