@@ -1,0 +1,1 @@
+"""Training: generators and classifiers."""

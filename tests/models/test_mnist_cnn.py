@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genaug.models.mnist_cnn import MnistCNN
+
+
+def layer_by_layer(model: MnistCNN) -> nn.Sequential:
+    """The same network as the released code has it, one module a layer, with the model's own parameters."""
+    norm = nn.BatchNorm2d(3)
+    norm.weight, norm.bias = model.norm_weight, model.norm_bias
+    return nn.Sequential(
+        norm,
+        model.conv1, nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+        model.conv2, nn.ReLU(),
+        model.conv3, nn.ReLU(),
+        model.conv4, nn.ReLU(),
+        nn.AvgPool2d(7), nn.Flatten(), model.linear,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model() -> MnistCNN:
+    model = MnistCNN()
+    with torch.no_grad():  # as training leaves them: neither one nor zero
+        model.norm_weight.uniform_(0.5, 2)
+        model.norm_bias.uniform_(-1, 1)
+    return model
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(5, 3, 32, 32) * 2 - 1
+
+
+def test_folded_batch_norm_is_the_network_layer_by_layer(model: MnistCNN, images: Tensor) -> None:
+    plain = layer_by_layer(model)
+    torch.testing.assert_close(model(images), plain(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.norm.running_var, plain[0].running_var)
+    torch.testing.assert_close(model.eval()(images), plain.eval()(images), rtol=1e-4, atol=1e-5)
+
+
+def test_folded_batch_norm_has_the_same_gradients(model: MnistCNN, images: Tensor) -> None:
+    gradients = []
+    for network in (model, layer_by_layer(model)):
+        model.zero_grad()
+        network(images).square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    assert gradients[0]["norm_bias"].abs().min() > 1e-4
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_one_logit_a_class(images: Tensor) -> None:
+    assert MnistCNN(num_classes=7)(images).shape == (5, 7)
+
+
+def test_images_must_be_floats_of_32_pixels(model: MnistCNN) -> None:
+    with pytest.raises(TypeError, match=r"floats in \[-1, 1\], got torch.uint8"):
+        model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"\(B, 3, 32, 32\), got \(2, 1, 28, 28\)"):
+        model(torch.zeros(2, 1, 28, 28))

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from genaug.evaluation import accuracy
+from genaug.training.digit_classifier import fit_classifier
+
+
+def bars(number: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images whose class is the place of a bright bar, in noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 10, (number,), generator=generator)
+    images = torch.randint(0, 100, (number, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, :, 3 * label : 3 * label + 3] += 120
+    return images, labels
+
+
+def test_it_learns_and_generalises() -> None:
+    model = fit_classifier(*bars(640, 0), seed=0, epochs=4, batch_size=32)
+    assert not model.training
+    images, labels = bars(200, 1)
+    assert accuracy(model, zip(images.split(64), labels.split(64), strict=True)) > 0.9
+
+
+def test_same_seed_same_weights_whatever_the_global_state() -> None:
+    images, labels = bars(100, 0)
+    states = []
+    for seed, global_seed in ((3, 0), (3, 1), (4, 0)):
+        torch.manual_seed(global_seed)
+        states.append(fit_classifier(images, labels, seed=seed, epochs=1).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not torch.equal(states[0]["conv2.weight"], states[2]["conv2.weight"])
+
+
+def test_global_random_state_stays_where_it_is() -> None:
+    before = torch.random.get_rng_state()
+    fit_classifier(*bars(10, 0), seed=0, epochs=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_each_image_is_seen_once_an_epoch_in_the_asked_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    import genaug.training.digit_classifier as module
+
+    batches = []
+
+    def noting(pixels: Tensor) -> Tensor:
+        batches.append(pixels[:, 0, 0, 0].tolist())
+        return pixels.float() / 255
+
+    monkeypatch.setattr(module, "from_uint8", noting)
+    images = torch.arange(100, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
+    fit_classifier(images, torch.zeros(100, dtype=torch.int64), seed=0, epochs=2, batch_size=48)
+    assert [len(batch) for batch in batches] == [48, 48, 4] * 2
+    seen = [pixel for batch in batches for pixel in batch]
+    first, second = seen[:100], seen[100:]
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first != second
+
+
+def test_bfloat16_keeps_float32_weights() -> None:
+    model = fit_classifier(*bars(64, 0), seed=0, epochs=1, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"images": torch.zeros(2, 3, 32, 32)}, TypeError, "images must be uint8"),
+        ({"images": torch.zeros(2, 3, 28, 28, dtype=torch.uint8)}, ValueError, r"\(2, 3, 28, 28\)"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, ValueError, r"labels \(N,\), got .* and \(3,\)"),
+        ({"labels": torch.tensor([0, 10])}, ValueError, r"labels must be in 0..9, got 0..10"),
+        (
+            {"images": torch.zeros(0, 3, 32, 32, dtype=torch.uint8), "labels": torch.zeros(0, dtype=torch.int64)},
+            ValueError,
+            "at least one image",
+        ),
+        ({"epochs": 0}, ValueError, "epochs and batch_size must be at least 1, got 0"),
+        ({"dtype": torch.float16}, ValueError, "dtype must be"),
+    ],
+)
+def test_bad_input_is_named(change: dict, error: type[Exception], message: str) -> None:
+    options = {"images": torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "labels": torch.tensor([0, 1]), "seed": 0}
+    options |= change
+    with pytest.raises(error, match=message):
+        fit_classifier(options.pop("images"), options.pop("labels"), **options)
