@@ -1,0 +1,42 @@
+"""Counterfactual and generatively intervened images for training classifiers that do not take shortcuts.
+
+The public names load on first use, so that importing the package costs nothing: no weights, no torch, no CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genaug.assets import AssetError as AssetError
+    from genaug.datasets.colored_mnist import ColoredMNIST as ColoredMNIST
+    from genaug.datasets.colored_mnist import DoubleColoredMNIST as DoubleColoredMNIST
+    from genaug.datasets.colored_mnist import WildlifeMNIST as WildlifeMNIST
+    from genaug.datasets.counterfactual import CounterfactualDataset as CounterfactualDataset
+    from genaug.generators import load_generator as load_generator
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AssetError": "genaug.assets",
+    "ColoredMNIST": "genaug.datasets.colored_mnist",
+    "CounterfactualDataset": "genaug.datasets.counterfactual",
+    "DoubleColoredMNIST": "genaug.datasets.colored_mnist",
+    "WildlifeMNIST": "genaug.datasets.colored_mnist",
+    "load_generator": "genaug.generators",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "evaluation":  # the measures are promised as genaug.evaluation.<measure>
+        return importlib.import_module("genaug.evaluation")
+    raise AttributeError(f"module 'genaug' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,108 @@
+"""The one table of assets: what each is, where it comes from, and how to know that a file is the right one.
+
+Reading this module opens no file and no connection. A new asset is one row.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+
+class AssetError(RuntimeError):
+    """An asset that cannot be had or is not what it should be; the message says which, where it was sought, and why."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One row of the table.
+
+    Attributes:
+        name: what users call it.
+        file: the file's name where it is kept.
+        kind: which network the weights are for; a key of `genaug.assets.layouts.LAYOUTS`.
+        sha256: of the file, in hexadecimal.
+        size: of the file, in bytes.
+        licence: SPDX identifier of the weights' licence.
+        what: one line for a reader who chooses.
+        paper: where the method is described.
+        source: how the weights came about: a command of this project, or whose release.
+        figures: what they measured, with the number of runs.
+        repository: the Hub repository, or None for weights that ship with the package.
+        revision: the pinned commit of that repository.
+    """
+
+    name: str
+    file: str
+    kind: str
+    sha256: str
+    size: int
+    licence: str
+    what: str
+    paper: str
+    source: str
+    figures: str
+    repository: str | None = None
+    revision: str | None = None
+
+
+_CGN = "Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 4.1"
+
+_ROWS = (
+    Asset(
+        name="cgn-colored-mnist",
+        file="cgn-colored-mnist.safetensors",
+        kind="cgn-mnist",
+        sha256="",
+        size=0,
+        licence="MIT",
+        what="counterfactual digits: coloured digits on black",
+        paper=_CGN,
+        source="genaug train cgn-mnist --variant colored",
+        figures="not measured yet",
+    ),
+    Asset(
+        name="cgn-double-colored-mnist",
+        file="cgn-double-colored-mnist.safetensors",
+        kind="cgn-mnist",
+        sha256="",
+        size=0,
+        licence="MIT",
+        what="counterfactual digits: coloured digits on coloured backgrounds",
+        paper=_CGN,
+        source="genaug train cgn-mnist --variant double-colored",
+        figures="not measured yet",
+    ),
+    Asset(
+        name="cgn-wildlife-mnist",
+        file="cgn-wildlife-mnist.safetensors",
+        kind="cgn-mnist",
+        sha256="",
+        size=0,
+        licence="MIT",
+        what="counterfactual digits: striped digits on veined backgrounds",
+        paper=_CGN,
+        source="genaug train cgn-mnist --variant wildlife",
+        figures="not measured yet",
+    ),
+    Asset(
+        name="cgn-digits",
+        file="cgn-digits.safetensors",
+        kind="cgn-mnist",
+        sha256="",
+        size=0,
+        licence="MIT",
+        what="counterfactual digits of the demo, learnt from its own biased scikit-learn digits",
+        paper=_CGN,
+        source="genaug train cgn-mnist --variant digits",
+        figures="not measured yet",
+    ),
+)
+
+ASSETS = {row.name: row for row in _ROWS}
+
+
+def near(name: str, known: list[str]) -> str:
+    """The end of an error message for an unknown `name`: the known ones most like it, or all if none is."""
+    close = difflib.get_close_matches(name, known, n=4)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"

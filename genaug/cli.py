@@ -1,0 +1,301 @@
+"""The command line: a thin face over the package. Every command imports what it calls, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+# click's classes have moved into typer; this finds them in either place
+_UsageError = typer.BadParameter.__mro__[1]
+
+DATA = Path("data")
+MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
+
+# what a user can mend by asking differently; everything else is a failure
+_MISUSE = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+
+app = typer.Typer(
+    help="Counterfactual and generatively intervened images for training classifiers that do not take shortcuts.",
+    epilog="Start with: genaug demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(no_args_is_help=True)
+reproduce = typer.Typer(no_args_is_help=True)
+assets = typer.Typer(no_args_is_help=True)
+app.add_typer(train, name="train", help="Train a generator.", epilog="Example: genaug train cgn-mnist --help")
+app.add_typer(
+    reproduce,
+    name="reproduce",
+    help="Make a table or figure of the papers again.",
+    epilog="Example: genaug reproduce list",
+)
+app.add_typer(
+    assets,
+    name="assets",
+    help="Weights: list them, find them, convert the original authors'.",
+    epilog="Example: genaug assets list",
+)
+
+
+class Dtype(str, Enum):
+    """The floating-point types on offer."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+    def of_torch(self) -> torch.dtype:
+        """The same as torch has it."""
+        import torch
+
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.value]
+
+
+class Digits(str, Enum):
+    """Where the demo's digits come from."""
+
+    sklearn = "sklearn"
+    mnist = "mnist"
+
+
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Root = Annotated[Path, typer.Option(help="Folder that holds MNIST/raw, as torchvision lays it out.")]
+Textures = Annotated[
+    Path | None, typer.Option(help="For wildlife: folder with object/ and background/, ten images each.")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST into --root if it is not there.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+ArithmeticType = Annotated[Dtype, typer.Option("--dtype", help="bfloat16 is faster where the hardware has it.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from genaug import __version__
+
+        typer.echo(f"genaug {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _genaug(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["GENAUG_DEBUG"] = "1"
+
+
+@app.command(epilog="Example: genaug demo --out my-demo --seed 1")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where demo.png and results.json go.")] = Path("genaug-demo"),
+    seed: Seed = 0,
+    digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.sklearn,
+    root: Root = DATA,
+) -> None:
+    """Watch a classifier that looked at colour learn to look at shape: two minutes, no network."""
+    if digits == Digits.mnist:
+        _need_mnist(root)
+    from genaug.recipes import demo as recipe
+
+    recipe.run(out, seed=seed, digits=digits.value, root=root)
+
+
+@app.command(epilog="Example: genaug sample cgn-double-colored-mnist --out sheet.png")
+def sample(
+    name: Annotated[str, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")],
+    out: Annotated[Path, typer.Option(help="The picture to write.")],
+    num: Annotated[int, typer.Option(help="How many counterfactuals.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Draw a sheet of counterfactuals: mask, object texture, background, and what becomes of them."""
+    from genaug.recipes import samples
+
+    samples.run(name, out, num=num, seed=seed)
+
+
+@train.command("cgn-mnist", epilog="Example: genaug train cgn-mnist --variant colored --root data --out runs/colored")
+def train_cgn_mnist(
+    variant: Annotated[str, typer.Option(help="colored, double-colored, wildlife, or digits (the demo's).")],
+    out: Annotated[Path, typer.Option(help="Where checkpoints, sample sheets, the log and the weights go.")],
+    root: Root = DATA,
+    textures: Textures = None,
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(help="How many; by default the recipe's number.")] = None,
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    download: Download = False,
+) -> None:
+    """Train the counterfactual generative network on biased digits; the same command again goes on where it stopped."""
+    if variant in MNIST_VARIANTS:  # an unknown one is for the package to name
+        _need_mnist(root, download)
+    from genaug.training import cgn_mnist
+
+    path = cgn_mnist.train(
+        variant,
+        out,
+        root=root,
+        textures=textures,
+        seed=seed,
+        steps=steps,
+        device=device,
+        dtype=dtype.of_torch(),
+        download=download,
+    )
+    typer.echo(path)
+
+
+@reproduce.command("list", epilog="Example: genaug reproduce list")
+def reproduce_list() -> None:
+    """Name every table and figure on offer: its command, what it needs and costs, the paper's figures and ours."""
+    from genaug.recipes import RECIPES
+
+    for name, recipe in RECIPES.items():
+        typer.echo(f"{name}: {recipe.what}")
+        for field in ("command", "needs", "cost", "paper", "ours"):
+            typer.echo(f"  {field:<8} {getattr(recipe, field)}")
+
+
+@reproduce.command(
+    "cgn-table2", epilog="Example: genaug reproduce cgn-table2 --variant colored --root data --seeds 0,1,2"
+)
+def reproduce_cgn_table2(
+    rows: Annotated[str, typer.Option(help="Which rows, with commas between.")] = "original,cgn",
+    variant: Annotated[
+        list[str], typer.Option(help="colored, double-colored or wildlife; repeat for several.")
+    ] = MNIST_VARIANTS,
+    root: Root = DATA,
+    textures: Textures = None,
+    seeds: Annotated[str, typer.Option(help="One run each, with commas between.")] = "0",
+    num: Annotated[int, typer.Option(help="How many counterfactuals to train on.")] = 100_000,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A .safetensors file in place of the embedded weights.")
+    ] = None,
+    pool: Annotated[int | None, typer.Option(help="Recombine a pool of that many masks and textures.")] = None,
+    out: Annotated[Path, typer.Option(help="Where results.json goes.")] = Path("runs/cgn-table2"),
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    download: Download = False,
+) -> None:
+    """CGN, Table 2: digits classified where colour and texture no longer tell the class."""
+    chosen_seeds = tuple(_integer(seed, "--seeds") for seed in _split(seeds))
+    if set(variant) <= set(MNIST_VARIANTS):
+        _need_mnist(root, download)
+    from genaug.recipes import cgn_table2
+
+    cgn_table2.run(
+        out,
+        rows=_split(rows),
+        variants=tuple(variant),
+        root=root,
+        textures=textures,
+        seeds=chosen_seeds,
+        num_counterfactuals=num,
+        checkpoint=checkpoint,
+        pool=pool,
+        download=download,
+        device=device,
+        dtype=dtype.of_torch(),
+    )
+
+
+@assets.command("list", epilog="Example: genaug assets list")
+def assets_list() -> None:
+    """Name every asset: its size, its licence, where it is now, and what it is."""
+    from genaug.assets import ASSETS, AssetError, asset_path
+    from genaug.assets.store import EMBEDDED
+
+    for row in ASSETS.values():
+        try:
+            path = asset_path(row.name)
+            size, where = f"{path.stat().st_size / 1e6:.1f} MB", str(path) if path.parent != EMBEDDED else "embedded"
+        except AssetError:
+            size, where = "-", "missing"
+        typer.echo(f"{row.name:<26} {size:>7}  {row.licence:<4} {where:<9} {row.what}")
+
+
+@assets.command("path", epilog="Example: genaug assets path cgn-colored-mnist")
+def assets_path(name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")]) -> None:
+    """Print where an asset's file is."""
+    from genaug.assets import asset_path
+
+    typer.echo(asset_path(name))
+
+
+@assets.command("convert", epilog="Example: genaug assets convert colored_mnist_ckp.pth colored.safetensors")
+def assets_convert(
+    source: Annotated[Path, typer.Argument(help="The original authors' checkpoint, a .pth file.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    kind: Annotated[str | None, typer.Option(help="Which network it is; by default found out.")] = None,
+) -> None:
+    """Turn the original authors' checkpoint into safetensors, without running anything that it carries."""
+    from genaug.assets.convert import convert
+
+    typer.echo(convert(source, target, kind))
+
+
+def _need_mnist(root: Path, download: bool | None = None) -> None:
+    """Says in the command line's own words what is missing, and before torch takes seconds to import."""
+    if not download and not (root / "MNIST" / "raw").is_dir():
+        fetch = "" if download is None else ", or --download to fetch it there"
+        raise typer.BadParameter(f"no MNIST in {str(root)!r}: pass --root DIR, a folder that holds MNIST/raw{fetch}")
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _integer(text: str, option: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes integers with commas between, got {text!r}") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; an error becomes one line on standard error.
+
+    Args:
+        arguments: in place of `sys.argv[1:]`.
+
+    Returns:
+        The exit code: 0, 1 for a failure, 2 for misuse, 130 if interrupted.
+    """
+    from genaug.assets import AssetError
+
+    try:
+        return app(arguments, prog_name="genaug", standalone_mode=False) or 0
+    except (typer.Abort, KeyboardInterrupt):
+        print("genaug: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if isinstance(error, _UsageError):
+            message, code = error.format_message(), 2  # type: ignore[attr-defined]
+        elif isinstance(error, (*_MISUSE, AssetError)):
+            message, code = str(error), 2
+        else:
+            message, code = f"{type(error).__name__}: {error}", 1
+        if os.environ.get("GENAUG_DEBUG", "") not in ("", "0"):
+            traceback.print_exc()
+        if message:  # there is none where a missing command has already shown the help
+            print(f"genaug: {' '.join(message.split())}", file=sys.stderr)
+        return code

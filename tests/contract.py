@@ -1,0 +1,50 @@
+"""Every public class once, with a small instance to try it on; test_contract.py loops over the list.
+
+A new public class is one line in `DATASETS`; test_house.py fails for one that is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+
+from genaug import ColoredMNIST, CounterfactualDataset, DoubleColoredMNIST, WildlifeMNIST
+from genaug.generators.cgn_mnist import CGNMnist
+
+
+@functools.cache
+def generator() -> CGNMnist:
+    """An untrained generator, made once: its orthogonal initialisation takes most of a second."""
+    # module initialisation draws from torch's global generator: fixed here, and put back
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return CGNMnist()
+
+
+def counterfactual(folder: Path, **options: Any) -> CounterfactualDataset:
+    """60 counterfactuals; three share each shape, so that batches cut the groups."""
+    return CounterfactualDataset(generator(), length=60, counterfactuals_per_noise=3, batch_size=16, **options)
+
+
+def textures(folder: Path) -> Path:
+    """A folder with ten object and ten background textures, each of noise of its own."""
+    noise = torch.Generator().manual_seed(0)
+    for part in ("object", "background"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for digit in range(10):
+            image = torch.randint(256, (3, 40, 40), generator=noise, dtype=torch.uint8)
+            to_pil_image(image).save(folder / part / f"{digit}.png")
+    return folder
+
+
+DATASETS: dict[type, Callable[..., Any]] = {
+    CounterfactualDataset: counterfactual,
+    ColoredMNIST: lambda folder, **options: ColoredMNIST(None, digits="sklearn", **options),
+    DoubleColoredMNIST: lambda folder, **options: DoubleColoredMNIST(None, digits="sklearn", **options),
+    WildlifeMNIST: lambda folder, **options: WildlifeMNIST(None, textures(folder), digits="sklearn", **options),
+}

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from contract import generator
+
+from genaug import cli
+from genaug.assets import ASSETS, load_asset, save_asset
+from genaug.datasets.colored_mnist import VARIANTS
+from genaug.recipes import RECIPES
+
+COMMANDS = [
+    "",
+    "demo",
+    "sample",
+    "train",
+    "train cgn-mnist",
+    "reproduce",
+    "reproduce list",
+    "reproduce cgn-table2",
+    "assets",
+    "assets list",
+    "assets path",
+    "assets convert",
+]
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    # set by --debug: monkeypatch takes it back
+    monkeypatch.setenv("GENAUG_DEBUG", "")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Runs a command that is misuse and returns its one line."""
+    code, out, err = run(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("genaug: ")
+    return err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example_that_begins_with_the_command(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    code, out, _ = run(capsys, *command.split(), "--help")
+    assert code == 0
+    assert f": genaug {command}".rstrip() in " ".join(out.split())
+
+
+def test_the_list_above_has_every_command() -> None:
+    groups = {"": cli.app, "train": cli.train, "reproduce": cli.reproduce, "assets": cli.assets}
+    commands = {
+        f"{group} {command.name or command.callback.__name__}".strip()
+        for group, app in groups.items()
+        for command in app.registered_commands
+    }
+    assert commands | groups.keys() == set(COMMANDS)
+
+
+def test_help_answers_in_under_a_second_and_without_torch() -> None:
+    code = "import sys; from genaug.cli import main; main(['--help']); print('torch' in sys.modules)"
+    for _ in range(3):  # the machine may be busy with something else
+        start = time.perf_counter()
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        if (seconds := time.perf_counter() - start) < 1:
+            break
+    assert seconds < 1
+    assert out.rstrip().endswith("False")
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version")[:2] == (0, "genaug 0.1.0\n")
+
+
+@pytest.mark.parametrize("command", ["", "train", "reproduce", "assets"])
+def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, err = run(capsys, *command.split())
+    assert code == 2
+    assert "Usage: genaug" in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nothing", "No such command 'nothing'"),
+        ("demo --nothing", "No such option: --nothing"),
+        ("demo --digits letters", "'letters' is not one of 'sklearn', 'mnist'"),
+        ("demo --seed one", "Invalid value for '--seed'"),
+        ("sample cgn-digits", "Missing option '--out'"),
+        ("sample cgn-colred-mnist --out sheet.png", "did you mean 'cgn-colored-mnist'"),
+        ("sample gone.safetensors --out sheet.png", "no such file: gone.safetensors"),
+        ("assets path cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
+        ("assets convert gone.pth target.safetensors", "no such file: gone.pth"),
+        ("assets convert gone.pth target.pt", "the target must end in .safetensors, got 'target.pt'"),
+        ("demo --digits mnist", "no MNIST in 'data': pass --root DIR, a folder that holds MNIST/raw\n"),
+        ("train cgn-mnist --variant colored --out run", "no MNIST in 'data': pass --root DIR"),
+        ("train cgn-mnist --variant colored --out run --root x", "no MNIST in 'x': pass --root DIR"),
+        ("reproduce cgn-table2", "MNIST/raw, or --download to fetch it there\n"),
+        ("reproduce cgn-table2 --seeds 0,one", "--seeds takes integers with commas between, got 'one'"),
+        ("train cgn-mnist --variant colred --out run", "'colred'"),
+        ("reproduce cgn-table2 --variant colred", "'colred'"),
+    ],
+)
+def test_misuse_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: str, message: str
+) -> None:
+    assert message in refused(capsys, *arguments.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot write to the folder 'file" in refused(capsys, "demo", "--out", "file/demo")
+
+
+def test_failure_is_one_line_and_code_1_and_a_traceback_only_on_demand(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("first line\n  second line")
+
+    monkeypatch.setattr("genaug.recipes.demo.run", fail)
+    assert run(capsys, "demo") == (1, "", "genaug: RuntimeError: first line second line\n")
+    code, _, err = run(capsys, "--debug", "demo")
+    assert code == 1
+    assert "Traceback" in err
+    assert err.endswith("genaug: RuntimeError: first line second line\n")
+    monkeypatch.setenv("GENAUG_DEBUG", "0")
+    assert run(capsys, "demo")[2].count("\n") == 1
+    monkeypatch.setenv("GENAUG_DEBUG", "1")
+    assert "Traceback" in run(capsys, "demo")[2]
+
+
+def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("genaug.recipes.demo.run", interrupt)
+    assert run(capsys, "demo") == (130, "", "genaug: interrupted\n")
+
+
+def test_sample_draws_a_sheet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    save_asset(tmp_path / "own.safetensors", generator().state_dict(), "cgn-mnist")
+    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/a.png", "--num", "4") == (0, "", "")
+    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/b.png", "--num", "4")[0] == 0
+    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/c.png", "--num", "4", "--seed", "1")[0] == 0
+    a, b, c = ((tmp_path / "sheets" / f"{name}.png").read_bytes() for name in "abc")
+    assert a.startswith(b"\x89PNG")
+    assert a == b
+    assert a != c
+
+
+def test_train_and_reproduce_hand_on_every_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    for function in ("genaug.training.cgn_mnist.train", "genaug.recipes.cgn_table2.run", "genaug.recipes.demo.run"):
+        monkeypatch.setattr(function, lambda *args, **options: calls.append((args, options)))
+
+    for line in (
+        "train cgn-mnist --variant wildlife --out run --root r --textures t --seed 3 --steps 9 --device cuda "
+        "--dtype bfloat16 --download",
+        "reproduce cgn-table2 --rows cgn --variant colored --variant wildlife --root r --textures t --seeds 4,5 "
+        "--num 10 --checkpoint c --pool 7 --out o --device cuda --dtype bfloat16 --download",
+        "demo --out d --seed 2 --digits sklearn --root r",
+    ):
+        assert run(capsys, *line.split())[0] == 0
+
+    shared = {
+        "root": Path("r"),
+        "textures": Path("t"),
+        "device": "cuda",
+        "dtype": torch.bfloat16,
+        "download": True,
+    }
+    assert calls == [
+        (("wildlife", Path("run")), {**shared, "seed": 3, "steps": 9}),
+        (
+            (Path("o"),),
+            {
+                **shared,
+                "rows": ("cgn",),
+                "variants": ("colored", "wildlife"),
+                "seeds": (4, 5),
+                "num_counterfactuals": 10,
+                "checkpoint": "c",
+                "pool": 7,
+            },
+        ),
+        ((Path("d"),), {"seed": 2, "digits": "sklearn", "root": Path("r")}),
+    ]
+
+
+def test_variants_are_those_of_the_datasets() -> None:
+    assert list(VARIANTS) == cli.MNIST_VARIANTS
+
+
+def test_reproduce_list_names_every_recipe_and_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "reproduce", "list")
+    assert code == 0
+    for name, recipe in RECIPES.items():
+        assert f"{name}: " in out
+        assert all(text in out for text in (recipe.what, recipe.command, recipe.needs, recipe.cost))
+        assert f"paper    {recipe.paper}\n" in out
+        assert f"ours     {recipe.ours}\n" in out
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_command_and_its_command_is_understood(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    program, *arguments = RECIPES[name].command.split()
+    assert (program, *arguments[:2]) == ("genaug", "reproduce", name)
+    assert run(capsys, *arguments, "--help")[0] == 0
+
+
+def test_assets_list_says_what_is_here(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capsys, "assets", "list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(ASSETS)
+    save_asset(tmp_path / "cgn-digits.safetensors", generator().state_dict(), "cgn-mnist")
+    monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
+    row = next(line for line in run(capsys, "assets", "list")[1].splitlines() if line.startswith("cgn-digits "))
+    assert str(tmp_path / "cgn-digits.safetensors") in row
+    assert run(capsys, "assets", "path", "cgn-digits")[:2] == (0, f"{tmp_path / 'cgn-digits.safetensors'}\n")
+
+
+def test_assets_convert_writes_what_load_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    torch.save(generator().state_dict(), tmp_path / "theirs.pth")
+    assert run(capsys, "assets", "convert", "theirs.pth", "ours.safetensors") == (0, "ours.safetensors\n", "")
+    assert load_asset("ours.safetensors")[1]["source"] == "theirs.pth"

@@ -1,0 +1,154 @@
+"""The house's own rules: which way imports point, what importing costs, and that lists that must agree do."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from contract import DATASETS
+
+import genaug
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# room -> what it may import from the package besides itself; CONTRIBUTING.md draws the same order for readers
+GROUND = ("files", "progress")
+MAY_IMPORT: dict[str, tuple[str, ...]] = {"files": (), "progress": ()}
+MAY_IMPORT |= dict.fromkeys(("assets", "interventions", "models"), GROUND)
+MAY_IMPORT["generators"] = (*GROUND, "assets", "interventions.composition")
+MAY_IMPORT |= dict.fromkeys(("datasets", "transforms"), (*GROUND, "assets", "interventions", "generators"))
+MAY_IMPORT["plotting"] = (*MAY_IMPORT["datasets"], "models", "datasets", "transforms")
+MAY_IMPORT |= dict.fromkeys(("training", "evaluation"), (*MAY_IMPORT["plotting"], "plotting"))
+MAY_IMPORT |= dict.fromkeys(("recipes", "rendering"), (*MAY_IMPORT["training"], "training", "evaluation"))
+MAY_IMPORT["cli"] = (*MAY_IMPORT["recipes"], "recipes", "rendering")
+
+
+def imports(source: str, module: str) -> Iterator[str]:
+    """What `module` imports from the package, anywhere in it, as dotted names without the package's own."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".")[: -node.level] if node.level else []
+            names = [".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("genaug."):
+                name = name.removeprefix("genaug.")
+                # a public name stands for the module that has it
+                home = genaug._HOMES.get(name)
+                yield f"{home.removeprefix('genaug.')}.{name}" if home else name
+
+
+def wrong_imports(source: str, module: str) -> list[str]:
+    room = module.split(".")[1]
+    allowed = (room, *MAY_IMPORT[room])
+    if room == "cli":
+        allowed += ("__version__",)
+    return [name for name in imports(source, module) if not any(f"{name}.".startswith(f"{a}.") for a in allowed)]
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted((ROOT / "genaug").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts != ("genaug", "__init__"):
+            yield ".".join(parts), path
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
+def test_imports_point_up_only(module: str, path: Path) -> None:
+    assert wrong_imports(path.read_text(), module) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("genaug.models.mnist_cnn", "from genaug.generators import load_generator"),
+        ("genaug.models.mnist_cnn", "from ..generators import load_generator"),
+        ("genaug.models.mnist_cnn", "from genaug import load_generator"),
+        ("genaug.generators.cgn_mnist", "def late():\n    import genaug.interventions.sampling"),
+        ("genaug.datasets.counterfactual", "from genaug import training"),
+        ("genaug.training.cgn", "import genaug.cli"),
+        ("genaug.files", "from genaug.assets import store"),
+    ],
+)
+def test_an_import_that_points_down_is_seen(module: str, source: str) -> None:
+    assert wrong_imports(source, module)
+
+
+def test_every_room_is_a_package() -> None:
+    rooms = {path.parent for path in (ROOT / "genaug").rglob("*.py")}
+    assert [str(room) for room in rooms if not (room / "__init__.py").is_file()] == []  # else no wheel has them
+
+
+def test_every_public_class_is_in_the_contract() -> None:
+    public = {getattr(genaug, name) for name in genaug.__all__}
+    classes = {thing for thing in public if inspect.isclass(thing) and not issubclass(thing, Exception)}
+    assert classes == set(DATASETS)
+
+
+def test_type_checkers_see_the_public_names_where_they_are() -> None:
+    tree = ast.parse((ROOT / "genaug" / "__init__.py").read_text())
+    declared = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("genaug")
+        for alias in node.names
+    }
+    assert declared == genaug._HOMES
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = genaug.nothing
+
+
+def test_version_is_the_one_of_the_project_file() -> None:
+    assert f'\nversion = "{genaug.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.strip()
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    heavy = "{'torch', 'torchvision', 'numpy', 'typer'}"
+    assert run(f"import sys, genaug; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+def test_public_names_cost_little_beyond_torch_and_load_nothing_heavy() -> None:
+    code = (
+        "import sys, time, torch, torchvision\n"
+        "import torchvision.tv_tensors, torchvision.transforms.v2\n"
+        "before = set(sys.modules)\n"
+        "start = time.perf_counter()\n"
+        "from genaug import *\n"
+        "print(time.perf_counter() - start)\n"
+        "heavy = {'sklearn', 'scipy', 'matplotlib', 'huggingface_hub', 'typer', 'tqdm'}\n"
+        "print(sorted(heavy & (set(sys.modules) - before)))"
+    )
+    for _ in range(3):  # the machine may be busy with something else
+        seconds, loaded = run(code).split("\n")
+        if float(seconds) < 0.3:
+            break
+    assert float(seconds) < 0.3
+    assert loaded == "[]"
+
+
+def test_nothing_reads_the_shared_folder() -> None:
+    readers = [
+        str(path.relative_to(ROOT))
+        for folder in ("genaug", "benchmarks", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"\.\./shared|[\"']shared[\"']", path.read_text())
+    ]
+    assert readers == []
