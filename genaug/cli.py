@@ -257,7 +257,7 @@ def _need_mnist(root: Path, download: bool | None = None) -> None:
     """Says in the command line's own words what is missing, and before torch takes seconds to import."""
     if not download and not (root / "MNIST" / "raw").is_dir():
         fetch = "" if download is None else ", or --download to fetch it there"
-        raise typer.BadParameter(f"no MNIST in {str(root)!r}: pass --root DIR, a folder that holds MNIST/raw{fetch}")
+        raise ValueError(f"no MNIST in {str(root)!r}: pass --root DIR, a folder that holds MNIST/raw{fetch}")
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -268,7 +268,7 @@ def _integer(text: str, option: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(f"{option} takes integers with commas between, got {text!r}") from None
+        raise ValueError(f"{option} takes integers with commas between, got {text!r}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
