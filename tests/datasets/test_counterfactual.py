@@ -1,0 +1,241 @@
+"""Sample i is a function of (seed, i) alone; factors are independent; pools recombine what they hold."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+
+from genaug import CounterfactualDataset
+from genaug.datasets.counterfactual import blend_uint8
+from genaug.generators.cgn_mnist import CGNMnist
+from genaug.interventions.composition import compose
+from genaug.interventions.sampling import normal
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    cgn = CGNMnist()
+    for module in cgn.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.kaiming_normal_(module.weight)
+    return cgn.eval().fast()
+
+
+class Flat(nn.Module):
+    """A generator of one's own, as small as can be: factors that can be read off the pixels."""
+
+    z_dim, num_classes, image_size = 2, 5, 4
+
+    def mechanisms(self, z, labels, truncation=1.0):
+        def plane(values, channels):
+            return values[:, None, None, None].expand(-1, channels, 4, 4).float()
+
+        mask = torch.ones(len(labels[0]), 1, 4, 4)
+        mask[:, :, :2] = 0
+        return mask, plane(labels[1] / 5, 3), plane(-labels[2] / 5, 3)
+
+
+@pytest.mark.parametrize("pool", [None, 50])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 16, 33, 100])
+def test_samples_do_not_depend_on_the_batch(generator, pool, size):
+    dataset = CounterfactualDataset(generator, length=100, pool=pool)
+    whole = dataset.images(range(100))
+    pieces = torch.cat([dataset.images(piece) for piece in torch.arange(100).split(size)])
+    assert torch.equal(whole, pieces)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_chunks_bound_memory_and_change_nothing(generator, batch_size):
+    expected = CounterfactualDataset(generator, length=100).images(range(100))
+    assert torch.equal(CounterfactualDataset(generator, length=100, batch_size=batch_size).images(range(100)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 6])
+def test_samples_do_not_depend_on_the_number_of_threads(generator, threads):
+    dataset = CounterfactualDataset(generator, length=48)
+    expected, before = dataset.images(range(48)), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(dataset.images(range(48)), expected)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_order_repeats_and_negative_indices_are_free(generator):
+    dataset = CounterfactualDataset(generator, length=40)
+    whole = dataset.images(range(40))
+    assert torch.equal(dataset.images([39, 3, 3, -1]), whole[[39, 3, 3, 39]])
+    assert torch.equal(dataset[-40][0], whole[0])
+
+
+@pytest.mark.parametrize("pool", [None, 20])
+def test_a_group_shares_its_shape_and_nothing_else(generator, pool):
+    dataset = CounterfactualDataset(generator, length=60, counterfactuals_per_noise=6, targets="all", pool=pool)
+    labels = dataset.labels(range(60))
+    shapes = labels["shape"].view(10, 6)
+    assert (shapes == shapes[:, :1]).all()
+    assert any(len(set(group.tolist())) > 1 for group in labels["texture"].view(10, 6))
+    kind = "pool_entries" if pool else "noise_indices"
+    sources = [dataset.describe(i)[kind] for i in range(6)]
+    assert len({s["shape"] for s in sources}) == 1
+    assert len({s["texture"] for s in sources}) > 1
+
+
+def test_labels_are_those_of_the_mechanisms():
+    dataset = CounterfactualDataset(Flat(), length=200, targets="all")
+    for image, target in dataset.__getitems__(range(200)):
+        assert image[0, 3, 0].item() == round((target["texture"] / 5 + 1) * 127.5)
+        assert image[0, 0, 0].item() == round((1 - target["background"] / 5) * 127.5)
+
+
+@pytest.mark.parametrize("pool", [None, 3000])
+def test_factors_are_independent_and_classes_uniform(pool):
+    count = 20_000
+    labels = CounterfactualDataset(Flat(), length=count, counterfactuals_per_noise=1, pool=pool).labels(range(count))
+    for one, other in [("shape", "texture"), ("shape", "background"), ("texture", "background")]:
+        table = torch.bincount(labels[one] * 5 + labels[other], minlength=25).double().view(5, 5)
+        expected = table.sum(1, keepdim=True) * table.sum(0, keepdim=True) / count
+        # 16 degrees of freedom: above 39.3 once in a thousand
+        assert ((table - expected) ** 2 / expected).sum() < 39.3
+    if pool is None:
+        counts = torch.bincount(labels["shape"], minlength=5).double()
+        assert ((counts - count / 5) ** 2 / (count / 5)).sum() < 18.5
+
+
+def test_pooled_samples_are_their_stored_parts_composed(generator):
+    dataset = CounterfactualDataset(generator, length=64, pool=9)
+    images = dataset.images(range(64))
+    bank = dataset._bank()
+    for i in range(64):
+        entry = dataset.describe(i)["pool_entries"]
+        parts = [part[entry[name]][None] for part, name in zip(bank, ("shape", "texture", "background"), strict=True)]
+        assert torch.equal(images[i], blend_uint8(*parts)[0])
+
+
+def test_a_pool_is_within_two_grey_levels_of_its_exact_parts(generator):
+    """Each part is held to the nearest of 256 levels; the mask's half level weighs at most the full contrast."""
+    dataset = CounterfactualDataset(generator, length=64, pool=9)
+    parts = dataset._mechanisms(dict.fromkeys(("shape", "texture", "background"), torch.arange(9)))
+    sources = dataset._sources(torch.arange(64))
+    exact = compose(*(part[source] for part, source in zip(parts, sources.values(), strict=True)))
+    assert ((exact + 1) * 127.5 - dataset.images(range(64)).float()).abs().max() <= 1.5 + 1e-3
+
+
+def test_every_pool_recombination_is_possible():
+    dataset = CounterfactualDataset(Flat(), length=4000, pool=3, counterfactuals_per_noise=1)
+    assert len({tuple(dataset.describe(i)["pool_entries"].values()) for i in range(400)}) == 27
+
+
+def test_blend_ends_are_exact():
+    texture = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    background = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    ones = torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)
+    assert torch.equal(blend_uint8(ones, texture, background), texture)
+    assert torch.equal(blend_uint8(0 * ones, texture, background), background)
+
+
+def test_describe_is_enough_to_make_the_sample_again(generator):
+    dataset = CounterfactualDataset(generator, length=100, seed=5, targets="all", classes=[1, 2, 8], truncation=0.5)
+    described = json.loads(json.dumps(dataset.describe(73)))
+    image, target = dataset[73]
+    assert described["labels"] == target
+    noise = [
+        normal(described["seed"], torch.tensor([k] * 8), 36, f"{name} noise")
+        for name, k in described["noise_indices"].items()
+    ]
+    labels = [torch.tensor([label] * 8) for label in described["labels"].values()]
+    made = compose(*generator.mechanisms(noise, labels, described["truncation"]))[0]
+    assert torch.equal(((made + 1) * 127.5).round().to(torch.uint8), image)
+
+
+def test_classes_restrict_every_factor():
+    labels = CounterfactualDataset(Flat(), length=300, classes=[4, 1]).labels(range(300))
+    assert all(set(values.tolist()) == {1, 4} for values in labels.values())
+
+
+def test_targets_transforms_and_output():
+    dataset = CounterfactualDataset(
+        Flat(), length=10, targets="background", transform=lambda x: x.float(), target_transform=lambda y: -y
+    )
+    image, target = dataset[3]
+    assert image.dtype == torch.float32
+    assert target == -dataset.labels([3])["background"].item()
+    picture, _ = CounterfactualDataset(Flat(), length=10, output="pil")[3]
+    assert isinstance(picture, Image.Image)
+    assert picture.size == (4, 4)
+    tensor, _ = CounterfactualDataset(Flat(), length=10)[3]
+    assert isinstance(tensor, tv_tensors.Image)
+    assert tensor.dtype == torch.uint8
+
+
+def test_a_batch_is_one_generator_call():
+    calls = []
+
+    class Counting(Flat):
+        def mechanisms(self, z, labels, truncation=1.0):
+            calls.append(len(labels[0]))
+            return super().mechanisms(z, labels, truncation)
+
+    dataset = CounterfactualDataset(Counting(), length=64, counterfactuals_per_noise=8)
+    next(iter(DataLoader(dataset, batch_size=64)))
+    assert calls == [8]  # and the eight groups' shapes were made once each
+
+
+def test_a_pickle_does_not_carry_weights_that_have_a_name(generator, tmp_path, shared):
+    from genaug.assets.convert import convert
+
+    path = convert(shared / "data" / "cgn_mnist" / "colored_mnist_ckp.pth", tmp_path / "colored.safetensors")
+    dataset = CounterfactualDataset(path, length=20, pool=8)
+    expected = dataset.images(range(20))
+    data = pickle.dumps(dataset)
+    assert len(data) < 2000
+    assert torch.equal(pickle.loads(data).images(range(20)), expected)
+
+
+def test_an_empty_dataset_is_a_dataset():
+    dataset = CounterfactualDataset(Flat(), length=0)
+    assert len(dataset) == 0
+    assert dataset.images([]).shape == (0, 3, 4, 4)
+    with pytest.raises(IndexError, match="got 0"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"length": -1}, ValueError, "length must be at least 0, but got -1"),
+        ({"length": 1.5}, TypeError, "length must be an int, but got float"),
+        ({"pool": 0}, ValueError, "pool must be at least 1, but got 0"),
+        ({"counterfactuals_per_noise": 0}, ValueError, "counterfactuals_per_noise must be at least 1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"classes": [0, 5]}, ValueError, r"classes must lie in 0\.\.4, but got 5"),
+        ({"classes": [-1]}, ValueError, r"classes must lie in 0\.\.4, but got -1"),
+        ({"classes": []}, ValueError, "classes must name at least one class"),
+        ({"targets": "colour"}, ValueError, "targets must be .* but got 'colour'"),
+        ({"output": "numpy"}, ValueError, "output must be .* but got 'numpy'"),
+        ({"truncation": 0}, ValueError, r"truncation must be in \(0, 1\], but got 0"),
+        ({"truncation": 1.1}, ValueError, r"truncation must be in \(0, 1\], but got 1.1"),
+        ({"seed": "0"}, TypeError, "seed must be an int, but got str"),
+    ],
+)
+def test_bad_arguments_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        CounterfactualDataset(Flat(), **options)
+
+
+def test_a_module_without_mechanisms_is_refused():
+    with pytest.raises(TypeError, match=r"generator must have a method mechanisms.*Linear has none"):
+        CounterfactualDataset(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("index", [10, -11])
+def test_an_index_outside_is_refused(index):
+    with pytest.raises(IndexError, match=rf"index must lie in -10\.\.9, but got {index}"):
+        CounterfactualDataset(Flat(), length=10)[index]

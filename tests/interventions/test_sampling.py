@@ -1,0 +1,86 @@
+"""Draws depend on (seed, index, stream) and on nothing else, and are distributed as they say."""
+
+import math
+
+import pytest
+import torch
+
+from genaug.interventions.sampling import integers, normal, uniform
+
+INDICES = torch.arange(20_000)
+# recorded from the first release
+KNOWN = (0.06934384462983278, 0.014556623021757642)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 63, 64, 1000])
+def test_draws_do_not_depend_on_the_batch(size):
+    whole = normal(7, INDICES[:2000], 5, "noise")
+    pieces = torch.cat([normal(7, piece, 5, "noise") for piece in INDICES[:2000].split(size)])
+    assert torch.equal(whole, pieces)
+
+
+def test_draws_do_not_depend_on_the_order_or_on_how_many_numbers_are_drawn():
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(uniform(1, INDICES[:500], 4, "a")[order], uniform(1, order, 4, "a"))
+    assert torch.equal(uniform(1, INDICES, 9, "a")[:, :4], uniform(1, INDICES, 4, "a"))
+
+
+def test_global_random_state_is_neither_read_nor_moved():
+    state = torch.get_rng_state()
+    first = normal(0, INDICES, 3, "a")
+    torch.manual_seed(99)
+    assert torch.equal(first, normal(0, INDICES, 3, "a"))
+    torch.set_rng_state(state)
+    normal(0, INDICES, 3, "a")
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("seed", "stream"), [(1, "noise"), (0, "other"), (2**62, "noise"), (-1, "noise")])
+def test_other_seeds_and_streams_are_independent(seed, stream):
+    first, second = normal(0, INDICES, 1, "noise")[:, 0], normal(seed, INDICES, 1, stream)[:, 0]
+    # a correlation of independent draws has deviation 1 / sqrt(N): five of them happen once in two million
+    assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 5 / math.sqrt(len(INDICES))
+
+
+def test_neighbouring_indices_and_columns_are_uncorrelated():
+    draws = normal(0, INDICES, 6, "noise")
+    shifted = torch.cat([draws[:-1], draws[1:]], dim=1)
+    correlations = torch.corrcoef(shifted.T) - torch.eye(12)
+    assert correlations.abs().max() < 5 / math.sqrt(len(INDICES))
+
+
+def test_uniform_fills_the_open_interval():
+    draws = uniform(0, INDICES, 10, "u").flatten()
+    assert draws.min() > 0
+    assert draws.max() < 1
+    # Kolmogorov-Smirnov: sqrt(N) times the largest distance is below 1.95 in 99.9% of all cases
+    distance = (draws.sort().values - torch.linspace(0, 1, len(draws), dtype=torch.float64)).abs().max()
+    assert distance * math.sqrt(len(draws)) < 1.95
+
+
+def test_normal_has_the_moments_of_a_standard_normal():
+    draws = normal(0, INDICES, 10, "n").double().flatten()
+    error = 5 / math.sqrt(len(draws))
+    assert abs(draws.mean()) < error
+    assert abs(draws.square().mean() - 1) < error * math.sqrt(2)
+    assert abs(draws.pow(4).mean() - 3) < error * math.sqrt(96)
+    assert draws.isfinite().all()
+
+
+def test_integers_are_uniform():
+    counts = torch.bincount(integers(0, INDICES, 10, "i"), minlength=10)
+    assert len(counts) == 10
+    expected = len(INDICES) / 10
+    # chi-square with 9 degrees of freedom exceeds 27.9 once in a thousand
+    assert ((counts - expected) ** 2 / expected).sum() < 27.9
+
+
+def test_zero_is_not_a_fixed_point():
+    assert uniform(0, torch.tensor([0]), 1, "").item() not in (0.5 * 2**-52, 0.5)
+
+
+def test_a_known_draw_stays_what_it_was():
+    """Guards the promise over versions: changing the hash would change every user's data set."""
+    expected = torch.tensor([[KNOWN[0], KNOWN[1]]], dtype=torch.float64)
+    torch.testing.assert_close(uniform(3, torch.tensor([41]), 2, "shape noise"), expected, rtol=0, atol=1e-15)
+
