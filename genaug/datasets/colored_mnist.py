@@ -422,3 +422,11 @@ def load_variant(
         )
     options: dict[str, Any] = {"textures": textures} if variant == "wildlife" else {}
     return VARIANTS[variant](root, train=train, download=download, bias=bias, seed=seed, digits=digits, **options)
+
+
+DEMO_BIAS = 0.95
+
+
+def demo_digits(train: bool) -> DoubleColoredMNIST:
+    """The demo's data: double-coloured digits of scikit-learn, biased by 0.95 in training and random in the test."""
+    return DoubleColoredMNIST(None, train=train, bias=DEMO_BIAS if train else 0.0, digits="sklearn")

@@ -1,10 +1,12 @@
-"""Training of the digits' classifier (CGN, Table 2) on images that are all in memory."""
+"""Training of a digits' classifier (CGN, Table 2) on images that are all in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN
@@ -19,13 +21,14 @@ def fit_classifier(
     labels: Tensor,
     *,
     seed: int,
+    network: Callable[[], nn.Module] = MnistCNN,
     epochs: int = 10,
     batch_size: int = 64,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     description: str = "classifier",
-) -> MnistCNN:
-    """Trains a `MnistCNN` by the released recipe: cross entropy, Adadelta at 1.0, times 0.7 after each epoch.
+) -> nn.Module:
+    """Trains a classifier by the released recipe: cross entropy, Adadelta at 1.0, times 0.7 after each epoch.
 
     Initial weights and the order of images follow from the seed alone; the global random state is neither read nor
     moved. With as many threads, the same call on a CPU gives the same weights to the last bit.
@@ -34,6 +37,7 @@ def fit_classifier(
         images: (N, 3, 32, 32) uint8; converted to [-1, 1] a batch at a time.
         labels: (N,) int64, 0 to 9.
         seed: of the initial weights and of the order.
+        network: makes the untrained classifier: (B, 3, 32, 32) in [-1, 1] -> (B, 10) logits.
         epochs: how often each image is seen.
         batch_size: images a step; the last batch of an epoch may be smaller.
         device: where to train; the CPU by default. All images move there.
@@ -56,7 +60,7 @@ def fit_classifier(
     device = torch.device(device or "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would move the GPUs' states too
-        model = MnistCNN()
+        model = network()
     model.to(device).to(memory_format=torch.channels_last)
     shuffling = torch.Generator().manual_seed(seed)
     images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)

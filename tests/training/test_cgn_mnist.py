@@ -1,0 +1,162 @@
+"""The losses do what they are for; a run resumes where it stopped, and ends where an uninterrupted one does."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from genaug import CounterfactualDataset
+from genaug.datasets.colored_mnist import demo_digits
+from genaug.training import cgn_mnist
+from genaug.training.cgn_mnist import Discriminator, StyleLoss, gram_matrix, mask_entropy, mask_frame, train
+
+
+def test_mask_entropy_is_one_where_undecided_and_falls_toward_either_end():
+    assert mask_entropy(torch.full((2, 1, 4, 4), 0.5)).item() == pytest.approx(1)
+    quarter = -0.25 * math.log2(0.25) - 0.75 * math.log2(0.75)
+    assert mask_entropy(torch.full((2, 1, 4, 4), 0.25)).item() == pytest.approx(quarter)
+    assert mask_entropy(torch.full((2, 1, 4, 4), 0.75)).item() == pytest.approx(quarter)
+    assert mask_entropy(torch.full((2, 1, 4, 4), 1 - 1e-4)).item() < 0.002
+
+
+def test_mask_frame_is_the_mean_of_the_outermost_two_pixels():
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[:, :, 2:-2, 2:-2] = 0.9
+    assert mask_frame(mask).item() == 0
+    mask[0] = 1 - mask[0]
+    assert mask_frame(mask).item() == pytest.approx(0.5)
+
+
+def test_gram_matrix_by_hand():
+    features = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    torch.testing.assert_close(gram_matrix(features), torch.tensor([[[5.0, 11.0], [11.0, 25.0]]]) / 4)
+
+
+def test_style_does_not_see_where_things_are():
+    """An image and its cyclic shift have one style up to the border; another texture has another."""
+    style, draw = StyleLoss(), torch.Generator().manual_seed(0)
+    images = torch.rand(4, 3, 32, 32, generator=draw) * 2 - 1
+    shifted = images.roll((5, 9), dims=(2, 3))
+    smooth = torch.nn.functional.avg_pool2d(images, 5, 1, 2)
+    assert style(images, images).item() == 0
+    assert style(images, shifted) < 0.1 * style(images, smooth)
+
+
+def test_discriminator_judges_four_images_of_the_claimed_class():
+    discriminator = Discriminator()
+    images, labels = torch.randn(8, 3, 32, 32), torch.tensor([3] * 4 + [7] * 4)
+    judged = discriminator(images, labels)
+    assert judged.shape == (2,)
+    assert not torch.equal(judged, discriminator(images, labels.flip(0)))
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A recipe of eight tiny steps with a checkpoint after every second."""
+    settings = cgn_mnist.Settings(steps=8, batch_size=8)
+    monkeypatch.setitem(cgn_mnist.SETTINGS, "digits", settings)
+    monkeypatch.setattr(cgn_mnist, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(cgn_mnist, "LOG_EVERY", 2)
+
+
+def interrupt(monkeypatch, at):
+    """Makes the step after `at` fail, as a killed process would stop there."""
+    step, taken = cgn_mnist._step, []
+
+    def counted(run, *arguments):
+        if run.step == at:
+            raise KeyboardInterrupt
+        taken.append(run.step)
+        return step(run, *arguments)
+
+    monkeypatch.setattr(cgn_mnist, "_step", counted)
+    return taken
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(short, monkeypatch, tmp_path):
+    whole = load_file(train("digits", tmp_path / "whole"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, at=5)
+        train("digits", tmp_path / "halves")
+    with monkeypatch.context() as patch:
+        taken = interrupt(patch, at=99)
+        halves = load_file(train("digits", tmp_path / "halves"))
+    assert taken == [4, 5, 6, 7]
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "halves" / "log.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8]
+    assert (tmp_path / "halves" / "samples" / "000008.png").exists()
+
+
+def test_the_global_random_state_stays(short, tmp_path):
+    state = torch.get_rng_state()
+    train("digits", tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_result_is_a_generator(short, tmp_path):
+    dataset = CounterfactualDataset(train("digits", tmp_path), length=4)
+    assert dataset[0][0].shape == (3, 32, 32)
+
+
+def test_other_settings_in_the_same_folder_are_refused(short, tmp_path):
+    train("digits", tmp_path)
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(seed: 0 there, 1 asked for\)"):
+        train("digits", tmp_path, seed=1)
+
+
+def test_a_damaged_checkpoint_is_named(short, tmp_path):
+    train("digits", tmp_path)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is no checkpoint of this training"):
+        train("digits", tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(short, monkeypatch, tmp_path):
+    def broken(mask):
+        return mask.mean() * float("nan")
+
+    train("digits", tmp_path, steps=4)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(cgn_mnist, "mask_entropy", broken)
+    (tmp_path / "log.jsonl").unlink()
+    with pytest.raises(FloatingPointError, match="is nan at step 2"):
+        train("digits", tmp_path / "other", steps=4)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not (tmp_path / "other" / "generator.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "message"),
+    [
+        ("coloured", {}, "variant must be one of .* but got 'coloured'; did you mean 'colored'"),
+        ("digits", {"steps": 0}, "steps must be at least 1, but got 0"),
+        ("wildlife", {"root": "."}, "wildlife needs textures"),
+    ],
+)
+def test_bad_arguments_are_named(variant, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(variant, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_training_separates_shape_from_colour(tmp_path):
+    """After a few hundred steps masks are nearly binary, of a digit's size, and colours are those of the classes."""
+    path = train("digits", tmp_path, steps=400)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["entropy"] < 0.7 * rows[0]["entropy"]
+    assert rows[-1]["frame"] < 0.05
+
+    dataset = CounterfactualDataset(path, length=500, targets="all", counterfactuals_per_noise=1)
+    _, texture, background = dataset._mechanisms(dict.fromkeys(("shape", "texture", "background"), torch.arange(500)))
+    real = demo_digits(train=True)
+    palettes = {"texture": real._objects, "background": real._backgrounds}
+    for factor, made in (("texture", texture), ("background", background)):
+        colours = (made.mean(dim=(2, 3)) + 1) * 127.5
+        nearest = torch.cdist(colours, palettes[factor].float()).argmin(1)
+        # chance is one in ten
+        assert (nearest == dataset._labels(factor, torch.arange(500))).float().mean() > 0.8
