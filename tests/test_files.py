@@ -39,7 +39,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OSError, match="cannot write to the folder '.*taken"):
+    with pytest.raises(OSError, match=r"cannot write to the folder '.*taken"):
         writable_folder(tmp_path / "taken" / "inner")
 
 
@@ -47,5 +47,5 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
 def test_a_read_only_folder_is_named(tmp_path):
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
-    with pytest.raises(PermissionError, match="cannot write to the folder '.*closed"):
+    with pytest.raises(PermissionError, match=r"cannot write to the folder '.*closed"):
         writable_folder(folder)

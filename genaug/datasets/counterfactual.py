@@ -99,7 +99,8 @@ class CounterfactualDataset(Dataset[Any]):
         if isinstance(generator, nn.Module):
             if not hasattr(generator, "mechanisms"):
                 raise TypeError(
-                    f"generator must have a method mechanisms(z, labels, truncation), but {type(generator).__name__} has none"
+                    "generator must have a method mechanisms(z, labels, truncation), "
+                    f"but {type(generator).__name__} has none"
                 )
             # only a device or dtype that was asked for moves the user's module
             self._generator: nn.Module | None = generator.to(device=device, dtype=dtype).eval()

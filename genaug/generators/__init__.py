@@ -32,6 +32,8 @@ def load_generator(
     if metadata.get("kind") != "cgn-mnist":
         raise AssetError(f"{str(name)!r} is no generator: its kind is {metadata.get('kind')!r}, expected 'cgn-mnist'")
     generator = CGNMnist()
-    generator.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    generator.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    )
     # folded in float32, cast afterwards: the products of folding deserve the precision
     return generator.fast().to(device=device, dtype=dtype)

@@ -8,6 +8,7 @@ checkpoints, so that these load as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +169,7 @@ class FastCGNMnist(_DigitCGN):
         super().__init__()
         with torch.no_grad():
             for name in ("f_shape", "f_text1", "f_text2"):
-                layers = cgn.get_submodule(name)
+                layers: Any = getattr(cgn, name)
                 linear = layers[0]
                 self.register_buffer(f"{name}_noise", linear.weight[:, :32].t().contiguous())
                 table = F.linear(cgn.label_emb.weight, linear.weight[:, 32:], linear.bias)
@@ -219,7 +220,8 @@ def roll(images: Tensor, place: Tensor) -> Tensor:
 
 
 def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = torch.zeros_like(scale) if convolution.bias is None else convolution.bias
     return convolution.weight * scale[:, None, None, None], norm.bias + (bias - norm.running_mean) * scale

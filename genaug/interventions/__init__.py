@@ -1,1 +1,1 @@
-"""What is changed, as pure functions of tensors: every random draw is an argument or has its seed and index as arguments."""
+"""What is changed, as pure functions of tensors: every draw is an argument, or its seed and index are."""

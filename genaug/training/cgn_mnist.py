@@ -23,13 +23,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from genaug.datasets.colored_mnist import demo_digits, load_variant
-
 from genaug.files import atomic_path, writable_folder
 from genaug.generators.cgn_mnist import MASK_RANGE, CGNMnist
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.composition import compose
 from genaug.progress import progress
-
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 500
@@ -97,8 +95,8 @@ def mask_frame(mask: Tensor) -> Tensor:
     It decides which of the two texture mechanisms paints the digit; without it some classes come out inside out. On
     ImageNet the pretrained saliency network knows as much.
     """
-    inside = mask[:, :, 2:-2, 2:-2]
-    return (mask.sum() - inside.sum()) / (mask.numel() - inside.numel())
+    sides = mask[..., :2, :], mask[..., -2:, :], mask[..., 2:-2, :2], mask[..., 2:-2, -2:]
+    return torch.cat([side.flatten(1) for side in sides], dim=1).mean()
 
 
 class StyleLoss(nn.Module):
@@ -112,16 +110,14 @@ class StyleLoss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(0)
-        self.blocks = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 32), (32, 64)))
-        for block in self.blocks:
-            weight = torch.randn(block.weight.shape, generator=draw) * math.sqrt(2 / block.weight[0].numel())
-            block.load_state_dict({"weight": weight, "bias": torch.zeros_like(block.bias)})
-        self.requires_grad_(False)
+        for i, (channels, out) in enumerate(((3, 32), (32, 64))):
+            filters = torch.randn(out, channels, 3, 3, generator=draw) * math.sqrt(2 / (9 * channels))
+            self.register_buffer(f"filters{i}", filters, persistent=False)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         x, loss = torch.cat([images, targets]), images.new_zeros(())
-        for block in self.blocks:
-            x = F.relu(block(F.avg_pool2d(x, 2)))
+        for filters in self.buffers():
+            x = F.relu(F.conv2d(F.avg_pool2d(x, 2), filters, padding=1))
             style = gram_matrix(x.float())
             made, real = style.reshape(-1, PACKED, *style.shape[1:]).mean(dim=1).chunk(2)
             loss = loss + F.l1_loss(made, real)
@@ -141,7 +137,6 @@ class _Run:
             "generator": torch.optim.Adam(self.generator.parameters(), rate, betas, fused=True),
             "discriminator": torch.optim.Adam(self.discriminator.parameters(), rate, betas, fused=True),
         }
-        # here and not where it is used: making it draws random numbers, which a resumed run must not draw again
         self.style = StyleLoss().to(device)
         self.step = 0
 
@@ -244,8 +239,8 @@ def _resume(run: _Run, folder: Path, described: dict[str, Any]) -> None:
     if different := [key for key in described if before.get(key) != described[key]]:
         key = different[0]
         raise ValueError(
-            f"{folder} holds a run with other settings ({key}: {before.get(key)!r} there, {described[key]!r} asked for); "
-            "choose another folder, or remove it to begin anew"
+            f"{folder} holds a run with other settings ({key}: {before.get(key)!r} there, {described[key]!r} asked "
+            "for); choose another folder, or remove it to begin anew"
         )
     run.restore(state)
 

@@ -83,4 +83,3 @@ def test_a_known_draw_stays_what_it_was():
     """Guards the promise over versions: changing the hash would change every user's data set."""
     expected = torch.tensor([[KNOWN[0], KNOWN[1]]], dtype=torch.float64)
     torch.testing.assert_close(uniform(3, torch.tensor([41]), 2, "shape noise"), expected, rtol=0, atol=1e-15)
-
