@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits, load_variant
 from genaug.files import atomic_path, writable_folder
 from genaug.generators.cgn_mnist import MASK_RANGE, CGNMnist
@@ -367,24 +368,20 @@ def _sample_sheet(generator: CGNMnist, path: Path) -> None:
 
 
 def _write_generator(generator: CGNMnist, folder: Path, described: dict[str, Any]) -> Path:
-    from safetensors.torch import save_file
-
-    path = folder / "generator.safetensors"
-    metadata = {
-        "kind": "cgn-mnist",
-        "training": json.dumps(described),
-        "source": "genaug train cgn-mnist",
-        "licence": "MIT",
-    }
-    with atomic_path(path) as temporary:
-        save_file(pack(generator.state_dict()), temporary, metadata=metadata)
-    return path
+    return save_asset(
+        folder / "generator.safetensors",
+        pack(generator.state_dict()),
+        "cgn-mnist",
+        source="genaug train cgn-mnist",
+        licence="MIT",
+        training=json.dumps(described),
+    )
 
 
 def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict for shipping: weights in float16, batch statistics and biases, which are few, in float32."""
     return {
-        name: (value.half() if value.ndim > 1 else value).cpu().contiguous()
+        name: value.half() if value.ndim > 1 else value
         for name, value in state.items()
         if not name.endswith("num_batches_tracked")
     }

@@ -1,0 +1,105 @@
+"""Puts a finished training run among the weights that ship with the package, with its card and its registry row.
+
+    python tools/embed_weights.py cgn-colored-mnist runs/colored --results benchmarks/results/cgn-table2/results.json
+
+Every figure on the card comes from the run's own metadata and log, and from the results file.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+from genaug.assets import registry, store
+
+CARD = """# {name}
+
+{what}. {paper}.
+
+| | |
+|---|---|
+| trained by | `{command}` |
+| data | {data}; the biased training split alone |
+| settings | {settings} |
+| time | {time} |
+| size | {size:,} bytes: weights in float16, batch statistics and biases in float32 |
+| licence | {licence} |
+| measured | {measured} |
+
+The last losses of the run: {losses}.
+"""
+
+DATA = {
+    "colored": "ColoredMNIST, 60,000 digits",
+    "double-colored": "DoubleColoredMNIST, 50,000 digits",
+    "wildlife": "WildlifeMNIST, 50,000 digits, ten striped and ten veined textures of DTD",
+    "digits": "the demo's: scikit-learn's digits, double-coloured, bias 0.95, 1,287 digits",
+}
+
+
+def measured(name: str, variant: str, results: Path | None) -> str:
+    if results is None:
+        return "not run"
+    content = json.loads(results.read_text())
+    figures = content["summary"].get("cgn", {}).get(variant)
+    runs = [run for run in content["runs"] if run["row"] == "cgn" and run["variant"] == variant]
+    if figures is None or any(run["weights_sha256"] != store.sha256(store.EMBEDDED / f"{name}.safetensors") for run in runs):
+        return "not run"
+    test, count = figures["test"], content["settings"]["num_counterfactuals"]
+    spread = "" if test["sd"] is None else f" +/- {100 * test['sd']:.1f}"
+    return (
+        f"CGN, Table 2, {count:,} counterfactuals alone: test accuracy {100 * test['mean']:.1f}%{spread} "
+        f"(n={test['n']}, {content['settings']['dtype']}, {runs[0]['device']})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=list(registry.ASSETS))
+    parser.add_argument("run", type=Path, help="the folder that `genaug train cgn-mnist --out` wrote")
+    parser.add_argument("--results", type=Path, help="results.json of `genaug reproduce cgn-table2`, if there is one")
+    arguments = parser.parse_args()
+
+    row, target = registry.ASSETS[arguments.name], store.EMBEDDED / f"{arguments.name}.safetensors"
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(arguments.run / "generator.safetensors", target)
+    _, metadata = store.load_asset(target)
+    training = json.loads(metadata["training"])
+    variant = training["variant"]
+    log = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text().splitlines()]
+    last = log[-1]
+    figures = measured(arguments.name, variant, arguments.results)
+    flags = f" --seed {training['seed']}" + (" --dtype bfloat16" if "bfloat16" in training["dtype"] else "")
+    card = CARD.format(
+        name=arguments.name,
+        what=row.what[0].upper() + row.what[1:],
+        paper=row.paper,
+        command=f"genaug train cgn-mnist --variant {variant} --out RUN{flags}",
+        data=DATA[variant],
+        settings=", ".join(f"{key} {value}" for key, value in training.items() if key not in ("variant", "dtype")),
+        time=f"{last['step']:,} steps in {last['seconds'] / 60:.0f} minutes on one CPU core",
+        size=target.stat().st_size,
+        licence=row.licence,
+        measured=figures,
+        losses=", ".join(f"{key} {value}" for key, value in last.items() if key not in ("step", "seconds")),
+    )
+    target.with_suffix(".md").write_text(card)
+
+    source = Path(registry.__file__)
+    text = source.read_text()
+    begin = text.index(f'name="{arguments.name}"')
+    end = text.index("\n    ),", begin)
+    block = text[begin:end]
+    for field, value in (
+        ("sha256", f'"{store.sha256(target)}"'),
+        ("size", f"{target.stat().st_size:_}"),
+        ("figures", json.dumps(figures)),
+    ):
+        block = re.sub(rf"(\n\s+{field}=).*,", lambda match, value=value: f"{match[1]}{value},", block)
+    source.write_text(text[:begin] + block + text[end:])
+    print(card)
+
+
+if __name__ == "__main__":
+    main()
