@@ -96,14 +96,23 @@ def main() -> None:
 
     base = statistics.median(rates["released"])
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu{args.threads}"
-    path = args.out / f"counterfactual_digits-{label.replace(' ', '-')}-torch{torch.__version__.split('+')[0]}-float32.csv"
+    path = (
+        args.out / f"counterfactual_digits-{label.replace(' ', '-')}-torch{torch.__version__.split('+')[0]}-float32.csv"
+    )
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["way", "images_per_second_median", "lowest", "highest", "rounds", "ratio", "machine"])
         for name, values in rates.items():
             median = statistics.median(values)
             print(f"{name:10} {median:10.0f} images/s   {median / base:6.1f} x the released way")
-            row = [name, f"{median:.0f}", f"{min(values):.0f}", f"{max(values):.0f}", len(values), f"{median / base:.2f}"]
+            row = [
+                name,
+                f"{median:.0f}",
+                f"{min(values):.0f}",
+                f"{max(values):.0f}",
+                len(values),
+                f"{median / base:.2f}",
+            ]
             table.writerow([*row, platform.processor() or platform.machine()])
     print(path)
 

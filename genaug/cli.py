@@ -20,6 +20,8 @@ _UsageError = typer.BadParameter.__mro__[1]
 DATA = Path("data")
 MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
 
+_INTERRUPTED = 130
+
 # what a user can mend by asking differently; everything else is a failure
 _MISUSE = (
     ValueError,
@@ -283,10 +285,10 @@ def main(arguments: list[str] | None = None) -> int:
     from genaug.assets import AssetError
 
     try:
-        return app(arguments, prog_name="genaug", standalone_mode=False) or 0
+        code = app(arguments, prog_name="genaug", standalone_mode=False) or 0
+        message = "interrupted" if code == _INTERRUPTED else ""  # some versions of typer return so, others raise
     except (typer.Abort, KeyboardInterrupt):
-        print("genaug: interrupted", file=sys.stderr)
-        return 130
+        code, message = _INTERRUPTED, "interrupted"
     except Exception as error:
         if isinstance(error, _UsageError):
             message, code = error.format_message(), 2  # type: ignore[attr-defined]
@@ -296,6 +298,6 @@ def main(arguments: list[str] | None = None) -> int:
             message, code = f"{type(error).__name__}: {error}", 1
         if os.environ.get("GENAUG_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
-        if message:  # there is none where a missing command has already shown the help
-            print(f"genaug: {' '.join(message.split())}", file=sys.stderr)
-        return code
+    if message:  # there is none where a missing command has already shown the help
+        print(f"genaug: {' '.join(message.split())}", file=sys.stderr)
+    return code

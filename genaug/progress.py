@@ -13,12 +13,20 @@ def show(forced: bool = True) -> None:
     _forced = forced
 
 
-def progress(iterable: Any = None, *, total: int | None = None, description: str = "", unit: str = "it", initial: int = 0) -> Any:
+def progress(
+    iterable: Any = None, *, total: int | None = None, description: str = "", unit: str = "it", initial: int = 0
+) -> Any:
     """A tqdm bar over `iterable`, or one to be moved by hand with `update`."""
     from tqdm import tqdm
 
     # disable=None is tqdm's own "only on a terminal"
     return tqdm(
-        iterable, total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True,
-        disable=False if _forced else None, leave=False,
+        iterable,
+        total=total,
+        desc=description,
+        unit=unit,
+        initial=initial,
+        dynamic_ncols=True,
+        disable=False if _forced else None,
+        leave=False,
     )

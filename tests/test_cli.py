@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -71,14 +70,16 @@ def test_the_list_above_has_every_command() -> None:
 
 
 def test_help_answers_in_under_a_second_and_without_torch() -> None:
-    code = "import sys; from genaug.cli import main; main(['--help']); print('torch' in sys.modules)"
-    for _ in range(3):  # the machine may be busy with something else
-        start = time.perf_counter()
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        if (seconds := time.perf_counter() - start) < 1:
-            break
-    assert seconds < 1
-    assert out.rstrip().endswith("False")
+    code = (
+        "import sys, time\n"
+        "from genaug.cli import main\n"
+        "main(['--help'])\n"
+        "print(time.process_time(), 'torch' in sys.modules)"  # of the processor: the machine may be busy
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    seconds, torch_is_there = out.split("\n")[-2].split()
+    assert float(seconds) < 1
+    assert torch_is_there == "False"
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

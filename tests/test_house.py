@@ -130,16 +130,13 @@ def test_public_names_cost_little_beyond_torch_and_load_nothing_heavy() -> None:
         "import sys, time, torch, torchvision\n"
         "import torchvision.tv_tensors, torchvision.transforms.v2\n"
         "before = set(sys.modules)\n"
-        "start = time.perf_counter()\n"
+        "start = time.process_time()\n"  # of the processor: the machine may be busy with something else
         "from genaug import *\n"
-        "print(time.perf_counter() - start)\n"
+        "print(time.process_time() - start)\n"
         "heavy = {'sklearn', 'scipy', 'matplotlib', 'huggingface_hub', 'typer', 'tqdm'}\n"
         "print(sorted(heavy & (set(sys.modules) - before)))"
     )
-    for _ in range(3):  # the machine may be busy with something else
-        seconds, loaded = run(code).split("\n")
-        if float(seconds) < 0.3:
-            break
+    seconds, loaded = run(code).split("\n")
     assert float(seconds) < 0.3
     assert loaded == "[]"
 

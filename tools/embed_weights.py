@@ -44,7 +44,8 @@ def measured(name: str, variant: str, results: Path | None) -> str:
     content = json.loads(results.read_text())
     figures = content["summary"].get("cgn", {}).get(variant)
     runs = [run for run in content["runs"] if run["row"] == "cgn" and run["variant"] == variant]
-    if figures is None or any(run["weights_sha256"] != store.sha256(store.EMBEDDED / f"{name}.safetensors") for run in runs):
+    weights = store.sha256(store.EMBEDDED / f"{name}.safetensors")
+    if figures is None or any(run["weights_sha256"] != weights for run in runs):
         return "not run"
     test, count = figures["test"], content["settings"]["num_counterfactuals"]
     spread = "" if test["sd"] is None else f" +/- {100 * test['sd']:.1f}"
