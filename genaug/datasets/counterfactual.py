@@ -13,12 +13,12 @@ from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
 from genaug.generators import load_generator
+from genaug.generators.cgn_mnist import CPU_BATCH
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, normal
 
 FACTORS = ("shape", "texture", "background")
-_STEP = 8  # images a generator call on the CPU is a multiple of, see `_batches`
 
 
 class CounterfactualDataset(Dataset[Any]):
@@ -281,11 +281,11 @@ def blend_uint8(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
 
 
 def _pad(source: Tensor) -> Tensor:
-    """Repeats the last entry until the length is a multiple of eight.
+    """Repeats the last entry until the length is a multiple of `CPU_BATCH`.
 
-    CPU kernels differ for odd batch sizes (a single row is a matrix-vector product) and with them the last bit.
+    A CPU sums in another order for other batch sizes, and the last bit differs; so batches are always of that size.
     """
-    missing = -len(source) % _STEP
+    missing = -len(source) % CPU_BATCH
     return torch.cat([source, source[-1:].expand(missing)]) if missing else source
 
 
