@@ -1,0 +1,134 @@
+"""Pictures: sheets of images with labelled rows, and the pieces that figures are put together from.
+
+Small images are enlarged by whole factors and drawn pixel by pixel, so that what is seen is what is in the data.
+Figures are made without pyplot: no global state, no display.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from genaug.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 100
+INK, FAINT = "#222222", "#6b6b6b"
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def image_grid(images: Tensor, columns: int, *, gap: int = 2, scale: int = 1) -> Tensor:
+    """Lays images out in rows, from left to right, on white.
+
+    Args:
+        images: (N, 3, H, W) or (N, 1, H, W), uint8.
+        columns: images a row; the last row may have fewer.
+        gap: pixels between images.
+        scale: how many pixels wide and high each pixel of an image becomes.
+
+    Returns:
+        (3, rows * (scale * H + gap) - gap, columns * (scale * W + gap) - gap) uint8.
+
+    Raises:
+        TypeError: the images are not uint8.
+        ValueError: another shape, no images, or `columns`, `gap` or `scale` out of its range.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {images.dtype}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(f"images must be (N, 3, H, W) or (N, 1, H, W) with N > 0, got {tuple(images.shape)}")
+    if columns < 1 or scale < 1 or gap < 0:
+        raise ValueError(f"columns and scale must be at least 1 and gap 0, got {columns}, {scale} and {gap}")
+    count, _, height, width = images.shape
+    height, width, rows = height * scale, width * scale, -(-count // columns)
+    images = images.cpu().repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    grid = torch.full((3, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def save_sheet(path: str | os.PathLike[str], rows: Mapping[str, Tensor], *, title: str = "") -> None:
+    """Writes a picture with one row of images a name, the name on its left.
+
+    Args:
+        path: the file; its suffix says the format, such as .png.
+        rows: name -> (N, 3, H, W) or (N, 1, H, W) uint8; all rows of the same H and W.
+        title: a line above the rows.
+
+    Raises:
+        TypeError, ValueError: there are no rows, or one is not as above.
+        OSError: the folder cannot be written.
+    """
+    sizes = {images.shape[2:] for images in rows.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"rows must have at least one row and images of one size, got {sorted(map(tuple, sizes))}")
+    scale = max(1, 64 // next(iter(sizes))[0])
+    grids = {name: image_grid(images, columns=max(1, len(images)), gap=6, scale=scale) for name, images in rows.items()}
+    height = next(iter(grids.values())).shape[1]
+    margin, gap, top = 18, 12, 52 if title else 18
+    left = margin + 14 + round(7.6 * max(map(len, grids)))
+    wide = left + max(grid.shape[2] for grid in grids.values()) + margin
+    high = top + len(grids) * (height + gap) - gap + margin
+    with new_figure(wide, high) as figure:
+        if title:
+            write(figure, margin, 30, title, weight="bold", size=12)
+        for i, (name, grid) in enumerate(grids.items()):
+            y = top + i * (height + gap)
+            write(figure, left - 14, y + height / 2, name, ha="right", va="center")
+            paste(figure, grid, left, y)
+        save(figure, path)
+
+
+@contextmanager
+def new_figure(width: int, height: int) -> Iterator[Figure]:
+    """An empty white figure of that many pixels; texts in it take this module's style."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes the figure, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)
+
+
+def paste(figure: Figure, image: Tensor, left: float, top: float) -> None:
+    """Puts an image (3, H, W) uint8 with its upper left corner at (left, top), pixel on pixel."""
+    pixels = image.permute(1, 2, 0).numpy()
+    figure.figimage(pixels, left, figure.bbox.height - top - len(pixels), origin="upper", resize=False)
+
+
+def write(figure: Figure, left: float, top: float, text: str, **style: object) -> None:
+    """Writes text at a place in pixels from the upper left corner; `style` as matplotlib's `Text` takes it."""
+    figure.text(left / figure.bbox.width, 1 - top / figure.bbox.height, text, **style)
+
+
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes in a rectangle in pixels from the upper left corner."""
+    whole_width, whole_height = figure.bbox.width, figure.bbox.height
+    return figure.add_axes(
+        (left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height)
+    )

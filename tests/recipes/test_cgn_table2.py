@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genaug.assets import save_asset
+from genaug.datasets.colored_mnist import VARIANTS
+from genaug.generators.cgn_mnist import CGNMnist
+from genaug.recipes import cgn_table2
+
+pytestmark = pytest.mark.usefixtures("untrained")
+
+SMALL: dict[str, Any] = {"variants": ("colored",), "num_counterfactuals": 70}
+
+
+class Few:
+    """The first digits of a dataset."""
+
+    def __init__(self, dataset: Any, number: int) -> None:
+        self._dataset, self._number, self.targets = dataset, number, dataset.targets[:number]
+
+    def images(self) -> torch.Tensor:
+        return self._dataset.images(range(self._number))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Puts few of scikit-learn's digits in MNIST's place and an epoch in ten's; lists what is trained.
+
+    An entry is what the progress bar says, the seed, and the number of images.
+    """
+    calls: list[tuple[str, int, int]] = []
+    fit = cgn_table2.fit_classifier
+
+    def noting(images: torch.Tensor, labels: torch.Tensor, *, description: str, **options: Any) -> torch.nn.Module:
+        calls.append((description, options["seed"], len(images)))
+        return fit(images, labels, epochs=1, **options)
+
+    def load(variant: str, *, train: bool, **_: Any) -> Few:
+        return Few(VARIANTS[variant](None, train=train, digits="sklearn"), 100 if train else 50)
+
+    monkeypatch.setattr(cgn_table2, "fit_classifier", noting)
+    monkeypatch.setattr(cgn_table2, "load_variant", load)
+    return calls
+
+
+def test_results_have_every_run_its_circumstances_and_what_was_published(
+    tmp_path: Path, trained: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = cgn_table2.run(tmp_path, seeds=(0, 1), **SMALL)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert trained == [
+        ("original, colored", 0, 100),
+        ("original, colored", 1, 100),
+        ("cgn, colored", 0, 70),
+        ("cgn, colored", 1, 70),
+    ]
+    first = results["runs"][0]
+    assert {key: first[key] for key in ("row", "variant", "seed", "train_images", "test_images")} == {
+        "row": "original", "variant": "colored", "seed": 0, "train_images": 100, "test_images": 50,
+    }  # fmt: skip
+    assert {"torch", "device", "threads", "seconds", "weights_sha256"} <= set(first)
+    assert results["settings"]["dtype"] == "float32"
+    assert results["published"]["paper"]["cgn"]["colored"] == {"train": 99.7, "test": 95.1}
+    shares = [run["test"] for run in results["runs"] if run["row"] == "cgn"]
+    assert all(0 <= share <= 1 for share in shares)
+    figure = results["summary"]["cgn"]["colored"]["test"]
+    assert figure["mean"] == pytest.approx(sum(shares) / 2)
+    assert figure["sd"] == pytest.approx(abs(shares[0] - shares[1]) / 2**0.5)
+    assert figure["n"] == 2
+    printed = capsys.readouterr().out
+    assert "99.7 / 95.1" in printed
+    assert f"/ {100 * figure['mean']:.1f} ± {100 * figure['sd']:.1f}  (n=2)" in printed
+
+
+def test_same_seed_same_accuracies(tmp_path: Path, trained: list) -> None:
+    runs = [cgn_table2.run(tmp_path / name, rows=("cgn",), **SMALL)["runs"][0] for name in "ab"]
+    assert (runs[0]["train"], runs[0]["test"]) == (runs[1]["train"], runs[1]["test"])
+    assert len(trained) == 2
+
+
+def test_what_is_finished_is_kept_after_an_interruption(
+    tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, done = cgn_table2.fit_classifier, []
+
+    def interrupted(*arguments: Any, **options: Any) -> torch.nn.Module:
+        if done:
+            raise KeyboardInterrupt
+        done.append(True)
+        return fit(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cgn_table2, "fit_classifier", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cgn_table2.run(tmp_path, **SMALL)
+    before = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [run["row"] for run in before] == ["original"]
+    after = cgn_table2.run(tmp_path, **SMALL)["runs"]
+    assert after[0] == before[0]
+    assert [call[0] for call in trained] == ["original, colored", "cgn, colored"]
+    # and other rows join those that are there
+    joined = cgn_table2.run(tmp_path, rows=("mixed",), **SMALL)["runs"]
+    assert joined[:2] == after
+    assert joined[2]["train_images"] == 170
+    assert len(trained) == 3
+
+
+def test_results_of_other_settings_or_weights_are_not_mixed(tmp_path: Path, trained: list, untrained: Path) -> None:
+    cgn_table2.run(tmp_path, rows=("cgn",), **SMALL)
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ValueError, match=r"other settings \(num_counterfactuals 70\): choose another folder"):
+        cgn_table2.run(tmp_path, **{**SMALL, "num_counterfactuals": 71})
+    save_asset(untrained / "cgn-colored-mnist.safetensors", CGNMnist().state_dict(), "cgn-mnist")
+    with pytest.raises(ValueError, match="other weights for colored: choose another folder"):
+        cgn_table2.run(tmp_path, rows=("cgn",), seeds=(1,), **SMALL)
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert len(trained) == 1
+
+
+def test_a_checkpoint_and_a_pool_are_used(tmp_path: Path, trained: list, untrained: Path) -> None:
+    path = untrained / "own.safetensors"
+    save_asset(path, CGNMnist().state_dict(), "cgn-mnist")
+    results = cgn_table2.run(tmp_path / "a", rows=("cgn",), checkpoint=path, pool=5, **SMALL)
+    assert results["settings"]["checkpoint"] == str(path)
+    assert results["settings"]["pool"] == 5
+    other = cgn_table2.run(tmp_path / "b", rows=("cgn",), **SMALL)
+    assert results["runs"][0]["weights_sha256"] != other["runs"][0]["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": ("orginal",)}, "rows must be of original, cgn, mixed, got 'orginal'; did you mean 'original'"),
+        ({"rows": ()}, "rows must name at least one"),
+        ({"variants": ("colour",)}, "variants must be of .*, got 'colour'; did you mean 'colored'"),
+        ({"seeds": ()}, "seeds must name at least one"),
+        ({"num_counterfactuals": 0}, "num_counterfactuals must be at least 1, got 0"),
+        ({"variants": ("colored", "wildlife"), "checkpoint": "x"}, "a checkpoint is of one variant"),
+        ({"rows": ("original",)}, "MNIST needs root"),
+        ({"rows": ("original",), "variants": ("wildlife",), "root": "nowhere"}, "wildlife needs textures"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cgn_table2.run(tmp_path / "out", **(SMALL | change))
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="is no result of this recipe"):
+        cgn_table2.run(tmp_path, **SMALL)
+    assert (tmp_path / "results.json").read_text() == "[1, 2]"
