@@ -1,4 +1,4 @@
-"""What the README and the docs say is true: their code runs, their tables are the results, their links lead somewhere."""
+"""What the README and the docs say is true: code runs, tables are the results, links lead somewhere."""
 
 import re
 import subprocess

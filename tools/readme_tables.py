@@ -1,7 +1,7 @@
 """Writes the README's tables from the results under benchmarks/results, so that no figure is typed in by hand.
 
-    python tools/readme_tables.py            # rewrites README.md
-    python tools/readme_tables.py --check    # exits 1 if it is out of date, as a test does
+python tools/readme_tables.py            # rewrites README.md
+python tools/readme_tables.py --check    # exits 1 if it is out of date, as a test does
 """
 
 import argparse

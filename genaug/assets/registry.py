@@ -5,7 +5,6 @@ Reading this module opens no file and no connection. A new asset is one row.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 
@@ -100,9 +99,3 @@ _ROWS = (
 )
 
 ASSETS = {row.name: row for row in _ROWS}
-
-
-def near(name: str, known: list[str]) -> str:
-    """The end of an error message for an unknown `name`: the known ones most like it, or all if none is."""
-    close = difflib.get_close_matches(name, known, n=4)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genaug.arguments import near
 from genaug.assets.layouts import LAYOUTS, check_layout
-from genaug.assets.registry import ASSETS, AssetError, near
+from genaug.assets.registry import ASSETS, AssetError
 from genaug.files import atomic_path
 
 if TYPE_CHECKING:

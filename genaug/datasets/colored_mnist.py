@@ -6,7 +6,6 @@ is random, so that only the digit's shape tells its class.
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -22,9 +21,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
-from ..interventions.composition import compose
-from ..interventions.sampling import integers, normal, uniform
-from .digits import SIZE, Digits, load_digits
+from genaug.arguments import check_choice
+from genaug.datasets.digits import SIZE, Digits, load_digits
+from genaug.interventions.composition import compose
+from genaug.interventions.sampling import integers, normal, uniform
 
 # crimson, teal, lemon, bondi blue, carrot orange, strong violet, cyan, "your pink", lime, maroon (Kim et al. 2019)
 _SINGLE = (
@@ -411,10 +411,7 @@ def load_variant(
     Raises:
         ValueError: an unknown variant, "wildlife" without textures, or what the dataset raises.
     """
-    if variant not in VARIANTS:
-        near = difflib.get_close_matches(str(variant), VARIANTS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}{hint}")
+    check_choice("variant", variant, VARIANTS)
     if variant == "wildlife" and textures is None:
         raise ValueError(
             "wildlife needs textures: pass a folder with object/ and background/ (ten images each) or a "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
+from genaug.arguments import check_choice, check_integer
 from genaug.generators import load_generator
 from genaug.generators.cgn_mnist import CPU_BATCH
 from genaug.generators.images import to_uint8
@@ -71,16 +72,14 @@ class CounterfactualDataset(Dataset[Any]):
         target_transform: Callable[[Any], Any] | None = None,
         output: str = "tensor",
     ) -> None:
-        _check_integer("length", length, 0)
-        _check_integer("seed", seed, None)
-        _check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
-        _check_integer("batch_size", batch_size, 1)
+        check_integer("length", length, 0)
+        check_integer("seed", seed)
+        check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
+        check_integer("batch_size", batch_size, 1)
         if pool is not None:
-            _check_integer("pool", pool, 1)
-        if targets not in (*FACTORS, "all"):
-            raise ValueError(f'targets must be "shape", "texture", "background" or "all", but got {targets!r}')
-        if output not in ("tensor", "pil"):
-            raise ValueError(f'output must be "tensor" or "pil", but got {output!r}')
+            check_integer("pool", pool, 1)
+        check_choice("targets", targets, (*FACTORS, "all"))
+        check_choice("output", output, ("tensor", "pil"))
         if not 0 < truncation <= 1:
             raise ValueError(f"truncation must be in (0, 1], but got {truncation}")
         self.length = length
@@ -303,10 +302,3 @@ def _power_of_two_threads(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _check_integer(name: str, value: Any, least: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, but got {type(value).__name__}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, but got {value}")

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import MNIST
 
+from genaug.arguments import check_choice
+
 SOURCES = ("mnist", "sklearn")
 SIZE = 32  # pixels a side
 
@@ -57,11 +59,8 @@ def load_digits(
         ValueError: an unknown source, or MNIST is not in `root` or cannot be read.
         RuntimeError: the download failed.
     """
-    if source == "sklearn":
-        return _sklearn(train)
-    if source == "mnist":
-        return _mnist(root, train, official_split, download)
-    raise ValueError(f"digits must be one of {', '.join(map(repr, SOURCES))}, got {source!r}")
+    check_choice("digits", source, SOURCES)
+    return _sklearn(train) if source == "sklearn" else _mnist(root, train, official_split, download)
 
 
 def _mnist(root: str | Path | None, train: bool, official_split: bool, download: bool) -> Digits:

@@ -8,7 +8,6 @@ toward that of a real image of its class (Gram matrices). All are optimised toge
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import math
 import os
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from genaug.arguments import check_choice, check_integer
 from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits, load_variant
 from genaug.files import atomic_path, writable_folder
@@ -196,14 +196,10 @@ def train(
         FloatingPointError: a loss is no longer finite; the last checkpoint stays.
         OSError: `out` cannot be written.
     """
-    settings = SETTINGS.get(variant)
-    if settings is None:
-        near = difflib.get_close_matches(str(variant), SETTINGS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"variant must be one of {', '.join(map(repr, SETTINGS))}, but got {variant!r}{hint}")
+    check_choice("variant", variant, SETTINGS)
+    settings = SETTINGS[variant]
     if steps is not None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, but got {steps}")
+        check_integer("steps", steps, 1)
         settings = replace(settings, steps=steps)
     images, labels = _data(variant, root=root, textures=textures, seed=seed, download=download)
     folder = writable_folder(out)

@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(short, 
 @pytest.mark.parametrize(
     ("variant", "options", "message"),
     [
-        ("coloured", {}, "variant must be one of .* but got 'coloured'; did you mean 'colored'"),
+        ("coloured", {}, "variant must be one of .* but got 'coloured'; .*did you mean .colored."),
         ("digits", {"steps": 0}, "steps must be at least 1, but got 0"),
         ("wildlife", {"root": "."}, "wildlife needs textures"),
     ],

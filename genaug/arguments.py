@@ -1,0 +1,31 @@
+"""Checks of what users pass: one clear error that names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of an error message for an unknown `name`: the known ones most like it, or all if none is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
+
+
+def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
+    """Raises ValueError unless `value` is one of `known`, and names those most like it."""
+    known = list(known)
+    if value not in known:
+        raise ValueError(
+            f"{argument} must be one of {', '.join(map(repr, known))}, but got {value!r}; {near(str(value), known)}"
+        )
+
+
+def check_integer(argument: str, value: Any, least: int | None = None) -> None:
+    """Raises TypeError unless `value` is an int, and ValueError if it is below `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an int, but got {type(value).__name__}")
+    if least is not None and value < least:
+        raise ValueError(f"{argument} must be at least {least}, but got {value}")
