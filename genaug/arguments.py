@@ -8,19 +8,17 @@ from typing import Any
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """The end of an error message for an unknown `name`: the known ones most like it, or all if none is."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
+    """The end of an error message for an unknown `name`: the known ones most like it, if any are."""
+    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
     """Raises ValueError unless `value` is one of `known`, and names those most like it."""
     known = list(known)
     if value not in known:
-        raise ValueError(
-            f"{argument} must be one of {', '.join(map(repr, known))}, but got {value!r}; {near(str(value), known)}"
-        )
+        expected = ", ".join(map(repr, known))
+        raise ValueError(f"{argument} must be one of {expected}, but got {value!r}{near(str(value), known)}")
 
 
 def check_integer(argument: str, value: Any, least: int | None = None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genaug.arguments import near
+from genaug.arguments import check_choice, near
 from genaug.assets.layouts import LAYOUTS, check_layout
 from genaug.assets.registry import ASSETS, AssetError
 from genaug.files import atomic_path
@@ -56,7 +56,8 @@ def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
             return path
 
     if name not in ASSETS:
-        raise AssetError(f"no asset is called {name!r}: {near(name, list(ASSETS))}")
+        hint = near(name, ASSETS) or f"; known: {', '.join(ASSETS)}"
+        raise AssetError(f"no asset is called {name!r}{hint}")
     row = ASSETS[name]
     path = EMBEDDED / row.file
     if not path.is_file():
@@ -137,8 +138,7 @@ def check_target(path: Path) -> None:
 
 def check_kind(kind: str) -> None:
     """Raises ValueError for a kind that has no layout."""
-    if kind not in LAYOUTS:
-        raise ValueError(f"unknown kind {kind!r}: {near(kind, list(LAYOUTS))}")
+    check_choice("kind", kind, LAYOUTS)
 
 
 def _line(error: Exception) -> str:

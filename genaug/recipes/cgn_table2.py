@@ -23,7 +23,6 @@ seeds; a seed draws the initial weights, the order and the counterfactuals.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import statistics
@@ -36,6 +35,7 @@ import torch
 from torch import Tensor
 
 import genaug
+from genaug.arguments import check_choice
 from genaug.assets import asset_path
 from genaug.assets.store import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
@@ -175,14 +175,11 @@ def run(
     return results
 
 
-def _check_names(argument: str, names: Sequence[str], known: tuple[str, ...]) -> None:
+def _check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
     if not names:
-        raise ValueError(f"{argument} must name at least one of {', '.join(known)}, got none")
+        raise ValueError(f"{argument} must name at least one of {', '.join(known)}, but got none")
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{argument} must be of {', '.join(known)}, got {name!r}{hint}")
+        check_choice(argument, name, known)
 
 
 def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:

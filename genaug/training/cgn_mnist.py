@@ -52,7 +52,7 @@ SETTINGS = {
     "colored": Settings(entropy_weight=0.1),  # its digits have grey edges, which a binary mask cannot draw
     "double-colored": Settings(),
     "wildlife": Settings(),
-    "digits": Settings(steps=4_000),
+    "digits": Settings(steps=3_000),
 }
 
 

@@ -131,7 +131,9 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
 def test_wrong_arguments_are_value_errors(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the target must end in \.safetensors, got '.*target\.pt'"):
         convert(source, tmp_path / "target.pt")
-    with pytest.raises(ValueError, match="unknown kind 'cgn-mnits': did you mean 'cgn-mnist'"):
+    with pytest.raises(
+        ValueError, match="kind must be one of 'cgn-mnist', but got 'cgn-mnits'; did you mean 'cgn-mnist'"
+    ):
         convert(source, tmp_path / "target.safetensors", kind="cgn-mnits")
 
 

@@ -69,7 +69,9 @@ def test_saving_what_is_no_such_network_writes_nothing(tmp_path: Path, state: di
     del state["label_emb.weight"]
     with pytest.raises(AssetError, match=r"missing label_emb\.weight"):
         save_asset(tmp_path / "own.safetensors", state, "cgn-mnist")
-    with pytest.raises(ValueError, match="unknown kind 'cgn-mnits': did you mean 'cgn-mnist'"):
+    with pytest.raises(
+        ValueError, match="kind must be one of 'cgn-mnist', but got 'cgn-mnits'; did you mean 'cgn-mnist'"
+    ):
         save_asset(tmp_path / "own.safetensors", state, "cgn-mnits")
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         save_asset(tmp_path / "own.pth", state, "cgn-mnist")
@@ -100,9 +102,9 @@ def test_a_changed_embedded_file_is_not_used(tmp_path: Path, monkeypatch: pytest
 
 
 def test_unknown_name_lists_the_near_ones() -> None:
-    with pytest.raises(AssetError, match="no asset is called 'cgn-colred-mnist': did you mean 'cgn-colored-mnist'"):
+    with pytest.raises(AssetError, match="no asset is called 'cgn-colred-mnist'; did you mean 'cgn-colored-mnist'"):
         load_asset("cgn-colred-mnist")
-    with pytest.raises(AssetError, match="no asset is called 'zebra': known: cgn-colored-mnist, "):
+    with pytest.raises(AssetError, match="no asset is called 'zebra'; known: cgn-colored-mnist, "):
         load_asset("zebra")
     with pytest.raises(AssetError, match="no asset is called ''"):
         load_asset("")

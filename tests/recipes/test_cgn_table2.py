@@ -135,9 +135,9 @@ def test_a_checkpoint_and_a_pool_are_used(tmp_path: Path, trained: list, untrain
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": ("orginal",)}, "rows must be of original, cgn, mixed, got 'orginal'; did you mean 'original'"),
+        ({"rows": ("orginal",)}, "rows must be one of .*, but got 'orginal'; did you mean 'original'"),
         ({"rows": ()}, "rows must name at least one"),
-        ({"variants": ("colour",)}, "variants must be of .*, got 'colour'; did you mean 'colored'"),
+        ({"variants": ("colour",)}, "variants must be one of .*, but got 'colour'; did you mean .*'colored'"),
         ({"seeds": ()}, "seeds must name at least one"),
         ({"num_counterfactuals": 0}, "num_counterfactuals must be at least 1, got 0"),
         ({"variants": ("colored", "wildlife"), "checkpoint": "x"}, "a checkpoint is of one variant"),
