@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -27,3 +30,27 @@ def check_integer(argument: str, value: Any, least: int | None = None) -> None:
         raise TypeError(f"{argument} must be an int, but got {type(value).__name__}")
     if least is not None and value < least:
         raise ValueError(f"{argument} must be at least {least}, but got {value}")
+
+
+def check_device(argument: str, device: torch.device | str | None) -> torch.device:
+    """The device of this name, the CPU for None.
+
+    Raises:
+        ValueError: it is of another kind than cpu and cuda, or this machine has no such CUDA device.
+        TypeError: it is neither a string nor a device.
+    """
+    import torch
+
+    if device is None:
+        return torch.device("cpu")
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"{argument} must be a string or a torch.device, but got {type(device).__name__}")
+    count = torch.cuda.device_count()
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is not None and (found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < count)):
+        return found
+    here = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone" if count else "no CUDA"
+    raise ValueError(f"{argument} must be cpu, cuda or cuda:N (there is {here} here), but got {str(device)!r}")
