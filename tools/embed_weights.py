@@ -13,6 +13,9 @@ from pathlib import Path
 
 from genaug.assets import registry, store
 
+# of runs from before the machine was recorded: one thread each, on a machine shared with other work
+MACHINE = "CPU, 1 thread, torch 2.15.0, on a shared machine"
+
 CARD = """# {name}
 
 {what}. {paper}.
@@ -72,6 +75,8 @@ def main() -> None:
     last = log[-1]
     figures = measured(arguments.name, variant, arguments.results)
     flags = f" --seed {training['seed']}" + (" --dtype bfloat16" if "bfloat16" in training["dtype"] else "")
+    if variant != "digits":
+        flags = f" --root DIR{' --textures DIR' if variant == 'wildlife' else ''} --steps {training['steps']}{flags}"
     card = CARD.format(
         name=arguments.name,
         what=row.what[0].upper() + row.what[1:],
@@ -79,7 +84,7 @@ def main() -> None:
         command=f"genaug train cgn-mnist --variant {variant} --out RUN{flags}",
         data=DATA[variant],
         settings=", ".join(f"{key} {value}" for key, value in training.items() if key not in ("variant", "dtype")),
-        time=f"{last['step']:,} steps in {last['seconds'] / 60:.0f} minutes on one CPU core",
+        time=f"{last['step']:,} steps in {last['seconds'] / 60:.0f} minutes, {metadata.get('machine', MACHINE)}",
         size=target.stat().st_size,
         licence=row.licence,
         measured=figures,

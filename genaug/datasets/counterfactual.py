@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
-from genaug.arguments import check_choice, check_integer
+from genaug.arguments import check_choice, check_device, check_integer
 from genaug.generators import load_generator
 from genaug.generators.cgn_mnist import CPU_BATCH
 from genaug.generators.images import to_uint8
@@ -25,15 +25,16 @@ FACTORS = ("shape", "texture", "background")
 class CounterfactualDataset(Dataset[Any]):
     """Images whose shape, texture and background have independent random classes.
 
-    Sample i is a function of (seed, i) alone: the same whatever the batch, the worker, the rank and the order; to the
-    last bit on a CPU, within one grey level on a GPU. Batches are made by one generator call each, through
-    `__getitems__`, so that a plain `DataLoader` is fast.
+    Sample i is a function of (seed, i) alone: the same whatever the batch, the worker, the rank and the order; with the
+    package's generators to the last bit on a CPU, and within one grey level on a GPU. Batches are made by one generator
+    call each, through `__getitems__`, so that a plain `DataLoader` is fast.
 
     Args:
         generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module with `z_dim`,
-            `num_classes` and `mechanisms(z, labels, truncation) -> (mask, texture, background)`, which takes a triple
-            of noises (B, z_dim) and a triple of labels (B,), batch sizes being free to differ, and returns masks
-            (B, 1, H, W) in [0, 1] and images (B, 3, H, W) in [-1, 1].
+            `num_classes`, `image_size` and `mechanisms(z, labels, truncation) -> (mask, texture, background)`, which
+            takes a triple of noises (B, z_dim), float32, and a triple of labels (B,), batch sizes being free to
+            differ, and returns masks (B, 1, H, W) in [0, 1] and images (B, 3, H, W) in [-1, 1]. It is called in
+            evaluation mode.
         length: number of samples; images are made when asked for, so that any length is free.
         seed: another seed is another dataset.
         counterfactuals_per_noise: that many consecutive samples share the shape's noise and label, and differ in
@@ -42,7 +43,8 @@ class CounterfactualDataset(Dataset[Any]):
         classes: classes to draw from; all of the generator's by default.
         truncation: scale of the noise, in (0, 1]: less variety, more typical images.
         pool: make that many masks, textures and backgrounds once, and recombine them: `pool` ** 3 images for the
-            price of blending. They are held as uint8 on the device. By default each sample has noise of its own.
+            price of blending. They are held as uint8 on the device, made at first use, by each worker for itself:
+            `num_workers=0` is the fastest. By default each sample has noise of its own.
         device: where images are made and returned; the CPU by default.
         dtype: floating-point type of the generator; float32 by default.
         batch_size: the most images in one generator call: bounds memory, does not change the images.
@@ -88,7 +90,7 @@ class CounterfactualDataset(Dataset[Any]):
         self.targets = targets
         self.truncation = truncation
         self.pool = pool
-        self.device = torch.device(device or "cpu")
+        self.device = check_device("device", device)
         self.dtype = dtype
         self.batch_size = batch_size
         self.transform = transform
@@ -101,17 +103,18 @@ class CounterfactualDataset(Dataset[Any]):
                     "generator must have a method mechanisms(z, labels, truncation), "
                     f"but {type(generator).__name__} has none"
                 )
+            self._by_name = False
             # only a device or dtype that was asked for moves the user's module
-            self._generator: nn.Module | None = generator.to(device=device, dtype=dtype).eval()
+            self._generator: nn.Module | None = generator.to(device=device, dtype=dtype)
             self.generator_name = type(generator).__name__
             parameter = next(iter([*generator.parameters(), *generator.buffers()]), None)
             if device is None and parameter is not None:
                 self.device = parameter.device
         else:
             # loaded here and not at first use, so that a wrong name is known at once
+            self._by_name = True
             self.generator_name = os.fspath(generator)
             self._generator = load_generator(generator, self.device, dtype)
-            self._load_from: str | os.PathLike[str] | None = generator
         self.classes = self._checked_classes(classes)
 
     def _checked_classes(self, classes: Sequence[int] | None) -> list[int]:
@@ -127,8 +130,8 @@ class CounterfactualDataset(Dataset[Any]):
 
     @property
     def generator(self) -> Any:
-        """The generator, an `nn.Module` in evaluation mode."""
-        if self._generator is None:
+        """The generator, an `nn.Module`."""
+        if self._generator is None:  # of a name, after unpickling
             self._generator = load_generator(self.generator_name, self.device, self.dtype)
         return self._generator
 
@@ -216,7 +219,7 @@ class CounterfactualDataset(Dataset[Any]):
             sources = {name: _pad(source) for name, source in sources.items()}
         noise = [normal(self.seed, source, self.generator.z_dim, f"{name} noise") for name, source in sources.items()]
         labels = [self._labels(name, source) for name, source in sources.items()]
-        with torch.no_grad(), _power_of_two_threads(self.device):
+        with torch.no_grad(), _evaluating(self.generator), _power_of_two_threads(self.device):
             parts = self.generator.mechanisms(noise, labels, self.truncation)
         mask, texture, background = (part[:count] for part, count in zip(parts, counts, strict=True))
         return mask, texture, background
@@ -252,7 +255,7 @@ class CounterfactualDataset(Dataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         # a generator with a name is loaded anew where it is unpickled, the pool is made anew
         state = {**self.__dict__, "_parts": None}
-        if hasattr(self, "_load_from"):
+        if self._by_name:
             state["_generator"] = None
         return state
 
@@ -286,6 +289,17 @@ def _pad(source: Tensor) -> Tensor:
     """
     missing = -len(source) % CPU_BATCH
     return torch.cat([source, source[-1:].expand(missing)]) if missing else source
+
+
+@contextmanager
+def _evaluating(generator: nn.Module) -> Iterator[None]:
+    """A user's module may be in training meanwhile: it is in evaluation mode for this call alone."""
+    before = generator.training
+    generator.train(False)
+    try:
+        yield
+    finally:
+        generator.train(before)
 
 
 @contextmanager

@@ -31,9 +31,10 @@ def load_generator(
     state, metadata = load_asset(name)
     if metadata.get("kind") != "cgn-mnist":
         raise AssetError(f"{str(name)!r} is no generator: its kind is {metadata.get('kind')!r}, expected 'cgn-mnist'")
-    generator = CGNMnist()
-    generator.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    )
+    # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway
+    with torch.device("meta"):
+        generator = CGNMnist()
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    generator.load_state_dict(weights, assign=True)
     # folded in float32, cast afterwards: the products of folding deserve the precision
     return generator.fast().to(device=device, dtype=dtype)

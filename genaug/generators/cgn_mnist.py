@@ -112,7 +112,17 @@ class _DigitCGN(nn.Module):
         Returns:
             The mask (B_s, 1, 32, 32) in [1e-4, 1 - 1e-4], the object's texture (B_t, 3, 32, 32) and the
             background (B_b, 3, 32, 32), both in [-1, 1].
+
+        Raises:
+            ValueError: noise is not (B, 36), or, on a CPU, a label is outside 0..9.
         """
+        for noise, classes in zip(z, labels, strict=True):
+            if noise.ndim != 2 or noise.shape[1] != self.z_dim:
+                raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(noise.shape)}")
+            # on a GPU the look-up itself complains; a check here would wait for it at every call
+            if classes.device.type == "cpu" and ((classes < 0) | (classes >= self.num_classes)).any():
+                wrong = classes[(classes < 0) | (classes >= self.num_classes)][0]
+                raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, but got {int(wrong)}")
         u = [noise[:, :32] * truncation for noise in z]
         mask = self._features("f_shape", u[0], labels[0]).clamp(*MASK_RANGE)
         texture = roll(self._features("f_text1", u[1], labels[1]), z[1][:, 32:34])
@@ -151,7 +161,8 @@ class CGNMnist(_DigitCGN):
                     nn.init.zeros_(module.bias)
 
     def _features(self, name: str, u: Tensor, labels: Tensor) -> Tensor:
-        return self.get_submodule(name)(torch.cat([u, self.label_emb(labels)], dim=1))
+        embedded = self.label_emb(labels)
+        return self.get_submodule(name)(torch.cat([u.to(embedded.dtype), embedded], dim=1))
 
     def fast(self) -> FastCGNMnist:
         """The same function for generation only: evaluation statistics, no gradients, about a third of the time."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genaug.arguments import check_choice, check_integer
+from genaug.arguments import check_choice, check_device, check_integer
 from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits, load_variant
 from genaug.files import atomic_path, writable_folder
@@ -140,11 +140,13 @@ class _Run:
         }
         self.style = StyleLoss().to(device)
         self.step = 0
+        self.seconds = 0.0
 
     def state(self) -> dict[str, Any]:
         modules = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
         return {
             "step": self.step,
+            "seconds": self.seconds,
             "modules": {name: module.state_dict() for name, module in modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "random_state": torch.get_rng_state(),
@@ -156,7 +158,7 @@ class _Run:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         torch.set_rng_state(state["random_state"])
-        self.step = state["step"]
+        self.step, self.seconds = state["step"], state["seconds"]
 
 
 def train(
@@ -182,7 +184,7 @@ def train(
             `log.jsonl` (every loss and the mean mask) and `samples/` (sheets of fixed noise).
         root: the folder that holds MNIST/raw, as for `torchvision.datasets.MNIST`.
         textures: for "wildlife", as `WildlifeMNIST` takes them.
-        seed: of weights, noise, order and of the digits' colours.
+        seed: of weights, noise, order and of MNIST's colours; the demo's data are always the same.
         steps: batches to train on; the recipe's number by default.
         device: where to train; the CPU by default.
         dtype: type of the convolutions' arithmetic (autocast): bfloat16 is faster where the hardware has it.
@@ -197,21 +199,22 @@ def train(
         OSError: `out` cannot be written.
     """
     check_choice("variant", variant, SETTINGS)
+    device = check_device("device", device)
     settings = SETTINGS[variant]
     if steps is not None:
         check_integer("steps", steps, 1)
         settings = replace(settings, steps=steps)
     images, labels = _data(variant, root=root, textures=textures, seed=seed, download=download)
     folder = writable_folder(out)
-    device = torch.device(device or "cpu")
     described = {"variant": variant, "seed": seed, "dtype": str(dtype), **asdict(settings)}
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # initial weights, noise and dropout without moving the user's state
-        torch.manual_seed(seed)
+    # all draws are made on the CPU, from a state that is put back afterwards
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         run = _Run(settings, device)
         _resume(run, folder, described)
         _optimise(run, images.to(device), labels.to(device), settings, dtype, folder, described)
-    return _write_generator(run.average, folder, described)
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return _write_generator(run.average, folder, described, machine)
 
 
 def _data(variant: str, *, root: Any, textures: Any, seed: int, download: bool) -> tuple[Tensor, Tensor]:
@@ -257,13 +260,14 @@ def _optimise(
     counts = torch.bincount(labels, minlength=10)
     members = torch.nn.utils.rnn.pad_sequence([(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)
     bar = progress(total=settings.steps, initial=run.step, description="training the CGN", unit="step")
-    begin = time.monotonic()
+    begin = time.monotonic() - run.seconds
     with bar, log.open("a") as lines:
         while run.step < settings.steps:
-            classes = torch.randint(10, (settings.batch_size // PACKED,)).repeat_interleave(PACKED).to(images.device)
-            picked = (torch.rand(len(classes), device=images.device) * counts[classes]).long()
-            losses = _step(run, from_uint8(images[members[classes, picked]]), classes, settings, dtype)
+            classes = torch.randint(10, (settings.batch_size // PACKED,)).repeat_interleave(PACKED)
+            picked = members[classes, (torch.rand(len(classes)) * counts[classes]).long()].to(images.device)
+            losses = _step(run, from_uint8(images[picked]), classes.to(images.device), settings, dtype)
             run.step += 1
+            run.seconds = time.monotonic() - begin
             bar.update()
             last = run.step == settings.steps
             if run.step % LOG_EVERY == 0 or last:
@@ -272,10 +276,14 @@ def _optimise(
                     raise FloatingPointError(
                         f"{bad[0]} is {row[bad[0]]} at step {run.step}; the last checkpoint in {folder} is from before"
                     )
-                lines.write(json.dumps({"step": run.step, **row, "seconds": round(time.monotonic() - begin, 1)}) + "\n")
+                lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
                 lines.flush()
                 bar.set_postfix(adversarial=row["adversarial"], mask=row["mask"])
             if run.step % CHECKPOINT_EVERY == 0 or last:
+                if not all(weight.isfinite().all() for weight in run.generator.parameters()):
+                    raise FloatingPointError(
+                        f"weights are no longer finite at step {run.step}; the last checkpoint in {folder} is from before"
+                    )
                 _sample_sheet(run.average, folder / "samples" / f"{run.step:06d}.png")
                 with atomic_path(folder / "checkpoint.pt") as path:
                     torch.save({**run.state(), "settings": described}, path)
@@ -337,8 +345,11 @@ def _follow(average: nn.Module, module: nn.Module, weight: float) -> None:
 def _truncate_log(path: Path, step: int) -> None:
     """Drops what an interrupted run logged after its last checkpoint, or it would stand there twice."""
     if path.exists():
-        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in rows))
+        complete = path.read_text().splitlines(keepends=True)
+        if complete and not complete[-1].endswith("\n"):  # where the process was killed while it wrote
+            complete.pop()
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(line for line in complete if json.loads(line)["step"] <= step))
 
 
 @torch.no_grad()
@@ -363,7 +374,7 @@ def _sample_sheet(generator: CGNMnist, path: Path) -> None:
     save_sheet(path, {name: to_uint8(images) for name, images in rows.items()})
 
 
-def _write_generator(generator: CGNMnist, folder: Path, described: dict[str, Any]) -> Path:
+def _write_generator(generator: CGNMnist, folder: Path, described: dict[str, Any], machine: str) -> Path:
     return save_asset(
         folder / "generator.safetensors",
         pack(generator.state_dict()),
@@ -371,6 +382,7 @@ def _write_generator(generator: CGNMnist, folder: Path, described: dict[str, Any
         source="genaug train cgn-mnist",
         licence="MIT",
         training=json.dumps(described),
+        machine=f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     )
 
 

@@ -222,6 +222,7 @@ def test_an_empty_dataset_is_a_dataset():
         ({"output": "numpy"}, ValueError, "output must be .* but got 'numpy'"),
         ({"truncation": 0}, ValueError, r"truncation must be in \(0, 1\], but got 0"),
         ({"truncation": 1.1}, ValueError, r"truncation must be in \(0, 1\], but got 1.1"),
+        ({"device": "gpu"}, ValueError, "device must be .* got 'gpu'"),
         ({"seed": "0"}, TypeError, "seed must be an int, but got str"),
     ],
 )
@@ -239,3 +240,13 @@ def test_a_module_without_mechanisms_is_refused():
 def test_an_index_outside_is_refused(index):
     with pytest.raises(IndexError, match=rf"index must lie in -10\.\.9, but got {index}"):
         CounterfactualDataset(Flat(), length=10)[index]
+
+
+def test_a_module_in_training_is_evaluated_and_goes_on_training():
+    torch.manual_seed(0)
+    cgn = CGNMnist().train()
+    before = {name: value.clone() for name, value in cgn.state_dict().items()}
+    dataset = CounterfactualDataset(cgn, length=16)
+    assert torch.equal(dataset.images(range(16))[:8], dataset.images(range(8)))
+    assert cgn.training
+    assert all(torch.equal(before[name], value) for name, value in cgn.state_dict().items())

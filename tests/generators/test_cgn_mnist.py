@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from genaug.assets import save_asset
+from genaug.generators import load_generator
 from genaug.generators.cgn_mnist import CGNMnist, UpsampleConv2d, phase_kernel, roll
 from genaug.generators.images import from_uint8, to_uint8
 
@@ -136,3 +138,34 @@ def test_pixels_are_rounded_and_come_back():
     pixels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(from_uint8(pixels)), pixels)
     assert to_uint8(torch.tensor([-1.0, 1.0, -3.0, 3.0, 0.0])).tolist() == [0, 255, 0, 255, 128]
+
+
+@pytest.mark.parametrize("form", ["trainable", "fast"])
+@pytest.mark.parametrize("label", [-1, 10])
+def test_labels_outside_are_named(form, label):
+    cgn = trained_looking() if form == "trainable" else trained_looking().fast()
+    noise, labels = draws(4)
+    labels[1][2] = label
+    with pytest.raises(ValueError, match=rf"labels must lie in 0\.\.9, but got {label}"):
+        cgn.mechanisms(noise, labels)
+
+
+def test_noise_of_another_size_is_named():
+    noise, labels = draws(4)
+    with pytest.raises(ValueError, match=r"z must be \(B, 36\), but got \(4, 32\)"):
+        trained_looking().fast().mechanisms([n[:, :32] for n in noise], labels)
+
+
+def test_loading_leaves_the_global_random_state(tmp_path):
+    path = save_asset(tmp_path / "a.safetensors", trained_looking().state_dict(), "cgn-mnist")
+    state = torch.get_rng_state()
+    generator = load_generator(path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert largest_difference(generator.mechanisms(*draws()), trained_looking().fast().mechanisms(*draws())) == 0
+
+
+def test_bfloat16_is_near_float32(tmp_path):
+    path = save_asset(tmp_path / "a.safetensors", trained_looking().state_dict(), "cgn-mnist")
+    exact, rough = load_generator(path), load_generator(path, dtype=torch.bfloat16)
+    for one, other in zip(exact.mechanisms(*draws()), rough.mechanisms(*draws()), strict=True):
+        assert (one - other.float()).abs().mean() < 0.05

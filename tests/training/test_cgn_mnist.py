@@ -117,17 +117,31 @@ def test_a_damaged_checkpoint_is_named(short, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(short, monkeypatch, tmp_path):
-    def broken(mask):
-        return mask.mean() * float("nan")
+    calls = []
 
-    train("digits", tmp_path, steps=4)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
+    def broken(mask):
+        calls.append(mask)
+        return mask.mean() * (float("nan") if len(calls) > 4 else 1.0)
+
     monkeypatch.setattr(cgn_mnist, "mask_entropy", broken)
-    (tmp_path / "log.jsonl").unlink()
-    with pytest.raises(FloatingPointError, match="is nan at step 2"):
-        train("digits", tmp_path / "other", steps=4)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    assert not (tmp_path / "other" / "generator.safetensors").exists()
+    with pytest.raises(FloatingPointError, match="is nan at step 6"):
+        train("digits", tmp_path)
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert kept["step"] == 4
+    assert all(weight.isfinite().all() for weight in kept["modules"]["generator"].values())
+    assert not (tmp_path / "generator.safetensors").exists()
+
+
+def test_a_log_cut_short_does_not_stop_a_resumed_run(short, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=6)
+        with pytest.raises(KeyboardInterrupt):
+            train("digits", tmp_path)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 6, "adversa')
+    train("digits", tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8]
 
 
 @pytest.mark.parametrize(
