@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from genaug import CounterfactualDataset
 from genaug.datasets.colored_mnist import demo_digits
 from genaug.training import cgn_mnist
-from genaug.training.cgn_mnist import Discriminator, StyleLoss, gram_matrix, mask_entropy, mask_frame, train
+from genaug.training.cgn_mnist import Discriminator, StyleLoss, gram_matrix, mask_entropy, mask_frame, mask_share, train
 
 
 def test_mask_entropy_is_one_where_undecided_and_falls_toward_either_end():
@@ -27,6 +27,12 @@ def test_mask_frame_is_the_mean_of_the_outermost_two_pixels():
     assert mask_frame(mask).item() == 0
     mask[0] = 1 - mask[0]
     assert mask_frame(mask).item() == pytest.approx(0.5)
+
+
+def test_mask_share_is_what_exceeds_the_largest_digit():
+    means = torch.tensor([0.0, cgn_mnist.LARGEST_SHARE, 1.0])
+    masks = means[:, None, None, None].expand(-1, 1, 4, 4)
+    assert mask_share(masks).item() == pytest.approx((1 - cgn_mnist.LARGEST_SHARE) / 3)
 
 
 def test_gram_matrix_by_hand():
