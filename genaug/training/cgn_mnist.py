@@ -32,7 +32,7 @@ from genaug.progress import progress
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 500
-LARGEST_SHARE = 0.3  # of the image that a digit covers; MNIST's cover 0.18 on average, one in a hundred more than this
+LARGEST_SHARE = 0.3  # of the image that a digit covers; MNIST's cover 0.18, and one in a hundred more than this
 PACKED = 4  # images of one class that the discriminator judges together
 
 
