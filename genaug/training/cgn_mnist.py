@@ -32,7 +32,6 @@ from genaug.progress import progress
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 500
-LARGEST_SHARE = 0.3  # of the image that a digit covers; MNIST's cover 0.18, and one in a hundred more than this
 PACKED = 4  # images of one class that the discriminator judges together
 
 
@@ -45,14 +44,14 @@ class Settings:
     learning_rate: float = 4e-4  # constant for the first half of the steps, then linearly down to zero
     entropy_weight: float = 0.3  # of the mask
     frame_weight: float = 5.0
-    share_weight: float = 0.0
+    background_from_frame: bool = False  # see `_start_background`
     style_weight: float = 50.0
     average: float = 0.999  # decay of the moving average of the generator, which is what is kept
 
 
 SETTINGS = {
-    # grey edges, which a binary mask cannot draw; and a black background, on which the frame alone does not hold
-    "colored": Settings(steps=5_000, entropy_weight=0.1, share_weight=10.0),
+    # grey edges, which a binary mask cannot draw, and one background for all
+    "colored": Settings(steps=5_000, entropy_weight=0.1, background_from_frame=True),
     "double-colored": Settings(),
     "wildlife": Settings(),
     "digits": Settings(steps=3_000),
@@ -101,11 +100,6 @@ def mask_frame(mask: Tensor) -> Tensor:
     """
     sides = mask[..., :2, :], mask[..., -2:, :], mask[..., 2:-2, :2], mask[..., 2:-2, -2:]
     return torch.cat([side.flatten(1) for side in sides], dim=1).mean()
-
-
-def mask_share(mask: Tensor) -> Tensor:
-    """How much of an image beyond `LARGEST_SHARE` its mask covers, on average (the upper half of CGN's L_mask)."""
-    return (mask.mean(dim=(1, 2, 3)) - LARGEST_SHARE).clamp(min=0).mean()
 
 
 class StyleLoss(nn.Module):
@@ -219,6 +213,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         run = _Run(settings, device)
+        if settings.background_from_frame:
+            _start_background(run, images)
         _resume(run, folder, described)
         _optimise(run, images.to(device), labels.to(device), settings, dtype, folder, described)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -231,6 +227,20 @@ def _data(variant: str, *, root: Any, textures: Any, seed: int, download: bool) 
     else:
         data = load_variant(variant, root=root, textures=textures, train=True, seed=seed, download=download)
     return data.images(), data.targets
+
+
+@torch.no_grad()
+def _start_background(run: _Run, images: Tensor) -> None:
+    """Lets every background start at the mean colour of the images' outermost pixels.
+
+    The batch norm before the last tanh makes backgrounds differ between classes from the start. Where all are black
+    that takes long to unlearn, and meanwhile the background mechanism has learnt to paint the bright digits.
+    """
+    frame = from_uint8(images[:, :, 0]).mean(dim=(0, 2)).clamp(-0.99, 0.99)
+    for generator in (run.generator, run.average):
+        norm: Any = generator.f_text2[11]
+        norm.weight.fill_(0.1)
+        norm.bias.copy_(frame.atanh())
 
 
 def _resume(run: _Run, folder: Path, described: dict[str, Any]) -> None:
@@ -290,7 +300,7 @@ def _optimise(
             if run.step % CHECKPOINT_EVERY == 0 or last:
                 if not all(weight.isfinite().all() for weight in run.generator.parameters()):
                     raise FloatingPointError(
-                        f"weights are no longer finite at step {run.step}; the last checkpoint in {folder} is from before"
+                        f"weights are not finite at step {run.step}; the last checkpoint in {folder} is from before"
                     )
                 _sample_sheet(run.average, folder / "samples" / f"{run.step:06d}.png")
                 with atomic_path(folder / "checkpoint.pt") as path:
@@ -318,16 +328,9 @@ def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: to
         "adversarial": F.mse_loss(judged, torch.ones_like(judged)),
         "entropy": mask_entropy(mask),
         "frame": mask_frame(mask),
-        "share": mask_share(mask),
         "style": styled,
     }
-    weights = (
-        1.0,
-        settings.entropy_weight,
-        settings.frame_weight,
-        settings.share_weight,
-        settings.style_weight,
-    )
+    weights = (1.0, settings.entropy_weight, settings.frame_weight, settings.style_weight)
     run.optimizers["generator"].zero_grad()
     torch.stack([weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]).sum().backward()
     run.optimizers["generator"].step()

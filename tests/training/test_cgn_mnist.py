@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from genaug import CounterfactualDataset
 from genaug.datasets.colored_mnist import demo_digits
 from genaug.training import cgn_mnist
-from genaug.training.cgn_mnist import Discriminator, StyleLoss, gram_matrix, mask_entropy, mask_frame, mask_share, train
+from genaug.training.cgn_mnist import Discriminator, StyleLoss, gram_matrix, mask_entropy, mask_frame, train
 
 
 def test_mask_entropy_is_one_where_undecided_and_falls_toward_either_end():
@@ -27,12 +27,6 @@ def test_mask_frame_is_the_mean_of_the_outermost_two_pixels():
     assert mask_frame(mask).item() == 0
     mask[0] = 1 - mask[0]
     assert mask_frame(mask).item() == pytest.approx(0.5)
-
-
-def test_mask_share_is_what_exceeds_the_largest_digit():
-    means = torch.tensor([0.0, cgn_mnist.LARGEST_SHARE, 1.0])
-    masks = means[:, None, None, None].expand(-1, 1, 4, 4)
-    assert mask_share(masks).item() == pytest.approx((1 - cgn_mnist.LARGEST_SHARE) / 3)
 
 
 def test_gram_matrix_by_hand():
@@ -56,6 +50,17 @@ def test_discriminator_judges_four_images_of_the_claimed_class():
     judged = discriminator(images, labels)
     assert judged.shape == (2,)
     assert not torch.equal(judged, discriminator(images, labels.flip(0)))
+
+
+def test_backgrounds_start_at_the_colour_of_the_frame():
+    run = cgn_mnist._Run(cgn_mnist.Settings(), torch.device("cpu"))
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    images[:, 1] = 200
+    cgn_mnist._start_background(run, images)
+    _, _, background = run.generator.mechanisms([torch.randn(64, 36)] * 3, [torch.arange(64) % 10] * 3)
+    expected = torch.tensor([-0.99, 200 / 127.5 - 1, -0.99])
+    assert (background.mean(dim=(0, 2, 3)) - expected).abs().max() < 0.02
+    assert (background - expected[:, None, None]).abs().max() < 0.5
 
 
 @pytest.fixture
