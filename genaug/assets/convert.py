@@ -10,7 +10,11 @@ from genaug.assets.layouts import LAYOUTS, check_layout
 from genaug.assets.registry import AssetError
 from genaug.assets.store import check_kind, check_target, save_asset, sha256
 
-_LICENCES = {"cgn-mnist": "MIT"}  # under which the authors released checkpoints of this kind
+# by SHA-256, what the authors released under which licence; a file of anybody else's has a licence that we do not know
+_LICENCES = {
+    "6b178e7c1924b9efc532c467e7f0b77d2702efb536de9816bbd7e92c26d9b3fe": "MIT",  # CGN, colored_mnist_ckp.pth
+    "7aa06c907f099c63a26127164a38d2ab353f1cdcafabdf8ca9303a0e9197b933": "MIT",  # CGN, double_colored_mnist_ckp.pth
+}
 
 
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind: str | None = None) -> Path:
@@ -18,7 +22,8 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
 
     Args:
         source: their `.pth`: a state dict. Files that need code to be run to be read are refused.
-        target: where to write, ends in `.safetensors`. Its metadata keep the source's name and SHA-256.
+        target: where to write, ends in `.safetensors`. Its metadata keep the source's name and SHA-256, and the licence
+            of a checkpoint that the authors released.
         kind: which network it should be, a key of `genaug.assets.layouts.LAYOUTS`; None finds out by the names.
 
     Returns:
@@ -49,9 +54,12 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
         raise AssetError(
             f"{source} cannot be read as a PyTorch checkpoint: it is truncated, damaged or none"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise AssetError(f"{source} is no state dict: expected tensors by name, got {type(state).__name__}")
+    if not isinstance(state, dict):
+        raise AssetError(f"{source} is no state dict: expected tensors by name, but got {type(state).__name__}")
     if kind is None:
         kind = max(LAYOUTS, key=lambda known: len(LAYOUTS[known].keys() & state.keys()))
     check_layout(state, kind, str(source))
-    return save_asset(target, state, kind, source=source.name, source_sha256=sha256(source), licence=_LICENCES[kind])
+    origin = {"source": source.name, "source_sha256": sha256(source)}
+    if licence := _LICENCES.get(origin["source_sha256"]):
+        origin["licence"] = licence
+    return save_asset(target, state, kind, **origin)

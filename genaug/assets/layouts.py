@@ -54,6 +54,13 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str) -> None:
     Raises:
         AssetError: it is not; the message names the file and the first few tensors that are wrong.
     """
+    import torch
+
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise AssetError(
+                f"{file} is no state dict: expected tensors by name, but got a {type(value).__name__} under {name!r:.80}"
+            )
     expected = LAYOUTS[kind]
     found = {name for name in state if not name.endswith("num_batches_tracked")}
     complaints = []

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 from genaug.arguments import check_choice, near
 from genaug.assets.layouts import LAYOUTS, check_layout
 from genaug.assets.registry import ASSETS, AssetError
-from genaug.files import atomic_path
+from genaug.files import atomic_path, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 EMBEDDED = Path(__file__).parent / "embedded"
 FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
+
+
+class InstallationError(AssetError):
+    """A file that ships with the package is missing, or is not the one on record: no fault of the caller's."""
 
 
 def sha256(path: Path) -> str:
@@ -37,7 +41,8 @@ def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
     package's own are checked against their SHA-256; a file of the user's is taken as it is.
 
     Raises:
-        AssetError: there is no such name or file, or a shipped file is not the one on record.
+        AssetError: there is no such name or file.
+        InstallationError: an AssetError too; the shipped file is missing, or not the one on record.
         TypeError: `name_or_path` is neither a string nor a path.
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
@@ -61,12 +66,12 @@ def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
     row = ASSETS[name]
     path = EMBEDDED / row.file
     if not path.is_file():
-        raise AssetError(
+        raise InstallationError(
             f"{name}: {row.file} is not in this installation; reinstall genaug, or put {name}.safetensors into a "
             "folder and name that folder in GENAUG_ASSETS"
         )
     if (found := sha256(path)) != row.sha256:
-        raise AssetError(
+        raise InstallationError(
             f"{name}: {row.file} is not the file on record (sha256 {found[:12]}..., not {row.sha256[:12]}...)"
         )
     return path
@@ -93,7 +98,7 @@ def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
     except Exception as error:  # a damaged header surfaces as any of a dozen kinds
         raise AssetError(
-            f"{path} cannot be read as safetensors, it is damaged or truncated ({_line(error)})"
+            f"{path} cannot be read as safetensors, it is damaged or truncated ({one_line(error)})"
         ) from error
     if (kind := metadata.get("kind")) not in LAYOUTS:
         raise AssetError(f"{path} is of kind {kind!r}, this version knows {', '.join(LAYOUTS)}")
@@ -139,7 +144,3 @@ def check_target(path: Path) -> None:
 def check_kind(kind: str) -> None:
     """Raises ValueError for a kind that has no layout."""
     check_choice("kind", kind, LAYOUTS)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
