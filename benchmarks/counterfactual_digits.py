@@ -2,8 +2,8 @@
 
 The released way runs all three mechanisms anew for each counterfactual (for the mask's noise, too), in batches of 100,
 with batch norm unfolded, upsampling before each convolution, and autograd left on. Ours is `CounterfactualDataset`,
-exact and with `pool=2000`, images ready for a training loop. The ways take turns, so that whatever else the machine
-does hits all alike; figures are medians over the rounds, ratios of medians.
+exact and with `pool=2000`, images ready for a training loop. All images end on the CPU. The ways take turns, so that
+whatever else the machine does hits all alike; figures are medians over the rounds, ratios of medians.
 
     python benchmarks/counterfactual_digits.py --rounds 9
 
@@ -26,6 +26,7 @@ from genaug.generators.cgn_mnist import CGNMnist, UpsampleConv2d
 from genaug.interventions.composition import compose
 
 PER_NOISE = 10
+BATCH = 100  # shapes at a time in the released way
 
 
 def as_released(cgn: CGNMnist) -> CGNMnist:
@@ -49,8 +50,8 @@ def released(cgn: CGNMnist, count: int, device: torch.device) -> Tensor:
         others = [labels[order] if counterfactual else labels for order in orders]
         return cgn.mechanisms(noise, [labels, *others])
 
-    for _ in range(count // (100 * PER_NOISE)):
-        labels = torch.randint(10, (100,), device=device)
+    for _ in range(count // (BATCH * PER_NOISE)):
+        labels = torch.randint(10, (BATCH,), device=device)
         mask, _, _ = run(labels, counterfactual=False)
         for _ in range(PER_NOISE):
             _, texture, background = run(labels, counterfactual=True)
@@ -58,10 +59,21 @@ def released(cgn: CGNMnist, count: int, device: torch.device) -> Tensor:
     return torch.cat(images)
 
 
+def whole_batches(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1 or int(text) % (BATCH * PER_NOISE):
+        raise argparse.ArgumentTypeError(f"must be a positive multiple of {BATCH * PER_NOISE}, got {text!r}")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generator", default="cgn-double-colored-mnist", help="a name or a converted checkpoint")
-    parser.add_argument("--count", type=int, default=2000, help="images a round; the pool makes ten times as many")
+    parser.add_argument(
+        "--count",
+        type=whole_batches,
+        default=2000,
+        help="images a round, a multiple of 1000; the pool makes ten times as many",
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -76,8 +88,8 @@ def main() -> None:
     theirs = as_released(CGNMnist()).to(device)
     ways = {
         "released": (args.count, lambda: released(theirs, args.count, device)),
-        "exact": (args.count, lambda: exact.images(range(args.count))),
-        "pool=2000": (10 * args.count, lambda: pooled.images(range(10 * args.count))),
+        "exact": (args.count, lambda: exact.images(range(args.count)).cpu()),
+        "pool=2000": (10 * args.count, lambda: pooled.images(range(10 * args.count)).cpu()),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for name, (_, make) in ways.items():  # a first round that does not count: caches, the pool itself

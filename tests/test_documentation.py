@@ -1,6 +1,8 @@
 """What the README and the docs say is true: code runs, tables are the results, links lead somewhere."""
 
+import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,11 +30,42 @@ def test_tables_are_those_of_the_results():
     assert subprocess.run(command, check=False).returncode == 0, "run python tools/readme_tables.py"
 
 
+def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkeypatch):
+    folder = tmp_path / "cgn-table2" / "embedded"
+    folder.mkdir(parents=True)
+    figure = {"test": {"mean": 0.5, "sd": None, "n": 1}}
+    runs = [
+        {"row": row, "variant": variant, "device": device, "torch": "2.15.0+cpu"}
+        for row, variant, device in (
+            ("mixed", "colored", "none"),
+            ("original", "wildlife", "first"),
+            ("cgn", "colored", "second"),
+        )
+    ]
+    content = {
+        "settings": {"num_counterfactuals": 1234, "dtype": "float32"},
+        "runs": runs,
+        "summary": {"original": {"wildlife": figure}, "cgn": {"colored": figure}},
+    }
+    (folder / "results.json").write_text(json.dumps(content))
+    tool = runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))
+    monkeypatch.setitem(tool["table2"].__globals__, "RESULTS", tmp_path)
+    note = tool["table2"]().splitlines()[-1]
+    assert note.endswith("seeds; float32, first, torch 2.15.0; 1,234 counterfactuals, float32, second, torch 2.15.0.")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     missing = [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()]
     assert missing == []
+
+
+def test_the_benchmark_counts_in_thousands():
+    command = [sys.executable, str(ROOT / "benchmarks" / "counterfactual_digits.py"), "--count", "1500"]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "argument --count: must be a positive multiple of 1000, got '1500'" in run.stderr
 
 
 @pytest.mark.slow

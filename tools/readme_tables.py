@@ -38,11 +38,13 @@ def table2() -> str:
             figure = found[0]["summary"][row][variant]["test"]
             spread = "" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}"
             cells.append(f"{100 * figure['mean']:.1f}{spread} (n={figure['n']})")
-            settings, run = found[0]["settings"], found[0]["runs"][0]
-            circumstances.append(
-                f"{settings['num_counterfactuals']:,} counterfactuals, {settings['dtype']}, {run['device']}, "
-                f"torch {run['torch'].split('+')[0]}"
-            )
+            settings = found[0]["settings"]
+            count = "" if row == "original" else f"{settings['num_counterfactuals']:,} counterfactuals, "
+            circumstances += [
+                f"{count}{settings['dtype']}, {run['device']}, torch {run['torch'].split('+')[0]}"
+                for run in found[0]["runs"]
+                if (run["row"], run["variant"]) == (row, variant)
+            ]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     lines += [
         "| paper, Original | 35.9 | 10.3 | 10.1 |",

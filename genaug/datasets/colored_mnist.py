@@ -41,6 +41,20 @@ _BACKGROUND = (
 # the object of class i has the background colour of class i - 6, so that no biased image is one colour all over
 _OBJECT = tuple(_BACKGROUND[(i - 6) % 10] for i in range(10))
 
+
+def same_colour(texture: Tensor, background: Tensor) -> Tensor:
+    """Where a double-coloured digit has its background's colour, but for the jitter, and cannot be seen.
+
+    Args:
+        texture: (N,) int64, the classes whose colour the objects have.
+        background: (N,) int64, the classes whose colour the backgrounds have.
+
+    Returns:
+        (N,) bool.
+    """
+    return (texture - 6) % 10 == background
+
+
 # Kim et al. name their file by the variance, 0.02, and draw with its square root; CGN's text calls 0.02 "sigma"
 _SINGLE_JITTER = math.sqrt(0.02)
 

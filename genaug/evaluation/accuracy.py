@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from genaug.generators.images import from_uint8
+
+
+def batches(images: Tensor, labels: Tensor, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, ...) and labels (N,) that are all in memory, as a loader of up to `size` at a time."""
+    return zip(images.split(size), labels.split(size), strict=True)
 
 
 @torch.no_grad()

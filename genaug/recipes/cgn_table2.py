@@ -23,6 +23,7 @@ seeds; a seed draws the initial weights, the order and the counterfactuals.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -40,7 +41,7 @@ from genaug.assets import asset_path
 from genaug.assets.store import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.counterfactual import CounterfactualDataset
-from genaug.evaluation import accuracy
+from genaug.evaluation.accuracy import accuracy, batches
 from genaug.files import atomic_path, writable_folder
 from genaug.progress import progress
 from genaug.training.digit_classifier import fit_classifier
@@ -128,37 +129,50 @@ def run(
         "checkpoint": None if checkpoint is None else os.fspath(checkpoint),
         "dtype": str(dtype).removeprefix("torch."),
     }
-    file = writable_folder(out) / "results.json"
-    runs = _finished(file, settings)
     device = torch.device(device or "cpu")
+    file = Path(out) / "results.json"
+    runs = _finished(file, settings)
 
+    # all variants' generators and data are opened before anything is trained or written, so that what is missing is
+    # known at once; they are light until their images are asked for
+    weights: dict[str, str] = {}
+    counterfactuals: dict[tuple[str, int], CounterfactualDataset] = {}
+    data: dict[str, Any] = {}
     for variant in variants:
-        wanted = [(row, seed) for row in rows for seed in seeds]
-        # a generator that is missing, or is another than before, is known before anything is trained
-        generators = {row: checkpoint or f"cgn-{variant}-mnist" for row in rows if row != "original"}
-        weights = {row: sha256(asset_path(generator)) for row, generator in generators.items()}
-        _check_weights(file, runs, variant, weights)
-        if all((row, variant, seed) in runs for row, seed in wanted):
-            continue
-        test_set, train_set = (
-            load_variant(variant, root=root, textures=textures, train=train, download=download)
-            for train in (False, True)
-        )
-        test = (test_set.images(), test_set.targets)
-        original = (train_set.images(), train_set.targets)
-        for row, seed in wanted:
+        if generated := [row for row in rows if row != "original"]:
+            generator = checkpoint or f"cgn-{variant}-mnist"
+            weights[variant] = sha256(asset_path(generator))
+            _check_weights(file, runs, variant, generated, weights[variant])
+        unfinished = [(row, seed) for row in rows for seed in seeds if (row, variant, seed) not in runs]
+        for seed in {seed for row, seed in unfinished if row in generated}:
+            counterfactuals[variant, seed] = CounterfactualDataset(
+                generator,
+                length=num_counterfactuals,
+                seed=seed,
+                counterfactuals_per_noise=COUNTERFACTUALS_PER_NOISE,
+                pool=pool,
+                device=device,
+            )
+        if unfinished:
+            data[variant] = [
+                load_variant(variant, root=root, textures=textures, train=train, download=download)
+                for train in (True, False)
+            ]
+    writable_folder(out)
+
+    for variant, splits in data.items():
+        original, test = ((split.images(), split.targets) for split in splits)
+        for row, seed in itertools.product(rows, seeds):
             if (row, variant, seed) in runs:
                 continue
             start = time.perf_counter()
-            train = original
-            if row in generators:
-                train = _counterfactuals(generators[row], num_counterfactuals, seed, pool, device)
+            train = original if row == "original" else _images_and_labels(counterfactuals[variant, seed])
             if row == "mixed":
                 train = (torch.cat([original[0], train[0]]), torch.cat([original[1], train[1]]))
             model = fit_classifier(*train, seed=seed, device=device, dtype=dtype, description=f"{row}, {variant}")
             runs[row, variant, seed] = {
-                "train": accuracy(model, _batches(*train)),
-                "test": accuracy(model, _batches(*test)),
+                "train": accuracy(model, batches(*train)),
+                "test": accuracy(model, batches(*test)),
                 "train_images": len(train[1]),
                 "test_images": len(test[1]),
                 "seconds": round(time.perf_counter() - start, 1),
@@ -166,7 +180,7 @@ def run(
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
                 "genaug": genaug.__version__,
-                "weights_sha256": weights.get(row),
+                "weights_sha256": None if row == "original" else weights[variant],
             }
             _write(file, settings, runs)
     results = _write(file, settings, runs)
@@ -199,34 +213,20 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, str, int]
 
 
 def _check_weights(
-    file: Path, runs: dict[tuple[str, str, int], dict[str, Any]], variant: str, weights: dict[str, str]
+    file: Path, runs: dict[tuple[str, str, int], dict[str, Any]], variant: str, rows: Sequence[str], weights: str
 ) -> None:
     for (row, other, _), finished in runs.items():
-        if other == variant and row in weights and finished["weights_sha256"] != weights[row]:
+        if other == variant and row in rows and finished["weights_sha256"] != weights:
             raise ValueError(f"{file} has results of other weights for {variant}: choose another folder")
 
 
-def _counterfactuals(
-    generator: str | os.PathLike[str], number: int, seed: int, pool: int | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    dataset = CounterfactualDataset(
-        generator,
-        length=number,
-        seed=seed,
-        counterfactuals_per_noise=COUNTERFACTUALS_PER_NOISE,
-        pool=pool,
-        device=device,
-    )
-    images = torch.empty(number, 3, 32, 32, dtype=torch.uint8, device=device)
-    indices = torch.arange(number)
-    chunks = list(zip(images.split(1000), indices.split(1000), strict=True))
-    for part, chunk in progress(chunks, description="counterfactuals", unit="k"):
+def _images_and_labels(dataset: CounterfactualDataset) -> tuple[Tensor, Tensor]:
+    """All of them, on the CPU wherever they are made, to be mixed with the variant's own."""
+    images = torch.empty(len(dataset), 3, 32, 32, dtype=torch.uint8)
+    indices = torch.arange(len(dataset))
+    for part, chunk in progress(list(batches(images, indices)), description="counterfactuals", unit="k"):
         part.copy_(dataset.images(chunk))
-    return images, dataset.labels(indices)["shape"]
-
-
-def _batches(images: Tensor, labels: Tensor) -> Any:
-    return zip(images.split(1000), labels.split(1000), strict=True)
+    return images, dataset.labels(indices)["shape"].cpu()
 
 
 def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
     genaug demo --out genaug-demo --seed 0
 
-Accuracy in percent on the training images and on test digits of random colours, mean of 3 seeds:
+Accuracy in percent on the training images and on test digits of random colours, mean ± standard deviation of seeds 0, 1
+and 2 (n=3):
 
-    plain            not run here
-    counterfactual   not run here
+    plain            99.9 ± 0.0   14.4 ± 1.8
+    counterfactual   95.3 ± 0.1   93.0 ± 0.9
 
-Hardware and time: not run here.
+Hardware and time: one thread of a CPU that had other work to do, about two minutes a seed.
 
 The digits are scikit-learn's, on backgrounds, both coloured by class in training, but for one in twenty of each. The
 same small classifier is trained in the same way for as many steps, once on these, and once on counterfactuals alone,
 whose generator has seen nothing but these. It is tested on digits of other writers in colours that say nothing. One in
 ten of those has the colour of its own background, so that nobody can see it: the figures are without these, and
 results.json has them with these, too.
+
+With MNIST's digits the generator is Table 2's instead: it has seen 50,000 digits, all of them in their class's colours.
 """
 
 from __future__ import annotations
@@ -31,9 +34,9 @@ from torch import Tensor, nn
 
 import genaug
 from genaug import plotting
-from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST
+from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_digits, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
-from genaug.evaluation import accuracy
+from genaug.evaluation.accuracy import accuracy, batches
 from genaug.files import atomic_path, writable_folder
 from genaug.progress import progress
 from genaug.training.digit_classifier import fit_classifier
@@ -43,7 +46,6 @@ IMAGES = 10_000  # that each classifier is trained on
 EPOCHS = 8
 CHANCE = 0.1
 TEST_IMAGES = 2_000  # at most: scikit-learn's test has 510
-CONTRAST = 60  # grey levels between ink and paper, in the channel where they differ most, that make a digit visible
 
 # the picture's panels, from top to bottom; colours from Okabe and Ito's palette, for the colour-blind
 HEADINGS = {
@@ -62,8 +64,8 @@ def run(
 
     Args:
         out: the folder to write to.
-        seed: of the test's colours, the counterfactuals and the classifiers. The biased digits are always those that
-            the generator was trained on.
+        seed: of the test's colours, the counterfactuals and the classifiers. The biased digits do not depend on it:
+            scikit-learn's are those that their generator was trained on.
         digits: "sklearn", or "mnist" for the first 10,000 of its training digits.
         root: the folder that holds MNIST, as for `torchvision.datasets.MNIST`; not used by "sklearn".
 
@@ -77,10 +79,10 @@ def run(
         OSError: `out` cannot be written.
     """
     start = time.perf_counter()
-    folder = writable_folder(out)
-    biased = DoubleColoredMNIST(root, train=True, bias=DEMO_BIAS, digits=digits)
     unbiased = DoubleColoredMNIST(root, train=False, bias=0.0, seed=seed, digits=digits)
+    biased = demo_digits(train=True) if digits == "sklearn" else DoubleColoredMNIST(root, train=True, bias=DEMO_BIAS)
     counterfactuals = CounterfactualDataset(GENERATORS[digits], length=IMAGES, seed=seed)
+    folder = writable_folder(out)
 
     # scikit-learn's training digits are fewer and repeat, so that every classifier trains for as many steps
     indices = torch.arange(IMAGES) % len(biased)
@@ -88,23 +90,26 @@ def run(
     generated = [
         counterfactuals.images(chunk) for chunk in progress(chunks, description="counterfactuals", unit="batch")
     ]
-    training = {
-        "plain": (biased.images(indices), biased.targets[indices]),
-        "counterfactual": (torch.cat(generated), counterfactuals.labels(range(IMAGES))["shape"]),
-    }
     test = torch.arange(min(TEST_IMAGES, len(unbiased)))
-    test_images, test_labels = unbiased.images(test), unbiased.targets[test]
-    visible = _visible(test_images)
+    images = {"plain": biased.images(indices), "counterfactual": torch.cat(generated), "test": unbiased.images(test)}
+    factors = {
+        "plain": {factor: classes[indices] for factor, classes in biased.factors.items()},
+        "counterfactual": counterfactuals.labels(range(IMAGES)),
+        "test": {factor: classes[test] for factor, classes in unbiased.factors.items()},
+    }
+    labels = {row: classes["shape"] for row, classes in factors.items()}
+    visible = {row: ~same_colour(classes["texture"], classes["background"]) for row, classes in factors.items()}
+    seen = visible["test"]
 
     scores: dict[str, dict[str, float]] = {}
     with_invisible: dict[str, float] = {}
-    for row, (images, labels) in training.items():
-        model = fit_classifier(images, labels, seed=seed, network=_network, epochs=EPOCHS, description=row)
+    for row in ("plain", "counterfactual"):
+        model = fit_classifier(images[row], labels[row], seed=seed, network=_network, epochs=EPOCHS, description=row)
         scores[row] = {
-            "train": accuracy(model, _batches(images, labels)),
-            "test": accuracy(model, _batches(test_images[visible], test_labels[visible])),
+            "train": accuracy(model, batches(images[row], labels[row])),
+            "test": accuracy(model, batches(images["test"][seen], labels["test"][seen])),
         }
-        with_invisible[row] = accuracy(model, _batches(test_images, test_labels))
+        with_invisible[row] = accuracy(model, batches(images["test"], labels["test"]))
 
     settings = {
         "seed": seed,
@@ -113,8 +118,8 @@ def run(
         "generator": GENERATORS[digits],
         "training_images": IMAGES,
         "epochs": EPOCHS,
-        "test_images": int(visible.sum()),
-        "invisible_test_images": int((~visible).sum()),
+        "test_images": int(seen.sum()),
+        "invisible_test_images": int((~seen).sum()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "genaug": genaug.__version__,
@@ -123,9 +128,10 @@ def run(
     results = {**scores, "with_invisible": with_invisible, "settings": settings}
     with atomic_path(folder / "results.json") as temporary:
         temporary.write_text(json.dumps(results, indent=2) + "\n")
-    panels = {**training, "test": (test_images, test_labels)}
-    _draw(folder / "demo.png", {row: _by_class(*panel) for row, panel in panels.items()}, scores)
+    panels = {row: _by_class(images[row], labels[row], visible[row]) for row in HEADINGS}
+    _draw(folder / "demo.png", panels, scores)
     print(_table(scores))
+    print(f"\n{int((~seen).sum())} of {len(seen)} test digits, whose two colours coincide, are left out.")
     print(f"\nPicture: {folder / 'demo.png'}\nNumbers: {folder / 'results.json'}")
     return results
 
@@ -144,21 +150,9 @@ def _network() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
 
 
-def _visible(images: Tensor) -> Tensor:
-    """Which of the digits (N, 3, 32, 32) differ from their background: (N,) bool."""
-    contrast = images.amax((2, 3)).int() - images.amin((2, 3)).int()
-    return contrast.amax(dim=1) >= CONTRAST
-
-
-def _batches(images: Tensor, labels: Tensor) -> Any:
-    return zip(images.split(1000), labels.split(1000), strict=True)
-
-
-def _by_class(images: Tensor, labels: Tensor, rows: int = 3) -> Tensor:
+def _by_class(images: Tensor, labels: Tensor, visible: Tensor, rows: int = 3) -> Tensor:
     """The first visible digits of each class, (10 * rows, 3, H, W): 0 to 9 from left to right, white for none."""
     chosen = images.new_full((rows, 10, *images.shape[1:]), 255)
-    images, labels = images[:1000], labels[:1000]
-    visible = _visible(images)
     for digit in range(10):
         first = images[visible & (labels == digit)][:rows]
         chosen[: len(first), digit] = first

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from genaug.assets import save_asset
-from genaug.datasets.colored_mnist import VARIANTS
+from genaug.assets import AssetError, save_asset
 from genaug.generators.cgn_mnist import CGNMnist
 from genaug.recipes import cgn_table2
 
@@ -34,14 +33,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     An entry is what the progress bar says, the seed, and the number of images.
     """
     calls: list[tuple[str, int, int]] = []
-    fit = cgn_table2.fit_classifier
+    fit, real = cgn_table2.fit_classifier, cgn_table2.load_variant
 
     def noting(images: torch.Tensor, labels: torch.Tensor, *, description: str, **options: Any) -> torch.nn.Module:
         calls.append((description, options["seed"], len(images)))
         return fit(images, labels, epochs=1, **options)
 
-    def load(variant: str, *, train: bool, **_: Any) -> Few:
-        return Few(VARIANTS[variant](None, train=train, digits="sklearn"), 100 if train else 50)
+    def load(variant: str, *, train: bool, textures: Path | None, **_: Any) -> Few:
+        digits = real(variant, root=None, textures=textures, train=train, digits="sklearn")
+        return Few(digits, 100 if train else 50)
 
     monkeypatch.setattr(cgn_table2, "fit_classifier", noting)
     monkeypatch.setattr(cgn_table2, "load_variant", load)
@@ -141,6 +141,7 @@ def test_a_checkpoint_and_a_pool_are_used(tmp_path: Path, trained: list, untrain
         ({"seeds": ()}, "seeds must name at least one"),
         ({"num_counterfactuals": 0}, "num_counterfactuals must be at least 1, got 0"),
         ({"variants": ("colored", "wildlife"), "checkpoint": "x"}, "a checkpoint is of one variant"),
+        ({"pool": 0}, "pool must be at least 1, but got 0"),
         ({"rows": ("original",)}, "MNIST needs root"),
         ({"rows": ("original",), "variants": ("wildlife",), "root": "nowhere"}, "wildlife needs textures"),
     ],
@@ -148,7 +149,19 @@ def test_a_checkpoint_and_a_pool_are_used(tmp_path: Path, trained: list, untrain
 def test_bad_input_is_named_and_nothing_is_written(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cgn_table2.run(tmp_path / "out", **(SMALL | change))
-    assert not list(tmp_path.rglob("*.json"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_later_variant_lacks_is_known_before_anything_is_trained(
+    tmp_path: Path, trained: list, untrained: Path
+) -> None:
+    with pytest.raises(ValueError, match="wildlife needs textures"):
+        cgn_table2.run(tmp_path / "out", rows=("original",))
+    (untrained / "cgn-double-colored-mnist.safetensors").write_bytes(b"damaged")
+    with pytest.raises(AssetError, match="cgn-double-colored-mnist"):
+        cgn_table2.run(tmp_path / "out", variants=("colored", "double-colored"))
+    assert trained == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import torch
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from genaug.datasets.colored_mnist import DoubleColoredMNIST, same_colour
+from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.recipes import demo
 
 
@@ -34,6 +36,9 @@ def test_it_writes_what_is_promised_and_says_where(tmp_path: Path, capsys: pytes
     assert picture.shape[2] > 1000
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"demo.png", "results.json"}
     printed = capsys.readouterr().out
+    assert (
+        f"{settings['invisible_test_images']} of 100 test digits, whose two colours coincide, are left out" in printed
+    )
     assert str(tmp_path / "demo" / "demo.png") in printed
     assert f"{results['counterfactual']['test']:.1%}" in printed
 
@@ -51,21 +56,40 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         demo.run(tmp_path / "demo", digits="letters")
     with pytest.raises(ValueError, match="MNIST needs root"):
         demo.run(tmp_path / "demo", digits="mnist")
+    assert not (tmp_path / "demo").exists()
 
 
-def test_digits_in_the_colour_of_their_background_are_invisible() -> None:
-    images = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
-    images += torch.randint(0, 6, images.shape, dtype=torch.uint8)  # jitter
-    images[1, 2, 10:20, 14:18] = 250
-    assert demo._visible(images).tolist() == [False, True]
+def test_digits_whose_classes_share_a_colour_are_those_that_cannot_be_seen() -> None:
+    digits = DoubleColoredMNIST(None, train=False, jitter=0, digits="sklearn")
+    invisible = same_colour(digits.factors["texture"], digits.factors["background"])
+    images = digits.images()
+    assert torch.equal(invisible, (images == images[:, :, :1, :1]).all((1, 2, 3)))
+    assert 0.05 < invisible.float().mean() < 0.2
+
+
+@pytest.mark.usefixtures("small")
+def test_the_picture_shows_no_digit_that_cannot_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    by_class = demo._by_class
+
+    def noting(images: torch.Tensor, labels: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        shown.append(visible)
+        return by_class(images, labels, visible)
+
+    monkeypatch.setattr(demo, "_by_class", noting)
+    demo.run(tmp_path)
+    made = CounterfactualDataset("cgn-digits", length=200).labels(range(200))
+    invisible = same_colour(made["texture"], made["background"])
+    assert invisible.any()
+    assert torch.equal(shown[1], ~invisible)
 
 
 def test_columns_of_the_picture_are_the_classes() -> None:
     labels = torch.tensor([1, 0, 1, 9, 1, 0])
     images = torch.zeros(6, 3, 32, 32, dtype=torch.uint8)
     images[:, :, 0] = torch.arange(100, 106)[:, None, None]
-    images[4] = 0  # nothing to see
-    chosen = demo._by_class(images, labels, rows=2)[:, 0, 0, 0].reshape(2, 10)
+    visible = torch.tensor([True, True, True, True, False, True])
+    chosen = demo._by_class(images, labels, visible, rows=2)[:, 0, 0, 0].reshape(2, 10)
     assert chosen[:, [0, 1, 9]].tolist() == [[101, 100, 103], [105, 102, 255]]
     assert (chosen[:, 2:9] == 255).all()
 
