@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -24,12 +27,51 @@ def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
         raise ValueError(f"{argument} must be one of {expected}, but got {value!r}{near(str(value), known)}")
 
 
-def check_integer(argument: str, value: Any, least: int | None = None) -> None:
-    """Raises TypeError unless `value` is an int, and ValueError if it is below `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_integer(argument: str, value: Any, least: int | None = None) -> int:
+    """The integer, numpy's too; raises TypeError for anything else, and ValueError if it is below `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{argument} must be an int, but got {type(value).__name__}")
     if least is not None and value < least:
         raise ValueError(f"{argument} must be at least {least}, but got {value}")
+    return int(value)
+
+
+def check_number(argument: str, value: Any, high: float = math.inf) -> float:
+    """The number; raises TypeError for anything else, and ValueError unless it is finite and in [0, high]."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{argument} must be a number, but got {value!r}")
+    number = float(value)
+    if not 0 <= number <= high or math.isinf(number):
+        expected = "at least 0 and finite" if math.isinf(high) else f"in [0, {high:g}]"
+        raise ValueError(f"{argument} must be {expected}, but got {value!r}")
+    return number
+
+
+def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
+    """Indices of a dataset with `length` samples; negative ones count from its end.
+
+    Returns:
+        (B,) int64 on the CPU, each in 0..length - 1.
+
+    Raises:
+        IndexError: one is outside the dataset.
+        TypeError: they are not integers, or not in one row.
+    """
+    import torch
+
+    try:
+        found = torch.as_tensor(indices, device="cpu")
+    except (TypeError, ValueError, RuntimeError):  # torch's words for what is no number, or ragged
+        raise TypeError(f"indices must be one-dimensional integers, but got {indices!r:.80}") from None
+    if not found.numel():
+        return found.long().flatten()
+    if found.ndim != 1 or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(f"indices must be one-dimensional integers, but got {found.dtype} of {tuple(found.shape)}")
+    found = found.long()
+    outside = (found < -length) | (found >= length)
+    if outside.any():
+        raise IndexError(f"index {int(found[outside][0])} is out of range for {length} samples")
+    return torch.where(found < 0, found + length, found)
 
 
 def check_device(argument: str, device: torch.device | str | None) -> torch.device:

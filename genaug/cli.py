@@ -283,6 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0, 1 for a failure, 2 for misuse, 130 if interrupted.
     """
     from genaug.assets import AssetError
+    from genaug.assets.store import InstallationError
 
     try:
         code = app(arguments, prog_name="genaug", standalone_mode=False) or 0
@@ -292,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, _UsageError):
             message, code = error.format_message(), 2  # type: ignore[attr-defined]
-        elif isinstance(error, (*_MISUSE, AssetError)):
+        elif isinstance(error, (*_MISUSE, AssetError)) and not isinstance(error, InstallationError):
             message, code = str(error), 2
         else:
             message, code = f"{type(error).__name__}: {error}", 1

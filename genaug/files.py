@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def one_line(error: BaseException) -> str:
+    """What a library says of a damaged file, short enough to stand inside a message of ours."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it onto `path` on success and removes it on failure."""

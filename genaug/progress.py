@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-_forced = False
-
-
-def show(forced: bool = True) -> None:
-    """Shows bars even where standard error is no terminal; the command line does so in long runs."""
-    global _forced
-    _forced = forced
-
 
 def progress(
     iterable: Any = None, *, total: int | None = None, description: str = "", unit: str = "it", initial: int = 0
@@ -19,7 +11,6 @@ def progress(
     """A tqdm bar over `iterable`, or one to be moved by hand with `update`."""
     from tqdm import tqdm
 
-    # disable=None is tqdm's own "only on a terminal"
     return tqdm(
         iterable,
         total=total,
@@ -27,6 +18,6 @@ def progress(
         unit=unit,
         initial=initial,
         dynamic_ncols=True,
-        disable=False if _forced else None,
+        disable=None,  # tqdm's own "only on a terminal"
         leave=False,
     )

@@ -11,24 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import ColoredMNIST, CounterfactualDataset, DoubleColoredMNIST, WildlifeMNIST
+from genaug.assets import save_asset
 from genaug.generators.cgn_mnist import CGNMnist
 
 
 @functools.cache
 def generator() -> CGNMnist:
-    """An untrained generator, made once: its orthogonal initialisation takes most of a second."""
+    """An untrained generator whose images have contrast: with CGN's own initialisation they are grey and all alike."""
     # module initialisation draws from torch's global generator: fixed here, and put back
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return CGNMnist()
+        network = CGNMnist()
+        for module in network.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.kaiming_normal_(module.weight)
+    return network
 
 
 def counterfactual(folder: Path, **options: Any) -> CounterfactualDataset:
-    """60 counterfactuals; three share each shape, so that batches cut the groups."""
-    return CounterfactualDataset(generator(), length=60, counterfactuals_per_noise=3, batch_size=16, **options)
+    """60 counterfactuals of a file's weights; three share each shape, so that batches cut the groups."""
+    weights = folder / "untrained.safetensors"
+    if not weights.exists():
+        save_asset(weights, generator().state_dict(), "cgn-mnist")
+    return CounterfactualDataset(weights, length=60, counterfactuals_per_noise=3, batch_size=16, **options)
 
 
 def textures(folder: Path) -> Path:

@@ -145,6 +145,18 @@ def test_failure_is_one_line_and_code_1_and_a_traceback_only_on_demand(
     assert "Traceback" in run(capsys, "demo")[2]
 
 
+def test_a_damaged_installation_is_a_failure_and_no_misuse(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GENAUG_ASSETS", raising=False)
+    monkeypatch.setattr("genaug.assets.store.EMBEDDED", tmp_path)
+    for message in ("cgn-digits.safetensors is not in this installation", "is not the file on record"):
+        code, out, err = run(capsys, "sample", "cgn-digits", "--out", "sheet.png")
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert message in err
+        (tmp_path / "cgn-digits.safetensors").write_bytes(b"something else")
+
+
 def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -59,7 +59,7 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str) -> None:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise AssetError(
-                f"{file} is no state dict: expected tensors by name, but got a {type(value).__name__} under {name!r:.80}"
+                f"{file} is no state dict: expected tensors by name, but got {type(value).__name__} under {name!r:.80}"
             )
     expected = LAYOUTS[kind]
     found = {name for name in state if not name.endswith("num_batches_tracked")}

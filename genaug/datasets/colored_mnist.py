@@ -7,7 +7,6 @@ is random, so that only the digit's shape tells its class.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
-from genaug.arguments import check_choice
+from genaug.arguments import check_choice, check_indices, check_integer, check_number
 from genaug.datasets.digits import SIZE, Digits, load_digits
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, normal, uniform
@@ -91,11 +90,9 @@ class _BiasedDigits(VisionDataset):
     ) -> None:
         if bias is None:
             bias = 1.0 if train else 0.0
-        if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
-            raise TypeError(f"seed must be an int, got {seed!r}")
-        self.bias = _number("bias", bias, high=1)
+        self.bias = check_number("bias", bias, high=1)
         self.train = train
-        self.seed = int(seed)
+        self.seed = check_integer("seed", seed)
         self.digits = digits
         source = load_digits(digits, root, train, official_split=self._official_split, download=download)
         super().__init__(root, transform=transform, target_transform=target_transform)
@@ -105,8 +102,8 @@ class _BiasedDigits(VisionDataset):
         self.factors = {"shape": self.targets}
         everyone = torch.arange(len(self.targets))
         for factor in self._painted:
-            own = uniform(seed, everyone, 1, self._stream(factor, "own"))[:, 0] < self.bias
-            anyone = integers(seed, everyone, 10, self._stream(factor, "class"))
+            own = uniform(self.seed, everyone, 1, self._stream(factor, "own"))[:, 0] < self.bias
+            anyone = integers(self.seed, everyone, 10, self._stream(factor, "class"))
             self.factors[factor] = torch.where(own, self.targets, anyone)
 
     def _stream(self, factor: str, draw: str) -> str:
@@ -133,23 +130,11 @@ class _BiasedDigits(VisionDataset):
             IndexError: an index is outside the dataset.
             TypeError: the indices are not integers.
         """
-        indices = self._check(range(len(self)) if indices is None else indices)
+        indices = check_indices(range(len(self)) if indices is None else indices, len(self))
         images = torch.empty(len(indices), 3, SIZE, SIZE, dtype=torch.uint8)
         for out, chunk in zip(images.split(_CHUNK), indices.split(_CHUNK), strict=True):
             out.copy_(compose(*self._paint(chunk)).round_())
         return images
-
-    def _check(self, indices: Tensor | Sequence[int]) -> Tensor:
-        indices = torch.as_tensor(indices, device="cpu")
-        if not indices.numel():
-            return indices.long()
-        if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
-            raise TypeError(f"indices must be one-dimensional integers, got {indices.dtype} of {tuple(indices.shape)}")
-        size = len(self)
-        outside = (indices < -size) | (indices >= size)
-        if outside.any():
-            raise IndexError(f"index {int(indices[outside][0])} is out of range for {size} digits")
-        return torch.where(indices < 0, indices + size, indices).long()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -160,7 +145,7 @@ class _BiasedDigits(VisionDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """The same samples, painted together."""
-        positions = self._check(indices)
+        positions = check_indices(indices, len(self))
         images = tv_tensors.Image(self.images(positions))
         labels = self.targets[positions].tolist()
         pairs = [(tv_tensors.wrap(image, like=images), label) for image, label in zip(images, labels, strict=True)]
@@ -173,7 +158,7 @@ class _BiasedDigits(VisionDataset):
             index, seed and split; `digits` and `digit`, the source and the place in its file; and for each of
             `factors` the class it shows.
         """
-        i = int(self._check([index])[0])
+        i = int(check_indices([index], len(self)))
         return {
             "index": i,
             "seed": self.seed,
@@ -240,7 +225,7 @@ class ColoredMNIST(_BiasedDigits):
         jitter: float = _SINGLE_JITTER,
         digits: str = "mnist",
     ) -> None:
-        self.jitter = _number("jitter", jitter)
+        self.jitter = check_number("jitter", jitter)
         super().__init__(root, train, transform, target_transform, download, bias, seed, digits)
 
     def _paint(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -285,7 +270,7 @@ class DoubleColoredMNIST(_BiasedDigits):
         jitter: float = 0.01,
         digits: str = "mnist",
     ) -> None:
-        self.jitter = _number("jitter", jitter)
+        self.jitter = check_number("jitter", jitter)
         super().__init__(root, train, transform, target_transform, download, bias, seed, digits)
 
     def _paint(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -385,16 +370,6 @@ def _read_textures(paths: Sequence[Path]) -> Tensor:
         textures.append(v2.pil_to_tensor(small))
     padded = F.pad(torch.stack(textures).float(), [_TEXTURE_PADDING] * 4, mode="reflect")
     return padded.to(torch.uint8).permute(0, 2, 3, 1).reshape(-1, 3)
-
-
-def _number(name: str, value: float, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= value <= high or math.isinf(value):
-        raise ValueError(
-            f"{name} must be {'at least 0 and finite' if math.isinf(high) else f'in [0, {high:g}]'}, got {value!r}"
-        )
-    return float(value)
 
 
 VARIANTS: dict[str, Callable[..., ColoredMNIST | DoubleColoredMNIST | WildlifeMNIST]] = {

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from genaug.arguments import check_choice
+from genaug.files import one_line
 
 SOURCES = ("mnist", "sklearn")
 SIZE = 32  # pixels a side
@@ -72,12 +73,12 @@ def _mnist(root: str | Path | None, train: bool, official_split: bool, download:
     # torchvision checks the files by `assert` and by letting numpy and torch stumble
     except (RuntimeError, OSError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
         if download:
-            raise RuntimeError(f"MNIST could not be downloaded to {root} or read from it: {_line(error)}") from None
+            raise RuntimeError(f"MNIST could not be downloaded to {root} or read from it: {one_line(error)}") from None
         if "not found" in str(error):
             raise ValueError(
                 f"MNIST not found in {root}: pass the folder that holds MNIST/raw as root, or download=True"
             ) from None
-        raise ValueError(f"MNIST in {root} cannot be read, a file in MNIST/raw is damaged: {_line(error)}") from None
+        raise ValueError(f"MNIST in {root} cannot be read, a file in MNIST/raw is damaged: {one_line(error)}") from None
     if len(images) != len(labels) or not len(labels) or labels.max() > 9:
         raise ValueError(
             f"MNIST in {root} must have as many images as labels, all in 0..9; it has {len(images)} images and "
@@ -100,7 +101,3 @@ def _sklearn(train: bool) -> Digits:
     grey = F.interpolate(scans, size=(SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
     labels = torch.from_numpy(file.target[part]).long()
     return Digits(grey.round().to(torch.uint8), labels, part.start, ink=127)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

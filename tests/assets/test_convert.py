@@ -43,8 +43,7 @@ def test_conversion_keeps_every_tensor_and_says_where_they_came_from(source: Pat
         "format_version": "1",
         "source": "authors.pth",
         "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-        "licence": "MIT",
-    }
+    }  # and no licence: whose these weights are is not known
 
 
 @pytest.mark.parametrize("name", ["colored_mnist_ckp.pth", "double_colored_mnist_ckp.pth"])
@@ -54,7 +53,7 @@ def test_the_authors_checkpoints_convert_and_fit_the_network(shared: Path, tmp_p
     original = torch.load(source, map_location="cpu", weights_only=True)
     assert len(state) == 57
     assert all(torch.equal(state[key], tensor) for key, tensor in original.items())
-    assert metadata["source"] == name
+    assert (metadata["source"], metadata["licence"]) == (name, "MIT")
     CGNMnist().load_state_dict(state, strict=True)
 
 
@@ -116,12 +115,20 @@ def test_a_wrong_width_is_named(source: Path) -> None:
     refused(source, r"wrong shape f_shape\.9\.weight \(3, 32, 3, 3\) instead of \(1, 32, 3, 3\)")
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(3)], {"epoch": 3}, 7, torch.zeros(3)])
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ([torch.zeros(3)], "list"),
+        (7, "int"),
+        (torch.zeros(3), "Tensor"),
+        ({"epoch": 3}, "int under 'epoch'"),
+        ({"weight": torch.zeros(3), "state_dict": {"weight": torch.zeros(3)}}, "dict under 'state_dict'"),
+        ({3: torch.zeros(3)}, "Tensor under 3"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused_and_the_wrong_entry_named(tmp_path: Path, content: object, got: str) -> None:
     torch.save(content, tmp_path / "other.pth")
-    refused(
-        tmp_path / "other.pth", rf"other\.pth is no state dict: expected tensors by name, got {type(content).__name__}"
-    )
+    refused(tmp_path / "other.pth", rf"other\.pth is no state dict: expected tensors by name, but got {got}$")
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:

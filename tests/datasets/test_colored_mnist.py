@@ -378,14 +378,14 @@ def test_binary_sklearn_digits_have_ink_and_paper_of_the_right_colours() -> None
 
 @pytest.mark.parametrize("bias", [-0.1, 1.1, math.nan, math.inf])
 def test_bias_outside_the_unit_interval_is_refused(make: Make, bias: float) -> None:
-    with pytest.raises(ValueError, match=r"bias must be in \[0, 1\], got"):
+    with pytest.raises(ValueError, match=r"bias must be in \[0, 1\], but got"):
         make(bias=bias)
 
 
 @pytest.mark.parametrize("jitter", [-0.1, math.nan, math.inf])
 @pytest.mark.parametrize("dataset_class", [ColoredMNIST, DoubleColoredMNIST])
 def test_bad_jitter_is_refused(dataset_class: Make, mnist: Path, jitter: float) -> None:
-    with pytest.raises(ValueError, match="jitter must be at least 0 and finite, got"):
+    with pytest.raises(ValueError, match="jitter must be at least 0 and finite, but got"):
         dataset_class(mnist, jitter=jitter)
 
 
@@ -406,7 +406,7 @@ def test_missing_mnist_is_refused(make: Make, tmp_path: Path) -> None:
 def test_index_outside_is_an_index_error(make: Make, index: int) -> None:
     dataset = make(train=False)
     for ask in (dataset.__getitem__, dataset.describe, lambda i: dataset.images([0, i])):
-        with pytest.raises(IndexError, match=f"index {index} is out of range for 1000 digits"):
+        with pytest.raises(IndexError, match=f"index {index} is out of range for 1000 samples"):
             ask(index)
 
 

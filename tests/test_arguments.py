@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from genaug.arguments import check_device, check_indices, check_integer, check_number
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    assert type(check_integer("seed", np.int64(3))) is int
+    assert check_integer("seed", -3) == -3
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), 3.0, np.float64(3), "3", None])
+def test_what_is_no_integer_is_a_type_error(value: object) -> None:
+    with pytest.raises(TypeError, match=f"seed must be an int, but got {type(value).__name__}"):
+        check_integer("seed", value)
+
+
+def test_an_integer_below_the_least_is_a_value_error() -> None:
+    assert check_integer("steps", 1, 1) == 1
+    with pytest.raises(ValueError, match="steps must be at least 1, but got 0"):
+        check_integer("steps", 0, 1)
+
+
+def test_numbers_are_floats_within_their_range() -> None:
+    assert [check_number("bias", value, 1) for value in (0, np.float32(0.5), 1)] == [0.0, 0.5, 1.0]
+    with pytest.raises(ValueError, match=re.escape("bias must be in [0, 1], but got 1.5")):
+        check_number("bias", 1.5, 1)
+    for value in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"jitter must be at least 0 and finite, but got {value}"):
+            check_number("jitter", value)
+    for value in (True, "1", None):
+        with pytest.raises(TypeError, match=f"bias must be a number, but got {value!r}"):
+            check_number("bias", value)
+
+
+@pytest.mark.parametrize(
+    "indices", [[0, 9, -1, -10], np.array([0, 9, -1, -10]), torch.tensor([0, 9, -1, -10], dtype=torch.int8)]
+)
+def test_negative_indices_count_from_the_end(indices: object) -> None:
+    found = check_indices(indices, 10)
+    assert found.dtype == torch.int64
+    assert found.tolist() == [0, 9, 9, 0]
+
+
+def test_no_indices_and_all_indices() -> None:
+    assert (check_indices([], 10).shape, check_indices([], 10).dtype) == ((0,), torch.int64)
+    # bytes do not wrap where there are more samples than they can count
+    assert check_indices(torch.arange(256, dtype=torch.uint8), 1000).tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("index", [10, -11])
+def test_an_index_outside_is_an_index_error(index: int) -> None:
+    with pytest.raises(IndexError, match=f"index {index} is out of range for 10 samples"):
+        check_indices([0, index], 10)
+
+
+@pytest.mark.parametrize("indices", [[0.0], [True], [1j], [[0, 1]], 3, ["0"], [[0], [1, 2]], None])
+def test_what_are_no_indices_is_a_type_error(indices: object) -> None:
+    with pytest.raises(TypeError, match="indices must be one-dimensional integers, but got"):
+        check_indices(indices, 10)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_device("device", None) == check_device("device", "cpu") == torch.device("cpu")
+    for count, here in ((0, "no CUDA"), (1, "cuda:0 alone"), (2, "cuda:0 to cuda:1")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        for device in ("gpu", "mps", "meta", "", f"cuda:{count}", torch.device("cuda", count)):
+            message = f"device must be cpu, cuda or cuda:N (there is {here} here), but got '{device}'"
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                check_device("device", device)
+        if count:
+            assert check_device("device", "cuda") == torch.device("cuda")
+            assert check_device("device", f"cuda:{count - 1}").index == count - 1
+    with pytest.raises(TypeError, match=r"device must be a string or a torch\.device, but got int"):
+        check_device("device", 0)
