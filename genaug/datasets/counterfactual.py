@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
-from genaug.arguments import check_choice, check_device, check_integer
+from genaug.arguments import check_choice, check_device, check_indices, check_integer
 from genaug.generators import load_generator
 from genaug.generators.cgn_mnist import CPU_BATCH
 from genaug.generators.images import to_uint8
@@ -121,7 +121,7 @@ class CounterfactualDataset(Dataset[Any]):
         count = self.generator.num_classes
         if classes is None:
             return list(range(count))
-        chosen = [int(c) for c in classes]
+        chosen = [check_integer("classes", c) for c in classes]
         if not chosen:
             raise ValueError("classes must name at least one class, but got none")
         if wrong := [c for c in chosen if not 0 <= c < count]:
@@ -143,8 +143,7 @@ class CounterfactualDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """The samples of a whole batch, made together."""
-        positions = self._positions(indices)
-        images, labels = self.images(positions), self.labels(positions)
+        images, labels = self.images(indices), self.labels(indices)
         columns = {name: values.tolist() for name, values in labels.items()}
         return [self._sample(image, {n: c[k] for n, c in columns.items()}) for k, image in enumerate(images)]
 
@@ -164,7 +163,7 @@ class CounterfactualDataset(Dataset[Any]):
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Images of these samples before any transform, (B, 3, H, W) uint8 on the device."""
         self._check_worker()
-        positions = self._positions(indices).to(self.device)
+        positions = check_indices(indices, self.length).to(self.device)
         chunks = [self._compose(chunk) for chunk in positions.split(self.batch_size)]
         if not chunks:
             size = self.generator.image_size
@@ -173,13 +172,13 @@ class CounterfactualDataset(Dataset[Any]):
 
     def labels(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Classes of these samples' shape, texture and background, each (B,) int64 on the device."""
-        positions = self._positions(indices).to(self.device)
+        positions = check_indices(indices, self.length).to(self.device)
         sources = self._sources(positions)
         return {factor: self._labels(factor, sources[factor]) for factor in FACTORS}
 
     def describe(self, index: int) -> dict[str, Any]:
         """Everything that made a sample, as plain numbers and strings."""
-        positions = self._positions([index])
+        positions = check_indices([index], self.length)
         sources = {name: int(source) for name, source in self._sources(positions.to(self.device)).items()}
         return {
             "generator": self.generator_name,
@@ -192,13 +191,6 @@ class CounterfactualDataset(Dataset[Any]):
             "truncation": self.truncation,
             "classes": self.classes,
         }
-
-    def _positions(self, indices: Sequence[int] | Tensor) -> Tensor:
-        positions = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
-        wrong = positions[(positions < -self.length) | (positions >= self.length)]
-        if len(wrong):
-            raise IndexError(f"index must lie in -{self.length}..{self.length - 1}, but got {int(wrong[0])}")
-        return torch.where(positions < 0, positions + self.length, positions)
 
     def _sources(self, positions: Tensor) -> dict[str, Tensor]:
         """Which draw each sample's shape, texture and background come from: a noise's index, or a pool's entry."""
