@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -110,7 +111,14 @@ def new_figure(width: int, height: int) -> Iterator[Figure]:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes the figure, whole or not at all."""
+    """Writes the figure, whole or not at all.
+
+    Raises:
+        ValueError: the file has no suffix, or that of no picture format.
+        OSError: the folder cannot be written.
+    """
+    if not Path(path).suffix:
+        raise ValueError(f"a picture's name must end in its format, such as .png, but got {os.fspath(path)!r}")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI)
 

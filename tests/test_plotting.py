@@ -79,3 +79,9 @@ def test_sheet_wants_rows_of_one_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"one size, got \[\(2, 3\), \(4, 4\)\]"):
         save_sheet(tmp_path / "sheet.png", {"a": numbered(1), "b": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_without_a_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in its format, such as \.png, but got '.*sheet'"):
+        save_sheet(tmp_path / "sheet", {"row": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)})
+    assert list(tmp_path.iterdir()) == []

@@ -58,27 +58,17 @@ def measured(name: str, variant: str, results: Path | None) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=list(registry.ASSETS))
-    parser.add_argument("run", type=Path, help="the folder that `genaug train cgn-mnist --out` wrote")
-    parser.add_argument("--results", type=Path, help="results.json of `genaug reproduce cgn-table2`, if there is one")
-    arguments = parser.parse_args()
-
-    row, target = registry.ASSETS[arguments.name], store.EMBEDDED / f"{arguments.name}.safetensors"
-    target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(arguments.run / "generator.safetensors", target)
+def card_of(name: str, run: Path, figures: str) -> str:
+    """The card of the weights that `run` ended with, which lie in their place already."""
+    row, target = registry.ASSETS[name], store.EMBEDDED / f"{name}.safetensors"
     _, metadata = store.load_asset(target)
     training = json.loads(metadata["training"])
-    variant = training["variant"]
-    log = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text().splitlines()]
-    last = log[-1]
-    figures = measured(arguments.name, variant, arguments.results)
+    variant, last = training["variant"], json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     flags = f" --seed {training['seed']}" + (" --dtype bfloat16" if "bfloat16" in training["dtype"] else "")
     if variant != "digits":
         flags = f" --root DIR{' --textures DIR' if variant == 'wildlife' else ''} --steps {training['steps']}{flags}"
-    card = CARD.format(
-        name=arguments.name,
+    return CARD.format(
+        name=name,
         what=row.what[0].upper() + row.what[1:],
         paper=row.paper,
         command=f"genaug train cgn-mnist --variant {variant} --out RUN{flags}",
@@ -90,11 +80,33 @@ def main() -> None:
         measured=figures,
         losses=", ".join(f"{key} {value}" for key, value in last.items() if key not in ("step", "seconds")),
     )
-    target.with_suffix(".md").write_text(card)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=list(registry.ASSETS))
+    parser.add_argument(
+        "run", type=Path, nargs="?", help="what `genaug train cgn-mnist --out` wrote; else keep weights"
+    )
+    parser.add_argument("--results", type=Path, help="results.json of `genaug reproduce cgn-table2`, if there is one")
+    arguments = parser.parse_args()
+
+    name, target = arguments.name, store.EMBEDDED / f"{arguments.name}.safetensors"
+    if arguments.run:
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(arguments.run / "generator.safetensors", target)
+    _, metadata = store.load_asset(target)
+    figures = measured(name, json.loads(metadata["training"])["variant"], arguments.results)
+    card = target.with_suffix(".md")
+    if arguments.run:
+        text = card_of(name, arguments.run, figures)
+    else:
+        text = re.sub(r"\| measured \| .* \|", lambda _: f"| measured | {figures} |", card.read_text())
+    card.write_text(text)
 
     source = Path(registry.__file__)
     text = source.read_text()
-    begin = text.index(f'name="{arguments.name}"')
+    begin = text.index(f'name="{name}"')
     end = text.index("\n    ),", begin)
     block = text[begin:end]
     for field, value in (
@@ -104,7 +116,7 @@ def main() -> None:
     ):
         block = re.sub(rf"(\n\s+{field}=).*,", lambda match, value=value: f"{match[1]}{value},", block)
     source.write_text(text[:begin] + block + text[end:])
-    print(card)
+    print(card.read_text())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from genaug.interventions.composition import compose
 from genaug.progress import progress
 
 LOG_EVERY = 50
-CHECKPOINT_EVERY = 500
+CHECKPOINT_EVERY = 100
+SAMPLE_EVERY = 500
 PACKED = 4  # images of one class that the discriminator judges together
 
 
@@ -177,7 +178,7 @@ def train(
 ) -> Path:
     """Trains a CGN on a biased training split, and nothing else.
 
-    Running the same call again goes on from the last checkpoint; on one CPU the result is that of an uninterrupted run.
+    Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that of an uninterrupted run.
 
     Args:
         variant: "colored", "double-colored" or "wildlife" over MNIST, or "digits": the demo's data over
@@ -297,12 +298,13 @@ def _optimise(
                 lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
                 lines.flush()
                 bar.set_postfix(adversarial=row["adversarial"], mask=row["mask"])
+            if run.step % SAMPLE_EVERY == 0 or last:
+                _sample_sheet(run.average, folder / "samples" / f"{run.step:06d}.png")
             if run.step % CHECKPOINT_EVERY == 0 or last:
                 if not all(weight.isfinite().all() for weight in run.generator.parameters()):
                     raise FloatingPointError(
                         f"weights are not finite at step {run.step}; the last checkpoint in {folder} is from before"
                     )
-                _sample_sheet(run.average, folder / "samples" / f"{run.step:06d}.png")
                 with atomic_path(folder / "checkpoint.pt") as path:
                     torch.save({**run.state(), "settings": described}, path)
 
