@@ -214,7 +214,7 @@ class ColoredMNIST(_BiasedDigits):
 
     def __init__(
         self,
-        root: str | Path | None,
+        root: str | Path | None = None,
         train: bool = True,
         transform: Callable | None = None,
         target_transform: Callable | None = None,
@@ -259,7 +259,7 @@ class DoubleColoredMNIST(_BiasedDigits):
 
     def __init__(
         self,
-        root: str | Path | None,
+        root: str | Path | None = None,
         train: bool = True,
         transform: Callable | None = None,
         target_transform: Callable | None = None,

@@ -178,7 +178,8 @@ def train(
 ) -> Path:
     """Trains a CGN on a biased training split, and nothing else.
 
-    Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that of an uninterrupted run.
+    Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that
+    of an uninterrupted run.
 
     Args:
         variant: "colored", "double-colored" or "wildlife" over MNIST, or "digits": the demo's data over
