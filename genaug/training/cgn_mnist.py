@@ -218,7 +218,7 @@ def train(
         if settings.background_from_frame:
             _start_background(run, images)
         _resume(run, folder, described)
-        _optimise(run, images.to(device), labels.to(device), settings, dtype, folder, described)
+        _optimise(run, images.to(device), labels, settings, dtype, folder, described)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return _write_generator(run.average, folder, described, machine)
 
@@ -276,7 +276,7 @@ def _optimise(
 ) -> None:
     log = folder / "log.jsonl"
     _truncate_log(log, run.step)
-    # images of a class by one index: members[label, k] for k below counts[label]
+    # images of a class by one index: members[label, k] for k below counts[label]; on the CPU, as all draws are
     counts = torch.bincount(labels, minlength=10)
     members = torch.nn.utils.rnn.pad_sequence([(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)
     bar = progress(total=settings.steps, initial=run.step, description="training the CGN", unit="step")
