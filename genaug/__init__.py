@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from genaug.datasets.colored_mnist import DoubleColoredMNIST as DoubleColoredMNIST
     from genaug.datasets.colored_mnist import WildlifeMNIST as WildlifeMNIST
     from genaug.datasets.counterfactual import CounterfactualDataset as CounterfactualDataset
+    from genaug.datasets.generative_intervention import GenerativeInterventionDataset as GenerativeInterventionDataset
     from genaug.generators import load_generator as load_generator
+    from genaug.interventions.directions import Directions as Directions
+    from genaug.interventions.directions import fit_directions as fit_directions
 
 __version__ = "0.1.0"
 
@@ -22,8 +25,11 @@ _HOMES = {
     "AssetError": "genaug.assets",
     "ColoredMNIST": "genaug.datasets.colored_mnist",
     "CounterfactualDataset": "genaug.datasets.counterfactual",
+    "Directions": "genaug.interventions.directions",
     "DoubleColoredMNIST": "genaug.datasets.colored_mnist",
+    "GenerativeInterventionDataset": "genaug.datasets.generative_intervention",
     "WildlifeMNIST": "genaug.datasets.colored_mnist",
+    "fit_directions": "genaug.interventions.directions",
     "load_generator": "genaug.generators",
 }
 

@@ -47,6 +47,33 @@ def check_number(argument: str, value: Any, high: float = math.inf) -> float:
     return number
 
 
+def check_truncation(value: Any) -> float:
+    """The number; raises TypeError for anything else, and ValueError unless it is in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"truncation must be a number, but got {value!r}")
+    number = float(value)
+    if not 0 < number <= 1:
+        raise ValueError(f"truncation must be in (0, 1], but got {value!r}")
+    return number
+
+
+def check_classes(classes: Iterable[int] | None, count: int) -> list[int]:
+    """These classes, all of 0..count - 1 for None.
+
+    Raises:
+        ValueError: there are none, or one is outside.
+        TypeError: one is no integer.
+    """
+    if classes is None:
+        return list(range(count))
+    chosen = [check_integer("classes", c) for c in classes]
+    if not chosen:
+        raise ValueError("classes must name at least one class, but got none")
+    if wrong := [c for c in chosen if not 0 <= c < count]:
+        raise ValueError(f"classes must lie in 0..{count - 1}, but got {wrong[0]}")
+    return chosen
+
+
 def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
     """Indices of a dataset with `length` samples; negative ones count from its end.
 

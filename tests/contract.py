@@ -14,7 +14,14 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 
-from genaug import ColoredMNIST, CounterfactualDataset, DoubleColoredMNIST, WildlifeMNIST
+from genaug import (
+    ColoredMNIST,
+    CounterfactualDataset,
+    Directions,
+    DoubleColoredMNIST,
+    GenerativeInterventionDataset,
+    WildlifeMNIST,
+)
 from genaug.assets import save_asset
 from genaug.generators.cgn_mnist import CGNMnist
 
@@ -30,6 +37,35 @@ def generator() -> CGNMnist:
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 nn.init.kaiming_normal_(module.weight)
     return network
+
+
+class Conditional(nn.Module):
+    """A conditional generator of one's own, untrained: `gen_z` is linear in the noise, `act` is not."""
+
+    z_dim, num_classes, image_size = 16, 10, 32
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embedding = nn.Embedding(self.num_classes, 6)
+            self.gen_z = nn.Linear(self.z_dim + 6, 8 * 4 * 4)
+            self.act = nn.Softplus()
+            self.image = nn.ConvTranspose2d(8, 3, kernel_size=8, stride=8)
+            # a decaying spectrum: directions that are told apart
+            with torch.no_grad():
+                self.gen_z.weight[:, : self.z_dim] *= 3 * 0.8 ** torch.arange(self.z_dim)
+
+    def forward(self, z: torch.Tensor, labels: torch.Tensor, truncation: float = 1.0) -> torch.Tensor:
+        features = self.gen_z(torch.cat([z.to(self.gen_z.weight.dtype), self.embedding(labels)], dim=1))
+        return torch.tanh(self.image(self.act(features).unflatten(1, (8, 4, 4))) - 0.5)
+
+
+def generative(folder: Path, **options: Any) -> GenerativeInterventionDataset:
+    """60 interventions; three share each noise, so that batches cut the groups."""
+    return GenerativeInterventionDataset(
+        Conditional(), **{"length": 60, "components": 12, "interventions_per_noise": 3, "batch_size": 16, **options}
+    )
 
 
 def counterfactual(folder: Path, **options: Any) -> CounterfactualDataset:
@@ -53,7 +89,11 @@ def textures(folder: Path) -> Path:
 
 DATASETS: dict[type, Callable[..., Any]] = {
     CounterfactualDataset: counterfactual,
+    GenerativeInterventionDataset: generative,
     ColoredMNIST: lambda folder, **options: ColoredMNIST(None, digits="sklearn", **options),
     DoubleColoredMNIST: lambda folder, **options: DoubleColoredMNIST(None, digits="sklearn", **options),
     WildlifeMNIST: lambda folder, **options: WildlifeMNIST(None, textures(folder), digits="sklearn", **options),
 }
+
+# public classes that are no datasets
+OTHERS: tuple[type, ...] = (Directions,)

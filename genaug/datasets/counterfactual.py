@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, get_worker_info
-from torchvision import tv_tensors
 
-from genaug.arguments import check_choice, check_device, check_indices, check_integer
-from genaug.generators import load_generator
-from genaug.generators.cgn_mnist import CPU_BATCH
+from genaug.arguments import check_choice, check_indices, check_integer
+from genaug.datasets.generated import GeneratedDataset
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, normal
@@ -22,7 +18,7 @@ from genaug.interventions.sampling import integers, normal
 FACTORS = ("shape", "texture", "background")
 
 
-class CounterfactualDataset(Dataset[Any]):
+class CounterfactualDataset(GeneratedDataset):
     """Images whose shape, texture and background have independent random classes.
 
     Sample i is a function of (seed, i) alone: the same whatever the batch, the worker, the rank and the order; with the
@@ -57,6 +53,8 @@ class CounterfactualDataset(Dataset[Any]):
         genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
     """
 
+    method = "mechanisms"
+
     def __init__(
         self,
         generator: str | os.PathLike[str] | nn.Module,
@@ -74,107 +72,39 @@ class CounterfactualDataset(Dataset[Any]):
         target_transform: Callable[[Any], Any] | None = None,
         output: str = "tensor",
     ) -> None:
-        check_integer("length", length, 0)
-        check_integer("seed", seed)
         check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
-        check_integer("batch_size", batch_size, 1)
         if pool is not None:
             check_integer("pool", pool, 1)
         check_choice("targets", targets, (*FACTORS, "all"))
-        check_choice("output", output, ("tensor", "pil"))
-        if not 0 < truncation <= 1:
-            raise ValueError(f"truncation must be in (0, 1], but got {truncation}")
-        self.length = length
-        self.seed = seed
+        super().__init__(
+            generator,
+            length=length,
+            seed=seed,
+            classes=classes,
+            truncation=truncation,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            transform=transform,
+            target_transform=target_transform,
+            output=output,
+        )
         self.counterfactuals_per_noise = counterfactuals_per_noise
         self.targets = targets
-        self.truncation = truncation
         self.pool = pool
-        self.device = check_device("device", device)
-        self.dtype = dtype
-        self.batch_size = batch_size
-        self.transform = transform
-        self.target_transform = target_transform
-        self.output = output
         self._parts: tuple[Tensor, Tensor, Tensor] | None = None
-        if isinstance(generator, nn.Module):
-            if not hasattr(generator, "mechanisms"):
-                raise TypeError(
-                    "generator must have a method mechanisms(z, labels, truncation), "
-                    f"but {type(generator).__name__} has none"
-                )
-            self._by_name = False
-            # only a device or dtype that was asked for moves the user's module
-            self._generator: nn.Module | None = generator.to(device=device, dtype=dtype)
-            self.generator_name = type(generator).__name__
-            parameter = next(iter([*generator.parameters(), *generator.buffers()]), None)
-            if device is None and parameter is not None:
-                self.device = parameter.device
-        else:
-            # loaded here and not at first use, so that a wrong name is known at once
-            self._by_name = True
-            self.generator_name = os.fspath(generator)
-            self._generator = load_generator(generator, self.device, dtype)
-        self.classes = self._checked_classes(classes)
-
-    def _checked_classes(self, classes: Sequence[int] | None) -> list[int]:
-        count = self.generator.num_classes
-        if classes is None:
-            return list(range(count))
-        chosen = [check_integer("classes", c) for c in classes]
-        if not chosen:
-            raise ValueError("classes must name at least one class, but got none")
-        if wrong := [c for c in chosen if not 0 <= c < count]:
-            raise ValueError(f"classes must lie in 0..{count - 1}, but got {wrong[0]}")
-        return chosen
-
-    @property
-    def generator(self) -> Any:
-        """The generator, an `nn.Module`."""
-        if self._generator is None:  # of a name, after unpickling
-            self._generator = load_generator(self.generator_name, self.device, self.dtype)
-        return self._generator
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        """The samples of a whole batch, made together."""
-        images, labels = self.images(indices), self.labels(indices)
-        columns = {name: values.tolist() for name, values in labels.items()}
-        return [self._sample(image, {n: c[k] for n, c in columns.items()}) for k, image in enumerate(images)]
-
-    def _sample(self, image: Tensor, labels: dict[str, int]) -> tuple[Any, Any]:
-        sample: Any = tv_tensors.Image(image)
-        if self.output == "pil":
-            from torchvision.transforms.v2.functional import to_pil_image
-
-            sample = to_pil_image(image)
-        target: Any = labels if self.targets == "all" else labels[self.targets]
-        if self.transform is not None:
-            sample = self.transform(sample)
-        if self.target_transform is not None:
-            target = self.target_transform(target)
-        return sample, target
-
-    def images(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Images of these samples before any transform, (B, 3, H, W) uint8 on the device."""
-        self._check_worker()
-        positions = check_indices(indices, self.length).to(self.device)
-        chunks = [self._compose(chunk) for chunk in positions.split(self.batch_size)]
-        if not chunks:
-            size = self.generator.image_size
-            return torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
-        return torch.cat(chunks)
 
     def labels(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Classes of these samples' shape, texture and background, each (B,) int64 on the device."""
         positions = check_indices(indices, self.length).to(self.device)
         sources = self._sources(positions)
         return {factor: self._labels(factor, sources[factor]) for factor in FACTORS}
+
+    def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
+        columns = {name: values.tolist() for name, values in self.labels(indices).items()}
+        if self.targets != "all":
+            return columns[self.targets]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def describe(self, index: int) -> dict[str, Any]:
         """Everything that made a sample, as plain numbers and strings."""
@@ -207,16 +137,15 @@ class CounterfactualDataset(Dataset[Any]):
     def _mechanisms(self, sources: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Mask, texture and background of these draws, of which each factor may have another number."""
         counts = [len(source) for source in sources.values()]
-        if self.device.type == "cpu":
-            sources = {name: _pad(source) for name, source in sources.items()}
+        sources = {name: self._pad(source) for name, source in sources.items()}
         noise = [normal(self.seed, source, self.generator.z_dim, f"{name} noise") for name, source in sources.items()]
         labels = [self._labels(name, source) for name, source in sources.items()]
-        with torch.no_grad(), _evaluating(self.generator), _power_of_two_threads(self.device):
+        with self._generating():
             parts = self.generator.mechanisms(noise, labels, self.truncation)
         mask, texture, background = (part[:count] for part, count in zip(parts, counts, strict=True))
         return mask, texture, background
 
-    def _compose(self, positions: Tensor) -> Tensor:
+    def _make(self, positions: Tensor) -> Tensor:
         sources = self._sources(positions)
         if self.pool is not None:
             mask, texture, background = (
@@ -237,31 +166,15 @@ class CounterfactualDataset(Dataset[Any]):
             self._parts = (mask.float().mul(255).round().to(torch.uint8), to_uint8(texture), to_uint8(background))
         return self._parts
 
-    def _check_worker(self) -> None:
-        if self.device.type == "cuda" and get_worker_info() is not None:
-            raise RuntimeError(
-                f"device={str(self.device)!r} does not work in a DataLoader worker: "
-                "use num_workers=0 for this loader (it makes whole batches on the GPU), or device='cpu'"
-            )
-
     def __getstate__(self) -> dict[str, Any]:
-        # a generator with a name is loaded anew where it is unpickled, the pool is made anew
-        state = {**self.__dict__, "_parts": None}
-        if self._by_name:
-            state["_generator"] = None
-        return state
+        return {**super().__getstate__(), "_parts": None}  # the pool is made anew where it is unpickled
 
-    def __repr__(self) -> str:
-        lines = [
-            f"Number of datapoints: {self.length}",
-            f"Generator: {self.generator_name}",
-            f"Seed: {self.seed}",
+    def _lines(self) -> list[str]:
+        return [
             f"Counterfactuals per noise: {self.counterfactuals_per_noise}",
             f"Targets: {self.targets}",
             f"Pool: {self.pool}",
-            f"Device: {self.device}",
         ]
-        return "\n".join(["Dataset CounterfactualDataset", *(f"    {line}" for line in lines)])
 
 
 def blend_uint8(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
@@ -272,39 +185,3 @@ def blend_uint8(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
     """
     blended = torch.lerp(background.float(), texture.float(), mask.float().div_(255))
     return blended.round_().to(torch.uint8)
-
-
-def _pad(source: Tensor) -> Tensor:
-    """Repeats the last entry until the length is a multiple of `CPU_BATCH`.
-
-    A CPU sums in another order for other batch sizes, and the last bit differs; so batches are always of that size.
-    """
-    missing = -len(source) % CPU_BATCH
-    return torch.cat([source, source[-1:].expand(missing)]) if missing else source
-
-
-@contextmanager
-def _evaluating(generator: nn.Module) -> Iterator[None]:
-    """A user's module may be in training meanwhile: it is in evaluation mode for this call alone."""
-    before = generator.training
-    generator.train(False)
-    try:
-        yield
-    finally:
-        generator.train(before)
-
-
-@contextmanager
-def _power_of_two_threads(device: torch.device) -> Iterator[None]:
-    """Uses the largest power of two of the CPU's threads: with others, transposed convolutions sum in another order
-    than on the single thread of a DataLoader worker, and the last bit differs."""
-    before = torch.get_num_threads()
-    after = 1 << (before.bit_length() - 1)
-    if device.type != "cpu" or before == after:
-        yield
-        return
-    torch.set_num_threads(after)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

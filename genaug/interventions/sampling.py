@@ -14,16 +14,21 @@ import math
 import torch
 from torch import Tensor
 
+# variance of `truncated_normal`: 1 - 2 b f(b) / (2 F(b) - 1) with the normal's density f, distribution F, and b = 2
+TRUNCATED_VARIANCE = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))
+
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio as a signed integer: the step of SplitMix64 (Steele et al. 2014)
 _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)
 
 
 def _scramble(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser: every input bit flips every output bit with probability one half."""
+    """SplitMix64's finaliser, in place: every input bit flips every output bit with probability one half."""
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         # int64 shifts keep the sign, the algorithm wants zeros shifted in: mask them off
-        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * multiplier
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
+        x ^= (x >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+        x *= multiplier
+    x ^= (x >> 31).bitwise_and_((1 << 33) - 1)
+    return x
 
 
 def _key(seed: int, stream: str) -> int:
@@ -46,8 +51,10 @@ def uniform(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
     rows = _scramble(indices * _GOLDEN + _key(seed, stream))
     columns = torch.arange(1, size + 1, device=indices.device) * _GOLDEN
     words = _scramble(rows[:, None] + columns)
+    words >>= 12
+    words &= (1 << 52) - 1
     # 52 bits and a half: representable exactly, and neither 0 nor 1 can come out
-    return (((words >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+    return words.double().add_(0.5).mul_(2.0**-52)
 
 
 def normal(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
@@ -55,6 +62,18 @@ def normal(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
     return (torch.erfinv(2 * uniform(seed, indices, size, stream) - 1) * math.sqrt(2)).float()
 
 
+def truncated_normal(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
+    """Independent standard normal draws given that they lie in [-2, 2], BigGAN's noise, by the inverse of their
+    distribution; (B, size) float32; arguments as `uniform`."""
+    draws = uniform(seed, indices, size, stream).mul_(2).sub_(1).mul_(math.erf(math.sqrt(2)))
+    return draws.erfinv_().mul_(math.sqrt(2)).float()
+
+
 def integers(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
     """Independent draws from 0..high-1, (B,) int64; arguments as `uniform`."""
     return (uniform(seed, indices, 1, stream)[:, 0] * high).long()
+
+
+def permutation(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
+    """Each row is a random order of 0..high-1, (B, high) int64; arguments as `uniform`."""
+    return uniform(seed, indices, high, stream).argsort(dim=1)

@@ -1,0 +1,190 @@
+"""What the datasets of generated images share: a map-style dataset whose samples are made when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, get_worker_info
+from torchvision import tv_tensors
+
+from genaug.arguments import check_choice, check_classes, check_device, check_indices, check_integer, check_truncation
+from genaug.files import one_line
+from genaug.generators import load_generator
+from genaug.generators.cgn_mnist import CPU_BATCH
+from genaug.interventions.steering import evaluating, generator_device
+
+
+class GeneratedDataset(Dataset[Any], ABC):
+    """A generator, the arguments that every such dataset takes, and what torch's tools ask of a dataset.
+
+    Subclasses make the images of some positions and name their targets; sample i is a function of (seed, i) alone.
+    """
+
+    method = "forward"  # what a generator must have
+
+    def __init__(
+        self,
+        generator: str | os.PathLike[str] | nn.Module,
+        *,
+        length: int,
+        seed: int,
+        classes: Sequence[int] | None,
+        truncation: float,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        batch_size: int,
+        transform: Callable[[Any], Any] | None,
+        target_transform: Callable[[Any], Any] | None,
+        output: str,
+    ) -> None:
+        self.length = check_integer("length", length, 0)
+        self.seed = check_integer("seed", seed)
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+        check_choice("output", output, ("tensor", "pil"))
+        self.truncation = check_truncation(truncation)
+        self.device = check_device("device", device)
+        self.dtype = dtype
+        self.transform = transform
+        self.target_transform = target_transform
+        self.output = output
+        self._by_name = not isinstance(generator, nn.Module)
+        if isinstance(generator, nn.Module):
+            self._check_protocol(generator)
+            # only a device or dtype that was asked for moves the user's module
+            self._generator: nn.Module | None = generator.to(device=device, dtype=dtype)
+            self.generator_name = type(generator).__name__
+            if device is None:
+                self.device = generator_device(generator)
+        else:
+            # loaded here and not at first use, so that a wrong name is known at once
+            self.generator_name = os.fspath(generator)
+            self._generator = load_generator(generator, self.device, dtype)
+            self._check_protocol(self._generator)
+        _check_finite(self._generator)
+        self.classes = check_classes(classes, self.generator.num_classes)
+
+    def _check_protocol(self, generator: nn.Module) -> None:
+        if not hasattr(generator, self.method):
+            raise TypeError(
+                f"generator must have a method {self.method}(z, labels, truncation), "
+                f"but {type(generator).__name__} has none"
+            )
+        for name in ("z_dim", "num_classes", "image_size"):
+            if not isinstance(getattr(generator, name, None), int):
+                raise TypeError(f"generator must have an int {name}, but {type(generator).__name__} has none")
+
+    @abstractmethod
+    def _make(self, positions: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 of positions (B,) on the device, at most `batch_size` of them."""
+
+    @abstractmethod
+    def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
+        """The targets of these samples, before any transform."""
+
+    @property
+    def generator(self) -> Any:
+        """The generator, an `nn.Module`."""
+        if self._generator is None:  # of a name, after unpickling
+            self._generator = load_generator(self.generator_name, self.device, self.dtype)
+        return self._generator
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+        """The samples of a whole batch, made together."""
+        return [self._sample(*pair) for pair in zip(self.images(indices), self._targets(indices), strict=True)]
+
+    def _sample(self, image: Tensor, target: Any) -> tuple[Any, Any]:
+        sample: Any = tv_tensors.Image(image)
+        if self.output == "pil":
+            from torchvision.transforms.v2.functional import to_pil_image
+
+            sample = to_pil_image(image)
+        if self.transform is not None:
+            sample = self.transform(sample)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        return sample, target
+
+    def images(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Images of these samples before any transform, (B, 3, H, W) uint8 on the device."""
+        if self.device.type == "cuda" and get_worker_info() is not None:
+            raise RuntimeError(
+                f"device={str(self.device)!r} does not work in a DataLoader worker: "
+                "use num_workers=0 for this loader (it makes whole batches on the GPU), or device='cpu'"
+            )
+        positions = check_indices(indices, self.length).to(self.device)
+        if not len(positions):
+            size = self.generator.image_size
+            return torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
+        return torch.cat([self._make(chunk) for chunk in positions.split(self.batch_size)])
+
+    @contextmanager
+    def _generating(self) -> Iterator[None]:
+        """How every call of the generator is made."""
+        try:
+            with torch.no_grad(), evaluating(self.generator), _power_of_two_threads(self.device):
+                yield
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(
+                f"batch_size={self.batch_size} images at once do not fit on {self.device}: "
+                f"use a smaller batch_size ({one_line(error)})"
+            ) from error
+
+    def _pad(self, source: Tensor) -> Tensor:
+        """On a CPU, repeats the last entry until the length is a multiple of `CPU_BATCH`.
+
+        A CPU sums in another order for other batch sizes, and the last bit differs; so batches are always of that size.
+        """
+        missing = -len(source) % CPU_BATCH if self.device.type == "cpu" else 0
+        return torch.cat([source, source[-1:].expand(missing)]) if missing else source
+
+    def _lines(self) -> list[str]:
+        """What `repr` says after the generator and the seed."""
+        return []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a generator with a name is loaded anew where it is unpickled
+        return {**self.__dict__, "_generator": None} if self._by_name else self.__dict__.copy()
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Number of datapoints: {self.length}",
+            f"Generator: {self.generator_name}",
+            f"Seed: {self.seed}",
+            *self._lines(),
+            f"Device: {self.device}",
+        ]
+        return "\n".join([f"Dataset {type(self).__name__}", *(f"    {line}" for line in lines)])
+
+
+def _check_finite(generator: nn.Module) -> None:
+    for name, tensor in [*generator.named_parameters(), *generator.named_buffers()]:
+        if not tensor.isfinite().all():
+            raise ValueError(f"generator must have finite weights, but {name} has NaN or infinite ones")
+
+
+@contextmanager
+def _power_of_two_threads(device: torch.device) -> Iterator[None]:
+    """Uses the largest power of two of the CPU's threads: with others, transposed convolutions sum in another order
+    than on the single thread of a DataLoader worker, and the last bit differs."""
+    before = torch.get_num_threads()
+    after = 1 << (before.bit_length() - 1)
+    if device.type != "cpu" or before == after:
+        yield
+        return
+    torch.set_num_threads(after)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

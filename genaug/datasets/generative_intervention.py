@@ -1,0 +1,262 @@
+"""Generatively intervened images as a map-style dataset (GenInt, section 4.1)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genaug.arguments import check_choice, check_indices, check_integer, check_number
+from genaug.datasets.generated import GeneratedDataset
+from genaug.generators.cgn_mnist import CPU_BATCH
+from genaug.generators.images import to_uint8
+from genaug.interventions.directions import Directions, fit_directions
+from genaug.interventions.sampling import integers, permutation, truncated_normal, uniform
+from genaug.interventions.steering import intervene, steered
+
+# The released code's hand-set range of the offset for each of 60 components, in the latent's own units
+RELEASED_RANGES = (
+    *((-3, 3), (-4, 2), (-3, 3), (-4, 3), (-3, 5), (-4, 4), (-5, 5), (-5, 5), (-6, 6), (-6, 6)),
+    *((-7, 7), (-8, 8), (-8, 10), (-10, 7), (-10, 10), (-8, 8), (-10, 10), (-10, 10), (-5, 10), (-10, 8)),
+    *((-8, 12), (-10, 10), (-10, 7), (-10, 10), (-12, 10), (-7, 10), (-10, 8), (-10, 10), (-8, 8), (-8, 8)),
+    *((-8, 8), (-8, 12), (-10, 9), (-10, 10), (-10, 10), (-10, 10), (-12, 12), (-10, 12), (-12, 12), (-12, 10)),
+    *((-12, 12), (-12, 10), (-10, 12), (-12, 12), (-12, 8), (-12, 12), (-12, 12), (-12, 12), (-13, 12), (-12, 12)),
+    *((-12, 12), (6, 12), (-13, 12), (-12, 13), (-12, 12), (-12, 15), (-12, 15), (-12, 15), (-12, 12), (-10, 12)),
+)
+
+
+class GenerativeInterventionDataset(GeneratedDataset):
+    """A conditional generator's images, each with one principal direction of its latent set at random.
+
+    X_int = I(t, s, k, Y') of GenInt, section 4.1: noise and a class are drawn, one of the first k directions is chosen,
+    and the noise's component along it is replaced by an offset that does not depend on the class. Sample i is a
+    function of (seed, i) alone: the same whatever the batch, the worker, the rank and the order; to the last bit on a
+    CPU, and within one grey level on a GPU. On a GPU a batch is one generator call; a CPU is given 8 images at a time.
+
+    Args:
+        generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module with `z_dim`,
+            `num_classes`, `image_size` and `forward(z, labels, truncation)`, which takes noise (B, z_dim), float32,
+            already multiplied by the truncation, and labels (B,), and returns images (B, 3, H, W) in [-1, 1]. It is
+            called in evaluation mode.
+        length: number of samples; images are made when asked for, so that any length is free.
+        seed: another seed is another dataset.
+        classes: classes to draw from; all of the generator's by default.
+        truncation: t, scale of the noise, in (0, 1]: less variety, more typical images. The noise is normal, truncated
+            to [-2, 2], then scaled.
+        components: k, how many of the directions are intervened on; 0 for none: observational sampling, the baseline
+            that the paper calls GAN augmentation, where every sample has noise of its own.
+        scale: s, range of the offset. A number s means [-s, s] and a pair its two ends, both in standard deviations
+            along the direction, drawn uniformly. "released" takes the released code's range for each of 60 components,
+            in the latent's own units; they were set by eye for its own directions of BigGAN-deep-256, whose signs are
+            not known, and the range of component 51, [6, 12], is the released one.
+        interventions_per_noise: that many consecutive samples share noise and label, each with another component as
+            long as there are others (the released code's five images).
+        mode: "latent" (the released code) sets the component of the noise; "activation" (the paper's equation) that of
+            a layer's output, from which the generator goes on. On a layer that is linear in the noise they agree.
+        layer: the layer whose principal components they are.
+        directions: None for the exact ones, where the layer is linear in the noise; a file of `Directions.save` or of
+            GANSpace; an array (k, z_dim) of latent directions; or `Directions`.
+        device: where images are made and returned; the CPU, or where a module lies, by default.
+        dtype: floating-point type of the generator; float32 by default.
+        batch_size: the most images in one generator call: bounds memory, does not change the images.
+        transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
+        target_transform: applied to each target, an int.
+        output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range or of another kind; the message names it.
+        genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
+    """
+
+    def __init__(
+        self,
+        generator: str | os.PathLike[str] | nn.Module,
+        length: int = 1_000_000,
+        seed: int = 0,
+        classes: Sequence[int] | None = None,
+        truncation: float = 1.0,
+        components: int = 60,
+        scale: float | tuple[float, float] | str = 1.0,
+        interventions_per_noise: int = 5,
+        mode: str = "latent",
+        layer: str = "gen_z",
+        directions: Directions | Any = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int = 64,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        output: str = "tensor",
+    ) -> None:
+        check_integer("components", components, 0)
+        check_integer("interventions_per_noise", interventions_per_noise, 1)
+        check_choice("mode", mode, ("latent", "activation"))
+        self._ranges = _ranges(scale, components)
+        super().__init__(
+            generator,
+            length=length,
+            seed=seed,
+            classes=classes,
+            truncation=truncation,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            transform=transform,
+            target_transform=target_transform,
+            output=output,
+        )
+        self.components = components
+        self.scale = scale
+        self.interventions_per_noise = interventions_per_noise if components else 1
+        self.mode = mode
+        self.layer = layer
+        self.directions = self._checked_directions(directions) if components else None
+        self._source = (
+            os.fspath(directions) if isinstance(directions, (str, os.PathLike)) else type(directions).__name__
+        )
+        self._placed: tuple[Tensor, ...] | None = None
+
+    def _checked_directions(self, directions: Any) -> Directions:
+        size = self.generator.z_dim
+        if self.components > size:
+            raise ValueError(f"components must be at most the latent size, {size}, but got {self.components}")
+        if directions is None:
+            return fit_directions(self.generator, self.layer, self.components, truncation=self.truncation)
+        if isinstance(directions, (str, os.PathLike)):
+            directions = Directions.load(directions)
+        elif not isinstance(directions, Directions):
+            directions = Directions(directions)
+        directions.check(self.generator, self.layer if self.mode == "activation" else None)
+        if self.components > len(directions):
+            raise ValueError(f"components must be at most the {len(directions)} directions, but got {self.components}")
+        return directions
+
+    def labels(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Classes of these samples, (B,) int64 on the device."""
+        return self._labels(check_indices(indices, self.length).to(self.device))
+
+    def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
+        return self.labels(indices).tolist()
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Everything that made a sample, as plain numbers and strings.
+
+        `offset` is in standard deviations along the direction, or, with scale="released", in the latent's own units.
+        """
+        position = check_indices([index], self.length).to(self.device)
+        component, offset = self._interventions(position) if self.components else (None, None)
+        return {
+            "generator": self.generator_name,
+            "seed": self.seed,
+            "index": int(position),
+            "label": int(self._labels(position)),
+            # the noise is a function of (seed, this number)
+            "noise_index": int(position) // self.interventions_per_noise,
+            "component": None if component is None else int(component),
+            "offset": None if offset is None else float(offset),
+            "offset_unit": "latent" if self.scale == "released" else "stdev",
+            "mode": self.mode,
+            "layer": self.layer,
+            "directions": "exact" if self._source == "NoneType" else self._source,
+            "truncation": self.truncation,
+        }
+
+    def _labels(self, positions: Tensor) -> Tensor:
+        drawn = integers(self.seed, positions // self.interventions_per_noise, len(self.classes), "label")
+        return torch.tensor(self.classes, device=positions.device)[drawn]
+
+    def _interventions(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Each sample's component, (B,) int64, and offset in the scale's unit, (B,) float64."""
+        groups, place = positions // self.interventions_per_noise, positions % self.interventions_per_noise
+        # those of one noise follow a random order of the components: distinct while there are any left
+        orders = permutation(self.seed, groups, self.components, "component")
+        components = orders.gather(1, place[:, None] % self.components)[:, 0]
+        low, high = self._ranges.to(positions.device)[components].unbind(1)
+        return components, low + (high - low) * uniform(self.seed, positions, 1, "offset")[:, 0]
+
+    def _steering(self) -> tuple[Tensor, ...]:
+        """On the device: directions (k, ...), what an offset of one is worth along each, and the mean's coordinates,
+        (num_classes or 1, k)."""
+        if self._placed is None:
+            assert self.directions is not None
+            d = self.directions
+            latent = self.mode == "latent"
+            rows, centre = (d.vectors, d.latent_centre[None]) if latent else (d.components, d.centre)
+            unit = d.latent_stdev if latent else d.stdev
+            if self.scale == "released":
+                unit = unit / d.latent_stdev
+            self._placed = tuple(
+                tensor.to(self.device)
+                for tensor in (rows[: self.components], unit[: self.components], centre[:, : self.components])
+            )
+        return self._placed
+
+    def _make(self, positions: Tensor) -> Tensor:
+        padded = self._pad(positions)
+        labels = self._labels(padded)
+        groups = padded // self.interventions_per_noise
+        z = truncated_normal(self.seed, groups, self.generator.z_dim, "noise") * self.truncation
+        inputs = [z, labels]
+        if self.components:
+            chosen, offsets = self._interventions(padded)
+            _, unit, centre = self._steering()
+            inputs += [chosen, offsets * unit[chosen], centre.expand(self.generator.num_classes, -1)[labels, chosen]]
+        size = CPU_BATCH if self.device.type == "cpu" else len(padded)
+        with self._generating():
+            parts = zip(*(tensor.split(size) for tensor in inputs), strict=True)
+            images = torch.cat([self._generate(*part) for part in parts])
+        return to_uint8(images[: len(positions)])
+
+    def _generate(self, z: Tensor, labels: Tensor, *intervention: Tensor) -> Tensor:
+        if not intervention:
+            return self.generator(z, labels, self.truncation)
+        chosen, offsets, centre = intervention
+        rows = self._steering()[0][chosen]
+        if self.mode == "latent":
+            return self.generator(intervene(z, rows, offsets, centre), labels, self.truncation)
+
+        def change(output: Tensor, part: slice) -> Tensor:
+            return intervene(output, rows[part], offsets[part], centre[part])
+
+        with steered(self.generator, self.layer, change):
+            return self.generator(z, labels, self.truncation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_placed": None}
+
+    def _lines(self) -> list[str]:
+        if not self.components:
+            return ["Components: 0 (observational)"]
+        return [
+            f"Components: {self.components}",
+            f"Scale: {self.scale}",
+            f"Interventions per noise: {self.interventions_per_noise}",
+            f"Mode: {self.mode}",
+            f"Directions: {self.directions}",
+        ]
+
+
+def _ranges(scale: Any, components: int) -> Tensor:
+    """Low and high end of the offset for each component, (k, 2) float64."""
+    if isinstance(scale, str):
+        check_choice("scale", scale, ("released",))
+        if components > len(RELEASED_RANGES):
+            raise ValueError(
+                f'components must be at most {len(RELEASED_RANGES)} with scale="released", but got {components}'
+            )
+        return torch.tensor(RELEASED_RANGES[:components], dtype=torch.float64).view(-1, 2)
+    if isinstance(scale, Sequence):
+        if len(scale) != 2 or not all(isinstance(end, Real) and math.isfinite(end) for end in scale):
+            raise ValueError(f"scale must be a number, a pair of them or 'released', but got {scale!r}")
+        low, high = map(float, scale)
+        if low > high:
+            raise ValueError(f"scale must be (low, high), but got {scale!r}")
+    else:
+        high = check_number("scale", scale)
+        low = -high
+    return torch.tensor([low, high], dtype=torch.float64).repeat(components, 1)

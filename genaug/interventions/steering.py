@@ -1,0 +1,134 @@
+"""Moves a latent, or what a layer makes, along a direction (GenInt, section 4.1).
+
+Two forms of the same intervention, `intervene`, on different spaces:
+
+- latent (the released code): z* = z - ((z - z_mean) . c) c + offset c, with c the unit direction in the latent.
+- activation (the paper): h* = h + sigma s' r - mu at a layer, from which the generator goes on, with r the principal
+  component there. The paper calls mu "the offset term"; it is read as GANSpace, which the paper follows, centres: the
+  part of h - h_mean along r. With any other mu the two forms would differ on a linear layer, where they are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genaug.arguments import near
+
+
+def coordinate(x: Tensor, directions: Tensor) -> Tensor:
+    """How far each sample lies along its direction, (B,) float32.
+
+    Args:
+        x: (B, ...).
+        directions: (B, ...), each of length one.
+    """
+    return (x.flatten(1).float() * directions.flatten(1)).sum(1)
+
+
+def shift(x: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
+    """Moves each sample by its distance (B,) along its direction (B, ...); shape and dtype of x (B, ...)."""
+    moved = torch.addcmul(x.flatten(1).float(), directions.flatten(1), distances.float()[:, None])
+    return moved.to(x.dtype).view_as(x)
+
+
+def intervene(x: Tensor, directions: Tensor, offsets: Tensor, centre: Tensor) -> Tensor:
+    """Sets each sample's component along its direction, whatever it was, to an offset from the mean's.
+
+    Args:
+        x: (B, ...), latents or activations.
+        directions: (B, ...), each of length one.
+        offsets: (B,), distances from the mean along the direction, in x's units.
+        centre: (B,), the mean's coordinates along the direction.
+
+    Returns:
+        x - ((x - mean) . direction) direction + offset direction, of x's shape and dtype.
+    """
+    return shift(x, directions, offsets + centre - coordinate(x, directions))
+
+
+def find_layer(generator: nn.Module, layer: str) -> nn.Module:
+    """The layer of this name, as `get_submodule` knows it; raises ValueError where there is none."""
+    try:
+        return generator.get_submodule(layer)
+    except AttributeError:
+        known = [name for name, _ in generator.named_modules() if name]
+        raise ValueError(f"layer {layer!r} is not in {type(generator).__name__}{near(layer, known)}") from None
+
+
+def generator_device(generator: nn.Module) -> torch.device:
+    """Where its weights lie, the CPU if it has none; raises ValueError if they lie on several devices."""
+    devices = {tensor.device for tensor in [*generator.parameters(), *generator.buffers()]}
+    if len(devices) > 1:
+        raise ValueError(f"generator must be on one device, but is on {' and '.join(sorted(map(str, devices)))}")
+    return next(iter(devices), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(generator: nn.Module) -> Iterator[None]:
+    """A user's module may be in training meanwhile: it is in evaluation mode within this alone."""
+    before = generator.training
+    generator.train(False)
+    try:
+        yield
+    finally:
+        generator.train(before)
+
+
+@contextmanager
+def steered(generator: nn.Module, layer: str, change: Callable[[Tensor, slice], Tensor]) -> Iterator[None]:
+    """Within it, the output h of a layer is replaced by `change(h, rows)`.
+
+    A generator may split its batch: `rows` says which of its samples, counted from the start, h belongs to.
+
+    Raises:
+        ValueError: there is no such layer, or at the end, it was never called.
+        TypeError: its output is no tensor.
+    """
+    seen = 0
+
+    def replace(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+        nonlocal seen
+        if not isinstance(output, Tensor):
+            raise TypeError(f"layer {layer!r} must return a tensor, but it returned {type(output).__name__}")
+        rows = slice(seen, seen + len(output))
+        seen += len(output)
+        return change(output, rows)
+
+    handle = find_layer(generator, layer).register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not seen:
+        raise ValueError(f"layer {layer!r} is never called by {type(generator).__name__}: its output is unknown")
+
+
+class _Seen(BaseException):
+    """Ends a forward pass whose rest is of no interest; no `except Exception` on the way stops it."""
+
+
+def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
+    """What a layer makes of noise (B, z_dim) and labels (B,): (B, ...); the layers after it are not run.
+
+    The generator is called in its present mode, evaluation or training. Raises as `steered` does.
+    """
+    parts: list[Tensor] = []
+
+    def keep(output: Tensor, rows: slice) -> Tensor:
+        parts.append(output)
+        if rows.stop >= len(z):
+            raise _Seen
+        return output
+
+    with torch.no_grad():
+        try:
+            with steered(generator, layer, keep):
+                generator(z, labels, truncation)
+        except _Seen:
+            pass
+    return torch.cat(parts)
