@@ -51,9 +51,10 @@ class GenerativeInterventionDataset(GeneratedDataset):
         components: k, how many of the directions are intervened on; 0 for none: observational sampling, the baseline
             that the paper calls GAN augmentation, where every sample has noise of its own.
         scale: s, range of the offset. A number s means [-s, s] and a pair its two ends, both in standard deviations
-            along the direction, drawn uniformly. "released" takes the released code's range for each of 60 components,
-            in the latent's own units; they were set by eye for its own directions of BigGAN-deep-256, whose signs are
-            not known, and the range of component 51, [6, 12], is the released one.
+            along the direction, drawn uniformly; of the noise that the directions were fitted with, which is the
+            dataset's own if directions is None. "released" takes the released code's range for each of 60 components,
+            in the latent's own units. They were set by eye for its own directions of BigGAN-deep, whose signs are not
+            known; that of component 51, [6, 12], is as released.
         interventions_per_noise: that many consecutive samples share noise and label, each with another component as
             long as there are others (the released code's five images).
         mode: "latent" (the released code) sets the component of the noise; "activation" (the paper's equation) that of
@@ -85,7 +86,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         interventions_per_noise: int = 5,
         mode: str = "latent",
         layer: str = "gen_z",
-        directions: Directions | Any = None,
+        directions: Any = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         batch_size: int = 64,
@@ -116,9 +117,10 @@ class GenerativeInterventionDataset(GeneratedDataset):
         self.mode = mode
         self.layer = layer
         self.directions = self._checked_directions(directions) if components else None
-        self._source = (
-            os.fspath(directions) if isinstance(directions, (str, os.PathLike)) else type(directions).__name__
-        )
+        self._source = "exact"
+        if directions is not None:
+            is_path = isinstance(directions, (str, os.PathLike))
+            self._source = os.fspath(directions) if is_path else type(directions).__name__
         self._placed: tuple[Tensor, ...] | None = None
 
     def _checked_directions(self, directions: Any) -> Directions:
@@ -162,7 +164,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
             "offset_unit": "latent" if self.scale == "released" else "stdev",
             "mode": self.mode,
             "layer": self.layer,
-            "directions": "exact" if self._source == "NoneType" else self._source,
+            "directions": self._source,
             "truncation": self.truncation,
         }
 

@@ -6,6 +6,7 @@ should not be what makes one class differ from another.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_integer, check_truncation
@@ -73,6 +75,7 @@ class Directions:
         lengths = vectors.norm(dim=1, keepdim=True)
         if not lengths.all():
             raise ValueError("directions must not be zero")
+        lengths[(lengths - 1).abs() < 1e-6] = 1  # so that reading a file changes no bit
         k = len(vectors)
         self.vectors = vectors / lengths
         default = torch.full((k,), math.sqrt(TRUNCATED_VARIANCE))
@@ -188,7 +191,7 @@ def _read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str,
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     tensors, metadata = _read(path)
-    if metadata.get("kind") != "directions" or metadata.get("format") != FORMAT:
+    if metadata.get("kind") != "directions" or metadata.get("format") != FORMAT or "vectors" not in tensors:
         what = f"kind {metadata.get('kind')!r}, format {metadata.get('format')!r}"
         raise ValueError(f"{path} holds no directions: its metadata say {what}")
     return {**tensors, "layer": metadata.get("layer")}
@@ -201,23 +204,25 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            arrays = {name: torch.from_numpy(file[name]).float() for name in file.files}
+        # GANSpace's shapes have a batch of one in them: (k, 1, z_dim), (k, 1, ...), and (1, ...) for the means
+        vectors = F.normalize(arrays["lat_comp"].flatten(1))
+        found: dict[str, Any] = {
+            "vectors": vectors,
+            "stdev": arrays.get("act_stdev"),
+            "explained_variance_ratio": arrays.get("var_ratio"),
+            "latent_stdev": arrays.get("lat_stdev"),
+        }
+        if "lat_mean" in arrays:
+            found["latent_centre"] = vectors @ arrays["lat_mean"].flatten()
+        if "act_comp" in arrays and "act_mean" in arrays:
+            found["components"] = arrays["act_comp"].squeeze(1)
+            found["centre"] = (arrays["act_comp"].flatten(1) @ arrays["act_mean"].flatten())[None]
+    except KeyError:
+        raise ValueError(f"{path} is no file of GANSpace: it has no lat_comp") from None
+    # numpy's, torch's and zipfile's words for pickles, for other shapes, and for what is no such file
+    except (ValueError, TypeError, RuntimeError, IndexError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged or no file of GANSpace: {one_line(error)}") from None
-    if "lat_comp" not in arrays:
-        raise ValueError(f"{path} is no file of GANSpace: it has no lat_comp")
-    vectors = arrays["lat_comp"].flatten(1)
-    found: dict[str, Any] = {
-        "vectors": vectors,
-        "stdev": arrays.get("act_stdev"),
-        "explained_variance_ratio": arrays.get("var_ratio"),
-        "latent_stdev": arrays.get("lat_stdev"),
-    }
-    if "lat_mean" in arrays:
-        found["latent_centre"] = vectors @ arrays["lat_mean"].flatten()
-    if "act_comp" in arrays and "act_mean" in arrays:
-        found["components"] = arrays["act_comp"].squeeze(1)  # GANSpace's shapes have a batch of one in them
-        found["centre"] = (arrays["act_comp"].flatten(1) @ arrays["act_mean"].flatten())[None]
     return found
 
 
@@ -285,7 +290,10 @@ def _output(generator: Any, layer: str) -> Tensor:
     """What a layer makes of a fixed noise and the first class, (...)."""
     zero = torch.zeros(1, dtype=torch.int64, device=generator_device(generator))
     with evaluating(generator):
-        return layer_output(generator, layer, truncated_normal(0, zero, generator.z_dim, "probe"), zero, 1.0)[0]
+        output = layer_output(generator, layer, truncated_normal(0, zero, generator.z_dim, "probe"), zero, 1.0)[0]
+    if not output.isfinite().all():
+        raise ValueError(f"layer {layer!r} returns NaN or infinity: are the generator's weights finite?")
+    return output
 
 
 def _probe(generator: Any, layer: str) -> Tensor:
@@ -303,6 +311,7 @@ def _exact(
     generator: Any, layer: str, count: int, classes: list[int], truncation: float, batch_size: int
 ) -> Directions:
     device, size = generator_device(generator), generator.z_dim
+    probe = _probe(generator, layer)
 
     def output(z: Tensor, labels: Tensor) -> Tensor:
         return layer_output(generator, layer, z, labels, truncation)
@@ -313,9 +322,7 @@ def _exact(
     zero = torch.zeros_like(a)
     labels = torch.tensor([classes[0], classes[0], classes[-1], classes[-1]], device=device)
     outputs = output(torch.stack([a + b, b, a, zero]), labels)
-    shape, epsilon = outputs.shape[1:], torch.finfo(outputs.dtype).eps
-    if not outputs.isfinite().all():
-        raise ValueError(f"layer {layer!r} returns NaN or infinity: are the generator's weights finite?")
+    epsilon = torch.finfo(outputs.dtype).eps
     left, right = outputs.double().flatten(1).view(2, 2, -1).diff(dim=1)[:, 0]
     if not right.any():
         raise ValueError(f"layer {layer!r} does not depend on the noise")
@@ -333,8 +340,7 @@ def _exact(
     singular = squares.sqrt()
     # what the layer does not see has no component there: a zero one, which moves nothing
     seen = singular > 1e-7 * singular[0]
-    scale = torch.where(seen, 1 / singular.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
-    rows = (scale[:, None] * (vectors @ weight)).float()
+    rows = torch.where(seen[:, None], vectors @ weight / singular[:, None], 0.0).float()
     everyone = torch.arange(generator.num_classes, device=device)
     here = rows.to(device)
     centre = [
@@ -345,44 +351,41 @@ def _exact(
     return Directions(
         vectors=vectors,
         stdev=deviation * singular,
-        explained_variance_ratio=squares / weight.square().sum().clamp(min=torch.finfo(torch.float64).tiny),
+        explained_variance_ratio=squares / weight.square().sum(),
         latent_stdev=torch.full((count,), deviation),
-        components=rows.view(count, *shape),
+        components=rows.view(count, *outputs.shape[1:]),
         centre=torch.cat(centre),
         layer=layer,
-        probe=_probe(generator, layer),
+        probe=probe,
     )
 
 
+@dataclasses.dataclass
 class _Fit:
     """The passes of a sampled fit: what they have in common, and the sums that a checkpoint holds."""
 
-    def __init__(
-        self,
-        generator: Any,
-        layer: str,
-        count: int,
-        samples: int,
-        classes: list[int],
-        truncation: float,
-        seed: int,
-        batch_size: int,
-        checkpoint: str | os.PathLike[str] | None,
-    ) -> None:
-        self.generator, self.layer, self.count = generator, layer, count
-        self.truncation, self.seed = truncation, seed
-        self.device = generator_device(generator)
-        self.classes = torch.tensor(classes, device=self.device)
-        self.groups = math.ceil(samples / GROUP)
-        self.per_batch = max(1, batch_size // GROUP)
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
-        self.probe = _probe(generator, layer)
-        self.shape = self._samples(0, 1)[2].shape[1:]
+    generator: Any
+    layer: str
+    count: int
+    samples: int
+    classes: list[int]
+    truncation: float
+    seed: int
+    batch_size: int
+    checkpoint: str | os.PathLike[str] | None
+
+    def __post_init__(self) -> None:
+        self.device = generator_device(self.generator)
+        self.groups = math.ceil(self.samples / GROUP)
+        self.shape = _output(self.generator, self.layer).shape
         self.entries = math.prod(self.shape)
-        if count > self.entries:
-            raise ValueError(f"components must be at most the {self.entries} entries of {layer!r}, but got {count}")
+        if self.count > self.entries:
+            raise ValueError(
+                f"components must be at most the {self.entries} entries of {self.layer!r}, but got {self.count}"
+            )
         self.rounds = ROUNDS if self.entries > WIDE else 0
-        settings = [layer, count, self.groups, classes, truncation, seed, self.probe.tolist()]
+        self.probe = _probe(self.generator, self.layer)
+        settings = (self.layer, self.count, self.groups, self.classes, self.truncation, self.seed, self.probe.tolist())
         self.settings = json.dumps(settings)
 
     def _samples(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -390,11 +393,13 @@ class _Fit:
         groups = torch.arange(first, last, device=self.device)
         index = torch.arange(first * GROUP, last * GROUP, device=self.device)
         z = truncated_normal(self.seed, index, self.generator.z_dim, "directions") * self.truncation
-        labels = self.classes[groups % len(self.classes)].repeat_interleave(GROUP)
+        classes = torch.tensor(self.classes, device=self.device)
+        labels = classes[groups % len(classes)].repeat_interleave(GROUP)
         return z, labels, layer_output(self.generator, self.layer, z, labels, self.truncation).float()
 
     def run(self) -> Directions:
         done, state = self._resume()
+        per_batch = max(1, self.batch_size // GROUP)
         saved = time.monotonic()
         with progress(
             total=(self.rounds + 1) * self.groups * GROUP, initial=done * GROUP, description="directions", unit="noise"
@@ -403,8 +408,8 @@ class _Fit:
                 number, first = divmod(done, self.groups)
                 if first == 0:
                     state = self._start(number, state)
-                for at in range(first, self.groups, self.per_batch):
-                    last = min(at + self.per_batch, self.groups)
+                for at in range(first, self.groups, per_batch):
+                    last = min(at + per_batch, self.groups)
                     self._add(state, number, at, last)
                     done = number * self.groups + last
                     bar.update((last - at) * GROUP)
@@ -413,7 +418,7 @@ class _Fit:
                         saved = time.monotonic()
         found = self._finish(state)
         if self.checkpoint is not None:
-            self.checkpoint.unlink(missing_ok=True)
+            Path(self.checkpoint).unlink(missing_ok=True)
         return found
 
     def _start(self, number: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -456,8 +461,6 @@ class _Fit:
 
     def _finish(self, state: dict[str, Tensor]) -> Directions:
         freedom = self.groups * (GROUP - 1)
-        if not state["total"].isfinite():
-            raise ValueError(f"layer {self.layer!r} returns NaN or infinity: are the generator's weights finite?")
         variances, rotation = torch.linalg.eigh(state["gram"] / freedom)
         variances = variances.flip(0)[: self.count].clamp(min=0)
         rotation = rotation.flip(1)[:, : self.count]
@@ -491,9 +494,9 @@ class _Fit:
             save_file(tensors, temporary, {"settings": self.settings, "done": str(done)})
 
     def _resume(self) -> tuple[int, dict[str, Tensor]]:
-        if self.checkpoint is None or not self.checkpoint.exists():
+        if self.checkpoint is None or not Path(self.checkpoint).exists():
             return 0, {}
-        state, metadata = _read(self.checkpoint, str(self.device))
+        state, metadata = _read(Path(self.checkpoint), str(self.device))
         if metadata.get("settings") != self.settings:
             raise ValueError(f"checkpoint {self.checkpoint} is of another fit: give another file, or remove it")
         return int(metadata["done"]), state

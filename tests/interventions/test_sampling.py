@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from genaug.interventions.sampling import integers, normal, uniform
+from genaug.interventions.sampling import (
+    TRUNCATED_VARIANCE,
+    integers,
+    normal,
+    permutation,
+    truncated_normal,
+    uniform,
+)
 
 INDICES = torch.arange(20_000)
 # recorded from the first release
@@ -67,6 +74,35 @@ def test_normal_has_the_moments_of_a_standard_normal():
     assert draws.isfinite().all()
 
 
+@pytest.mark.parametrize("size", [1, 3, 8, 100])
+def test_truncated_draws_and_permutations_do_not_depend_on_the_batch(size):
+    pieces = INDICES[:500].split(size)
+    for draw, count in ((truncated_normal, 5), (permutation, 6)):
+        whole = draw(7, INDICES[:500], count, "noise")
+        assert torch.equal(whole, torch.cat([draw(7, piece, count, "noise") for piece in pieces]))
+
+
+def test_truncated_normal_is_a_normal_cut_at_two():
+    draws = truncated_normal(0, INDICES, 10, "n").double().flatten().sort().values
+    assert draws.abs().max() <= 2
+    # Kolmogorov-Smirnov against the distribution, as for the uniform draws
+    low, high = (torch.special.ndtr(torch.tensor(x, dtype=torch.float64)) for x in (-2.0, 2.0))
+    quantiles = (torch.special.ndtr(draws) - low) / (high - low)
+    distance = (quantiles - torch.linspace(0, 1, len(draws), dtype=torch.float64)).abs().max()
+    assert distance * math.sqrt(len(draws)) < 1.95
+    assert abs(draws.square().mean() - TRUNCATED_VARIANCE) < 5 * draws.square().std() / math.sqrt(len(draws))
+
+
+def test_permutations_are_permutations_and_every_order_is_as_likely():
+    orders = permutation(0, INDICES, 4, "p")
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(4).expand(len(INDICES), 4))
+    counts = torch.unique(orders, dim=0, return_counts=True)[1]
+    assert len(counts) == 24
+    expected = len(INDICES) / 24
+    # chi-square with 23 degrees of freedom exceeds 49.7 once in a thousand
+    assert ((counts - expected) ** 2 / expected).sum() < 49.7
+
+
 def test_integers_are_uniform():
     counts = torch.bincount(integers(0, INDICES, 10, "i"), minlength=10)
     assert len(counts) == 10
@@ -77,6 +113,12 @@ def test_integers_are_uniform():
 
 def test_zero_is_not_a_fixed_point():
     assert uniform(0, torch.tensor([0]), 1, "").item() not in (0.5 * 2**-52, 0.5)
+
+
+def test_draws_leave_the_indices_as_they_are():
+    indices = INDICES[:10].clone()
+    truncated_normal(0, indices, 3, "a")
+    assert torch.equal(indices, INDICES[:10])
 
 
 def test_a_known_draw_stays_what_it_was():
