@@ -53,7 +53,7 @@ app.add_typer(
 app.add_typer(
     assets,
     name="assets",
-    help="Weights: list them, find them, convert the original authors'.",
+    help="Weights: list, fetch, check, convert and publish them.",
     epilog="Example: genaug assets list",
 )
 
@@ -223,21 +223,58 @@ def reproduce_cgn_table2(
 @assets.command("list", epilog="Example: genaug assets list")
 def assets_list() -> None:
     """Name every asset: its size, its licence, where it is now, and what it is."""
-    from genaug.assets import ASSETS, AssetError, asset_path
-    from genaug.assets.store import EMBEDDED
+    from genaug.assets import ASSETS
+    from genaug.assets.store import EMBEDDED, where
 
     for row in ASSETS.values():
+        path = where(row.name)
+        if path is None:
+            place = "missing" if row.embedded else "to be fetched" if row.pinned else "to be supplied"
+        else:
+            place = "embedded" if path.parent == EMBEDDED else str(path)
+        size = row.size if path is None else path.stat().st_size
+        megabytes = "-" if size is None else f"{size / 1e6:.1f} MB"
+        typer.echo(f"{row.name:<25} {megabytes:>8}  {row.licence:<12}  {place:<14}  {row.what}")
+
+
+@assets.command("pull", epilog="Example: genaug assets pull vgg19")
+def assets_pull(name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")]) -> None:
+    """Fetch an asset now, check it, and print where its file is."""
+    from genaug.assets import asset_path, load_asset
+
+    load_asset(name)
+    typer.echo(asset_path(name))
+
+
+@assets.command("verify", epilog="Example: genaug assets verify cgn-colored-mnist")
+def assets_verify(
+    name: Annotated[str | None, typer.Argument(help="By default every asset that is on this machine.")] = None,
+) -> None:
+    """Compare files with their checksums, and their tensors with the network that they are for; nothing is fetched."""
+    from genaug.assets import ASSETS
+    from genaug.assets.registry import AssetError, UnavailableAssetError
+    from genaug.assets.store import verify
+
+    damaged = []
+    for asset in [name] if name else ASSETS:
         try:
-            path = asset_path(row.name)
-            size, where = f"{path.stat().st_size / 1e6:.1f} MB", str(path) if path.parent != EMBEDDED else "embedded"
-        except AssetError:
-            size, where = "-", "missing"
-        typer.echo(f"{row.name:<26} {size:>7}  {row.licence:<4} {where:<9} {row.what}")
+            path = verify(asset)
+        except AssetError as error:
+            if name:
+                raise
+            damaged.append(asset)
+            typer.echo(f"{asset:<25} DAMAGED  {error}")
+        else:
+            typer.echo(f"{asset:<25} {'not here' if path is None else f'whole    {path}'}")
+    if damaged:
+        raise UnavailableAssetError(
+            f"{len(damaged)} damaged: {', '.join(damaged)}; `genaug assets pull NAME` fetches one anew"
+        )
 
 
 @assets.command("path", epilog="Example: genaug assets path cgn-colored-mnist")
 def assets_path(name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")]) -> None:
-    """Print where an asset's file is."""
+    """Print where an asset's file is; it is fetched if it has to be."""
     from genaug.assets import asset_path
 
     typer.echo(asset_path(name))
@@ -245,7 +282,7 @@ def assets_path(name: Annotated[str, typer.Argument(help="A name from `genaug as
 
 @assets.command("convert", epilog="Example: genaug assets convert colored_mnist_ckp.pth colored.safetensors")
 def assets_convert(
-    source: Annotated[Path, typer.Argument(help="The original authors' checkpoint, a .pth file.")],
+    source: Annotated[Path, typer.Argument(help="The authors' checkpoint: .pth, .bin or .safetensors.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     kind: Annotated[str | None, typer.Option(help="Which network it is; by default found out.")] = None,
 ) -> None:
@@ -253,6 +290,19 @@ def assets_convert(
     from genaug.assets.convert import convert
 
     typer.echo(convert(source, target, kind))
+
+
+@assets.command("publish", epilog="Example: genaug assets publish cgn-colored-mnist me/cgn-colored-mnist --dry-run")
+def assets_publish(
+    name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub; made if it is new.")],
+    out: Annotated[Path, typer.Option(help="Where the weights and their card are put together.")] = Path("publish"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder and upload nothing.")] = False,
+) -> None:
+    """Upload an asset to the Hub as safetensors with a model card, and print the lines that pin it."""
+    from genaug.assets.publish import publish
+
+    typer.echo(publish(name, repo, folder=out / name, dry_run=dry_run))
 
 
 def _need_mnist(root: Path, download: bool | None = None) -> None:
@@ -282,8 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a failure, 2 for misuse, 130 if interrupted.
     """
-    from genaug.assets import AssetError
-    from genaug.assets.store import InstallationError
+    from genaug.assets.registry import AssetError, UnavailableAssetError
 
     try:
         code = app(arguments, prog_name="genaug", standalone_mode=False) or 0
@@ -293,10 +342,12 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, _UsageError):
             message, code = error.format_message(), 2  # type: ignore[attr-defined]
-        elif isinstance(error, (*_MISUSE, AssetError)) and not isinstance(error, InstallationError):
+        elif isinstance(error, (*_MISUSE, AssetError)) and not isinstance(error, UnavailableAssetError):
             message, code = str(error), 2
         else:
-            message, code = f"{type(error).__name__}: {error}", 1
+            message, code = str(error), 1
+            if not isinstance(error, UnavailableAssetError):
+                message = f"{type(error).__name__}: {message}"
         if os.environ.get("GENAUG_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
     if message:  # there is none where a missing command has already shown the help

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,11 @@ COMMANDS = [
     "reproduce cgn-table2",
     "assets",
     "assets list",
+    "assets pull",
+    "assets verify",
     "assets path",
     "assets convert",
+    "assets publish",
 ]
 
 
@@ -104,6 +108,11 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("sample cgn-colred-mnist --out sheet.png", "did you mean 'cgn-colored-mnist'"),
         ("sample gone.safetensors --out sheet.png", "no such file: gone.safetensors"),
         ("assets path cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
+        ("assets pull cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
+        ("assets verify cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
+        ("assets publish cgn-colred-mnist me/x", "did you mean 'cgn-colored-mnist'"),
+        ("assets publish cgn-digits a/b/c", "repository must be OWNER/NAME or NAME, got 'a/b/c'"),
+        ("assets publish biggan-deep-128 me/x", "no checksum on record"),
         ("assets convert gone.pth target.safetensors", "no such file: gone.pth"),
         ("assets convert gone.pth target.pt", "the target must end in .safetensors, got 'target.pt'"),
         ("demo --digits mnist", "genaug: no MNIST in 'data': pass --root DIR, a folder that holds MNIST/raw\n"),
@@ -249,6 +258,42 @@ def test_assets_list_says_what_is_here(
     row = next(line for line in run(capsys, "assets", "list")[1].splitlines() if line.startswith("cgn-digits "))
     assert str(tmp_path / "cgn-digits.safetensors") in row
     assert run(capsys, "assets", "path", "cgn-digits")[:2] == (0, f"{tmp_path / 'cgn-digits.safetensors'}\n")
+
+
+def test_assets_publish_dry_run_writes_weights_and_card(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "assets", "publish", "cgn-digits", "digits", "--dry-run")
+    assert (code, out) == (0, "publish/cgn-digits\n")
+    card = (tmp_path / "publish" / "cgn-digits" / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\nlibrary_name: genaug\n")
+    for part in ("trained by", "data", "settings", "measured", "licence", "genaug/digits cgn-digits.safetensors"):
+        assert part in card
+    example = card.split("```python\n")[1].split("```")[0]
+    script = example.replace("cgn-digits.safetensors", "publish/cgn-digits/cgn-digits.safetensors")
+    exec(script, names := {})
+    assert names["image"].shape == (3, 32, 32)
+
+
+def test_what_has_no_known_licence_is_not_published(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, _ = load_asset("cgn-digits")
+    save_asset(tmp_path / "theirs.safetensors", state, "cgn-mnist")
+    monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
+    monkeypatch.setitem(ASSETS, "theirs", replace(ASSETS["cgn-digits"], name="theirs", licence="unknown"))
+    assert "its licence is unknown" in refused(capsys, "assets", "publish", "theirs", "me/theirs", "--dry-run")
+
+
+def test_assets_verify_names_the_damaged(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(capsys, "assets", "verify")[0] == 0
+    path = save_asset(tmp_path / "cgn-digits.safetensors", load_asset("cgn-digits")[0], "cgn-mnist")
+    path.write_bytes(path.read_bytes()[:-1])
+    monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
+    code, out, err = run(capsys, "assets", "verify")
+    assert code == 1
+    assert f"DAMAGED  {path} cannot be read" in out
+    assert "1 damaged: cgn-digits" in err
 
 
 def test_assets_convert_writes_what_load_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
-from genaug.assets.layouts import LAYOUTS, check_layout
-from genaug.assets.registry import AssetError
-from genaug.assets.store import check_kind, check_target, save_asset, sha256
+from genaug.assets.formats import SUFFIX, read_checkpoint, read_safetensors
+from genaug.assets.hub import sha256
+from genaug.assets.layouts import canonical, check_layout, shapes_of
+from genaug.assets.registry import ASSETS, AssetError
+from genaug.assets.store import check_kind, check_target, save_asset
 
 # by SHA-256, what the authors released under which licence; a file of anybody else's has a licence that we do not know
 _LICENCES = {
@@ -18,10 +19,12 @@ _LICENCES = {
 
 
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind: str | None = None) -> Path:
-    """Turns an authors' PyTorch checkpoint into a safetensors file that `load_asset` reads.
+    """Turns an authors' checkpoint into a safetensors file that `load_asset` reads.
 
     Args:
-        source: their `.pth`: a state dict. Files that need code to be run to be read are refused.
+        source: their `.pth`, `.bin` or `.safetensors`: a state dict. Files that need code to be run to be read are
+            refused. A BigGAN's `config.json` is read where it lies beside; without it, the configuration is that of
+            the released BigGAN-deep (128, 256 or 512 pixels) whose layers these are.
         target: where to write, ends in `.safetensors`. Its metadata keep the source's name and SHA-256, and the licence
             of a checkpoint that the authors released.
         kind: which network it should be, a key of `genaug.assets.layouts.LAYOUTS`; None finds out by the names.
@@ -34,32 +37,38 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
         ValueError: unknown kind, or a target with another suffix.
         OSError: the target's folder cannot be written.
     """
-    import torch
-
     source, target = Path(source), Path(target)
     check_target(target)
     if kind is not None:
         check_kind(kind)
     if not source.is_file():
         raise AssetError(f"no such file: {source}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickles; what matters is whether they can be read
-            state = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
-        if "unsupported global" in str(error).lower():
-            raise AssetError(
-                f"{source} is refused: it holds more than tensors, and reading it would run code that it carries"
-            ) from error
-        raise AssetError(
-            f"{source} cannot be read as a PyTorch checkpoint: it is truncated, damaged or none"
-        ) from error
-    if not isinstance(state, dict):
-        raise AssetError(f"{source} is no state dict: expected tensors by name, but got {type(state).__name__}")
-    if kind is None:
-        kind = max(LAYOUTS, key=lambda known: len(LAYOUTS[known].keys() & state.keys()))
-    check_layout(state, kind, str(source))
-    origin = {"source": source.name, "source_sha256": sha256(source)}
-    if licence := _LICENCES.get(origin["source_sha256"]):
-        origin["licence"] = licence
-    return save_asset(target, state, kind, **origin)
+    stored = read_safetensors(source)[0] if source.suffix == SUFFIX else read_checkpoint(source)
+    state, kind, config = canonical(stored, str(source), kind)
+    if config is not None:
+        config = _config_beside(source) or config
+    check_layout(state, kind, str(source), config)
+    metadata = {"source": source.name, "source_sha256": sha256(source)}
+    if licence := _licence(metadata["source_sha256"]):
+        metadata["licence"] = licence
+    if config is not None:
+        metadata["config"] = config
+    return save_asset(target, state, kind, **metadata)
+
+
+def _licence(digest: str) -> str | None:
+    """Of a file that somebody released; a file of anybody else's has a licence that we do not know."""
+    known = {row.sha256: row.licence for row in ASSETS.values() if row.sha256 is not None}
+    return _LICENCES.get(digest) or next((known[start] for start in known if digest.startswith(start)), None)
+
+
+def _config_beside(source: Path) -> str | None:
+    """The JSON that lies with a released BigGAN: `config.json`, or `X-config.json` beside `X-pytorch_model.bin`."""
+    for name in (source.name.replace("pytorch_model.bin", "config.json"), "config.json"):
+        if name != source.name and (path := source.with_name(name)).is_file():
+            try:
+                shapes_of("biggan-deep", text := path.read_text())
+            except (AssetError, UnicodeDecodeError) as error:
+                raise AssetError(f"{path}: {error}") from None
+            return text
+    return None

@@ -1,25 +1,35 @@
-"""The tensors that each kind of network is made of, so that a wrong file is named before a model is built from it."""
+"""The tensors that each kind of network is made of, so that a wrong file is named before a model is built from it.
+
+Names and shapes are those of the original authors' checkpoints, less what no output depends on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from genaug.assets.registry import AssetError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Shapes = dict[str, tuple[int, ...]]
+
 _SHOWN = 3  # how many wrong tensors a message names
 
 
-def _batch_norm(prefix: str, channels: int) -> dict[str, tuple[int, ...]]:
+def _batch_norm(prefix: str, channels: int) -> Shapes:
     return {f"{prefix}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
 
 
-def _cgn_mnist() -> dict[str, tuple[int, ...]]:
+def _convolution(prefix: str, out: int, channels: int, size: int = 3) -> Shapes:
+    return {f"{prefix}.weight": (out, channels, size, size), f"{prefix}.bias": (out,)}
+
+
+def _cgn_mnist(_: Mapping[str, Any]) -> Shapes:
     """The authors' 32 noise entries beside a 10-wide class embedding, and their numbering of the layers."""
-    shapes: dict[str, tuple[int, ...]] = {
+    shapes: Shapes = {
         "label_emb.weight": (10, 10),
         "f_shape.0.weight": (4096, 42),
         "f_shape.0.bias": (4096,),
@@ -36,17 +46,232 @@ def _cgn_mnist() -> dict[str, tuple[int, ...]]:
             **_batch_norm(f"{texture}.4", 64),
             f"{texture}.7.weight": (32, 64, 3, 3),
             **_batch_norm(f"{texture}.8", 32),
-            f"{texture}.10.weight": (3, 32, 3, 3),
-            f"{texture}.10.bias": (3,),
+            **_convolution(f"{texture}.10", 3, 32),
             **_batch_norm(f"{texture}.11", 3),
         }
     return shapes
 
 
-LAYOUTS = {"cgn-mnist": _cgn_mnist()}
+# (upsamples, channels in, channels out), in multiples of the width; by image size. The rest is common to all three.
+_TO_128 = [
+    (False, 16, 16),
+    (True, 16, 16),
+    (False, 16, 16),
+    (True, 16, 8),
+    (False, 8, 8),
+    (True, 8, 4),
+    (False, 4, 4),
+    (True, 4, 2),
+    (False, 2, 2),
+    (True, 2, 1),
+]
+_TO_256 = [*_TO_128[:5], (True, 8, 8), (False, 8, 8), (True, 8, 4), *_TO_128[6:]]
+_LAYERS = {128: _TO_128, 256: _TO_256, 512: [*_TO_256, (False, 1, 1), (True, 1, 1)]}
+BIGGAN_CONFIGS: dict[int, dict[str, Any]] = {
+    size: {
+        "output_dim": size,
+        "z_dim": 128,
+        "class_embed_dim": 128,
+        "channel_width": 128,
+        "num_classes": 1000,
+        "layers": layers,
+        "attention_layer_position": 8,
+        "eps": 1e-4,
+        "n_stats": 51,
+    }
+    for size, layers in _LAYERS.items()
+}
 
 
-def check_layout(state: Mapping[str, Tensor], kind: str, file: str) -> None:
+def _normalised(prefix: str, shape: tuple[int, ...], bias: bool = True) -> Shapes:
+    """A spectrally normed layer: the weight before the division, and the two vectors that give the norm."""
+    columns = 1
+    for size in shape[1:]:
+        columns *= size
+    shapes: Shapes = {
+        f"{prefix}.weight_orig": shape,
+        f"{prefix}.weight_u": (shape[0],),
+        f"{prefix}.weight_v": (columns,),
+    }
+    return shapes | ({f"{prefix}.bias": (shape[0],)} if bias else {})
+
+
+def _biggan_deep(config: Mapping[str, Any]) -> Shapes:
+    """As pytorch-pretrained-biggan names them, for a configuration of that package."""
+    z_dim, width, stats = config["z_dim"], config["channel_width"], config["n_stats"]
+    shapes: Shapes = {"embeddings.weight": (z_dim, config["num_classes"])}
+    shapes |= _normalised("generator.gen_z", (4 * 4 * 16 * width, 2 * z_dim))
+    position = 0
+    for block, (_, before, after) in enumerate(config["layers"]):
+        if block == config["attention_layer_position"]:
+            prefix, channels = f"generator.layers.{position}", width * before
+            shapes[f"{prefix}.gamma"] = (1,)
+            for name, out, into in (
+                ("theta", channels // 8, channels),
+                ("phi", channels // 8, channels),
+                ("g", channels // 2, channels),
+                ("o_conv", channels, channels // 2),
+            ):
+                shapes |= _normalised(f"{prefix}.snconv1x1_{name}", (out, into, 1, 1), bias=False)
+            position += 1
+        prefix, before, after = f"generator.layers.{position}", width * before, width * after
+        middle = before // 4
+        for i, (channels, out, size) in enumerate(
+            ((before, middle, 1), (middle, middle, 3), (middle, middle, 3), (middle, after, 1))
+        ):
+            shapes |= {f"{prefix}.bn_{i}.running_{part}": (stats, channels) for part in ("means", "vars")}
+            for part in ("scale", "offset"):
+                shapes |= _normalised(f"{prefix}.bn_{i}.{part}", (channels, 2 * z_dim), bias=False)
+            shapes |= _normalised(f"{prefix}.conv_{i}", (out, channels, size, size))
+        position += 1
+    shapes |= {f"generator.bn.running_{part}": (stats, width) for part in ("means", "vars")}
+    shapes |= {f"generator.bn.{part}": (width,) for part in ("weight", "bias")}
+    return shapes | _normalised("generator.conv_to_rgb", (width, width, 3, 3))
+
+
+def _u2net(_: Mapping[str, Any]) -> Shapes:
+    """U2-Net, table of its paper's figure 5: six nested encoders, five nested decoders, six side outputs and one."""
+    shapes: Shapes = {}
+
+    def unit(prefix: str, out: int, channels: int) -> None:
+        shapes.update(_convolution(f"{prefix}.conv_s1", out, channels))
+        shapes.update(_batch_norm(f"{prefix}.bn_s1", out))
+
+    for stage, depth, channels, middle, out in (
+        ("stage1", 7, 3, 32, 64),
+        ("stage2", 6, 64, 32, 128),
+        ("stage3", 5, 128, 64, 256),
+        ("stage4", 4, 256, 128, 512),
+        ("stage5", 4, 512, 256, 512),
+        ("stage6", 4, 512, 256, 512),
+        ("stage5d", 4, 1024, 256, 512),
+        ("stage4d", 4, 1024, 128, 256),
+        ("stage3d", 5, 512, 64, 128),
+        ("stage2d", 6, 256, 32, 64),
+        ("stage1d", 7, 128, 16, 64),
+    ):
+        unit(f"{stage}.rebnconvin", out, channels)
+        unit(f"{stage}.rebnconv1", middle, out)
+        for i in range(2, depth + 1):
+            unit(f"{stage}.rebnconv{i}", middle, middle)
+        for i in range(depth - 1, 1, -1):
+            unit(f"{stage}.rebnconv{i}d", middle, 2 * middle)
+        unit(f"{stage}.rebnconv1d", out, 2 * middle)
+    for i, channels in enumerate((64, 64, 128, 256, 512, 512), start=1):
+        shapes |= _convolution(f"side{i}", 1, channels)
+    return shapes | _convolution("outconv", 1, 6, 1)
+
+
+def _cgn_imagenet(config: Mapping[str, Any]) -> Shapes:
+    """Three BigGAN and the saliency network that cuts the mask."""
+    shapes: Shapes = {f"u2net.{name}": shape for name, shape in _u2net({}).items()}
+    for mechanism in ("f_shape", "f_text", "f_bg"):
+        shapes |= {f"{mechanism}.{name}": shape for name, shape in _biggan_deep(config).items()}
+    return shapes
+
+
+def _vgg(*blocks: int) -> Callable[[Mapping[str, Any]], Shapes]:
+    """The convolutions of a VGG of so many a block, as torchvision numbers them; its classifier is not kept."""
+
+    def layout(_: Mapping[str, Any]) -> Shapes:
+        shapes: Shapes = {}
+        place, channels = 0, 3
+        for block, out in zip(blocks, (64, 128, 256, 512, 512), strict=True):
+            for _ in range(block):
+                shapes |= _convolution(f"features.{place}", out, channels)
+                place, channels = place + 2, out
+            place += 1
+        return shapes
+
+    return layout
+
+
+def _adain_decoder(_: Mapping[str, Any]) -> Shapes:
+    places = (1, 5, 8, 11, 14, 18, 21, 25, 28)
+    widths = (512, 256, 256, 256, 256, 128, 128, 64, 64, 3)
+    return {
+        name: shape
+        for place, channels, out in zip(places, widths[:-1], widths[1:], strict=True)
+        for name, shape in _convolution(str(place), out, channels).items()
+    }
+
+
+LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Shapes]] = {
+    "cgn-mnist": _cgn_mnist,
+    "biggan-deep": _biggan_deep,
+    "cgn-imagenet": _cgn_imagenet,
+    "u2net": _u2net,
+    "vgg16": _vgg(2, 2, 3, 3, 3),
+    "vgg19": _vgg(2, 2, 4, 4, 4),
+    "adain-decoder": _adain_decoder,
+}
+_CONFIGURED = ("biggan-deep", "cgn-imagenet")
+# how names begin that a published checkpoint may have and we do not keep: torchvision's and timm's classifiers of VGG
+_SURPLUS = {"cgn-imagenet": ("biggan_GT.",)} | dict.fromkeys(
+    ("vgg16", "vgg19"), ("classifier.", "pre_logits.", "head.")
+)
+
+
+def shapes_of(kind: str, config: str | None = None) -> Shapes:
+    """The tensors of a network: name to shape.
+
+    Args:
+        kind: a key of `LAYOUTS`.
+        config: the network's configuration in JSON, for kinds that have one: BigGAN-deep's, of which that for 256
+            pixels is the default.
+
+    Raises:
+        AssetError: the configuration is none of this kind.
+    """
+    if config is None or kind not in _CONFIGURED:
+        return LAYOUTS[kind](BIGGAN_CONFIGS[256])
+    try:
+        return LAYOUTS[kind](json.loads(config))
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise AssetError(f"no configuration of a {kind} network ({type(error).__name__}: {error!s:.80})") from None
+
+
+def canonical(state: Mapping[str, Any], file: str, kind: str | None = None) -> tuple[dict[str, Any], str, str | None]:
+    """A checkpoint as its authors store it, with the names of `shapes_of` and without what no image depends on.
+
+    That is: no `module.` before the names (of data-parallel training), no weights that spectral norm derives from
+    others, no copy of the frozen BigGAN that supervised the training of CGN, no classifier of a VGG.
+
+    Args:
+        state: tensors by name.
+        file: what a message calls it.
+        kind: a key of `LAYOUTS`; None takes the one whose names are most like these.
+
+    Returns:
+        The state, its kind, and in JSON the configuration of the released network whose names are most like these,
+        None for kinds that have none.
+
+    Raises:
+        AssetError: something else than tensors by name; or kind is None, and the names are not half like any kind's.
+    """
+    _check_tensors(state, file)
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    candidates: list[tuple[str, str | None]] = []
+    for known in LAYOUTS if kind is None else [kind]:
+        sizes = {"biggan-deep": BIGGAN_CONFIGS, "cgn-imagenet": [256]}.get(known, [])
+        candidates += [(known, json.dumps(BIGGAN_CONFIGS[size])) for size in sizes] or [(known, None)]
+
+    def likeness(candidate: tuple[str, str | None]) -> float:
+        names = shapes_of(*candidate).keys()
+        return len(names & state.keys()) / len(names | state.keys())
+
+    found, config = max(candidates, key=likeness)
+    if kind is None and likeness((found, config)) < 0.5:
+        raise AssetError(f"{file} is of none of the kinds {', '.join(LAYOUTS)}: it has {_few('tensors', list(state))}")
+    surplus = _SURPLUS.get(found, ())
+    kept = {
+        name: value for name, value in state.items() if not name.startswith(surplus) and f"{name}_orig" not in state
+    }
+    return kept, found, config
+
+
+def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str | None = None) -> None:
     """Checks that `state` is the state dict of a network of this kind, with finite floating-point values.
 
     Batch norm's `num_batches_tracked`, which no output depends on, may be there or not.
@@ -54,14 +279,8 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str) -> None:
     Raises:
         AssetError: it is not; the message names the file and the first few tensors that are wrong.
     """
-    import torch
-
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise AssetError(
-                f"{file} is no state dict: expected tensors by name, but got {type(value).__name__} under {name!r:.80}"
-            )
-    expected = LAYOUTS[kind]
+    _check_tensors(state, file)
+    expected = shapes_of(kind, config)
     found = {name for name in state if not name.endswith("num_batches_tracked")}
     complaints = []
     if missing := [name for name in expected if name not in found]:
@@ -79,6 +298,16 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str) -> None:
         raise AssetError(f"{file} is no {kind} checkpoint: {'; '.join(complaints)}")
     if bad := [name for name in expected if not _sound(state[name])]:
         raise AssetError(f"{file} is damaged: {_few('no finite floating-point numbers in', bad)}")
+
+
+def _check_tensors(state: Mapping[Any, Any], file: str) -> None:
+    import torch
+
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise AssetError(
+                f"{file} is no state dict: expected tensors by name, but got {type(value).__name__} under {name!r:.80}"
+            )
 
 
 def _sound(tensor: Tensor) -> bool:

@@ -12,30 +12,43 @@ class AssetError(RuntimeError):
     """An asset that cannot be had or is not what it should be; the message says which, where it was sought, and why."""
 
 
+class UnavailableAssetError(AssetError):
+    """The same where the caller is not at fault: the network fails, or a file of ours is missing or damaged."""
+
+
+# where the project publishes its own weights: the owner of the repositories that `publish` is given without one
+NAMESPACE = "genaug"
+
+
 @dataclass(frozen=True)
 class Asset:
-    """One row of the table.
+    """One row of the table: an asset that ships with the package, lies on the network, or has no known home yet.
+
+    The store fetches a file only where it can tell that it is the right one: it wants a checksum, and either a
+    repository with a revision or a URL. Any other row tells its user how to supply the file.
 
     Attributes:
         name: what users call it.
         file: the file's name where it is kept.
         kind: which network the weights are for; a key of `genaug.assets.layouts.LAYOUTS`.
-        sha256: of the file, in hexadecimal.
-        size: of the file, in bytes.
-        licence: SPDX identifier of the weights' licence.
+        sha256: of the file, in hexadecimal; fewer than 64 digits where its publisher names no more; None if not known.
+        size: of the file, in bytes; None if not known.
+        licence: SPDX identifier of the weights' licence, or "unknown".
         what: one line for a reader who chooses.
         paper: where the method is described.
         source: how the weights came about: a command of this project, or whose release.
-        figures: what they measured, with the number of runs.
-        repository: the Hub repository, or None for weights that ship with the package.
-        revision: the pinned commit of that repository.
+        figures: what they measured here, with the number of runs, or "not run".
+        repository: the Hub repository; None for weights that ship with the package or are not on the Hub.
+        revision: the pinned commit of that repository; None if not known.
+        url: the file where it is not on the Hub: fetched if there is a checksum, otherwise named to the user.
+        embedded: whether it ships with the package.
     """
 
     name: str
     file: str
     kind: str
-    sha256: str
-    size: int
+    sha256: str | None
+    size: int | None
     licence: str
     what: str
     paper: str
@@ -43,9 +56,26 @@ class Asset:
     figures: str
     repository: str | None = None
     revision: str | None = None
+    url: str | None = None
+    embedded: bool = False
+
+    @property
+    def home(self) -> str | None:
+        """Where the file is, as a URL for people; None if that is not known."""
+        if self.repository is None:
+            return self.url
+        return f"https://huggingface.co/{self.repository}/resolve/{self.revision or 'main'}/{self.file}"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the network can be asked for the file, since it can be told from any other."""
+        return self.sha256 is not None and (self.url if self.repository is None else self.revision) is not None
 
 
 _CGN = "Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 4.1"
+_BIGGAN = "Brock et al., Large Scale GAN Training for High Fidelity Natural Image Synthesis, ICLR 2019"
+_BUCKET = "https://s3.amazonaws.com/models.huggingface.co/biggan"
+_VGG = "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015"
 
 _ROWS = (
     Asset(
@@ -59,6 +89,7 @@ _ROWS = (
         paper=_CGN,
         source="genaug train cgn-mnist --variant colored",
         figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 93.8% (n=1, bfloat16, cpu)",
+        embedded=True,
     ),
     Asset(
         name="cgn-double-colored-mnist",
@@ -71,6 +102,7 @@ _ROWS = (
         paper=_CGN,
         source="genaug train cgn-mnist --variant double-colored",
         figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 85.1% (n=1, bfloat16, cpu)",
+        embedded=True,
     ),
     Asset(
         name="cgn-wildlife-mnist",
@@ -83,6 +115,7 @@ _ROWS = (
         paper=_CGN,
         source="genaug train cgn-mnist --variant wildlife",
         figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 85.1% (n=1, bfloat16, cpu)",
+        embedded=True,
     ),
     Asset(
         name="cgn-digits",
@@ -95,6 +128,111 @@ _ROWS = (
         paper=_CGN,
         source="genaug train cgn-mnist --variant digits",
         figures="not run",
+        embedded=True,
+    ),
+    Asset(
+        name="biggan-deep-128",
+        file="pytorch_model.bin",
+        kind="biggan-deep",
+        sha256=None,
+        size=None,
+        licence="unknown",
+        what="ImageNet at 128 pixels, 1,000 classes",
+        paper=_BIGGAN,
+        source="DeepMind's release, converted by pytorch-pretrained-biggan",
+        figures="not run",
+        repository="osanseviero/BigGAN-deep-128",
+    ),
+    Asset(
+        name="biggan-deep-256",
+        file="biggan-deep-256-pytorch_model.bin",
+        kind="biggan-deep",
+        sha256=None,
+        size=None,
+        licence="unknown",
+        what="ImageNet at 256 pixels, 1,000 classes",
+        paper=_BIGGAN,
+        source="DeepMind's release, converted by pytorch-pretrained-biggan",
+        figures="not run",
+        url=f"{_BUCKET}/biggan-deep-256-pytorch_model.bin",
+    ),
+    Asset(
+        name="biggan-deep-512",
+        file="biggan-deep-512-pytorch_model.bin",
+        kind="biggan-deep",
+        sha256=None,
+        size=None,
+        licence="unknown",
+        what="ImageNet at 512 pixels, 1,000 classes",
+        paper=_BIGGAN,
+        source="DeepMind's release, converted by pytorch-pretrained-biggan",
+        figures="not run",
+        url=f"{_BUCKET}/biggan-deep-512-pytorch_model.bin",
+    ),
+    Asset(
+        name="cgn-imagenet-256",
+        file="cgn.pth",
+        kind="cgn-imagenet",
+        sha256=None,
+        size=None,
+        licence="MIT",
+        what="counterfactual ImageNet at 256 pixels: shape, texture and background of three classes",
+        paper="Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 3",
+        source="the CGN authors' release (cgn.pth, on a file-sharing site that their repository links to)",
+        figures="not run",
+    ),
+    Asset(
+        name="u2net",
+        file="pytorch_model.bin",
+        kind="u2net",
+        sha256=None,
+        size=None,
+        licence="Apache-2.0",
+        what="saliency: which pixels are the object",
+        paper="Qin et al., U2-Net, Pattern Recognition 2020",
+        source="the U2-Net authors' release",
+        figures="not run",
+        repository="netradrishti/u2net-saliency",
+    ),
+    # torchvision names its files by the first eight digits of their checksum, and publishes no more
+    Asset(
+        name="vgg16",
+        file="vgg16-397923af.pth",
+        kind="vgg16",
+        sha256="397923af",
+        size=None,
+        licence="BSD-3-Clause",
+        what="features for style and perceptual losses, of ImageNet",
+        paper=_VGG,
+        source="torchvision, VGG16_Weights.IMAGENET1K_V1; timm/vgg16.tv_in1k on the Hub has the same weights",
+        figures="not run",
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+    ),
+    Asset(
+        name="vgg19",
+        file="vgg19-dcbb9e9d.pth",
+        kind="vgg19",
+        sha256="dcbb9e9d",
+        size=None,
+        licence="BSD-3-Clause",
+        what="features for style transfer, of ImageNet",
+        paper=_VGG,
+        source="torchvision, VGG19_Weights.IMAGENET1K_V1; timm/vgg19.tv_in1k on the Hub has the same weights",
+        figures="not run",
+        url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+    ),
+    Asset(
+        name="adain-decoder",
+        file="decoder.pth",
+        kind="adain-decoder",
+        sha256=None,
+        size=None,
+        licence="MIT",
+        what="style transfer in one pass: features back to an image",
+        paper="Huang and Belongie, Arbitrary Style Transfer in Real-time, ICCV 2017",
+        source="naoto0804/pytorch-AdaIN, release v0.0.0",
+        figures="not run",
+        url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth",
     ),
 )
 

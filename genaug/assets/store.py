@@ -1,17 +1,18 @@
-"""From a name or a path to weights: sought on this machine in a fixed order, checked, never unpickled."""
+"""From a name or a path to weights: sought in a fixed order, checked, never unpickled."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaug.arguments import check_choice, near
-from genaug.assets.layouts import LAYOUTS, check_layout
-from genaug.assets.registry import ASSETS, AssetError
-from genaug.files import atomic_path, one_line
+from genaug.assets.formats import DIGEST, SUFFIX, digest, read_checkpoint, read_safetensors
+from genaug.assets.hub import cached, fetch, sha256
+from genaug.assets.layouts import LAYOUTS, canonical, check_layout
+from genaug.assets.registry import ASSETS, Asset, AssetError, UnavailableAssetError
+from genaug.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,59 +21,89 @@ EMBEDDED = Path(__file__).parent / "embedded"
 FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
 
 
-class InstallationError(AssetError):
-    """A file that ships with the package is missing, or is not the one on record: no fault of the caller's."""
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
     """Finds the file behind a name.
 
     Sought in this order: a path as given (anything with a folder or a suffix in it is one), `NAME.safetensors` in the
-    folder that the environment variable `GENAUG_ASSETS` names, the weights that ship with the package. The
-    package's own are checked against their SHA-256; a file of the user's is taken as it is.
+    folder that the environment variable `GENAUG_ASSETS` names, the weights that ship with the package, the Hub's cache,
+    the Hub. Files of the registry are checked against their SHA-256 at every call; a file of the user's is taken as it
+    is.
 
     Raises:
-        AssetError: there is no such name or file.
-        InstallationError: an AssetError too; the shipped file is missing, or not the one on record.
+        AssetError: there is no such name or file, or it cannot be fetched; the message names each way to provide it.
+        UnavailableAssetError: an AssetError too; the shipped file is missing or another, or the network fails.
         TypeError: `name_or_path` is neither a string nor a path.
     """
+    path, row = _own(name_or_path)
+    if path is not None:
+        return path
+    assert row is not None
+    return _embedded(row) if row.embedded else fetch(row)
+
+
+def where(name: str) -> Path | None:
+    """The file behind a name of the registry if it is on this machine; nothing is fetched, nothing compared."""
+    path, row = _own(name)
+    if path is not None or row is None:
+        return path
+    if row.embedded:
+        return path if (path := EMBEDDED / row.file).is_file() else None
+    return cached(row)
+
+
+def verify(name: str) -> Path | None:
+    """Checks the file behind a name of the registry if it is on this machine; nothing is fetched.
+
+    Returns:
+        The file, or None if it is not here.
+
+    Raises:
+        AssetError: it is not the file on record, or no weights of its kind.
+    """
+    path = where(name)
+    if path is None:
+        return None
+    row = ASSETS[name]
+    ours = EMBEDDED / row.file if row.embedded else cached(row)
+    if path == ours and not (found := sha256(path)).startswith(str(row.sha256)):
+        raise UnavailableAssetError(
+            f"{path} is not the file on record (sha256 {found[:12]}..., not {str(row.sha256)[:12]}...)"
+        )
+    _read(path, row)
+    return path
+
+
+def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | None]:
+    """The user's own file, or else the row of the registry."""
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"an asset is a name or a path, got {type(name_or_path).__name__}")
     path = Path(name_or_path)
     if isinstance(name_or_path, os.PathLike) or path.suffix or len(path.parts) > 1:
         if not path.is_file():
             raise AssetError(f"no such file: {path}")
-        return path
-
+        return path, None
     name = str(name_or_path)
     if override := os.environ.get("GENAUG_ASSETS"):
         if not Path(override).is_dir():
             raise AssetError(f"GENAUG_ASSETS is {override!r}, which is no folder")
-        if (path := Path(override, f"{name}.safetensors")).is_file():
-            return path
-
+        if (path := Path(override, f"{name}{SUFFIX}")).is_file():
+            return path, ASSETS.get(name)
     if name not in ASSETS:
         hint = near(name, ASSETS) or f"; known: {', '.join(ASSETS)}"
         raise AssetError(f"no asset is called {name!r}{hint}")
-    row = ASSETS[name]
+    return None, ASSETS[name]
+
+
+def _embedded(row: Asset) -> Path:
     path = EMBEDDED / row.file
     if not path.is_file():
-        raise InstallationError(
-            f"{name}: {row.file} is not in this installation; reinstall genaug, or put {name}.safetensors into a "
-            "folder and name that folder in GENAUG_ASSETS"
+        raise UnavailableAssetError(
+            f"{row.name}: {row.file} is not in this installation; reinstall genaug, or put {row.name}.safetensors into "
+            "a folder and name that folder in GENAUG_ASSETS"
         )
     if (found := sha256(path)) != row.sha256:
-        raise InstallationError(
-            f"{name}: {row.file} is not the file on record (sha256 {found[:12]}..., not {row.sha256[:12]}...)"
+        raise UnavailableAssetError(
+            f"{row.name}: {row.file} is not the file on record (sha256 {found[:12]}..., not {str(row.sha256)[:12]}...)"
         )
     return path
 
@@ -81,30 +112,33 @@ def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
     """Loads weights by name or from a `.safetensors` file; where they are sought, see `asset_path`.
 
     Returns:
-        The state dict on the CPU, in the precision that it is stored in, and the file's metadata, whose `kind` says
-        which network it is for (a key of `genaug.assets.layouts.LAYOUTS`).
+        The state dict on the CPU, in the precision that it is stored in, and the file's metadata: `kind` says which
+        network it is for (a key of `genaug.assets.layouts.LAYOUTS`), `config`, for kinds that have one, how it is
+        built.
 
     Raises:
         AssetError: the asset cannot be found, is damaged, or is not what its metadata says.
     """
-    path = asset_path(name_or_path)
-    if path.suffix != ".safetensors":
-        raise AssetError(f"{path} is no .safetensors file; `genaug assets convert {path} TARGET.safetensors` makes one")
-    from safetensors import safe_open
+    return _read(asset_path(name_or_path), ASSETS.get(str(name_or_path)))
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-    except Exception as error:  # a damaged header surfaces as any of a dozen kinds
-        raise AssetError(
-            f"{path} cannot be read as safetensors, it is damaged or truncated ({one_line(error)})"
-        ) from error
-    if (kind := metadata.get("kind")) not in LAYOUTS:
-        raise AssetError(f"{path} is of kind {kind!r}, this version knows {', '.join(LAYOUTS)}")
+
+def _read(path: Path, row: Asset | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if row is not None and not row.embedded and path.name == row.file:  # as its authors published it
+        stored = read_safetensors(path)[0] if path.suffix == SUFFIX else read_checkpoint(path)
+        state, kind, config = canonical(stored, str(path), row.kind)
+        check_layout(state, kind, str(path), config)
+        metadata = {"kind": kind, "format_version": FORMAT, "source": row.source, "licence": row.licence}
+        return state, metadata if config is None else {**metadata, "config": config}
+    if path.suffix != SUFFIX:
+        raise AssetError(f"{path} is no .safetensors file; `genaug assets convert {path} TARGET.safetensors` makes one")
+    state, metadata = read_safetensors(path)
+    if (kind := metadata.get("kind", "")) not in LAYOUTS:
+        raise AssetError(f"{path} is of kind {kind or None!r}, this version knows {', '.join(LAYOUTS)}")
+    if row is not None and kind != row.kind:
+        raise AssetError(f"{path} is of kind {kind!r}, but {row.name} is of kind {row.kind!r}")
     if (version := metadata.get("format_version", FORMAT)) != FORMAT:
         raise AssetError(f"{path} has format version {version!r}, this version of genaug reads {FORMAT!r}")
-    check_layout(state, kind, str(path))
+    check_layout(state, kind, str(path), metadata.get("config"))
     return state, metadata
 
 
@@ -127,11 +161,12 @@ def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: 
     path = Path(path)
     check_target(path)
     check_kind(kind)
-    check_layout(state, kind, str(path))
+    check_layout(state, kind, str(path), metadata.get("config"))
     # safetensors refuses tensors that share memory or are not contiguous
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={"kind": kind, "format_version": FORMAT, **metadata})
+        own = {"kind": kind, "format_version": FORMAT, DIGEST: digest(plain)}
+        save_file(plain, temporary, metadata={**metadata, **own})
     return path
 
 

@@ -38,7 +38,7 @@ from torch import Tensor
 import genaug
 from genaug.arguments import check_choice
 from genaug.assets import asset_path
-from genaug.assets.store import sha256
+from genaug.assets.hub import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.evaluation.accuracy import accuracy, batches

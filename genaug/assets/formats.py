@@ -1,0 +1,80 @@
+"""Files of weights read without running what they carry: safetensors, and PyTorch's own as plain tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genaug.assets.registry import AssetError
+from genaug.files import one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIX = ".safetensors"
+DIGEST = "tensors_sha256"  # the metadata's entry for `digest`
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by name, on the CPU, and the metadata.
+
+    Raises:
+        AssetError: the file is damaged, truncated or of another format; also if it says which tensors it was written
+            with, and they are others.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+    except Exception as error:  # a damaged header surfaces as any of a dozen kinds
+        raise AssetError(
+            f"{path} cannot be read as safetensors, it is damaged or truncated ({one_line(error)})"
+        ) from error
+    if DIGEST in metadata and metadata[DIGEST] != digest(state):
+        raise AssetError(f"{path} is damaged: its tensors are not those that it was written with")
+    return state, metadata
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors, which safetensors itself does not keep."""
+    import torch
+
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def read_checkpoint(path: Path) -> dict[Any, Any]:
+    """What a PyTorch checkpoint holds by name, on the CPU.
+
+    Raises:
+        AssetError: the file needs code to be run to be read, is damaged, or holds no dict.
+    """
+    import torch
+
+    try:
+        if zipfile.is_zipfile(path):  # as torch writes today: with check sums, which it does not read
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"check sum of {damaged}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles; what matters is whether they can be read
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+        if "unsupported global" in str(error).lower():
+            raise AssetError(
+                f"{path} is refused: it holds more than tensors, and reading it would run code that it carries"
+            ) from error
+        raise AssetError(f"{path} cannot be read as a PyTorch checkpoint: it is truncated, damaged or none") from error
+    if not isinstance(state, dict):
+        raise AssetError(f"{path} is no state dict: expected tensors by name, but got {type(state).__name__}")
+    return state

@@ -1,0 +1,102 @@
+"""An asset as a repository of the Hub: the weights, and a card that says what they are, made from what is on record."""
+
+from __future__ import annotations
+
+import os
+import re
+from textwrap import dedent
+
+from genaug.assets.formats import DIGEST, SUFFIX
+from genaug.assets.hub import sha256, upload
+from genaug.assets.registry import ASSETS, NAMESPACE, Asset, AssetError
+from genaug.assets.store import EMBEDDED, asset_path, load_asset, save_asset
+from genaug.files import atomic_path, writable_folder
+
+_EXAMPLES = {
+    "cgn-mnist": """
+        from genaug import CounterfactualDataset
+
+        counterfactuals = CounterfactualDataset("{file}", length=50_000)
+        image, label = counterfactuals[0]
+        """,
+    "biggan-deep": """
+        from genaug import GenerativeInterventionDataset
+
+        interventions = GenerativeInterventionDataset("{file}", length=50_000)
+        image, label = interventions[0]
+        """,
+}
+_ANY_EXAMPLE = """
+    from genaug.assets import load_asset
+
+    state, metadata = load_asset("{file}")
+    """
+
+
+def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_run: bool = False) -> str:
+    """Uploads an asset with its card, or only writes the two.
+
+    Args:
+        name: of the registry, with its file on this machine or to be fetched.
+        repository: "OWNER/NAME" on the Hub; "NAME" alone belongs to the project (`NAMESPACE`). Made if it is new.
+        folder: where the safetensors file and README.md are put together.
+        dry_run: leave it at that.
+
+    Returns:
+        After an upload, the lines of the registry that pin it: repository, revision, file, sha256 and size; for a dry
+        run, the folder.
+
+    Raises:
+        AssetError: there is no such asset, its licence is unknown, or the Hub refuses.
+        ValueError: the repository's name is none.
+        OSError: the folder cannot be written.
+    """
+    if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", repository):
+        raise ValueError(f"repository must be OWNER/NAME or NAME, got {repository!r}")
+    repository = repository if "/" in repository else f"{NAMESPACE}/{repository}"
+    if name not in ASSETS:
+        asset_path(name)  # names the near ones
+        raise AssetError(f"{name} is no asset of the registry, which is where its card comes from")
+    row = ASSETS[name]
+    state, metadata = load_asset(name)
+    if (licence := metadata.get("licence", row.licence)) == "unknown":
+        raise AssetError(f"{name} is not published: its licence is unknown, so it is not ours to hand on")
+    target = writable_folder(folder) / f"{name}{SUFFIX}"
+    rest = {key: value for key, value in metadata.items() if key not in ("kind", "format_version", DIGEST)}
+    save_asset(target, state, metadata["kind"], **rest)
+    with atomic_path(target.with_name("README.md")) as temporary:
+        temporary.write_text(_card(row, licence, repository))
+    if dry_run:
+        return str(target.parent)
+    revision = upload(repository, target.parent, [target.name, "README.md"])
+    return dedent(f"""\
+        repository="{repository}",
+        revision="{revision}",
+        file="{target.name}",
+        sha256="{sha256(target)}",
+        size={target.stat().st_size:_},""")
+
+
+def _card(row: Asset, licence: str, repository: str) -> str:
+    """The model card: metadata that the Hub reads, then what, data, recipe, figures, licence and an example."""
+    own = EMBEDDED / f"{row.name}.md"
+    if own.is_file():
+        body = own.read_text().rstrip()
+    else:
+        body = dedent(f"""\
+            # {row.name}
+
+            {row.what[0].upper() + row.what[1:]}. {row.paper}.
+
+            | | |
+            |---|---|
+            | source | {row.source} |
+            | measured | {row.figures} |
+            | licence | {licence} |""")
+    file = f"{row.name}{SUFFIX}"
+    example = dedent(_EXAMPLES.get(row.kind, _ANY_EXAMPLE)).strip().format(file=file)
+    return (
+        f"---\nlicense: {licence.lower()}\nlibrary_name: genaug\ntags:\n- genaug\n- {row.kind}\n---\n\n{body}\n\n"
+        f"## Use\n\n```bash\npip install genaug\nhf download {repository} {file} --local-dir .\n```\n\n"
+        f"```python\n{example}\n```\n"
+    )
