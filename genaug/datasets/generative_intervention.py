@@ -15,9 +15,9 @@ from genaug.arguments import check_choice, check_indices, check_integer, check_n
 from genaug.datasets.generated import GeneratedDataset
 from genaug.generators.cgn_mnist import CPU_BATCH
 from genaug.generators.images import to_uint8
-from genaug.interventions.directions import Directions, fit_directions
+from genaug.interventions.directions import Directions, fit_directions, noiseless_centre
 from genaug.interventions.sampling import integers, permutation, truncated_normal, uniform
-from genaug.interventions.steering import intervene, steered
+from genaug.interventions.steering import intervene, steer
 
 # The released code's hand-set range of the offset for each of 60 components, in the latent's own units
 RELEASED_RANGES = (
@@ -42,7 +42,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
         generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module with `z_dim`,
             `num_classes`, `image_size` and `forward(z, labels, truncation)`, which takes noise (B, z_dim), float32,
             already multiplied by the truncation, and labels (B,), and returns images (B, 3, H, W) in [-1, 1]. It is
-            called in evaluation mode.
+            called in evaluation mode. With `activation` and `from_activation` (see `interventions.steering.steer`)
+            it says itself what its layers are; else they are its submodules.
         length: number of samples; images are made when asked for, so that any length is free.
         seed: another seed is another dataset.
         classes: classes to draw from; all of the generator's by default.
@@ -121,6 +122,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if directions is not None:
             is_path = isinstance(directions, (str, os.PathLike))
             self._source = os.fspath(directions) if is_path else type(directions).__name__
+        self._centre = self._found_centre()
         self._placed: tuple[Tensor, ...] | None = None
 
     def _checked_directions(self, directions: Any) -> Directions:
@@ -137,6 +139,15 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if self.components > len(directions):
             raise ValueError(f"components must be at most the {len(directions)} directions, but got {self.components}")
         return directions
+
+    def _found_centre(self) -> Tensor | None:
+        """Coordinates of the mean along each direction, (num_classes or 1, k): found once, so that workers agree."""
+        d = self.directions
+        if d is None or self.mode == "latent":
+            return None if d is None else d.latent_centre[None]
+        if d.centre is not None:
+            return d.centre
+        return noiseless_centre(self.generator, self.layer, d.components, self.truncation, self.batch_size)
 
     def labels(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Classes of these samples, (B,) int64 on the device."""
@@ -185,17 +196,14 @@ class GenerativeInterventionDataset(GeneratedDataset):
         """On the device: directions (k, ...), what an offset of one is worth along each, and the mean's coordinates,
         (num_classes or 1, k)."""
         if self._placed is None:
-            assert self.directions is not None
-            d = self.directions
-            latent = self.mode == "latent"
-            rows, centre = (d.vectors, d.latent_centre[None]) if latent else (d.components, d.centre)
-            unit = d.latent_stdev if latent else d.stdev
+            d, centre = self.directions, self._centre
+            assert d is not None
+            assert centre is not None
+            rows, unit = (d.vectors, d.latent_stdev) if self.mode == "latent" else (d.components, d.stdev)
             if self.scale == "released":
                 unit = unit / d.latent_stdev
-            self._placed = tuple(
-                tensor.to(self.device)
-                for tensor in (rows[: self.components], unit[: self.components], centre[:, : self.components])
-            )
+            parts = rows[: self.components], unit[: self.components], centre[:, : self.components]
+            self._placed = tuple(part.to(self.device) for part in parts)
         return self._placed
 
     def _make(self, positions: Tensor) -> Tensor:
@@ -225,8 +233,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         def change(output: Tensor, part: slice) -> Tensor:
             return intervene(output, rows[part], offsets[part], centre[part])
 
-        with steered(self.generator, self.layer, change):
-            return self.generator(z, labels, self.truncation)
+        return steer(self.generator, self.layer, change, z, labels, self.truncation)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_placed": None}

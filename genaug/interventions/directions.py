@@ -48,7 +48,8 @@ class Directions:
         latent_stdev: (k,), standard deviation of the noise along each direction; that of BigGAN's noise by default.
         latent_centre: (k,), coordinate of the noise's mean along each direction; zeros by default.
         components: (k, ...), unit principal components r of the layer's output, which `mode="activation"` needs.
-        centre: (num_classes, k), or (1, k) for all classes alike: coordinates of the layer's mean output.
+        centre: (num_classes, k), or (1, k) for all classes alike: coordinates of the layer's mean output along its
+            components. None where that is the output without noise, as for a linear layer (see `noiseless_centre`).
         layer: the layer's name.
         probe: (n,), some of the layer's outputs for a fixed noise: they tell one generator from another.
 
@@ -91,13 +92,10 @@ class Directions:
             value = getattr(self, name)
             if value is not None and value.shape != (k,):
                 raise ValueError(f"{name} of {k} directions must be ({k},), but got {tuple(value.shape)}")
-        if (self.components is None) != (self.centre is None):
-            raise ValueError("components and centre of directions belong together: give both or neither")
-        if self.components is not None and (len(self.components) != k or self.centre.shape[1:] != (k,)):
-            raise ValueError(
-                f"components and centre of {k} directions must be ({k}, ...) and (num_classes, {k}), "
-                f"but got {tuple(self.components.shape)} and {tuple(self.centre.shape)}"
-            )
+        if self.components is not None and len(self.components) != k:
+            raise ValueError(f"components of {k} directions must be ({k}, ...), but got {tuple(self.components.shape)}")
+        if self.centre is not None and (self.centre.ndim != 2 or self.centre.shape[1] != k):
+            raise ValueError(f"centre of {k} directions must be (num_classes, {k}), but got {tuple(self.centre.shape)}")
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -252,7 +250,8 @@ def fit_directions(
     Args:
         generator: a module with `z_dim`, `num_classes` and `forward(z, labels, truncation)`; where it lies, the work
             is done. It is put into evaluation mode meanwhile.
-        layer: name of a submodule, as `get_submodule` takes it, that the generator calls once for each image.
+        layer: name of a layer that the generator gives through `activation` (see `steer`), else of a submodule, as
+            `get_submodule` takes it, that it calls once for each image.
         components: how many directions, at most z_dim and the layer's entries.
         samples: how many noises, rounded up to whole groups of 32; None for the exact answer.
         classes: classes to average over, each in turn; all by default.
@@ -281,7 +280,7 @@ def fit_directions(
     chosen = check_classes(classes, module.num_classes)
     with evaluating(generator):
         if samples is None:
-            return _exact(module, layer, components, chosen, truncation, batch_size)
+            return _exact(module, layer, components, chosen, truncation)
         check_integer("samples", samples, 1)
         return _Fit(module, layer, components, samples, chosen, truncation, seed, batch_size, checkpoint).run()
 
@@ -307,9 +306,22 @@ def _signs(vectors: Tensor) -> Tensor:
     return torch.where(vectors.gather(1, vectors.abs().argmax(1, keepdim=True)) < 0, -1.0, 1.0).to(vectors.dtype)
 
 
-def _exact(
-    generator: Any, layer: str, count: int, classes: list[int], truncation: float, batch_size: int
-) -> Directions:
+def noiseless_centre(
+    generator: nn.Module, layer: str, components: Tensor, truncation: float = 1.0, batch_size: int = 256
+) -> Tensor:
+    """Coordinates of a layer's output without noise, for every class, along components (k, ...): (num_classes, k)."""
+    network: Any = generator
+    device = generator_device(generator)
+    rows = components.flatten(1).to(device).t()
+    centre = []
+    with evaluating(generator):
+        for labels in torch.arange(network.num_classes, device=device).split(batch_size):
+            still = torch.zeros(len(labels), network.z_dim, device=device)
+            centre.append(layer_output(generator, layer, still, labels, truncation).flatten(1).float() @ rows)
+    return torch.cat(centre).cpu()
+
+
+def _exact(generator: Any, layer: str, count: int, classes: list[int], truncation: float) -> Directions:
     device, size = generator_device(generator), generator.z_dim
     probe = _probe(generator, layer)
 
@@ -335,26 +347,20 @@ def _exact(
     if count > weight.shape[1]:
         raise ValueError(f"components must be at most the {weight.shape[1]} entries of {layer!r}, but got {count}")
     squares, vectors = torch.linalg.eigh(weight @ weight.t())
+    total = squares.sum()
     squares, vectors = squares.flip(0)[:count].clamp(min=0), vectors.flip(1)[:, :count].t()
     vectors = vectors * _signs(vectors)
     singular = squares.sqrt()
     # what the layer does not see has no component there: a zero one, which moves nothing
     seen = singular > 1e-7 * singular[0]
-    rows = torch.where(seen[:, None], vectors @ weight / singular[:, None], 0.0).float()
-    everyone = torch.arange(generator.num_classes, device=device)
-    here = rows.to(device)
-    centre = [
-        output(torch.zeros(len(part), size, device=device), part).flatten(1).float() @ here.t()
-        for part in everyone.split(batch_size)
-    ]
+    rows = torch.where(seen[:, None], vectors / singular[:, None], 0.0).float() @ weight.float()
     deviation = truncation * math.sqrt(TRUNCATED_VARIANCE)
     return Directions(
         vectors=vectors,
         stdev=deviation * singular,
-        explained_variance_ratio=squares / weight.square().sum(),
+        explained_variance_ratio=squares / total,
         latent_stdev=torch.full((count,), deviation),
         components=rows.view(count, *outputs.shape[1:]),
-        centre=torch.cat(centre),
         layer=layer,
         probe=probe,
     )

@@ -79,16 +79,63 @@ def evaluating(generator: nn.Module) -> Iterator[None]:
         generator.train(before)
 
 
-@contextmanager
-def steered(generator: nn.Module, layer: str, change: Callable[[Tensor, slice], Tensor]) -> Iterator[None]:
-    """Within it, the output h of a layer is replaced by `change(h, rows)`.
+def steer(
+    generator: nn.Module,
+    layer: str,
+    change: Callable[[Tensor, slice], Tensor],
+    z: Tensor,
+    labels: Tensor,
+    truncation: float,
+) -> Tensor:
+    """Images (B, 3, H, W) of a generator in which a layer's output h is replaced by `change(h, rows)`.
 
-    A generator may split its batch: `rows` says which of its samples, counted from the start, h belongs to.
+    A generator with `activation(z, labels, truncation, layer)` and `from_activation(h, z, labels, truncation, layer)`
+    is asked through these; for any other a forward hook sits on the submodule of this name meanwhile. A generator may
+    split its batch: `rows` says which of the samples h belongs to.
 
     Raises:
-        ValueError: there is no such layer, or at the end, it was never called.
+        ValueError: there is no such layer, or the generator never calls it.
         TypeError: its output is no tensor.
     """
+    network: Any = generator
+    if hasattr(network, "from_activation"):
+        output = network.activation(z, labels, truncation, layer)
+        return network.from_activation(change(output, slice(0, len(z))), z, labels, truncation, layer)
+    with _hooked(generator, layer, change):
+        return network(z, labels, truncation)
+
+
+def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
+    """What a layer makes of noise (B, z_dim) and labels (B,): (B, ...); the layers after it are not run.
+
+    The generator is called in its present mode, evaluation or training. Raises as `steer` does.
+    """
+    network: Any = generator
+    parts: list[Tensor] = []
+
+    def keep(output: Tensor, rows: slice) -> Tensor:
+        parts.append(output)
+        if rows.stop >= len(z):
+            raise _Seen
+        return output
+
+    with torch.no_grad():
+        if hasattr(network, "from_activation"):
+            return network.activation(z, labels, truncation, layer)
+        try:
+            with _hooked(generator, layer, keep):
+                network(z, labels, truncation)
+        except _Seen:
+            pass
+    return torch.cat(parts)
+
+
+class _Seen(BaseException):
+    """Ends a forward pass whose rest is of no interest; no `except Exception` on the way stops it."""
+
+
+@contextmanager
+def _hooked(generator: nn.Module, layer: str, change: Callable[[Tensor, slice], Tensor]) -> Iterator[None]:
     seen = 0
 
     def replace(module: nn.Module, inputs: Any, output: Any) -> Tensor:
@@ -106,29 +153,3 @@ def steered(generator: nn.Module, layer: str, change: Callable[[Tensor, slice], 
         handle.remove()
     if not seen:
         raise ValueError(f"layer {layer!r} is never called by {type(generator).__name__}: its output is unknown")
-
-
-class _Seen(BaseException):
-    """Ends a forward pass whose rest is of no interest; no `except Exception` on the way stops it."""
-
-
-def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
-    """What a layer makes of noise (B, z_dim) and labels (B,): (B, ...); the layers after it are not run.
-
-    The generator is called in its present mode, evaluation or training. Raises as `steered` does.
-    """
-    parts: list[Tensor] = []
-
-    def keep(output: Tensor, rows: slice) -> Tensor:
-        parts.append(output)
-        if rows.stop >= len(z):
-            raise _Seen
-        return output
-
-    with torch.no_grad():
-        try:
-            with steered(generator, layer, keep):
-                generator(z, labels, truncation)
-        except _Seen:
-            pass
-    return torch.cat(parts)

@@ -12,6 +12,7 @@ from torch import nn
 
 from genaug import Directions, fit_directions
 from genaug.interventions import directions as module
+from genaug.interventions.directions import noiseless_centre
 from genaug.interventions.sampling import TRUNCATED_VARIANCE
 from genaug.interventions.steering import layer_output
 
@@ -39,9 +40,11 @@ def test_exact_directions_are_the_singular_vectors_of_the_weight():
 
 def test_a_classes_centre_is_its_output_without_noise():
     generator = Conditional()
-    found = fit_directions(generator, components=4, batch_size=3)
+    found = fit_directions(generator, components=4)
     zero = layer_output(generator, "gen_z", torch.zeros(10, 16), torch.arange(10), 1.0)
-    torch.testing.assert_close(found.centre, zero @ found.components.t(), atol=1e-5, rtol=0)
+    for size in (3, 256):
+        centre = noiseless_centre(generator, "gen_z", found.components, batch_size=size)
+        torch.testing.assert_close(centre, zero @ found.components.t(), atol=1e-5, rtol=0)
 
 
 def test_truncation_scales_the_deviations():
@@ -73,7 +76,8 @@ def test_sampled_directions_agree_with_exact_ones():
     assert cosines(exact.components, sampled.components).mean() > 0.999
     torch.testing.assert_close(sampled.stdev, exact.stdev, rtol=0.01, atol=0)
     torch.testing.assert_close(sampled.explained_variance_ratio, exact.explained_variance_ratio, rtol=0.02, atol=0)
-    assert ((sampled.centre - exact.centre) / exact.stdev).abs().max() < 5 / math.sqrt(20_000)
+    centre = noiseless_centre(Conditional(), "gen_z", sampled.components)
+    assert ((sampled.centre - centre) / exact.stdev).abs().max() < 5 / math.sqrt(20_000)
 
 
 @pytest.mark.parametrize("layer", ["gen_z", "act"])
@@ -245,8 +249,8 @@ def test_an_array_stands_for_the_latent_itself():
         ({"vectors": torch.ones(3)}, r"directions must be \(k, z_dim\), but got \(3,\)"),
         ({"vectors": torch.zeros(1, 3)}, "directions must not be zero"),
         ({"vectors": torch.full((1, 3), math.nan)}, "vectors of directions must be finite"),
-        ({"vectors": torch.eye(3), "components": torch.eye(3)}, "give both or neither"),
-        ({"vectors": torch.eye(3), "components": torch.eye(2), "centre": torch.ones(1, 3)}, r"but got \(2, 2\)"),
+        ({"vectors": torch.eye(3), "components": torch.eye(2)}, r"must be \(3, ...\), but got \(2, 2\)"),
+        ({"vectors": torch.eye(3), "centre": torch.ones(3)}, r"must be \(num_classes, 3\), but got \(3,\)"),
     ],
 )
 def test_bad_directions_are_refused(options, message):

@@ -13,7 +13,7 @@ from genaug.interventions.steering import (
     intervene,
     layer_output,
     shift,
-    steered,
+    steer,
 )
 
 LABELS = torch.tensor([3, 0, 9, 3])
@@ -99,17 +99,51 @@ def test_a_generator_that_splits_its_batch_is_steered_row_by_row():
         torch.testing.assert_close(
             layer_output(generator, "gen_z", z, labels, 1.0), layer_output(Conditional(), "gen_z", z, labels, 1.0)
         )
-        with steered(generator, "gen_z", change):
-            images.append(generator(z, labels))
+        images.append(steer(generator, "gen_z", change, z, labels, 1.0))
     torch.testing.assert_close(*images)
     assert not torch.equal(images[0], Conditional()(z, labels))
+
+
+class Open(nn.Module):
+    """The same generator, whose layers are no submodules: it says itself what they are."""
+
+    z_dim, num_classes, image_size = 16, 10, 32
+
+    def __init__(self):
+        super().__init__()
+        self._inner = [Conditional()]
+
+    def activation(self, z, labels, truncation, layer):
+        return layer_output(self._inner[0], layer, z, labels, truncation)
+
+    def from_activation(self, activation, z, labels, truncation, layer):
+        return steer(self._inner[0], layer, lambda output, rows: activation, z, labels, truncation)
+
+
+def test_a_generator_that_knows_its_layers_is_asked():
+    z = torch.randn(4, 16)
+
+    def change(output, rows):
+        return output * 2
+
+    for layer in ("gen_z", "act"):
+        outputs, images = [], []
+        for generator in (Conditional(), Open()):
+            outputs.append(layer_output(generator, layer, z, LABELS, 1.0))
+            images.append(steer(generator, layer, change, z, LABELS, 1.0))
+        assert torch.equal(*outputs)
+        assert torch.equal(*images)
 
 
 def test_steering_leaves_nothing_behind_when_the_generator_fails():
     generator, z = Conditional(), torch.randn(4, 16)
     expected = generator(z, LABELS)
-    with pytest.raises(IndexError), steered(generator, "gen_z", lambda output, rows: output + 1):
-        generator(z, LABELS + 10)
+
+    def fail(output, rows):
+        raise IndexError
+
+    with pytest.raises(IndexError):
+        steer(generator, "gen_z", fail, z, LABELS, 1.0)
     assert torch.equal(generator(z, LABELS), expected)
 
 
