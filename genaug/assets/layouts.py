@@ -177,7 +177,7 @@ def _vgg(*blocks: int) -> Callable[[Mapping[str, Any]], Shapes]:
         shapes: Shapes = {}
         place, channels = 0, 3
         for block, out in zip(blocks, (64, 128, 256, 512, 512), strict=True):
-            for _ in range(block):
+            for _i in range(block):
                 shapes |= _convolution(f"features.{place}", out, channels)
                 place, channels = place + 2, out
             place += 1
