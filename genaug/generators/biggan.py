@@ -1,0 +1,743 @@
+"""BigGAN-deep for ImageNet classes at 128, 256 and 512 pixels: a trainable form and a fast one.
+
+The trainable form is made of the layers of `pytorch-pretrained-biggan`, with its names, so that the released checkpoints
+load as they are. It departs from the package in one thing: batch-norm statistics between two tabled truncations are
+interpolated with the weights the right way round (see `interpolate`); `statistics="package"` puts them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.arguments import check_choice, check_device, check_integer
+from genaug.assets.layouts import BIGGAN_CONFIGS
+
+STATISTICS = ("interpolated", "package")
+STRIP = 1 << 17  # numbers that a core's cache holds (half a megabyte): what a CPU works on at a time
+
+
+def interpolate(table: Tensor, truncation: Tensor, rule: str = "interpolated") -> Tensor:
+    """Batch-norm statistics at a truncation, from their table.
+
+    Args:
+        table: (N, C), rows for the truncations 0, 1 / (N - 1), ..., 1.
+        truncation: () or (B,) float64, in (0, 1].
+        rule: "interpolated" is linear between neighbouring rows. "package" is what `pytorch-pretrained-biggan` 0.1.1
+            does, to the last bit: the neighbours' weights are swapped, and where the quotient of a tabled truncation
+            by the step is not a whole number in floating point (0.14, 0.28, 0.56, 0.58 and 0.94 of 51 rows) a
+            neighbour's row comes out.
+
+    Returns:
+        (1, C) or (B, C).
+    """
+    position = truncation.reshape(-1, 1) / (1.0 / (len(table) - 1))
+    lower = position.floor()
+    # float64 until here: near a row the last bits say on which side of it the position lies
+    upper_share = (position - lower).to(table.dtype)
+    lower_share = (1 - (position - lower)).to(table.dtype)
+    first = lower.long()[:, 0]
+    below, above = table[first], table[(first + 1).clamp(max=len(table) - 1)]
+    if rule == "interpolated":
+        return below * lower_share + above * upper_share
+    return torch.where(position == lower, below, below * upper_share + above * lower_share)
+
+
+class _Steerable(nn.Module):
+    """What both forms share: the protocol of a generator, its checks, and access to the layers in between.
+
+    A forward pass is `from_activation` of `activation`, at any layer, so that whoever changes what lies between
+    intervenes on that layer. Layers are called "gen_z", whose output is (B, 4 * 4 * 16 * width) in the order (row,
+    column, channel), and "layers.0", "layers.1", ..., whose outputs are (B, C, H, W).
+    """
+
+    config: Any
+    statistics: str
+
+    @property
+    def z_dim(self) -> int:
+        return self.config.z_dim
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def image_size(self) -> int:
+        return self.config.output_dim
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers at which the forward pass can be left and entered, in its order."""
+        return ("gen_z", *(f"layers.{i}" for i in range(len(self.config.layers) + self._has_attention)))
+
+    @property
+    def _has_attention(self) -> bool:
+        return 0 <= self.config.attention_layer_position < len(self.config.layers)
+
+    def forward(self, z: Tensor, labels: Tensor, truncation: float | Tensor = 1.0) -> Tensor:
+        """Images of noise and classes.
+
+        Args:
+            z: (B, z_dim), as the package draws it: normal, cut off at [-2, 2], already multiplied by the truncation.
+            labels: (B,) int64, classes 0..num_classes - 1.
+            truncation: in (0, 1], a number or (B,), one a sample: which batch-norm statistics to take. On their grid
+                of 0.02, pass numbers or float64: float32 cannot hold it.
+
+        Returns:
+            (B, 3, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: an argument is of another shape, or, as far as can be told without waiting for a GPU, out of
+                its range; the message names it.
+        """
+        return self._run(None, z, labels, truncation, 0, None)
+
+    def activation(self, z: Tensor, labels: Tensor, truncation: float | Tensor = 1.0, layer: str = "gen_z") -> Tensor:
+        """The output of a layer: the forward pass up to there; arguments as `forward`, layers as `layer_names`."""
+        return self._run(None, z, labels, truncation, 0, self._position(layer))
+
+    def from_activation(
+        self, activation: Tensor, z: Tensor, labels: Tensor, truncation: float | Tensor = 1.0, layer: str = "gen_z"
+    ) -> Tensor:
+        """Images of a layer's output: the forward pass from there on (GenInt, section 3.2: an intervention on it).
+
+        Args:
+            activation: what `activation` returns for this layer, or what an intervention has made of it.
+            z: (B, z_dim); later layers see it too, through their batch norm.
+            labels: (B,) int64.
+            truncation: as in `forward`.
+            layer: one of `layer_names`; a leading "generator." is allowed, as in the state dict.
+        """
+        return self._run(activation, z, labels, truncation, self._position(layer) + 1, None)
+
+    def _run(
+        self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int, end: int | None
+    ) -> Tensor:
+        """The layers from number `begin` to `end`, both included; to the image for None."""
+        raise NotImplementedError
+
+    def _position(self, layer: str) -> int:
+        check_choice("layer", layer.removeprefix("generator."), self.layer_names)
+        return self.layer_names.index(layer.removeprefix("generator."))
+
+    def _check(self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int) -> Tensor:
+        """Checks the arguments; the truncation as (1,) or (B,) float64 on the noise's device."""
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(z.shape)}")
+        if labels.shape != z.shape[:1]:
+            raise ValueError(f"labels must be ({len(z)},), as many as z has rows, but got {tuple(labels.shape)}")
+        if labels.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"labels must be int64, but got {labels.dtype}")
+        if labels.device != z.device or (x is not None and x.device != z.device):
+            raise ValueError(f"z is on {z.device}, but labels or the activation are not: all must be on one device")
+        # on a GPU the look-up itself complains; a check here would wait for it at every call
+        if labels.device.type == "cpu" and ((labels < 0) | (labels >= self.num_classes)).any():
+            wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
+            raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, but got {int(wrong)}")
+        if x is not None:
+            expected = (len(z), *self._shape(begin - 1))
+            if x.shape != expected:
+                raise ValueError(
+                    f"activation must be {expected} for layer={self.layer_names[begin - 1]!r}, but got {tuple(x.shape)}"
+                )
+        if not isinstance(truncation, Tensor):
+            if not 0 < truncation <= 1:
+                raise ValueError(f"truncation must be in (0, 1], but got {truncation}")
+            return torch.full((1,), truncation, dtype=torch.float64, device=z.device)
+        if truncation.ndim and truncation.shape != z.shape[:1]:
+            raise ValueError(f"truncation must be a number or ({len(z)},), but got {tuple(truncation.shape)}")
+        if truncation.device.type == "cpu" and not ((truncation > 0) & (truncation <= 1)).all():
+            wrong = truncation[~((truncation > 0) & (truncation <= 1))].flatten()[0]
+            raise ValueError(f"truncation must be in (0, 1], but got {float(wrong)}")
+        return truncation.to(z.device, torch.float64).reshape(-1)
+
+    def _shape(self, position: int) -> tuple[int, ...]:
+        """What a layer gives for one image."""
+        width, side, channels = self.config.channel_width, 4, 16
+        if not position:
+            return (side * side * channels * width,)
+        for block, (upsamples, before, after) in enumerate(self.config.layers):
+            if block == self.config.attention_layer_position:
+                position -= 1
+                if not position:
+                    return (before * width, side, side)
+            position -= 1
+            side, channels = side * (1 + upsamples), after
+            if not position:
+                break
+        return (channels * width, side, side)
+
+
+class _BatchNorm(nn.Module):
+    """The package's batch norm around its own parameters, with the choice of the rule and a truncation a sample."""
+
+    def __init__(self, norm: Any, rule: str) -> None:
+        super().__init__()
+        self.eps, self.conditional, self.rule = norm.eps, norm.conditional, rule
+        self.register_buffer("running_means", norm.running_means)
+        self.register_buffer("running_vars", norm.running_vars)
+        if norm.conditional:
+            self.scale, self.offset = norm.scale, norm.offset
+        else:  # the package leaves these uninitialised
+            self.weight, self.bias = nn.Parameter(norm.weight.detach()), nn.Parameter(norm.bias.detach())
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, truncation: Tensor, condition: Tensor | None = None) -> Tensor:
+        # the package's own order of operations: "package" statistics give its output to the last bit
+        mean = interpolate(self.get_buffer("running_means"), truncation, self.rule)[..., None, None]
+        variance = interpolate(self.get_buffer("running_vars"), truncation, self.rule)[..., None, None]
+        if self.conditional:
+            weight = 1 + self.scale(condition)[..., None, None]
+            return (x - mean) / torch.sqrt(variance + self.eps) * weight + self.offset(condition)[..., None, None]
+        if len(truncation) == 1:
+            return F.batch_norm(x, mean.flatten(), variance.flatten(), self.weight, self.bias, eps=self.eps)
+        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
+        return (x - mean) / torch.sqrt(variance + self.eps) * weight + bias
+
+
+class BigGANDeep(_Steerable):
+    """The trainable form (Brock et al. 2019, appendix B); state-dict keys are those of the released checkpoints.
+
+    Spectral norm iterates in training mode; batch-norm statistics are the tabled ones in both modes, as in the package.
+    A network with fresh weights gives NaN until `power_iterate` has run.
+
+    Args:
+        config: 128, 256 or 512 for the released configuration of that resolution; otherwise a configuration of the
+            package, as a dict or a `BigGANConfig`.
+        statistics: how batch-norm statistics are read from their tables: "interpolated", or "package" for what
+            `pytorch-pretrained-biggan` makes of them (see `interpolate`).
+
+    Raises:
+        ValueError: the configuration or the rule is unknown.
+    """
+
+    def __init__(self, config: int | Mapping[str, Any] | Any = 256, *, statistics: str = "interpolated") -> None:
+        # its import takes seconds (it brings its downloader), so only who builds one pays
+        from pytorch_pretrained_biggan.config import BigGANConfig
+        from pytorch_pretrained_biggan.model import BigGANBatchNorm, Generator
+
+        super().__init__()
+        check_choice("statistics", statistics, STATISTICS)
+        if isinstance(config, int):
+            if config not in BIGGAN_CONFIGS:
+                raise ValueError(f"config must be one of {', '.join(map(str, BIGGAN_CONFIGS))}, but got {config}")
+            config = BIGGAN_CONFIGS[config]
+        if isinstance(config, Mapping):
+            config = BigGANConfig.from_dict(dict(config))
+        self.config, self.statistics = config, statistics
+        self.embeddings = nn.Linear(config.num_classes, config.z_dim, bias=False)
+        self.generator = Generator(config)
+        for parent in list(self.generator.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, BigGANBatchNorm):
+                    setattr(parent, name, _BatchNorm(child, statistics))
+        self.register_load_state_dict_pre_hook(_drop_derived_weights)
+
+    def power_iterate(self, count: int = 5) -> BigGANDeep:
+        """Brings the vectors of spectral norm near the weights' first singular ones; for networks with fresh weights."""
+        training = self.training
+        self.train()
+        with torch.no_grad():
+            for _ in range(check_integer("count", count, 1)):
+                for module in self.modules():
+                    for hook in module._forward_pre_hooks.values():
+                        hook(module, ())
+        return self.train(training)
+
+    def _run(
+        self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int, end: int | None
+    ) -> Tensor:
+        statistics_at = self._check(x, z, labels, truncation, begin)
+        # a look-up is the package's product with a one-hot row, to the last bit
+        condition = torch.cat([z.to(self.embeddings.weight.dtype), self.embeddings.weight.t()[labels]], dim=1)
+        network: Any = self.generator
+        if x is None:
+            x = network.gen_z(condition)
+        if end == 0:
+            return x
+        if begin < 2 and x.ndim == 2:
+            x = x.unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2).contiguous()
+        for layer in network.layers[max(begin - 1, 0) : end]:
+            x = layer(x, condition, statistics_at) if hasattr(layer, "conv_0") else layer(x)
+        if end is not None:
+            return x
+        return network.conv_to_rgb(network.bn(x, statistics_at).relu())[:, :3].tanh()
+
+    def fast(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, *, compile: bool = False
+    ) -> FastBigGAN:
+        """The same function for generation only, made for one device; arguments as `FastBigGAN`."""
+        return FastBigGAN(self, device, dtype, compile=compile)
+
+
+def _drop_derived_weights(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    """Old files keep the normed weight beside the three tensors that it follows from."""
+    for name in [name for name in state if name.startswith(prefix) and f"{name}_orig" in state]:
+        if f"{name}_u" in state and f"{name}_v" in state:
+            del state[name]
+
+
+class FastBigGAN(_Steerable):
+    """`BigGANDeep` in evaluation mode by exact algebra: the same images up to rounding (1e-5).
+
+    Spectral norm is divided out. Truncation's statistics, the class-conditional scales and offsets and the biases of
+    the convolutions before them become one scale and one offset a channel, of all layers at once from one matrix
+    product. Only the three channels of the last convolution that are shown are computed, upsampling and the
+    convolution after it are one operation at the low resolution, and channels lie last throughout.
+
+    On a CPU images are made one by one, so that none depends on its batch, in matrix products (see `_Products`); on a
+    GPU all at once, in the convolutions of its library. Memory grows with the batch only on a GPU.
+
+    Args:
+        generator: the trainable form.
+        device: what it is made for; that of `generator` by default. It runs on others, but slowly.
+        dtype: floating-point type of the convolutions; that of `generator` by default. `gen_z`, scales and offsets
+            keep the generator's precision.
+        compile: whether `torch.compile` fuses what lies between the convolutions. The first call takes minutes.
+
+    Raises:
+        ValueError: a weight of `generator` is NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        generator: BigGANDeep,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.statistics = generator.config, generator.statistics
+        network: Any = generator.generator
+        weight = generator.embeddings.weight
+        home = weight.device if device is None else check_device("device", device)
+        kind = weight.dtype if dtype is None else dtype
+        # half-precision matrix products are slow on a CPU, and differences of halves inexact
+        convolution = _Products if home.type == "cpu" and kind in (torch.float32, torch.float64) else _Batched
+        _check_finite(generator)
+        with torch.no_grad():
+            self.register_buffer("classes", weight.t().clone(memory_format=torch.contiguous_format))
+            self.register_buffer("gen_z_weight", _normed(network.gen_z))
+            self.register_buffer("gen_z_bias", network.gen_z.bias.clone())
+            self._fold_norms(network)
+            layers, side = [], 4
+            for layer in network.layers:
+                if hasattr(layer, "conv_0"):
+                    layers.append(_Block(layer, side, convolution))
+                    side *= 2 if layer.up_sample else 1
+                else:
+                    layers.append(_Attention(layer, convolution))
+            last = _normed(network.conv_to_rgb)[:3]
+            self.layers = _Layers(layers, last, network.conv_to_rgb.bias[:3], convolution)
+        _check_finite(self)
+        self.requires_grad_(False).eval().to(home)
+        self.layers.to(dtype=kind)
+        if compile:
+            self.layers.compile()
+
+    def _fold_norms(self, network: Any) -> None:
+        """Gathers all batch norms: tables side by side, and the maps from the condition to scales and offsets."""
+        norms: list[tuple[_BatchNorm, Tensor | None]] = []
+        for layer in network.layers:
+            if hasattr(layer, "conv_0"):
+                # the bias of a convolution inside a block only moves the mean of the norm after it
+                norms += [(layer.bn_0, None), (layer.bn_1, layer.conv_0.bias)]
+                norms += [(layer.bn_2, layer.conv_1.bias), (layer.bn_3, layer.conv_2.bias)]
+        norms.append((network.bn, None))
+        means, variances, weights, constants = [], [], [], []
+        for norm, bias in norms:
+            mean, variance = norm.get_buffer("running_means"), norm.get_buffer("running_vars")
+            means.append(mean if bias is None else mean - bias)
+            variances.append(variance + norm.eps)
+            if norm.conditional:
+                weights.append([_normed(norm.scale), _normed(norm.offset)])
+                constants.append([torch.ones_like(mean[0]), torch.zeros_like(mean[0])])
+            else:
+                weights.append([mean.new_zeros(mean.shape[1], 2 * self.z_dim)] * 2)
+                constants.append([norm.weight, norm.bias])
+        self.widths = [mean.shape[1] for mean in means]
+        self.register_buffer("means", torch.cat(means, dim=1))
+        self.register_buffer("variances", torch.cat(variances, dim=1))
+        both = [torch.cat(column) for column in zip(*weights, strict=True)]
+        self.register_buffer("norm_weight", torch.cat(both))
+        both = [torch.cat(column) for column in zip(*constants, strict=True)]
+        self.register_buffer("norm_bias", torch.cat(both))
+
+    @torch.no_grad()
+    def _run(
+        self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int, end: int | None
+    ) -> Tensor:
+        statistics_at = self._check(x, z, labels, truncation, begin)
+        means, variances = (
+            interpolate(self.get_buffer(name), statistics_at, self.statistics) for name in ("means", "variances")
+        )
+        if z.device.type != "cpu":
+            return self._layers_of(x, z, labels, means, variances, begin, end)
+        rows = range(len(z))
+        one = len(means) == 1
+        parts = [
+            self._layers_of(
+                None if x is None else x[i : i + 1],
+                z[i : i + 1],
+                labels[i : i + 1],
+                means if one else means[i : i + 1],
+                variances if one else variances[i : i + 1],
+                begin,
+                end,
+            )
+            for i in rows
+        ]
+        if parts:
+            return torch.cat(parts)
+        size = (3, self.image_size, self.image_size) if end is None else self._shape(end)
+        return self.get_buffer("gen_z_bias").new_empty(0, *size)
+
+    def _layers_of(
+        self,
+        x: Tensor | None,
+        z: Tensor,
+        labels: Tensor,
+        means: Tensor,
+        variances: Tensor,
+        begin: int,
+        end: int | None,
+    ) -> Tensor:
+        classes = self.get_buffer("classes")
+        condition = torch.cat([z.to(classes.dtype), classes[labels]], dim=1)
+        if x is None:
+            x = F.linear(condition, self.get_buffer("gen_z_weight"), self.get_buffer("gen_z_bias"))
+        if end == 0:
+            return x
+        weight, offset = F.linear(condition, self.get_buffer("norm_weight"), self.get_buffer("norm_bias")).chunk(2, 1)
+        scale = weight * torch.rsqrt(variances)
+        offset = torch.addcmul(offset, means, scale, value=-1)
+        kind = self.layers.kind
+        x = x.unflatten(1, (4, 4, -1)) if x.ndim == 2 else x.permute(0, 2, 3, 1)
+        scales, offsets = scale.to(kind).split(self.widths, 1), offset.to(kind).split(self.widths, 1)
+        return self.layers(x.to(kind), scales, offsets, max(begin - 1, 0), end)
+
+
+class _Layers(nn.Module):
+    """From the output of one layer to that of another: what `torch.compile` takes as one."""
+
+    def __init__(self, layers: list[nn.Module], last: Tensor, bias: Tensor, convolution: Any) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        # on a CPU a product with all taps at once, (9 * 3, C)
+        taps = last.permute(2, 3, 0, 1).flatten(0, 2) if convolution is _Products else last
+        self.register_buffer("weight", taps.contiguous(memory_format=torch.preserve_format))
+        self.register_buffer("bias", bias.clone())
+
+    @property
+    def kind(self) -> torch.dtype:
+        return self.get_buffer("bias").dtype
+
+    def forward(
+        self, x: Tensor, scales: tuple[Tensor, ...], offsets: tuple[Tensor, ...], begin: int, end: int | None
+    ) -> Tensor:
+        """x (B, H, W, C), scales and offsets (B, C) of each norm; gives (B, C, H, W)."""
+        used = 4 * sum(isinstance(layer, _Block) for layer in self.layers[:begin])
+        for layer in self.layers[begin:end]:
+            if isinstance(layer, _Block):
+                x = layer(x, scales[used : used + 4], offsets[used : used + 4])
+                used += 4
+            else:
+                x = layer(x)
+        if end is not None:
+            return x.permute(0, 3, 1, 2)
+        weight, bias = self.get_buffer("weight"), self.get_buffer("bias")
+        if weight.ndim == 2:
+            return _convolve_to_few(x, scales[-1], offsets[-1], weight, bias).tanh_()
+        x = _affine_relu(x, scales[-1], offsets[-1])
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).tanh()
+
+
+class _Block(nn.Module):
+    """A residual block: four times norm, ReLU, convolution; channels that the sum drops are never computed."""
+
+    def __init__(self, block: Any, side: int, convolution: Any) -> None:
+        super().__init__()
+        self.upsamples = block.up_sample
+        weights = [_normed(getattr(block, f"conv_{i}")) for i in range(4)]
+        self.channels = len(weights[3])
+        self.conv_0 = convolution(weights[0], side, False)
+        self.conv_1 = convolution(weights[1], side, block.up_sample)
+        self.conv_2 = convolution(weights[2], side * 2 if block.up_sample else side, False)
+        self.register_buffer("weight", weights[3][:, :, 0, 0].t().contiguous())
+        self.register_buffer("bias", block.conv_3.bias.clone())
+
+    def forward(self, x: Tensor, scales: tuple[Tensor, ...], offsets: tuple[Tensor, ...]) -> Tensor:
+        weight, skip = self.get_buffer("weight"), x[..., : self.channels] + self.get_buffer("bias")
+        if isinstance(self.conv_0, _Products):
+            y = self.conv_0(x, scales[1], offsets[1], before=(scales[0], offsets[0]))
+        else:
+            y = self.conv_0(_affine_relu(x, scales[0], offsets[0]), scales[1], offsets[1])
+        y = self.conv_1(y, scales[2], offsets[2])
+        y = self.conv_2(y, scales[3], offsets[3])
+        batch, height, width, channels = skip.shape
+        times = 1 + self.upsamples
+        skip = skip[:, :, None, :, None].expand(batch, height, times, width, times, channels)
+        if not isinstance(self.conv_0, _Products):
+            return y @ weight + skip.reshape(batch, times * height, times * width, channels)
+        out = y.new_empty(skip.shape)
+        for begin, end in _strips(height, times * times * width * channels):
+            out[:, begin:end] = skip[:, begin:end]
+            rows = y[:, times * begin : times * end].flatten(0, 2)
+            out[:, begin:end].view(-1, channels).addmm_(rows, weight)
+        return out.view(batch, times * height, times * width, channels)
+
+
+class _Attention(nn.Module):
+    """The self-attention of SAGAN, its gamma in the output's weight."""
+
+    def __init__(self, attention: Any, convolution: Any) -> None:
+        super().__init__()
+        self.products = convolution is _Products
+        parts = [_normed(getattr(attention, f"snconv1x1_{name}")) for name in ("theta", "phi", "g")]
+        self.widths = [len(part) for part in parts]
+        self.register_buffer("weight", torch.cat(parts)[:, :, 0, 0].t().contiguous())
+        out = attention.gamma * _normed(attention.snconv1x1_o_conv)[:, :, 0, 0]
+        self.register_buffer("out", out.t().contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, rest = (x @ self.get_buffer("weight")).split([self.widths[0], sum(self.widths[1:])], dim=-1)
+        rest = torch.maximum(rest[:, ::2], rest[:, 1::2])
+        rest = torch.maximum(rest[:, :, ::2], rest[:, :, 1::2]).flatten(1, 2)
+        key, value = rest.split(self.widths[1:], dim=-1)
+        query = query.flatten(1, 2)
+        if not self.products:
+            mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+            return x + (mixed @ self.get_buffer("out")).view_as(x)
+        # on a CPU the same in strips that fit its cache; the library's way holds the whole map and looks for masked rows
+        out = x.clone(memory_format=torch.contiguous_format)
+        for begin, end in _strips(query.shape[1], key.shape[1]):
+            mixed = (query[0, begin:end] @ key[0].t()).softmax(-1) @ value[0]
+            out.view(-1, x.shape[-1])[begin:end].addmm_(mixed, self.get_buffer("out"))
+        return out
+
+
+class _Batched(nn.Module):
+    """A convolution, the scale and offset of the norm after it, and ReLU; for a GPU.
+
+    Upsampling and its 3x3 convolution are four 2x2 convolutions, one for each phase of the output, computed as one
+    with four times the channels: 4/9 of the arithmetic.
+    """
+
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
+        super().__init__()
+        self.upsamples = upsamples
+        self.register_buffer(
+            "weight", (_phases(weight) if upsamples else weight).contiguous(memory_format=torch.channels_last)
+        )
+
+    def forward(self, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        weight = self.get_buffer("weight")
+        if weight.shape[-1] == 1:
+            return _affine_relu(x @ weight[:, :, 0, 0].t(), scale, offset)
+        y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
+        if self.upsamples:
+            batch, height, width, channels = x.shape
+            y = y.unflatten(-1, (2, 2, -1))
+            rows = [torch.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], dim=3) for a in (0, 1)]
+            y = torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, -1)
+        return _affine_relu(y, scale, offset)
+
+
+class _Products(nn.Module):
+    """The same for a single image on a CPU, in matrix products.
+
+    Upsampling and its 3x3 convolution take nine products a low-resolution pixel instead of sixteen (phases) or
+    thirty-six (spelled out): along one axis, the outputs at 2i and 2i + 1 are G x[i] - a (x[i] - x[i-1]) and
+    G x[i] + c (x[i+1] - x[i]), where a, b, c are the taps and G their sum. Other 3x3 convolutions of many channels are
+    Winograd's F(2x2, 3x3): sixteen products for four pixels instead of thirty-six. Both are as accurate as the direct
+    sum, or more: they add fewer products.
+
+    Where there are more pixels than rows of the weight, the norm's scale goes into the weight, which spares a pass.
+    """
+
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
+        super().__init__()
+        self.upsamples = upsamples
+        self.fan = weight[0].numel()
+        self.winograd = weight.shape[-1] == 3 and not upsamples and len(weight) >= 128 and 8 <= side <= 64
+        if upsamples:
+            for i, kernel in enumerate(_difference_kernels(weight)):
+                self.register_buffer(f"weight{i}", kernel)
+        elif self.winograd:
+            self.register_buffer("weight", _winograd_kernel(weight))
+        elif weight.shape[-1] == 1:
+            self.register_buffer("weight", weight[:, :, 0, 0].t().contiguous())
+        else:
+            self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+
+    def forward(
+        self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        folds = x.shape[1] * x.shape[2] > self.fan
+        factor, bias = (scale[0], offset[0]) if folds else (None, None)
+        if before is None:
+            y = self._convolve(x, factor, bias)
+        else:
+            y = _affine_relu_product(x, *before, self.get_buffer("weight"), factor, bias)
+        if not folds:
+            torch.addcmul(offset[:, None, None], y, scale[:, None, None], out=y)
+        return y.relu_()
+
+    def _convolve(self, x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self.upsamples:
+            weights = [self.get_buffer(f"weight{i}") for i in range(4)]
+            if scale is not None:
+                weights = [(w.unflatten(1, (-1, len(scale))) * scale).flatten(1) for w in weights]
+            return _upsample_convolve(x, weights, bias)
+        weight = self.get_buffer("weight")
+        if weight.ndim == 4:
+            if scale is not None:
+                weight = weight * scale[:, None, None, None]
+            return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).permute(0, 2, 3, 1)
+        if scale is not None:
+            weight = weight * scale
+        if self.winograd:
+            return _winograd_convolve(x, weight, bias)
+        return x @ weight if bias is None else torch.addmm(bias, x.flatten(0, 2), weight).view(*x.shape[:3], -1)
+
+
+def _strips(rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of strips of rows of `size` numbers that fit a core's cache between two operations."""
+    step = max(1, STRIP // size)
+    return ((begin, min(begin + step, rows)) for begin in range(0, rows, step))
+
+
+def _affine_relu_product(
+    x: Tensor, scale: Tensor, offset: Tensor, weight: Tensor, factor: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """Norm, ReLU and 1x1 convolution of (1, H, W, C), strip by strip."""
+    if factor is not None:
+        weight = weight * factor
+    y = x.new_empty(*x.shape[:3], weight.shape[1])
+    for begin, end in _strips(x.shape[1], x.shape[2] * x.shape[3]):
+        rows, out = _affine_relu(x[:, begin:end], scale, offset).flatten(0, 2), y[0, begin:end].flatten(0, 1)
+        if bias is None:
+            torch.mm(rows, weight, out=out)
+        else:
+            torch.addmm(bias, rows, weight, out=out)
+    return y
+
+
+def _convolve_to_few(x: Tensor, scale: Tensor, offset: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """Norm, ReLU and 3x3 convolution of (1, H, W, C) to a few planes: a product with all taps, then nine shifts."""
+    _, height, width, channels = x.shape
+    planes = x.new_empty(len(taps), height * width)
+    for begin, end in _strips(height, width * channels):
+        rows = _affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
+        torch.mm(taps, rows.t(), out=planes[:, begin * width : end * width])
+    planes = planes.view(3, 3, -1, height, width)
+    y = planes[1, 1] + bias[:, None, None]
+    for i, (below, above) in enumerate(((1, 0), (0, 0), (0, 1))):  # rows that shifting by i - 1 leaves out
+        for j, (left, right) in enumerate(((1, 0), (0, 0), (0, 1))):
+            if i != 1 or j != 1:
+                target = y[:, below : height - above, left : width - right]
+                target += planes[i, j, :, above : height - below, right : width - left]
+    return y[None]
+
+
+def _affine_relu(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).relu_()
+
+
+def _phases(weight: Tensor) -> Tensor:
+    """3x3 after upsampling by two as 2x2 at the low resolution: (4 C_out, C_in, 2, 2), phases in the order of rows."""
+    top = torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], dim=2)
+    bottom = torch.stack([weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]], dim=2)
+    phases = []
+    for rows in (top, bottom):
+        phases.append(torch.stack([rows[..., 0], rows[..., 1] + rows[..., 2]], dim=3))
+        phases.append(torch.stack([rows[..., 0] + rows[..., 1], rows[..., 2]], dim=3))
+    return torch.cat(phases)
+
+
+def _difference_kernels(weight: Tensor) -> list[Tensor]:
+    """What `_upsample_convolve` multiplies the image and its differences along one, the other and both axes with."""
+    total, first, last = weight.sum(2), weight[:, :, 0], weight[:, :, 2]
+    groups = [
+        [total.sum(2)],
+        [total[..., 0], total[..., 2]],
+        [first.sum(2), last.sum(2)],
+        [first[..., 0], first[..., 2], last[..., 0], last[..., 2]],
+    ]
+    return [torch.cat(group).t().contiguous() for group in groups]
+
+
+def _upsample_convolve(x: Tensor, kernels: list[Tensor], bias: Tensor | None) -> Tensor:
+    """Nearest upsampling by two and a 3x3 convolution of (1, H, W, C), as `_Products` says: (1, 2H, 2W, C_out)."""
+    _, height, width, channels = x.shape
+    padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
+    across, down = padded[1:-1, 1:] - padded[1:-1, :-1], padded[1:] - padded[:-1]
+    both = down[:, 1:] - down[:, :-1]
+    flat = x.reshape(-1, channels)
+    base = flat @ kernels[0] if bias is None else torch.addmm(bias, flat, kernels[0])
+    base = base.view(height, width, -1)
+    across = (across.view(-1, channels) @ kernels[1]).view(height, width + 1, 2, -1)
+    down = (down[:, 1:-1].reshape(-1, channels) @ kernels[2]).view(height + 1, width, 2, -1)
+    both = (both.view(-1, channels) @ kernels[3]).view(height + 1, width + 1, 4, -1)
+    y = x.new_empty(1, height, 2, width, 2, base.shape[-1])
+    upper, lower = base - down[:-1, :, 0], base.add_(down[1:, :, 1])
+    upper_across, lower_across = across - both[:-1, :, :2], across.add_(both[1:, :, 2:])
+    for row, (middle, side) in enumerate(((upper, upper_across), (lower, lower_across))):
+        torch.sub(middle, side[:, :-1, 0], out=y[0, :, row, :, 0])
+        torch.add(middle, side[:, 1:, 1], out=y[0, :, row, :, 1])
+    return y.view(1, 2 * height, 2 * width, -1)
+
+
+def _winograd_kernel(weight: Tensor) -> Tensor:
+    """(C_out, C_in, 3, 3) to (16, C_in, C_out): a matrix for each place, columns before rows, of a 4x4 tile."""
+    transform = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    return torch.einsum("ar,bc,oirc->baio", transform, transform, weight).flatten(0, 1).contiguous()
+
+
+def _winograd_convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """A padded 3x3 convolution of (1, H, W, C), both even, by F(2x2, 3x3) of Lavin and Gray (2016)."""
+    _, height, width, channels = x.shape
+    padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
+    rows = x.new_empty(4, height // 2, width + 2, channels)
+    tiles = x.new_empty(4, 4, height // 2, width // 2, channels)
+    for out, even, odd in (
+        (rows, padded[0::2], padded[1::2]),
+        (tiles, rows[:, :, 0::2].movedim(2, 0), rows[:, :, 1::2].movedim(2, 0)),
+    ):
+        places = out if out is rows else out.movedim(3, 1)
+        torch.sub(even[:-1], even[1:], out=places[0])
+        torch.add(odd[:-1], even[1:], out=places[1])
+        torch.sub(even[1:], odd[:-1], out=places[2])
+        torch.sub(odd[:-1], odd[1:], out=places[3])
+    m = torch.bmm(tiles.view(16, -1, channels), kernel).view(4, 4, height // 2, width // 2, -1)
+    if bias is not None:
+        m[1, 1].add_(bias)  # the one place that enters all four pixels with weight one
+    m[0].add_(m[1]).add_(m[2])
+    m[1].sub_(m[2]).sub_(m[3])
+    y = x.new_empty(height // 2, 2, width // 2, 2, kernel.shape[-1])
+    out = y.permute(3, 1, 0, 2, 4)  # column and row in the tile first
+    torch.add(m[:2, 0].add_(m[:2, 1]), m[:2, 2], out=out[:, 0])
+    torch.sub(m[:2, 1].sub_(m[:2, 2]), m[:2, 3], out=out[:, 1])
+    return y.view(1, height, width, -1)
+
+
+def _normed(layer: Any) -> Tensor:
+    """The weight of a layer with spectral norm, divided by the norm that its two vectors give."""
+    weight = layer.weight_orig.detach()
+    sigma = torch.dot(layer.weight_u, weight.flatten(1).mv(layer.weight_v))
+    return weight / sigma
+
+
+def _check_finite(module: nn.Module) -> None:
+    if bad := [name for name, value in module.named_buffers() if not value.isfinite().all()]:
+        raise ValueError(
+            f"generator has NaN or infinite weights (in {', '.join(bad[:3])}); "
+            "if they are fresh, call power_iterate first"
+        )
