@@ -59,13 +59,16 @@ class GenerativeInterventionDataset(GeneratedDataset):
         interventions_per_noise: that many consecutive samples share noise and label, each with another component as
             long as there are others (the released code's five images).
         mode: "latent" (the released code) sets the component of the noise; "activation" (the paper's equation) that of
-            a layer's output, from which the generator goes on. On a layer that is linear in the noise they agree.
+            a layer's output, from which the generator goes on. On a layer that is linear in the noise both make the
+            same output of it; the same images too where the noise enters nowhere else, unlike in BigGAN, whose later
+            layers see it in their batch norms. The default also moves those, as the paper's step back to the noise by
+            regression does.
         layer: the layer whose principal components they are.
         directions: None for the exact ones, where the layer is linear in the noise; a file of `Directions.save` or of
             GANSpace; an array (k, z_dim) of latent directions; or `Directions`.
         device: where images are made and returned; the CPU, or where a module lies, by default.
         dtype: floating-point type of the generator; float32 by default.
-        batch_size: the most images in one generator call: bounds memory, does not change the images.
+        batch_size: the most images in one generator call of a GPU: bounds memory, does not change the images.
         transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
         target_transform: applied to each target, an int.
         output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.

@@ -6,6 +6,7 @@ Two forms of the same intervention, `intervene`, on different spaces:
 - activation (the paper): h* = h + sigma s' r - mu at a layer, from which the generator goes on, with r the principal
   component there. The paper calls mu "the offset term"; it is read as GANSpace, which the paper follows, centres: the
   part of h - h_mean along r. With any other mu the two forms would differ on a linear layer, where they are the same.
+  The paper then goes back to a noise by regression; here the generator goes on from h*, and the first form goes back.
 """
 
 from __future__ import annotations
