@@ -1,6 +1,6 @@
 """BigGAN-deep for ImageNet classes at 128, 256 and 512 pixels: a trainable form and a fast one.
 
-The trainable form is made of the layers of `pytorch-pretrained-biggan`, with its names, so that the released checkpoints
+The trainable form is made of the layers of `pytorch-pretrained-biggan`, with its names, so that released checkpoints
 load as they are. It departs from the package in one thing: batch-norm statistics between two tabled truncations are
 interpolated with the weights the right way round (see `interpolate`); `statistics="package"` puts them back.
 """
@@ -8,6 +8,8 @@ interpolated with the weights the right way round (see `interpolate`); `statisti
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
+from numbers import Real
 from typing import Any
 
 import torch
@@ -133,8 +135,10 @@ class _Steerable(nn.Module):
             raise ValueError(f"labels must be ({len(z)},), as many as z has rows, but got {tuple(labels.shape)}")
         if labels.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"labels must be int64, but got {labels.dtype}")
-        if labels.device != z.device or (x is not None and x.device != z.device):
-            raise ValueError(f"z is on {z.device}, but labels or the activation are not: all must be on one device")
+        home = next(chain(self.parameters(), self.buffers())).device
+        for name, tensor in (("z", z), ("labels", labels), ("activation", x)):
+            if tensor is not None and tensor.device != home:
+                raise ValueError(f"{name} must be on the generator's device, {home}, but is on {tensor.device}")
         # on a GPU the look-up itself complains; a check here would wait for it at every call
         if labels.device.type == "cpu" and ((labels < 0) | (labels >= self.num_classes)).any():
             wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
@@ -146,9 +150,11 @@ class _Steerable(nn.Module):
                     f"activation must be {expected} for layer={self.layer_names[begin - 1]!r}, but got {tuple(x.shape)}"
                 )
         if not isinstance(truncation, Tensor):
+            if isinstance(truncation, bool) or not isinstance(truncation, Real):
+                raise TypeError(f"truncation must be a number or a tensor, but got {truncation!r}")
             if not 0 < truncation <= 1:
                 raise ValueError(f"truncation must be in (0, 1], but got {truncation}")
-            return torch.full((1,), truncation, dtype=torch.float64, device=z.device)
+            return torch.full((1,), float(truncation), dtype=torch.float64, device=z.device)
         if truncation.ndim and truncation.shape != z.shape[:1]:
             raise ValueError(f"truncation must be a number or ({len(z)},), but got {tuple(truncation.shape)}")
         if truncation.device.type == "cpu" and not ((truncation > 0) & (truncation <= 1)).all():
@@ -240,7 +246,7 @@ class BigGANDeep(_Steerable):
         self.register_load_state_dict_pre_hook(_drop_derived_weights)
 
     def power_iterate(self, count: int = 5) -> BigGANDeep:
-        """Brings the vectors of spectral norm near the weights' first singular ones; for networks with fresh weights."""
+        """Brings the vectors of spectral norm near the weights' first singular ones; fresh ones are random."""
         training = self.training
         self.train()
         with torch.no_grad():
@@ -270,7 +276,11 @@ class BigGANDeep(_Steerable):
         return network.conv_to_rgb(network.bn(x, statistics_at).relu())[:, :3].tanh()
 
     def fast(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, *, compile: bool = False
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        compile: bool = False,  # noqa: A002
     ) -> FastBigGAN:
         """The same function for generation only, made for one device; arguments as `FastBigGAN`."""
         return FastBigGAN(self, device, dtype, compile=compile)
@@ -311,7 +321,7 @@ class FastBigGAN(_Steerable):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
-        compile: bool = False,
+        compile: bool = False,  # noqa: A002, torch's own word for it
     ) -> None:
         super().__init__()
         self.config, self.statistics = generator.config, generator.statistics
@@ -320,14 +330,15 @@ class FastBigGAN(_Steerable):
         home = weight.device if device is None else check_device("device", device)
         kind = weight.dtype if dtype is None else dtype
         # half-precision matrix products are slow on a CPU, and differences of halves inexact
-        convolution = _Products if home.type == "cpu" and kind in (torch.float32, torch.float64) else _Batched
-        _check_finite(generator)
+        plain = home.type == "cpu" and kind in (torch.float32, torch.float64)
+        convolution: type[_Convolution] = _Products if plain else _Batched
         with torch.no_grad():
             self.register_buffer("classes", weight.t().clone(memory_format=torch.contiguous_format))
             self.register_buffer("gen_z_weight", _normed(network.gen_z))
             self.register_buffer("gen_z_bias", network.gen_z.bias.clone())
             self._fold_norms(network)
-            layers, side = [], 4
+            layers: list[nn.Module] = []
+            side = 4
             for layer in network.layers:
                 if hasattr(layer, "conv_0"):
                     layers.append(_Block(layer, side, convolution))
@@ -427,11 +438,11 @@ class FastBigGAN(_Steerable):
 class _Layers(nn.Module):
     """From the output of one layer to that of another: what `torch.compile` takes as one."""
 
-    def __init__(self, layers: list[nn.Module], last: Tensor, bias: Tensor, convolution: Any) -> None:
+    def __init__(self, layers: list[nn.Module], last: Tensor, bias: Tensor, convolution: type[_Convolution]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         # on a CPU a product with all taps at once, (9 * 3, C)
-        taps = last.permute(2, 3, 0, 1).flatten(0, 2) if convolution is _Products else last
+        taps = last.permute(2, 3, 0, 1).flatten(0, 2) if issubclass(convolution, _Products) else last
         self.register_buffer("weight", taps.contiguous(memory_format=torch.preserve_format))
         self.register_buffer("bias", bias.clone())
 
@@ -462,7 +473,7 @@ class _Layers(nn.Module):
 class _Block(nn.Module):
     """A residual block: four times norm, ReLU, convolution; channels that the sum drops are never computed."""
 
-    def __init__(self, block: Any, side: int, convolution: Any) -> None:
+    def __init__(self, block: Any, side: int, convolution: type[_Convolution]) -> None:
         super().__init__()
         self.upsamples = block.up_sample
         weights = [_normed(getattr(block, f"conv_{i}")) for i in range(4)]
@@ -497,9 +508,9 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     """The self-attention of SAGAN, its gamma in the output's weight."""
 
-    def __init__(self, attention: Any, convolution: Any) -> None:
+    def __init__(self, attention: Any, convolution: type[_Convolution]) -> None:
         super().__init__()
-        self.products = convolution is _Products
+        self.products = issubclass(convolution, _Products)
         parts = [_normed(getattr(attention, f"snconv1x1_{name}")) for name in ("theta", "phi", "g")]
         self.widths = [len(part) for part in parts]
         self.register_buffer("weight", torch.cat(parts)[:, :, 0, 0].t().contiguous())
@@ -515,7 +526,7 @@ class _Attention(nn.Module):
         if not self.products:
             mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
             return x + (mixed @ self.get_buffer("out")).view_as(x)
-        # on a CPU the same in strips that fit its cache; the library's way holds the whole map and looks for masked rows
+        # the same in strips that fit a cache: the library's way holds the whole map, and looks for masked rows in it
         out = x.clone(memory_format=torch.contiguous_format)
         for begin, end in _strips(query.shape[1], key.shape[1]):
             mixed = (query[0, begin:end] @ key[0].t()).softmax(-1) @ value[0]
@@ -523,15 +534,22 @@ class _Attention(nn.Module):
         return out
 
 
-class _Batched(nn.Module):
-    """A convolution, the scale and offset of the norm after it, and ReLU; for a GPU.
+class _Convolution(nn.Module):
+    """A convolution, the scale and offset of the norm after it, and ReLU: (B, H, W, C) to the same."""
+
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
+        raise NotImplementedError
+
+
+class _Batched(_Convolution):
+    """In the convolutions of a GPU's library.
 
     Upsampling and its 3x3 convolution are four 2x2 convolutions, one for each phase of the output, computed as one
     with four times the channels: 4/9 of the arithmetic.
     """
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.upsamples = upsamples
         self.register_buffer(
             "weight", (_phases(weight) if upsamples else weight).contiguous(memory_format=torch.channels_last)
@@ -543,15 +561,15 @@ class _Batched(nn.Module):
             return _affine_relu(x @ weight[:, :, 0, 0].t(), scale, offset)
         y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
         if self.upsamples:
-            batch, height, width, channels = x.shape
+            batch, height, width = x.shape[:3]
             y = y.unflatten(-1, (2, 2, -1))
             rows = [torch.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], dim=3) for a in (0, 1)]
             y = torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, -1)
         return _affine_relu(y, scale, offset)
 
 
-class _Products(nn.Module):
-    """The same for a single image on a CPU, in matrix products.
+class _Products(_Convolution):
+    """For a single image on a CPU, in matrix products.
 
     Upsampling and its 3x3 convolution take nine products a low-resolution pixel instead of sixteen (phases) or
     thirty-six (spelled out): along one axis, the outputs at 2i and 2i + 1 are G x[i] - a (x[i] - x[i-1]) and
@@ -562,11 +580,17 @@ class _Products(nn.Module):
     Where there are more pixels than rows of the weight, the norm's scale goes into the weight, which spares a pass.
     """
 
+    # where Winograd measures faster: below, its kernels are more to read; above, its tiles leave the cache
+    winograd_sides = range(8, 65)
+    winograd_channels = 128
+    folds_scale = True
+
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.upsamples = upsamples
         self.fan = weight[0].numel()
-        self.winograd = weight.shape[-1] == 3 and not upsamples and len(weight) >= 128 and 8 <= side <= 64
+        self.winograd = weight.shape[-1] == 3 and not upsamples and side in self.winograd_sides
+        self.winograd &= len(weight) >= self.winograd_channels
         if upsamples:
             for i, kernel in enumerate(_difference_kernels(weight)):
                 self.register_buffer(f"weight{i}", kernel)
@@ -577,10 +601,8 @@ class _Products(nn.Module):
         else:
             self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
 
-    def forward(
-        self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        folds = x.shape[1] * x.shape[2] > self.fan
+    def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        folds = self.folds_scale and x.shape[1] * x.shape[2] > self.fan
         factor, bias = (scale[0], offset[0]) if folds else (None, None)
         if before is None:
             y = self._convolve(x, factor, bias)
@@ -736,7 +758,7 @@ def _normed(layer: Any) -> Tensor:
 
 
 def _check_finite(module: nn.Module) -> None:
-    if bad := [name for name, value in module.named_buffers() if not value.isfinite().all()]:
+    if bad := [name for name, value in module.state_dict().items() if not value.isfinite().all()]:
         raise ValueError(
             f"generator has NaN or infinite weights (in {', '.join(bad[:3])}); "
             "if they are fresh, call power_iterate first"

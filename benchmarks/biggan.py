@@ -1,0 +1,248 @@
+"""BigGAN-deep images a second: our fast form against the package's, in one run.
+
+The package's way is `pytorch-pretrained-biggan` in evaluation mode as released scripts run it: one-hot classes, spectral
+norm divided out at every call, and no_grad; float32. Ours is `BigGANDeep(...).fast(...)`. Weights are random: speed does
+not depend on them. The ways take turns, so that whatever else the machine does hits all alike; figures are medians over
+the rounds, ratios of medians.
+
+    taskset -c 0 python benchmarks/biggan.py --threads 1 --rounds 5                # CPU: batches 1 and 8, eager
+    python benchmarks/biggan.py --device cuda --rounds 20                          # GPU: batches to 256, bfloat16, compiled
+    taskset -c 0 python benchmarks/biggan.py --threads 1 --rounds 5 --ablate       # what each optimisation gains
+
+On a shared CPU, `--clock process` counts the processor's time of this process alone.
+
+Writes benchmarks/results/biggan[-ablation]-SIZE-DEVICE-torchVERSION.csv. Rows that want a GPU say "not run" without one.
+"""
+
+import argparse
+import csv
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from pytorch_pretrained_biggan import BigGAN
+from torch import Tensor, nn
+
+from genaug.files import atomic_path
+from genaug.generators import biggan
+from genaug.generators.biggan import BigGANDeep
+from genaug.generators.cgn_mnist import phase_kernel
+
+TRUNCATION = 0.5
+CPU_BATCHES = (1, 8)
+GPU_BATCHES = (1, 32, 64, 128, 256)
+
+Make = Callable[[], Tensor]
+
+
+class WithoutWinograd(biggan._Products):
+    winograd_sides = range(0)
+
+
+class WithoutScaleInWeight(biggan._Products):
+    folds_scale = False
+
+
+class Upsampled(biggan._Products):
+    """Upsampling spelled out before the 3x3 convolution."""
+
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
+        super().__init__(weight, side, upsamples)
+        if upsamples:
+            self.direct = weight.contiguous(memory_format=torch.channels_last)
+
+    def _convolve(self, x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        if not self.upsamples:
+            return super()._convolve(x, scale, bias)
+        weight = self.direct if scale is None else self.direct * scale[:, None, None, None]
+        x = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2)
+        return F.conv2d(x, weight, bias, padding=1).permute(0, 2, 3, 1)
+
+
+class Transposed(Upsampled):
+    """Four phases as one transposed convolution."""
+
+    def _convolve(self, x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        if not self.upsamples:
+            return super()._convolve(x, scale, bias)
+        weight = self.direct if scale is None else self.direct * scale[:, None, None, None]
+        kernel = phase_kernel(weight).contiguous(memory_format=torch.channels_last)
+        return F.conv_transpose2d(x.permute(0, 3, 1, 2), kernel, bias, stride=2, padding=1).permute(0, 2, 3, 1)
+
+
+class Phases(biggan._Products):
+    """Four phases as one 2x2 convolution of four times the channels, which is what a GPU gets."""
+
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
+        super().__init__(weight, side, upsamples)
+        self.phases = biggan._Batched(weight, side, upsamples) if upsamples else None
+
+    def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        return super().forward(x, scale, offset, before) if self.phases is None else self.phases(x, scale, offset)
+
+
+@contextmanager
+def convolving(kind: type[nn.Module]) -> Iterator[None]:
+    """Fast forms made meanwhile have convolutions of this kind on a CPU."""
+    with mock.patch.object(biggan, "_Products", kind):
+        yield
+
+
+def network(size: int) -> tuple[BigGANDeep, BigGAN]:
+    """Ours with fresh weights, and the package's with the same."""
+    torch.manual_seed(0)
+    ours = BigGANDeep(size, statistics="package").power_iterate().eval()
+    theirs = BigGAN(ours.config)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs.eval()
+
+
+def inputs(size: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    noise = torch.Generator().manual_seed(batch)
+    z = TRUNCATION * torch.randn(batch, 128, generator=noise).clamp(-2, 2)
+    return z.to(device), torch.randint(1000, (batch,), generator=noise).to(device)
+
+
+def as_released(theirs: BigGAN, z: Tensor, labels: Tensor) -> Tensor:
+    return theirs(z, F.one_hot(labels, 1000).float(), TRUNCATION)
+
+
+def ablations(ours: BigGANDeep, theirs: BigGAN, z: Tensor, labels: Tensor) -> dict[str, Make]:
+    """The package with one optimisation more each, then ours with one less each."""
+    ways: dict[str, Make] = {"package": lambda: as_released(theirs, z, labels)}
+    folded = BigGAN(theirs.config)
+    folded.load_state_dict(theirs.state_dict())
+    for module in folded.modules():
+        if module._forward_pre_hooks:
+            nn.utils.remove_spectral_norm(module)
+    three = BigGAN(theirs.config)
+    for module in three.modules():
+        if module._forward_pre_hooks:
+            nn.utils.remove_spectral_norm(module)
+    three.load_state_dict(folded.state_dict())
+    last = three.generator.conv_to_rgb
+    last.weight, last.bias = nn.Parameter(last.weight[:3].clone()), nn.Parameter(last.bias[:3].clone())
+    ways["package, spectral norm folded"] = lambda: as_released(folded, z, labels)
+    ways["package, the same and 3 channels"] = lambda: as_released(three, z, labels)
+    fast = ours.fast()
+    ways["ours"] = lambda: fast(z, labels, TRUNCATION)
+
+    def add(name: str, kind: type[nn.Module]) -> None:
+        with convolving(kind):
+            other = ours.fast()
+        ways[name] = lambda: other(z, labels, TRUNCATION)
+
+    def whole() -> Tensor:
+        with mock.patch.object(biggan, "STRIP", 1 << 40):
+            return fast(z, labels, TRUNCATION)
+
+    add("ours, upsampling spelled out", Upsampled)
+    add("ours, phases: transposed 4x4", Transposed)
+    add("ours, phases: 2x2, 4x channels", Phases)
+    add("ours, no Winograd", WithoutWinograd)
+    add("ours, scale not in the weight", WithoutScaleInWeight)
+    ways["ours, no strips"] = whole
+    with convolving(biggan._Batched):
+        batched = ours.fast()
+    ways["ours, the form for a GPU"] = lambda: batched(z, labels, TRUNCATION)
+    return ways
+
+
+def comparisons(ours: BigGANDeep, theirs: BigGAN, device: torch.device) -> dict[tuple[str, int], Make]:
+    """Each way at each batch size."""
+    size = ours.image_size
+    if device.type == "cpu":
+        fast, batches, name = ours.fast(), CPU_BATCHES, "ours, float32, eager"
+    else:
+        fast, batches, name = ours.fast(device, torch.bfloat16, compile=True), GPU_BATCHES, "ours, bfloat16, compiled"
+    ways: dict[tuple[str, int], Make] = {}
+    for batch in batches:
+        z, labels = inputs(size, batch, device)
+        ways["package, float32", batch] = lambda z=z, labels=labels: as_released(theirs, z, labels)
+        ways[name, batch] = lambda z=z, labels=labels: fast(z, labels, TRUNCATION)
+    return ways
+
+
+def grey_levels(ours: BigGANDeep, device: torch.device) -> float:
+    """Mean absolute difference of bfloat16 from float32 images, in grey levels."""
+    z, labels = inputs(ours.image_size, 8, device)
+    images = [ours.fast(device, dtype)(z, labels, TRUNCATION).float() for dtype in (torch.float32, torch.bfloat16)]
+    return 127.5 * (images[0] - images[1]).abs().mean().item()
+
+
+def measure(
+    ways: dict[tuple[str, int], Make], rounds: int, clock: Callable[[], float], device: torch.device
+) -> dict[tuple[str, int], list[float]]:
+    """Images a second of each round; a first one that does not count fills caches and compiles."""
+    rates: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
+    for i in range(rounds + 1):
+        for key, make in ways.items():
+            begin = clock()
+            make()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if i:
+                rates[key].append(key[1] / (clock() - begin))
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=256, choices=(128, 256, 512))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=("wall", "process"), default="wall")
+    parser.add_argument("--ablate", action="store_true", help="each optimisation's own gain, batch 1, on a CPU")
+    parser.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("CUDA rows: not run, there is no CUDA here")
+        return
+    ours, theirs = network(args.size)
+    theirs = theirs.to(device)
+    if args.ablate:
+        z, labels = inputs(args.size, 1, device)
+        ways = {(name, 1): make for name, make in ablations(ours, theirs, z, labels).items()}
+    else:
+        ways = comparisons(ours, theirs, device)
+    rates = measure(ways, args.rounds, time.process_time if args.clock == "process" else time.perf_counter, device)
+    medians = {key: statistics.median(values) for key, values in rates.items()}
+    of_package = {batch: value for (name, batch), value in medians.items() if name.startswith("package, float32")}
+    one = medians.get(("package", 1), of_package.get(1))
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu{args.threads}"
+    stem = f"biggan{'-ablation' if args.ablate else ''}-{args.size}-{label.replace(' ', '-')}"
+    path = args.out / f"{stem}-torch{torch.__version__.split('+')[0]}.csv"
+    args.out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file)
+        head = ["way", "batch", "images_per_second_median", "lowest", "highest", "rounds", "ratio_same_batch"]
+        table.writerow([*head, "ratio_best_batch", "ratio_batch_1", "clock", "machine"])
+        for (name, batch), values in rates.items():
+            median = medians[name, batch]
+            bases = [of_package.get(batch, one), max(of_package.values(), default=one), one]
+            ratios = [f"{median / base:.2f}" for base in bases]
+            print(
+                f"{name:34} batch {batch:3} {median:9.3f} images/s   {' '.join(ratios)} x the package's "
+                "same, best, single batch"
+            )
+            row = [name, batch, f"{median:.4g}", f"{min(values):.4g}", f"{max(values):.4g}", len(values), *ratios]
+            table.writerow([*row, args.clock, platform.processor() or platform.machine()])
+    if device.type == "cuda":
+        print(f"bfloat16 against float32: {grey_levels(ours, device):.2f} grey levels")
+    elif not args.ablate:
+        print("GPU rows: not run")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
