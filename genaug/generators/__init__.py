@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,15 +29,31 @@ def load_generator(
         genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
     """
     from genaug.assets import AssetError, load_asset
-    from genaug.generators.cgn_mnist import CGNMnist
 
     state, metadata = load_asset(name)
-    if metadata.get("kind") != "cgn-mnist":
-        raise AssetError(f"{str(name)!r} is no generator: its kind is {metadata.get('kind')!r}, expected 'cgn-mnist'")
+    kind = metadata.get("kind", "")
+    if kind not in _TRAINABLE:
+        raise AssetError(f"{str(name)!r} is no generator: its kind is {kind!r}, expected {' or '.join(_TRAINABLE)}")
     # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway
     with torch.device("meta"):
-        generator = CGNMnist()
+        generator = _TRAINABLE[kind](metadata)
     weights = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     generator.load_state_dict(weights, assign=True)
     # folded in float32, cast afterwards: the products of folding deserve the precision
-    return generator.fast().to(device=device, dtype=dtype)
+    return generator.fast(device, dtype)
+
+
+def _cgn_mnist(_: Mapping[str, str]) -> Any:
+    from genaug.generators.cgn_mnist import CGNMnist
+
+    return CGNMnist()
+
+
+def _biggan_deep(metadata: Mapping[str, str]) -> Any:
+    from genaug.generators.biggan import BigGANDeep
+
+    return BigGANDeep(json.loads(metadata["config"]))
+
+
+# an asset's kind -> its trainable form, from the metadata of its file
+_TRAINABLE: dict[str, Callable[[Mapping[str, str]], Any]] = {"cgn-mnist": _cgn_mnist, "biggan-deep": _biggan_deep}
