@@ -1,17 +1,17 @@
 """BigGAN-deep images a second: our fast form against the package's, in one run.
 
-The package's way is `pytorch-pretrained-biggan` in evaluation mode as released scripts run it: one-hot classes, spectral
-norm divided out at every call, and no_grad; float32. Ours is `BigGANDeep(...).fast(...)`. Weights are random: speed does
-not depend on them. The ways take turns, so that whatever else the machine does hits all alike; figures are medians over
-the rounds, ratios of medians.
+The package's way is `pytorch-pretrained-biggan` in evaluation mode as released scripts run it: one-hot classes,
+spectral norm divided out at every call, and no_grad; float32. Ours is `BigGANDeep(...).fast(...)`. Weights are random:
+speed does not depend on them. The ways take turns, so that whatever else the machine does hits all alike; figures are
+medians over the rounds, ratios of medians.
 
-    taskset -c 0 python benchmarks/biggan.py --threads 1 --rounds 5                # CPU: batches 1 and 8, eager
-    python benchmarks/biggan.py --device cuda --rounds 20                          # GPU: batches to 256, bfloat16, compiled
-    taskset -c 0 python benchmarks/biggan.py --threads 1 --rounds 5 --ablate       # what each optimisation gains
+    taskset -c 0 python benchmarks/biggan.py --threads 1             # CPU: batches 1 and 8, eager
+    taskset -c 0 python benchmarks/biggan.py --threads 1 --ablate    # what each optimisation gains
+    python benchmarks/biggan.py --device cuda --rounds 20            # GPU: batches to 256, bfloat16, compiled
 
 On a shared CPU, `--clock process` counts the processor's time of this process alone.
 
-Writes benchmarks/results/biggan[-ablation]-SIZE-DEVICE-torchVERSION.csv. Rows that want a GPU say "not run" without one.
+Writes benchmarks/results/biggan[-ablation]-SIZE-DEVICE-torchVERSION.csv. Without a GPU its rows are "not run".
 """
 
 import argparse
@@ -116,16 +116,13 @@ def as_released(theirs: BigGAN, z: Tensor, labels: Tensor) -> Tensor:
 def ablations(ours: BigGANDeep, theirs: BigGAN, z: Tensor, labels: Tensor) -> dict[str, Make]:
     """The package with one optimisation more each, then ours with one less each."""
     ways: dict[str, Make] = {"package": lambda: as_released(theirs, z, labels)}
-    folded = BigGAN(theirs.config)
-    folded.load_state_dict(theirs.state_dict())
-    for module in folded.modules():
-        if module._forward_pre_hooks:
-            nn.utils.remove_spectral_norm(module)
-    three = BigGAN(theirs.config)
-    for module in three.modules():
-        if module._forward_pre_hooks:
-            nn.utils.remove_spectral_norm(module)
-    three.load_state_dict(folded.state_dict())
+    folded, three = BigGAN(theirs.config), BigGAN(theirs.config)
+    for other in (folded, three):
+        other.load_state_dict(theirs.state_dict())
+        for module in other.modules():
+            if module._forward_pre_hooks:
+                nn.utils.remove_spectral_norm(module)
+        other.eval()
     last = three.generator.conv_to_rgb
     last.weight, last.bias = nn.Parameter(last.weight[:3].clone()), nn.Parameter(last.bias[:3].clone())
     ways["package, spectral norm folded"] = lambda: as_released(folded, z, labels)

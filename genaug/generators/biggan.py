@@ -324,6 +324,7 @@ class FastBigGAN(_Steerable):
         compile: bool = False,  # noqa: A002, torch's own word for it
     ) -> None:
         super().__init__()
+        _check_finite(generator)
         self.config, self.statistics = generator.config, generator.statistics
         network: Any = generator.generator
         weight = generator.embeddings.weight
