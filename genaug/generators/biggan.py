@@ -577,19 +577,15 @@ class _Products(_Convolution):
     G x[i] + c (x[i+1] - x[i]), where a, b, c are the taps and G their sum. Other 3x3 convolutions of many channels are
     Winograd's F(2x2, 3x3): sixteen products for four pixels instead of thirty-six. Both are as accurate as the direct
     sum, or more: they add fewer products.
-
-    Where there are more pixels than rows of the weight, the norm's scale goes into the weight, which spares a pass.
     """
 
     # where Winograd measures faster: below, its kernels are more to read; above, its tiles leave the cache
     winograd_sides = range(8, 65)
     winograd_channels = 128
-    folds_scale = True
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
         nn.Module.__init__(self)
         self.upsamples = upsamples
-        self.fan = weight[0].numel()
         self.winograd = weight.shape[-1] == 3 and not upsamples and side in self.winograd_sides
         self.winograd &= len(weight) >= self.winograd_channels
         if upsamples:
@@ -603,32 +599,18 @@ class _Products(_Convolution):
             self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        folds = self.folds_scale and x.shape[1] * x.shape[2] > self.fan
-        factor, bias = (scale[0], offset[0]) if folds else (None, None)
-        if before is None:
-            y = self._convolve(x, factor, bias)
-        else:
-            y = _affine_relu_product(x, *before, self.get_buffer("weight"), factor, bias)
-        if not folds:
-            torch.addcmul(offset[:, None, None], y, scale[:, None, None], out=y)
-        return y.relu_()
+        y = self._convolve(x) if before is None else _affine_relu_product(x, *before, self.get_buffer("weight"))
+        return torch.addcmul(offset[:, None, None], y, scale[:, None, None], out=y).relu_()
 
-    def _convolve(self, x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         if self.upsamples:
-            weights = [self.get_buffer(f"weight{i}") for i in range(4)]
-            if scale is not None:
-                weights = [(w.unflatten(1, (-1, len(scale))) * scale).flatten(1) for w in weights]
-            return _upsample_convolve(x, weights, bias)
+            return _upsample_convolve(x, [self.get_buffer(f"weight{i}") for i in range(4)])
         weight = self.get_buffer("weight")
-        if weight.ndim == 4:
-            if scale is not None:
-                weight = weight * scale[:, None, None, None]
-            return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).permute(0, 2, 3, 1)
-        if scale is not None:
-            weight = weight * scale
         if self.winograd:
-            return _winograd_convolve(x, weight, bias)
-        return x @ weight if bias is None else torch.addmm(bias, x.flatten(0, 2), weight).view(*x.shape[:3], -1)
+            return _winograd_convolve(x, weight)
+        if weight.ndim == 2:
+            return x @ weight
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
 
 
 def _strips(rows: int, size: int) -> Iterator[tuple[int, int]]:
@@ -637,19 +619,12 @@ def _strips(rows: int, size: int) -> Iterator[tuple[int, int]]:
     return ((begin, min(begin + step, rows)) for begin in range(0, rows, step))
 
 
-def _affine_relu_product(
-    x: Tensor, scale: Tensor, offset: Tensor, weight: Tensor, factor: Tensor | None, bias: Tensor | None
-) -> Tensor:
+def _affine_relu_product(x: Tensor, scale: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     """Norm, ReLU and 1x1 convolution of (1, H, W, C), strip by strip."""
-    if factor is not None:
-        weight = weight * factor
     y = x.new_empty(*x.shape[:3], weight.shape[1])
     for begin, end in _strips(x.shape[1], x.shape[2] * x.shape[3]):
-        rows, out = _affine_relu(x[:, begin:end], scale, offset).flatten(0, 2), y[0, begin:end].flatten(0, 1)
-        if bias is None:
-            torch.mm(rows, weight, out=out)
-        else:
-            torch.addmm(bias, rows, weight, out=out)
+        rows = _affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
+        torch.mm(rows, weight, out=y[0, begin:end].flatten(0, 1))
     return y
 
 
@@ -697,15 +672,13 @@ def _difference_kernels(weight: Tensor) -> list[Tensor]:
     return [torch.cat(group).t().contiguous() for group in groups]
 
 
-def _upsample_convolve(x: Tensor, kernels: list[Tensor], bias: Tensor | None) -> Tensor:
+def _upsample_convolve(x: Tensor, kernels: list[Tensor]) -> Tensor:
     """Nearest upsampling by two and a 3x3 convolution of (1, H, W, C), as `_Products` says: (1, 2H, 2W, C_out)."""
     _, height, width, channels = x.shape
     padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
     across, down = padded[1:-1, 1:] - padded[1:-1, :-1], padded[1:] - padded[:-1]
     both = down[:, 1:] - down[:, :-1]
-    flat = x.reshape(-1, channels)
-    base = flat @ kernels[0] if bias is None else torch.addmm(bias, flat, kernels[0])
-    base = base.view(height, width, -1)
+    base = (x.reshape(-1, channels) @ kernels[0]).view(height, width, -1)
     across = (across.view(-1, channels) @ kernels[1]).view(height, width + 1, 2, -1)
     down = (down[:, 1:-1].reshape(-1, channels) @ kernels[2]).view(height + 1, width, 2, -1)
     both = (both.view(-1, channels) @ kernels[3]).view(height + 1, width + 1, 4, -1)
@@ -724,7 +697,7 @@ def _winograd_kernel(weight: Tensor) -> Tensor:
     return torch.einsum("ar,bc,oirc->baio", transform, transform, weight).flatten(0, 1).contiguous()
 
 
-def _winograd_convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+def _winograd_convolve(x: Tensor, kernel: Tensor) -> Tensor:
     """A padded 3x3 convolution of (1, H, W, C), both even, by F(2x2, 3x3) of Lavin and Gray (2016)."""
     _, height, width, channels = x.shape
     padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
@@ -740,8 +713,6 @@ def _winograd_convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor
         torch.sub(even[1:], odd[:-1], out=places[2])
         torch.sub(odd[:-1], odd[1:], out=places[3])
     m = torch.bmm(tiles.view(16, -1, channels), kernel).view(4, 4, height // 2, width // 2, -1)
-    if bias is not None:
-        m[1, 1].add_(bias)  # the one place that enters all four pixels with weight one
     m[0].add_(m[1]).add_(m[2])
     m[1].sub_(m[2]).sub_(m[3])
     y = x.new_empty(height // 2, 2, width // 2, 2, kernel.shape[-1])
