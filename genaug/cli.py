@@ -83,6 +83,8 @@ Root = Annotated[Path, typer.Option(help="Folder that holds MNIST/raw, as torchv
 Textures = Annotated[
     Path | None, typer.Option(help="For wildlife: folder with object/ and background/, ten images each.")
 ]
+Generator = Annotated[str, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")]
+Classes = Annotated[str | None, typer.Option(help="Which classes, with commas between; by default all.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST into --root if it is not there.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 ArithmeticType = Annotated[Dtype, typer.Option("--dtype", help="bfloat16 is faster where the hardware has it.")]
@@ -124,15 +126,45 @@ def demo(
 
 @app.command(epilog="Example: genaug sample cgn-double-colored-mnist --out sheet.png")
 def sample(
-    name: Annotated[str, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")],
+    name: Generator,
     out: Annotated[Path, typer.Option(help="The picture to write.")],
-    num: Annotated[int, typer.Option(help="How many counterfactuals.")] = 10,
+    num: Annotated[int, typer.Option(help="How many columns.")] = 10,
+    classes: Classes = None,
     seed: Seed = 0,
 ) -> None:
-    """Draw a sheet of counterfactuals: mask, object texture, background, and what becomes of them."""
+    """Draw a sheet: of a counterfactual generator mask, object, background and composite, of any other its classes."""
     from genaug.recipes import samples
 
-    samples.run(name, out, num=num, seed=seed)
+    samples.run(name, out, num=num, seed=seed, classes=_integers(classes, "--classes"))
+    typer.echo(out)
+
+
+@app.command(epilog="Example: genaug walk cgan-digits --components 0,1,2 --out walk.gif")
+def walk(
+    name: Generator,
+    out: Annotated[Path, typer.Option(help="The picture to write; .gif moves.")],
+    components: Annotated[str, typer.Option(help="Which directions, with commas between.")] = "0,1,2,3,4",
+    scale: Annotated[float, typer.Option(help="How far, in standard deviations along a direction.")] = 3.0,
+    classes: Classes = None,
+    directions: Annotated[
+        Path | None, typer.Option(help="A file of directions in place of gen_z's exact ones.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Draw what moving along a generator's principal directions changes."""
+    chosen = _integers(components, "--components")
+    from genaug.recipes import samples
+
+    samples.walk(
+        name,
+        out,
+        components=chosen or (),
+        scale=scale,
+        seed=seed,
+        classes=_integers(classes, "--classes"),
+        directions=directions,
+    )
+    typer.echo(out)
 
 
 @train.command("cgn-mnist", epilog="Example: genaug train cgn-mnist --variant colored --root data --out runs/colored")
@@ -199,7 +231,7 @@ def reproduce_cgn_table2(
     download: Download = False,
 ) -> None:
     """CGN, Table 2: digits classified where colour and texture no longer tell the class."""
-    chosen_seeds = tuple(_integer(seed, "--seeds") for seed in _split(seeds))
+    chosen_seeds = _integers(seeds, "--seeds") or ()
     if set(variant) <= set(MNIST_VARIANTS):
         _need_mnist(root, download)
     from genaug.recipes import cgn_table2
@@ -316,11 +348,15 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _integer(text: str, option: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{option} takes integers with commas between, got {text!r}") from None
+def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    for part in _split(text):
+        try:
+            int(part)
+        except ValueError:
+            raise ValueError(f"{option} takes integers with commas between, got {part!r}") from None
+    return tuple(map(int, _split(text)))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,10 +7,10 @@ Figures are made without pyplot: no global state, no display.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -77,6 +77,40 @@ def save_sheet(path: str | os.PathLike[str], rows: Mapping[str, Tensor], *, titl
         TypeError, ValueError: there are no rows, or one is not as above.
         OSError: the folder cannot be written.
     """
+    with _sheet(rows, title) as figure:
+        save(figure, path)
+
+
+def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, Tensor]], *, title: str = "") -> None:
+    """Writes sheets one after the other, forth and back without end, as a GIF.
+
+    Args:
+        path: the file, ends in .gif.
+        frames: the rows of each sheet, as `save_sheet` takes them; all of the same sizes.
+        title: a line above the rows.
+
+    Raises:
+        TypeError, ValueError: there are no frames, or rows are not as above.
+        OSError: the folder cannot be written.
+    """
+    from PIL import Image
+
+    if not frames:
+        raise ValueError("frames must hold at least one sheet, got none")
+    pictures = []
+    for rows in frames:
+        with _sheet(rows, title) as figure:
+            canvas: Any = figure.canvas
+            canvas.draw()
+            size = canvas.get_width_height()
+            pictures.append(Image.frombytes("RGBA", size, bytes(canvas.buffer_rgba())).convert("RGB"))
+    pictures += pictures[-2:0:-1]
+    with atomic_path(path) as temporary:
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=80, loop=0)
+
+
+@contextmanager
+def _sheet(rows: Mapping[str, Tensor], title: str) -> Iterator[Figure]:
     sizes = {images.shape[2:] for images in rows.values()}
     if len(sizes) != 1:
         raise ValueError(f"rows must have at least one row and images of one size, got {sorted(map(tuple, sizes))}")
@@ -94,7 +128,7 @@ def save_sheet(path: str | os.PathLike[str], rows: Mapping[str, Tensor], *, titl
             y = top + i * (height + gap)
             write(figure, left - 14, y + height / 2, name, ha="right", va="center")
             paste(figure, grid, left, y)
-        save(figure, path)
+        yield figure
 
 
 @contextmanager

@@ -18,6 +18,7 @@ COMMANDS = [
     "",
     "demo",
     "sample",
+    "walk",
     "train",
     "train cgn-mnist",
     "reproduce",
@@ -176,13 +177,31 @@ def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
 
 def test_sample_draws_a_sheet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     save_asset(tmp_path / "own.safetensors", generator().state_dict(), "cgn-mnist")
-    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/a.png", "--num", "4") == (0, "", "")
+    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/a.png", "--num", "4") == (0, "sheets/a.png\n", "")
     assert run(capsys, "sample", "own.safetensors", "--out", "sheets/b.png", "--num", "4")[0] == 0
     assert run(capsys, "sample", "own.safetensors", "--out", "sheets/c.png", "--num", "4", "--seed", "1")[0] == 0
     a, b, c = ((tmp_path / "sheets" / f"{name}.png").read_bytes() for name in "abc")
     assert a.startswith(b"\x89PNG")
     assert a == b
     assert a != c
+
+
+def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, object]] = []
+    record = lambda *given, **options: seen.append({"given": given, **options})  # noqa: E731
+    monkeypatch.setattr("genaug.recipes.samples.walk", record)
+    line = "walk some --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4"
+    assert run(capsys, *line.split()) == (0, "w.gif\n", "")
+    assert seen == [
+        {
+            "given": ("some", Path("w.gif")),
+            "components": (3, 1),
+            "scale": 2.0,
+            "classes": (207,),
+            "directions": Path("d.npz"),
+            "seed": 4,
+        }
+    ]
 
 
 def test_train_and_reproduce_hand_on_every_option(

@@ -1,47 +1,145 @@
-"""A sheet of counterfactuals and the parts that they are composed of, as in the figures of CGN.
+"""What a generator makes, and what its directions change, as in the figures of CGN, GenInt and GANSpace.
 
 genaug sample cgn-double-colored-mnist --out sheet.png
+genaug walk biggan-deep-256 --components 0,1,2 --out walk.gif
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from genaug.arguments import check_classes, check_integer, check_number
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
-from genaug.plotting import save_sheet
+from genaug.interventions.directions import Directions, fit_directions
+from genaug.interventions.sampling import integers, truncated_normal
+from genaug.interventions.steering import intervene
+from genaug.plotting import save_animation, save_sheet
+
+ROWS = 5  # classes of a sheet, unless they are named
+STEPS = 9  # columns of a walk's sheet
+FRAMES = 25  # of a walk's animation, one way
+AT_ONCE = 8  # images in a generator call: bounds memory
 
 
-def run(name: str | os.PathLike[str], out: str | os.PathLike[str], *, num: int = 10, seed: int = 0) -> None:
-    """Draws `num` counterfactuals, each of three independent classes and noises.
+def run(
+    name: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    num: int = 10,
+    seed: int = 0,
+    classes: Sequence[int] | None = None,
+) -> None:
+    """Draws a sheet: of a counterfactual generator the three parts and what they compose, of any other its classes.
 
     Args:
-        name: a counterfactual generator: a name from `genaug assets list`, or a converted checkpoint.
+        name: a name from `genaug assets list`, or a converted checkpoint.
         out: the picture; its suffix says the format, such as .png.
         num: how many columns, at least 1.
         seed: of noise and classes.
+        classes: which to draw from, or, of a generator without parts, which to show; by default drawn from all.
 
     Raises:
-        ValueError: `num` is below 1, or the suffix is of no picture format.
+        ValueError: `num` is below 1, a class is none of the generator's, or the suffix is of no picture format.
         genaug.AssetError: the generator cannot be had.
         OSError: the folder of `out` cannot be written.
     """
-    if num < 1:
-        raise ValueError(f"num must be at least 1, got {num}")
+    check_integer("num", num, 1)
     generator: Any = load_generator(name)
-    draw = torch.Generator().manual_seed(seed)
-    noise = [torch.randn(num, generator.z_dim, generator=draw) for _ in range(3)]
-    labels = [torch.randint(generator.num_classes, (num,), generator=draw) for _ in range(3)]
-    mask, texture, background = generator.mechanisms(noise, labels)
-    rows = {
-        "mask": mask * 2 - 1,
-        "object": texture,
-        "background": background,
-        "counterfactual": compose(mask, texture, background),
-    }
+    known = check_classes(classes, generator.num_classes)
+    rows: dict[str, Tensor] = {}
+    if hasattr(generator, "mechanisms"):
+        draw = torch.Generator().manual_seed(seed)
+        noise = [torch.randn(num, generator.z_dim, generator=draw) for _ in range(3)]
+        labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]
+        mask, texture, background = generator.mechanisms(noise, labels)
+        rows = {
+            "mask": mask * 2 - 1,
+            "object": texture,
+            "background": background,
+            "counterfactual": compose(mask, texture, background),
+        }
+    else:
+        if classes is None:
+            picks = torch.arange(min(ROWS, len(known)))
+            known = sorted({known[i] for i in integers(seed, picks, len(known), "class").tolist()})
+        z = truncated_normal(seed, torch.arange(num), generator.z_dim, "noise")
+        rows = {f"class {label}": _images(generator, z, torch.full((num,), label)) for label in known}
     save_sheet(out, {row: to_uint8(images) for row, images in rows.items()}, title=Path(name).name)
+
+
+def walk(
+    name: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    components: Sequence[int] = (0, 1, 2, 3, 4),
+    scale: float = 3.0,
+    seed: int = 0,
+    classes: Sequence[int] | None = None,
+    directions: str | os.PathLike[str] | None = None,
+) -> None:
+    """Draws what moving along principal directions changes (GenInt, section 4.1; as GANSpace's figures show it).
+
+    Args:
+        name: a name from `genaug assets list`, or a converted checkpoint.
+        out: a picture such as .png: a row a component, from -scale to scale, of one image. A .gif: the same movement
+            in time, a row a component and a column an image.
+        components: which, counted from 0, the one of most variance.
+        scale: how far, in standard deviations along the direction.
+        seed: of noise and classes.
+        classes: which to draw from; all by default.
+        directions: a file of `Directions.save` or of GANSpace; by default the exact ones of `gen_z`.
+
+    Raises:
+        ValueError: there are no components or one is not known, `scale` is negative, a class is none of the
+            generator's, or the directions are of another one.
+        genaug.AssetError: the generator cannot be had.
+        OSError: the folder of `out` cannot be written.
+    """
+    check_number("scale", scale)
+    if not components:
+        raise ValueError("components must name at least one, got none")
+    generator: Any = load_generator(name)
+    most = 1 + max(check_integer("components", component, 0) for component in components)
+    if directions is None:
+        if most > generator.z_dim:
+            raise ValueError(f"components must be below the latent size, {generator.z_dim}, but got {most - 1}")
+        found = fit_directions(generator, components=most)
+    else:
+        found = Directions.load(directions)
+        found.check(generator)
+        if most > len(found):
+            raise ValueError(f"components must be below {len(found)}, which {directions} has, but got {most - 1}")
+    known = torch.tensor(check_classes(classes, generator.num_classes))
+    animated = Path(out).suffix == ".gif"
+    count = ROWS if animated else 1
+    z = truncated_normal(seed, torch.arange(count), generator.z_dim, "noise")
+    labels = known[integers(seed, torch.arange(count), len(known), "class")]
+
+    def moved(component: int, offset: float) -> Tensor:
+        direction = found.vectors[component].expand(count, -1)
+        distance = (offset * found.latent_stdev[component]).expand(count)
+        z_moved = intervene(z, direction, distance, found.latent_centre[component].expand(count))
+        return to_uint8(_images(generator, z_moved, labels))
+
+    offsets = torch.linspace(-scale, scale, FRAMES if animated else STEPS).tolist()
+    title = f"{Path(name).name}, -{scale:g} to {scale:g} standard deviations"
+    if animated:
+        frames = [{f"component {c}": moved(c, offset) for c in components} for offset in offsets]
+        save_animation(out, frames, title=title)
+    else:
+        rows = {f"component {c}": torch.cat([moved(c, offset) for offset in offsets]) for c in components}
+        save_sheet(out, rows, title=title)
+
+
+def _images(generator: Any, z: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        parts = zip(z.split(AT_ONCE), labels.split(AT_ONCE), strict=True)
+        return torch.cat([generator(*part, 1.0) for part in parts])
