@@ -272,10 +272,9 @@ def assets_list() -> None:
 @assets.command("pull", epilog="Example: genaug assets pull vgg19")
 def assets_pull(name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")]) -> None:
     """Fetch an asset now, check it, and print where its file is."""
-    from genaug.assets import asset_path, load_asset
+    from genaug.assets.store import pull
 
-    load_asset(name)
-    typer.echo(asset_path(name))
+    typer.echo(pull(name))
 
 
 @assets.command("verify", epilog="Example: genaug assets verify cgn-colored-mnist")
@@ -285,8 +284,9 @@ def assets_verify(
     """Compare files with their checksums, and their tensors with the network that they are for; nothing is fetched."""
     from genaug.assets import ASSETS
     from genaug.assets.registry import AssetError, UnavailableAssetError
-    from genaug.assets.store import verify
+    from genaug.assets.store import verify, where
 
+    where(next(iter(ASSETS)))  # a GENAUG_ASSETS that is no folder is to be said once
     damaged = []
     for asset in [name] if name else ASSETS:
         try:
@@ -299,9 +299,7 @@ def assets_verify(
         else:
             typer.echo(f"{asset:<25} {'not here' if path is None else f'whole    {path}'}")
     if damaged:
-        raise UnavailableAssetError(
-            f"{len(damaged)} damaged: {', '.join(damaged)}; `genaug assets pull NAME` fetches one anew"
-        )
+        raise UnavailableAssetError(f"{len(damaged)} damaged: {', '.join(damaged)}")
 
 
 @assets.command("path", epilog="Example: genaug assets path cgn-colored-mnist")

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -92,12 +93,14 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(302, Content_Length="0", Location=f"/cdn{self.path}", **facts)
 
     def do_GET(self) -> None:
-        """The bytes. Faults: "cut" ends the connection half way, "flip" changes one byte, "500" and "503" refuse."""
+        """The bytes. Faults: "cut" ends a connection half way, "flip" changes a byte, "wait" delays, "500" refuses."""
         self.hub.log.append(("GET", self.path + (f" {value}" if (value := self.headers.get("Range")) else "")))
         if fault := self.hub.fault("500", "503"):
             return self.answer(int(fault))
         if not self.path.startswith("/cdn/"):
             return self.do_HEAD()
+        if self.hub.fault("wait"):
+            time.sleep(3)
         content = self.hub.files[self.key()]
         start, end = 0, len(content)
         if value:
@@ -124,7 +127,10 @@ class Handler(BaseHTTPRequestHandler):
         return ("/".join(parts[:2]), *parts[3:])
 
     def do_POST(self) -> None:
-        """Making a repository, and a commit whose files are sent inside it, as the Hub has small ones sent."""
+        """Making a repository, and a commit whose files are sent inside it.
+
+        The Hub itself has large files sent to its storage first, by a protocol of its own that is not spoken here.
+        """
         self.hub.log.append(("POST", self.path))
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else self.chunks()

@@ -11,6 +11,7 @@ from contract import generator
 
 from genaug import cli
 from genaug.assets import ASSETS, load_asset, save_asset
+from genaug.assets.hub import sha256
 from genaug.datasets.colored_mnist import VARIANTS
 from genaug.recipes import RECIPES
 
@@ -113,6 +114,7 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("assets verify cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
         ("assets publish cgn-colred-mnist me/x", "did you mean 'cgn-colored-mnist'"),
         ("assets publish cgn-digits a/b/c", "repository must be OWNER/NAME or NAME, got 'a/b/c'"),
+        ("assets publish cgn-digits ../b", "repository must be OWNER/NAME or NAME, got '../b'"),
         ("assets publish biggan-deep-128 me/x", "no checksum on record"),
         ("assets convert gone.pth target.safetensors", "no such file: gone.pth"),
         ("assets convert gone.pth target.pt", "the target must end in .safetensors, got 'target.pt'"),
@@ -298,7 +300,10 @@ def test_what_has_no_known_licence_is_not_published(
     state, _ = load_asset("cgn-digits")
     save_asset(tmp_path / "theirs.safetensors", state, "cgn-mnist")
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
-    monkeypatch.setitem(ASSETS, "theirs", replace(ASSETS["cgn-digits"], name="theirs", licence="unknown"))
+    row = replace(
+        ASSETS["cgn-digits"], name="theirs", licence="unknown", sha256=sha256(tmp_path / "theirs.safetensors")
+    )
+    monkeypatch.setitem(ASSETS, "theirs", row)
     assert "its licence is unknown" in refused(capsys, "assets", "publish", "theirs", "me/theirs", "--dry-run")
 
 

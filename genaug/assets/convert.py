@@ -7,7 +7,7 @@ from pathlib import Path
 
 from genaug.assets.formats import SUFFIX, read_checkpoint, read_safetensors
 from genaug.assets.hub import sha256
-from genaug.assets.layouts import canonical, check_layout, shapes_of
+from genaug.assets.layouts import canonical, check_layout
 from genaug.assets.registry import ASSETS, AssetError
 from genaug.assets.store import check_kind, check_target, save_asset
 
@@ -43,17 +43,22 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
         check_kind(kind)
     if not source.is_file():
         raise AssetError(f"no such file: {source}")
-    stored = read_safetensors(source)[0] if source.suffix == SUFFIX else read_checkpoint(source)
+    stored, metadata = read_safetensors(source) if source.suffix == SUFFIX else (read_checkpoint(source), {})
     state, kind, config = canonical(stored, str(source), kind)
-    if config is not None:
-        config = _config_beside(source) or config
-    check_layout(state, kind, str(source), config)
-    metadata = {"source": source.name, "source_sha256": sha256(source)}
-    if licence := _licence(metadata["source_sha256"]):
-        metadata["licence"] = licence
+    origin = str(source)
+    if config is not None and "config" in metadata:
+        config = metadata["config"]
+    elif config is not None and (beside := _config_beside(source)) is not None:
+        config = beside.read_text(errors="replace")
+        origin += f" (with the configuration {beside}, which is read because it lies beside)"
+    check_layout(state, kind, origin, config)
+    if "kind" not in metadata:  # else it is a file of ours, which says more of itself than its name
+        metadata = {"source": source.name, "source_sha256": sha256(source)}
+        if licence := _licence(metadata["source_sha256"]):
+            metadata["licence"] = licence
     if config is not None:
         metadata["config"] = config
-    return save_asset(target, state, kind, **metadata)
+    return save_asset(target, state, kind, **{key: value for key, value in metadata.items() if key != "kind"})
 
 
 def _licence(digest: str) -> str | None:
@@ -62,13 +67,7 @@ def _licence(digest: str) -> str | None:
     return _LICENCES.get(digest) or next((known[start] for start in known if digest.startswith(start)), None)
 
 
-def _config_beside(source: Path) -> str | None:
+def _config_beside(source: Path) -> Path | None:
     """The JSON that lies with a released BigGAN: `config.json`, or `X-config.json` beside `X-pytorch_model.bin`."""
-    for name in (source.name.replace("pytorch_model.bin", "config.json"), "config.json"):
-        if name != source.name and (path := source.with_name(name)).is_file():
-            try:
-                shapes_of("biggan-deep", text := path.read_text())
-            except (AssetError, UnicodeDecodeError) as error:
-                raise AssetError(f"{path}: {error}") from None
-            return text
-    return None
+    names = dict.fromkeys((source.name.replace("pytorch_model.bin", "config.json"), "config.json"))
+    return next((path for name in names if name != source.name and (path := source.with_name(name)).is_file()), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -62,19 +63,34 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
     import torch
 
     try:
-        if zipfile.is_zipfile(path):  # as torch writes today: with check sums, which it does not read
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"check sum of {damaged}")
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles; what matters is whether they can be read
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise AssetError(f"{path} cannot be opened ({error.strerror})") from error
     except Exception as error:  # a damaged file surfaces as any of a dozen kinds
-        if "unsupported global" in str(error).lower():
+        if found := re.search(r"unsupported global:?(?: global)? (\S+)", str(error), re.IGNORECASE):
             raise AssetError(
-                f"{path} is refused: it holds more than tensors, and reading it would run code that it carries"
+                f"{path} is refused: it holds more than tensors ({found[1]}), and reading it would run code"
             ) from error
-        raise AssetError(f"{path} cannot be read as a PyTorch checkpoint: it is truncated, damaged or none") from error
+        raise AssetError(
+            f"{path} cannot be read as a PyTorch checkpoint of plain tensors: it is truncated, damaged, none, or "
+            f"needs code to be run, which is refused ({type(error).__name__})"
+        ) from error
     if not isinstance(state, dict):
         raise AssetError(f"{path} is no state dict: expected tensors by name, but got {type(state).__name__}")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """torch's files are zip archives of stored entries with check sums, which torch itself does not read."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise zipfile.BadZipFile("compressed entries")  # torch writes none, and they can be bombs
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise zipfile.BadZipFile("entries that overlap")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"check sum of {damaged}")

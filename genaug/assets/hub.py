@@ -7,8 +7,10 @@ every failure becomes one message that says what to do. They are imported at the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from genaug.assets.registry import Asset, AssetError, UnavailableAssetError
@@ -40,16 +42,31 @@ def fetch(row: Asset) -> Path:
             f"that it cannot check. {by_hand(row)}"
         )
     get = _from_hub if row.repository is not None else _from_url
-    for force in (False, True):
-        path = get(row, force)
-        if (found := sha256(path)).startswith(str(row.sha256)):
-            return path
-    for damaged in (path.resolve(), path):  # the Hub's cache has links to its files
-        damaged.unlink(missing_ok=True)
+    path = get(row, False)
+    if (found := _digest(path)).startswith(str(row.sha256)):
+        return path
+    try:
+        path = get(row, True)
+    except UnavailableAssetError as error:
+        raise UnavailableAssetError(
+            f"{path} is damaged (its sha256 is {found[:12]}...), and to fetch it anew failed: {error}"
+        ) from error
+    if (found := _digest(path)).startswith(str(row.sha256)):
+        return path
+    for wrong in (path.resolve(), path):  # the Hub's cache has links to its files
+        with suppress(OSError):
+            wrong.unlink()
     raise UnavailableAssetError(
-        f"{row.name}: what {row.home} gives is not the file on record (sha256 {found[:12]}..., not "
+        f"{row.name}: the file that was fetched is not the one on record (its sha256 is {found[:12]}..., not "
         f"{str(row.sha256)[:12]}...); it is not used. If the transfer was at fault, trying again helps. {by_hand(row)}"
     )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise UnavailableAssetError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def cached(row: Asset) -> Path | None:
@@ -65,11 +82,13 @@ def cached(row: Asset) -> Path | None:
 
 
 def by_hand(row: Asset) -> str:
-    """How a user supplies the file without this module."""
+    """How a user supplies the file without this module, and where it was sought."""
+    folder = os.environ.get("GENAUG_ASSETS")
+    sought = f"now {folder}, without {row.name}.safetensors" if folder else "not set now"
     origin = f"{row.home} ({row.source})" if row.home else row.source
     return (
         f"To supply it: get {row.file} from {origin}; `genaug assets convert {row.file} {row.name}.safetensors`; then "
-        f"pass that path in place of the name, or name its folder in GENAUG_ASSETS"
+        f"pass that path in place of the name, or name its folder in GENAUG_ASSETS ({sought})"
     )
 
 
@@ -78,6 +97,8 @@ def _from_hub(row: Asset, force: bool) -> Path:
 
     import genaug
 
+    if force and constants.HF_HUB_OFFLINE:  # which the client would call a wrong argument
+        raise _cannot(row, "HF_HUB_OFFLINE is set")
     try:
         path = hf_hub_download(
             str(row.repository),
@@ -93,30 +114,37 @@ def _from_hub(row: Asset, force: bool) -> Path:
     except errors.RepositoryNotFoundError as error:
         reason = f"{constants.ENDPOINT} has no {row.repository}, or it is private and HF_TOKEN does not open it"
         raise _cannot(row, reason) from error
-    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-        reason = f"{row.repository} at {constants.ENDPOINT} has no {row.file} in its revision {row.revision}"
-        raise _cannot(row, reason) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = f"asking {constants.ENDPOINT} failed ({one_line(error.__cause__ or error)})"
         if constants.HF_HUB_OFFLINE:
             why = "HF_HUB_OFFLINE is set"
         raise _cannot(row, f"it is not in the cache {constants.HF_HUB_CACHE}, and {why}") from error
+    except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
+        reason = f"{row.repository} at {constants.ENDPOINT} has no {row.file} in its revision {row.revision}"
+        raise _cannot(row, reason) from error
     except Exception as error:
         raise _cannot(row, _why(error, constants.HF_HUB_CACHE)) from error
     return Path(path)
 
 
 def _from_url(row: Asset, force: bool) -> Path:
+    """By torch's downloader, which has no resuming and no lock, but moves a file into its place only if it is right."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import WeakFileLock
     from torch.hub import download_url_to_file
 
     path = _url_cache(row)
     if path.is_file() and not force:
         return path
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if constants.HF_HUB_OFFLINE:
         raise _cannot(row, f"it is not in the cache {path.parent}, and HF_HUB_OFFLINE is set")
+    before = path.stat().st_mtime_ns if path.is_file() else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        download_url_to_file(str(row.url), str(path))
+        with WeakFileLock(path.with_name(f".{path.name}.lock")):
+            # another process may have fetched it meanwhile
+            if not path.is_file() or path.stat().st_mtime_ns == before:
+                download_url_to_file(str(row.url), str(path), hash_prefix=str(row.sha256))
     except Exception as error:
         raise _cannot(row, _why(error, str(path.parent))) from error
     return path
@@ -136,10 +164,27 @@ def _cannot(row: Asset, reason: str) -> UnavailableAssetError:
     )
 
 
+_UNWRITABLE = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
+
+
 def _why(error: Exception, cache: str) -> str:
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+    if isinstance(error, OSError) and (error.errno in _UNWRITABLE or isinstance(error, FileExistsError)):
         return f"the cache {cache} cannot be written ({error.strerror})"
-    return f"the download failed ({type(error).__name__}: {one_line(error)})"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    hint = "HF_TOKEN, or the token of `hf auth login`, is not accepted; " if status in (401, 403) else ""
+    return f"{hint}the download failed ({type(error).__name__}: {one_line(error)})"
+
+
+def check_repository(repository: str) -> None:
+    """Raises ValueError unless this is a repository's name, OWNER/NAME."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+        if repository.count("/") != 1:
+            raise HFValidationError("expected one slash")
+    except HFValidationError as error:
+        raise ValueError(f"repository must be OWNER/NAME or NAME, got {repository!r} ({one_line(error)})") from None
 
 
 def upload(repository: str, folder: Path, files: list[str]) -> str:
@@ -159,8 +204,10 @@ def upload(repository: str, folder: Path, files: list[str]) -> str:
             repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=f"Publish {files[0]}"
         )
     except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        hint = "; HF_TOKEN or `hf auth login` says who you are, and needs the right to write"
         raise UnavailableAssetError(
-            f"{repository} cannot be published to {constants.ENDPOINT}: {one_line(error)}. `hf auth login` or HF_TOKEN "
-            "says who you are; a token needs the right to write"
+            f"{repository} cannot be published to {constants.ENDPOINT} ({one_line(error).rstrip('.')})"
+            f"{hint if status in (401, 403) else ''}"
         ) from error
     return str(commit.oid)

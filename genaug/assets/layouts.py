@@ -217,18 +217,45 @@ def shapes_of(kind: str, config: str | None = None) -> Shapes:
 
     Args:
         kind: a key of `LAYOUTS`.
-        config: the network's configuration in JSON, for kinds that have one: BigGAN-deep's, of which that for 256
-            pixels is the default.
+        config: the network's configuration in JSON, for kinds that have one: BigGAN-deep's.
 
     Raises:
-        AssetError: the configuration is none of this kind.
+        AssetError: the configuration is missing, or none of this kind.
     """
-    if config is None or kind not in _CONFIGURED:
-        return LAYOUTS[kind](BIGGAN_CONFIGS[256])
+    if kind not in _CONFIGURED:
+        return LAYOUTS[kind]({})
     try:
-        return LAYOUTS[kind](json.loads(config))
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise AssetError(f"no configuration of a {kind} network ({type(error).__name__}: {error!s:.80})") from None
+        parsed = json.loads(config or "")
+    except (ValueError, RecursionError):
+        parsed = None
+    if wrong := _complaint(parsed):
+        raise AssetError(f"no configuration of a {kind} network: {wrong}")
+    return LAYOUTS[kind](parsed)
+
+
+def _complaint(config: Any) -> str | None:
+    """What is wrong with a configuration of BigGAN-deep; None if nothing is. Bounds keep a hostile one from costing."""
+    if not isinstance(config, dict):
+        return "expected a JSON object"
+
+    def whole(value: Any, high: int) -> bool:
+        return type(value) is int and 0 < value <= high
+
+    for key, high in (("z_dim", 4096), ("channel_width", 1024), ("num_classes", 10**6), ("n_stats", 10**4)):
+        if not whole(config.get(key), high):
+            return f"{key} must be a whole number in 1..{high}, got {config.get(key)!r:.40}"
+    layers = config.get("layers")
+    if not isinstance(layers, list) or not 0 < len(layers) <= 64:
+        return "layers must be a list of 1 to 64"
+    for layer in layers:
+        if not (isinstance(layer, list) and len(layer) == 3 and all(whole(part, 64) for part in layer[1:])):
+            return f"each of layers must be [upsamples, channels in, channels out], got {layer!r:.40}"
+    position, eps = config.get("attention_layer_position"), config.get("eps")
+    if type(position) is not int:
+        return f"attention_layer_position must be a whole number, got {position!r:.40}"
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        return f"eps must be a small positive number, got {eps!r:.40}"
+    return None
 
 
 def canonical(state: Mapping[str, Any], file: str, kind: str | None = None) -> tuple[dict[str, Any], str, str | None]:
@@ -274,14 +301,17 @@ def canonical(state: Mapping[str, Any], file: str, kind: str | None = None) -> t
 def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str | None = None) -> None:
     """Checks that `state` is the state dict of a network of this kind, with finite floating-point values.
 
-    Batch norm's `num_batches_tracked`, which no output depends on, may be there or not.
+    Counters of batch norms, which no output depends on, may be there or not.
 
     Raises:
         AssetError: it is not; the message names the file and the first few tensors that are wrong.
     """
     _check_tensors(state, file)
-    expected = shapes_of(kind, config)
-    found = {name for name in state if not name.endswith("num_batches_tracked")}
+    try:
+        expected = shapes_of(kind, config)
+    except AssetError as error:
+        raise AssetError(f"{file}: {error}") from None
+    found = {name for name in state if not _is_counter(name, state[name], expected)}
     complaints = []
     if missing := [name for name in expected if name not in found]:
         complaints.append(_few("missing", missing))
@@ -308,6 +338,14 @@ def _check_tensors(state: Mapping[Any, Any], file: str) -> None:
             raise AssetError(
                 f"{file} is no state dict: expected tensors by name, but got {type(value).__name__} under {name!r:.80}"
             )
+
+
+def _is_counter(name: str, value: Tensor, expected: Shapes) -> bool:
+    import torch
+
+    norm = name.removesuffix("num_batches_tracked")
+    plain = value.shape == () and value.dtype == torch.int64 and value.layout == torch.strided and not value.is_meta
+    return norm != name and f"{norm}running_mean" in expected and plain
 
 
 def _sound(tensor: Tensor) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from textwrap import dedent
 
 from genaug.assets.formats import DIGEST, SUFFIX
-from genaug.assets.hub import sha256, upload
+from genaug.assets.hub import check_repository, sha256, upload
 from genaug.assets.registry import ASSETS, NAMESPACE, Asset, AssetError
 from genaug.assets.store import EMBEDDED, asset_path, load_asset, save_asset
 from genaug.files import atomic_path, writable_folder
@@ -47,18 +46,23 @@ def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_r
         run, the folder.
 
     Raises:
-        AssetError: there is no such asset, its licence is unknown, or the Hub refuses.
+        AssetError: there is no such asset, its file is another than that on record, its licence is unknown, or the Hub
+            refuses.
         ValueError: the repository's name is none.
         OSError: the folder cannot be written.
     """
-    if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", repository):
-        raise ValueError(f"repository must be OWNER/NAME or NAME, got {repository!r}")
     repository = repository if "/" in repository else f"{NAMESPACE}/{repository}"
+    check_repository(repository)
     if name not in ASSETS:
         asset_path(name)  # names the near ones
         raise AssetError(f"{name} is no asset of the registry, which is where its card comes from")
     row = ASSETS[name]
     state, metadata = load_asset(name)
+    digests = sha256(asset_path(name)), metadata.get("source_sha256", "")
+    if row.sha256 is None or not any(digest.startswith(row.sha256) for digest in digests):
+        raise AssetError(
+            f"{name} is not published: {asset_path(name)} is not the file on record, and the card would speak of that"
+        )
     if (licence := metadata.get("licence", row.licence)) == "unknown":
         raise AssetError(f"{name} is not published: its licence is unknown, so it is not ours to hand on")
     target = writable_folder(folder) / f"{name}{SUFFIX}"

@@ -34,11 +34,16 @@ def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
         UnavailableAssetError: an AssetError too; the shipped file is missing or another, or the network fails.
         TypeError: `name_or_path` is neither a string nor a path.
     """
+    return _find(name_or_path)[0]
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> tuple[Path, Asset | None, bool]:
+    """The file, the row of the registry that has the name, and whether the file is that row's own."""
     path, row = _own(name_or_path)
     if path is not None:
-        return path
+        return path, row, False
     assert row is not None
-    return _embedded(row) if row.embedded else fetch(row)
+    return (_embedded(row) if row.embedded else fetch(row)), row, True
 
 
 def where(name: str) -> Path | None:
@@ -51,25 +56,30 @@ def where(name: str) -> Path | None:
     return cached(row)
 
 
-def verify(name: str) -> Path | None:
-    """Checks the file behind a name of the registry if it is on this machine; nothing is fetched.
+def pull(name: str | os.PathLike[str]) -> Path:
+    """The file behind a name, fetched if it has to be, and its tensors compared with the network they are for."""
+    found = _find(name)
+    _read(*found)
+    return found[0]
 
-    Returns:
-        The file, or None if it is not here.
+
+def verify(name: str) -> Path | None:
+    """The same, but nothing is fetched: None if the file is not here.
 
     Raises:
         AssetError: it is not the file on record, or no weights of its kind.
     """
-    path = where(name)
-    if path is None:
-        return None
-    row = ASSETS[name]
-    ours = EMBEDDED / row.file if row.embedded else cached(row)
-    if path == ours and not (found := sha256(path)).startswith(str(row.sha256)):
-        raise UnavailableAssetError(
-            f"{path} is not the file on record (sha256 {found[:12]}..., not {str(row.sha256)[:12]}...)"
-        )
-    _read(path, row)
+    path, row = _own(name)
+    ours = path is None
+    if row is not None and ours:
+        path = _embedded(row) if row.embedded else cached(row)
+        if path is not None and not (found := sha256(path)).startswith(str(row.sha256)):
+            raise UnavailableAssetError(
+                f"{name}: {path} is not the file on record (its sha256 is {found[:12]}...); "
+                f"`genaug assets pull {name}` fetches it anew"
+            )
+    if path is not None:
+        _read(path, row, ours)
     return path
 
 
@@ -119,19 +129,18 @@ def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
     Raises:
         AssetError: the asset cannot be found, is damaged, or is not what its metadata says.
     """
-    return _read(asset_path(name_or_path), ASSETS.get(str(name_or_path)))
+    return _read(*_find(name_or_path))
 
 
-def _read(path: Path, row: Asset | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if row is not None and not row.embedded and path.name == row.file:  # as its authors published it
-        stored = read_safetensors(path)[0] if path.suffix == SUFFIX else read_checkpoint(path)
-        state, kind, config = canonical(stored, str(path), row.kind)
-        check_layout(state, kind, str(path), config)
-        metadata = {"kind": kind, "format_version": FORMAT, "source": row.source, "licence": row.licence}
-        return state, metadata if config is None else {**metadata, "config": config}
-    if path.suffix != SUFFIX:
+def _read(path: Path, row: Asset | None, ours: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix != SUFFIX and not ours:
         raise AssetError(f"{path} is no .safetensors file; `genaug assets convert {path} TARGET.safetensors` makes one")
-    state, metadata = read_safetensors(path)
+    state, metadata = read_safetensors(path) if path.suffix == SUFFIX else (read_checkpoint(path), {})
+    if row is not None and ours and "kind" not in metadata:  # as its authors published it
+        state, kind, config = canonical(state, str(path), row.kind)
+        metadata = {"kind": kind, "format_version": FORMAT, "source": row.source, "licence": row.licence}
+        if config is not None:
+            metadata["config"] = config
     if (kind := metadata.get("kind", "")) not in LAYOUTS:
         raise AssetError(f"{path} is of kind {kind or None!r}, this version knows {', '.join(LAYOUTS)}")
     if row is not None and kind != row.kind:

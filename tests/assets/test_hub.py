@@ -87,12 +87,14 @@ class User:
         assert process.returncode == 0, err
         return Path(out.strip())
 
-    def refusal(self, row: dict[str, object] | None = None, setup: str = "", **environment: str) -> str:
+    def refusal(
+        self, row: dict[str, object] | None = None, setup: str = "", damaged: Path | None = None, **environment: str
+    ) -> str:
         """The one line of the command line when the asset cannot be had."""
         process = self.start(f"{setup}\nsys.exit(main(['assets', 'path', 'weights']))", row, **environment)
         out, err = process.communicate(timeout=60)
         line = err.rstrip("\n").split("\n")[-1]  # the client's own warnings may stand before it
-        assert line.startswith("genaug: weights"), err
+        assert line.startswith(f"genaug: {damaged} is damaged (" if damaged else "genaug: weights"), err
         assert "Traceback" not in err
         assert (out, process.returncode) == ("", 1)
         return line
@@ -164,7 +166,7 @@ def test_a_byte_flipped_on_the_way_is_caught_and_fetched_again(server: HubServer
 def test_a_file_that_stays_wrong_is_not_used_and_a_retry_heals(server: HubServer, user: User) -> None:
     server.faults = ["flip", "flip"]
     line = user.refusal()
-    assert "is not the file on record (sha256 " in line
+    assert "the file that was fetched is not the one on record (its sha256 is " in line
     assert "it is not used" in line
     assert not [path for path in user.cache.rglob("*") if path.is_file() and path.stat().st_size == len(CONTENT)]
     assert user.path().read_bytes() == CONTENT
@@ -175,7 +177,8 @@ def test_a_cached_file_that_has_changed_is_fetched_again(server: HubServer, user
     path.write_bytes(b"\1" + CONTENT[1:])
     assert user.path().read_bytes() == CONTENT
     path.write_bytes(b"\1" + CONTENT[1:])
-    user.refusal(HF_HUB_OFFLINE="1")  # and never used
+    line = user.refusal(damaged=path, HF_HUB_OFFLINE="1")  # and never used
+    assert "and to fetch it anew failed: weights cannot be had: HF_HUB_OFFLINE is set" in line
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,7 @@ def test_a_cached_file_that_has_changed_is_fetched_again(server: HubServer, user
         (404, f"has no weights.bin in its revision {REVISION}"),
         (401, f"has no {REPOSITORY}, or it is private and HF_TOKEN does not open it"),
         (403, f"/{REPOSITORY}, which is gated, and set HF_TOKEN"),
+        (407, "failed (Client error '407"),
         (418, "failed (Client error '418"),
     ],
 )
@@ -199,6 +203,7 @@ def test_a_server_that_fails_once_is_asked_again(server: HubServer, user: User, 
 
 
 def test_two_processes_at_once_download_once(server: HubServer, user: User) -> None:
+    server.faults = ["wait"]  # long enough for the second to ask, too
     both = [user.start("print(asset_path('weights'))") for _ in range(2)]
     outs = [process.communicate(timeout=60)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
@@ -215,7 +220,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(user: User) -> None:
 def test_a_full_disk_is_one_line(user: User) -> None:
     full = (
         "import huggingface_hub.file_download as d\n"
-        "def write(*_, **__): raise OSError(28, 'No space left on device', 'weights.bin.incomplete')\n"
+        "def write(*_, **__): raise OSError(28, 'No space left on device')\n"  # as a write has it, without a name
         "d.http_get = write"
     )
     assert os.strerror(errno.ENOSPC) == "No space left on device"
@@ -272,7 +277,6 @@ def test_a_file_with_a_url_of_its_own_is_fetched_checked_and_kept(server: HubSer
     row = asset(repository=None, revision=None, url=url, sha256=hashlib.sha256(CONTENT).hexdigest()[:8])
     assert "HF_HUB_OFFLINE is set" in user.refusal(row, HF_HUB_OFFLINE="1")
     assert server.log == []
-    server.faults = ["flip"]
     path = user.path(row)
     assert path.read_bytes() == CONTENT
     assert path.parent.parts[-3:] == ("torch", "hub", "checkpoints")  # where torchvision's own cache is
@@ -280,10 +284,19 @@ def test_a_file_with_a_url_of_its_own_is_fetched_checked_and_kept(server: HubSer
     assert user.path(row) == path
     assert user.path(row, HF_HUB_OFFLINE="1") == path
     assert server.log == []
+    path.write_bytes(b"\1" + CONTENT[1:])  # as torchvision would not notice
+    assert "and to fetch it anew failed" in user.refusal(row, damaged=path, HF_HUB_OFFLINE="1")
+    assert user.path(row).read_bytes() == CONTENT
     path.unlink()
-    server.faults = ["flip", "flip"]
-    assert "is not the file on record" in user.refusal(row)
-    assert not path.exists()
+    for fault in ("flip", "cut", "500"):
+        server.faults = [fault]
+        assert "weights cannot be had: the download failed (" in user.refusal(row)
+        assert not path.exists()
+    server.log.clear()
+    server.faults = ["wait"]
+    both = [user.start("print(asset_path('weights'))", row) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0] for process in both] == [f"{path}\n"] * 2
+    assert len(transfers(server)) == 1
 
 
 def test_verify_and_list_look_at_the_cache_and_fetch_nothing(server: HubServer, user: User) -> None:
@@ -307,6 +320,28 @@ def test_verify_and_list_look_at_the_cache_and_fetch_nothing(server: HubServer, 
     assert (code, server.log) == (1, [])
 
 
+def test_verify_takes_ones_own_names(user: User, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    save_asset(own / "mine.safetensors", load_asset("cgn-digits")[0], "cgn-mnist")
+    process = user.start("sys.exit(main(['assets', 'verify', 'mine']))", GENAUG_ASSETS=str(own))
+    out, err = process.communicate(timeout=60)
+    assert (out.split()[1:], process.returncode) == (["whole", str(own / "mine.safetensors")], 0), err
+    process = user.start("sys.exit(main(['assets', 'verify']))", GENAUG_ASSETS=str(tmp_path / "gone"))
+    out, err = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("", 2)
+    assert err.endswith("gone', which is no folder\n")
+
+
+def test_what_is_not_the_file_on_record_is_not_published(user: User, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    save_asset(own / "cgn-digits.safetensors", load_asset("cgn-colored-mnist")[0], "cgn-mnist")
+    code = "sys.exit(main(['assets', 'publish', 'cgn-digits', 'me/digits', '--dry-run']))"
+    process = user.start(code, GENAUG_ASSETS=str(own))
+    _, err = process.communicate(timeout=60)
+    assert "cgn-digits is not published: " in err
+    assert "is not the file on record, and the card would speak of that" in err
+
+
 def test_publishing_uploads_weights_and_a_card_and_says_how_to_pin_them(
     server: HubServer, user: User, tmp_path: Path
 ) -> None:
@@ -315,8 +350,8 @@ def test_publishing_uploads_weights_and_a_card_and_says_how_to_pin_them(
     process = user.start(publish, HF_TOKEN="hf_wrong")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"somebody/digits cannot be published to {server.url}: " in err
-    assert "a token needs the right to write" in err
+    assert f"somebody/digits cannot be published to {server.url} (" in err
+    assert "HF_TOKEN or `hf auth login` says who you are, and needs the right to write" in err
     assert server.uploads == {}
 
     process = user.start(publish, HF_TOKEN="hf_key")
@@ -353,7 +388,7 @@ def test_vggs_urls_are_torchvisions(name: str) -> None:
     from torchvision.models import get_model_weights
 
     assert ASSETS[name].url == get_model_weights(name).IMAGENET1K_V1.url
-    assert ASSETS[name].url.endswith(f"-{ASSETS[name].sha256}.pth")
+    assert ASSETS[name].sha256.startswith(ASSETS[name].url.removesuffix(".pth").rpartition("-")[2])
 
 
 def test_the_client_of_the_hub_is_imported_at_the_first_use_only() -> None:
