@@ -22,6 +22,7 @@ COMMANDS = [
     "walk",
     "train",
     "train cgn-mnist",
+    "train cgan-digits",
     "reproduce",
     "reproduce list",
     "reproduce cgn-table2",
@@ -210,12 +211,18 @@ def test_train_and_reproduce_hand_on_every_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
-    for function in ("genaug.training.cgn_mnist.train", "genaug.recipes.cgn_table2.run", "genaug.recipes.demo.run"):
+    for function in (
+        "genaug.training.cgn_mnist.train",
+        "genaug.training.cgan_digits.train",
+        "genaug.recipes.cgn_table2.run",
+        "genaug.recipes.demo.run",
+    ):
         monkeypatch.setattr(function, lambda *args, **options: calls.append((args, options)))
 
     for line in (
         "train cgn-mnist --variant wildlife --out run --root r --textures t --seed 3 --steps 9 --device cuda "
         "--dtype bfloat16 --download",
+        "train cgan-digits --out run --seed 3 --steps 9 --device cuda",
         "reproduce cgn-table2 --rows cgn --variant colored --variant wildlife --root r --textures t --seeds 4,5 "
         "--num 10 --checkpoint c --pool 7 --out o --device cuda --dtype bfloat16 --download",
         "demo --out d --seed 2 --digits sklearn --root r",
@@ -231,6 +238,7 @@ def test_train_and_reproduce_hand_on_every_option(
     }
     assert calls == [
         (("wildlife", Path("run")), {**shared, "seed": 3, "steps": 9}),
+        ((Path("run"),), {"seed": 3, "steps": 9, "device": "cuda"}),
         (
             (Path("o"),),
             {

@@ -26,7 +26,7 @@ CARD = """# {name}
 | data | {data}; the biased training split alone |
 | settings | {settings} |
 | time | {time} |
-| size | {size:,} bytes: weights in float16, batch statistics and biases in float32 |
+| size | {size:,} bytes: {precision} |
 | licence | {licence} |
 | measured | {measured} |
 
@@ -41,7 +41,7 @@ DATA = {
 }
 
 
-def measured(name: str, variant: str, results: Path | None) -> str:
+def measured(name: str, variant: str | None, results: Path | None) -> str:
     if results is None:
         return "not run"
     content = json.loads(results.read_text())
@@ -63,19 +63,21 @@ def card_of(name: str, run: Path, figures: str) -> str:
     row, target = registry.ASSETS[name], store.EMBEDDED / f"{name}.safetensors"
     _, metadata = store.load_asset(target)
     training = json.loads(metadata["training"])
-    variant, last = training["variant"], json.loads((run / "log.jsonl").read_text().splitlines()[-1])
-    flags = f" --seed {training['seed']}" + (" --dtype bfloat16" if "bfloat16" in training["dtype"] else "")
+    variant, last = training.get("variant", "digits"), json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    small = metadata["kind"] == "conditional-digits"
+    flags = f" --seed {training['seed']}" + (" --dtype bfloat16" if "bfloat16" in training.get("dtype", "") else "")
     if variant != "digits":
         flags = f" --root DIR{' --textures DIR' if variant == 'wildlife' else ''} --steps {training['steps']}{flags}"
     return CARD.format(
         name=name,
         what=row.what[0].upper() + row.what[1:],
         paper=row.paper,
-        command=f"genaug train cgn-mnist --variant {variant} --out RUN{flags}",
+        command=f"genaug train {'cgan-digits' if small else f'cgn-mnist --variant {variant}'} --out RUN{flags}",
         data=DATA[variant],
         settings=", ".join(f"{key} {value}" for key, value in training.items() if key not in ("variant", "dtype")),
         time=f"{last['step']:,} steps in {last['seconds'] / 60:.0f} minutes, {metadata.get('machine', MACHINE)}",
         size=target.stat().st_size,
+        precision="float16" if small else "weights in float16, batch statistics and biases in float32",
         licence=row.licence,
         measured=figures,
         losses=", ".join(f"{key} {value}" for key, value in last.items() if key not in ("step", "seconds")),
@@ -85,9 +87,7 @@ def card_of(name: str, run: Path, figures: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=list(registry.ASSETS))
-    parser.add_argument(
-        "run", type=Path, nargs="?", help="what `genaug train cgn-mnist --out` wrote; else keep weights"
-    )
+    parser.add_argument("run", type=Path, nargs="?", help="what `genaug train ... --out` wrote; else keep weights")
     parser.add_argument("--results", type=Path, help="results.json of `genaug reproduce cgn-table2`, if there is one")
     arguments = parser.parse_args()
 
@@ -96,7 +96,7 @@ def main() -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(arguments.run / "generator.safetensors", target)
     _, metadata = store.load_asset(target)
-    figures = measured(name, json.loads(metadata["training"])["variant"], arguments.results)
+    figures = measured(name, json.loads(metadata["training"]).get("variant"), arguments.results)
     card = target.with_suffix(".md")
     if arguments.run:
         text = card_of(name, arguments.run, figures)

@@ -52,6 +52,20 @@ def _cgn_mnist(_: Mapping[str, Any]) -> Shapes:
     return shapes
 
 
+def _conditional_digits(_: Mapping[str, Any]) -> Shapes:
+    """64 noise entries beside a 32-wide class embedding; 128 features of the shape, twice 12 logits of colours."""
+    return {
+        "embedding.weight": (10, 32),
+        "gen_z.weight": (152, 96),
+        "gen_z.bias": (152,),
+        "mask.1.weight": (256, 128),
+        "mask.1.bias": (256,),
+        "mask.3.weight": (1024, 256),
+        "mask.3.bias": (1024,),
+        "palette": (12, 3),
+    }
+
+
 # (upsamples, channels in, channels out), in multiples of the width; by image size. The rest is common to all three.
 _TO_128 = [
     (False, 16, 16),
@@ -198,6 +212,7 @@ def _adain_decoder(_: Mapping[str, Any]) -> Shapes:
 
 LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Shapes]] = {
     "cgn-mnist": _cgn_mnist,
+    "conditional-digits": _conditional_digits,
     "biggan-deep": _biggan_deep,
     "cgn-imagenet": _cgn_imagenet,
     "u2net": _u2net,

@@ -75,6 +75,7 @@ class Asset:
 
 
 _CGN = "Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 4.1"
+_GENINT = "Mao et al., Generative Interventions for Causal Learning, CVPR 2021, section 4.1"
 _BIGGAN = "Brock et al., Large Scale GAN Training for High Fidelity Natural Image Synthesis, ICLR 2019"
 _BUCKET = "https://s3.amazonaws.com/models.huggingface.co/biggan"
 _VGG = "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015"
@@ -129,6 +130,19 @@ _ROWS = (
         what="counterfactual digits of the demo, learnt from its own biased scikit-learn digits",
         paper=_CGN,
         source="genaug train cgn-mnist --variant digits",
+        figures="not run",
+        embedded=True,
+    ),
+    Asset(
+        name="cgan-digits",
+        file="cgan-digits.safetensors",
+        kind="conditional-digits",
+        sha256="8c84072b75ff653b6937adf560b0e037377c7dcb999024ea8080f098e191fc9c",
+        size=623_592,
+        licence="MIT",
+        what="conditional digits of the demo (a VAE's decoder), learnt from its own biased scikit-learn digits",
+        paper=_GENINT,
+        source="genaug train cgan-digits",
         figures="not run",
         embedded=True,
     ),

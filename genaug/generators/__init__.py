@@ -49,6 +49,12 @@ def _cgn_mnist(_: Mapping[str, str]) -> Any:
     return CGNMnist()
 
 
+def _conditional_digits(_: Mapping[str, str]) -> Any:
+    from genaug.generators.conditional_digits import ConditionalDigits
+
+    return ConditionalDigits()
+
+
 def _biggan_deep(metadata: Mapping[str, str]) -> Any:
     from genaug.generators.biggan import BigGANDeep
 
@@ -56,4 +62,8 @@ def _biggan_deep(metadata: Mapping[str, str]) -> Any:
 
 
 # an asset's kind -> its trainable form, from the metadata of its file
-_TRAINABLE: dict[str, Callable[[Mapping[str, str]], Any]] = {"cgn-mnist": _cgn_mnist, "biggan-deep": _biggan_deep}
+_TRAINABLE: dict[str, Callable[[Mapping[str, str]], Any]] = {
+    "cgn-mnist": _cgn_mnist,
+    "conditional-digits": _conditional_digits,
+    "biggan-deep": _biggan_deep,
+}

@@ -217,7 +217,7 @@ def train(
         run = _Run(settings, device)
         if settings.background_from_frame:
             _start_background(run, images)
-        _resume(run, folder, described)
+        resume(run, folder, described)
         _optimise(run, images.to(device), labels, settings, dtype, folder, described)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return _write_generator(run.average, folder, described, machine)
@@ -245,7 +245,8 @@ def _start_background(run: _Run, images: Tensor) -> None:
         norm.bias.copy_(frame.atanh())
 
 
-def _resume(run: _Run, folder: Path, described: dict[str, Any]) -> None:
+def resume(run: Any, folder: Path, described: dict[str, Any]) -> None:
+    """Restores a run from its folder's checkpoint, if any; ValueError if that is damaged or of other settings."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return
@@ -275,7 +276,7 @@ def _optimise(
     described: dict[str, Any],
 ) -> None:
     log = folder / "log.jsonl"
-    _truncate_log(log, run.step)
+    truncate_log(log, run.step)
     # images of a class by one index: members[label, k] for k below counts[label]; on the CPU, as all draws are
     counts = torch.bincount(labels, minlength=10)
     members = torch.nn.utils.rnn.pad_sequence([(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)
@@ -363,7 +364,7 @@ def _follow(average: nn.Module, module: nn.Module, weight: float) -> None:
             kept.copy_(new)
 
 
-def _truncate_log(path: Path, step: int) -> None:
+def truncate_log(path: Path, step: int) -> None:
     """Drops what an interrupted run logged after its last checkpoint, or it would stand there twice."""
     if path.exists():
         complete = path.read_text().splitlines(keepends=True)

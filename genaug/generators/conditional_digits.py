@@ -1,0 +1,81 @@
+"""A small conditional generator for 32x32 digits: the decoder of a conditional variational autoencoder.
+
+It obeys the same protocol as BigGAN, so that `GenerativeInterventionDataset` has something to work on offline. Noise
+and class meet in one linear layer, `gen_z`. From there on a mask is drawn, and two colours are mixed from a palette.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+PALETTE = 12
+GAIN = 2.0  # of what leaves gen_z: its weights, small as they start, then learn faster
+
+
+class ConditionalDigits(nn.Module):
+    """(noise, class) -> a digit in one colour on another.
+
+    `gen_z` is linear in the noise, which enters nowhere else. The logits of both colours are some of its outputs: the
+    sum of a part that is the class's and a part that is the noise's, the same shift for every class. So a direction
+    that recolours one class recolours all. The first `COLOUR` entries of the noise go to the colours, the others to the
+    shape: `split` keeps the weights between the two at zero.
+
+    Weights are drawn from the global generator, as in any torch module.
+    """
+
+    COLOUR = 16
+    SHAPE = 128  # of gen_z's outputs; the colours' logits follow them
+
+    z_dim = 64
+    num_classes = 10
+    image_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(self.num_classes, 32)
+        self.gen_z = nn.Linear(self.z_dim + 32, self.SHAPE + 2 * PALETTE)
+        self.mask = nn.Sequential(
+            nn.ReLU(), nn.Linear(self.SHAPE, 256), nn.ReLU(), nn.Linear(256, self.image_size * self.image_size)
+        )
+        self.palette = nn.Parameter(torch.randn(PALETTE, 3))
+        self.split()
+
+    @torch.no_grad()
+    def split(self) -> None:
+        """Cuts the colours' entries of the noise from the shape, and the shape's from the colours."""
+        self.gen_z.weight[: self.SHAPE, : self.COLOUR] = 0
+        self.gen_z.weight[self.SHAPE :, self.COLOUR : self.z_dim] = 0
+
+    def paint(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `gen_z` makes, (B, 152), as a mask (B, 1, 32, 32) in [0, 1] and two colours (B, 3, 1, 1) in [-1, 1]."""
+        features = GAIN * features
+        side = self.image_size
+        mask = self.mask(features[:, : self.SHAPE]).sigmoid().view(-1, 1, side, side)
+        colours = features[:, self.SHAPE :].unflatten(1, (2, PALETTE)).softmax(2) @ self.palette.tanh()
+        return mask, colours[:, 0, :, None, None], colours[:, 1, :, None, None]
+
+    def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
+        """Images (B, 3, 32, 32) in [-1, 1].
+
+        Args:
+            z: noise (B, 64), normal, already multiplied by the truncation.
+            labels: classes 0..9, (B,) int64.
+            truncation: not used: nothing here depends on it but z.
+
+        Raises:
+            ValueError: noise is not (B, 64), or, on a CPU, a label is outside 0..9.
+        """
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(z.shape)}")
+        # on a GPU the look-up itself complains; a check here would wait for it at every call
+        if labels.device.type == "cpu" and ((labels < 0) | (labels >= self.num_classes)).any():
+            wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
+            raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, but got {int(wrong)}")
+        inputs = torch.cat([z.to(self.gen_z.weight.dtype), self.embedding(labels)], dim=1)
+        mask, digit, background = self.paint(self.gen_z(inputs))
+        return mask * digit + (1 - mask) * background
+
+    def fast(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ConditionalDigits:
+        """This module for generation only; there is nothing to fold."""
+        return self.requires_grad_(False).eval().to(device=device, dtype=dtype)
