@@ -25,6 +25,18 @@ def test_the_loop_of_the_readme_trains():
     assert not torch.equal(before, model[1].weight)
 
 
+def test_the_generator_of_ones_own_works():
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generators.md").read_text(), flags=re.DOTALL)
+    assert len(code) == 1
+    names = {"__name__": "example"}
+    exec(code[0], names)
+    dataset = names["dataset"]
+    assert names["image"].shape == (3, 32, 32)
+    assert names["label"] == dataset.describe(7)["label"]
+    # one noise, five interventions: each another image
+    assert len({image.numpy().tobytes() for image in dataset.images(range(5))}) == 5
+
+
 def test_tables_are_those_of_the_results():
     command = [sys.executable, str(ROOT / "tools" / "readme_tables.py"), "--check"]
     assert subprocess.run(command, check=False).returncode == 0, "run python tools/readme_tables.py"

@@ -64,6 +64,6 @@ def _biggan_deep(metadata: Mapping[str, str]) -> Any:
 # an asset's kind -> its trainable form, from the metadata of its file
 _TRAINABLE: dict[str, Callable[[Mapping[str, str]], Any]] = {
     "cgn-mnist": _cgn_mnist,
-    "conditional-digits": _conditional_digits,
     "biggan-deep": _biggan_deep,
+    "conditional-digits": _conditional_digits,
 }

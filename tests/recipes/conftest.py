@@ -9,6 +9,7 @@ import torch
 
 from genaug.assets import save_asset
 from genaug.generators.cgn_mnist import CGNMnist
+from genaug.generators.conditional_digits import ConditionalDigits
 
 
 @pytest.fixture
@@ -19,5 +20,6 @@ def untrained(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     state = CGNMnist().state_dict()
     for name in ("cgn-colored-mnist", "cgn-double-colored-mnist", "cgn-digits"):
         save_asset(folder / f"{name}.safetensors", state, "cgn-mnist")
+    save_asset(folder / "cgan-digits.safetensors", ConditionalDigits().state_dict(), "conditional-digits")
     monkeypatch.setenv("GENAUG_ASSETS", str(folder))
     return folder

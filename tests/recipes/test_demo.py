@@ -24,7 +24,7 @@ def small(monkeypatch: pytest.MonkeyPatch, untrained: Path) -> None:
 def test_it_writes_what_is_promised_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = demo.run(tmp_path / "demo", seed=3)
     assert json.loads((tmp_path / "demo" / "results.json").read_text()) == results
-    for row in ("plain", "counterfactual"):
+    for row in ("plain", "counterfactual", "interventional"):
         assert set(results[row]) == {"train", "test"}
         assert all(0 <= share <= 1 for share in results[row].values())
     settings = results["settings"]
@@ -40,13 +40,15 @@ def test_it_writes_what_is_promised_and_says_where(tmp_path: Path, capsys: pytes
         f"{settings['invisible_test_images']} of 100 test digits, whose two colours coincide, are left out" in printed
     )
     assert str(tmp_path / "demo" / "demo.png") in printed
-    assert f"{results['counterfactual']['test']:.1%}" in printed
+    for row in ("plain", "counterfactual", "interventional"):
+        assert f"{row:<16}{results[row]['train']:>10.1%}{results[row]['test']:>10.1%}" in printed
+    assert settings["interventions"] == {"generator": "cgan-digits", "components": 12, "scale": 10.0}
 
 
 @pytest.mark.usefixtures("small")
 def test_same_seed_same_figures(tmp_path: Path) -> None:
     first, second = (demo.run(tmp_path / name) for name in "ab")
-    for row in ("plain", "counterfactual", "with_invisible"):
+    for row in ("plain", "counterfactual", "interventional", "with_invisible"):
         assert first[row] == second[row]
 
 
@@ -84,6 +86,16 @@ def test_the_picture_shows_no_digit_that_cannot_be_seen(tmp_path: Path, monkeypa
     assert torch.equal(shown[1], ~invisible)
 
 
+def test_interventions_without_contrast_are_not_shown() -> None:
+    flat = torch.full((1, 3, 32, 32), 90)
+    digit = flat.clone()
+    digit[:, 2, :, 12:20] = 200
+    faint = flat.clone()
+    faint[:, :, :, 12:20] += 10
+    seen = demo._contrast(torch.cat([flat, faint, digit]).to(torch.uint8)) > demo.CONTRAST
+    assert seen.tolist() == [False, False, True]
+
+
 def test_columns_of_the_picture_are_the_classes() -> None:
     labels = torch.tensor([1, 0, 1, 9, 1, 0])
     images = torch.zeros(6, 3, 32, 32, dtype=torch.uint8)
@@ -95,8 +107,9 @@ def test_columns_of_the_picture_are_the_classes() -> None:
 
 
 @pytest.mark.slow
-def test_counterfactuals_teach_shape_where_plain_training_teaches_colour(tmp_path: Path) -> None:
+def test_generated_digits_teach_shape_where_plain_training_teaches_colour(tmp_path: Path) -> None:
     results = demo.run(tmp_path)
     assert results["plain"]["train"] > 0.9
     assert results["plain"]["test"] < 0.35
     assert results["counterfactual"]["test"] > 0.8
+    assert results["interventional"]["test"] > results["plain"]["test"] + 0.25
