@@ -116,7 +116,7 @@ def demo(
     digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.sklearn,
     root: Root = DATA,
 ) -> None:
-    """Watch a classifier that looked at colour learn to look at shape: two minutes, no network."""
+    """Watch a classifier that looked at colour learn to look at shape: two or three minutes, no network."""
     if digits == Digits.mnist:
         _need_mnist(root)
     from genaug.recipes import demo as recipe
