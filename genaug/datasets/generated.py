@@ -146,7 +146,8 @@ class GeneratedDataset(Dataset[Any], ABC):
 
         A CPU sums in another order for other batch sizes, and the last bit differs; so batches are always of that size.
         """
-        missing = -len(source) % CPU_BATCH if self.device.type == "cpu" else 0
+        independent = self.device.type != "cpu" or getattr(self.generator, "one_by_one", False)
+        missing = 0 if independent else -len(source) % CPU_BATCH
         return torch.cat([source, source[-1:].expand(missing)]) if missing else source
 
     def _lines(self) -> list[str]:

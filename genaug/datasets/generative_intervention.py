@@ -17,7 +17,7 @@ from genaug.generators.cgn_mnist import CPU_BATCH
 from genaug.generators.images import to_uint8
 from genaug.interventions.directions import Directions, fit_directions, noiseless_centre
 from genaug.interventions.sampling import integers, permutation, truncated_normal, uniform
-from genaug.interventions.steering import intervene, steer
+from genaug.interventions.steering import as_input, intervene, steer
 
 # The released code's hand-set range of the offset for each of 60 components, in the latent's own units
 RELEASED_RANGES = (
@@ -36,11 +36,12 @@ class GenerativeInterventionDataset(GeneratedDataset):
     X_int = I(t, s, k, Y') of GenInt, section 4.1: noise and a class are drawn, one of the first k directions is chosen,
     and the noise's component along it is replaced by an offset that does not depend on the class. Sample i is a
     function of (seed, i) alone: the same whatever the batch, the worker, the rank and the order; to the last bit on a
-    CPU, and within one grey level on a GPU. On a GPU a batch is one generator call; a CPU is given 8 images at a time.
+    CPU, and within one grey level on a GPU in float32 (not run). On a GPU a batch is one generator call; a CPU is given
+    8 images at a time.
 
     Args:
         generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module with `z_dim`,
-            `num_classes`, `image_size` and `forward(z, labels, truncation)`, which takes noise (B, z_dim), float32,
+            `num_classes`, `image_size` and `forward(z, labels, truncation)`, which takes noise (B, z_dim) in its type,
             already multiplied by the truncation, and labels (B,), and returns images (B, 3, H, W) in [-1, 1]. It is
             called in evaluation mode. With `activation` and `from_activation` (see `interventions.steering.steer`)
             it says itself what its layers are; else they are its submodules.
@@ -138,6 +139,9 @@ class GenerativeInterventionDataset(GeneratedDataset):
             directions = Directions.load(directions)
         elif not isinstance(directions, Directions):
             directions = Directions(directions)
+            # an array was fitted with no noise: its unit is that of the dataset's own
+            directions.latent_stdev *= self.truncation
+            directions.stdev *= self.truncation
         directions.check(self.generator, self.layer if self.mode == "activation" else None)
         if self.components > len(directions):
             raise ValueError(f"components must be at most the {len(directions)} directions, but got {self.components}")
@@ -227,11 +231,12 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     def _generate(self, z: Tensor, labels: Tensor, *intervention: Tensor) -> Tensor:
         if not intervention:
-            return self.generator(z, labels, self.truncation)
+            return self.generator(as_input(self.generator, z), labels, self.truncation)
         chosen, offsets, centre = intervention
         rows = self._steering()[0][chosen]
         if self.mode == "latent":
-            return self.generator(intervene(z, rows, offsets, centre), labels, self.truncation)
+            z = intervene(z, rows, offsets, centre)
+            return self.generator(as_input(self.generator, z), labels, self.truncation)
 
         def change(output: Tensor, part: slice) -> Tensor:
             return intervene(output, rows[part], offsets[part], centre[part])

@@ -315,6 +315,8 @@ class FastBigGAN(_Steerable):
         ValueError: a weight of `generator` is NaN or infinite.
     """
 
+    one_by_one = True  # no image depends on its batch on a CPU, which datasets ask before they pad one
+
     def __init__(
         self,
         generator: BigGANDeep,
@@ -332,6 +334,7 @@ class FastBigGAN(_Steerable):
         kind = weight.dtype if dtype is None else dtype
         # half-precision matrix products are slow on a CPU, and differences of halves inexact
         plain = home.type == "cpu" and kind in (torch.float32, torch.float64)
+        self.products = plain
         convolution: type[_Convolution] = _Products if plain else _Batched
         with torch.no_grad():
             self.register_buffer("classes", weight.t().clone(memory_format=torch.contiguous_format))
@@ -390,7 +393,7 @@ class FastBigGAN(_Steerable):
         means, variances = (
             interpolate(self.get_buffer(name), statistics_at, self.statistics) for name in ("means", "variances")
         )
-        if z.device.type != "cpu":
+        if z.device.type != "cpu" and not self.products:
             return self._layers_of(x, z, labels, means, variances, begin, end)
         rows = range(len(z))
         one = len(means) == 1
@@ -525,7 +528,8 @@ class _Attention(nn.Module):
         key, value = rest.split(self.widths[1:], dim=-1)
         query = query.flatten(1, 2)
         if not self.products:
-            mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+            # one head, written out: the fused kernels take four dimensions only
+            mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[:, 0]
             return x + (mixed @ self.get_buffer("out")).view_as(x)
         # the same in strips that fit a cache: the library's way holds the whole map, and looks for masked rows in it
         out = x.clone(memory_format=torch.contiguous_format)
@@ -565,7 +569,7 @@ class _Batched(_Convolution):
             batch, height, width = x.shape[:3]
             y = y.unflatten(-1, (2, 2, -1))
             rows = [torch.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], dim=3) for a in (0, 1)]
-            y = torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, -1)
+            y = torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, len(weight) // 4)
         return _affine_relu(y, scale, offset)
 
 

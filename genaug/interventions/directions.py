@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_integer, check_truncation
 from genaug.files import atomic_path, one_line
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, truncated_normal
+from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, permutation, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, layer_output
 from genaug.progress import progress
 
@@ -47,7 +47,8 @@ class Directions:
         explained_variance_ratio: (k,) in [0, 1], share of the variance of the layer's output.
         latent_stdev: (k,), standard deviation of the noise along each direction; that of BigGAN's noise by default.
         latent_centre: (k,), coordinate of the noise's mean along each direction; zeros by default.
-        components: (k, ...), unit principal components r of the layer's output, which `mode="activation"` needs.
+        components: (k, ...), principal components r of the layer's output, which `mode="activation"` needs; scaled to
+            unit length.
         centre: (num_classes, k), or (1, k) for all classes alike: coordinates of the layer's mean output along its
             components. None where that is the output without noise, as for a linear layer (see `noiseless_centre`).
         layer: the layer's name.
@@ -96,6 +97,13 @@ class Directions:
             raise ValueError(f"components of {k} directions must be ({k}, ...), but got {tuple(self.components.shape)}")
         if self.centre is not None and (self.centre.ndim != 2 or self.centre.shape[1] != k):
             raise ValueError(f"centre of {k} directions must be (num_classes, {k}), but got {tuple(self.centre.shape)}")
+
+        if self.components is not None:
+            sizes = self.components.flatten(1).norm(dim=1)
+            sizes[((sizes - 1).abs() < 1e-5) | (sizes == 0)] = 1  # as above; zero is a component that is not there
+            self.components = self.components / sizes.view(-1, *[1] * (self.components.ndim - 1))
+            if self.centre is not None:
+                self.centre = self.centre / sizes
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -395,11 +403,12 @@ class _Fit:
         self.settings = json.dumps(settings)
 
     def _samples(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, labels and outputs of some groups; each group is of one class, the classes taking turns."""
+        """Noise, labels and outputs of some groups; each group is of one class, the classes taking turns at random."""
         groups = torch.arange(first, last, device=self.device)
         index = torch.arange(first * GROUP, last * GROUP, device=self.device)
         z = truncated_normal(self.seed, index, self.generator.z_dim, "directions") * self.truncation
-        classes = torch.tensor(self.classes, device=self.device)
+        order = permutation(self.seed, torch.zeros(1, dtype=torch.int64), len(self.classes), "classes")[0]
+        classes = torch.tensor(self.classes)[order].to(self.device)
         labels = classes[groups % len(classes)].repeat_interleave(GROUP)
         return z, labels, layer_output(self.generator, self.layer, z, labels, self.truncation).float()
 

@@ -72,12 +72,19 @@ def generator_device(generator: nn.Module) -> torch.device:
 @contextmanager
 def evaluating(generator: nn.Module) -> Iterator[None]:
     """A user's module may be in training meanwhile: it is in evaluation mode within this alone."""
-    before = generator.training
+    before = {module: module.training for module in generator.modules()}  # parts of it may be frozen
     generator.train(False)
     try:
         yield
     finally:
-        generator.train(before)
+        for module, training in before.items():
+            module.training = training
+
+
+def as_input(generator: nn.Module, z: Tensor) -> Tensor:
+    """Noise in the generator's floating-point type; one with `from_activation` takes float32 and casts by itself."""
+    kinds = {weight.dtype for weight in generator.parameters() if weight.is_floating_point()}
+    return z if hasattr(generator, "from_activation") or len(kinds) != 1 else z.to(kinds.pop())
 
 
 def steer(
@@ -103,7 +110,7 @@ def steer(
         output = network.activation(z, labels, truncation, layer)
         return network.from_activation(change(output, slice(0, len(z))), z, labels, truncation, layer)
     with _hooked(generator, layer, change):
-        return network(z, labels, truncation)
+        return network(as_input(generator, z), labels, truncation)
 
 
 def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
@@ -125,7 +132,7 @@ def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, tr
             return network.activation(z, labels, truncation, layer)
         try:
             with _hooked(generator, layer, keep):
-                network(z, labels, truncation)
+                network(as_input(generator, z), labels, truncation)
         except _Seen:
             pass
     return torch.cat(parts)

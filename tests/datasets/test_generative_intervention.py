@@ -9,13 +9,14 @@ import pytest
 import torch
 from contract import Conditional
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from genaug import Directions, GenerativeInterventionDataset, fit_directions
 from genaug.datasets.generative_intervention import RELEASED_RANGES
 from genaug.generators.images import to_uint8
-from genaug.interventions.sampling import truncated_normal
+from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import intervene
 
 
@@ -247,6 +248,48 @@ def test_half_precision_is_near():
     half = dataset(dtype=torch.bfloat16, mode="activation")
     assert half.generator.gen_z.weight.dtype == torch.bfloat16
     assert (half.images(range(60)).int() - dataset().images(range(60)).int()).float().abs().mean() < 2
+
+
+@pytest.mark.parametrize("options", [{"components": 0}, {"mode": "latent"}, {"mode": "activation"}])
+def test_a_plain_module_may_be_cast(options):
+    class Plain(nn.Module):
+        z_dim, num_classes, image_size = 16, 10, 8
+
+        def __init__(self):
+            super().__init__()
+            self.gen_z = nn.Linear(16, 3 * 8 * 8)
+
+        def forward(self, z, labels, truncation=1.0):
+            return self.gen_z(z).tanh().view(-1, 3, 8, 8)
+
+    options = {"components": 4, **options}
+    dataset = GenerativeInterventionDataset(Plain(), length=8, dtype=torch.bfloat16, **options)
+    assert dataset[3][0].shape == (3, 8, 8)
+
+
+def test_an_arrays_unit_is_that_of_the_datasets_noise():
+    vectors = torch.eye(16)[:3]
+    for truncation in (1.0, 0.2):
+        dataset = GenerativeInterventionDataset(
+            Conditional(), length=1, components=3, directions=vectors, truncation=truncation
+        )
+        expected = truncation * math.sqrt(TRUNCATED_VARIANCE)
+        torch.testing.assert_close(dataset.directions.latent_stdev, torch.full((3,), expected))
+
+
+def test_what_makes_images_one_by_one_is_not_given_more():
+    class OneByOne(Conditional):
+        one_by_one, calls = True, 0
+
+        def forward(self, z, labels, truncation=1.0):
+            self.calls += len(z)
+            return super().forward(z, labels, truncation)
+
+    generator = OneByOne()
+    _ = GenerativeInterventionDataset(generator, length=8, components=4)[3]
+    before = generator.calls
+    _ = GenerativeInterventionDataset(generator, length=8, components=0)[3]
+    assert generator.calls - before == 1
 
 
 def test_a_pickle_has_what_a_worker_needs_and_no_more():

@@ -307,3 +307,24 @@ def test_nan_weights_are_named(samples):
 def test_a_name_is_no_generator():
     with pytest.raises(TypeError, match=r"generator must be a module \(see load_generator\), but got str"):
         fit_directions("biggan-deep-256")
+
+
+def test_components_are_scaled_to_unit_length_and_their_centre_with_them():
+    rows = torch.diag(torch.tensor([2.0, 1.0, 0.0]))
+    directions = Directions(torch.eye(3), components=rows, centre=torch.tensor([[4.0, 5.0, 0.0]]))
+    assert torch.equal(directions.components, torch.diag(torch.tensor([1.0, 1.0, 0.0])))
+    assert torch.equal(directions.centre, torch.tensor([[2.0, 5.0, 0.0]]))
+
+
+def test_few_samples_are_of_classes_from_everywhere():
+    sampled = set()
+
+    class Counting(Conditional):
+        def forward(self, z, labels, truncation=1.0):
+            if len(z) > 1:  # one alone is the fingerprint's
+                sampled.update(labels.tolist())
+            return super().forward(z, labels, truncation)
+
+    fit_directions(Counting(), components=2, samples=5 * 32)
+    assert len(sampled) == 5
+    assert max(sampled) > 4

@@ -179,3 +179,12 @@ def test_weights_on_two_devices_are_refused():
     generator.image.to("meta")
     with pytest.raises(ValueError, match="generator must be on one device, but is on cpu and meta"):
         generator_device(generator)
+
+
+def test_frozen_parts_stay_as_they_were():
+    generator = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    generator.train()
+    generator[1].eval()
+    with evaluating(generator):
+        assert not generator[0].training
+    assert [module.training for module in generator.modules()] == [True, True, False]
