@@ -73,8 +73,9 @@ def demo() -> str:
     seeds = ", ".join(str(run["settings"]["seed"]) for run in runs)
     seconds = [run["settings"]["seconds"] for run in runs]
     note = (
-        f"Mean ± standard deviation of seeds {seeds} (n={len(runs)}); CPU, {settings['threads']} thread, torch "
-        f"{settings['torch'].split('+')[0]}, {min(seconds):.0f} to {max(seconds):.0f} seconds a seed, other work running."
+        f"Mean ± standard deviation of seeds {seeds} (n={len(runs)}); CPU, {settings['threads']} thread, "
+        f"torch {settings['torch'].split('+')[0]}, {min(seconds):.0f} to "
+        f"{max(seconds):.0f} seconds a seed, other work running."
     )
     return "\n".join([*lines, "", note])
 
