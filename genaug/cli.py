@@ -84,6 +84,7 @@ Textures = Annotated[
     Path | None, typer.Option(help="For wildlife: folder with object/ and background/, ten images each.")
 ]
 Generator = Annotated[str, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")]
+Truncation = Annotated[float, typer.Option(help="Scale of the noise: less variety, more typical images.")]
 Classes = Annotated[str | None, typer.Option(help="Which classes, with commas between; by default all.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST into --root if it is not there.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
@@ -130,12 +131,15 @@ def sample(
     out: Annotated[Path, typer.Option(help="The picture to write.")],
     num: Annotated[int, typer.Option(help="How many columns.")] = 10,
     classes: Classes = None,
+    truncation: Truncation = 1.0,
     seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
     """Draw a sheet: of a counterfactual generator mask, object, background and composite, of any other its classes."""
     from genaug.recipes import samples
 
-    samples.run(name, out, num=num, seed=seed, classes=_integers(classes, "--classes"))
+    chosen = _integers(classes, "--classes")
+    samples.run(name, out, num=num, seed=seed, classes=chosen, truncation=truncation, device=device)
     typer.echo(out)
 
 
@@ -149,7 +153,9 @@ def walk(
     directions: Annotated[
         Path | None, typer.Option(help="A file of directions in place of gen_z's exact ones.")
     ] = None,
+    truncation: Truncation = 1.0,
     seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
     """Draw what moving along a generator's principal directions changes."""
     chosen = _integers(components, "--components")
@@ -163,6 +169,8 @@ def walk(
         seed=seed,
         classes=_integers(classes, "--classes"),
         directions=directions,
+        truncation=truncation,
+        device=device,
     )
     typer.echo(out)
 

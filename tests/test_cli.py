@@ -193,7 +193,7 @@ def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypa
     seen: list[dict[str, object]] = []
     record = lambda *given, **options: seen.append({"given": given, **options})  # noqa: E731
     monkeypatch.setattr("genaug.recipes.samples.walk", record)
-    line = "walk some --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4"
+    line = "walk some --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4 --truncation 0.5"
     assert run(capsys, *line.split()) == (0, "w.gif\n", "")
     assert seen == [
         {
@@ -203,6 +203,8 @@ def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypa
             "classes": (207,),
             "directions": Path("d.npz"),
             "seed": 4,
+            "truncation": 0.5,
+            "device": "cpu",
         }
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug.arguments import check_classes, check_integer, check_number
+from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
@@ -36,6 +36,8 @@ def run(
     num: int = 10,
     seed: int = 0,
     classes: Sequence[int] | None = None,
+    truncation: float = 1.0,
+    device: torch.device | str | None = None,
 ) -> None:
     """Draws a sheet: of a counterfactual generator the three parts and what they compose, of any other its classes.
 
@@ -45,21 +47,26 @@ def run(
         num: how many columns, at least 1.
         seed: of noise and classes.
         classes: which to draw from, or, of a generator without parts, which to show; by default drawn from all.
+        truncation: scale of the noise, in (0, 1].
+        device: where images are made; the CPU by default.
 
     Raises:
-        ValueError: `num` is below 1, a class is none of the generator's, or the suffix is of no picture format.
+        ValueError: `num` is below 1, `truncation` outside (0, 1], a class is none of the generator's, or the suffix is
+            of no picture format.
         genaug.AssetError: the generator cannot be had.
         OSError: the folder of `out` cannot be written.
     """
     check_integer("num", num, 1)
-    generator: Any = load_generator(name)
+    check_truncation(truncation)
+    generator: Any = load_generator(name, check_device("device", device))
     known = check_classes(classes, generator.num_classes)
     rows: dict[str, Tensor] = {}
     if hasattr(generator, "mechanisms"):
         draw = torch.Generator().manual_seed(seed)
         noise = [torch.randn(num, generator.z_dim, generator=draw) for _ in range(3)]
         labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]
-        mask, texture, background = generator.mechanisms(noise, labels)
+        inputs = [[part.to(device) for part in parts] for parts in (noise, labels)]
+        mask, texture, background = (part.cpu() for part in generator.mechanisms(*inputs, truncation))
         rows = {
             "mask": mask * 2 - 1,
             "object": texture,
@@ -70,8 +77,10 @@ def run(
         if classes is None:
             picks = torch.arange(min(ROWS, len(known)))
             known = sorted({known[i] for i in integers(seed, picks, len(known), "class").tolist()})
-        z = truncated_normal(seed, torch.arange(num), generator.z_dim, "noise")
-        rows = {f"class {label}": _images(generator, z, torch.full((num,), label)) for label in known}
+        z = truncated_normal(seed, torch.arange(num), generator.z_dim, "noise") * truncation
+        rows = {
+            f"class {label}": _images(generator, z, torch.full((num,), label), truncation, device) for label in known
+        }
     save_sheet(out, {row: to_uint8(images) for row, images in rows.items()}, title=Path(name).name)
 
 
@@ -84,6 +93,8 @@ def walk(
     seed: int = 0,
     classes: Sequence[int] | None = None,
     directions: str | os.PathLike[str] | None = None,
+    truncation: float = 1.0,
+    device: torch.device | str | None = None,
 ) -> None:
     """Draws what moving along principal directions changes (GenInt, section 4.1; as GANSpace's figures show it).
 
@@ -96,22 +107,25 @@ def walk(
         seed: of noise and classes.
         classes: which to draw from; all by default.
         directions: a file of `Directions.save` or of GANSpace; by default the exact ones of `gen_z`.
+        truncation: scale of the noise, in (0, 1].
+        device: where images are made; the CPU by default.
 
     Raises:
-        ValueError: there are no components or one is not known, `scale` is negative, a class is none of the
-            generator's, or the directions are of another one.
+        ValueError: there are no components or one is not known, `scale` is negative, `truncation` outside (0, 1], a
+            class is none of the generator's, or the directions are of another one.
         genaug.AssetError: the generator cannot be had.
         OSError: the folder of `out` cannot be written.
     """
     check_number("scale", scale)
     if not components:
         raise ValueError("components must name at least one, got none")
-    generator: Any = load_generator(name)
+    check_truncation(truncation)
+    generator: Any = load_generator(name, check_device("device", device))
     most = 1 + max(check_integer("components", component, 0) for component in components)
     if directions is None:
         if most > generator.z_dim:
             raise ValueError(f"components must be below the latent size, {generator.z_dim}, but got {most - 1}")
-        found = fit_directions(generator, components=most)
+        found = fit_directions(generator, components=most, truncation=truncation)
     else:
         found = Directions.load(directions)
         found.check(generator)
@@ -120,14 +134,14 @@ def walk(
     known = torch.tensor(check_classes(classes, generator.num_classes))
     animated = Path(out).suffix == ".gif"
     count = ROWS if animated else 1
-    z = truncated_normal(seed, torch.arange(count), generator.z_dim, "noise")
+    z = truncated_normal(seed, torch.arange(count), generator.z_dim, "noise") * truncation
     labels = known[integers(seed, torch.arange(count), len(known), "class")]
 
     def moved(component: int, offset: float) -> Tensor:
         direction = found.vectors[component].expand(count, -1)
         distance = (offset * found.latent_stdev[component]).expand(count)
         z_moved = intervene(z, direction, distance, found.latent_centre[component].expand(count))
-        return to_uint8(_images(generator, z_moved, labels))
+        return to_uint8(_images(generator, z_moved, labels, truncation, device))
 
     offsets = torch.linspace(-scale, scale, FRAMES if animated else STEPS).tolist()
     title = f"{Path(name).name}, -{scale:g} to {scale:g} standard deviations"
@@ -139,7 +153,8 @@ def walk(
         save_sheet(out, rows, title=title)
 
 
-def _images(generator: Any, z: Tensor, labels: Tensor) -> Tensor:
+def _images(generator: Any, z: Tensor, labels: Tensor, truncation: float, device: torch.device | str | None) -> Tensor:
+    """On the CPU, of noise that is multiplied by the truncation already."""
     with torch.no_grad():
         parts = zip(z.split(AT_ONCE), labels.split(AT_ONCE), strict=True)
-        return torch.cat([generator(*part, 1.0) for part in parts])
+        return torch.cat([generator(a.to(device), b.to(device), truncation).cpu() for a, b in parts])

@@ -55,6 +55,13 @@ def test_a_sheet_of_counterfactuals_draws_from_the_classes_asked_for(tmp_path: P
     assert not torch.equal(pixels(tmp_path / "ones.png"), pixels(tmp_path / "sevens.png"))
 
 
+@pytest.mark.parametrize("name", ["tiny", "cgn-digits"])
+def test_truncation_changes_what_is_shown(tiny: Path, tmp_path: Path, name: str) -> None:
+    for truncation in (1.0, 0.3):
+        samples.run(tiny if name == "tiny" else name, tmp_path / f"{truncation}.png", num=2, truncation=truncation)
+    assert not torch.equal(pixels(tmp_path / "1.0.png"), pixels(tmp_path / "0.3.png"))
+
+
 def test_a_walk_of_no_length_does_not_move_and_another_does(tiny: Path, tmp_path: Path) -> None:
     for scale in (0.0, 2.0):
         samples.walk(tiny, tmp_path / "walk.gif", components=[0, 5], scale=scale)
@@ -85,6 +92,7 @@ def test_a_walk_along_directions_of_a_file_is_that_along_the_same_fitted(tiny: P
         ({"components": [6]}, "components must be below the latent size, 6, but got 6"),
         ({"components": [-1]}, "components must be at least 0, but got -1"),
         ({"scale": -1.0}, "scale must be at least 0"),
+        ({"truncation": 0.0}, "truncation must"),
         ({"classes": [5]}, r"classes must lie in 0\.\.4, but got 5"),
     ],
 )
