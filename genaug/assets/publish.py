@@ -58,10 +58,11 @@ def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_r
         raise AssetError(f"{name} is no asset of the registry, which is where its card comes from")
     row = ASSETS[name]
     state, metadata = load_asset(name)
-    digests = sha256(asset_path(name)), metadata.get("source_sha256", "")
+    path = asset_path(name)
+    digests = sha256(path), metadata.get("source_sha256", "")
     if row.sha256 is None or not any(digest.startswith(row.sha256) for digest in digests):
         raise AssetError(
-            f"{name} is not published: {asset_path(name)} is not the file on record, and the card would speak of that"
+            f"{name} is not published: {path} is not the file on record, and the card would speak of that"
         )
     if (licence := metadata.get("licence", row.licence)) == "unknown":
         raise AssetError(f"{name} is not published: its licence is unknown, so it is not ours to hand on")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,11 @@ from torch import Tensor, nn
 from genaug.arguments import check_device, check_integer
 from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits
-from genaug.files import atomic_path, writable_folder
+from genaug.files import writable_folder
 from genaug.generators.conditional_digits import PALETTE, ConditionalDigits
 from genaug.generators.images import from_uint8, to_uint8
-from genaug.progress import progress
-from genaug.training.cgn_mnist import resume, truncate_log
+from genaug.training.resumable import optimise, resume
 
-LOG_EVERY = 50
-CHECKPOINT_EVERY = 100
-SAMPLE_EVERY = 500
 FRAME = 3  # columns at either side where no digit is
 UNIT = 16.0  # see `colours_first`
 
@@ -193,7 +188,22 @@ def train(
         torch.default_generator.manual_seed(seed)
         run = _Run(settings, images, device)
         resume(run, folder, described)
-        _optimise(run, images.to(device), labels.to(device), settings, folder, described)
+        images, labels = images.to(device), labels.to(device)
+
+        def step() -> dict[str, Tensor]:
+            picked = torch.randint(len(images), (settings.batch_size,)).to(device)
+            return _step(run, images[picked], labels[picked], settings)
+
+        optimise(
+            run,
+            settings.steps,
+            folder,
+            described,
+            step=step,
+            sheet=lambda path: _sample_sheet(run.generator, path),
+            shown=("difference", "divergence"),
+            description="training the generator",
+        )
     colours_first(run.generator)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return save_asset(
@@ -205,41 +215,6 @@ def train(
         training=json.dumps(described),
         machine=f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     )
-
-
-def _optimise(
-    run: _Run, images: Tensor, labels: Tensor, settings: Settings, folder: Path, described: dict[str, Any]
-) -> None:
-    log = folder / "log.jsonl"
-    truncate_log(log, run.step)
-    bar = progress(total=settings.steps, initial=run.step, description="training the generator", unit="step")
-    begin = time.monotonic() - run.seconds
-    with bar, log.open("a") as lines:
-        while run.step < settings.steps:
-            picked = torch.randint(len(images), (settings.batch_size,)).to(images.device)
-            losses = _step(run, images[picked], labels[picked], settings)
-            run.step += 1
-            run.seconds = time.monotonic() - begin
-            bar.update()
-            last = run.step == settings.steps
-            if run.step % LOG_EVERY == 0 or last:
-                row = {name: round(float(value), 5) for name, value in losses.items()}
-                if bad := [name for name, value in row.items() if not math.isfinite(value)]:
-                    raise FloatingPointError(
-                        f"{bad[0]} is {row[bad[0]]} at step {run.step}; the last checkpoint in {folder} is from before"
-                    )
-                lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
-                lines.flush()
-                bar.set_postfix(difference=row["difference"], divergence=row["divergence"])
-            if run.step % SAMPLE_EVERY == 0 or last:
-                _sample_sheet(run.generator, folder / "samples" / f"{run.step:06d}.png")
-            if run.step % CHECKPOINT_EVERY == 0 or last:
-                if not all(weight.isfinite().all() for weight in run.generator.parameters()):
-                    raise FloatingPointError(
-                        f"weights are not finite at step {run.step}; the last checkpoint in {folder} is from before"
-                    )
-                with atomic_path(folder / "checkpoint.pt") as path:
-                    torch.save({**run.state(), "settings": described}, path)
 
 
 def _step(run: _Run, images: Tensor, labels: Tensor, settings: Settings) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ import copy
 import json
 import math
 import os
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 from genaug.arguments import check_choice, check_device, check_integer
 from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits, load_variant
-from genaug.files import atomic_path, writable_folder
+from genaug.files import writable_folder
 from genaug.generators.cgn_mnist import MASK_RANGE, CGNMnist
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.composition import compose
-from genaug.progress import progress
+from genaug.training.resumable import optimise, resume
 
-LOG_EVERY = 50
-CHECKPOINT_EVERY = 100
-SAMPLE_EVERY = 500
 PACKED = 4  # images of one class that the discriminator judges together
 
 
@@ -245,27 +241,6 @@ def _start_background(run: _Run, images: Tensor) -> None:
         norm.bias.copy_(frame.atanh())
 
 
-def resume(run: Any, folder: Path, described: dict[str, Any]) -> None:
-    """Restores a run from its folder's checkpoint, if any; ValueError if that is damaged or of other settings."""
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        return
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        before = state["settings"]
-    except Exception as error:  # torch names a dozen kinds of damage by as many classes
-        raise ValueError(
-            f"{path} is no checkpoint of this training ({type(error).__name__}); remove it to begin anew"
-        ) from None
-    if different := [key for key in described if before.get(key) != described[key]]:
-        key = different[0]
-        raise ValueError(
-            f"{folder} holds a run with other settings ({key}: {before.get(key)!r} there, {described[key]!r} asked "
-            "for); choose another folder, or remove it to begin anew"
-        )
-    run.restore(state)
-
-
 def _optimise(
     run: _Run,
     images: Tensor,
@@ -275,40 +250,25 @@ def _optimise(
     folder: Path,
     described: dict[str, Any],
 ) -> None:
-    log = folder / "log.jsonl"
-    truncate_log(log, run.step)
     # images of a class by one index: members[label, k] for k below counts[label]; on the CPU, as all draws are
     counts = torch.bincount(labels, minlength=10)
     members = torch.nn.utils.rnn.pad_sequence([(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)
-    bar = progress(total=settings.steps, initial=run.step, description="training the CGN", unit="step")
-    begin = time.monotonic() - run.seconds
-    with bar, log.open("a") as lines:
-        while run.step < settings.steps:
-            classes = torch.randint(10, (settings.batch_size // PACKED,)).repeat_interleave(PACKED)
-            picked = members[classes, (torch.rand(len(classes)) * counts[classes]).long()].to(images.device)
-            losses = _step(run, from_uint8(images[picked]), classes.to(images.device), settings, dtype)
-            run.step += 1
-            run.seconds = time.monotonic() - begin
-            bar.update()
-            last = run.step == settings.steps
-            if run.step % LOG_EVERY == 0 or last:
-                row = {name: round(float(value), 5) for name, value in losses.items()}
-                if bad := [name for name, value in row.items() if not math.isfinite(value)]:
-                    raise FloatingPointError(
-                        f"{bad[0]} is {row[bad[0]]} at step {run.step}; the last checkpoint in {folder} is from before"
-                    )
-                lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
-                lines.flush()
-                bar.set_postfix(adversarial=row["adversarial"], mask=row["mask"])
-            if run.step % SAMPLE_EVERY == 0 or last:
-                _sample_sheet(run.average, folder / "samples" / f"{run.step:06d}.png")
-            if run.step % CHECKPOINT_EVERY == 0 or last:
-                if not all(weight.isfinite().all() for weight in run.generator.parameters()):
-                    raise FloatingPointError(
-                        f"weights are not finite at step {run.step}; the last checkpoint in {folder} is from before"
-                    )
-                with atomic_path(folder / "checkpoint.pt") as path:
-                    torch.save({**run.state(), "settings": described}, path)
+
+    def step() -> dict[str, Tensor]:
+        classes = torch.randint(10, (settings.batch_size // PACKED,)).repeat_interleave(PACKED)
+        picked = members[classes, (torch.rand(len(classes)) * counts[classes]).long()].to(images.device)
+        return _step(run, from_uint8(images[picked]), classes.to(images.device), settings, dtype)
+
+    optimise(
+        run,
+        settings.steps,
+        folder,
+        described,
+        step=step,
+        sheet=lambda path: _sample_sheet(run.average, path),
+        shown=("adversarial", "mask"),
+        description="training the CGN",
+    )
 
 
 def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -362,16 +322,6 @@ def _follow(average: nn.Module, module: nn.Module, weight: float) -> None:
             kept.lerp_(new, weight)
         else:
             kept.copy_(new)
-
-
-def truncate_log(path: Path, step: int) -> None:
-    """Drops what an interrupted run logged after its last checkpoint, or it would stand there twice."""
-    if path.exists():
-        complete = path.read_text().splitlines(keepends=True)
-        if complete and not complete[-1].endswith("\n"):  # where the process was killed while it wrote
-            complete.pop()
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(line for line in complete if json.loads(line)["step"] <= step))
 
 
 @torch.no_grad()

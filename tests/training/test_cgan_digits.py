@@ -11,7 +11,7 @@ from genaug import GenerativeInterventionDataset
 from genaug.datasets.colored_mnist import demo_digits
 from genaug.generators.conditional_digits import PALETTE, ConditionalDigits
 from genaug.generators.images import from_uint8
-from genaug.training import cgan_digits
+from genaug.training import cgan_digits, resumable
 from genaug.training.cgan_digits import Encoder, colours_first, decode, divergence, prepare, train
 
 
@@ -93,8 +93,8 @@ def test_the_encoder_knows_what_is_withheld():
 def short(monkeypatch):
     """A recipe of eight tiny steps with a checkpoint after every second."""
     monkeypatch.setattr(cgan_digits, "SETTINGS", cgan_digits.Settings(steps=8, batch_size=8))
-    monkeypatch.setattr(cgan_digits, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(cgan_digits, "LOG_EVERY", 2)
+    monkeypatch.setattr(resumable, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(resumable, "LOG_EVERY", 2)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(short, monkeypatch, tmp_path):

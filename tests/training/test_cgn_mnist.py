@@ -11,7 +11,7 @@ from genaug import CounterfactualDataset
 from genaug.datasets.colored_mnist import demo_digits
 from genaug.generators import load_generator
 from genaug.generators.cgn_mnist import CGNMnist
-from genaug.training import cgn_mnist
+from genaug.training import cgn_mnist, resumable
 from genaug.training.cgn_mnist import Discriminator, StyleLoss, gram_matrix, mask_entropy, mask_frame, train
 
 
@@ -70,8 +70,8 @@ def short(monkeypatch):
     """A recipe of eight tiny steps with a checkpoint after every second."""
     settings = cgn_mnist.Settings(steps=8, batch_size=8)
     monkeypatch.setitem(cgn_mnist.SETTINGS, "digits", settings)
-    monkeypatch.setattr(cgn_mnist, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(cgn_mnist, "LOG_EVERY", 2)
+    monkeypatch.setattr(resumable, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(resumable, "LOG_EVERY", 2)
 
 
 def interrupt(monkeypatch, at):

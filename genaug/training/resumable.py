@@ -1,0 +1,108 @@
+"""The loop that the generators' trainings share: it logs, draws sheets, saves, and goes on where it was cut off."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genaug.files import atomic_path
+from genaug.progress import progress
+
+LOG_EVERY = 50
+CHECKPOINT_EVERY = 100
+SAMPLE_EVERY = 500
+
+
+def resume(run: Any, folder: Path, described: dict[str, Any]) -> None:
+    """Restores a run from its folder's checkpoint, if any; ValueError if that is damaged or of other settings."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        before = state["settings"]
+    except Exception as error:  # torch names a dozen kinds of damage by as many classes
+        raise ValueError(
+            f"{path} is no checkpoint of this training ({type(error).__name__}); remove it to begin anew"
+        ) from None
+    if different := [key for key in described if before.get(key) != described[key]]:
+        key = different[0]
+        raise ValueError(
+            f"{folder} holds a run with other settings ({key}: {before.get(key)!r} there, {described[key]!r} asked "
+            "for); choose another folder, or remove it to begin anew"
+        )
+    run.restore(state)
+
+
+def optimise(
+    run: Any,
+    steps: int,
+    folder: Path,
+    described: dict[str, Any],
+    *,
+    step: Callable[[], dict[str, Tensor]],
+    sheet: Callable[[Path], None],
+    shown: Sequence[str],
+    description: str,
+) -> None:
+    """Runs the steps that are left, and writes log.jsonl, samples/ and checkpoint.pt as it goes.
+
+    Args:
+        run: has `step` and `seconds`, which are counted here, `generator`, and `state()`, what a checkpoint keeps.
+        steps: how many in all.
+        folder: where to write.
+        described: the settings, which a checkpoint keeps.
+        step: makes one, and returns its losses by name.
+        sheet: draws a sheet of samples to a path.
+        shown: the losses that the progress bar shows.
+        description: what the progress bar says.
+
+    Raises:
+        FloatingPointError: a loss or a weight is no longer finite; the last checkpoint stays.
+    """
+    log = folder / "log.jsonl"
+    _truncate_log(log, run.step)
+    bar = progress(total=steps, initial=run.step, description=description, unit="step")
+    begin = time.monotonic() - run.seconds
+    with bar, log.open("a") as lines:
+        while run.step < steps:
+            losses = step()
+            run.step += 1
+            run.seconds = time.monotonic() - begin
+            bar.update()
+            last = run.step == steps
+            if run.step % LOG_EVERY == 0 or last:
+                row = {name: round(float(value), 5) for name, value in losses.items()}
+                if bad := [name for name, value in row.items() if not math.isfinite(value)]:
+                    raise FloatingPointError(
+                        f"{bad[0]} is {row[bad[0]]} at step {run.step}; the last checkpoint in {folder} is from before"
+                    )
+                lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
+                lines.flush()
+                bar.set_postfix({name: row[name] for name in shown})
+            if run.step % SAMPLE_EVERY == 0 or last:
+                sheet(folder / "samples" / f"{run.step:06d}.png")
+            if run.step % CHECKPOINT_EVERY == 0 or last:
+                if not all(weight.isfinite().all() for weight in run.generator.parameters()):
+                    raise FloatingPointError(
+                        f"weights are not finite at step {run.step}; the last checkpoint in {folder} is from before"
+                    )
+                with atomic_path(folder / "checkpoint.pt") as path:
+                    torch.save({**run.state(), "settings": described}, path)
+
+
+def _truncate_log(path: Path, step: int) -> None:
+    """Drops what an interrupted run logged after its last checkpoint, or it would stand there twice."""
+    if path.exists():
+        complete = path.read_text().splitlines(keepends=True)
+        if complete and not complete[-1].endswith("\n"):  # where the process was killed while it wrote
+            complete.pop()
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(line for line in complete if json.loads(line)["step"] <= step))
