@@ -61,9 +61,7 @@ def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_r
     path = asset_path(name)
     digests = sha256(path), metadata.get("source_sha256", "")
     if row.sha256 is None or not any(digest.startswith(row.sha256) for digest in digests):
-        raise AssetError(
-            f"{name} is not published: {path} is not the file on record, and the card would speak of that"
-        )
+        raise AssetError(f"{name} is not published: {path} is not the file on record, and the card would speak of that")
     if (licence := metadata.get("licence", row.licence)) == "unknown":
         raise AssetError(f"{name} is not published: its licence is unknown, so it is not ours to hand on")
     target = writable_folder(folder) / f"{name}{SUFFIX}"
