@@ -151,7 +151,7 @@ def walk(
     scale: Annotated[float, typer.Option(help="How far, in standard deviations along a direction.")] = 3.0,
     classes: Classes = None,
     directions: Annotated[
-        Path | None, typer.Option(help="A file of directions in place of gen_z's exact ones.")
+        str | None, typer.Option(help="An asset's name or a file, in place of gen_z's exact ones.")
     ] = None,
     truncation: Truncation = 1.0,
     seed: Seed = 0,
@@ -333,11 +333,11 @@ def assets_path(name: Annotated[str, typer.Argument(help="A name from `genaug as
 
 @assets.command("convert", epilog="Example: genaug assets convert colored_mnist_ckp.pth colored.safetensors")
 def assets_convert(
-    source: Annotated[Path, typer.Argument(help="The authors' checkpoint: .pth, .bin or .safetensors.")],
+    source: Annotated[Path, typer.Argument(help="The authors' file: .pth, .bin, .safetensors or .npz.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     kind: Annotated[str | None, typer.Option(help="Which network it is; by default found out.")] = None,
 ) -> None:
-    """Turn the original authors' checkpoint into safetensors, without running anything that it carries."""
+    """Turn the original authors' checkpoint, or GANSpace's directions, into safetensors; nothing in them is run."""
     from genaug.assets.convert import convert
 
     typer.echo(convert(source, target, kind))

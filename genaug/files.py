@@ -1,17 +1,36 @@
-"""Files that are whole or absent: written beside their place, then renamed onto it."""
+"""Files that are whole or absent: written beside their place, then renamed onto it; and tensors told from others."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DIGEST = "tensors_sha256"  # the entry for `digest` in the metadata of our safetensors files
 
 
 def one_line(error: BaseException) -> str:
     """What a library says of a damaged file, short enough to stand inside a message of ours."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors, which safetensors itself does not keep."""
+    import torch
+
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 @contextmanager

@@ -201,7 +201,7 @@ def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypa
             "components": (3, 1),
             "scale": 2.0,
             "classes": (207,),
-            "directions": Path("d.npz"),
+            "directions": "d.npz",
             "seed": 4,
             "truncation": 0.5,
             "device": "cpu",

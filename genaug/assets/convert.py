@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from genaug.assets.formats import SUFFIX, read_checkpoint, read_safetensors
+from genaug.assets.formats import read
 from genaug.assets.hub import sha256
 from genaug.assets.layouts import canonical, check_layout
 from genaug.assets.registry import ASSETS, AssetError
@@ -22,12 +22,12 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
     """Turns an authors' checkpoint into a safetensors file that `load_asset` reads.
 
     Args:
-        source: their `.pth`, `.bin` or `.safetensors`: a state dict. Files that need code to be run to be read are
-            refused. A BigGAN's `config.json` is read where it lies beside; without it, the configuration is that of
-            the released BigGAN-deep (128, 256 or 512 pixels) whose layers these are.
+        source: their `.pth`, `.bin` or `.safetensors`: a state dict; or GANSpace's `.npz` of directions. Files that
+            need code to be run to be read are refused. A BigGAN's `config.json` is read where it lies beside; without
+            it, the configuration is that of the released BigGAN-deep (128, 256 or 512 pixels) whose layers these are.
         target: where to write, ends in `.safetensors`. Its metadata keep the source's name and SHA-256, and the licence
             of a checkpoint that the authors released.
-        kind: which network it should be, a key of `genaug.assets.layouts.LAYOUTS`; None finds out by the names.
+        kind: which network it should be, one of `genaug.assets.layouts.KINDS`; None finds out by the names.
 
     Returns:
         The target.
@@ -43,7 +43,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
         check_kind(kind)
     if not source.is_file():
         raise AssetError(f"no such file: {source}")
-    stored, metadata = read_safetensors(source) if source.suffix == SUFFIX else (read_checkpoint(source), {})
+    stored, metadata = read(source)
     state, kind, config = canonical(stored, str(source), kind)
     origin = str(source)
     if config is not None and "config" in metadata:

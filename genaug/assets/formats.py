@@ -1,23 +1,37 @@
-"""Files of weights read without running what they carry: safetensors, and PyTorch's own as plain tensors."""
+"""Files read without running what they carry: safetensors, PyTorch's own as plain tensors, and GANSpace's."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genaug.assets.registry import AssetError
-from genaug.files import one_line
+from genaug.files import DIGEST, digest, one_line
+from genaug.ganspace import read_ganspace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIX = ".safetensors"
-DIGEST = "tensors_sha256"  # the metadata's entry for `digest`
+
+
+def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
+    """What a file of any of the formats holds by name, on the CPU, and its metadata: safetensors alone have some.
+
+    Raises:
+        AssetError: it is damaged, none of these, or needs code to be run to be read.
+    """
+    if path.suffix == SUFFIX:
+        return read_safetensors(path)
+    if path.suffix == ".npz":
+        try:
+            return dict(read_ganspace(path)), {}
+        except ValueError as error:
+            raise AssetError(str(error)) from error
+    return read_checkpoint(path), {}
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -40,18 +54,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if DIGEST in metadata and metadata[DIGEST] != digest(state):
         raise AssetError(f"{path} is damaged: its tensors are not those that it was written with")
     return state, metadata
-
-
-def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and values of tensors, which safetensors itself does not keep."""
-    import torch
-
-    total = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].contiguous()
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 def read_checkpoint(path: Path) -> dict[Any, Any]:

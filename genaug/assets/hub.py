@@ -86,9 +86,12 @@ def by_hand(row: Asset) -> str:
     folder = os.environ.get("GENAUG_ASSETS")
     sought = f"now {folder}, without {row.name}.safetensors" if folder else "not set now"
     origin = f"{row.home} ({row.source})" if row.home else row.source
+    if row.file == f"{row.name}.safetensors":  # a file of ours needs no conversion; its source is how it is made
+        get = f"get {row.file} from {origin}" if row.home else f"make it by `{row.source}`"
+    else:
+        get = f"get {row.file} from {origin}; `genaug assets convert {row.file} {row.name}.safetensors`"
     return (
-        f"To supply it: get {row.file} from {origin}; `genaug assets convert {row.file} {row.name}.safetensors`; then "
-        f"pass that path in place of the name, or name its folder in GENAUG_ASSETS ({sought})"
+        f"To supply it: {get}; then pass that path in place of the name, or name its folder in GENAUG_ASSETS ({sought})"
     )
 
 

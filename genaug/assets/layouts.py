@@ -1,4 +1,4 @@
-"""The tensors that each kind of network is made of, so that a wrong file is named before a model is built from it.
+"""The tensors that each kind of file is made of, so that a wrong one is named before a model is built from it.
 
 Names and shapes are those of the original authors' checkpoints, less what no output depends on.
 """
@@ -220,6 +220,7 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Shapes]] = {
     "vgg19": _vgg(2, 2, 4, 4, 4),
     "adain-decoder": _adain_decoder,
 }
+KINDS = (*LAYOUTS, "directions")  # of files: networks, and directions, whose shapes follow from their own vectors
 _CONFIGURED = ("biggan-deep", "cgn-imagenet")
 # how names begin that a published checkpoint may have and we do not keep: torchvision's and timm's classifiers of VGG
 _SURPLUS = {"cgn-imagenet": ("biggan_GT.",)} | dict.fromkeys(
@@ -273,6 +274,23 @@ def _complaint(config: Any) -> str | None:
     return None
 
 
+def _directions(state: Mapping[str, Tensor]) -> Shapes:
+    """What `genaug.Directions` writes; all but the vectors may be missing, and components are of any shape."""
+    vectors = state.get("vectors")
+    if vectors is None or vectors.ndim != 2 or not len(vectors):
+        found = "none" if vectors is None else str(tuple(vectors.shape))
+        raise AssetError(f"directions have vectors (k, z_dim), but here are {found}")
+    k, given = len(vectors), {name: tuple(tensor.shape) for name, tensor in state.items()}
+    shapes: Shapes = {
+        "vectors": tuple(vectors.shape),
+        **dict.fromkeys(("stdev", "explained_variance_ratio", "latent_stdev", "latent_centre"), (k,)),
+        "components": (k, *given.get("components", ())[1:]),
+        "centre": (*given.get("centre", ())[:1], k),
+        "probe": given.get("probe", ())[:1],
+    }
+    return {name: shape for name, shape in shapes.items() if name in state}
+
+
 def canonical(state: Mapping[str, Any], file: str, kind: str | None = None) -> tuple[dict[str, Any], str, str | None]:
     """A checkpoint as its authors store it, with the names of `shapes_of` and without what no image depends on.
 
@@ -282,7 +300,7 @@ def canonical(state: Mapping[str, Any], file: str, kind: str | None = None) -> t
     Args:
         state: tensors by name.
         file: what a message calls it.
-        kind: a key of `LAYOUTS`; None takes the one whose names are most like these.
+        kind: one of `KINDS`; None takes the one whose names are most like these.
 
     Returns:
         The state, its kind, and in JSON the configuration of the released network whose names are most like these,
@@ -292,6 +310,8 @@ def canonical(state: Mapping[str, Any], file: str, kind: str | None = None) -> t
         AssetError: something else than tensors by name; or kind is None, and the names are not half like any kind's.
     """
     _check_tensors(state, file)
+    if kind == "directions" or (kind is None and "vectors" in state):
+        return dict(state), "directions", None
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     candidates: list[tuple[str, str | None]] = []
@@ -305,7 +325,7 @@ def canonical(state: Mapping[str, Any], file: str, kind: str | None = None) -> t
 
     found, config = max(candidates, key=likeness)
     if kind is None and likeness((found, config)) < 0.5:
-        raise AssetError(f"{file} is of none of the kinds {', '.join(LAYOUTS)}: it has {_few('tensors', list(state))}")
+        raise AssetError(f"{file} is of none of the kinds {', '.join(KINDS)}: it has {_few('tensors', list(state))}")
     surplus = _SURPLUS.get(found, ())
     kept = {
         name: value for name, value in state.items() if not name.startswith(surplus) and f"{name}_orig" not in state
@@ -314,7 +334,7 @@ def canonical(state: Mapping[str, Any], file: str, kind: str | None = None) -> t
 
 
 def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str | None = None) -> None:
-    """Checks that `state` is the state dict of a network of this kind, with finite floating-point values.
+    """Checks that `state` is the tensors of a file of this kind, with finite floating-point values.
 
     Counters of batch norms, which no output depends on, may be there or not.
 
@@ -323,7 +343,7 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str 
     """
     _check_tensors(state, file)
     try:
-        expected = shapes_of(kind, config)
+        expected = _directions(state) if kind == "directions" else shapes_of(kind, config)
     except AssetError as error:
         raise AssetError(f"{file}: {error}") from None
     found = {name for name in state if not _is_counter(name, state[name], expected)}

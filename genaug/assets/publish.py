@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from textwrap import dedent
 
-from genaug.assets.formats import DIGEST, SUFFIX
+from genaug.assets.formats import SUFFIX
 from genaug.assets.hub import check_repository, sha256, upload
 from genaug.assets.registry import ASSETS, NAMESPACE, Asset, AssetError
 from genaug.assets.store import EMBEDDED, asset_path, load_asset, save_asset
-from genaug.files import atomic_path, writable_folder
+from genaug.files import DIGEST, atomic_path, writable_folder
 
 _EXAMPLES = {
     "cgn-mnist": """
@@ -22,6 +22,16 @@ _EXAMPLES = {
         from genaug import GenerativeInterventionDataset
 
         interventions = GenerativeInterventionDataset("{file}", length=50_000)
+        image, label = interventions[0]
+        """,
+    "directions": """
+        from genaug import GenerativeInterventionDataset
+
+        interventions = GenerativeInterventionDataset(
+            "biggan-deep-256",  # or whichever generator they are of
+            length=50_000,
+            directions="{file}",
+        )
         image, label = interventions[0]
         """,
 }

@@ -31,7 +31,7 @@ class Asset:
     Attributes:
         name: what users call it.
         file: the file's name where it is kept.
-        kind: which network the weights are for; a key of `genaug.assets.layouts.LAYOUTS`.
+        kind: which network the weights are for, or "directions"; one of `genaug.assets.layouts.KINDS`.
         sha256: of the file, in hexadecimal; fewer than 64 digits where its publisher names no more; None if not known.
         size: of the file, in bytes; None if not known.
         licence: SPDX identifier of the weights' licence, or "unknown".
@@ -250,6 +250,40 @@ _ROWS = (
         source="naoto0804/pytorch-AdaIN, release v0.0.0",
         figures="not run",
         url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth",
+    ),
+    *(
+        Asset(
+            name=f"biggan-deep-{size}-directions",
+            file=f"biggan-deep-{size}-directions.safetensors",
+            kind="directions",
+            sha256=None,
+            size=None,
+            licence="unknown",
+            what=f"80 exact principal directions of gen_z of biggan-deep-{size}; what directions=None computes",
+            paper=_GENINT,
+            source=(
+                f"genaug.fit_directions(genaug.load_generator('biggan-deep-{size}'))"
+                f".save('biggan-deep-{size}-directions.safetensors')"
+            ),
+            figures="not run",
+        )
+        for size in (128, 256, 512)
+    ),
+    # the authors publish none of these files: their code writes one at its first run, under this name
+    Asset(
+        name="genint-directions",
+        file="biggan-256-husky_generator.gen_z_ipca_c80_n1000000.npz",
+        kind="directions",
+        sha256=None,
+        size=None,
+        licence="unknown",
+        what="80 directions of gen_z of biggan-deep-256, sampled: those that scale='released' was set for",
+        paper=_GENINT,
+        source=(
+            "a run of the GenInt authors' code (github.com/cvlab-columbia/GenInt, IntervenedGAN: model BigGAN-256, "
+            "class husky, layer generator.gen_z, n 1000000), which comes without it"
+        ),
+        figures="not run",
     ),
 )
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaug.arguments import check_choice, near
-from genaug.assets.formats import DIGEST, SUFFIX, digest, read_checkpoint, read_safetensors
+from genaug.assets.formats import SUFFIX, read
 from genaug.assets.hub import cached, fetch, sha256
-from genaug.assets.layouts import LAYOUTS, canonical, check_layout
+from genaug.assets.layouts import KINDS, canonical, check_layout
 from genaug.assets.registry import ASSETS, Asset, AssetError, UnavailableAssetError
-from genaug.files import atomic_path
+from genaug.files import DIGEST, atomic_path, digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,8 +123,7 @@ def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
 
     Returns:
         The state dict on the CPU, in the precision that it is stored in, and the file's metadata: `kind` says which
-        network it is for (a key of `genaug.assets.layouts.LAYOUTS`), `config`, for kinds that have one, how it is
-        built.
+        network it is for (one of `genaug.assets.layouts.KINDS`), `config`, for kinds that have one, how it is built.
 
     Raises:
         AssetError: the asset cannot be found, is damaged, or is not what its metadata says.
@@ -135,14 +134,14 @@ def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
 def _read(path: Path, row: Asset | None, ours: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix != SUFFIX and not ours:
         raise AssetError(f"{path} is no .safetensors file; `genaug assets convert {path} TARGET.safetensors` makes one")
-    state, metadata = read_safetensors(path) if path.suffix == SUFFIX else (read_checkpoint(path), {})
+    state, metadata = read(path)
     if row is not None and ours and "kind" not in metadata:  # as its authors published it
         state, kind, config = canonical(state, str(path), row.kind)
         metadata = {"kind": kind, "format_version": FORMAT, "source": row.source, "licence": row.licence}
         if config is not None:
             metadata["config"] = config
-    if (kind := metadata.get("kind", "")) not in LAYOUTS:
-        raise AssetError(f"{path} is of kind {kind or None!r}, this version knows {', '.join(LAYOUTS)}")
+    if (kind := metadata.get("kind", "")) not in KINDS:
+        raise AssetError(f"{path} is of kind {kind or None!r}, this version knows {', '.join(KINDS)}")
     if row is not None and kind != row.kind:
         raise AssetError(f"{path} is of kind {kind!r}, but {row.name} is of kind {row.kind!r}")
     if (version := metadata.get("format_version", FORMAT)) != FORMAT:
@@ -157,7 +156,7 @@ def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: 
     Args:
         path: ends in `.safetensors`; an existing file is replaced.
         state: the state dict, of the layout of its kind, written in its own precision.
-        kind: a key of `genaug.assets.layouts.LAYOUTS`.
+        kind: one of `genaug.assets.layouts.KINDS`.
         metadata: more entries, such as source, licence and figures.
 
     Raises:
@@ -187,4 +186,4 @@ def check_target(path: Path) -> None:
 
 def check_kind(kind: str) -> None:
     """Raises ValueError for a kind that has no layout."""
-    check_choice("kind", kind, LAYOUTS)
+    check_choice("kind", kind, KINDS)

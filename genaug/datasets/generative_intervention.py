@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_indices, check_integer, check_number
+from genaug.assets import asset_path
 from genaug.datasets.generated import GeneratedDataset
 from genaug.generators.cgn_mnist import CPU_BATCH
 from genaug.generators.images import to_uint8
@@ -65,8 +66,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
             layers see it in their batch norms. The default also moves those, as the paper's step back to the noise by
             regression does.
         layer: the layer whose principal components they are.
-        directions: None for the exact ones, where the layer is linear in the noise; a file of `Directions.save` or of
-            GANSpace; an array (k, z_dim) of latent directions; or `Directions`.
+        directions: None for the exact ones, where the layer is linear in the noise; a name from `genaug assets list`; a
+            file of `Directions.save` or of GANSpace; an array (k, z_dim) of latent directions; or `Directions`.
         device: where images are made and returned; the CPU, or where a module lies, by default.
         dtype: floating-point type of the generator; float32 by default.
         batch_size: the most images in one generator call of a GPU: bounds memory, does not change the images.
@@ -76,7 +77,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of another kind; the message names it.
-        genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
+        genaug.AssetError: a name is unknown, or its file is missing, damaged or of another kind.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if directions is None:
             return fit_directions(self.generator, self.layer, self.components, truncation=self.truncation)
         if isinstance(directions, (str, os.PathLike)):
-            directions = Directions.load(directions)
+            directions = Directions.load(asset_path(directions))
         elif not isinstance(directions, Directions):
             directions = Directions(directions)
             # an array was fitted with no noise: its unit is that of the dataset's own

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_integer, check_truncation
-from genaug.files import atomic_path, one_line
+from genaug.files import DIGEST, atomic_path, digest, one_line
+from genaug.ganspace import read_ganspace
 from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, permutation, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, layer_output
 from genaug.progress import progress
@@ -117,7 +117,7 @@ class Directions:
         from safetensors.torch import save_file
 
         tensors = {name: value.contiguous() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        metadata = {"kind": "directions", "format": FORMAT}
+        metadata = {"kind": "directions", "format_version": FORMAT, DIGEST: digest(tensors)}
         if self.layer is not None:
             metadata["layer"] = self.layer
         with atomic_path(path) as temporary:
@@ -137,7 +137,7 @@ class Directions:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
-        return cls(**(_read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)))
+        return cls(**(read_ganspace(path) if path.suffix == ".npz" else _read_safetensors(path)))
 
     def check(self, generator: nn.Module, layer: str | None = None) -> None:
         """Raises ValueError if these are the directions of another generator, or cannot steer the output of `layer`."""
@@ -185,51 +185,24 @@ def _finite(name: str, value: Any) -> Any:
 
 
 def _read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, "pt", device=device) as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except SafetensorError as error:
+    except Exception as error:  # a damaged header surfaces as any of a dozen kinds
         raise ValueError(f"{path} is damaged or no safetensors file: {one_line(error)}") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     tensors, metadata = _read(path)
-    if metadata.get("kind") != "directions" or metadata.get("format") != FORMAT or "vectors" not in tensors:
-        what = f"kind {metadata.get('kind')!r}, format {metadata.get('format')!r}"
-        raise ValueError(f"{path} holds no directions: its metadata say {what}")
+    kind, version = metadata.get("kind"), metadata.get("format_version")
+    if kind != "directions" or version != FORMAT or "vectors" not in tensors:
+        raise ValueError(f"{path} holds no directions: its metadata say kind {kind!r}, format version {version!r}")
+    if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
+        raise ValueError(f"{path} is damaged: its tensors are not those that it was written with")
     return {**tensors, "layer": metadata.get("layer")}
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(file[name]).float() for name in file.files}
-        # GANSpace's shapes have a batch of one in them: (k, 1, z_dim), (k, 1, ...), and (1, ...) for the means
-        vectors = F.normalize(arrays["lat_comp"].flatten(1))
-        found: dict[str, Any] = {
-            "vectors": vectors,
-            "stdev": arrays.get("act_stdev"),
-            "explained_variance_ratio": arrays.get("var_ratio"),
-            "latent_stdev": arrays.get("lat_stdev"),
-        }
-        if "lat_mean" in arrays:
-            found["latent_centre"] = vectors @ arrays["lat_mean"].flatten()
-        if "act_comp" in arrays and "act_mean" in arrays:
-            found["components"] = arrays["act_comp"].squeeze(1)
-            found["centre"] = (arrays["act_comp"].flatten(1) @ arrays["act_mean"].flatten())[None]
-    except KeyError:
-        raise ValueError(f"{path} is no file of GANSpace: it has no lat_comp") from None
-    # numpy's, torch's and zipfile's words for pickles, for other shapes, and for what is no such file
-    except (ValueError, TypeError, RuntimeError, IndexError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or no file of GANSpace: {one_line(error)}") from None
-    return found
 
 
 def fit_directions(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
+from genaug.assets import asset_path
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
@@ -106,14 +107,15 @@ def walk(
         scale: how far, in standard deviations along the direction.
         seed: of noise and classes.
         classes: which to draw from; all by default.
-        directions: a file of `Directions.save` or of GANSpace; by default the exact ones of `gen_z`.
+        directions: a name from `genaug assets list`, or a file of `Directions.save` or of GANSpace; by default the
+            exact ones of `gen_z`.
         truncation: scale of the noise, in (0, 1].
         device: where images are made; the CPU by default.
 
     Raises:
         ValueError: there are no components or one is not known, `scale` is negative, `truncation` outside (0, 1], a
             class is none of the generator's, or the directions are of another one.
-        genaug.AssetError: the generator cannot be had.
+        genaug.AssetError: the generator or the directions cannot be had.
         OSError: the folder of `out` cannot be written.
     """
     check_number("scale", scale)
@@ -127,7 +129,7 @@ def walk(
             raise ValueError(f"components must be below the latent size, {generator.z_dim}, but got {most - 1}")
         found = fit_directions(generator, components=most, truncation=truncation)
     else:
-        found = Directions.load(directions)
+        found = Directions.load(asset_path(directions))
         found.check(generator)
         if most > len(found):
             raise ValueError(f"components must be below {len(found)}, which {directions} has, but got {most - 1}")

@@ -369,7 +369,7 @@ def test_publishing_uploads_weights_and_a_card_and_says_how_to_pin_them(
 def test_a_row_without_a_checksum_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENAUG_ASSETS", raising=False)
     for name, row in ASSETS.items():
-        if row.embedded or row.pinned:
+        if row.embedded or row.pinned or row.kind == "directions":  # of which test_directions.py says the like
             continue
         with pytest.raises(AssetError, match="no checksum on record") as caught:
             asset_path(name)

@@ -1,0 +1,58 @@
+"""GANSpace's files of principal directions, read without running what they carry."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genaug.files import one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LARGEST = 4 << 30  # bytes when unfolded: compressed files can be bombs
+
+
+def read_ganspace(path: Path) -> dict[str, Tensor]:
+    """What a `.npz` of GANSpace holds, by the names of `genaug.Directions`: `vectors` and all else that is there.
+
+    Raises:
+        ValueError: it is damaged, holds pickles, or is no such file.
+    """
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # zipfile does not compare the count; a damaged list of entries may end early, and what may be missing would
+            if int.from_bytes(path.read_bytes()[-12:-10], "little") != len(entries):
+                raise ValueError("its list of entries is damaged")
+            if sum(entry.file_size for entry in entries) > _LARGEST:
+                raise ValueError("it unfolds to more than 4 GiB")
+            if damaged := archive.testzip():  # numpy makes room for an array before it sees that it is another
+                raise ValueError(f"check sum of {damaged}")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]).float() for name in file.files}
+        if "lat_comp" in arrays:
+            # GANSpace's shapes have a batch of one in them: (k, 1, z_dim), (k, 1, ...), and (1, ...) for the means
+            vectors = F.normalize(arrays["lat_comp"].flatten(1))
+            found = {"vectors": vectors}
+            for name, theirs in (
+                ("stdev", "act_stdev"),
+                ("explained_variance_ratio", "var_ratio"),
+                ("latent_stdev", "lat_stdev"),
+            ):
+                if theirs in arrays:
+                    found[name] = arrays[theirs]
+            if "lat_mean" in arrays:
+                found["latent_centre"] = vectors @ arrays["lat_mean"].flatten()
+            if "act_comp" in arrays and "act_mean" in arrays:
+                found["components"] = arrays["act_comp"].squeeze(1)
+                found["centre"] = (arrays["act_comp"].flatten(1) @ arrays["act_mean"].flatten())[None]
+            return found
+    except Exception as error:  # numpy, torch and zipfile have a dozen kinds for what is damaged or no such file
+        raise ValueError(f"{path} is damaged or no file of GANSpace: {one_line(error)}") from error
+    raise ValueError(f"{path} is no file of GANSpace: it has no lat_comp")
