@@ -21,6 +21,7 @@ DATA = Path("data")
 MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
 
 _INTERRUPTED = 130
+_READABLE = 30  # characters that a column of sentences needs
 
 # what a user can mend by asking differently; everything else is a failure
 _MISUSE = (
@@ -276,18 +277,31 @@ def reproduce_cgn_table2(
 @assets.command("list", epilog="Example: genaug assets list")
 def assets_list() -> None:
     """Name every asset: its size, its licence, where it is now, and what it is."""
+    import shutil
+    import textwrap
+
     from genaug.assets import ASSETS
     from genaug.assets.store import EMBEDDED, where
 
+    columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
+    names = max(map(len, ASSETS))
+    margin = names + 42  # where the last column starts, if there is room for one: else it is below, indented
+    wide = columns - margin >= _READABLE
+    indent = margin if wide else 2
+    typer.echo(f"{'name':<{names}} {'size':>9}  {'licence':<12}  {'where':<14}  {'what' if wide else ''}".rstrip())
     for row in ASSETS.values():
         path = where(row.name)
         if path is None:
             place = "missing" if row.embedded else "to be fetched" if row.pinned else "to be supplied"
         else:
-            place = "embedded" if path.parent == EMBEDDED else str(path)
+            place = "embedded" if path.parent == EMBEDDED else "here"
         size = row.size if path is None else path.stat().st_size
         megabytes = "-" if size is None else f"{size / 1e6:.1f} MB"
-        typer.echo(f"{row.name:<25} {megabytes:>8}  {row.licence:<12}  {place:<14}  {row.what}")
+        what = textwrap.wrap(row.what, columns - indent, break_on_hyphens=False)
+        if place == "here":
+            what.append(str(path))
+        line = f"{row.name:<{names}} {megabytes:>9}  {row.licence:<12}  {place:<14}".ljust(margin if wide else 0)
+        typer.echo(f"\n{' ' * indent}".join([line + what[0], *what[1:]] if wide else [line.rstrip(), *what]))
 
 
 @assets.command("pull", epilog="Example: genaug assets pull vgg19")

@@ -93,12 +93,15 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(302, Content_Length="0", Location=f"/cdn{self.path}", **facts)
 
     def do_GET(self) -> None:
-        """The bytes. Faults: "cut" ends a connection half way, "flip" changes a byte, "wait" delays, "500" refuses."""
+        """The bytes. Faults: "cut" ends a connection half way, "flip" changes a byte, "wait" delays, "500" refuses,
+        "storage 500" only where the bytes are."""
         self.hub.log.append(("GET", self.path + (f" {value}" if (value := self.headers.get("Range")) else "")))
         if fault := self.hub.fault("500", "503"):
             return self.answer(int(fault))
         if not self.path.startswith("/cdn/"):
             return self.do_HEAD()
+        if fault := self.hub.fault("storage"):
+            return self.answer(int(fault.split()[1]))
         if self.hub.fault("wait"):
             time.sleep(3)
         content = self.hub.files[self.key()]

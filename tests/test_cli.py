@@ -281,14 +281,33 @@ def test_every_recipe_is_a_command_and_its_command_is_understood(capsys: pytest.
 def test_assets_list_says_what_is_here(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # as in a pipe
     code, out, _ = run(capsys, "assets", "list")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == list(ASSETS)
+    assert [line.split()[0] for line in out.splitlines()] == ["name", *ASSETS]
+    assert out.splitlines()[0].split() == ["name", "size", "licence", "where", "what"]
+    assert all(row.what in out and row.licence in out for row in ASSETS.values())
     save_asset(tmp_path / "cgn-digits.safetensors", generator().state_dict(), "cgn-mnist")
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
-    row = next(line for line in run(capsys, "assets", "list")[1].splitlines() if line.startswith("cgn-digits "))
-    assert str(tmp_path / "cgn-digits.safetensors") in row
+    lines = run(capsys, "assets", "list")[1].splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("cgn-digits "))
+    assert " here " in lines[place]
+    assert lines[place + 1].strip() == str(tmp_path / "cgn-digits.safetensors")
     assert run(capsys, "assets", "path", "cgn-digits")[:2] == (0, f"{tmp_path / 'cgn-digits.safetensors'}\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 120, 200])
+def test_assets_list_fits_the_terminal_and_leaves_nothing_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.delenv("GENAUG_ASSETS", raising=False)
+    out = run(capsys, "assets", "list")[1]
+    assert max(map(len, out.splitlines())) <= max(columns, 70)  # less than which no row takes
+    text = " ".join(out.split())
+    for row in ASSETS.values():
+        assert row.what in text
+        assert sum(line.startswith(f"{row.name} ") for line in out.splitlines()) == 1
 
 
 def test_assets_publish_dry_run_writes_weights_and_card(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -96,21 +96,12 @@ def by_hand(row: Asset) -> str:
 
 
 def _from_hub(row: Asset, force: bool) -> Path:
-    from huggingface_hub import constants, errors, hf_hub_download
-
-    import genaug
+    from huggingface_hub import constants, errors
 
     if force and constants.HF_HUB_OFFLINE:  # which the client would call a wrong argument
         raise _cannot(row, "HF_HUB_OFFLINE is set")
     try:
-        path = hf_hub_download(
-            str(row.repository),
-            row.file,
-            revision=row.revision,
-            force_download=force,
-            library_name="genaug",
-            library_version=genaug.__version__,
-        )
+        return _download(row, force)
     except errors.GatedRepoError as error:
         reason = f"accept the terms of {constants.ENDPOINT}/{row.repository}, which is gated, and set HF_TOKEN"
         raise _cannot(row, reason) from error
@@ -118,7 +109,7 @@ def _from_hub(row: Asset, force: bool) -> Path:
         reason = f"{constants.ENDPOINT} has no {row.repository}, or it is private and HF_TOKEN does not open it"
         raise _cannot(row, reason) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = f"asking {constants.ENDPOINT} failed ({one_line(error.__cause__ or error)})"
+        why = f"asking {constants.ENDPOINT}{_through(constants.ENDPOINT)} failed ({_said(error.__cause__ or error)})"
         if constants.HF_HUB_OFFLINE:
             why = "HF_HUB_OFFLINE is set"
         raise _cannot(row, f"it is not in the cache {constants.HF_HUB_CACHE}, and {why}") from error
@@ -126,8 +117,31 @@ def _from_hub(row: Asset, force: bool) -> Path:
         reason = f"{row.repository} at {constants.ENDPOINT} has no {row.file} in its revision {row.revision}"
         raise _cannot(row, reason) from error
     except Exception as error:
-        raise _cannot(row, _why(error, constants.HF_HUB_CACHE)) from error
-    return Path(path)
+        raise _cannot(row, _why(error, constants.ENDPOINT, constants.HF_HUB_CACHE, "HF_HOME")) from error
+
+
+def _download(row: Asset, force: bool, tries: int = 5) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    import genaug
+
+    while True:
+        try:
+            path = hf_hub_download(
+                str(row.repository),
+                row.file,
+                revision=row.revision,
+                force_download=force,
+                library_name="genaug",
+                library_version=genaug.__version__,
+            )
+        except Exception as error:
+            # the client's older versions leave it to their caller to go on where a connection broke
+            tries -= 1
+            if not tries or type(error).__name__ not in ("ChunkedEncodingError", "RemoteProtocolError"):
+                raise
+        else:
+            return Path(path)
 
 
 def _from_url(row: Asset, force: bool) -> Path:
@@ -149,7 +163,7 @@ def _from_url(row: Asset, force: bool) -> Path:
             if not path.is_file() or path.stat().st_mtime_ns == before:
                 download_url_to_file(str(row.url), str(path), hash_prefix=str(row.sha256))
     except Exception as error:
-        raise _cannot(row, _why(error, str(path.parent))) from error
+        raise _cannot(row, _why(error, str(row.url), str(path.parent), "TORCH_HOME")) from error
     return path
 
 
@@ -167,15 +181,35 @@ def _cannot(row: Asset, reason: str) -> UnavailableAssetError:
     )
 
 
+def _said(error: BaseException) -> str:
+    """What the client says, less its advertisement of a page about status codes."""
+    text = " ".join(str(error).split()).partition(" For more information check:")[0]
+    return text[:200] or type(error).__name__
+
+
 _UNWRITABLE = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 
 
-def _why(error: Exception, cache: str) -> str:
+def _why(error: Exception, url: str, cache: str, setting: str) -> str:
     if isinstance(error, OSError) and (error.errno in _UNWRITABLE or isinstance(error, FileExistsError)):
-        return f"the cache {cache} cannot be written ({error.strerror})"
+        return f"the cache {cache} cannot be written ({error.strerror}); {setting} may name another folder"
     status = getattr(getattr(error, "response", None), "status_code", None)
     hint = "HF_TOKEN, or the token of `hf auth login`, is not accepted; " if status in (401, 403) else ""
-    return f"{hint}the download failed ({type(error).__name__}: {one_line(error)})"
+    reason = getattr(error, "reason", None)  # urllib wraps what happened
+    cause = reason if isinstance(reason, Exception) else error
+    return f"{hint}the download{_through(url)} failed ({type(cause).__name__}: {_said(cause)})"
+
+
+def _through(url: str) -> str:
+    """Which proxy a request takes, for a message: an error of the network does not tell. Its password is left out."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    target, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(target.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(target.hostname or ""):
+        return ""
+    return f" through the proxy {proxy.rpartition('@')[2]}"
 
 
 def check_repository(repository: str) -> None:
@@ -210,7 +244,7 @@ def upload(repository: str, folder: Path, files: list[str]) -> str:
         status = getattr(getattr(error, "response", None), "status_code", None)
         hint = "; HF_TOKEN or `hf auth login` says who you are, and needs the right to write"
         raise UnavailableAssetError(
-            f"{repository} cannot be published to {constants.ENDPOINT} ({one_line(error).rstrip('.')})"
+            f"{repository} cannot be published to {constants.ENDPOINT} ({_said(error).rstrip('.')})"
             f"{hint if status in (401, 403) else ''}"
         ) from error
     return str(commit.oid)

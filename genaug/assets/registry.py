@@ -259,7 +259,7 @@ _ROWS = (
             sha256=None,
             size=None,
             licence="unknown",
-            what=f"80 exact principal directions of gen_z of biggan-deep-{size}; what directions=None computes",
+            what=f"80 exact directions of biggan-deep-{size}'s gen_z: those of directions=None",
             paper=_GENINT,
             source=(
                 f"genaug.fit_directions(genaug.load_generator('biggan-deep-{size}'))"
@@ -277,7 +277,7 @@ _ROWS = (
         sha256=None,
         size=None,
         licence="unknown",
-        what="80 directions of gen_z of biggan-deep-256, sampled: those that scale='released' was set for",
+        what="80 sampled directions of biggan-deep-256's gen_z, for scale='released'",
         paper=_GENINT,
         source=(
             "a run of the GenInt authors' code (github.com/cvlab-columbia/GenInt, IntervenedGAN: model BigGAN-256, "

@@ -12,7 +12,7 @@ from genaug.assets.formats import SUFFIX, read
 from genaug.assets.hub import cached, fetch, sha256
 from genaug.assets.layouts import KINDS, canonical, check_layout
 from genaug.assets.registry import ASSETS, Asset, AssetError, UnavailableAssetError
-from genaug.files import DIGEST, atomic_path, digest
+from genaug.files import DIGEST, atomic_path, digest, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,8 +162,9 @@ def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: 
     Raises:
         ValueError: unknown kind, or another suffix.
         AssetError: the state dict is not one of this kind.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or is full.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -174,7 +175,10 @@ def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: 
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
         own = {"kind": kind, "format_version": FORMAT, DIGEST: digest(plain)}
-        save_file(plain, temporary, metadata={**metadata, **own})
+        try:
+            save_file(plain, temporary, metadata={**metadata, **own})
+        except SafetensorError as error:  # a full disk, in its own words
+            raise OSError(f"cannot write {path}: {one_line(error)}") from error
     return path
 
 
