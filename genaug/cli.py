@@ -322,17 +322,18 @@ def assets_verify(
     from genaug.assets.store import verify, where
 
     where(next(iter(ASSETS)))  # a GENAUG_ASSETS that is no folder is to be said once
-    damaged = []
-    for asset in [name] if name else ASSETS:
+    damaged, chosen = [], [name] if name else list(ASSETS)
+    names = max(map(len, chosen))
+    for asset in chosen:
         try:
             path = verify(asset)
         except AssetError as error:
             if name:
                 raise
             damaged.append(asset)
-            typer.echo(f"{asset:<25} DAMAGED  {error}")
+            typer.echo(f"{asset:<{names}}  DAMAGED   {error}")
         else:
-            typer.echo(f"{asset:<25} {'not here' if path is None else f'whole    {path}'}")
+            typer.echo(f"{asset:<{names}}  {'not here' if path is None else f'whole     {path}'}")
     if damaged:
         raise UnavailableAssetError(f"{len(damaged)} damaged: {', '.join(damaged)}")
 

@@ -345,7 +345,7 @@ def test_assets_verify_names_the_damaged(
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
     code, out, err = run(capsys, "assets", "verify")
     assert code == 1
-    assert f"DAMAGED  {path} cannot be read" in out
+    assert f"DAMAGED   {path} cannot be read" in out
     assert "1 damaged: cgn-digits" in err
 
 

@@ -149,3 +149,13 @@ def test_nothing_reads_the_shared_folder() -> None:
         if re.search(r"\.\./shared|[\"']shared[\"']", path.read_text())
     ]
     assert readers == []
+
+
+NETWORK = r"^\s*(?:import|from) (?:huggingface_hub|httpx?|requests|torch\.hub|urllib)\b"
+
+
+@pytest.mark.parametrize("room", ["datasets", "generators", "interventions", "recipes", "training", "transforms"])
+def test_only_the_store_touches_the_network(room: str) -> None:
+    assert re.search(NETWORK, (ROOT / "genaug" / "assets" / "hub.py").read_text(), re.MULTILINE)
+    paths = (ROOT / "genaug" / room).rglob("*.py")
+    assert [path for path in paths if re.search(NETWORK, path.read_text(), re.MULTILINE)] == []

@@ -37,10 +37,10 @@ def fetch(row: Asset) -> Path:
         AssetError: the row has no checksum.
     """
     if not row.pinned:
-        raise AssetError(
-            f"{row.name}: this version of genaug has no checksum on record to know the file by, and fetches nothing "
-            f"that it cannot check. {by_hand(row)}"
+        reason = (
+            "there is no checksum on record to tell a right file by" if row.home else "no place that has it is known"
         )
+        raise AssetError(f"{row.name} is not fetched: {reason}. {by_hand(row)}")
     get = _from_hub if row.repository is not None else _from_url
     path = get(row, False)
     if (found := _digest(path)).startswith(str(row.sha256)):

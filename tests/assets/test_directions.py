@@ -64,7 +64,7 @@ def test_every_row_of_directions_says_how_to_supply_it(monkeypatch: pytest.Monke
     rows = [row for row in ASSETS.values() if row.kind == "directions"]
     assert len(rows) == 4
     for row in rows:
-        with pytest.raises(AssetError, match="no checksum on record") as caught:
+        with pytest.raises(AssetError, match=f"{row.name} is not fetched: no place that has it is known") as caught:
             asset_path(row.name)
         if row.file == f"{row.name}.safetensors":
             assert f"make it by `{row.source}`; then pass that path" in str(caught.value)
