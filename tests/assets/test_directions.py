@@ -18,6 +18,7 @@ from genaug.assets.convert import convert
 from genaug.assets.hub import sha256
 from genaug.assets.publish import publish
 from genaug.assets.registry import Asset
+from genaug.recipes import samples
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,18 @@ def test_a_dataset_takes_directions_by_name(named: Asset, fitted: Path) -> None:
     assert dataset("mine").describe(0)["directions"] == "mine"
     with pytest.raises(AssetError, match="no asset is called 'mien'; did you mean 'mine'"):
         dataset("mien")
+    with pytest.raises(AssetError, match=r"no such file: gone\.npz"):
+        dataset("gone.npz")
     with pytest.raises(ValueError, match="holds no directions: its metadata say kind 'cgn-mnist'"):
         dataset("cgn-digits")
     with pytest.raises(AssetError, match=r"is no generator: its kind is 'directions'"):
         load_generator("mine")
+
+
+def test_a_walk_takes_directions_by_name(named: Asset, fitted: Path, tmp_path: Path) -> None:
+    for name, directions in (("named", "mine"), ("given", fitted)):
+        samples.walk("cgan-digits", tmp_path / f"{name}.png", components=[1], directions=directions)
+    assert (tmp_path / "named.png").read_bytes() == (tmp_path / "given.png").read_bytes()
 
 
 def test_a_file_of_directions_is_read_as_an_asset_and_saved_again_it_is_the_same(fitted: Path, tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub_server import REVISION, HubServer
 from safetensors.torch import save
 
+from genaug import Directions
 from genaug.assets import ASSETS, AssetError, asset_path, hub, load_asset, save_asset
 from genaug.assets.registry import Asset, UnavailableAssetError
 
@@ -307,6 +309,31 @@ def test_safetensors_of_another_network_names_the_first_few(server: HubServer, u
     _, err = process.communicate(timeout=60)
     assert "is no cgn-mnist checkpoint: missing f_shape.0.weight, " in err
     assert "unexpected other; wrong shape label_emb.weight (3, 3) instead of (10, 10)" in err
+
+
+@pytest.mark.parametrize("form", ["npz", "safetensors"])
+def test_directions_are_fetched_and_checked_like_weights(
+    server: HubServer, user: User, tmp_path: Path, form: str
+) -> None:
+    vectors = torch.eye(3)
+    if form == "npz":
+        np.savez(tmp_path / "theirs.npz", lat_comp=vectors[:, None].numpy())
+        content = (tmp_path / "theirs.npz").read_bytes()
+    else:
+        content = Directions(vectors).save(tmp_path / "ours.safetensors").read_bytes()
+    server.files[REPOSITORY, REVISION, f"weights.{form}"] = content
+    row = asset(content, file=f"weights.{form}", kind="directions")
+    code = "from genaug import Directions; code = main(['assets', 'pull', 'weights'])"
+    code += "; print(Directions.load(asset_path('weights')).vectors.tolist()); sys.exit(code)"
+    process = user.start(code, row)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1] == str(vectors.tolist())
+    assert len(transfers(server)) == 1
+    process = user.start("sys.exit(main(['assets', 'pull', 'weights']))", {**row, "kind": "cgn-mnist"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "cgn-mnist" in err
 
 
 @pytest.mark.slow
