@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +29,17 @@ def read_ganspace(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             # zipfile does not compare the count; a damaged list of entries may end early, and what may be missing would
-            if int.from_bytes(path.read_bytes()[-12:-10], "little") != len(entries):
+            with path.open("rb") as file:
+                file.seek(-12, os.SEEK_END)
+                count = int.from_bytes(file.read(2), "little")
+            if count != len(entries):
                 raise ValueError("its list of entries is damaged")
             if sum(entry.file_size for entry in entries) > _LARGEST:
                 raise ValueError("it unfolds to more than 4 GiB")
             if damaged := archive.testzip():  # numpy makes room for an array before it sees that it is another
                 raise ValueError(f"check sum of {damaged}")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(file[name]).float() for name in file.files}
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: torch.from_numpy(stored[name]).float() for name in stored.files}
         if "lat_comp" in arrays:
             # GANSpace's shapes have a batch of one in them: (k, 1, z_dim), (k, 1, ...), and (1, ...) for the means
             vectors = F.normalize(arrays["lat_comp"].flatten(1))
