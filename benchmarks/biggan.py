@@ -31,7 +31,7 @@ from pytorch_pretrained_biggan import BigGAN
 from torch import Tensor, nn
 
 from genaug.files import atomic_path
-from genaug.generators import biggan
+from genaug.generators import biggan, biggan_layers
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn_mnist import phase_kernel
 
@@ -42,11 +42,11 @@ GPU_BATCHES = (1, 32, 64, 128, 256)
 Make = Callable[[], Tensor]
 
 
-class WithoutWinograd(biggan._Products):
+class WithoutWinograd(biggan_layers.Products):
     winograd_sides = range(0)
 
 
-class Upsampled(biggan._Products):
+class Upsampled(biggan_layers.Products):
     """Upsampling spelled out before the 3x3 convolution."""
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
@@ -69,12 +69,12 @@ class Transposed(Upsampled):
         return F.conv_transpose2d(x, self.transposed, stride=2, padding=1)
 
 
-class Phases(biggan._Products):
+class Phases(biggan_layers.Products):
     """Four phases as one 2x2 convolution of four times the channels, which is what a GPU gets."""
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
         super().__init__(weight, side, upsamples)
-        self.phases = biggan._Batched(weight, side, upsamples) if upsamples else None
+        self.phases = biggan_layers.Batched(weight, side, upsamples) if upsamples else None
 
     def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
         return super().forward(x, scale, offset, before) if self.phases is None else self.phases(x, scale, offset)
@@ -83,7 +83,7 @@ class Phases(biggan._Products):
 @contextmanager
 def convolving(kind: type[nn.Module]) -> Iterator[None]:
     """Fast forms made meanwhile have convolutions of this kind on a CPU."""
-    with mock.patch.object(biggan, "_Products", kind):
+    with mock.patch.object(biggan, "Products", kind):
         yield
 
 
@@ -129,7 +129,7 @@ def ablations(ours: BigGANDeep, theirs: BigGAN, z: Tensor, labels: Tensor) -> di
         ways[name] = lambda: other(z, labels, TRUNCATION)
 
     def whole() -> Tensor:
-        with mock.patch.object(biggan, "STRIP", 1 << 40):
+        with mock.patch.object(biggan_layers, "STRIP", 1 << 40):
             return fast(z, labels, TRUNCATION)
 
     add("ours, upsampling spelled out", Upsampled)
@@ -137,7 +137,7 @@ def ablations(ours: BigGANDeep, theirs: BigGAN, z: Tensor, labels: Tensor) -> di
     add("ours, phases: 2x2, 4x channels", Phases)
     add("ours, no Winograd", WithoutWinograd)
     ways["ours, no strips"] = whole
-    with convolving(biggan._Batched):
+    with convolving(biggan_layers.Batched):
         batched = ours.fast()
     ways["ours, the form for a GPU"] = lambda: batched(z, labels, TRUNCATION)
     return ways

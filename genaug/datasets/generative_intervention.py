@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_indices, check_integer, check_number
 from genaug.datasets.generated import GeneratedDataset
-from genaug.generators.cgn_mnist import CPU_BATCH
+from genaug.generators import CPU_BATCH
 from genaug.generators.images import to_uint8
-from genaug.interventions.directions import Directions, fit_directions, noiseless_centre
+from genaug.interventions.directions import Directions
+from genaug.interventions.fitting import fit_directions, noiseless_centre
 from genaug.interventions.sampling import integers, permutation, truncated_normal, uniform
 from genaug.interventions.steering import as_input, intervene, steer
 
@@ -153,6 +154,13 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if d is None or self.mode == "latent":
             return None if d is None else d.latent_centre[None]
         if d.centre is not None:
+            # one row is that of every class alike
+            unknown = [c for c in self.classes if len(d.centre) > 1 and d.centre[c].isnan().any()]
+            if unknown:
+                raise ValueError(
+                    f"directions know no mean of {len(unknown)} of the classes, {unknown[0]} among them: "
+                    "fit them with these among its classes= and with more samples=, or leave them out by classes="
+                )
             return d.centre
         return noiseless_centre(self.generator, self.layer, d.components, self.truncation, self.batch_size)
 

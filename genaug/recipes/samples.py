@@ -18,7 +18,8 @@ from genaug.arguments import check_classes, check_device, check_integer, check_n
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
-from genaug.interventions.directions import Directions, fit_directions
+from genaug.interventions.directions import Directions
+from genaug.interventions.fitting import fit_directions
 from genaug.interventions.sampling import integers, truncated_normal
 from genaug.interventions.steering import intervene
 from genaug.plotting import save_animation, save_sheet
