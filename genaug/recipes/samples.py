@@ -145,13 +145,18 @@ def walk(
         return to_uint8(_images(generator, z_moved, labels, truncation, device))
 
     offsets = torch.linspace(-scale, scale, FRAMES if animated else STEPS).tolist()
-    title = f"{Path(name).name}, -{scale:g} to {scale:g} standard deviations"
+    title = f"{Path(name).name}, {_signed(-scale)} to {scale:g} standard deviations"
     if animated:
         frames = [{f"component {c}": moved(c, offset) for c in components} for offset in offsets]
         save_animation(out, frames, title=title)
     else:
         rows = {f"component {c}": torch.cat([moved(c, offset) for offset in offsets]) for c in components}
-        save_sheet(out, rows, title=title)
+        save_sheet(out, rows, title=title, columns=[_signed(offset) for offset in offsets])
+
+
+def _signed(number: float) -> str:
+    """A hyphen is too short for a minus."""
+    return f"{number:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _images(generator: Any, z: Tensor, labels: Tensor, truncation: float, device: torch.device | str | None) -> Tensor:
