@@ -25,16 +25,32 @@ def test_the_loop_of_the_readme_trains():
     assert not torch.equal(before, model[1].weight)
 
 
-def test_the_generator_of_ones_own_works():
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generators.md").read_text(), flags=re.DOTALL)
-    assert len(code) == 1
+def test_the_generator_of_ones_own_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example, pictures = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "generators.md").read_text(), flags=re.DOTALL
+    )
     names = {"__name__": "example"}
-    exec(code[0], names)
+    exec(example, names)
+    exec(pictures, names)
+    assert {path.name for path in tmp_path.iterdir()} == {"classes.png", "walk.png", "made.png"}
     dataset = names["dataset"]
     assert names["image"].shape == (3, 32, 32)
     assert names["label"] == dataset.describe(7)["label"]
     # one noise, five interventions: each another image
     assert len({image.numpy().tobytes() for image in dataset.images(range(5))}) == 5
+
+
+def test_the_page_of_interventions_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "interventions.md").read_text(), flags=re.DOTALL)
+    names = {}
+    for block in code[:2]:  # the last wants BigGAN's weights
+        exec(block, names)
+    assert names["images"].shape == (256, 3, 32, 32)
+    assert len(names["directions"]) == 60
+    assert names["shapes"].describe(0)["layer"] == "mask.1"
+    assert names["shapes"][0][0].shape == (3, 32, 32)
 
 
 def test_tables_are_those_of_the_results():

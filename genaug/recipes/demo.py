@@ -5,9 +5,11 @@
 Accuracy in percent on the training images and on test digits of random colours, mean ± standard deviation of seeds 0, 1
 and 2 (n=3):
 
-    plain            99.9 ± 0.0   14.8 ± 1.8
-    counterfactual   95.3 ± 0.1   92.6 ± 0.4
-    interventional  100.0 ± 0.0   82.9 ± 2.2
+    plain            99.9 ± 0.0   14.8 ± 1.4
+    counterfactual   95.2 ± 0.2   92.3 ± 0.2
+    interventional  100.0 ± 0.0   82.0 ± 2.4
+
+The third row's generator without interventions brings 71.9 ± 1.6 (benchmarks/demo_control.py).
 
 Hardware and time: one thread of a CPU that had other work to do, 133 to 191 seconds a seed.
 
