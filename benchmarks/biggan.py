@@ -2,8 +2,9 @@
 
 The package's way is `pytorch-pretrained-biggan` in evaluation mode as released scripts run it: one-hot classes,
 spectral norm divided out at every call, and no_grad; float32. Ours is `BigGANDeep(...).fast(...)`. Weights are random:
-speed does not depend on them. The ways take turns, in random order, so that whatever else the machine does hits all
-alike; figures are medians over the rounds, ratios of medians.
+speed does not depend on them. On a GPU torch's defaults hold for both: its convolutions of float32 may use TF32.
+The ways take turns, in random order, so that whatever else the machine does hits all alike; figures are medians over
+the rounds, ratios of medians.
 
     taskset -c 0 python benchmarks/biggan.py --threads 1             # CPU: batches 1 and 8, eager
     taskset -c 0 python benchmarks/biggan.py --threads 1 --ablate    # what each optimisation gains
@@ -168,14 +169,23 @@ def grey_levels(ours: BigGANDeep, device: torch.device) -> float:
 def measure(
     ways: dict[tuple[str, int], Make], rounds: int, clock: Callable[[], float], device: torch.device
 ) -> dict[tuple[str, int], list[float]]:
-    """Images a second of each round; a first one that does not count fills caches and compiles."""
+    """Images a second of each round; a first one that does not count fills caches and compiles.
+
+    A way whose batch does not fit on the device has none.
+    """
     rates: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
+    fits = list(ways)
     for i in range(rounds + 1):
         # in another order each time: what one way leaves in caches and in the allocator, the next one finds
-        for key in random.sample(list(ways), len(ways)):
-            make = ways[key]
+        for key in random.sample(fits, len(fits)):
             begin = clock()
-            make()
+            try:
+                ways[key]()
+            except torch.OutOfMemoryError:
+                fits.remove(key)
+                rates[key].clear()
+                torch.cuda.empty_cache()
+                continue
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if i:
@@ -195,6 +205,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
+    # else the second batch size would be compiled for any, and measured so
+    torch._dynamo.config.automatic_dynamic_shapes = False
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("CUDA rows: not run, there is no CUDA here")
@@ -207,9 +219,11 @@ def main() -> None:
     else:
         ways = comparisons(ours, theirs, device)
     rates = measure(ways, args.rounds, time.process_time if args.clock == "process" else time.perf_counter, device)
-    medians = {key: statistics.median(values) for key, values in rates.items()}
+    medians = {key: statistics.median(values) for key, values in rates.items() if values}
+    grey = "not run" if args.ablate else f"{grey_levels(ours, device):.2f}"
     of_package = {batch: value for (name, batch), value in medians.items() if name.startswith("package, float32")}
     one = medians.get(("package", 1), of_package.get(1))
+    best = max(of_package.values(), default=one)
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu{args.threads}"
     stem = f"biggan{'-ablation' if args.ablate else ''}-{args.size}-{label.replace(' ', '-')}"
     path = args.out / f"{stem}-torch{torch.__version__.split('+')[0]}.csv"
@@ -217,20 +231,23 @@ def main() -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         head = ["way", "batch", "images_per_second_median", "lowest", "highest", "rounds", "ratio_same_batch"]
-        table.writerow([*head, "ratio_best_batch", "ratio_batch_1", "clock", "machine"])
+        table.writerow([*head, "ratio_best_batch", "ratio_batch_1", "clock", "machine", "bfloat16_grey_levels"])
         for (name, batch), values in rates.items():
+            if not values:
+                print(f"{name:34} batch {batch:3} does not fit on {label}")
+                table.writerow([name, batch, *["does not fit"] * 3, 0])
+                continue
             median = medians[name, batch]
-            bases = [of_package.get(batch, one), max(of_package.values(), default=one), one]
-            ratios = [f"{median / base:.2f}" for base in bases]
+            same = one if args.ablate else of_package.get(batch)
+            ratios = [f"{median / base:.2f}" if base else "-" for base in (same, best, one)]
             print(
                 f"{name:34} batch {batch:3} {median:9.3f} images/s   {' '.join(ratios)} x the package's "
                 "same, best, single batch"
             )
             row = [name, batch, f"{median:.4g}", f"{min(values):.4g}", f"{max(values):.4g}", len(values), *ratios]
-            table.writerow([*row, args.clock, platform.processor() or platform.machine()])
-    if device.type == "cuda":
-        print(f"bfloat16 against float32: {grey_levels(ours, device):.2f} grey levels")
-    elif not args.ablate:
+            table.writerow([*row, args.clock, platform.processor() or platform.machine(), grey])
+    print(f"bfloat16 against float32, mean absolute difference in grey levels: {grey}")
+    if device.type != "cuda":
         print("GPU rows: not run")
     print(path)
 

@@ -1,5 +1,6 @@
 """What the README and the docs say is true: code runs, tables are the results, links lead somewhere."""
 
+import csv
 import json
 import re
 import runpy
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from genaug.assets.layouts import BIGGAN_CONFIGS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,6 +97,33 @@ def test_the_benchmark_counts_in_thousands():
     run = subprocess.run(command, check=False, capture_output=True, text=True)
     assert run.returncode == 2
     assert "argument --count: must be a positive multiple of 1000, got '1500'" in run.stderr
+
+
+def test_the_benchmark_of_biggan_compares_and_names_what_was_not_run(tmp_path, monkeypatch, capsys):
+    layers = [(True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1)]
+    changes = {"output_dim": 32, "channel_width": 4, "layers": layers, "attention_layer_position": 1}
+    monkeypatch.setitem(BIGGAN_CONFIGS, 128, {**BIGGAN_CONFIGS[128], **changes})
+    main = runpy.run_path(str(ROOT / "benchmarks" / "biggan.py"))["main"]
+    command = ["biggan.py", "--size", "128", "--threads", "1", "--rounds", "2", "--out", str(tmp_path), "--device"]
+    monkeypatch.setattr(sys, "argv", [*command, "cpu"])
+    try:
+        main()
+    finally:
+        torch.set_grad_enabled(True)
+        torch._dynamo.config.automatic_dynamic_shapes = True
+    assert "GPU rows: not run" in capsys.readouterr().out
+    with next(tmp_path.glob("*.csv")).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["way"], row["batch"]) for row in rows] == [
+        (way, batch) for batch in ("1", "8") for way in ("package, float32", "ours, float32, eager")
+    ]
+    assert all(float(row["ratio_batch_1"]) > 0 for row in rows)
+    assert 0 < float(rows[0]["bfloat16_grey_levels"]) < 2
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(sys, "argv", [*command, "cuda"])
+        main()
+        assert capsys.readouterr().out == "CUDA rows: not run, there is no CUDA here\n"
+        torch.set_grad_enabled(True)
 
 
 @pytest.mark.slow
