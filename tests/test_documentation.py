@@ -119,6 +119,7 @@ def test_the_benchmark_of_biggan_compares_and_names_what_was_not_run(tmp_path, m
     ]
     assert all(float(row["ratio_batch_1"]) > 0 for row in rows)
     assert 0 < float(rows[0]["bfloat16_grey_levels"]) < 2
+    assert float(rows[0]["directions_seconds"]) > 0
     if not torch.cuda.is_available():
         monkeypatch.setattr(sys, "argv", [*command, "cuda"])
         main()

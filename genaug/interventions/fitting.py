@@ -78,6 +78,7 @@ def fit_directions(
         ValueError: the layer is not in the generator, or without `samples`, not linear; or another argument is out of
             its range.
         TypeError: an argument is of another kind.
+        torch.OutOfMemoryError: a batch does not fit on the device.
     """
     if not isinstance(generator, nn.Module):
         raise TypeError(f"generator must be a module (see load_generator), but got {type(generator).__name__}")

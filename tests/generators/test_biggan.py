@@ -198,12 +198,18 @@ def test_hooks_on_the_named_layers_see_what_activation_returns():
             assert torch.equal(network.activation(z, labels, 0.6, name), output)
 
 
-@pytest.mark.parametrize("mode", ["latent", "activation"])
-@pytest.mark.parametrize("size", [1, 3, 8, 11])
-def test_interventions_on_the_fast_form_do_not_depend_on_the_batch(mode, size):
-    data = GenerativeInterventionDataset(tiny().fast(), length=22, components=6, mode=mode, classes=[1, 5])
-    pieces = torch.cat([data.images(piece) for piece in torch.arange(22).split(size)])
-    assert torch.equal(data.images(range(22)), pieces)
+@pytest.mark.parametrize(("mode", "layer"), [("latent", "gen_z"), ("activation", "gen_z"), ("activation", "layers.1")])
+def test_interventions_on_the_fast_form_do_not_depend_on_the_batch(mode, layer):
+    fast, classes = tiny().fast(), [1, 5]
+    found = fit_directions(fast, layer, 6, samples=None if layer == "gen_z" else 64, classes=classes)
+    data = GenerativeInterventionDataset(
+        fast, length=22, components=6, scale=3.0, mode=mode, layer=layer, directions=found, classes=classes
+    )
+    whole = data.images(range(22))
+    for size in (1, 3, 8, 11):
+        assert torch.equal(torch.cat([data.images(piece) for piece in torch.arange(22).split(size)]), whole)
+    observed = GenerativeInterventionDataset(fast, length=22, components=0, classes=classes).images([0])
+    assert not torch.equal(whole[:1], observed)  # the same noise and class, and another image
 
 
 def test_both_forms_have_the_same_directions():
