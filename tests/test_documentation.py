@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from genaug.assets.layouts import BIGGAN_CONFIGS
+from genaug.recipes import demo
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -125,6 +126,31 @@ def test_the_benchmark_of_biggan_compares_and_names_what_was_not_run(tmp_path, m
         main()
         assert capsys.readouterr().out == "CUDA rows: not run, there is no CUDA here\n"
         torch.set_grad_enabled(True)
+
+
+def test_the_demos_control_is_its_third_row_and_keeps_what_it_has(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "IMAGES", 200)
+    monkeypatch.setattr(demo, "EPOCHS", 1)
+    main = runpy.run_path(str(ROOT / "benchmarks" / "demo_control.py"))["main"]
+    monkeypatch.setattr(sys, "argv", ["demo_control.py", "--seeds", "3", "--out", str(tmp_path / "control")])
+    main()
+    path = next((tmp_path / "control").glob("*.csv"))
+    with path.open() as file:
+        rows = {row["way"]: row for row in csv.DictReader(file)}
+    assert [rows[way]["components"] for way in ("none", "scale 1", "scale 10")] == ["0", "12", "12"]
+    results = demo.run(tmp_path / "demo", seed=3)
+    assert float(rows["scale 10"]["test"]) == pytest.approx(results["interventional"]["test"], abs=1e-4)
+    written = path.read_bytes()
+    monkeypatch.setattr(demo, "IMAGES", 0)  # would fail if it ran again
+    capsys.readouterr()
+    main()
+    assert path.read_bytes() == written
+    assert "none       test" in capsys.readouterr().out
+
+
+def test_cards_count_one_minute_and_one_thread():
+    singular = runpy.run_path(str(ROOT / "tools" / "embed_weights.py"))["singular"]
+    assert singular("1 minutes, 1 threads; 11 minutes, 2 threads") == "1 minute, 1 thread; 11 minutes, 2 threads"
 
 
 @pytest.mark.slow

@@ -67,8 +67,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
             regression does.
         layer: the layer whose principal components they are.
         directions: None for the exact ones, where the layer is linear in the noise; a file of `Directions.save` or of
-            GANSpace; an array (k, z_dim) of latent directions; or `Directions`. Sampled ones
-            and mode="activation" take classes that the fit had samples of.
+            GANSpace; an array (k, z_dim) of latent directions; or `Directions`. With mode="activation" sampled ones
+            serve the classes that the fit had samples of.
         device: where images are made and returned; the CPU, or where a module lies, by default.
         dtype: floating-point type of the generator; float32 by default.
         batch_size: the most images in one generator call of a GPU: bounds memory, does not change the images.
