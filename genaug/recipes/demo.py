@@ -11,7 +11,7 @@ and 2 (n=3):
 
 The third row's generator without interventions brings 71.9 ± 1.6 (benchmarks/demo_control.py).
 
-Hardware and time: one thread of a CPU that had other work to do, 133 to 191 seconds a seed.
+Hardware and time: one thread of a CPU that had other work to do, 78 to 207 seconds a seed.
 
 The digits are scikit-learn's, on backgrounds, both coloured by class in training, but for one in twenty of each. The
 same small classifier is trained in the same way for as many steps: on these, on counterfactuals alone, and on
