@@ -68,6 +68,22 @@ def test_half_precision_finds_nearly_the_same_directions():
     assert cosines(found.vectors, half.vectors).min() > 0.999
 
 
+def test_rounding_of_a_gpu_is_no_departure_from_linear():
+    """TF32 keeps ten bits of a product's factors."""
+
+    class Rounded(nn.Linear):
+        def forward(self, x):
+            cut = [(t.view(torch.int32) + (1 << 12) & -(1 << 13)).view(torch.float32) for t in (x, self.weight)]
+            return nn.functional.linear(*cut, self.bias)
+
+    generator = Conditional().requires_grad_(False)
+    expected = fit_directions(generator, components=6)
+    generator.gen_z.__class__ = Rounded
+    found = fit_directions(generator, components=6)
+    assert not torch.equal(found.stdev, expected.stdev)
+    assert cosines(expected.vectors, found.vectors).min() > 0.9999
+
+
 def test_sampled_directions_agree_with_exact_ones():
     """A decaying spectrum, 200,000 samples, the first ten: a promise."""
     exact = fit_directions(Conditional(), components=10)
