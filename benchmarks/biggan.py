@@ -2,8 +2,9 @@
 
 The package's way is `pytorch-pretrained-biggan` in evaluation mode as released scripts run it: one-hot classes,
 spectral norm divided out at every call, and no_grad; float32. Ours is `BigGANDeep(...).fast(...)`. Weights are random:
-speed does not depend on them. The ways take turns, in random order, so that whatever else the machine does hits all
-alike; figures are medians over the rounds, ratios of medians.
+speed does not depend on them. On a GPU torch's defaults hold for both: its convolutions of float32 may use TF32.
+The ways take turns, in random order, so that whatever else the machine does hits all alike; figures are medians over
+the rounds, ratios of medians.
 
     taskset -c 0 python benchmarks/biggan.py --threads 1             # CPU: batches 1 and 8, eager
     taskset -c 0 python benchmarks/biggan.py --threads 1 --ablate    # what each optimisation gains
@@ -30,8 +31,9 @@ import torch.nn.functional as F
 from pytorch_pretrained_biggan import BigGAN
 from torch import Tensor, nn
 
+from genaug import fit_directions
 from genaug.files import atomic_path
-from genaug.generators import biggan
+from genaug.generators import biggan, biggan_layers
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn_mnist import phase_kernel
 
@@ -42,11 +44,11 @@ GPU_BATCHES = (1, 32, 64, 128, 256)
 Make = Callable[[], Tensor]
 
 
-class WithoutWinograd(biggan._Products):
+class WithoutWinograd(biggan_layers.Products):
     winograd_sides = range(0)
 
 
-class Upsampled(biggan._Products):
+class Upsampled(biggan_layers.Products):
     """Upsampling spelled out before the 3x3 convolution."""
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
@@ -69,12 +71,12 @@ class Transposed(Upsampled):
         return F.conv_transpose2d(x, self.transposed, stride=2, padding=1)
 
 
-class Phases(biggan._Products):
+class Phases(biggan_layers.Products):
     """Four phases as one 2x2 convolution of four times the channels, which is what a GPU gets."""
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
         super().__init__(weight, side, upsamples)
-        self.phases = biggan._Batched(weight, side, upsamples) if upsamples else None
+        self.phases = biggan_layers.Batched(weight, side, upsamples) if upsamples else None
 
     def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
         return super().forward(x, scale, offset, before) if self.phases is None else self.phases(x, scale, offset)
@@ -83,7 +85,7 @@ class Phases(biggan._Products):
 @contextmanager
 def convolving(kind: type[nn.Module]) -> Iterator[None]:
     """Fast forms made meanwhile have convolutions of this kind on a CPU."""
-    with mock.patch.object(biggan, "_Products", kind):
+    with mock.patch.object(biggan, "Products", kind):
         yield
 
 
@@ -129,7 +131,7 @@ def ablations(ours: BigGANDeep, theirs: BigGAN, z: Tensor, labels: Tensor) -> di
         ways[name] = lambda: other(z, labels, TRUNCATION)
 
     def whole() -> Tensor:
-        with mock.patch.object(biggan, "STRIP", 1 << 40):
+        with mock.patch.object(biggan_layers, "STRIP", 1 << 40):
             return fast(z, labels, TRUNCATION)
 
     add("ours, upsampling spelled out", Upsampled)
@@ -137,7 +139,7 @@ def ablations(ours: BigGANDeep, theirs: BigGAN, z: Tensor, labels: Tensor) -> di
     add("ours, phases: 2x2, 4x channels", Phases)
     add("ours, no Winograd", WithoutWinograd)
     ways["ours, no strips"] = whole
-    with convolving(biggan._Batched):
+    with convolving(biggan_layers.Batched):
         batched = ours.fast()
     ways["ours, the form for a GPU"] = lambda: batched(z, labels, TRUNCATION)
     return ways
@@ -165,17 +167,37 @@ def grey_levels(ours: BigGANDeep, device: torch.device) -> float:
     return 127.5 * (images[0] - images[1]).abs().mean().item()
 
 
+def directions_seconds(ours: BigGANDeep, rounds: int, clock: Callable[[], float], device: torch.device) -> float:
+    """How long the exact directions of `gen_z` take through the fast form, the median over the rounds."""
+    fast = ours.fast(device)
+    times = []
+    for _ in range(rounds + 1):
+        begin = clock()
+        fit_directions(fast)
+        times.append(clock() - begin)
+    return statistics.median(times[1:])
+
+
 def measure(
     ways: dict[tuple[str, int], Make], rounds: int, clock: Callable[[], float], device: torch.device
 ) -> dict[tuple[str, int], list[float]]:
-    """Images a second of each round; a first one that does not count fills caches and compiles."""
+    """Images a second of each round; a first one that does not count fills caches and compiles.
+
+    A way whose batch does not fit on the device has none.
+    """
     rates: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
+    fits = list(ways)
     for i in range(rounds + 1):
         # in another order each time: what one way leaves in caches and in the allocator, the next one finds
-        for key in random.sample(list(ways), len(ways)):
-            make = ways[key]
+        for key in random.sample(fits, len(fits)):
             begin = clock()
-            make()
+            try:
+                ways[key]()
+            except torch.OutOfMemoryError:
+                fits.remove(key)
+                rates[key].clear()
+                torch.cuda.empty_cache()
+                continue
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if i:
@@ -195,6 +217,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
+    # else the second batch size would be compiled for any, and measured so
+    torch._dynamo.config.automatic_dynamic_shapes = False
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("CUDA rows: not run, there is no CUDA here")
@@ -206,10 +230,16 @@ def main() -> None:
         ways = {(name, 1): make for name, make in ablations(ours, theirs, z, labels).items()}
     else:
         ways = comparisons(ours, theirs, device)
-    rates = measure(ways, args.rounds, time.process_time if args.clock == "process" else time.perf_counter, device)
-    medians = {key: statistics.median(values) for key, values in rates.items()}
+    clock = time.process_time if args.clock == "process" else time.perf_counter
+    rates = measure(ways, args.rounds, clock, device)
+    medians = {key: statistics.median(values) for key, values in rates.items() if values}
+    also = ("not run", "not run")
+    if not args.ablate:
+        seconds = directions_seconds(ours, args.rounds, clock, device)
+        also = (f"{grey_levels(ours, device):.2f}", f"{seconds:.3f}")
     of_package = {batch: value for (name, batch), value in medians.items() if name.startswith("package, float32")}
     one = medians.get(("package", 1), of_package.get(1))
+    best = max(of_package.values(), default=one)
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu{args.threads}"
     stem = f"biggan{'-ablation' if args.ablate else ''}-{args.size}-{label.replace(' ', '-')}"
     path = args.out / f"{stem}-torch{torch.__version__.split('+')[0]}.csv"
@@ -217,20 +247,25 @@ def main() -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         head = ["way", "batch", "images_per_second_median", "lowest", "highest", "rounds", "ratio_same_batch"]
-        table.writerow([*head, "ratio_best_batch", "ratio_batch_1", "clock", "machine"])
+        head += ["ratio_best_batch", "ratio_batch_1", "clock", "machine"]
+        table.writerow([*head, "bfloat16_grey_levels", "directions_seconds"])
         for (name, batch), values in rates.items():
+            if not values:
+                print(f"{name:34} batch {batch:3} does not fit on {label}")
+                table.writerow([name, batch, *["does not fit"] * 3, 0])
+                continue
             median = medians[name, batch]
-            bases = [of_package.get(batch, one), max(of_package.values(), default=one), one]
-            ratios = [f"{median / base:.2f}" for base in bases]
+            same = one if args.ablate else of_package.get(batch)
+            ratios = [f"{median / base:.2f}" if base else "-" for base in (same, best, one)]
             print(
                 f"{name:34} batch {batch:3} {median:9.3f} images/s   {' '.join(ratios)} x the package's "
                 "same, best, single batch"
             )
             row = [name, batch, f"{median:.4g}", f"{min(values):.4g}", f"{max(values):.4g}", len(values), *ratios]
-            table.writerow([*row, args.clock, platform.processor() or platform.machine()])
-    if device.type == "cuda":
-        print(f"bfloat16 against float32: {grey_levels(ours, device):.2f} grey levels")
-    elif not args.ablate:
+            table.writerow([*row, args.clock, platform.processor() or platform.machine(), *also])
+    print(f"bfloat16 against float32, mean absolute difference in grey levels: {also[0]}")
+    print(f"exact directions of gen_z, seconds: {also[1]}")
+    if device.type != "cuda":
         print("GPU rows: not run")
     print(path)
 

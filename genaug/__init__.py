@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from genaug.datasets.generative_intervention import GenerativeInterventionDataset as GenerativeInterventionDataset
     from genaug.generators import load_generator as load_generator
     from genaug.interventions.directions import Directions as Directions
-    from genaug.interventions.directions import fit_directions as fit_directions
+    from genaug.interventions.fitting import fit_directions as fit_directions
 
 __version__ = "0.1.0"
 
@@ -29,7 +29,7 @@ _HOMES = {
     "DoubleColoredMNIST": "genaug.datasets.colored_mnist",
     "GenerativeInterventionDataset": "genaug.datasets.generative_intervention",
     "WildlifeMNIST": "genaug.datasets.colored_mnist",
-    "fit_directions": "genaug.interventions.directions",
+    "fit_directions": "genaug.interventions.fitting",
     "load_generator": "genaug.generators",
 }
 

@@ -6,6 +6,7 @@ Figures are made without pyplot: no global state, no display.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,19 +66,22 @@ def image_grid(images: Tensor, columns: int, *, gap: int = 2, scale: int = 1) ->
     return grid
 
 
-def save_sheet(path: str | os.PathLike[str], rows: Mapping[str, Tensor], *, title: str = "") -> None:
+def save_sheet(
+    path: str | os.PathLike[str], rows: Mapping[str, Tensor], *, title: str = "", columns: Sequence[str] = ()
+) -> None:
     """Writes a picture with one row of images a name, the name on its left.
 
     Args:
         path: the file; its suffix says the format, such as .png.
         rows: name -> (N, 3, H, W) or (N, 1, H, W) uint8; all rows of the same H and W.
         title: a line above the rows.
+        columns: what stands above the images, one after the other.
 
     Raises:
         TypeError, ValueError: there are no rows, or one is not as above.
         OSError: the folder cannot be written.
     """
-    with _sheet(rows, title) as figure:
+    with _sheet(rows, title, columns) as figure:
         save(figure, path)
 
 
@@ -110,25 +114,40 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, T
 
 
 @contextmanager
-def _sheet(rows: Mapping[str, Tensor], title: str) -> Iterator[Figure]:
+def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) -> Iterator[Figure]:
     sizes = {images.shape[2:] for images in rows.values()}
     if len(sizes) != 1:
         raise ValueError(f"rows must have at least one row and images of one size, got {sorted(map(tuple, sizes))}")
     scale = max(1, 64 // next(iter(sizes))[0])
-    grids = {name: image_grid(images, columns=max(1, len(images)), gap=6, scale=scale) for name, images in rows.items()}
+    margin, gap, between = 18, 12, 6
+    grids = {
+        name: image_grid(images, columns=max(1, len(images)), gap=between, scale=scale) for name, images in rows.items()
+    }
     height = next(iter(grids.values())).shape[1]
-    margin, gap, top = 18, 12, 52 if title else 18
-    left = margin + 14 + round(7.6 * max(map(len, grids)))
+    top = (52 if title else 18) + (20 if columns else 0)
+    left = margin + 14 + max(_width(name, STYLE["font.size"]) for name in grids)
     wide = left + max(grid.shape[2] for grid in grids.values()) + margin
+    wide = max(wide, 2 * margin + _width(title, 12, weight="bold"))
     high = top + len(grids) * (height + gap) - gap + margin
     with new_figure(wide, high) as figure:
         if title:
             write(figure, margin, 30, title, weight="bold", size=12)
+        side = next(iter(sizes))[1] * scale
+        for i, column in enumerate(columns):
+            x = left + i * (side + between) + side / 2
+            write(figure, x, top - 8, column, ha="center", color=FAINT, size=10)
         for i, (name, grid) in enumerate(grids.items()):
             y = top + i * (height + gap)
             write(figure, left - 14, y + height / 2, name, ha="right", va="center")
             paste(figure, grid, left, y)
         yield figure
+
+
+def _width(text: str, size: Any, weight: str = "normal") -> int:
+    """How many pixels a line of text is wide, its size in points."""
+    with new_figure(DPI, DPI) as figure:
+        drawn = figure.text(0, 0, text, size=size, weight=weight)
+        return math.ceil(drawn.get_window_extent().width) if text.strip() else 0
 
 
 @contextmanager

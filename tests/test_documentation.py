@@ -1,5 +1,6 @@
 """What the README and the docs say is true: code runs, tables are the results, links lead somewhere."""
 
+import csv
 import json
 import re
 import runpy
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from genaug.assets.layouts import BIGGAN_CONFIGS
+from genaug.recipes import demo
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,16 +29,32 @@ def test_the_loop_of_the_readme_trains():
     assert not torch.equal(before, model[1].weight)
 
 
-def test_the_generator_of_ones_own_works():
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generators.md").read_text(), flags=re.DOTALL)
-    assert len(code) == 1
+def test_the_generator_of_ones_own_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example, pictures = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "generators.md").read_text(), flags=re.DOTALL
+    )
     names = {"__name__": "example"}
-    exec(code[0], names)
+    exec(example, names)
+    exec(pictures, names)
+    assert {path.name for path in tmp_path.iterdir()} == {"classes.png", "walk.png", "made.png"}
     dataset = names["dataset"]
     assert names["image"].shape == (3, 32, 32)
     assert names["label"] == dataset.describe(7)["label"]
     # one noise, five interventions: each another image
     assert len({image.numpy().tobytes() for image in dataset.images(range(5))}) == 5
+
+
+def test_the_page_of_interventions_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "interventions.md").read_text(), flags=re.DOTALL)
+    names = {}
+    for block in code[:2]:  # the last wants BigGAN's weights
+        exec(block, names)
+    assert names["images"].shape == (256, 3, 32, 32)
+    assert len(names["directions"]) == 60
+    assert names["shapes"].describe(0)["layer"] == "mask.1"
+    assert names["shapes"][0][0].shape == (3, 32, 32)
 
 
 def test_tables_are_those_of_the_results():
@@ -78,6 +98,59 @@ def test_the_benchmark_counts_in_thousands():
     run = subprocess.run(command, check=False, capture_output=True, text=True)
     assert run.returncode == 2
     assert "argument --count: must be a positive multiple of 1000, got '1500'" in run.stderr
+
+
+def test_the_benchmark_of_biggan_compares_and_names_what_was_not_run(tmp_path, monkeypatch, capsys):
+    layers = [(True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1)]
+    changes = {"output_dim": 32, "channel_width": 4, "layers": layers, "attention_layer_position": 1}
+    monkeypatch.setitem(BIGGAN_CONFIGS, 128, {**BIGGAN_CONFIGS[128], **changes})
+    main = runpy.run_path(str(ROOT / "benchmarks" / "biggan.py"))["main"]
+    command = ["biggan.py", "--size", "128", "--threads", "1", "--rounds", "2", "--out", str(tmp_path), "--device"]
+    monkeypatch.setattr(sys, "argv", [*command, "cpu"])
+    try:
+        main()
+    finally:
+        torch.set_grad_enabled(True)
+        torch._dynamo.config.automatic_dynamic_shapes = True
+    assert "GPU rows: not run" in capsys.readouterr().out
+    with next(tmp_path.glob("*.csv")).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["way"], row["batch"]) for row in rows] == [
+        (way, batch) for batch in ("1", "8") for way in ("package, float32", "ours, float32, eager")
+    ]
+    assert all(float(row["ratio_batch_1"]) > 0 for row in rows)
+    assert 0 < float(rows[0]["bfloat16_grey_levels"]) < 2
+    assert float(rows[0]["directions_seconds"]) > 0
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(sys, "argv", [*command, "cuda"])
+        main()
+        assert capsys.readouterr().out == "CUDA rows: not run, there is no CUDA here\n"
+        torch.set_grad_enabled(True)
+
+
+def test_the_demos_control_is_its_third_row_and_keeps_what_it_has(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "IMAGES", 200)
+    monkeypatch.setattr(demo, "EPOCHS", 1)
+    main = runpy.run_path(str(ROOT / "benchmarks" / "demo_control.py"))["main"]
+    monkeypatch.setattr(sys, "argv", ["demo_control.py", "--seeds", "3", "--out", str(tmp_path / "control")])
+    main()
+    path = next((tmp_path / "control").glob("*.csv"))
+    with path.open() as file:
+        rows = {row["way"]: row for row in csv.DictReader(file)}
+    assert [rows[way]["components"] for way in ("none", "scale 1", "scale 10")] == ["0", "12", "12"]
+    results = demo.run(tmp_path / "demo", seed=3)
+    assert float(rows["scale 10"]["test"]) == pytest.approx(results["interventional"]["test"], abs=1e-4)
+    written = path.read_bytes()
+    monkeypatch.setattr(demo, "IMAGES", 0)  # would fail if it ran again
+    capsys.readouterr()
+    main()
+    assert path.read_bytes() == written
+    assert "none       test" in capsys.readouterr().out
+
+
+def test_cards_count_one_minute_and_one_thread():
+    singular = runpy.run_path(str(ROOT / "tools" / "embed_weights.py"))["singular"]
+    assert singular("1 minutes, 1 threads; 11 minutes, 2 threads") == "1 minute, 1 thread; 11 minutes, 2 threads"
 
 
 @pytest.mark.slow

@@ -73,6 +73,20 @@ def test_sheet_shows_every_pixel_of_every_row(tmp_path: Path) -> None:
     assert matplotlib.get_backend() == backend
 
 
+def test_names_stand_clear_of_the_edge_and_columns_above_their_images(tmp_path: Path) -> None:
+    images = torch.full((3, 3, 32, 32), 9, dtype=torch.uint8)
+    for name in ("component 0", "W" * 20, "i"):
+        save_sheet(tmp_path / "sheet.png", {name: images}, title="a title wider than " * 3, columns=["-1", "0", "1"])
+        picture = pil_to_tensor(default_loader(tmp_path / "sheet.png"))
+        assert (picture[:, :, :12] == 255).all()
+        assert (picture[:, :, -12:] == 255).all()
+    heads = (picture[:, 52:70] < 200).any(0).any(0).nonzero()[:, 0]
+    grid = (picture == 9).all(0).any(0).nonzero()[:, 0]
+    for i in range(3):
+        begin = int(grid[0]) + 70 * i
+        assert ((heads >= begin) & (heads < begin + 64)).any()
+
+
 def test_sheet_wants_rows_of_one_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"at least one row .* got \[\]"):
         save_sheet(tmp_path / "sheet.png", {})

@@ -1,6 +1,7 @@
 """Puts a finished training run among the weights that ship with the package, with its card and its registry row.
 
     python tools/embed_weights.py cgn-colored-mnist runs/colored --results benchmarks/results/cgn-table2/results.json
+    python tools/embed_weights.py cgan-digits runs/cgan-digits --results benchmarks/results/demo
 
 Every figure on the card comes from the run's own metadata and log, and from the results file.
 """
@@ -9,6 +10,7 @@ import argparse
 import json
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 from genaug.assets import registry, store
@@ -41,9 +43,27 @@ DATA = {
 }
 
 
+def of_demo(folder: Path) -> str:
+    """What the demo's third row says, whose generator `cgan-digits` is."""
+    runs = [json.loads(file.read_text()) for file in sorted(folder.glob("seed-*.json"))]
+    tests = [100 * run["interventional"]["test"] for run in runs]
+    used, threads = runs[0]["settings"]["interventions"], runs[0]["settings"]["threads"]
+    return (
+        f"the demo, {runs[0]['settings']['training_images']:,} interventions alone, components {used['components']}, "
+        f"scale {used['scale']:g}: test accuracy {statistics.mean(tests):.1f}% +/- {statistics.stdev(tests):.1f}% "
+        f"(n={len(tests)}, CPU, {singular(f'{threads} threads')})"
+    )
+
+
+def singular(text: str) -> str:
+    return re.sub(r"\b1 (minute|thread)s\b", r"1 \1", text)
+
+
 def measured(name: str, variant: str | None, results: Path | None) -> str:
     if results is None:
         return "not run"
+    if results.is_dir():
+        return of_demo(results)
     content = json.loads(results.read_text())
     figures = content["summary"].get("cgn", {}).get(variant)
     runs = [run for run in content["runs"] if run["row"] == "cgn" and run["variant"] == variant]
@@ -75,7 +95,9 @@ def card_of(name: str, run: Path, figures: str) -> str:
         command=f"genaug train {'cgan-digits' if small else f'cgn-mnist --variant {variant}'} --out RUN{flags}",
         data=DATA[variant],
         settings=", ".join(f"{key} {value}" for key, value in training.items() if key not in ("variant", "dtype")),
-        time=f"{last['step']:,} steps in {last['seconds'] / 60:.0f} minutes, {metadata.get('machine', MACHINE)}",
+        time=singular(
+            f"{last['step']:,} steps in {last['seconds'] / 60:.0f} minutes, {metadata.get('machine', MACHINE)}"
+        ),
         size=target.stat().st_size,
         precision="float16" if small else "weights in float16, batch statistics and biases in float32",
         licence=row.licence,
@@ -88,7 +110,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=list(registry.ASSETS))
     parser.add_argument("run", type=Path, nargs="?", help="what `genaug train ... --out` wrote; else keep weights")
-    parser.add_argument("--results", type=Path, help="results.json of `genaug reproduce cgn-table2`, if there is one")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="results.json of `genaug reproduce cgn-table2`; of cgan-digits, the folder of the demo's seed-N.json",
+    )
     arguments = parser.parse_args()
 
     name, target = arguments.name, store.EMBEDDED / f"{arguments.name}.safetensors"
@@ -101,7 +127,7 @@ def main() -> None:
     if arguments.run:
         text = card_of(name, arguments.run, figures)
     else:
-        text = re.sub(r"\| measured \| .* \|", lambda _: f"| measured | {figures} |", card.read_text())
+        text = re.sub(r"\| measured \| .* \|", lambda _: f"| measured | {figures} |", singular(card.read_text()))
     card.write_text(text)
 
     source = Path(registry.__file__)

@@ -14,10 +14,8 @@ from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
 from genaug.arguments import check_choice, check_classes, check_device, check_indices, check_integer, check_truncation
-from genaug.files import one_line
-from genaug.generators import load_generator
-from genaug.generators.cgn_mnist import CPU_BATCH
-from genaug.interventions.steering import evaluating, generator_device
+from genaug.generators import CPU_BATCH, load_generator
+from genaug.interventions.steering import evaluating, fitting_memory, generator_device
 
 
 class GeneratedDataset(Dataset[Any], ABC):
@@ -132,14 +130,11 @@ class GeneratedDataset(Dataset[Any], ABC):
     @contextmanager
     def _generating(self) -> Iterator[None]:
         """How every call of the generator is made."""
-        try:
-            with torch.no_grad(), evaluating(self.generator), _power_of_two_threads(self.device):
-                yield
-        except torch.OutOfMemoryError as error:
-            raise torch.OutOfMemoryError(
-                f"batch_size={self.batch_size} images at once do not fit on {self.device}: "
-                f"use a smaller batch_size ({one_line(error)})"
-            ) from error
+        what = f"batch_size={self.batch_size} images at once do not fit on {self.device}: use a smaller batch_size"
+        if self.device.type == "cpu":
+            what = f"{CPU_BATCH} images at once, which a CPU is given whatever the batch_size, do not fit in its memory"
+        with torch.no_grad(), evaluating(self.generator), _power_of_two_threads(self.device), fitting_memory(what):
+            yield
 
     def _pad(self, source: Tensor) -> Tensor:
         """On a CPU, repeats the last entry until the length is a multiple of `CPU_BATCH`.

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from genaug.arguments import check_choice, check_indices, check_integer, check_number
 from genaug.assets import asset_path
 from genaug.datasets.generated import GeneratedDataset
-from genaug.generators.cgn_mnist import CPU_BATCH
+from genaug.generators import CPU_BATCH
 from genaug.generators.images import to_uint8
-from genaug.interventions.directions import Directions, fit_directions, noiseless_centre
+from genaug.interventions.directions import Directions
+from genaug.interventions.fitting import fit_directions, noiseless_centre
 from genaug.interventions.sampling import integers, permutation, truncated_normal, uniform
 from genaug.interventions.steering import as_input, intervene, steer
 
@@ -67,7 +68,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
             regression does.
         layer: the layer whose principal components they are.
         directions: None for the exact ones, where the layer is linear in the noise; a name from `genaug assets list`; a
-            file of `Directions.save` or of GANSpace; an array (k, z_dim) of latent directions; or `Directions`.
+            file of `Directions.save` or of GANSpace; an array (k, z_dim) of latent directions; or `Directions`. With
+            mode="activation" sampled ones serve the classes that the fit had samples of.
         device: where images are made and returned; the CPU, or where a module lies, by default.
         dtype: floating-point type of the generator; float32 by default.
         batch_size: the most images in one generator call of a GPU: bounds memory, does not change the images.
@@ -154,6 +156,13 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if d is None or self.mode == "latent":
             return None if d is None else d.latent_centre[None]
         if d.centre is not None:
+            # one row is that of every class alike
+            unknown = [c for c in self.classes if len(d.centre) > 1 and d.centre[c].isnan().any()]
+            if unknown:
+                raise ValueError(
+                    f"directions know no mean of {len(unknown)} of the classes, {unknown[0]} among them: "
+                    "fit them with these among its classes= and with more samples=, or leave them out by classes="
+                )
             return d.centre
         return noiseless_centre(self.generator, self.layer, d.components, self.truncation, self.batch_size)
 

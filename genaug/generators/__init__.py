@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+# Images that a CPU is given at a time: the activations of more leave its cache, which doubles the time. Always as many,
+# since a CPU sums in another order for another number, and the last bit of an image would depend on its batch
+CPU_BATCH = 8
+
 
 def load_generator(
     name: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None

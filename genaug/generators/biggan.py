@@ -7,7 +7,7 @@ interpolated with the weights the right way round (see `interpolate`); `statisti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from numbers import Real
 from typing import Any
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_device, check_integer
 from genaug.assets.layouts import BIGGAN_CONFIGS
+from genaug.generators import CPU_BATCH
+from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, normed
 
 STATISTICS = ("interpolated", "package")
-STRIP = 1 << 17  # numbers that a core's cache holds (half a megabyte): what a CPU works on at a time
 
 
 def interpolate(table: Tensor, truncation: Tensor, rule: str = "interpolated") -> Tensor:
@@ -301,7 +302,7 @@ class FastBigGAN(_Steerable):
     product. Only the three channels of the last convolution that are shown are computed, upsampling and the
     convolution after it are one operation at the low resolution, and channels lie last throughout.
 
-    On a CPU images are made one by one, so that none depends on its batch, in matrix products (see `_Products`); on a
+    On a CPU images are made one by one, so that none depends on its batch, in matrix products (see `Products`); on a
     GPU all at once, in the convolutions of its library. Memory grows with the batch only on a GPU.
 
     Args:
@@ -335,27 +336,38 @@ class FastBigGAN(_Steerable):
         # half-precision matrix products are slow on a CPU, and differences of halves inexact
         plain = home.type == "cpu" and kind in (torch.float32, torch.float64)
         self.products = plain
-        convolution: type[_Convolution] = _Products if plain else _Batched
+        convolution: type[Convolution] = Products if plain else Batched
         with torch.no_grad():
             self.register_buffer("classes", weight.t().clone(memory_format=torch.contiguous_format))
-            self.register_buffer("gen_z_weight", _normed(network.gen_z))
+            self.register_buffer("gen_z_weight", normed(network.gen_z))
             self.register_buffer("gen_z_bias", network.gen_z.bias.clone())
             self._fold_norms(network)
             layers: list[nn.Module] = []
             side = 4
             for layer in network.layers:
                 if hasattr(layer, "conv_0"):
-                    layers.append(_Block(layer, side, convolution))
+                    layers.append(Block(layer, side, convolution))
                     side *= 2 if layer.up_sample else 1
                 else:
-                    layers.append(_Attention(layer, convolution))
-            last = _normed(network.conv_to_rgb)[:3]
-            self.layers = _Layers(layers, last, network.conv_to_rgb.bias[:3], convolution)
+                    layers.append(Attention(layer, convolution))
+            last = normed(network.conv_to_rgb)[:3]
+            self.layers = Layers(layers, last, network.conv_to_rgb.bias[:3], convolution)
         _check_finite(self)
         self.requires_grad_(False).eval().to(home)
         self.layers.to(dtype=kind)
         if compile:
             self.layers.compile()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FastBigGAN:
+        # what `.to()`, `.half()` and the like call: a cast would reach what keeps the generator's precision
+        bias = self.get_buffer("gen_z_bias")
+        if (kind := fn(bias).dtype) != bias.dtype:
+            raise ValueError(
+                f"dtype of a FastBigGAN is chosen where it is made, by BigGANDeep(...).fast(dtype={kind}): "
+                "gen_z and the norms keep their precision there, which a cast would take from them"
+            )
+        super()._apply(fn, recurse)
+        return self
 
     def _fold_norms(self, network: Any) -> None:
         """Gathers all batch norms: tables side by side, and the maps from the condition to scales and offsets."""
@@ -372,7 +384,7 @@ class FastBigGAN(_Steerable):
             means.append(mean if bias is None else mean - bias)
             variances.append(variance + norm.eps)
             if norm.conditional:
-                weights.append([_normed(norm.scale), _normed(norm.offset)])
+                weights.append([normed(norm.scale), normed(norm.offset)])
                 constants.append([torch.ones_like(mean[0]), torch.zeros_like(mean[0])])
             else:
                 weights.append([mean.new_zeros(mean.shape[1], 2 * self.z_dim)] * 2)
@@ -390,16 +402,20 @@ class FastBigGAN(_Steerable):
         self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int, end: int | None
     ) -> Tensor:
         statistics_at = self._check(x, z, labels, truncation, begin)
+        if end == 0:
+            return self._gen_z(z, labels, max(CPU_BATCH, len(z)))
         means, variances = (
             interpolate(self.get_buffer(name), statistics_at, self.statistics) for name in ("means", "variances")
         )
         if z.device.type != "cpu" and not self.products:
-            return self._layers_of(x, z, labels, means, variances, begin, end)
+            return self._layers_of(self._gen_z(z, labels) if x is None else x, z, labels, means, variances, begin, end)
         rows = range(len(z))
         one = len(means) == 1
+        if x is None:
+            x = self._gen_z(z, labels)
         parts = [
             self._layers_of(
-                None if x is None else x[i : i + 1],
+                x[i : i + 1],
                 z[i : i + 1],
                 labels[i : i + 1],
                 means if one else means[i : i + 1],
@@ -414,9 +430,25 @@ class FastBigGAN(_Steerable):
         size = (3, self.image_size, self.image_size) if end is None else self._shape(end)
         return self.get_buffer("gen_z_bias").new_empty(0, *size)
 
+    def _condition(self, z: Tensor, labels: Tensor) -> Tensor:
+        classes = self.get_buffer("classes")
+        return torch.cat([z.to(classes.dtype), classes[labels]], dim=1)
+
+    def _gen_z(self, z: Tensor, labels: Tensor, rows: int = CPU_BATCH) -> Tensor:
+        """(B, 4 * 4 * 16 * width); on a CPU in products of as many rows always, so that none depends on its batch.
+
+        More rows are four times as fast: for directions, which take all at once, and where the last bit is no matter.
+        """
+        condition = self._condition(z, labels)
+        weight, bias = self.get_buffer("gen_z_weight"), self.get_buffer("gen_z_bias")
+        if condition.device.type != "cpu":
+            return F.linear(condition, weight, bias)
+        parts = F.pad(condition, (0, 0, 0, -len(condition) % rows)).split(rows)
+        return torch.cat([F.linear(part, weight, bias) for part in parts])[: len(condition)]
+
     def _layers_of(
         self,
-        x: Tensor | None,
+        x: Tensor,
         z: Tensor,
         labels: Tensor,
         means: Tensor,
@@ -424,12 +456,7 @@ class FastBigGAN(_Steerable):
         begin: int,
         end: int | None,
     ) -> Tensor:
-        classes = self.get_buffer("classes")
-        condition = torch.cat([z.to(classes.dtype), classes[labels]], dim=1)
-        if x is None:
-            x = F.linear(condition, self.get_buffer("gen_z_weight"), self.get_buffer("gen_z_bias"))
-        if end == 0:
-            return x
+        condition = self._condition(z, labels)
         weight, offset = F.linear(condition, self.get_buffer("norm_weight"), self.get_buffer("norm_bias")).chunk(2, 1)
         scale = weight * torch.rsqrt(variances)
         offset = torch.addcmul(offset, means, scale, value=-1)
@@ -437,300 +464,6 @@ class FastBigGAN(_Steerable):
         x = x.unflatten(1, (4, 4, -1)) if x.ndim == 2 else x.permute(0, 2, 3, 1)
         scales, offsets = scale.to(kind).split(self.widths, 1), offset.to(kind).split(self.widths, 1)
         return self.layers(x.to(kind), scales, offsets, max(begin - 1, 0), end)
-
-
-class _Layers(nn.Module):
-    """From the output of one layer to that of another: what `torch.compile` takes as one."""
-
-    def __init__(self, layers: list[nn.Module], last: Tensor, bias: Tensor, convolution: type[_Convolution]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        # on a CPU a product with all taps at once, (9 * 3, C)
-        taps = last.permute(2, 3, 0, 1).flatten(0, 2) if issubclass(convolution, _Products) else last
-        self.register_buffer("weight", taps.contiguous(memory_format=torch.preserve_format))
-        self.register_buffer("bias", bias.clone())
-
-    @property
-    def kind(self) -> torch.dtype:
-        return self.get_buffer("bias").dtype
-
-    def forward(
-        self, x: Tensor, scales: tuple[Tensor, ...], offsets: tuple[Tensor, ...], begin: int, end: int | None
-    ) -> Tensor:
-        """x (B, H, W, C), scales and offsets (B, C) of each norm; gives (B, C, H, W)."""
-        used = 4 * sum(isinstance(layer, _Block) for layer in self.layers[:begin])
-        for layer in self.layers[begin:end]:
-            if isinstance(layer, _Block):
-                x = layer(x, scales[used : used + 4], offsets[used : used + 4])
-                used += 4
-            else:
-                x = layer(x)
-        if end is not None:
-            return x.permute(0, 3, 1, 2)
-        weight, bias = self.get_buffer("weight"), self.get_buffer("bias")
-        if weight.ndim == 2:
-            return _convolve_to_few(x, scales[-1], offsets[-1], weight, bias).tanh_()
-        x = _affine_relu(x, scales[-1], offsets[-1])
-        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).tanh()
-
-
-class _Block(nn.Module):
-    """A residual block: four times norm, ReLU, convolution; channels that the sum drops are never computed."""
-
-    def __init__(self, block: Any, side: int, convolution: type[_Convolution]) -> None:
-        super().__init__()
-        self.upsamples = block.up_sample
-        weights = [_normed(getattr(block, f"conv_{i}")) for i in range(4)]
-        self.channels = len(weights[3])
-        self.conv_0 = convolution(weights[0], side, False)
-        self.conv_1 = convolution(weights[1], side, block.up_sample)
-        self.conv_2 = convolution(weights[2], side * 2 if block.up_sample else side, False)
-        self.register_buffer("weight", weights[3][:, :, 0, 0].t().contiguous())
-        self.register_buffer("bias", block.conv_3.bias.clone())
-
-    def forward(self, x: Tensor, scales: tuple[Tensor, ...], offsets: tuple[Tensor, ...]) -> Tensor:
-        weight, skip = self.get_buffer("weight"), x[..., : self.channels] + self.get_buffer("bias")
-        if isinstance(self.conv_0, _Products):
-            y = self.conv_0(x, scales[1], offsets[1], before=(scales[0], offsets[0]))
-        else:
-            y = self.conv_0(_affine_relu(x, scales[0], offsets[0]), scales[1], offsets[1])
-        y = self.conv_1(y, scales[2], offsets[2])
-        y = self.conv_2(y, scales[3], offsets[3])
-        batch, height, width, channels = skip.shape
-        times = 1 + self.upsamples
-        skip = skip[:, :, None, :, None].expand(batch, height, times, width, times, channels)
-        if not isinstance(self.conv_0, _Products):
-            return y @ weight + skip.reshape(batch, times * height, times * width, channels)
-        out = y.new_empty(skip.shape)
-        for begin, end in _strips(height, times * times * width * channels):
-            out[:, begin:end] = skip[:, begin:end]
-            rows = y[:, times * begin : times * end].flatten(0, 2)
-            out[:, begin:end].view(-1, channels).addmm_(rows, weight)
-        return out.view(batch, times * height, times * width, channels)
-
-
-class _Attention(nn.Module):
-    """The self-attention of SAGAN, its gamma in the output's weight."""
-
-    def __init__(self, attention: Any, convolution: type[_Convolution]) -> None:
-        super().__init__()
-        self.products = issubclass(convolution, _Products)
-        parts = [_normed(getattr(attention, f"snconv1x1_{name}")) for name in ("theta", "phi", "g")]
-        self.widths = [len(part) for part in parts]
-        self.register_buffer("weight", torch.cat(parts)[:, :, 0, 0].t().contiguous())
-        out = attention.gamma * _normed(attention.snconv1x1_o_conv)[:, :, 0, 0]
-        self.register_buffer("out", out.t().contiguous())
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, rest = (x @ self.get_buffer("weight")).split([self.widths[0], sum(self.widths[1:])], dim=-1)
-        rest = torch.maximum(rest[:, ::2], rest[:, 1::2])
-        rest = torch.maximum(rest[:, :, ::2], rest[:, :, 1::2]).flatten(1, 2)
-        key, value = rest.split(self.widths[1:], dim=-1)
-        query = query.flatten(1, 2)
-        if not self.products:
-            # one head, written out: the fused kernels take four dimensions only
-            mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[:, 0]
-            return x + (mixed @ self.get_buffer("out")).view_as(x)
-        # the same in strips that fit a cache: the library's way holds the whole map, and looks for masked rows in it
-        out = x.clone(memory_format=torch.contiguous_format)
-        for begin, end in _strips(query.shape[1], key.shape[1]):
-            mixed = (query[0, begin:end] @ key[0].t()).softmax(-1) @ value[0]
-            out.view(-1, x.shape[-1])[begin:end].addmm_(mixed, self.get_buffer("out"))
-        return out
-
-
-class _Convolution(nn.Module):
-    """A convolution, the scale and offset of the norm after it, and ReLU: (B, H, W, C) to the same."""
-
-    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
-        raise NotImplementedError
-
-
-class _Batched(_Convolution):
-    """In the convolutions of a GPU's library.
-
-    Upsampling and its 3x3 convolution are four 2x2 convolutions, one for each phase of the output, computed as one
-    with four times the channels: 4/9 of the arithmetic.
-    """
-
-    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
-        nn.Module.__init__(self)
-        self.upsamples = upsamples
-        self.register_buffer(
-            "weight", (_phases(weight) if upsamples else weight).contiguous(memory_format=torch.channels_last)
-        )
-
-    def forward(self, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-        weight = self.get_buffer("weight")
-        if weight.shape[-1] == 1:
-            return _affine_relu(x @ weight[:, :, 0, 0].t(), scale, offset)
-        y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
-        if self.upsamples:
-            batch, height, width = x.shape[:3]
-            y = y.unflatten(-1, (2, 2, -1))
-            rows = [torch.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], dim=3) for a in (0, 1)]
-            y = torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, len(weight) // 4)
-        return _affine_relu(y, scale, offset)
-
-
-class _Products(_Convolution):
-    """For a single image on a CPU, in matrix products.
-
-    Upsampling and its 3x3 convolution take nine products a low-resolution pixel instead of sixteen (phases) or
-    thirty-six (spelled out): along one axis, the outputs at 2i and 2i + 1 are G x[i] - a (x[i] - x[i-1]) and
-    G x[i] + c (x[i+1] - x[i]), where a, b, c are the taps and G their sum. Other 3x3 convolutions of many channels are
-    Winograd's F(2x2, 3x3): sixteen products for four pixels instead of thirty-six. Both are as accurate as the direct
-    sum, or more: they add fewer products.
-    """
-
-    # where Winograd measures faster: below, its kernels are more to read; above, its tiles leave the cache
-    winograd_sides = range(8, 65)
-    winograd_channels = 128
-
-    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
-        nn.Module.__init__(self)
-        self.upsamples = upsamples
-        self.winograd = weight.shape[-1] == 3 and not upsamples and side in self.winograd_sides
-        self.winograd &= len(weight) >= self.winograd_channels
-        if upsamples:
-            for i, kernel in enumerate(_difference_kernels(weight)):
-                self.register_buffer(f"weight{i}", kernel)
-        elif self.winograd:
-            self.register_buffer("weight", _winograd_kernel(weight))
-        elif weight.shape[-1] == 1:
-            self.register_buffer("weight", weight[:, :, 0, 0].t().contiguous())
-        else:
-            self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
-
-    def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        y = self._convolve(x) if before is None else _affine_relu_product(x, *before, self.get_buffer("weight"))
-        return torch.addcmul(offset[:, None, None], y, scale[:, None, None], out=y).relu_()
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        if self.upsamples:
-            return _upsample_convolve(x, [self.get_buffer(f"weight{i}") for i in range(4)])
-        weight = self.get_buffer("weight")
-        if self.winograd:
-            return _winograd_convolve(x, weight)
-        if weight.ndim == 2:
-            return x @ weight
-        return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
-
-
-def _strips(rows: int, size: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of strips of rows of `size` numbers that fit a core's cache between two operations."""
-    step = max(1, STRIP // size)
-    return ((begin, min(begin + step, rows)) for begin in range(0, rows, step))
-
-
-def _affine_relu_product(x: Tensor, scale: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """Norm, ReLU and 1x1 convolution of (1, H, W, C), strip by strip."""
-    y = x.new_empty(*x.shape[:3], weight.shape[1])
-    for begin, end in _strips(x.shape[1], x.shape[2] * x.shape[3]):
-        rows = _affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
-        torch.mm(rows, weight, out=y[0, begin:end].flatten(0, 1))
-    return y
-
-
-def _convolve_to_few(x: Tensor, scale: Tensor, offset: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-    """Norm, ReLU and 3x3 convolution of (1, H, W, C) to a few planes: a product with all taps, then nine shifts."""
-    _, height, width, channels = x.shape
-    planes = x.new_empty(len(taps), height * width)
-    for begin, end in _strips(height, width * channels):
-        rows = _affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
-        torch.mm(taps, rows.t(), out=planes[:, begin * width : end * width])
-    planes = planes.view(3, 3, -1, height, width)
-    y = planes[1, 1] + bias[:, None, None]
-    for i, (below, above) in enumerate(((1, 0), (0, 0), (0, 1))):  # rows that shifting by i - 1 leaves out
-        for j, (left, right) in enumerate(((1, 0), (0, 0), (0, 1))):
-            if i != 1 or j != 1:
-                target = y[:, below : height - above, left : width - right]
-                target += planes[i, j, :, above : height - below, right : width - left]
-    return y[None]
-
-
-def _affine_relu(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).relu_()
-
-
-def _phases(weight: Tensor) -> Tensor:
-    """3x3 after upsampling by two as 2x2 at the low resolution: (4 C_out, C_in, 2, 2), phases in the order of rows."""
-    top = torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], dim=2)
-    bottom = torch.stack([weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]], dim=2)
-    phases = []
-    for rows in (top, bottom):
-        phases.append(torch.stack([rows[..., 0], rows[..., 1] + rows[..., 2]], dim=3))
-        phases.append(torch.stack([rows[..., 0] + rows[..., 1], rows[..., 2]], dim=3))
-    return torch.cat(phases)
-
-
-def _difference_kernels(weight: Tensor) -> list[Tensor]:
-    """What `_upsample_convolve` multiplies the image and its differences along one, the other and both axes with."""
-    total, first, last = weight.sum(2), weight[:, :, 0], weight[:, :, 2]
-    groups = [
-        [total.sum(2)],
-        [total[..., 0], total[..., 2]],
-        [first.sum(2), last.sum(2)],
-        [first[..., 0], first[..., 2], last[..., 0], last[..., 2]],
-    ]
-    return [torch.cat(group).t().contiguous() for group in groups]
-
-
-def _upsample_convolve(x: Tensor, kernels: list[Tensor]) -> Tensor:
-    """Nearest upsampling by two and a 3x3 convolution of (1, H, W, C), as `_Products` says: (1, 2H, 2W, C_out)."""
-    _, height, width, channels = x.shape
-    padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
-    across, down = padded[1:-1, 1:] - padded[1:-1, :-1], padded[1:] - padded[:-1]
-    both = down[:, 1:] - down[:, :-1]
-    base = (x.reshape(-1, channels) @ kernels[0]).view(height, width, -1)
-    across = (across.view(-1, channels) @ kernels[1]).view(height, width + 1, 2, -1)
-    down = (down[:, 1:-1].reshape(-1, channels) @ kernels[2]).view(height + 1, width, 2, -1)
-    both = (both.view(-1, channels) @ kernels[3]).view(height + 1, width + 1, 4, -1)
-    y = x.new_empty(1, height, 2, width, 2, base.shape[-1])
-    upper, lower = base - down[:-1, :, 0], base.add_(down[1:, :, 1])
-    upper_across, lower_across = across - both[:-1, :, :2], across.add_(both[1:, :, 2:])
-    for row, (middle, side) in enumerate(((upper, upper_across), (lower, lower_across))):
-        torch.sub(middle, side[:, :-1, 0], out=y[0, :, row, :, 0])
-        torch.add(middle, side[:, 1:, 1], out=y[0, :, row, :, 1])
-    return y.view(1, 2 * height, 2 * width, -1)
-
-
-def _winograd_kernel(weight: Tensor) -> Tensor:
-    """(C_out, C_in, 3, 3) to (16, C_in, C_out): a matrix for each place, columns before rows, of a 4x4 tile."""
-    transform = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-    return torch.einsum("ar,bc,oirc->baio", transform, transform, weight).flatten(0, 1).contiguous()
-
-
-def _winograd_convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    """A padded 3x3 convolution of (1, H, W, C), both even, by F(2x2, 3x3) of Lavin and Gray (2016)."""
-    _, height, width, channels = x.shape
-    padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
-    rows = x.new_empty(4, height // 2, width + 2, channels)
-    tiles = x.new_empty(4, 4, height // 2, width // 2, channels)
-    for out, even, odd in (
-        (rows, padded[0::2], padded[1::2]),
-        (tiles, rows[:, :, 0::2].movedim(2, 0), rows[:, :, 1::2].movedim(2, 0)),
-    ):
-        places = out if out is rows else out.movedim(3, 1)
-        torch.sub(even[:-1], even[1:], out=places[0])
-        torch.add(odd[:-1], even[1:], out=places[1])
-        torch.sub(even[1:], odd[:-1], out=places[2])
-        torch.sub(odd[:-1], odd[1:], out=places[3])
-    m = torch.bmm(tiles.view(16, -1, channels), kernel).view(4, 4, height // 2, width // 2, -1)
-    m[0].add_(m[1]).add_(m[2])
-    m[1].sub_(m[2]).sub_(m[3])
-    y = x.new_empty(height // 2, 2, width // 2, 2, kernel.shape[-1])
-    out = y.permute(3, 1, 0, 2, 4)  # column and row in the tile first
-    torch.add(m[:2, 0].add_(m[:2, 1]), m[:2, 2], out=out[:, 0])
-    torch.sub(m[:2, 1].sub_(m[:2, 2]), m[:2, 3], out=out[:, 1])
-    return y.view(1, height, width, -1)
-
-
-def _normed(layer: Any) -> Tensor:
-    """The weight of a layer with spectral norm, divided by the norm that its two vectors give."""
-    weight = layer.weight_orig.detach()
-    sigma = torch.dot(layer.weight_u, weight.flatten(1).mv(layer.weight_v))
-    return weight / sigma
 
 
 def _check_finite(module: nn.Module) -> None:

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genaug.generators import CPU_BATCH
 from genaug.interventions.composition import compose
 
 MASK_RANGE = (1e-4, 1 - 1e-4)
-CPU_BATCH = 8  # images at a time on a CPU: the activations of more leave its cache, which doubles the time
 
 
 def phase_kernel(weight: Tensor) -> Tensor:

@@ -1,38 +1,24 @@
-"""Principal directions of a generator's layer: exact for a linear layer, sampled for any other (GANSpace, GenInt 4.1).
+"""Principal directions of a generator's layer, and the files that hold them.
 
-The covariance is that of the samples of one class, the same for all classes or averaged over them: what is steered
-should not be what makes one class differ from another.
+Where they come from is `fitting`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import os
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_classes, check_integer, check_truncation
 from genaug.files import DIGEST, atomic_path, digest, one_line
 from genaug.ganspace import read_ganspace
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, permutation, truncated_normal
+from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, layer_output
-from genaug.progress import progress
 
 FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
-GROUP = 32  # consecutive samples that share a class: subtracting their mean takes the class out of the covariance
-WIDE = 2048  # entries of a layer above which its covariance is not held: 32 MiB here, but 8 GiB for BigGAN's gen_z
-ROUNDS = 4  # of block power iteration, for wide layers
-OVERSAMPLE = 32  # more directions than were asked for, which take the slowest part of the convergence
-SAVE_EVERY = 60.0  # seconds between two checkpoints
-# A power of two, so that scaling is exact; large, so that in half precision the bias does not swallow the difference
-PROBE = 64.0
 
 
 class Directions:
@@ -50,7 +36,8 @@ class Directions:
         components: (k, ...), principal components r of the layer's output, which `mode="activation"` needs; scaled to
             unit length.
         centre: (num_classes, k), or (1, k) for all classes alike: coordinates of the layer's mean output along its
-            components. None where that is the output without noise, as for a linear layer (see `noiseless_centre`).
+            components; a row of NaN for a class whose mean is not known. None where it is the output without noise, as
+            for a linear layer (see `fitting.noiseless_centre`).
         layer: the layer's name.
         probe: (n,), some of the layer's outputs for a fixed noise: they tell one generator from another.
 
@@ -86,7 +73,7 @@ class Directions:
         self.stdev = self.latent_stdev.clone() if stdev is None else _finite("stdev", stdev)
         self.explained_variance_ratio = _finite("explained_variance_ratio", explained_variance_ratio)
         self.components = _finite("components", components)
-        self.centre = _finite("centre", centre)
+        self.centre = _finite("centre", centre, unknown=True)
         self.layer = layer
         self.probe = _finite("probe", probe)
         for name in ("stdev", "explained_variance_ratio", "latent_stdev", "latent_centre"):
@@ -157,7 +144,7 @@ class Directions:
                 raise ValueError('mode="activation" needs directions with components: those of fit_directions')
             if self.layer not in (None, layer):
                 raise ValueError(f"layer is {layer!r}, but the directions are of layer {self.layer!r}")
-            shape = _output(generator, layer).shape
+            shape = fixed_output(generator, layer).shape
             if shape != self.components.shape[1:]:
                 raise ValueError(
                     f"directions are of another generator: of a layer with outputs {tuple(self.components.shape[1:])}, "
@@ -165,7 +152,7 @@ class Directions:
                 )
         if self.layer is None or self.probe is None:
             return
-        found = _probe(generator, self.layer)
+        found = fingerprint(generator, self.layer)
         # half precision is within a hundredth; another network, or another training of it, is nowhere near
         if found.shape != self.probe.shape or (found - self.probe).norm() > 0.1 * self.probe.norm():
             raise ValueError(
@@ -174,17 +161,23 @@ class Directions:
             )
 
 
-def _finite(name: str, value: Any) -> Any:
-    """The value as a float32 tensor on the CPU of its own memory, None for None; raises ValueError for NaN."""
+def _finite(name: str, value: Any, unknown: bool = False) -> Any:
+    """The value as a float32 tensor on the CPU of its own memory, None for None.
+
+    Raises ValueError for NaN, or, where rows may be unknown, if all are or one is in part.
+    """
     if value is None:
         return None
     tensor = torch.as_tensor(value).detach().to("cpu", torch.float32, copy=True)
-    if not tensor.isfinite().all():
+    known = tensor
+    if unknown and tensor.ndim == 2:
+        known = tensor[~tensor.isnan().all(1)]
+    if not known.isfinite().all() or (unknown and not len(known)):
         raise ValueError(f"{name} of directions must be finite")
     return tensor
 
 
-def _read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import safe_open
 
     try:
@@ -196,7 +189,7 @@ def _read(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str,
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    tensors, metadata = _read(path)
+    tensors, metadata = read_tensors(path)
     kind, version = metadata.get("kind"), metadata.get("format_version")
     if kind != "directions" or version != FORMAT or "vectors" not in tensors:
         raise ValueError(f"{path} holds no directions: its metadata say kind {kind!r}, format version {version!r}")
@@ -205,68 +198,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**tensors, "layer": metadata.get("layer")}
 
 
-def fit_directions(
-    generator: nn.Module,
-    layer: str = "gen_z",
-    components: int = 80,
-    samples: int | None = None,
-    *,
-    classes: Sequence[int] | None = None,
-    truncation: float = 1.0,
-    seed: int = 0,
-    batch_size: int = 256,
-    checkpoint: str | os.PathLike[str] | None = None,
-) -> Directions:
-    """Principal components of a layer's output, and the latent directions that stand for them.
-
-    Without `samples` the layer must be linear in the noise. Then h = W z + b(class), its covariance is v W W^T for
-    every class at once, and the singular vectors of W are the answer: the left ones the components, the right ones the
-    latent directions. W is measured by z_dim + 1 noises, through whatever the generator computes.
-
-    With `samples` the covariance is summed over noise that depends on (seed, index) alone. A layer of more than 2,048
-    entries has its noise made again for each of 4 rounds of block power iteration and one more pass, so that memory
-    stays small; its leading components have then converged, those that differ little in variance may still be mixed.
-    A latent direction is the least-squares answer to which z goes with one more unit of the component.
-
-    Args:
-        generator: a module with `z_dim`, `num_classes` and `forward(z, labels, truncation)`; where it lies, the work
-            is done. It is put into evaluation mode meanwhile.
-        layer: name of a layer that the generator gives through `activation` (see `steer`), else of a submodule, as
-            `get_submodule` takes it, that it calls once for each image.
-        components: how many directions, at most z_dim and the layer's entries.
-        samples: how many noises, rounded up to whole groups of 32; None for the exact answer.
-        classes: classes to average over, each in turn; all by default.
-        truncation: scale of the noise, in (0, 1].
-        seed: of the noise.
-        batch_size: noises at a time: bounds memory.
-        checkpoint: a file to go on from when the same call was cut off; removed at the end. For `samples` only.
-
-    Returns:
-        `Directions`, largest variance first, the largest entry of each vector positive.
-
-    Raises:
-        ValueError: the layer is not in the generator, or without `samples`, not linear; or another argument is out of
-            its range.
-        TypeError: an argument is of another kind.
-    """
-    if not isinstance(generator, nn.Module):
-        raise TypeError(f"generator must be a module (see load_generator), but got {type(generator).__name__}")
-    module: Any = generator
-    check_integer("components", components, 1)
-    if components > module.z_dim:
-        raise ValueError(f"components must be at most the latent size, {module.z_dim}, but got {components}")
-    check_integer("seed", seed)
-    check_integer("batch_size", batch_size, 1)
-    check_truncation(truncation)
-    chosen = check_classes(classes, module.num_classes)
-    with evaluating(generator):
-        if samples is None:
-            return _exact(module, layer, components, chosen, truncation)
-        check_integer("samples", samples, 1)
-        return _Fit(module, layer, components, samples, chosen, truncation, seed, batch_size, checkpoint).run()
-
-
-def _output(generator: Any, layer: str) -> Tensor:
+def fixed_output(generator: Any, layer: str) -> Tensor:
     """What a layer makes of a fixed noise and the first class, (...)."""
     zero = torch.zeros(1, dtype=torch.int64, device=generator_device(generator))
     with evaluating(generator):
@@ -276,221 +208,7 @@ def _output(generator: Any, layer: str) -> Tensor:
     return output
 
 
-def _probe(generator: Any, layer: str) -> Tensor:
+def fingerprint(generator: Any, layer: str) -> Tensor:
     """64 of these outputs, or all."""
-    output = _output(generator, layer).flatten()
+    output = fixed_output(generator, layer).flatten()
     return output[torch.linspace(0, len(output) - 1, min(64, len(output))).long()].float().cpu()
-
-
-def _signs(vectors: Tensor) -> Tensor:
-    """(k, 1): what makes the largest entry of each row positive; a singular vector's sign is arbitrary."""
-    return torch.where(vectors.gather(1, vectors.abs().argmax(1, keepdim=True)) < 0, -1.0, 1.0).to(vectors.dtype)
-
-
-def noiseless_centre(
-    generator: nn.Module, layer: str, components: Tensor, truncation: float = 1.0, batch_size: int = 256
-) -> Tensor:
-    """Coordinates of a layer's output without noise, for every class, along components (k, ...): (num_classes, k)."""
-    network: Any = generator
-    device = generator_device(generator)
-    rows = components.flatten(1).to(device).t()
-    centre = []
-    with evaluating(generator):
-        for labels in torch.arange(network.num_classes, device=device).split(batch_size):
-            still = torch.zeros(len(labels), network.z_dim, device=device)
-            centre.append(layer_output(generator, layer, still, labels, truncation).flatten(1).float() @ rows)
-    return torch.cat(centre).cpu()
-
-
-def _exact(generator: Any, layer: str, count: int, classes: list[int], truncation: float) -> Directions:
-    device, size = generator_device(generator), generator.z_dim
-    probe = _probe(generator, layer)
-
-    def output(z: Tensor, labels: Tensor) -> Tensor:
-        return layer_output(generator, layer, z, labels, truncation)
-
-    # linear, and in the same way for every class: h(a + b) - h(b) = h(a) - h(0), the left of one class, the right of
-    # another
-    a, b = PROBE * normal(0, torch.arange(2, device=device), size, "linear").float()
-    zero = torch.zeros_like(a)
-    labels = torch.tensor([classes[0], classes[0], classes[-1], classes[-1]], device=device)
-    outputs = output(torch.stack([a + b, b, a, zero]), labels)
-    epsilon = torch.finfo(outputs.dtype).eps
-    left, right = outputs.double().flatten(1).view(2, 2, -1).diff(dim=1)[:, 0]
-    if not right.any():
-        raise ValueError(f"layer {layer!r} does not depend on the noise")
-    if (left - right).norm() > max(1e-4, 8 * epsilon) * right.norm():
-        raise ValueError(f"layer {layer!r} is not linear in the noise: give samples=, say 200_000")
-
-    noise = torch.cat([torch.zeros(1, size, device=device), PROBE * torch.eye(size, device=device)])
-    response = output(noise, torch.full((size + 1,), classes[0], device=device)).flatten(1)
-    weight = ((response[1:] - response[0]).double() / PROBE).cpu()  # W^T, (z_dim, entries)
-    if count > weight.shape[1]:
-        raise ValueError(f"components must be at most the {weight.shape[1]} entries of {layer!r}, but got {count}")
-    squares, vectors = torch.linalg.eigh(weight @ weight.t())
-    total = squares.sum()
-    squares, vectors = squares.flip(0)[:count].clamp(min=0), vectors.flip(1)[:, :count].t()
-    vectors = vectors * _signs(vectors)
-    singular = squares.sqrt()
-    # what the layer does not see has no component there: a zero one, which moves nothing
-    seen = singular > 1e-7 * singular[0]
-    rows = torch.where(seen[:, None], vectors / singular[:, None], 0.0).float() @ weight.float()
-    deviation = truncation * math.sqrt(TRUNCATED_VARIANCE)
-    return Directions(
-        vectors=vectors,
-        stdev=deviation * singular,
-        explained_variance_ratio=squares / total,
-        latent_stdev=torch.full((count,), deviation),
-        components=rows.view(count, *outputs.shape[1:]),
-        layer=layer,
-        probe=probe,
-    )
-
-
-@dataclasses.dataclass
-class _Fit:
-    """The passes of a sampled fit: what they have in common, and the sums that a checkpoint holds."""
-
-    generator: Any
-    layer: str
-    count: int
-    samples: int
-    classes: list[int]
-    truncation: float
-    seed: int
-    batch_size: int
-    checkpoint: str | os.PathLike[str] | None
-
-    def __post_init__(self) -> None:
-        self.device = generator_device(self.generator)
-        self.groups = math.ceil(self.samples / GROUP)
-        self.shape = _output(self.generator, self.layer).shape
-        self.entries = math.prod(self.shape)
-        if self.count > self.entries:
-            raise ValueError(
-                f"components must be at most the {self.entries} entries of {self.layer!r}, but got {self.count}"
-            )
-        self.rounds = ROUNDS if self.entries > WIDE else 0
-        self.probe = _probe(self.generator, self.layer)
-        settings = (self.layer, self.count, self.groups, self.classes, self.truncation, self.seed, self.probe.tolist())
-        self.settings = json.dumps(settings)
-
-    def _samples(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, labels and outputs of some groups; each group is of one class, the classes taking turns at random."""
-        groups = torch.arange(first, last, device=self.device)
-        index = torch.arange(first * GROUP, last * GROUP, device=self.device)
-        z = truncated_normal(self.seed, index, self.generator.z_dim, "directions") * self.truncation
-        order = permutation(self.seed, torch.zeros(1, dtype=torch.int64), len(self.classes), "classes")[0]
-        classes = torch.tensor(self.classes)[order].to(self.device)
-        labels = classes[groups % len(classes)].repeat_interleave(GROUP)
-        return z, labels, layer_output(self.generator, self.layer, z, labels, self.truncation).float()
-
-    def run(self) -> Directions:
-        done, state = self._resume()
-        per_batch = max(1, self.batch_size // GROUP)
-        saved = time.monotonic()
-        with progress(
-            total=(self.rounds + 1) * self.groups * GROUP, initial=done * GROUP, description="directions", unit="noise"
-        ) as bar:
-            while done < (self.rounds + 1) * self.groups:
-                number, first = divmod(done, self.groups)
-                if first == 0:
-                    state = self._start(number, state)
-                for at in range(first, self.groups, per_batch):
-                    last = min(at + per_batch, self.groups)
-                    self._add(state, number, at, last)
-                    done = number * self.groups + last
-                    bar.update((last - at) * GROUP)
-                    if time.monotonic() - saved > SAVE_EVERY:
-                        self._save(done, state)
-                        saved = time.monotonic()
-        found = self._finish(state)
-        if self.checkpoint is not None:
-            Path(self.checkpoint).unlink(missing_ok=True)
-        return found
-
-    def _start(self, number: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Empty sums for a pass, and the basis in which it looks at the outputs."""
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=self.device)
-
-        width = min(self.entries, self.count + OVERSAMPLE) if self.rounds else self.entries
-        fresh: dict[str, Tensor] = {}
-        if self.rounds:
-            start = state["product"] if number else normal(0, torch.arange(self.entries), width, "basis").double()
-            fresh["basis"] = torch.linalg.qr(start.to(self.device)).Q.float()
-        if number < self.rounds:
-            return {**fresh, "product": zeros(self.entries, width)}
-        classes = self.generator.num_classes
-        return {
-            **fresh,
-            "gram": zeros(width, width),
-            "cross": zeros(width, self.generator.z_dim),
-            "total": zeros(1),
-            "class_sum": zeros(classes, width),
-            "class_count": zeros(classes),
-        }
-
-    def _add(self, state: dict[str, Tensor], number: int, first: int, last: int) -> None:
-        z, labels, outputs = self._samples(first, last)
-        raw = outputs.flatten(1)
-        centred = _within(raw)
-        seen = centred @ state["basis"] if self.rounds else centred
-        if number < self.rounds:
-            state["product"] += centred.t() @ seen
-            return
-        state["gram"] += seen.t() @ seen
-        state["cross"] += seen.t() @ _within(z)
-        state["total"] += centred.square().sum()
-        coordinates = raw @ state["basis"] if self.rounds else raw
-        state["class_sum"].index_add_(0, labels, coordinates.double())
-        state["class_count"].index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
-
-    def _finish(self, state: dict[str, Tensor]) -> Directions:
-        freedom = self.groups * (GROUP - 1)
-        variances, rotation = torch.linalg.eigh(state["gram"] / freedom)
-        variances = variances.flip(0)[: self.count].clamp(min=0)
-        rotation = rotation.flip(1)[:, : self.count]
-        # coordinates in the principal basis are uncorrelated, so that least squares is one division each, and the
-        # length of a direction does not matter
-        vectors = rotation.t() @ state["cross"]
-        signs = _signs(vectors)
-        vectors, rotation = vectors * signs, rotation * signs.t()
-        sums, counts = state["class_sum"] @ rotation, state["class_count"][:, None]
-        # a class that did not come up takes the mean of the others
-        centre = torch.where(counts > 0, sums / counts.clamp(min=1), sums.sum(0) / counts.sum())
-        rows = rotation.t() @ state["basis"].double().t() if self.rounds else rotation.t()
-        return Directions(
-            vectors=vectors,
-            stdev=variances.sqrt(),
-            explained_variance_ratio=variances * freedom / state["total"],
-            latent_stdev=torch.full((self.count,), self.truncation * math.sqrt(TRUNCATED_VARIANCE)),
-            components=rows.reshape(self.count, *self.shape),
-            centre=centre,
-            layer=self.layer,
-            probe=self.probe,
-        )
-
-    def _save(self, done: int, state: dict[str, Tensor]) -> None:
-        if self.checkpoint is None:
-            return
-        from safetensors.torch import save_file
-
-        with atomic_path(self.checkpoint) as temporary:
-            tensors = {name: value.contiguous() for name, value in state.items()}
-            save_file(tensors, temporary, {"settings": self.settings, "done": str(done)})
-
-    def _resume(self) -> tuple[int, dict[str, Tensor]]:
-        if self.checkpoint is None or not Path(self.checkpoint).exists():
-            return 0, {}
-        state, metadata = _read(Path(self.checkpoint), str(self.device))
-        if metadata.get("settings") != self.settings:
-            raise ValueError(f"checkpoint {self.checkpoint} is of another fit: give another file, or remove it")
-        return int(metadata["done"]), state
-
-
-def _within(x: Tensor) -> Tensor:
-    """What each row differs by from the mean of its group."""
-    grouped = x.unflatten(0, (-1, GROUP))
-    return (grouped - grouped.mean(1, keepdim=True)).flatten(0, 1)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug.arguments import near
+from genaug.files import one_line
 
 
 def coordinate(x: Tensor, directions: Tensor) -> Tensor:
@@ -79,6 +80,18 @@ def evaluating(generator: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before.items():
             module.training = training
+
+
+@contextmanager
+def fitting_memory(otherwise: str) -> Iterator[None]:
+    """Memory that runs out within this is told of in these words, followed by torch's, which say how much it needed."""
+    try:
+        yield
+    except RuntimeError as error:
+        # a GPU's has a class of its own, a CPU's has not
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise torch.OutOfMemoryError(f"{otherwise} ({one_line(error)})") from error
+        raise
 
 
 def as_input(generator: nn.Module, z: Tensor) -> Tensor:

@@ -5,11 +5,13 @@
 Accuracy in percent on the training images and on test digits of random colours, mean ± standard deviation of seeds 0, 1
 and 2 (n=3):
 
-    plain            99.9 ± 0.0   14.8 ± 1.8
-    counterfactual   95.3 ± 0.1   92.6 ± 0.4
-    interventional  100.0 ± 0.0   82.9 ± 2.2
+    plain            99.9 ± 0.0   14.8 ± 1.4
+    counterfactual   95.2 ± 0.2   92.3 ± 0.2
+    interventional  100.0 ± 0.0   82.0 ± 2.4
 
-Hardware and time: one thread of a CPU that had other work to do, 133 to 191 seconds a seed.
+The third row's generator without interventions brings 71.9 ± 1.6 (benchmarks/demo_control.py).
+
+Hardware and time: one thread of a CPU that had other work to do, 78 to 207 seconds a seed.
 
 The digits are scikit-learn's, on backgrounds, both coloured by class in training, but for one in twenty of each. The
 same small classifier is trained in the same way for as many steps: on these, on counterfactuals alone, and on

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.assets import asset_path
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
-from genaug.interventions.directions import Directions, fit_directions
+from genaug.interventions.directions import Directions
+from genaug.interventions.fitting import fit_directions
 from genaug.interventions.sampling import integers, truncated_normal
-from genaug.interventions.steering import intervene
+from genaug.interventions.steering import as_input, evaluating, generator_device, intervene
 from genaug.plotting import save_animation, save_sheet
+from genaug.progress import progress
 
 ROWS = 5  # classes of a sheet, unless they are named
 STEPS = 9  # columns of a walk's sheet
@@ -31,7 +33,7 @@ AT_ONCE = 8  # images in a generator call: bounds memory
 
 
 def run(
-    name: str | os.PathLike[str],
+    generator: str | os.PathLike[str] | nn.Module,
     out: str | os.PathLike[str],
     *,
     num: int = 10,
@@ -43,13 +45,13 @@ def run(
     """Draws a sheet: of a counterfactual generator the three parts and what they compose, of any other its classes.
 
     Args:
-        name: a name from `genaug assets list`, or a converted checkpoint.
+        generator: a name from `genaug assets list`, a converted checkpoint, or a module, as the datasets take it.
         out: the picture; its suffix says the format, such as .png.
         num: how many columns, at least 1.
         seed: of noise and classes.
         classes: which to draw from, or, of a generator without parts, which to show; by default drawn from all.
         truncation: scale of the noise, in (0, 1].
-        device: where images are made; the CPU by default.
+        device: where images are made; the CPU, or where a module lies, by default.
 
     Raises:
         ValueError: `num` is below 1, `truncation` outside (0, 1], a class is none of the generator's, or the suffix is
@@ -59,15 +61,15 @@ def run(
     """
     check_integer("num", num, 1)
     check_truncation(truncation)
-    generator: Any = load_generator(name, check_device("device", device))
-    known = check_classes(classes, generator.num_classes)
+    network, title, place = _found(generator, device)
+    known = check_classes(classes, network.num_classes)
     rows: dict[str, Tensor] = {}
-    if hasattr(generator, "mechanisms"):
+    if hasattr(network, "mechanisms"):
         draw = torch.Generator().manual_seed(seed)
-        noise = [torch.randn(num, generator.z_dim, generator=draw) for _ in range(3)]
+        noise = [torch.randn(num, network.z_dim, generator=draw) for _ in range(3)]
         labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]
-        inputs = [[part.to(device) for part in parts] for parts in (noise, labels)]
-        mask, texture, background = (part.cpu() for part in generator.mechanisms(*inputs, truncation))
+        inputs = [[part.to(place) for part in parts] for parts in (noise, labels)]
+        mask, texture, background = (part.cpu() for part in network.mechanisms(*inputs, truncation))
         rows = {
             "mask": mask * 2 - 1,
             "object": texture,
@@ -78,15 +80,13 @@ def run(
         if classes is None:
             picks = torch.arange(min(ROWS, len(known)))
             known = sorted({known[i] for i in integers(seed, picks, len(known), "class").tolist()})
-        z = truncated_normal(seed, torch.arange(num), generator.z_dim, "noise") * truncation
-        rows = {
-            f"class {label}": _images(generator, z, torch.full((num,), label), truncation, device) for label in known
-        }
-    save_sheet(out, {row: to_uint8(images) for row, images in rows.items()}, title=Path(name).name)
+        z = truncated_normal(seed, torch.arange(num), network.z_dim, "noise") * truncation
+        rows = {f"class {label}": _images(network, z, torch.full((num,), label), truncation, place) for label in known}
+    save_sheet(out, {row: to_uint8(images) for row, images in rows.items()}, title=title)
 
 
 def walk(
-    name: str | os.PathLike[str],
+    generator: str | os.PathLike[str] | nn.Module,
     out: str | os.PathLike[str],
     *,
     components: Sequence[int] = (0, 1, 2, 3, 4),
@@ -100,7 +100,7 @@ def walk(
     """Draws what moving along principal directions changes (GenInt, section 4.1; as GANSpace's figures show it).
 
     Args:
-        name: a name from `genaug assets list`, or a converted checkpoint.
+        generator: a name from `genaug assets list`, a converted checkpoint, or a module, as the datasets take it.
         out: a picture such as .png: a row a component, from -scale to scale, of one image. A .gif: the same movement
             in time, a row a component and a column an image.
         components: which, counted from 0, the one of most variance.
@@ -110,7 +110,7 @@ def walk(
         directions: a name from `genaug assets list`, or a file of `Directions.save` or of GANSpace; by default the
             exact ones of `gen_z`.
         truncation: scale of the noise, in (0, 1].
-        device: where images are made; the CPU by default.
+        device: where images are made; the CPU, or where a module lies, by default.
 
     Raises:
         ValueError: there are no components or one is not known, `scale` is negative, `truncation` outside (0, 1], a
@@ -122,41 +122,61 @@ def walk(
     if not components:
         raise ValueError("components must name at least one, got none")
     check_truncation(truncation)
-    generator: Any = load_generator(name, check_device("device", device))
+    network, title, place = _found(generator, device)
     most = 1 + max(check_integer("components", component, 0) for component in components)
     if directions is None:
-        if most > generator.z_dim:
-            raise ValueError(f"components must be below the latent size, {generator.z_dim}, but got {most - 1}")
-        found = fit_directions(generator, components=most, truncation=truncation)
+        if most > network.z_dim:
+            raise ValueError(f"components must be below the latent size, {network.z_dim}, but got {most - 1}")
+        found = fit_directions(network, components=most, truncation=truncation)
     else:
         found = Directions.load(asset_path(directions))
-        found.check(generator)
+        found.check(network)
         if most > len(found):
             raise ValueError(f"components must be below {len(found)}, which {directions} has, but got {most - 1}")
-    known = torch.tensor(check_classes(classes, generator.num_classes))
+    known = torch.tensor(check_classes(classes, network.num_classes))
     animated = Path(out).suffix == ".gif"
     count = ROWS if animated else 1
-    z = truncated_normal(seed, torch.arange(count), generator.z_dim, "noise") * truncation
+    z = truncated_normal(seed, torch.arange(count), network.z_dim, "noise") * truncation
     labels = known[integers(seed, torch.arange(count), len(known), "class")]
 
     def moved(component: int, offset: float) -> Tensor:
         direction = found.vectors[component].expand(count, -1)
         distance = (offset * found.latent_stdev[component]).expand(count)
         z_moved = intervene(z, direction, distance, found.latent_centre[component].expand(count))
-        return to_uint8(_images(generator, z_moved, labels, truncation, device))
+        return to_uint8(_images(network, z_moved, labels, truncation, place))
 
     offsets = torch.linspace(-scale, scale, FRAMES if animated else STEPS).tolist()
-    title = f"{Path(name).name}, -{scale:g} to {scale:g} standard deviations"
+    title += f", {_signed(-scale)} to {scale:g} standard deviations"
+    frames = [
+        {f"component {c}": moved(c, offset) for c in components}
+        for offset in progress(offsets, description="walk", unit="step")
+    ]
     if animated:
-        frames = [{f"component {c}": moved(c, offset) for c in components} for offset in offsets]
         save_animation(out, frames, title=title)
     else:
-        rows = {f"component {c}": torch.cat([moved(c, offset) for offset in offsets]) for c in components}
-        save_sheet(out, rows, title=title)
+        rows = {row: torch.cat([frame[row] for frame in frames]) for row in frames[0]}
+        save_sheet(out, rows, title=title, columns=[_signed(offset) for offset in offsets])
 
 
-def _images(generator: Any, z: Tensor, labels: Tensor, truncation: float, device: torch.device | str | None) -> Tensor:
+def _signed(number: float) -> str:
+    """A hyphen is too short for a minus."""
+    return f"{number:g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _found(
+    generator: str | os.PathLike[str] | nn.Module, device: torch.device | str | None
+) -> tuple[Any, str, torch.device]:
+    """The module, what a picture calls it, and where it lies."""
+    if not isinstance(generator, nn.Module):
+        network = load_generator(generator, check_device("device", device))
+        return network, Path(generator).name, generator_device(network)
+    network = generator if device is None else generator.to(check_device("device", device))
+    return network, type(generator).__name__, generator_device(network)
+
+
+def _images(generator: Any, z: Tensor, labels: Tensor, truncation: float, device: torch.device) -> Tensor:
     """On the CPU, of noise that is multiplied by the truncation already."""
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(generator):
+        z, labels = as_input(generator, z.to(device)), labels.to(device)
         parts = zip(z.split(AT_ONCE), labels.split(AT_ONCE), strict=True)
-        return torch.cat([generator(a.to(device), b.to(device), truncation).cpu() for a, b in parts])
+        return torch.cat([generator(*part, truncation).cpu() for part in parts])

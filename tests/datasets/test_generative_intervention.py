@@ -364,13 +364,36 @@ def test_a_module_without_the_protocol_is_refused():
         GenerativeInterventionDataset(torch.nn.Linear(1, 1))
 
 
-def test_out_of_memory_names_the_knob():
+def test_out_of_memory_names_the_need_and_the_knob():
+    data = dataset(components=0, batch_size=512)
+    data.device = torch.device("cuda:0")
+    message = (
+        r"batch_size=512 images at once do not fit on cuda:0: use a smaller batch_size .*Tried to allocate 20\.00 GiB"
+    )
+    with pytest.raises(torch.OutOfMemoryError, match=message), data._generating():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def test_memory_that_runs_out_on_a_cpu_is_told_of_in_words():
     class Large(Conditional):
         def forward(self, z, labels, truncation=1.0):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            return torch.empty(len(z), 3, 1 << 40)
 
-    with pytest.raises(torch.OutOfMemoryError, match=r"use a smaller batch_size.*Tried to allocate 20\.00 GiB"):
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"^8 images at once, .* \(.*tried to allocate 105553116266496 bytes"
+    ):
         dataset(Large(), components=0)[0]
+
+
+def test_a_class_whose_mean_is_not_known_is_refused_where_it_is_needed(tmp_path):
+    """Along directions of another layer, and for classes that the fit did not see."""
+    generator = Conditional()
+    path = fit_directions(generator, "act", 12, samples=64, classes=[2, 7]).save(tmp_path / "two.safetensors")
+    options = {"mode": "activation", "layer": "act", "directions": path}
+    with pytest.raises(ValueError, match=r"directions know no mean of 8 of the classes, 0 among them: .*samples="):
+        dataset(generator, **options)
+    assert dataset(generator, classes=[7, 2], **options).images(range(60)).float().std() > 5
+    dataset(generator, mode="latent", directions=path)  # which needs no mean of a layer
 
 
 def test_a_gpu_in_a_worker_is_refused_with_the_ways_out(monkeypatch):

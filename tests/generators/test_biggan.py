@@ -10,15 +10,15 @@ import torch
 from pytorch_pretrained_biggan import BigGAN
 from torch import nn
 
+from genaug import GenerativeInterventionDataset, fit_directions
 from genaug.assets.layouts import BIGGAN_CONFIGS, shapes_of
-from genaug.generators.biggan import (
-    BigGANDeep,
-    _Batched,
-    _difference_kernels,
-    _upsample_convolve,
-    _winograd_convolve,
-    _winograd_kernel,
-    interpolate,
+from genaug.generators.biggan import BigGANDeep, interpolate
+from genaug.generators.biggan_layers import (
+    Batched,
+    difference_kernels,
+    upsample_convolve,
+    winograd_convolve,
+    winograd_kernel,
 )
 
 GRID = [i / 50 for i in range(1, 51)]
@@ -96,11 +96,11 @@ def test_folding_is_exact(width):
 
 
 def test_the_form_for_a_gpu_is_exact(monkeypatch):
-    monkeypatch.setattr("genaug.generators.biggan._Products", _Batched)
+    monkeypatch.setattr("genaug.generators.biggan.Products", Batched)
     network = tiny(statistics="package").double()
     fast = network.fast()
     monkeypatch.undo()
-    assert isinstance(fast.layers.layers[0].conv_1, _Batched)
+    assert isinstance(fast.layers.layers[0].conv_1, Batched)
     z, labels = draws(network, dtype=torch.float64)
     assert difference(fast(z, labels, 0.43), theirs(network, z, labels, 0.43)) < 1e-11
 
@@ -198,6 +198,28 @@ def test_hooks_on_the_named_layers_see_what_activation_returns():
             assert torch.equal(network.activation(z, labels, 0.6, name), output)
 
 
+@pytest.mark.parametrize(("mode", "layer"), [("latent", "gen_z"), ("activation", "gen_z"), ("activation", "layers.1")])
+def test_interventions_on_the_fast_form_do_not_depend_on_the_batch(mode, layer):
+    fast, classes = tiny().fast(), [1, 5]
+    found = fit_directions(fast, layer, 6, samples=None if layer == "gen_z" else 64, classes=classes)
+    data = GenerativeInterventionDataset(
+        fast, length=22, components=6, scale=3.0, mode=mode, layer=layer, directions=found, classes=classes
+    )
+    whole = data.images(range(22))
+    for size in (1, 3, 8, 11):
+        assert torch.equal(torch.cat([data.images(piece) for piece in torch.arange(22).split(size)]), whole)
+    observed = GenerativeInterventionDataset(fast, length=22, components=0, classes=classes).images([0])
+    assert not torch.equal(whole[:1], observed)  # the same noise and class, and another image
+
+
+def test_both_forms_have_the_same_directions():
+    network = tiny()
+    of_fast, of_trainable = fit_directions(network.fast(), components=10), fit_directions(network, components=10)
+    torch.testing.assert_close(of_fast.stdev, of_trainable.stdev, rtol=1e-5, atol=0)
+    cosines = (of_fast.vectors * of_trainable.vectors).sum(1)
+    torch.testing.assert_close(cosines.abs(), torch.ones(10), rtol=0, atol=1e-4)
+
+
 def test_gen_z_is_the_linear_map_of_the_fast_form():
     network = tiny()
     fast = network.fast()
@@ -255,6 +277,18 @@ def test_half_precision_is_near_float32(dtype):
     assert 0 < grey_levels < 2
 
 
+@pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_fast_form_is_not_cast_afterwards(cast):
+    """gen_z and the norms would lose their precision, and the convolutions are chosen for the type."""
+    fast = tiny().fast()
+    with pytest.raises(ValueError, match=rf"dtype of a FastBigGAN is chosen .* by .*\.fast\(dtype={cast}\)"):
+        fast.to(cast)
+    with pytest.raises(ValueError, match="dtype of a FastBigGAN is chosen where it is made"):
+        GenerativeInterventionDataset(nn.Sequential(fast)[0], length=8, dtype=cast)
+    assert fast.gen_z_weight.dtype == fast.layers.kind == torch.float32
+    assert fast.to(torch.float32).to("cpu") is fast
+
+
 def test_the_fast_form_pickles_and_holds_no_gradients():
     fast = tiny().fast()
     again = pickle.loads(pickle.dumps(fast))
@@ -269,7 +303,7 @@ def test_compiling_changes_nothing_but_rounding(monkeypatch):
     z, labels = draws(network)
     expected = network.fast()(z, labels, 0.8)
     # the form for a GPU, which is what one compiles; its products would take the compiler minutes
-    monkeypatch.setattr("genaug.generators.biggan._Products", _Batched)
+    monkeypatch.setattr("genaug.generators.biggan.Products", Batched)
     compiled = network.fast(compile=True)
     monkeypatch.undo()
     assert difference(compiled(z, labels, 0.8), expected) < 1e-5
@@ -281,10 +315,10 @@ def test_convolutions_in_products_equal_the_library(channels, out):
     weight = torch.randn(out, channels, 3, 3, dtype=torch.float64)
     last = x.permute(0, 2, 3, 1)
     expected = nn.functional.conv2d(x, weight, padding=1)
-    found = _winograd_convolve(last, _winograd_kernel(weight)).permute(0, 3, 1, 2)
+    found = winograd_convolve(last, winograd_kernel(weight)).permute(0, 3, 1, 2)
     torch.testing.assert_close(found, expected)
     expected = nn.functional.conv2d(nn.functional.interpolate(x, scale_factor=2), weight, padding=1)
-    found = _upsample_convolve(last, _difference_kernels(weight)).permute(0, 3, 1, 2)
+    found = upsample_convolve(last, difference_kernels(weight)).permute(0, 3, 1, 2)
     torch.testing.assert_close(found, expected)
 
 

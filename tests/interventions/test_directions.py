@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from genaug import Directions, fit_directions
-from genaug.interventions import directions as module
-from genaug.interventions.directions import noiseless_centre
+from genaug.interventions import fitting as module
+from genaug.interventions.fitting import noiseless_centre
 from genaug.interventions.sampling import TRUNCATED_VARIANCE
 from genaug.interventions.steering import layer_output
 
@@ -66,6 +66,22 @@ def test_what_a_layer_does_not_see_has_no_component():
 def test_half_precision_finds_nearly_the_same_directions():
     found, half = (fit_directions(Conditional().to(dtype), components=6) for dtype in (torch.float32, torch.bfloat16))
     assert cosines(found.vectors, half.vectors).min() > 0.999
+
+
+def test_rounding_of_a_gpu_is_no_departure_from_linear():
+    """TF32 keeps ten bits of a product's factors."""
+
+    class Rounded(nn.Linear):
+        def forward(self, x):
+            cut = [(t.view(torch.int32) + (1 << 12) & -(1 << 13)).view(torch.float32) for t in (x, self.weight)]
+            return nn.functional.linear(*cut, self.bias)
+
+    generator = Conditional().requires_grad_(False)
+    expected = fit_directions(generator, components=6)
+    generator.gen_z.__class__ = Rounded
+    found = fit_directions(generator, components=6)
+    assert not torch.equal(found.stdev, expected.stdev)
+    assert cosines(expected.vectors, found.vectors).min() > 0.9999
 
 
 def test_sampled_directions_agree_with_exact_ones():
@@ -251,6 +267,8 @@ def test_an_array_stands_for_the_latent_itself():
         ({"vectors": torch.full((1, 3), math.nan)}, "vectors of directions must be finite"),
         ({"vectors": torch.eye(3), "components": torch.eye(2)}, r"must be \(3, ...\), but got \(2, 2\)"),
         ({"vectors": torch.eye(3), "centre": torch.ones(3)}, r"must be \(num_classes, 3\), but got \(3,\)"),
+        ({"vectors": torch.eye(3), "centre": torch.tensor([[1, math.nan, 1]])}, "centre of directions must be finite"),
+        ({"vectors": torch.eye(3), "centre": torch.full((2, 3), math.nan)}, "centre of directions must be finite"),
     ],
 )
 def test_bad_directions_are_refused(options, message):
@@ -307,6 +325,29 @@ def test_nan_weights_are_named(samples):
 def test_a_name_is_no_generator():
     with pytest.raises(TypeError, match=r"generator must be a module \(see load_generator\), but got str"):
         fit_directions("biggan-deep-256")
+
+
+def test_the_mean_of_a_class_without_samples_is_not_known(tmp_path):
+    fitted = fit_directions(Conditional(), "act", 3, samples=64, classes=[2, 7])
+    read = Directions.load(fitted.save(tmp_path / "two.safetensors"))
+    assert read.centre.isnan().all(1).tolist() == [c not in (2, 7) for c in range(10)]
+    assert read.centre[[2, 7]].isfinite().all()
+
+
+@pytest.mark.parametrize("samples", [None, 64])
+def test_noises_that_do_not_fit_name_the_need_and_the_knob(samples):
+    class Large(Conditional):
+        def forward(self, z, labels, truncation=1.0):
+            if len(z) > 8:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            return super().forward(z, labels, truncation)
+
+    message = r"batch_size=64 noises at once do not fit on cpu: use a smaller batch_size.*Tried to allocate 20\.00 GiB"
+    with pytest.raises(torch.OutOfMemoryError, match=message):
+        fit_directions(Large(), components=4, samples=samples, batch_size=64)
+    if samples is None:
+        few = fit_directions(Large(), components=4, batch_size=8)
+        torch.testing.assert_close(few.vectors, fit_directions(Conditional(), components=4).vectors)
 
 
 def test_components_are_scaled_to_unit_length_and_their_centre_with_them():

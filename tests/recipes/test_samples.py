@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract import Conditional
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -106,6 +107,15 @@ def test_more_components_than_a_file_has_are_named(tiny: Path, tmp_path: Path) -
     path = fit_directions(load_generator(tiny), components=2).save(tmp_path / "directions.safetensors")
     with pytest.raises(ValueError, match=r"components must be below 2, which .* has, but got 2"):
         samples.walk(tiny, tmp_path / "walk.png", components=[2], directions=path)
+
+
+def test_a_module_of_ones_own_is_drawn_and_goes_on_training(tmp_path: Path) -> None:
+    generator = Conditional().train()
+    samples.walk(generator, tmp_path / "walk.png", components=[0, 1])
+    samples.run(generator, tmp_path / "sheet.png", num=3, classes=[1, 2])
+    assert pixels(tmp_path / "walk.png").shape[1] == 52 + 20 + 2 * 64 + 12 + 18
+    assert len(pixels(tmp_path / "sheet.png").unique()) > 50
+    assert generator.training
 
 
 def test_a_generator_without_the_layer_is_named(tmp_path: Path) -> None:

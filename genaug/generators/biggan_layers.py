@@ -1,0 +1,309 @@
+"""The layers of BigGAN's fast form: in matrix products for a CPU, in its library's convolutions for a GPU.
+
+Channels lie last, (B, H, W, C), throughout. Every norm comes as one scale and one offset a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIP = 1 << 17  # numbers that a core's cache holds (half a megabyte): what a CPU works on at a time
+
+
+class Layers(nn.Module):
+    """From the output of one layer to that of another: what `torch.compile` takes as one."""
+
+    def __init__(self, layers: list[nn.Module], last: Tensor, bias: Tensor, convolution: type[Convolution]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        # on a CPU a product with all taps at once, (9 * 3, C)
+        taps = last.permute(2, 3, 0, 1).flatten(0, 2) if issubclass(convolution, Products) else last
+        self.register_buffer("weight", taps.contiguous(memory_format=torch.preserve_format))
+        self.register_buffer("bias", bias.clone())
+
+    @property
+    def kind(self) -> torch.dtype:
+        return self.get_buffer("bias").dtype
+
+    def forward(
+        self, x: Tensor, scales: tuple[Tensor, ...], offsets: tuple[Tensor, ...], begin: int, end: int | None
+    ) -> Tensor:
+        """x (B, H, W, C), scales and offsets (B, C) of each norm; gives (B, C, H, W)."""
+        used = 4 * sum(isinstance(layer, Block) for layer in self.layers[:begin])
+        for layer in self.layers[begin:end]:
+            if isinstance(layer, Block):
+                x = layer(x, scales[used : used + 4], offsets[used : used + 4])
+                used += 4
+            else:
+                x = layer(x)
+        if end is not None:
+            return x.permute(0, 3, 1, 2)
+        weight, bias = self.get_buffer("weight"), self.get_buffer("bias")
+        if weight.ndim == 2:
+            return convolve_to_few(x, scales[-1], offsets[-1], weight, bias).tanh_()
+        x = affine_relu(x, scales[-1], offsets[-1])
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).tanh()
+
+
+class Block(nn.Module):
+    """A residual block: four times norm, ReLU, convolution; channels that the sum drops are never computed."""
+
+    def __init__(self, block: Any, side: int, convolution: type[Convolution]) -> None:
+        super().__init__()
+        self.upsamples = block.up_sample
+        weights = [normed(getattr(block, f"conv_{i}")) for i in range(4)]
+        self.channels = len(weights[3])
+        self.conv_0 = convolution(weights[0], side, False)
+        self.conv_1 = convolution(weights[1], side, block.up_sample)
+        self.conv_2 = convolution(weights[2], side * 2 if block.up_sample else side, False)
+        self.register_buffer("weight", weights[3][:, :, 0, 0].t().contiguous())
+        self.register_buffer("bias", block.conv_3.bias.clone())
+
+    def forward(self, x: Tensor, scales: tuple[Tensor, ...], offsets: tuple[Tensor, ...]) -> Tensor:
+        weight, skip = self.get_buffer("weight"), x[..., : self.channels] + self.get_buffer("bias")
+        if isinstance(self.conv_0, Products):
+            y = self.conv_0(x, scales[1], offsets[1], before=(scales[0], offsets[0]))
+        else:
+            y = self.conv_0(affine_relu(x, scales[0], offsets[0]), scales[1], offsets[1])
+        y = self.conv_1(y, scales[2], offsets[2])
+        y = self.conv_2(y, scales[3], offsets[3])
+        batch, height, width, channels = skip.shape
+        times = 1 + self.upsamples
+        skip = skip[:, :, None, :, None].expand(batch, height, times, width, times, channels)
+        if not isinstance(self.conv_0, Products):
+            return y @ weight + skip.reshape(batch, times * height, times * width, channels)
+        out = y.new_empty(skip.shape)
+        for begin, end in strips(height, times * times * width * channels):
+            out[:, begin:end] = skip[:, begin:end]
+            rows = y[:, times * begin : times * end].flatten(0, 2)
+            out[:, begin:end].view(-1, channels).addmm_(rows, weight)
+        return out.view(batch, times * height, times * width, channels)
+
+
+class Attention(nn.Module):
+    """The self-attention of SAGAN, its gamma in the output's weight."""
+
+    def __init__(self, attention: Any, convolution: type[Convolution]) -> None:
+        super().__init__()
+        self.products = issubclass(convolution, Products)
+        parts = [normed(getattr(attention, f"snconv1x1_{name}")) for name in ("theta", "phi", "g")]
+        self.widths = [len(part) for part in parts]
+        self.register_buffer("weight", torch.cat(parts)[:, :, 0, 0].t().contiguous())
+        out = attention.gamma * normed(attention.snconv1x1_o_conv)[:, :, 0, 0]
+        self.register_buffer("out", out.t().contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, rest = (x @ self.get_buffer("weight")).split([self.widths[0], sum(self.widths[1:])], dim=-1)
+        rest = torch.maximum(rest[:, ::2], rest[:, 1::2])
+        rest = torch.maximum(rest[:, :, ::2], rest[:, :, 1::2]).flatten(1, 2)
+        key, value = rest.split(self.widths[1:], dim=-1)
+        query = query.flatten(1, 2)
+        if not self.products:
+            # one head, written out: the fused kernels take four dimensions only
+            mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[:, 0]
+            return x + (mixed @ self.get_buffer("out")).view_as(x)
+        # the same in strips that fit a cache: the library's way holds the whole map, and looks for masked rows in it
+        out = x.clone(memory_format=torch.contiguous_format)
+        for begin, end in strips(query.shape[1], key.shape[1]):
+            mixed = (query[0, begin:end] @ key[0].t()).softmax(-1) @ value[0]
+            out.view(-1, x.shape[-1])[begin:end].addmm_(mixed, self.get_buffer("out"))
+        return out
+
+
+class Convolution(nn.Module):
+    """A convolution, the scale and offset of the norm after it, and ReLU: (B, H, W, C) to the same."""
+
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
+        raise NotImplementedError
+
+
+class Batched(Convolution):
+    """In the convolutions of a GPU's library.
+
+    Upsampling and its 3x3 convolution are four 2x2 convolutions, one for each phase of the output, computed as one
+    with four times the channels: 4/9 of the arithmetic.
+    """
+
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
+        nn.Module.__init__(self)
+        self.upsamples = upsamples
+        self.register_buffer(
+            "weight", (phase_kernels(weight) if upsamples else weight).contiguous(memory_format=torch.channels_last)
+        )
+
+    def forward(self, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        weight = self.get_buffer("weight")
+        if weight.shape[-1] == 1:
+            return affine_relu(x @ weight[:, :, 0, 0].t(), scale, offset)
+        y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
+        if self.upsamples:
+            batch, height, width = x.shape[:3]
+            y = y.unflatten(-1, (2, 2, -1))
+            rows = [torch.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], dim=3) for a in (0, 1)]
+            y = torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, len(weight) // 4)
+        return affine_relu(y, scale, offset)
+
+
+class Products(Convolution):
+    """For a single image on a CPU, in matrix products.
+
+    Upsampling and its 3x3 convolution take nine products a low-resolution pixel instead of sixteen (phases) or
+    thirty-six (spelled out): along one axis, the outputs at 2i and 2i + 1 are G x[i] - a (x[i] - x[i-1]) and
+    G x[i] + c (x[i+1] - x[i]), where a, b, c are the taps and G their sum. Other 3x3 convolutions of many channels are
+    Winograd's F(2x2, 3x3): sixteen products for four pixels instead of thirty-six. Both are as accurate as the direct
+    sum, or more: they add fewer products.
+    """
+
+    # where Winograd measures faster: below, its kernels are more to read; above, its tiles leave the cache
+    winograd_sides = range(8, 65)
+    winograd_channels = 128
+
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
+        nn.Module.__init__(self)
+        self.upsamples = upsamples
+        self.winograd = weight.shape[-1] == 3 and not upsamples and side in self.winograd_sides
+        self.winograd &= len(weight) >= self.winograd_channels
+        if upsamples:
+            for i, kernel in enumerate(difference_kernels(weight)):
+                self.register_buffer(f"weight{i}", kernel)
+        elif self.winograd:
+            self.register_buffer("weight", winograd_kernel(weight))
+        elif weight.shape[-1] == 1:
+            self.register_buffer("weight", weight[:, :, 0, 0].t().contiguous())
+        else:
+            self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        y = self._convolve(x) if before is None else affine_relu_product(x, *before, self.get_buffer("weight"))
+        return torch.addcmul(offset[:, None, None], y, scale[:, None, None], out=y).relu_()
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if self.upsamples:
+            return upsample_convolve(x, [self.get_buffer(f"weight{i}") for i in range(4)])
+        weight = self.get_buffer("weight")
+        if self.winograd:
+            return winograd_convolve(x, weight)
+        if weight.ndim == 2:
+            return x @ weight
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
+
+
+def strips(rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of strips of rows of `size` numbers that fit a core's cache between two operations."""
+    step = max(1, STRIP // size)
+    return ((begin, min(begin + step, rows)) for begin in range(0, rows, step))
+
+
+def affine_relu_product(x: Tensor, scale: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """Norm, ReLU and 1x1 convolution of (1, H, W, C), strip by strip."""
+    y = x.new_empty(*x.shape[:3], weight.shape[1])
+    for begin, end in strips(x.shape[1], x.shape[2] * x.shape[3]):
+        rows = affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
+        torch.mm(rows, weight, out=y[0, begin:end].flatten(0, 1))
+    return y
+
+
+def convolve_to_few(x: Tensor, scale: Tensor, offset: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """Norm, ReLU and 3x3 convolution of (1, H, W, C) to a few planes: a product with all taps, then nine shifts."""
+    _, height, width, channels = x.shape
+    planes = x.new_empty(len(taps), height * width)
+    for begin, end in strips(height, width * channels):
+        rows = affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
+        torch.mm(taps, rows.t(), out=planes[:, begin * width : end * width])
+    planes = planes.view(3, 3, -1, height, width)
+    y = planes[1, 1] + bias[:, None, None]
+    for i, (below, above) in enumerate(((1, 0), (0, 0), (0, 1))):  # rows that shifting by i - 1 leaves out
+        for j, (left, right) in enumerate(((1, 0), (0, 0), (0, 1))):
+            if i != 1 or j != 1:
+                target = y[:, below : height - above, left : width - right]
+                target += planes[i, j, :, above : height - below, right : width - left]
+    return y[None]
+
+
+def affine_relu(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).relu_()
+
+
+def phase_kernels(weight: Tensor) -> Tensor:
+    """3x3 after upsampling by two as 2x2 at the low resolution: (4 C_out, C_in, 2, 2), phases in the order of rows."""
+    top = torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], dim=2)
+    bottom = torch.stack([weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]], dim=2)
+    phases = []
+    for rows in (top, bottom):
+        phases.append(torch.stack([rows[..., 0], rows[..., 1] + rows[..., 2]], dim=3))
+        phases.append(torch.stack([rows[..., 0] + rows[..., 1], rows[..., 2]], dim=3))
+    return torch.cat(phases)
+
+
+def difference_kernels(weight: Tensor) -> list[Tensor]:
+    """What `upsample_convolve` multiplies the image and its differences along one, the other and both axes with."""
+    total, first, last = weight.sum(2), weight[:, :, 0], weight[:, :, 2]
+    groups = [
+        [total.sum(2)],
+        [total[..., 0], total[..., 2]],
+        [first.sum(2), last.sum(2)],
+        [first[..., 0], first[..., 2], last[..., 0], last[..., 2]],
+    ]
+    return [torch.cat(group).t().contiguous() for group in groups]
+
+
+def upsample_convolve(x: Tensor, kernels: list[Tensor]) -> Tensor:
+    """Nearest upsampling by two and a 3x3 convolution of (1, H, W, C), as `Products` says: (1, 2H, 2W, C_out)."""
+    _, height, width, channels = x.shape
+    padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
+    across, down = padded[1:-1, 1:] - padded[1:-1, :-1], padded[1:] - padded[:-1]
+    both = down[:, 1:] - down[:, :-1]
+    base = (x.reshape(-1, channels) @ kernels[0]).view(height, width, -1)
+    across = (across.view(-1, channels) @ kernels[1]).view(height, width + 1, 2, -1)
+    down = (down[:, 1:-1].reshape(-1, channels) @ kernels[2]).view(height + 1, width, 2, -1)
+    both = (both.view(-1, channels) @ kernels[3]).view(height + 1, width + 1, 4, -1)
+    y = x.new_empty(1, height, 2, width, 2, base.shape[-1])
+    upper, lower = base - down[:-1, :, 0], base.add_(down[1:, :, 1])
+    upper_across, lower_across = across - both[:-1, :, :2], across.add_(both[1:, :, 2:])
+    for row, (middle, side) in enumerate(((upper, upper_across), (lower, lower_across))):
+        torch.sub(middle, side[:, :-1, 0], out=y[0, :, row, :, 0])
+        torch.add(middle, side[:, 1:, 1], out=y[0, :, row, :, 1])
+    return y.view(1, 2 * height, 2 * width, -1)
+
+
+def winograd_kernel(weight: Tensor) -> Tensor:
+    """(C_out, C_in, 3, 3) to (16, C_in, C_out): a matrix for each place, columns before rows, of a 4x4 tile."""
+    transform = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    return torch.einsum("ar,bc,oirc->baio", transform, transform, weight).flatten(0, 1).contiguous()
+
+
+def winograd_convolve(x: Tensor, kernel: Tensor) -> Tensor:
+    """A padded 3x3 convolution of (1, H, W, C), both even, by F(2x2, 3x3) of Lavin and Gray (2016)."""
+    _, height, width, channels = x.shape
+    padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
+    rows = x.new_empty(4, height // 2, width + 2, channels)
+    tiles = x.new_empty(4, 4, height // 2, width // 2, channels)
+    for out, even, odd in (
+        (rows, padded[0::2], padded[1::2]),
+        (tiles, rows[:, :, 0::2].movedim(2, 0), rows[:, :, 1::2].movedim(2, 0)),
+    ):
+        places = out if out is rows else out.movedim(3, 1)
+        torch.sub(even[:-1], even[1:], out=places[0])
+        torch.add(odd[:-1], even[1:], out=places[1])
+        torch.sub(even[1:], odd[:-1], out=places[2])
+        torch.sub(odd[:-1], odd[1:], out=places[3])
+    m = torch.bmm(tiles.view(16, -1, channels), kernel).view(4, 4, height // 2, width // 2, -1)
+    m[0].add_(m[1]).add_(m[2])
+    m[1].sub_(m[2]).sub_(m[3])
+    y = x.new_empty(height // 2, 2, width // 2, 2, kernel.shape[-1])
+    out = y.permute(3, 1, 0, 2, 4)  # column and row in the tile first
+    torch.add(m[:2, 0].add_(m[:2, 1]), m[:2, 2], out=out[:, 0])
+    torch.sub(m[:2, 1].sub_(m[:2, 2]), m[:2, 3], out=out[:, 1])
+    return y.view(1, height, width, -1)
+
+
+def normed(layer: Any) -> Tensor:
+    """The weight of a layer with spectral norm, divided by the norm that its two vectors give."""
+    weight = layer.weight_orig.detach()
+    sigma = torch.dot(layer.weight_u, weight.flatten(1).mv(layer.weight_v))
+    return weight / sigma
