@@ -49,8 +49,8 @@ def of_demo(folder: Path) -> str:
     tests = [100 * run["interventional"]["test"] for run in runs]
     used, threads = runs[0]["settings"]["interventions"], runs[0]["settings"]["threads"]
     return (
-        f"the demo, {runs[0]['settings']['training_images']:,} interventions, {used['components']} components, "
-        f"scale {used['scale']:g}: test accuracy {statistics.mean(tests):.1f}% +/- {statistics.stdev(tests):.1f}% "
+        f"demo, {runs[0]['settings']['training_images']:,} interventions, {used['components']} components, "
+        f"scale {used['scale']:g}: test accuracy {statistics.mean(tests):.1f} +/- {statistics.stdev(tests):.1f}% "
         f"(n={len(tests)}, CPU, {singular(f'{threads} threads')})"
     )
 

@@ -143,7 +143,7 @@ _ROWS = (
         what="conditional digits of the demo (a VAE's decoder), learnt from its own biased scikit-learn digits",
         paper=_GENINT,
         source="genaug train cgan-digits",
-        figures="the demo, 10,000 interventions, 12 components, scale 10: test accuracy 82.0% +/- 2.4% (n=3, CPU, 1 thread)",
+        figures="demo, 10,000 interventions, 12 components, scale 10: test accuracy 82.0 +/- 2.4% (n=3, CPU, 1 thread)",
         embedded=True,
     ),
     Asset(
