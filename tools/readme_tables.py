@@ -18,7 +18,8 @@ VARIANTS = ("colored", "double-colored", "wildlife")
 MEASURED = (
     ("embedded", "original", "biased digits alone"),
     ("embedded", "cgn", "**counterfactuals, embedded weights**"),
-    ("embedded-pool2000", "cgn", "counterfactuals, embedded weights, `pool=2000`"),
+    ("embedded-pool10000", "cgn", "counterfactuals, embedded weights, `pool=10_000`"),
+    ("embedded-pool2000", "cgn", "counterfactuals, embedded weights, `pool=2_000`"),
     ("authors", "cgn", "counterfactuals, the authors' checkpoints"),
 )
 
