@@ -39,17 +39,25 @@ class Settings:
     steps: int = 12_000
     batch_size: int = 64
     learning_rate: float = 4e-4  # constant for the first half of the steps, then linearly down to zero
+    two_discriminators: bool = False  # `TwoDiscriminators` instead of `Discriminator`
     entropy_weight: float = 0.3  # of the mask
     frame_weight: float = 5.0
     background_from_frame: bool = False  # see `_start_background`
     style_weight: float = 50.0
+    plain_weight: float = 0.0  # of the variance within each texture and each background
+    background_weight: float = 0.0  # of the distance of the background's colour to that of the real frame
+    # deviations of what `jitter` does to the discriminator's images: of their colours' scale and offset, and of pixels
+    jitter: tuple[float, float, float] | None = None
     average: float = 0.999  # decay of the moving average of the generator, which is what is kept
 
 
 SETTINGS = {
     # grey edges, which a binary mask cannot draw, and one background for all
     "colored": Settings(steps=5_000, entropy_weight=0.1, background_from_frame=True),
-    "double-colored": Settings(),
+    # one colour a surface: without the two weights object and background share the work of drawing the digit
+    "double-colored": Settings(
+        steps=6_000, two_discriminators=True, plain_weight=10.0, background_weight=5.0, jitter=(0.2, 0.3, 0.1)
+    ),
     "wildlife": Settings(),
     "digits": Settings(steps=3_000),
 }
@@ -78,6 +86,39 @@ class Discriminator(nn.Module):
         return self.layers(packed).gather(1, labels[::PACKED, None])[:, 0]
 
 
+class LinearDiscriminator(nn.Module):
+    """Judges each image on its own by four linear layers: the released one for colours."""
+
+    def __init__(self, num_classes: int = 10, width: int = 512) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_classes, num_classes)
+        layers: list[nn.Module] = [nn.Linear(3 * 32 * 32 + num_classes, width), nn.LeakyReLU(0.2)]
+        for _ in range(2):
+            layers += [nn.Linear(width, width), nn.Dropout(0.4), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Judgements (B,) of images (B, 3, 32, 32) and labels (B,)."""
+        return self.layers(torch.cat([images.flatten(1), self.embedding(labels)], dim=1))[:, 0]
+
+
+class TwoDiscriminators(nn.Module):
+    """Both, of equal weight: convolutions see strokes and their edges, linear layers the whole digit at once.
+
+    Convolutions alone leave stray pixels and gaps in masks of two plain colours, which classifiers trained on them
+    take for part of the digit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutional, self.linear = Discriminator(), LinearDiscriminator()
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Judgements (2B,) of images (B, 3, 32, 32) whose labels (B,) are equal in consecutive fours."""
+        packed = self.convolutional(images, labels).repeat_interleave(PACKED)
+        return torch.cat([packed, self.linear(images, labels)])
+
+
 def mask_entropy(mask: Tensor) -> Tensor:
     """Mean binary entropy of the mask in bits (CGN, L_binary): 1 where undecided, 0 where every pixel is 0 or 1."""
     return -(mask * mask.log2() + (1 - mask) * (1 - mask).log2()).mean()
@@ -95,8 +136,53 @@ def mask_frame(mask: Tensor) -> Tensor:
     It decides which of the two texture mechanisms paints the digit; without it some classes come out inside out. On
     ImageNet the pretrained saliency network knows as much.
     """
-    sides = mask[..., :2, :], mask[..., -2:, :], mask[..., 2:-2, :2], mask[..., 2:-2, -2:]
-    return torch.cat([side.flatten(1) for side in sides], dim=1).mean()
+    return torch.cat([side.flatten(2) for side in _frame(mask)], dim=2).mean()
+
+
+def _frame(images: Tensor) -> tuple[Tensor, ...]:
+    return images[..., :2, :], images[..., -2:, :], images[..., 2:-2, :2], images[..., 2:-2, -2:]
+
+
+def unevenness(images: Tensor) -> Tensor:
+    """Mean variance of the pixels within each image of (B, 3, H, W): 0 where each is of one colour.
+
+    A texture with spots can draw parts of the digit, which the shape mechanism then need not learn.
+    """
+    return images.var(dim=(2, 3), correction=0).mean()
+
+
+def background_colour(backgrounds: Tensor, real: Tensor) -> Tensor:
+    """L1 distance of the mean colours of backgrounds and of real images' outermost two pixels.
+
+    As `mask_frame`, it keeps classes from coming out inside out; both are needed where surfaces are plain.
+
+    Args:
+        backgrounds: (B, 3, H, W), of equal classes in consecutive fours, over which colours are averaged.
+        real: (B, 3, H, W), images of the same classes.
+    """
+    frame = torch.cat([part.flatten(2) for part in _frame(real)], dim=2)
+    made, wanted = (x.reshape(-1, PACKED, *x.shape[1:]).mean(dim=(1, 3)) for x in (backgrounds.flatten(2), frame))
+    return F.l1_loss(made, wanted)
+
+
+def jitter(images: Tensor, deviations: tuple[float, float, float] | None) -> Tensor:
+    """What the discriminator sees of images (B, 3, H, W): other colours and noisy pixels, of real and fake alike.
+
+    It tells real colours from nearly right ones long before it looks at shapes, and then has nothing to teach about
+    these. Augmenting both sides (Zhao et al. 2020, DiffAugment) takes that from it; what remains right on average is
+    still learnt, and style sees the colours as they are.
+
+    Args:
+        images: floats in [-1, 1].
+        deviations: of each image's and channel's scale around 1, of its offset, and of each pixel; None for no change.
+    """
+    if deviations is None:
+        return images
+    scale, offset, pixel = deviations
+    each = (*images.shape[:2], 1, 1)
+    noise = scale * torch.randn(each), offset * torch.randn(each), pixel * torch.randn(images.shape)
+    stretched, moved, grain = (part.to(images.device) for part in noise)
+    return images * (1 + stretched) + moved + grain
 
 
 class StyleLoss(nn.Module):
@@ -128,14 +214,13 @@ class _Run:
     """Everything that a training step changes, so that one dict can hold it and bring it back."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
-        self.generator = CGNMnist().to(device)
-        self.discriminator = Discriminator().to(device)
+        self.generator = CGNMnist().to(device).to(memory_format=torch.channels_last)
+        self.discriminator = (TwoDiscriminators() if settings.two_discriminators else Discriminator()).to(device)
         # batch statistics of an evaluation are averaged along with the weights, so that they fit each other
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        rate, betas = settings.learning_rate, (0.5, 0.999)
         self.optimizers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), rate, betas, fused=True),
-            "discriminator": torch.optim.Adam(self.discriminator.parameters(), rate, betas, fused=True),
+            name: torch.optim.Adam(module.parameters(), settings.learning_rate, (0.5, 0.999), fused=True)
+            for name, module in (("generator", self.generator), ("discriminator", self.discriminator))
         }
         self.style = StyleLoss().to(device)
         self.step = 0
@@ -207,9 +292,12 @@ def train(
     images, labels = _data(variant, root=root, textures=textures, seed=seed, download=download)
     folder = writable_folder(out)
     described = {"variant": variant, "seed": seed, "dtype": str(dtype), **asdict(settings)}
-    # all draws are made on the CPU, from a state that is put back afterwards
-    with torch.random.fork_rng(devices=[]):
+    # all draws but dropout's are made on the CPU, from a state that is put back afterwards
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         run = _Run(settings, device)
         if settings.background_from_frame:
             _start_background(run, images)
@@ -286,23 +374,32 @@ def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: to
     fake = compose(mask, texture.float(), background.float())
     run.discriminator.requires_grad_(False)  # its own gradients are not wanted here, and cost a third
     with cast:
-        judged = run.discriminator(fake, labels).float()
+        judged = run.discriminator(jitter(fake, settings.jitter), labels).float()
         styled = run.style(fake, real)
     losses = {
         "adversarial": F.mse_loss(judged, torch.ones_like(judged)),
         "entropy": mask_entropy(mask),
         "frame": mask_frame(mask),
         "style": styled,
+        "plain": unevenness(torch.cat([texture, background]).float()),
+        "background": background_colour(background.float(), real),
     }
-    weights = (1.0, settings.entropy_weight, settings.frame_weight, settings.style_weight)
+    weights = {
+        "adversarial": 1.0,
+        "entropy": settings.entropy_weight,
+        "frame": settings.frame_weight,
+        "style": settings.style_weight,
+        "plain": settings.plain_weight,
+        "background": settings.background_weight,
+    }
     run.optimizers["generator"].zero_grad()
-    torch.stack([weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]).sum().backward()
+    torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
     run.optimizers["generator"].step()
 
     run.discriminator.requires_grad_(True)
     with cast:
-        on_real = run.discriminator(real, labels).float()
-        on_fake = run.discriminator(fake.detach(), labels).float()
+        on_real = run.discriminator(jitter(real, settings.jitter), labels).float()
+        on_fake = run.discriminator(jitter(fake.detach(), settings.jitter), labels).float()
     losses["discriminator"] = (
         F.mse_loss(on_real, torch.ones_like(on_real)) + F.mse_loss(on_fake, torch.zeros_like(on_fake))
     ) / 2

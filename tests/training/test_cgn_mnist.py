@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,18 @@ from genaug.datasets.colored_mnist import demo_digits
 from genaug.generators import load_generator
 from genaug.generators.cgn_mnist import CGNMnist
 from genaug.training import cgn_mnist, resumable
-from genaug.training.cgn_mnist import Discriminator, StyleLoss, gram_matrix, mask_entropy, mask_frame, train
+from genaug.training.cgn_mnist import (
+    Discriminator,
+    StyleLoss,
+    TwoDiscriminators,
+    background_colour,
+    gram_matrix,
+    jitter,
+    mask_entropy,
+    mask_frame,
+    train,
+    unevenness,
+)
 
 
 def test_mask_entropy_is_one_where_undecided_and_falls_toward_either_end():
@@ -29,6 +41,34 @@ def test_mask_frame_is_the_mean_of_the_outermost_two_pixels():
     assert mask_frame(mask).item() == 0
     mask[0] = 1 - mask[0]
     assert mask_frame(mask).item() == pytest.approx(0.5)
+
+
+def test_unevenness_is_the_variance_within_images_not_between_them():
+    images = torch.tensor([-1.0, 1.0])[:, None, None, None].expand(2, 3, 4, 4).clone()
+    assert unevenness(images).item() == 0
+    images[1, :, :2] = -1
+    assert unevenness(images).item() == pytest.approx(0.5)
+
+
+def test_background_colour_compares_with_the_frame_of_the_same_class():
+    colours = torch.tensor([0.5] * 4 + [-0.5] * 4)[:, None, None, None]
+    backgrounds = colours.expand(8, 3, 32, 32)
+    real = backgrounds.clone()
+    real[:, :, 2:-2, 2:-2] = 0.9  # the digit does not count
+    assert background_colour(backgrounds, real).item() == pytest.approx(0)
+    assert background_colour(backgrounds, real.flip(0)).item() == pytest.approx(1)
+
+
+def test_jitter_changes_colours_and_pixels_by_its_deviations_and_nothing_on_average():
+    torch.manual_seed(0)
+    images = torch.full((2000, 3, 4, 4), 0.5)
+    assert jitter(images, None) is images
+    assert jitter(images, (0.0, 0.0, 0.0)).equal(images)
+    for deviations, between, within in (((0.2, 0, 0), 0.1, 0), ((0, 0.3, 0), 0.3, 0), ((0, 0, 0.1), 0.025, 0.1)):
+        seen = jitter(images, deviations)
+        assert seen.mean().item() == pytest.approx(0.5, abs=0.02)
+        assert seen.mean(dim=(2, 3)).std().item() == pytest.approx(between, rel=0.05)
+        assert seen.std(dim=(2, 3)).mean().item() == pytest.approx(within, rel=0.05)
 
 
 def test_gram_matrix_by_hand():
@@ -54,6 +94,15 @@ def test_discriminator_judges_four_images_of_the_claimed_class():
     assert not torch.equal(judged, discriminator(images, labels.flip(0)))
 
 
+def test_two_discriminators_judge_fours_and_each_image_with_equal_weight():
+    both = TwoDiscriminators().eval()
+    images, labels = torch.randn(8, 3, 32, 32), torch.tensor([3] * 4 + [7] * 4)
+    fours, each = both(images, labels).chunk(2)
+    torch.testing.assert_close(fours, both.convolutional(images, labels).repeat_interleave(4))
+    torch.testing.assert_close(each[2:3], both.linear(images[2:3], labels[2:3]))
+    assert not torch.isclose(each, both.linear(images, labels.flip(0))).any()
+
+
 def test_backgrounds_start_at_the_colour_of_the_frame():
     run = cgn_mnist._Run(cgn_mnist.Settings(), torch.device("cpu"))
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
@@ -65,10 +114,10 @@ def test_backgrounds_start_at_the_colour_of_the_frame():
     assert (background - expected[:, None, None]).abs().max() < 0.5
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """A recipe of eight tiny steps with a checkpoint after every second."""
-    settings = cgn_mnist.Settings(steps=8, batch_size=8)
+@pytest.fixture(params=["digits", "double-colored"])
+def short(monkeypatch, request):
+    """A recipe of eight tiny steps, with either discriminator, with a checkpoint after every second."""
+    settings = replace(cgn_mnist.SETTINGS[request.param], steps=8, batch_size=8)
     monkeypatch.setitem(cgn_mnist.SETTINGS, "digits", settings)
     monkeypatch.setattr(resumable, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(resumable, "LOG_EVERY", 2)
