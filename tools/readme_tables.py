@@ -16,7 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 VARIANTS = ("colored", "double-colored", "wildlife")
 # folder under benchmarks/results/cgn-table2, row of the recipe, what the README calls it
 MEASURED = (
-    ("embedded", "original", "biased digits alone"),
+    ("original", "original", "biased digits alone"),
     ("embedded", "cgn", "**counterfactuals, embedded weights**"),
     ("embedded-pool10000", "cgn", "counterfactuals, embedded weights, `pool=10_000`"),
     ("embedded-pool2000", "cgn", "counterfactuals, embedded weights, `pool=2_000`"),
