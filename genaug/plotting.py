@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DPI = 100
 INK, FAINT = "#222222", "#6b6b6b"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by the colour-blind, too
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
     "font.size": 11,
