@@ -31,6 +31,8 @@ ENSEMBLE = "ensemble"  # the head that is the model's answer, and the only one o
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+_NAMED = 5  # of the parts that are missing, before a message says ...
+
 Model = Callable[..., Any]
 Label = TypeVar("Label")
 
@@ -152,14 +154,24 @@ def labelled_folders(
     return ImageFiles([path for path, _ in files], [label for _, label in files], transform), missing
 
 
-def missing_parts(
-    what: str, absent: Collection[str], total: int, where: str, partial: bool, named: int = 5
-) -> tuple[str, ...]:
-    """What is missing in words, for a result to carry; raises ValueError unless a partial result is asked for."""
+def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str, partial: bool) -> tuple[str, ...]:
+    """What is missing of a data set, in words, for a result to carry.
+
+    Args:
+        what: the kind of its parts, such as "class folders".
+        absent: the names of those that are missing, or how many there are.
+        total: how many the whole data set has.
+        where: what lacks them.
+        partial: whether a partial result was asked for.
+
+    Raises:
+        ValueError: some are missing, and no partial result was asked for.
+    """
     if not absent:
         return ()
-    names = ", ".join(list(absent)[:named]) + (", ..." if len(absent) > named else "")
-    words = f"{len(absent):,} of {total:,} {what}: {names}"
+    names = [] if isinstance(absent, int) else list(absent)
+    listed = f": {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}" if names else ""
+    words = f"{len(names) or absent:,} of {total:,} {what}{listed}"
     if not partial:
         raise ValueError(
             f"{where} lacks {words}; partial=True (on the command line --partial) scores what is there and says so"

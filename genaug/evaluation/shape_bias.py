@@ -1,8 +1,8 @@
 """Shape bias on cue conflict: images with the shape of one category and the texture of another (Geirhos et al., 2019).
 
-Of the images that a model takes for either of the two, the share that it takes for the shape; CGN's Table 3. In 80 of the
-1,280 published images shape and texture agree. They are left out, as in the published method; when they are included,
-one that is recognised counts as both.
+Of the images that a model takes for either of the two, the share that it takes for the shape; CGN's Table 3. In 80 of
+the 1,280 published images shape and texture agree. They are left out, as in the published method; when they are
+included, one that is recognised counts as both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug.evaluation.classes import CUE_CONFLICT
-from genaug.evaluation.results import Result, partial_mark
+from genaug.evaluation.results import Result, partial_line
 from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, image_paths, missing_parts, score
 from genaug.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 
@@ -51,6 +51,7 @@ class ShapeBias(Result):
         texture_accuracy: recognised textures among all images.
     """
 
+    what: str = "Shape bias"
     percent: float
     interval: tuple[float, float]
     per_category: Mapping[str, float]
@@ -88,8 +89,8 @@ def shape_bias(
 
     Args:
         model: gives 1,000 logits, or 16 in the categories' alphabetical order; see `genaug.evaluation.scoring`.
-        stimuli: a folder with the published images, `<shape>N-<texture>M.png`, in it or in folders in it. Or a dataset or
-            loader of one's own, whose targets are dicts with "shape" and "texture": its model gives one logit a class.
+        stimuli: a folder with the published images, `<shape>N-<texture>M.png`, in it or in folders in it. Or a dataset
+            or loader of one's own, whose targets are dicts with "shape" and "texture", for a model of those classes.
         include_agreeing: count the images whose shape and texture agree, too.
         transform: PIL image -> what the model takes; `scoring.preprocessing()` by default. A dataset has its own.
         partial: score what is there if shape categories are missing; an error otherwise.
@@ -218,12 +219,16 @@ def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[st
         raise ValueError("results must hold at least one, got none")
     categories = list(dict.fromkeys(category for result in results.values() for category in result.per_category))
     rows = range(len(categories))
+    first = next(iter(results.values()))
     legend = 26 * len(results)
-    with new_figure(760, 140 + legend + 26 * len(categories)) as figure:
+    top = 100 if first.missing else 78
+    with new_figure(760, top + 68 + legend + 26 * len(categories)) as figure:
         write(figure, 24, 34, "Shape bias", weight="bold", size=14)
-        first = next(iter(results.values()))
-        write(figure, 24, 56, f"cue conflict, {first.images:,} images", color=FAINT, size=10)
-        axes = axes_at(figure, 130, 74 + legend, 600, 26 * len(categories))
+        subtitle = f"cue conflict, {first.images:,} images; lines are all of them, with 95% bootstrap intervals"
+        write(figure, 24, 56, subtitle, color=FAINT, size=10)
+        if first.missing:
+            write(figure, 24, 78, partial_line(first.missing), size=10, weight="bold")
+        axes = axes_at(figure, 130, top + legend, 600, 26 * len(categories))
         for place, (name, result) in enumerate(results.items()):
             colour = COLOURS[place % len(COLOURS)]
             axes.axvspan(*result.interval, color=colour, alpha=0.12, linewidth=0)
@@ -232,7 +237,7 @@ def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[st
             axes.plot(shares, rows, "o", color=colour, markersize=8, markeredgecolor="white", clip_on=False, zorder=3)
             low, high = result.interval
             label = f"{result.percent:.1f}%  [{low:.1f}, {high:.1f}]"
-            y = 84 + 26 * place
+            y = top + 8 + 26 * place
             write(figure, 136, y, "●", color=colour, va="center", size=12)
             write(figure, 156, y, f"{name + '  ' if name else ''}{label}", va="center")
         axes.set(xlim=(0, 100), ylim=(len(categories) - 0.5, -0.5), yticks=rows, yticklabels=categories)
@@ -240,10 +245,9 @@ def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[st
         axes.set_yticks([y + 0.5 for y in rows[:-1]], minor=True)
         axes.grid(axis="y", which="minor", color="#eeeeee")
         axes.tick_params(which="both", length=0)
+        axes.tick_params(axis="y", pad=12)  # clear of a point at 0
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(INK)
-        if first.missing:
-            write(figure, 736, 56, partial_mark(first.missing).lstrip("; "), ha="right", size=10, weight="bold")
         save(figure, path)
 
 
