@@ -9,13 +9,14 @@ scikit-image: `reference` lends it the four names that it misses, and changes no
     taskset -c 0 python benchmarks/corruptions.py --clock process                  # speed
     taskset -c 0 python benchmarks/corruptions.py --compare --images DIR           # differences
 
-Speed: both ways take turns, corruption by corruption, all five severities on every image, one thread; figures are medians
-over the rounds, and the average over the 15 is of images over seconds. Differences: of the mean absolute grey level where
-the definition is deterministic; else of mean and standard deviation of all pixels, and of what was added to them. The
-published elastic transform is compared with a second writing of it, by scipy.
+Speed: both ways take turns, corruption by corruption, all five severities on every image, one thread; figures are
+medians over the rounds, and the average over the 15 is of images over seconds. Differences: the mean absolute grey
+level where the definition is deterministic; else an image's mean, its deviation and how much it was changed, each
+averaged over the images, with the standard error of the difference, since draws differ. The published elastic transform
+is compared with a second writing of it, by scipy.
 
-Images: `--images DIR`, any folder of pictures, each scaled and cropped to 224 pixels as for ImageNet-C; by default crops
-of scikit-learn's two sample photographs. Frost takes the package's photographs. Writes
+Images: `--images DIR`, any folder of pictures, each scaled and cropped to 224 pixels as for ImageNet-C; by default
+crops of scikit-learn's two sample photographs. Frost takes the package's photographs. Writes
 benchmarks/results/corruptions[-differences]-cpuN-torchVERSION.csv.
 """
 
@@ -23,12 +24,15 @@ import argparse
 import csv
 import importlib.util
 import platform
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,11 @@ from genaug.files import atomic_path
 
 DETERMINISTIC = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
 PUBLISHED_ELASTIC = "elastic_transform, published"  # beside the package's own
+MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": lambda corrupted, clean: corrupted.mean((1, 2, 3)),
+    "deviation": lambda corrupted, clean: corrupted.std((1, 2, 3)),
+    "change": lambda corrupted, clean: (corrupted - clean).abs().mean((1, 2, 3)),
+}
 
 
 def reference() -> Any:
@@ -51,7 +60,7 @@ def reference() -> Any:
     import scipy.ndimage
     import skimage.color  # which the package takes for granted
     import skimage.filters
-    import skimage.util  # noqa: F401
+    import skimage.util
 
     def gaussian(image: Any, sigma: Any, multichannel: bool = False, **options: Any) -> Any:
         return filters_gaussian(image, sigma, channel_axis=-1 if multichannel else None, **options)
@@ -79,10 +88,14 @@ def reference() -> Any:
     return imagecorruptions
 
 
-def photographs_of_frost() -> Path:
-    """The package's photographs, without the last of the six, which neither it nor the published code ever draws."""
-    folder = Path(importlib.util.find_spec("imagecorruptions").origin).parent / "frost"
-    return folder
+@contextmanager
+def photographs_of_frost() -> Iterator[Path]:
+    """A folder of the package's photographs but the last of six, which neither it nor the published code ever draws."""
+    package = Path(importlib.util.find_spec("imagecorruptions").origin).parent
+    with tempfile.TemporaryDirectory() as folder:
+        for path in sorted((package / "frost").iterdir())[:5]:
+            shutil.copy(path, folder)
+        yield Path(folder)
 
 
 def elastic_as_published(image: Any, severity: int, draws: Any) -> Any:
@@ -116,8 +129,10 @@ def elastic_as_published(image: Any, severity: int, draws: Any) -> Any:
 def sample_images(folder: Path | None, most: int) -> Tensor:
     """(N, 3, 224, 224) uint8: the shorter side scaled to 256, the middle cropped."""
     if folder is None:
-        whole = [torch.from_numpy(image).permute(2, 0, 1) for image in load_sample_images().images]
-        return torch.stack([image[:, 100:324, left : left + 224] for image in whole for left in (0, 150, 300, 400)])[:most]
+        whole = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
+        return torch.stack([image[:, 100:324, left : left + 224] for image in whole for left in (0, 150, 300, 400)])[
+            :most
+        ]
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:most]
     if not paths:
         raise SystemExit(f"no pictures in {folder}")
@@ -173,9 +188,10 @@ def differences(images: Tensor, frost: Path, seed: int = 0) -> list[dict[str, An
             ours = ours.double()
             row: dict[str, Any] = {"corruption": name, "severity": severity}
             row["mean_absolute"] = (ours - theirs).abs().mean().item() if name in DETERMINISTIC else None
-            for way, result in (("package", theirs), ("ours", ours)):
-                row[f"{way}_mean"], row[f"{way}_deviation"] = result.mean().item(), result.std().item()
-                row[f"{way}_change"] = (result - clean).abs().mean().item()
+            for what, measure_of in MEASURES.items():
+                package_s, our_s = measure_of(theirs, clean), measure_of(ours, clean)
+                row[f"package_{what}"], row[f"ours_{what}"] = package_s.mean().item(), our_s.mean().item()
+                row[f"{what}_error"] = ((our_s - package_s).std() / len(images) ** 0.5).item()
             rows.append(row)
     return rows
 
@@ -197,8 +213,8 @@ def compare(images: Tensor, frost: Path, path: Path) -> None:
         print(
             f"{row['corruption']:28} {row['severity']}  {middle:18}"
             + "".join(
-                f"  {what} {row[f'package_{what}']:6.2f} / {row[f'ours_{what}']:6.2f}"
-                for what in ("mean", "deviation", "change")
+                f"  {what} {row[f'package_{what}']:6.2f} / {row[f'ours_{what}']:6.2f} +- {row[f'{what}_error']:4.2f}"
+                for what in MEASURES
             )
         )
     cells = [[f"{v:.3f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
@@ -209,10 +225,11 @@ def speed(images: Tensor, frost: Path, path: Path, rounds: int, clock: str) -> N
     seconds = measure(images, rounds, time.process_time if clock == "process" else time.perf_counter, frost)
     count = len(images) * len(SEVERITIES)
     rates = {
-        name: {way: [count / value for value in values] for way, values in ways.items()} for name, ways in seconds.items()
+        name: {way: [count / value for value in values] for way, values in ways.items()}
+        for name, ways in seconds.items()
     }
     rates["average of the 15"] = {
-        way: [len(CORRUPTIONS) * count / sum(round_) for round_ in zip(*(ways[way] for ways in seconds.values()))]
+        way: [len(CORRUPTIONS) * count / sum(ways[way][i] for ways in seconds.values()) for i in range(rounds)]
         for way in ("package", "ours")
     }
     rows = []
@@ -237,12 +254,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")  # the package's, of what it uses of others
-    images, frost = sample_images(args.images, args.most), photographs_of_frost()
+    images = sample_images(args.images, args.most)
     end = f"cpu{args.threads}-torch{torch.__version__.split('+')[0]}.csv"
-    if args.compare:
-        compare(images, frost, args.out / f"corruptions-differences-{end}")
-    else:
-        speed(images, frost, args.out / f"corruptions-{end}", args.rounds, args.clock)
+    with photographs_of_frost() as frost:
+        if args.compare:
+            compare(images, frost, args.out / f"corruptions-differences-{end}")
+        else:
+            speed(images, frost, args.out / f"corruptions-{end}", args.rounds, args.clock)
 
 
 if __name__ == "__main__":

@@ -428,12 +428,13 @@ CORRUPTIONS = tuple(_CORRUPTIONS)  # in the order of the paper's tables
 
 
 def _picture(image: Tensor) -> Image.Image:
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    # channel by channel: interleaving them is pillow's own, several times as fast as torch's copy
+    return Image.merge("RGB", [Image.fromarray(channel.numpy()) for channel in image])
 
 
 def _tensor(picture: Image.Image) -> Tensor:
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return pixels.view(picture.height, picture.width, 3).permute(2, 0, 1)
+    channels = [torch.frombuffer(bytearray(channel.tobytes()), dtype=torch.uint8) for channel in picture.split()]
+    return torch.stack(channels).view(3, picture.height, picture.width)
 
 
 def _uniform(low: float, high: float, draws: Generator) -> float:
@@ -489,7 +490,7 @@ def _disk_spectrum(radius: int, soften: float, height: int, width: int) -> Tenso
 
 
 def _fast_length(least: int) -> int:
-    """The first number from here on without prime factors above five: with others the transform takes thrice as long."""
+    """The first number from here on without prime factors above five: with others a transform takes thrice as long."""
     rest = least
     for factor in (2, 3, 5):
         while rest % factor == 0:
