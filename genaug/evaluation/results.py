@@ -31,7 +31,11 @@ class Result(ABC):
 
     @abstractmethod
     def figures(self) -> dict[str, float]:
-        """Every figure by its name, in percent unless the name says otherwise; the first is the one that sums it up."""
+        """Every figure by its name, in percent unless the name says otherwise."""
+
+    def summary(self) -> dict[str, float]:
+        """The figures that a table of many measures has; all by default."""
+        return self.figures()
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws the figures as bars, one colour a head, to a file whose suffix says the format."""

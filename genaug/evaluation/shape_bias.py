@@ -69,6 +69,10 @@ class ShapeBias(Result):
             **{f"shape bias, {category}": value for category, value in self.per_category.items()},
         }
 
+    def summary(self) -> dict[str, float]:
+        """The shape bias alone."""
+        return {"shape bias": self.percent}
+
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws the share of shape decisions in each category, one colour a head."""
         plot_shape_bias(self.by_head() if self.heads else {"": self}, path)
@@ -217,33 +221,38 @@ def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[st
     """
     if not results:
         raise ValueError("results must hold at least one, got none")
-    categories = list(dict.fromkeys(category for result in results.values() for category in result.per_category))
-    rows = range(len(categories))
     first = next(iter(results.values()))
+    rows = ["all", *dict.fromkeys(category for result in results.values() for category in result.per_category)]
+    high = 19 + 7 * len(results)
     legend = 26 * len(results)
     top = 100 if first.missing else 78
-    with new_figure(760, top + 68 + legend + 26 * len(categories)) as figure:
+    with new_figure(760, top + 68 + legend + high * len(rows)) as figure:
         write(figure, 24, 34, "Shape bias", weight="bold", size=14)
-        subtitle = f"cue conflict, {first.images:,} images; lines are all of them, with 95% bootstrap intervals"
+        subtitle = f"cue conflict, {first.images:,} images; all of them with 95% bootstrap intervals"
         write(figure, 24, 56, subtitle, color=FAINT, size=10)
         if first.missing:
             write(figure, 24, 78, partial_line(first.missing), size=10, weight="bold")
-        axes = axes_at(figure, 130, top + legend, 600, 26 * len(categories))
+        axes = axes_at(figure, 130, top + legend, 600, high * len(rows))
         for place, (name, result) in enumerate(results.items()):
             colour = COLOURS[place % len(COLOURS)]
-            axes.axvspan(*result.interval, color=colour, alpha=0.12, linewidth=0)
-            axes.axvline(result.percent, color=colour, linewidth=1.5, zorder=1)
-            shares = [result.per_category.get(category, math.nan) for category in categories]
-            axes.plot(shares, rows, "o", color=colour, markersize=8, markeredgecolor="white", clip_on=False, zorder=3)
-            low, high = result.interval
-            label = f"{result.percent:.1f}%  [{low:.1f}, {high:.1f}]"
+            # side by side within a row, so that none hides another
+            heights = [row + (place - (len(results) - 1) / 2) * 7 / high for row in range(len(rows))]
+            shares = [result.percent, *(result.per_category.get(category, math.nan) for category in rows[1:])]
+            axes.axvline(result.percent, color=colour, linewidth=1, alpha=0.6, zorder=1)
+            axes.plot(result.interval, [heights[0]] * 2, color=colour, linewidth=4, alpha=0.35, clip_on=False)
+            axes.plot(
+                shares, heights, "o", color=colour, markersize=8, markeredgecolor="white", clip_on=False, zorder=3
+            )
+            low, high_end = result.interval
+            label = f"{result.percent:.1f}%  [{low:.1f}, {high_end:.1f}]"
             y = top + 8 + 26 * place
-            write(figure, 136, y, "●", color=colour, va="center", size=12)
-            write(figure, 156, y, f"{name + '  ' if name else ''}{label}", va="center")
-        axes.set(xlim=(0, 100), ylim=(len(categories) - 0.5, -0.5), yticks=rows, yticklabels=categories)
+            write(figure, 130, y, "●", color=colour, va="center", size=12)
+            write(figure, 150, y, f"{name + '  ' if name else ''}{label}", va="center")
+        axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=rows)
         axes.set_xlabel("shape decisions, % of shape and texture decisions")
-        axes.set_yticks([y + 0.5 for y in rows[:-1]], minor=True)
+        axes.set_yticks([row + 0.5 for row in range(len(rows) - 1)], minor=True)
         axes.grid(axis="y", which="minor", color="#eeeeee")
+        axes.axhline(0.5, color=FAINT, linewidth=0.8)
         axes.tick_params(which="both", length=0)
         axes.tick_params(axis="y", pad=12)  # clear of a point at 0
         axes.spines[["top", "right", "left"]].set_visible(False)
