@@ -18,8 +18,15 @@ from torch import nn
 
 import genaug
 from genaug.arguments import check_choice
-from genaug.evaluation import background_gap as gap
-from genaug.evaluation import imagenet
+from genaug.evaluation.background_gap import OTHERS, background_gap
+from genaug.evaluation.imagenet import (
+    imagenet,
+    imagenet_a,
+    imagenet_r,
+    imagenet_sketch,
+    imagenet_v2,
+    objectnet,
+)
 from genaug.evaluation.results import Result
 from genaug.evaluation.scoring import ENSEMBLE, Model, preprocessing
 from genaug.evaluation.shape_bias import shape_bias
@@ -51,8 +58,8 @@ class Suite:
 
 def _background_gap(model: Model, root: str | os.PathLike[str], **options: Any) -> Result:
     required = (Path(root, name) for name in ("original", "mixed_same", "mixed_rand"))
-    others = {name: Path(root, name) for name in gap.OTHERS if Path(root, name).is_dir()}
-    return gap.background_gap(model, *required, others=others, **options)
+    others = {name: Path(root, name) for name in OTHERS if Path(root, name).is_dir()}
+    return background_gap(model, *required, others=others, **options)
 
 
 SUITES = {
@@ -67,22 +74,22 @@ SUITES = {
         _background_gap,
         cropped=True,
     ),
-    "imagenet": Suite("ImageNet's validation set", "a folder a class, named by its wnid", imagenet.imagenet),
+    "imagenet": Suite("ImageNet's validation set", "a folder a class, named by its wnid", imagenet),
     "imagenet-v2": Suite(
         "ImageNet-V2's three sets (GenInt, Table 4)",
         "imagenetv2-*-format-val/, each with folders 0 to 999",
-        imagenet.imagenet_v2,
+        imagenet_v2,
     ),
-    "imagenet-a": Suite("ImageNet-A, its 200 classes", "a folder a class, named by its wnid", imagenet.imagenet_a),
-    "imagenet-r": Suite("ImageNet-R, its 200 classes", "a folder a class, named by its wnid", imagenet.imagenet_r),
-    "imagenet-sketch": Suite("ImageNet-Sketch", "a folder a class, named by its wnid", imagenet.imagenet_sketch),
+    "imagenet-a": Suite("ImageNet-A, its 200 classes", "a folder a class, named by its wnid", imagenet_a),
+    "imagenet-r": Suite("ImageNet-R, its 200 classes", "a folder a class, named by its wnid", imagenet_r),
+    "imagenet-sketch": Suite("ImageNet-Sketch", "a folder a class, named by its wnid", imagenet_sketch),
     "objectnet": Suite(
-        "ObjectNet's 113 classes of ImageNet, border cut off", "a folder a class, as published", imagenet.objectnet
+        "ObjectNet's 113 classes of ImageNet, border cut off", "a folder a class, as published", objectnet
     ),
     "objectnet-genint": Suite(
         "the same, cropped as GenInt's released code does (GenInt, Table 1)",
         "a folder a class, as published",
-        lambda model, root, *, transform, **options: imagenet.objectnet(model, root, crop="genint", **options),
+        lambda model, root, *, transform, **options: objectnet(model, root, crop="genint", **options),
     ),
 }
 
