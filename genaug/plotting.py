@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,83 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, T
     pictures += pictures[-2:0:-1]
     with atomic_path(path) as temporary:
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=80, loop=0)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram of lines.
+
+    Attributes:
+        x: what the horizontal axis says.
+        y: what the vertical axis says.
+        lines: name -> points (x, y, standard error of y), in the order of x.
+        reference: y of a dashed line across, with what it stands for.
+    """
+
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float, float]]]
+    reference: tuple[float, str] | None = None
+
+
+def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title: str, subtitle: str = "") -> None:
+    """Writes diagrams side by side; lines of one name have one colour, named in a legend where there are several.
+
+    Args:
+        path: the file; its suffix says the format, such as .png.
+        panels: the diagrams; whiskers are one standard error.
+        title: a line above.
+        subtitle: a fainter one below it.
+
+    Raises:
+        ValueError: there are no panels, or the file's name says no picture format.
+        OSError: the folder cannot be written.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not panels:
+        raise ValueError("panels must hold at least one, got none")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    wide, high, side, gap = 320, 240, 86, 92
+    top = 84 + (26 if len(names) > 1 else 0)
+    width = max(side + len(panels) * (wide + gap) - gap + 28, 48 + _width(title, 14, weight="bold"))
+    with new_figure(max(width, 48 + _width(subtitle, 10)), top + high + 66) as figure:
+        write(figure, 24, 34, title, weight="bold", size=14)
+        write(figure, 24, 56, subtitle, color=FAINT, size=10)
+        x = side
+        for place, name in enumerate(names if len(names) > 1 else ()):
+            write(figure, x, 84, "●", color=COLOURS[place % len(COLOURS)], va="center", size=12)
+            write(figure, x + 18, 84, name, va="center")
+            x += 44 + _width(name, STYLE["font.size"])
+        for place, panel in enumerate(panels):
+            axes = axes_at(figure, side + place * (wide + gap), top, wide, high)
+            for name, points in panel.lines.items():
+                colour = COLOURS[names.index(name) % len(COLOURS)]
+                xs, ys, errors = zip(*points, strict=True)
+                axes.errorbar(xs, ys, errors, color=colour, marker="o", markersize=6, linewidth=1.5, capsize=2)
+            if panel.reference is not None:
+                height, words = panel.reference
+                axes.axhline(height, color=FAINT, linestyle="--", linewidth=1)
+                axes.annotate(
+                    words,
+                    (1, height),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(-2, 4),
+                    textcoords="offset points",
+                    color=FAINT,
+                    ha="right",
+                    size=9,
+                )
+            axes.set(xlabel=panel.x, ylabel=panel.y)
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.ticklabel_format(useOffset=False)
+            axes.margins(x=0.06, y=0.12)
+            axes.grid(axis="y", color="#eeeeee")
+            axes.set_axisbelow(True)
+            axes.tick_params(length=0)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.spines["bottom"].set_color(INK)
+        save(figure, path)
 
 
 @contextmanager
