@@ -201,6 +201,8 @@ def search_interventions(
         length: M, how many images each strategy generates.
         bandwidth, features, batch_size, device: as for `causal_bound`; the bandwidth is the same for all.
         options: further arguments of `GenerativeInterventionDataset`, such as seed, classes, mode, layer, directions.
+            interventions_per_noise is 1 unless given: observational images share no noise either, and M images of
+            fewer noises say less of the same distribution.
 
     Raises:
         ValueError, TypeError: nothing is varied, or as `causal_bound` and the dataset raise.
@@ -226,7 +228,7 @@ def search_interventions(
     # each is made before any is measured: what cannot be is to be known at once
     datasets = {
         tuple(setting.values()): GenerativeInterventionDataset(
-            generator, length=length, device=device, **{**options, **setting}
+            generator, length=length, device=device, **{"interventions_per_noise": 1, **options, **setting}
         )
         for setting in settings
     }
@@ -361,7 +363,8 @@ def _batches(images: Images, batch_size: int) -> Iterator[Tensor]:
     if isinstance(images, Tensor):
         images = images.split(batch_size) if images.numel() else ()
     elif isinstance(images, Dataset):
-        images = DataLoader(images, batch_size=batch_size)
+        # a loader's seed for its workers comes from the global state otherwise
+        images = DataLoader(images, batch_size=batch_size, generator=torch.Generator())
     if not isinstance(images, Iterable):
         raise TypeError(f"images must be a tensor, a dataset or batches of images, but got {type(images).__name__}")
     for batch in images:

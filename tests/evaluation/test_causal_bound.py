@@ -57,6 +57,7 @@ def test_blocks_and_the_form_of_the_data_change_nothing() -> None:
     generated = torch.randint(256, (37, 3, 4, 4), dtype=torch.uint8)
     held = torch.randint(256, (11, 3, 4, 4), dtype=torch.uint8)
     whole = causal_bound(generated, held).log_likelihood
+    before = torch.get_rng_state()
     labels = torch.zeros(37)
     ways = [
         causal_bound(generated, held, batch_size=3),
@@ -64,6 +65,7 @@ def test_blocks_and_the_form_of_the_data_change_nothing() -> None:
         causal_bound(zip(generated.split(10), labels.split(10), strict=True), held.split(2)),
         causal_bound(generated, held, features=lambda x: x.flatten(1).double() / 255, batch_size=4),
     ]
+    assert torch.equal(torch.get_rng_state(), before)
     assert [way.log_likelihood for way in ways] == pytest.approx([whole] * 4, rel=1e-5)
     assert {(way.generated, way.held_out, way.dimensions) for way in ways} == {(37, 11, 48)}
 
@@ -133,7 +135,8 @@ def test_the_search_is_what_single_measurements_say(search: InterventionSearch) 
     from genaug import GenerativeInterventionDataset
 
     held = torch.randint(256, (12, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    dataset = GenerativeInterventionDataset(Conditional(), length=24, components=4, scale=2.0, seed=3)
+    options = {"components": 4, "scale": 2.0, "seed": 3, "interventions_per_noise": 1}
+    dataset = GenerativeInterventionDataset(Conditional(), length=24, **options)
     alone = causal_bound(dataset, held)
     assert search.curves["scale"][2.0].log_likelihood == pytest.approx(alone.log_likelihood, rel=1e-6)
 
