@@ -271,11 +271,16 @@ def _names(images: Any) -> Callable[[int], str]:
 
 
 def _batches(images: Any) -> Iterator[tuple[Any, Any]]:
+    said = ""
     try:
         yield from images
     except ImageError as error:
+        said = str(error)
+        # torch's error and its traceback hold each other, and so its workers, which the garbage collector ends late
+        error.__traceback__ = None
+    if said:
         # of a worker torch sends the whole traceback as the message; the last line is what was said
-        raise ImageError(str(error).rstrip().rsplit("ImageError: ", 1)[-1]) from None
+        raise ImageError(said.rstrip().rsplit("ImageError: ", 1)[-1])
 
 
 def _checked(
