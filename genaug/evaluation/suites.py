@@ -19,6 +19,7 @@ from torch import nn
 import genaug
 from genaug.arguments import check_choice
 from genaug.evaluation.background_gap import OTHERS, background_gap
+from genaug.evaluation.corruption_error import corruption_error
 from genaug.evaluation.imagenet import (
     imagenet,
     imagenet_a,
@@ -79,6 +80,12 @@ SUITES = {
         "ImageNet-V2's three sets (GenInt, Table 4)",
         "imagenetv2-*-format-val/, each with folders 0 to 999",
         imagenet_v2,
+    ),
+    "imagenet-c": Suite(
+        "ImageNet-C, mCE by AlexNet's errors (GenInt, Table 2)",
+        "<corruption>/<severity>/, each with a folder a class, named by its wnid",
+        corruption_error,
+        cropped=True,
     ),
     "imagenet-a": Suite("ImageNet-A, its 200 classes", "a folder a class, named by its wnid", imagenet_a),
     "imagenet-r": Suite("ImageNet-R, its 200 classes", "a folder a class, named by its wnid", imagenet_r),
