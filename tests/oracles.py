@@ -16,9 +16,9 @@ SMALL = v2.PILToTensor()  # the images as they are
 
 
 def write_images(root: Path, names: Iterable[str]) -> Path:
-    """Writes an image of 4 x 4 pixels at each of these places."""
+    """Writes an image of 8 x 8 pixels at each of these places."""
     file = io.BytesIO()
-    Image.new("RGB", (4, 4), (200, 40, 90)).save(file, "PNG")
+    Image.new("RGB", (8, 8), (200, 40, 90)).save(file, "PNG")
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

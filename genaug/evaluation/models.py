@@ -83,9 +83,12 @@ def _torchvision(name: str, label: str, weights: str | None) -> Classifier:
     chosen = None if weights is None else published[weights]
     # a file is taken to be trained as the first published weights were: resized to 256, cut to 224
     preset = (chosen or next(iter(published))).transforms()
+    # built for published weights these two change what they are given; a file of weights is taken to want the same
+    as_published = chosen is None and name in ("googlenet", "inception_v3")
+    extra = {"transform_input": True, "init_weights": False} if as_published else {}
     return Classifier(
         label,
-        models.get_model(name, weights=chosen),
+        models.get_model(name, weights=chosen, **extra),
         preset,
         _cropped(preset.crop_size[0], preset.mean, preset.std),
     )
