@@ -8,6 +8,7 @@ comparable, so that both are given.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +24,9 @@ from genaug.arguments import check_choice
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, frost_photographs
 from genaug.evaluation.imagenet import CLASSES, IMAGENET_IMAGES, subfolder
-from genaug.evaluation.results import Result, plot_bars
+from genaug.evaluation.results import Result, partial_line
 from genaug.evaluation.scoring import ENSEMBLE, Model, labelled_folders, missing_parts, preprocessing, score
+from genaug.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -69,7 +71,7 @@ class CorruptionError(Result):
     by_severity: Mapping[str, Mapping[int, float]]
 
     def figures(self) -> dict[str, float]:
-        """In percent."""
+        """In percent; CE and mCE of the baseline's errors."""
         return {
             **self.summary(),
             **{f"CE, {words(name)}": value for name, value in self.per_corruption.items()},
@@ -85,8 +87,8 @@ class CorruptionError(Result):
         return {"mCE": self.mce, "mean error": self.unnormalised}
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws mCE, the unnormalised mean error, and each corruption's CE."""
-        plot_bars(self, path, [figure for figure in self.figures() if not figure.startswith("error")])
+        """Draws each corruption's CE, one colour a head, and mCE as a line through them."""
+        plot_corruption_errors(self.by_head() if self.heads else {"": self}, path)
 
 
 def mean_corruption_error(
@@ -175,6 +177,52 @@ def corruption_error(
     missing += _shortened(list(lacking))
     results = {head: _result(errors, baseline, total, missing, made) for head, errors in found.items()}
     return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
+
+
+def plot_corruption_errors(results: Mapping[str, CorruptionError], path: str | os.PathLike[str]) -> None:
+    """Draws each corruption's CE and the mCE of several results.
+
+    Args:
+        results: what is drawn, by the name that stands in the legend: the heads of a model, or several models.
+        path: the file; its suffix says the format, such as .png.
+
+    Raises:
+        ValueError: there is nothing to draw, or the file's name says no picture format.
+        OSError: the folder cannot be written.
+    """
+    if not results:
+        raise ValueError("results must hold at least one, got none")
+    names = [name for name in CORRUPTIONS if any(name in result.per_corruption for result in results.values())]
+    rows = range(len(names))
+    first = next(iter(results.values()))
+    top = 84 + 22 * bool(first.missing)
+    legend = 26 * len(results)
+    highest = max(100.0, *(max(result.per_corruption.values()) for result in results.values()))
+    with new_figure(760, top + legend + 26 * len(names) + 66) as figure:
+        write(figure, 24, 34, first.what, weight="bold", size=14)
+        write(figure, 24, 56, f"{first.images:,} images", color=FAINT, size=10)
+        if first.missing:
+            write(figure, 24, 78, partial_line(first.missing), weight="bold", size=10)
+        axes = axes_at(figure, 170, top + legend, 560, 26 * len(names))
+        for place, (name, result) in enumerate(results.items()):
+            colour = COLOURS[place % len(COLOURS)]
+            axes.axvline(result.mce, color=colour, linewidth=1.5, zorder=1)
+            errors = [result.per_corruption.get(corruption, math.nan) for corruption in names]
+            axes.plot(errors, rows, "o", color=colour, markersize=8, markeredgecolor="white", clip_on=False, zorder=3)
+            y = top + 10 + 26 * place
+            write(figure, 176, y, "●", color=colour, va="center", size=12)
+            means = f"mCE {result.mce:.1f}%, mean error {result.unnormalised:.1f}%"
+            write(figure, 196, y, f"{name + '  ' if name else ''}{means}", va="center")
+        axes.axvline(100, color=FAINT, linestyle="--", linewidth=1, zorder=1)
+        axes.set(xlim=(0, highest), ylim=(len(names) - 0.5, -0.5), yticks=rows, yticklabels=map(words, names))
+        axes.set_xlabel("corruption error CE, % of the baseline's")
+        axes.set_yticks([y + 0.5 for y in rows[:-1]], minor=True)
+        axes.grid(axis="y", which="minor", color="#eeeeee")
+        axes.set_axisbelow(True)
+        axes.tick_params(which="both", length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(INK)
+        save(figure, path)
 
 
 def words(name: str) -> str:

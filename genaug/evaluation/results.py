@@ -6,7 +6,7 @@ import math
 import os
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,13 +86,8 @@ def partial_line(missing: tuple[str, ...]) -> str:
     return textwrap.shorten(partial_mark(missing).lstrip("; "), 84, placeholder=" ...")
 
 
-def plot_bars(result: Result, path: str | os.PathLike[str], figures: Sequence[str] | None = None) -> None:
-    """Draws figures of a result, in percent, as bars with their values; heads side by side in colours of their own.
-
-    Args:
-        result: whose figures they are.
-        path: the file; its suffix says the format.
-        figures: which; all by default.
+def plot_bars(result: Result, path: str | os.PathLike[str]) -> None:
+    """Draws every figure of a result, in percent, as a bar with its value; heads side by side in colours of their own.
 
     Raises:
         ValueError: the file's name says no picture format.
@@ -101,7 +96,7 @@ def plot_bars(result: Result, path: str | os.PathLike[str], figures: Sequence[st
     from genaug import plotting
 
     results = result.by_head()
-    figures = list(result.figures()) if figures is None else figures
+    figures = list(result.figures())
     bar, between, left, wide = 22, 16, 190, 470
     group = bar * len(results) + between
     top = 100 if result.missing else 78
