@@ -27,6 +27,7 @@ SUITE_NAMES = [
     "background-gap",
     "imagenet",
     "imagenet-v2",
+    "imagenet-c",
     "imagenet-a",
     "imagenet-r",
     "imagenet-sketch",

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from genaug.assets.layouts import BIGGAN_CONFIGS
+from genaug.evaluation import SUITES, preprocessing
+from genaug.evaluation.models import Classifier
 from genaug.recipes import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +57,46 @@ def test_the_page_of_interventions_works(tmp_path, monkeypatch):
     assert len(names["directions"]) == 60
     assert names["shapes"].describe(0)["layer"] == "mask.1"
     assert names["shapes"][0][0].shape == (3, 32, 32)
+
+
+class Heads(torch.nn.Module):
+    """A classifier of several heads, untrained."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, classes)
+
+    def forward(self, images, heads=False):
+        logits = self.linear(images.mean((2, 3)))
+        return {"shape": logits, "texture": -logits, "ensemble": 2 * logits} if heads else 2 * logits
+
+
+def test_the_page_of_evaluation_works(tmp_path, monkeypatch, shared, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cue-conflict").symlink_to(shared / "data" / "cue_conflict" / "stimuli")
+    (tmp_path / "decisions").symlink_to(shared / "data" / "cue_conflict" / "decisions")
+    fetched = Classifier("timm/resnet50.a1_in1k", Heads(1000), preprocessing(), preprocessing(None, None))
+    monkeypatch.setattr("genaug.evaluation.load_classifier", lambda name: fetched)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(), flags=re.DOTALL)
+    names = {"model": Heads(10)}
+    for block in code:
+        exec(block.replace("10_000", "100"), names)
+    assert "PARTIAL, without 1,046 of 1,200 images" in capsys.readouterr().out  # ../shared has an eighth
+    assert [round(result.percent, 2) for name, result in names["results"].items()] == [22.07, 96.17]
+    assert names["shape_and_texture"](torch.rand(2, 3, 4, 4)).abs().max() == 0  # one head is the other's negative
+    assert {"shape_bias.png", "invariance.png", "results"} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "results" / "summary.png").is_file()
+
+
+def test_the_page_of_evaluation_has_every_suite():
+    table = (ROOT / "docs" / "evaluation.md").read_text().split("| `--suite` |")[1].split("\n\n")[0]
+    named = [
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall("`([^`]+)`", row.split("|")[1])
+    ]
+    assert sorted(named) == sorted(SUITES)
 
 
 def test_tables_are_those_of_the_results():
