@@ -5,6 +5,7 @@ from genaug.evaluation.background_gap import background_gap
 from genaug.evaluation.causal_bound import causal_bound, plot_bound_and_accuracy, search_interventions
 from genaug.evaluation.corruption_error import corruption_error, mean_corruption_error
 from genaug.evaluation.corruptions import CORRUPTIONS, corrupt
+from genaug.evaluation.generation_quality import generation_quality
 from genaug.evaluation.imagenet import (
     imagenet,
     imagenet_a,
@@ -34,6 +35,7 @@ __all__ = [
     "corruption_error",
     "evaluate",
     "fit_nuisance_regressor",
+    "generation_quality",
     "imagenet",
     "imagenet_a",
     "imagenet_r",
