@@ -152,15 +152,15 @@ def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title:
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     wide, high, side, gap = 320, 240, 86, 92
     top = 84 + (26 if len(names) > 1 else 0)
-    width = max(side + len(panels) * (wide + gap) - gap + 28, 48 + _width(title, 14, weight="bold"))
-    with new_figure(max(width, 48 + _width(subtitle, 10)), top + high + 66) as figure:
+    width = max(side + len(panels) * (wide + gap) - gap + 28, 48 + text_width(title, 14, weight="bold"))
+    with new_figure(max(width, 48 + text_width(subtitle, 10)), top + high + 66) as figure:
         write(figure, 24, 34, title, weight="bold", size=14)
         write(figure, 24, 56, subtitle, color=FAINT, size=10)
         x = side
         for place, name in enumerate(names if len(names) > 1 else ()):
             write(figure, x, 84, "●", color=COLOURS[place % len(COLOURS)], va="center", size=12)
             write(figure, x + 18, 84, name, va="center")
-            x += 44 + _width(name, STYLE["font.size"])
+            x += 44 + text_width(name, STYLE["font.size"])
         for place, panel in enumerate(panels):
             axes = axes_at(figure, side + place * (wide + gap), top, wide, high)
             for name, points in panel.lines.items():
@@ -204,9 +204,9 @@ def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) 
     }
     height = next(iter(grids.values())).shape[1]
     top = (52 if title else 18) + (20 if columns else 0)
-    left = margin + 14 + max(_width(name, STYLE["font.size"]) for name in grids)
+    left = margin + 14 + max(text_width(name, STYLE["font.size"]) for name in grids)
     wide = left + max(grid.shape[2] for grid in grids.values()) + margin
-    wide = max(wide, 2 * margin + _width(title, 12, weight="bold"))
+    wide = max(wide, 2 * margin + text_width(title, 12, weight="bold"))
     high = top + len(grids) * (height + gap) - gap + margin
     with new_figure(wide, high) as figure:
         if title:
@@ -222,7 +222,7 @@ def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) 
         yield figure
 
 
-def _width(text: str, size: Any, weight: str = "normal") -> int:
+def text_width(text: str, size: Any, weight: str = "normal") -> int:
     """How many pixels a line of text is wide, its size in points."""
     with new_figure(DPI, DPI) as figure:
         drawn = figure.text(0, 0, text, size=size, weight=weight)

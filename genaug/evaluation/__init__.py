@@ -6,6 +6,7 @@ from genaug.evaluation.causal_bound import causal_bound, plot_bound_and_accuracy
 from genaug.evaluation.corruption_error import corruption_error, mean_corruption_error
 from genaug.evaluation.corruptions import CORRUPTIONS, corrupt
 from genaug.evaluation.generation_quality import generation_quality
+from genaug.evaluation.grad_cam import grad_cam, save_grad_cams
 from genaug.evaluation.imagenet import (
     imagenet,
     imagenet_a,
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "fit_nuisance_regressor",
     "generation_quality",
+    "grad_cam",
     "imagenet",
     "imagenet_a",
     "imagenet_r",
@@ -50,6 +52,7 @@ __all__ = [
     "plot_nuisance_correlation",
     "plot_shape_bias",
     "preprocessing",
+    "save_grad_cams",
     "score",
     "search_interventions",
     "shape_bias",
