@@ -52,6 +52,8 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
     file = Path(weights) if weights is not None and (isinstance(weights, os.PathLike) or Path(weights).suffix) else None
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
+    if Path(name).is_file():
+        raise ValueError(f"{name} is a file: pass the name of its network, such as 'resnet50', and the file as weights")
     label = name if weights is None else f"{name}, {file.name if file else weights}"
     try:
         if name.startswith(TIMM):

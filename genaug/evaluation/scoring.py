@@ -179,6 +179,21 @@ def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str
     return (words,)
 
 
+def place(model: Model, device: torch.device | str | None) -> torch.device:
+    """Moves a module to the device, if one is given, and says where it is; a function is on the CPU by default.
+
+    Raises:
+        ValueError, TypeError: there is no such device.
+    """
+    if isinstance(model, nn.Module):
+        if device is not None:
+            model.to(check_device("device", device))
+        tensor = next((tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors), None)
+        if tensor is not None:
+            return tensor.device
+    return check_device("device", device)
+
+
 @torch.no_grad()
 def score(
     model: Model,
@@ -219,11 +234,17 @@ def score(
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, but got {dtype}")
     batch_size, num_workers = check_integer("batch_size", batch_size, 1), check_integer("num_workers", num_workers, 0)
-    where = _place(model, device)
+    where = place(model, device)
     names = _names(images)
     total = len(images) if isinstance(images, Dataset) else None  # type: ignore[arg-type]
     if isinstance(images, Dataset) and not isinstance(images, IterableDataset):
-        images = DataLoader(images, batch_size=batch_size, num_workers=num_workers, pin_memory=where.type == "cuda")
+        images = DataLoader(
+            images,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            pin_memory=where.type == "cuda",
+            generator=torch.Generator(),  # a loader seeds its workers, by default from the global state, which moves on
+        )
     ask = {"heads": True} if _takes_heads(model) else {}
     seen = 0
     with ExitStack() as stack:
@@ -245,17 +266,10 @@ def score(
                 bar.update(len(batch))
 
 
-def _place(model: Model, device: torch.device | str | None) -> torch.device:
-    if isinstance(model, nn.Module):
-        if device is not None:
-            model.to(check_device("device", device))
-        tensor = next((tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors), None)
-        if tensor is not None:
-            return tensor.device
-    return check_device("device", device)
-
-
-def _takes_heads(model: Model) -> bool:
+def _takes_heads(model: Any) -> bool:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):  # the latter is torch.compile's
+        model = model.module if isinstance(model, wrappers) else model._orig_mod
     try:
         return "heads" in inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
     except (TypeError, ValueError):  # built in, or no function

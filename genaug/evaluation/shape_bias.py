@@ -151,7 +151,7 @@ def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agree
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     rows = []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         try:
             if lacking := {"object_response", "imagename"} - set(table.fieldnames or ()):

@@ -29,7 +29,7 @@ from genaug.evaluation.imagenet import (
     objectnet,
 )
 from genaug.evaluation.results import Result
-from genaug.evaluation.scoring import ENSEMBLE, Model, preprocessing
+from genaug.evaluation.scoring import ENSEMBLE, Model, place, preprocessing
 from genaug.evaluation.shape_bias import shape_bias
 from genaug.files import atomic_path, digest, writable_folder
 from genaug.plotting import FAINT, INK, new_figure, save, write
@@ -77,7 +77,7 @@ SUITES = {
     ),
     "imagenet": Suite("ImageNet's validation set", "a folder a class, named by its wnid", imagenet),
     "imagenet-v2": Suite(
-        "ImageNet-V2's three sets (GenInt, Table 4)",
+        "ImageNet-V2's three sets (GenInt, Table 3)",
         "imagenetv2-*-format-val/, each with folders 0 to 999",
         imagenet_v2,
     ),
@@ -141,6 +141,7 @@ def evaluate(
         check_choice("suite", suite, SUITES)
     dtype = str(options.get("dtype") or torch.float32).removeprefix("torch.")
     described = {"name": name, "weights_sha256": _weights(model), "dtype": dtype}
+    device = place(model, options.get("device"))
     file = writable_folder(out) / "results.json"
     finished = _finished(file, described)
     for suite, root in suites.items():
@@ -167,7 +168,7 @@ def evaluate(
                     for head, one in result.by_head().items()
                 },
                 "seconds": round(time.perf_counter() - start, 1),
-                "device": str(options.get("device") or "cpu"),
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
                 "genaug": genaug.__version__,
@@ -235,10 +236,10 @@ def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
             mark = " " + "†‡§¶"[marked % 4] * (1 + marked // 4)
             marked += 1
             notes += textwrap.wrap(f"{mark.strip()} PARTIAL, without {'; '.join(found['missing'])}", 110) or [""]
-        for place, figure in enumerate(found["summary"]):
+        for number, figure in enumerate(found["summary"]):
             values = [found["figures"].get(head, {}).get(figure) for head in heads]
             cells = ["-" if value is None else f"{value:.1f}" for value in values]
-            lines.append((found["what"] + mark if place == 0 else "", figure, cells))
+            lines.append((found["what"] + mark if number == 0 else "", figure, cells))
     column, high, left = 110, 28, 24
     figures_at, first = 290, 290 + 250
     width = first + column * len(heads) + left
@@ -256,9 +257,9 @@ def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
         write(figure, left, 36, results["model"]["name"], weight="bold", size=14)
         write(figure, width - left, 36, "percent", color=FAINT, size=10, ha="right")
         rule(54, 1.4)
-        for place, head in enumerate(heads):
+        for number, head in enumerate(heads):
             shown = "" if heads == [ENSEMBLE] else head
-            write(figure, first + column * (place + 1) - 10, 80, shown, ha="right")
+            write(figure, first + column * (number + 1) - 10, 80, shown, ha="right")
         rule(92, 0.7)
         for i, (what, name, cells) in enumerate(lines):
             y = top + high * (i + 0.5)
@@ -266,8 +267,8 @@ def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
                 rule(top + high * i, 0.3)
             write(figure, left, y, what, va="center", weight="bold", size=10)
             write(figure, figures_at, y, name, va="center")
-            for place, cell in enumerate(cells):
-                write(figure, first + column * (place + 1) - 10, y, cell, ha="right", va="center")
+            for number, cell in enumerate(cells):
+                write(figure, first + column * (number + 1) - 10, y, cell, ha="right", va="center")
         rule(bottom + 4, 1.4)
         for i, note in enumerate(notes):
             write(figure, left, bottom + 26 + 18 * i, note, color=FAINT, size=9)

@@ -83,6 +83,8 @@ def test_weights_that_do_not_fit_or_are_none_are_refused(tmp_path: Path, state) 
         load_classifier(NAME, tmp_path / "ten.pth")
     with pytest.raises(FileNotFoundError, match="no such file: gone"):
         load_classifier(NAME, "gone.pth")
+    with pytest.raises(ValueError, match="is a file: pass the name of its network"):
+        load_classifier(str(tmp_path / "ten.pth"))
     (tmp_path / "damaged.pth").write_bytes(b"PK\3\4 and then nothing")
     with pytest.raises(AssetError, match=r"damaged\.pth"):
         load_classifier(NAME, tmp_path / "damaged.pth")

@@ -54,6 +54,19 @@ def test_heads_are_asked_for_and_all_are_given() -> None:
     assert accuracy(model, SEVEN) == accuracy(lambda images: model(images, heads=True)["ensemble"], SEVEN)
 
 
+def test_wrapped_models_are_asked_for_their_heads_too() -> None:
+    for wrapped in (nn.DataParallel(MultiHead()), torch.compile(MultiHead(), backend="eager")):
+        heads, _ = next(iter(score(wrapped, SEVEN, device="cpu")))
+        assert list(heads) == ["shape", "texture", "ensemble"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_global_random_state_stays_where_it_is(num_workers: int) -> None:
+    before = torch.random.get_rng_state()
+    accuracy(constant(0, 7), SEVEN, num_workers=num_workers)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_a_module_is_in_evaluation_mode_meanwhile_and_without_gradients() -> None:
     model = MultiHead()
     model.linear.eval()
