@@ -105,7 +105,7 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
 
 
 def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files in a folder and below it, in the order of their names.
+    """The image files in a folder and below it, also behind links, in the order of their names.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -113,7 +113,8 @@ def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and not p.name.startswith("."))
+    files = (Path(inner, name) for inner, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith("."))
 
 
 def labelled_folders(
@@ -229,7 +230,7 @@ def score(
         ImageError: a file does not open; the message names it.
         ValueError: logits are not finite, or of another number or shape, and the message names the image; or an
             argument is out of its range.
-        TypeError: the model returns something else than logits or a mapping of them.
+        TypeError: the model returns something else than logits or a mapping of them, or images come in another form.
     """
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, but got {dtype}")
@@ -251,7 +252,12 @@ def score(
         if isinstance(model, nn.Module):
             stack.enter_context(evaluating(model))
         bar = stack.enter_context(progress(total=total, description=description, unit="image")) if description else None
-        for batch, targets in _batches(images):
+        for pair in _batches(images):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Tensor):
+                raise TypeError(
+                    f"images must come as pairs of a batch (B, 3, H, W) and its targets, but got {type(pair).__name__}"
+                )
+            batch, targets = pair
             batch = batch.to(where, non_blocking=True)
             batch = from_uint8(batch) if batch.dtype == torch.uint8 else batch
             with (
@@ -284,7 +290,7 @@ def _names(images: Any) -> Callable[[int], str]:
     return (lambda i: str(paths[i])) if paths is not None else (lambda i: f"image {i}")
 
 
-def _batches(images: Any) -> Iterator[tuple[Any, Any]]:
+def _batches(images: Any) -> Iterator[Any]:
     said = ""
     try:
         yield from images

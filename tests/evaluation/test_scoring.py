@@ -173,6 +173,19 @@ def test_preprocessing_without_sizes_keeps_every_pixel() -> None:
     assert torch.allclose(found.amax((1, 2)), torch.tensor([1, 0, 0.2]))
 
 
+def test_batches_of_another_form_are_refused() -> None:
+    for batch in ({"image": torch.zeros(1, 3, 2, 2)}, torch.zeros(1, 3, 2, 2), (torch.zeros(1), 0, 0), ("a", 0)):
+        with pytest.raises(TypeError, match=r"images must come as pairs of a batch \(B, 3, H, W\) and its targets"):
+            list(score(constant(0), [batch]))
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    write_images(tmp_path / "elsewhere", ["b.png", "a.png"])
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert [path.name for path in image_paths(tmp_path / "root")] == ["a.png", "b.png"]
+
+
 def test_folders_label_their_images_and_others_are_left_out(tmp_path: Path) -> None:
     write_images(tmp_path, ["b/2.png", "b/1.JPEG", "a/1.png", "other/1.png", "a/.hidden.png"])
     (tmp_path / "a" / "notes.txt").write_text("no image")
