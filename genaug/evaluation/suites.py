@@ -29,7 +29,7 @@ from genaug.evaluation.imagenet import (
     objectnet,
 )
 from genaug.evaluation.results import Result
-from genaug.evaluation.scoring import ENSEMBLE, Model, place, preprocessing
+from genaug.evaluation.scoring import Model, place, preprocessing
 from genaug.evaluation.shape_bias import shape_bias
 from genaug.files import atomic_path, digest, writable_folder
 from genaug.plotting import FAINT, INK, new_figure, save, write
@@ -227,6 +227,9 @@ def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
     """
     suites = results["suites"]
     heads = list(dict.fromkeys(head for found in suites.values() for head in found["figures"]))
+    column, high, left = 110, 28, 24
+    figures_at, first = 290, 290 + 250
+    width = first + column * max(1, len(heads)) + left
     lines: list[tuple[str, str, list[str]]] = []
     notes: list[str] = []
     marked = 0
@@ -235,15 +238,14 @@ def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
         if found["partial"]:
             mark = " " + "†‡§¶"[marked % 4] * (1 + marked // 4)
             marked += 1
-            notes += textwrap.wrap(f"{mark.strip()} PARTIAL, without {'; '.join(found['missing'])}", 110) or [""]
+            words = f"{mark.strip()} PARTIAL, without {'; '.join(found['missing'])}"
+            notes += textwrap.wrap(words, width // 8)  # a character of this size is less than 8 pixels wide
         for number, figure in enumerate(found["summary"]):
             values = [found["figures"].get(head, {}).get(figure) for head in heads]
             cells = ["-" if value is None else f"{value:.1f}" for value in values]
             lines.append((found["what"] + mark if number == 0 else "", figure, cells))
-    column, high, left = 110, 28, 24
-    figures_at, first = 290, 290 + 250
-    width = first + column * len(heads) + left
-    top = 100
+    named = len(heads) > 1
+    top = 100 if named else 60
     bottom = top + high * len(lines)
     with new_figure(width, bottom + 26 + 18 * len(notes)) as figure:
 
@@ -257,10 +259,10 @@ def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
         write(figure, left, 36, results["model"]["name"], weight="bold", size=14)
         write(figure, width - left, 36, "percent", color=FAINT, size=10, ha="right")
         rule(54, 1.4)
-        for number, head in enumerate(heads):
-            shown = "" if heads == [ENSEMBLE] else head
-            write(figure, first + column * (number + 1) - 10, 80, shown, ha="right")
-        rule(92, 0.7)
+        if named:
+            for number, head in enumerate(heads):
+                write(figure, first + column * (number + 1) - 10, 80, head, ha="right")
+            rule(92, 0.7)
         for i, (what, name, cells) in enumerate(lines):
             y = top + high * (i + 0.5)
             if what and i:
