@@ -6,7 +6,7 @@ import math
 import os
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,19 +49,6 @@ class Result(ABC):
     def by_head(self) -> dict[str, Any]:
         """This result and those of the other heads, "ensemble" first."""
         return {ENSEMBLE: self} | {head: result for head, result in self.heads.items() if head != ENSEMBLE}
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """One row a head and figure, as a CSV has them."""
-        for head, result in self.by_head().items():
-            for figure, value in result.figures().items():
-                yield {
-                    "head": head,
-                    "figure": figure,
-                    "value": value,
-                    "images": result.images,
-                    "partial": result.partial,
-                    "missing": "; ".join(result.missing),
-                }
 
     def __str__(self) -> str:
         """The figures as a table, one column a head."""

@@ -97,7 +97,7 @@ def test_part_of_the_stimuli_is_marked(stimuli: Path) -> None:
     found = shape_bias(constant(0), stimuli, transform=SMALL)
     assert found.missing == ("1,046 of 1,200 images",)
     assert "PARTIAL, without 1,046 of 1,200 images" in str(found)
-    assert all(row["partial"] for row in found.rows())
+    assert found.partial
 
 
 def test_a_constant_is_right_about_its_own_category_alone(stimuli: Path) -> None:
