@@ -8,6 +8,7 @@ scikit-image: `reference` lends it the four names that it misses, and changes no
     pip install opencv-python-headless scikit-image scipy                          # tried: 5.0, 0.26, 1.17; numpy 2.4
     taskset -c 0 python benchmarks/corruptions.py --clock process                  # speed
     taskset -c 0 python benchmarks/corruptions.py --compare --images DIR           # differences
+    taskset -c 0 python benchmarks/corruptions.py --ablate --clock process         # what each optimisation gains
 
 Speed: both ways take turns, corruption by corruption, all five severities on every image, one thread; figures are
 medians over the rounds, and the average over the 15 is of images over seconds. Differences: the mean absolute grey
@@ -17,7 +18,7 @@ is compared with a second writing of it, by scipy.
 
 Images: `--images DIR`, any folder of pictures, each scaled and cropped to 224 pixels as for ImageNet-C; by default
 crops of scikit-learn's two sample photographs. Frost takes the package's photographs. Writes
-benchmarks/results/corruptions[-differences]-cpuN-torchVERSION.csv.
+benchmarks/results/corruptions[-differences|-ablation]-cpuN-torchVERSION.csv.
 """
 
 import argparse
@@ -32,18 +33,21 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
-from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from genaug.evaluation import corruptions
+from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, zoomed
 from genaug.files import atomic_path
 
 DETERMINISTIC = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
@@ -196,6 +200,71 @@ def differences(images: Tensor, frost: Path, seed: int = 0) -> list[dict[str, An
     return rows
 
 
+def direct_defocus(image: Tensor, severity: int, draws: Any) -> Tensor:
+    """Defocus as a convolution with all of its up to 21 x 21 weights."""
+    radius, soften = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity]
+    margin, side = max(8, radius), 64
+    kernel = torch.fft.irfft2(corruptions._disk_spectrum(radius, soften, side, side), s=(side, side))
+    kernel = kernel[: 2 * margin + 1, : 2 * margin + 1]
+    padded = F.pad(image.float(), (margin,) * 4, mode="reflect")
+    return F.conv2d(padded[:, None], kernel[None, None])[:, 0]
+
+
+def looped_sources(steps: Tensor, height: int, width: int, reach: int) -> Tensor:
+    """Glass blur's copies in their published order, one after the other."""
+    shown = list(range(height * width))
+    for down, right in steps.tolist():
+        for h in range(height - reach, reach, -1):
+            for w in range(width - reach, reach, -1):
+                row, column = h - reach - 1, w - reach - 1
+                shown[h * width + w] = shown[(h + down[row][column]) * width + w + right[row][column]]
+    return torch.tensor(shown)
+
+
+def interleaved_picture(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def scaled_channel_by_channel(image: Tensor, factor: float) -> Tensor:
+    return zoomed(image.contiguous(), factor)
+
+
+# what takes an optimisation's place: its name -> the corruption, and what is replaced by what
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "defocus: convolved directly": ("defocus_blur", {"_defocus_blur": direct_defocus}),
+    "defocus: transforms of 240 and 244, not 240 and 250": ("defocus_blur", {"_fast_length": lambda n: n}),
+    "glass: a loop over pixels": ("glass_blur", {"glass_sources": looped_sources}),
+    "zoom: channel by channel": ("zoom_blur", {"zoomed": scaled_channel_by_channel}),
+    "JPEG: torch interleaves the channels": ("jpeg_compression", {"_picture": interleaved_picture}),
+}
+
+
+def ablate(images: Tensor, path: Path, rounds: int, clock: str) -> None:
+    now = time.process_time if clock == "process" else time.perf_counter
+    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ABLATIONS}
+    for i in range(rounds + 1):
+        for way, (name, replaced) in ABLATIONS.items():
+            for without, times in zip((False, True), seconds[way], strict=True):
+                with ExitStack() as stack:
+                    for attribute, value in (replaced if without else {}).items():
+                        stack.enter_context(mock.patch.object(corruptions, attribute, value))
+                        if attribute == f"_{name}":
+                            stack.enter_context(mock.patch.dict(corruptions._CORRUPTIONS, {name: value}))
+                    begin = now()
+                    for severity in SEVERITIES:
+                        corrupt(images, name, severity)
+                    if i:
+                        times.append((now() - begin) / len(images) / len(SEVERITIES))
+    rows = []
+    for way, times in seconds.items():
+        ours, without = (1000 * statistics.median(part) for part in times)
+        print(f"{way:52} {without:8.2f} ms an image   ours {ours:6.2f} ms   {without / ours:6.2f} x")
+        machine = platform.processor() or platform.machine()
+        rows.append([way, f"{without:.3f}", f"{ours:.3f}", f"{without / ours:.2f}", rounds, clock, machine])
+    head = ["in its place", "milliseconds_an_image", "ours", "ratio", "rounds", "clock", "machine"]
+    write(path, head, rows)
+
+
 def write(path: Path, head: list[str], rows: list[list[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
@@ -245,6 +314,7 @@ def speed(images: Tensor, frost: Path, path: Path, rounds: int, clock: str) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compare", action="store_true", help="differences in place of speed")
+    parser.add_argument("--ablate", action="store_true", help="what each optimisation gains")
     parser.add_argument("--images", type=Path, help="a folder of pictures")
     parser.add_argument("--most", type=int, default=8, help="how many images")
     parser.add_argument("--rounds", type=int, default=5)
@@ -256,6 +326,9 @@ def main() -> None:
     warnings.simplefilter("ignore")  # the package's, of what it uses of others
     images = sample_images(args.images, args.most)
     end = f"cpu{args.threads}-torch{torch.__version__.split('+')[0]}.csv"
+    if args.ablate:
+        ablate(images, args.out / f"corruptions-ablation-{end}", args.rounds, args.clock)
+        return
     with photographs_of_frost() as frost:
         if args.compare:
             compare(images, frost, args.out / f"corruptions-differences-{end}")

@@ -152,15 +152,17 @@ def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title:
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     wide, high, side, gap = 320, 240, 86, 92
     top = 84 + (26 if len(names) > 1 else 0)
-    width = max(side + len(panels) * (wide + gap) - gap + 28, 48 + text_width(title, 14, weight="bold"))
-    with new_figure(max(width, 48 + text_width(subtitle, 10)), top + high + 66) as figure:
+    entries = [44 + text_width(name, STYLE["font.size"]) for name in names] if len(names) > 1 else []
+    texts = 48 + max(text_width(title, 14, weight="bold"), text_width(subtitle, 10))
+    width = max(side + len(panels) * (wide + gap) - gap + 28, side + sum(entries), texts)
+    with new_figure(width, top + high + 66) as figure:
         write(figure, 24, 34, title, weight="bold", size=14)
         write(figure, 24, 56, subtitle, color=FAINT, size=10)
         x = side
-        for place, name in enumerate(names if len(names) > 1 else ()):
+        for place, (name, entry) in enumerate(zip(names, entries, strict=False)):
             write(figure, x, 84, "●", color=COLOURS[place % len(COLOURS)], va="center", size=12)
             write(figure, x + 18, 84, name, va="center")
-            x += 44 + text_width(name, STYLE["font.size"])
+            x += entry
         for place, panel in enumerate(panels):
             axes = axes_at(figure, side + place * (wide + gap), top, wide, high)
             for name, points in panel.lines.items():
