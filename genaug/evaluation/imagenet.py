@@ -226,7 +226,8 @@ def objectnet(
     right = torch.zeros(len(OBJECTNET), CLASSES, dtype=torch.bool)
     for number, classes in enumerate(OBJECTNET.values()):
         right[number, list(classes)] = True
-    return _accuracy(model, files, missing, "ObjectNet", right=right, **options)
+    what = "ObjectNet, GenInt's crop" if crop == "genint" else "ObjectNet"
+    return _accuracy(model, files, missing, what, right=right, **options)
 
 
 def subfolder(root: str | os.PathLike[str], name: str) -> Path:

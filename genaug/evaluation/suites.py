@@ -45,13 +45,11 @@ class Suite:
     """A measure of a model on a folder of images.
 
     Attributes:
-        what: what it measures.
         data: what the folder must hold.
         run: (model, folder, *, transform, partial, and the options of `scoring.score`) -> its result.
         cropped: its images have been cut to 224 x 224 already, and are not resized and cut again.
     """
 
-    what: str
     data: str
     run: Callable[..., Result]
     cropped: bool = False
@@ -63,38 +61,23 @@ def _background_gap(model: Model, root: str | os.PathLike[str], **options: Any) 
     return background_gap(model, *required, others=others, **options)
 
 
+_CLASSES = "a folder a class, named by its wnid"
+
 SUITES = {
-    "shape-bias": Suite(
-        "shape bias on cue conflict (CGN, Table 3)",
-        "the 1,280 stimuli, <shape>N-<texture>M.png, in folders or not",
-        shape_bias,
-    ),
+    "shape-bias": Suite("the 1,280 stimuli, <shape>N-<texture>M.png, in folders or not", shape_bias),
     "background-gap": Suite(
-        "background gap on ImageNet-9 (CGN, Table 4)",
-        "original/, mixed_same/, mixed_rand/, and any of the other variations",
+        "ImageNet-9's original/, mixed_same/, mixed_rand/, and any of its other variations",
         _background_gap,
         cropped=True,
     ),
-    "imagenet": Suite("ImageNet's validation set", "a folder a class, named by its wnid", imagenet),
-    "imagenet-v2": Suite(
-        "ImageNet-V2's three sets (GenInt, Table 3)",
-        "imagenetv2-*-format-val/, each with folders 0 to 999",
-        imagenet_v2,
-    ),
-    "imagenet-c": Suite(
-        "ImageNet-C, mCE by AlexNet's errors (GenInt, Table 2)",
-        "<corruption>/<severity>/, each with a folder a class, named by its wnid",
-        corruption_error,
-        cropped=True,
-    ),
-    "imagenet-a": Suite("ImageNet-A, its 200 classes", "a folder a class, named by its wnid", imagenet_a),
-    "imagenet-r": Suite("ImageNet-R, its 200 classes", "a folder a class, named by its wnid", imagenet_r),
-    "imagenet-sketch": Suite("ImageNet-Sketch", "a folder a class, named by its wnid", imagenet_sketch),
-    "objectnet": Suite(
-        "ObjectNet's 113 classes of ImageNet, border cut off", "a folder a class, as published", objectnet
-    ),
+    "imagenet": Suite(_CLASSES, imagenet),
+    "imagenet-v2": Suite("imagenetv2-*-format-val/, each with folders 0 to 999", imagenet_v2),
+    "imagenet-c": Suite(f"<corruption>/<severity>/, each with {_CLASSES}", corruption_error, cropped=True),
+    "imagenet-a": Suite(_CLASSES, imagenet_a),
+    "imagenet-r": Suite(_CLASSES, imagenet_r),
+    "imagenet-sketch": Suite(_CLASSES, imagenet_sketch),
+    "objectnet": Suite("a folder a class, as published", objectnet),
     "objectnet-genint": Suite(
-        "the same, cropped as GenInt's released code does (GenInt, Table 1)",
         "a folder a class, as published",
         lambda model, root, *, transform, **options: objectnet(model, root, crop="genint", **options),
     ),
@@ -152,9 +135,11 @@ def evaluate(
             row = SUITES[suite]
             chosen = cropped_transform or preprocessing(resize=None, crop=None) if row.cropped else transform
             start = time.perf_counter()
-            result = row.run(model, root, transform=chosen, partial=partial, **options)
+            try:
+                result = row.run(model, root, transform=chosen, partial=partial, **options)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error}; for {suite} a folder must hold {row.data}") from None
             print(result, end="\n\n", flush=True)
-            result.plot(file.parent / f"{suite}.png")
             finished[suite] = {
                 "what": result.what,
                 "data": os.fspath(root),
@@ -174,6 +159,7 @@ def evaluate(
                 "genaug": genaug.__version__,
             }
             _write(file, described, finished)
+            result.plot(file.parent / f"{suite}.png")
     return _write(file, described, finished)
 
 

@@ -86,9 +86,15 @@ def test_a_suite_is_not_run_again_and_others_join(objects: Path, ninth: Path, tm
 
 def test_an_interrupted_run_keeps_what_is_finished(objects: Path, tmp_path: Path) -> None:
     model, out = Linear(), tmp_path / "out"
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        evaluate(model, {"objectnet": objects, "imagenet": tmp_path / "gone"}, out)
+    message = r"no such folder: .*gone; for imagenet-v2 a folder must hold imagenetv2-\*-format-val/"
+    with pytest.raises(FileNotFoundError, match=message):
+        evaluate(model, {"objectnet": objects, "imagenet-v2": tmp_path / "gone"}, out)
     assert list(json.loads((out / "results.json").read_text())["suites"]) == ["objectnet"]
+
+
+def test_the_two_crops_of_objectnet_are_told_apart(objects: Path, tmp_path: Path) -> None:
+    found = evaluate(constant(0), {"objectnet": objects, "objectnet-genint": objects}, tmp_path / "out")["suites"]
+    assert [suite["what"] for suite in found.values()] == ["ObjectNet", "ObjectNet, GenInt's crop"]
 
 
 def test_what_was_scored_in_part_is_scored_again_where_the_whole_is_asked_for(objects: Path, tmp_path: Path) -> None:
@@ -153,7 +159,7 @@ def test_a_measure_is_one_row_of_the_table(tmp_path: Path, monkeypatch: pytest.M
     def measure(model, root, *, transform, partial):
         return Both(what="Own", images=3)
 
-    monkeypatch.setitem(SUITES, "own", Suite("a measure of one's own", "nothing", measure))
+    monkeypatch.setitem(SUITES, "own", Suite("nothing", measure))
     results = evaluate(constant(0), {"own": tmp_path}, tmp_path / "out")
     assert results["suites"]["own"]["figures"] == {"ensemble": {"error": 140.0, "nothing": None}}
     assert (tmp_path / "out" / "own.png").is_file()
