@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DPI = 100
 INK, FAINT = "#222222", "#6b6b6b"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by the colour-blind, too
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
     "font.size": 11,
@@ -113,6 +115,85 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, T
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=80, loop=0)
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One diagram of lines.
+
+    Attributes:
+        x: what the horizontal axis says.
+        y: what the vertical axis says.
+        lines: name -> points (x, y, standard error of y), in the order of x.
+        reference: y of a dashed line across, with what it stands for.
+    """
+
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float, float]]]
+    reference: tuple[float, str] | None = None
+
+
+def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title: str, subtitle: str = "") -> None:
+    """Writes diagrams side by side; lines of one name have one colour, named in a legend where there are several.
+
+    Args:
+        path: the file; its suffix says the format, such as .png.
+        panels: the diagrams; whiskers are one standard error.
+        title: a line above.
+        subtitle: a fainter one below it.
+
+    Raises:
+        ValueError: there are no panels, or the file's name says no picture format.
+        OSError: the folder cannot be written.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not panels:
+        raise ValueError("panels must hold at least one, got none")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    wide, high, side, gap = 320, 240, 86, 92
+    top = 84 + (26 if len(names) > 1 else 0)
+    entries = [44 + text_width(name, STYLE["font.size"]) for name in names] if len(names) > 1 else []
+    texts = 48 + max(text_width(title, 14, weight="bold"), text_width(subtitle, 10))
+    width = max(side + len(panels) * (wide + gap) - gap + 28, side + sum(entries), texts)
+    with new_figure(width, top + high + 66) as figure:
+        write(figure, 24, 34, title, weight="bold", size=14)
+        write(figure, 24, 56, subtitle, color=FAINT, size=10)
+        x = side
+        for place, (name, entry) in enumerate(zip(names, entries, strict=False)):
+            write(figure, x, 84, "●", color=COLOURS[place % len(COLOURS)], va="center", size=12)
+            write(figure, x + 18, 84, name, va="center")
+            x += entry
+        for place, panel in enumerate(panels):
+            axes = axes_at(figure, side + place * (wide + gap), top, wide, high)
+            for name, points in panel.lines.items():
+                colour = COLOURS[names.index(name) % len(COLOURS)]
+                xs, ys, errors = zip(*points, strict=True)
+                axes.errorbar(xs, ys, errors, color=colour, marker="o", markersize=6, linewidth=1.5, capsize=2)
+            if panel.reference is not None:
+                height, words = panel.reference
+                axes.axhline(height, color=FAINT, linestyle="--", linewidth=1)
+                axes.annotate(
+                    words,
+                    (1, height),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(-2, 4),
+                    textcoords="offset points",
+                    color=FAINT,
+                    ha="right",
+                    size=9,
+                )
+            axes.set(xlabel=panel.x, ylabel=panel.y)
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.ticklabel_format(useOffset=False)
+            axes.margins(x=0.06, y=0.12)
+            axes.grid(axis="y", color="#eeeeee")
+            axes.set_axisbelow(True)
+            axes.tick_params(length=0)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.spines["bottom"].set_color(INK)
+        save(figure, path)
+
+
 @contextmanager
 def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) -> Iterator[Figure]:
     sizes = {images.shape[2:] for images in rows.values()}
@@ -125,9 +206,9 @@ def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) 
     }
     height = next(iter(grids.values())).shape[1]
     top = (52 if title else 18) + (20 if columns else 0)
-    left = margin + 14 + max(_width(name, STYLE["font.size"]) for name in grids)
+    left = margin + 14 + max(text_width(name, STYLE["font.size"]) for name in grids)
     wide = left + max(grid.shape[2] for grid in grids.values()) + margin
-    wide = max(wide, 2 * margin + _width(title, 12, weight="bold"))
+    wide = max(wide, 2 * margin + text_width(title, 12, weight="bold"))
     high = top + len(grids) * (height + gap) - gap + margin
     with new_figure(wide, high) as figure:
         if title:
@@ -143,7 +224,7 @@ def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) 
         yield figure
 
 
-def _width(text: str, size: Any, weight: str = "normal") -> int:
+def text_width(text: str, size: Any, weight: str = "normal") -> int:
     """How many pixels a line of text is wide, its size in points."""
     with new_figure(DPI, DPI) as figure:
         drawn = figure.text(0, 0, text, size=size, weight=weight)

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from contract import generator
+from oracles import write_images
 
 from genaug import cli
 from genaug.assets import ASSETS, load_asset, save_asset
 from genaug.assets.hub import sha256
 from genaug.datasets.colored_mnist import VARIANTS
+from genaug.evaluation import SUITES
+from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.recipes import RECIPES
 
 COMMANDS = [
@@ -20,6 +24,7 @@ COMMANDS = [
     "demo",
     "sample",
     "walk",
+    "evaluate",
     "train",
     "train cgn-mnist",
     "train cgan-digits",
@@ -125,6 +130,16 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("reproduce cgn-table2", "MNIST/raw, or --download to fetch it there\n"),
         ("reproduce cgn-table2 --seeds 0,one", "--seeds takes integers with commas between, got 'one'"),
         ("train cgn-mnist --variant colred --out run", "'colred'"),
+        ("evaluate resnet50 --suite shape-bias --out results", "Missing option '--data'"),
+        ("evaluate resnet50 --suite shape-bais --data . --out results", "did you mean 'shape-bias'"),
+        ("evaluate resnet50 --suite shape-bias --data x --out results", "no such folder: x"),
+        (
+            "evaluate resnet50 --suite shape-bias --data . --data . --out results",
+            "each --suite needs its --data, got 1",
+        ),
+        ("evaluate resnet50 --suite imagenet --data . --suite imagenet --data . --out x", "must name each suite once"),
+        ("evaluate resnt50 --suite shape-bias --data . --out results", "did you mean 'resnet50'"),
+        ("evaluate resnet50 --weights x.pth --suite shape-bias --data . --out results", "no such file: x.pth"),
         ("reproduce cgn-table2 --variant colred", "'colred'"),
     ],
 )
@@ -353,3 +368,32 @@ def test_assets_convert_writes_what_load_reads(capsys: pytest.CaptureFixture[str
     torch.save(generator().state_dict(), tmp_path / "theirs.pth")
     assert run(capsys, "assets", "convert", "theirs.pth", "ours.safetensors") == (0, "ours.safetensors\n", "")
     assert load_asset("ours.safetensors")[1]["source"] == "theirs.pth"
+
+
+def test_the_suites_of_the_command_line_are_those_of_the_package() -> None:
+    assert list(SUITES) == cli.SUITE_NAMES
+
+
+def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), "weights.pth")
+    write_images(
+        tmp_path / "stimuli", [f"{shape}1-{'cat' if shape != 'cat' else 'dog'}1.png" for shape in CUE_CONFLICT]
+    )
+    command = ["evaluate", "squeezenet1_1", "--weights", "weights.pth", "--out", "results", "--batch-size", "6"]
+    code, out, err = run(capsys, *command, "--suite", "shape-bias", "--data", "stimuli")
+    assert (code, err) == (0, "")
+    assert out.startswith("Shape bias, 16 images; PARTIAL, without 1,184 of 1,200 images\n")
+    assert out.endswith(f"\n{Path('results', 'summary.png')}\n")
+    assert {path.name for path in Path("results").iterdir()} == {
+        "results.json",
+        "results.csv",
+        "shape-bias.png",
+        "summary.png",
+    }
+    assert run(capsys, *command, "--suite", "shape-bias", "--data", "stimuli")[1] == out.splitlines()[-1] + "\n"
+    write_images(tmp_path / "objects", ["mug/0.png"])
+    both = [*command, "--suite", "shape-bias", "--data", "stimuli", "--suite", "objectnet", "--data", "objects"]
+    assert "lacks 112 of 113 class folders: alarm_clock" in refused(capsys, *both)
+    code, out, _ = run(capsys, *both, "--partial")
+    assert code == 0
+    assert "ObjectNet, 1 images; PARTIAL, without 112 of 113 class folders" in out

@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from genaug.assets.layouts import BIGGAN_CONFIGS
+from genaug.evaluation import SUITES, preprocessing
+from genaug.evaluation.models import Classifier
+from genaug.models.mnist_cnn import MnistCNN
 from genaug.recipes import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +58,66 @@ def test_the_page_of_interventions_works(tmp_path, monkeypatch):
     assert len(names["directions"]) == 60
     assert names["shapes"].describe(0)["layer"] == "mask.1"
     assert names["shapes"][0][0].shape == (3, 32, 32)
+
+
+class Heads(torch.nn.Module):
+    """A classifier of several heads, untrained."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, classes)
+
+    def forward(self, images, heads=False):
+        logits = self.linear(images.mean((2, 3)))
+        return {"shape": logits, "texture": -logits, "ensemble": 2 * logits} if heads else 2 * logits
+
+
+def test_the_page_of_evaluation_works(tmp_path, monkeypatch, shared, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cue-conflict").symlink_to(shared / "data" / "cue_conflict" / "stimuli")
+    (tmp_path / "decisions").symlink_to(shared / "data" / "cue_conflict" / "decisions")
+    fetched = Classifier("timm/resnet50.a1_in1k", Heads(1000), preprocessing(), preprocessing(None, None))
+    monkeypatch.setattr("genaug.evaluation.load_classifier", lambda name: fetched)
+    page = (ROOT / "docs" / "evaluation.md").read_text().split("## Corruptions")[0]
+    code = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names = {"model": Heads(10)}
+    for block in code:
+        exec(block.replace("10_000", "100"), names)
+    assert "PARTIAL, without 1,046 of 1,200 images" in capsys.readouterr().out  # ../shared has an eighth
+    assert [round(result.percent, 2) for name, result in names["results"].items()] == [22.07, 96.17]
+    assert names["shape_and_texture"](torch.rand(2, 3, 4, 4)).abs().max() == 0  # one head is the other's negative
+    assert {"shape_bias.png", "invariance.png", "results"} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "results" / "summary.png").is_file()
+
+
+def test_the_page_of_evaluation_works_for_corruptions_bounds_and_nuisances(tmp_path, monkeypatch, capsys):
+    torch_fidelity = pytest.importorskip("torch_fidelity")
+    pytest.importorskip("pytorch_grad_cam")
+    monkeypatch.chdir(tmp_path)
+    # Inception's weights are not here
+    metrics = ("inception_score_mean", "inception_score_std", "frechet_inception_distance")
+    monkeypatch.setattr(torch_fidelity, "calculate_metrics", lambda **options: dict.fromkeys(metrics, 1.5))
+    page = (ROOT / "docs" / "evaluation.md").read_text().split("## Corruptions")[1]
+    names = {"model": MnistCNN()}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(block.replace("10_000", "200").replace("2_000", "20").replace("range(100)", "range(3)"), names)
+    assert names["noisy"].shape == (8, 3, 32, 32)
+    assert names["result"].missing == ("1 of 15 corruptions: frost",)
+    assert set(names["search"].best) == {"truncation", "components", "scale"}
+    assert list(names["found"]) == ["95% biased", "50% biased", "0% biased"]
+    assert "'fid': 1.5" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"bound", "nuisances.png", "grad_cam.png"}
+
+
+def test_the_page_of_evaluation_has_every_suite():
+    table = (ROOT / "docs" / "evaluation.md").read_text().split("| `--suite` |")[1].split("\n\n")[0]
+    named = [
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall("`([^`]+)`", row.split("|")[1])
+    ]
+    assert sorted(named) == sorted(SUITES)
 
 
 def test_tables_are_those_of_the_results():

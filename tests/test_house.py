@@ -141,6 +141,18 @@ def test_public_names_cost_little_beyond_torch_and_load_nothing_heavy() -> None:
     assert loaded == "[]"
 
 
+def test_the_measures_load_nothing_heavy() -> None:
+    code = (
+        "import sys, torch, torchvision\n"
+        "import torchvision.datasets, torchvision.transforms.v2\n"
+        "before = set(sys.modules)\n"
+        "import genaug.evaluation\n"
+        "heavy = {'sklearn', 'scipy', 'matplotlib', 'tqdm', 'timm', 'torch_fidelity', 'pytorch_grad_cam'}\n"
+        "print(sorted(heavy & (set(sys.modules) - before)))"
+    )
+    assert run(code) == "[]"
+
+
 def test_nothing_reads_the_shared_folder() -> None:
     readers = [
         str(path.relative_to(ROOT))

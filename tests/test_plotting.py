@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from genaug.plotting import image_grid, save_sheet
+from genaug.plotting import Panel, image_grid, save_curves, save_sheet
 
 
 def numbered(count: int, channels: int = 3) -> Tensor:
@@ -99,3 +99,18 @@ def test_a_picture_without_a_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must end in its format, such as \.png, but got '.*sheet'"):
         save_sheet(tmp_path / "sheet", {"row": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_legend_fits_on_its_picture_and_each_panel_has_its_place(tmp_path: Path) -> None:
+    points = [(0.0, 1.0, 0.1), (1.0, 2.0, float("nan"))]
+    widths = []
+    for names, panels in ((("a", "b"), 1), (("a", "b"), 2), (("a long name " * 3, "another long name " * 2), 1)):
+        panel = Panel("x", "y", dict.fromkeys(names, points), reference=(1.5, "chance"))
+        save_curves(tmp_path / "curves.png", [panel] * panels, title="curves", subtitle="of nothing")
+        picture = pil_to_tensor(default_loader(tmp_path / "curves.png"))
+        assert (picture[:, :, :8] == 255).all()
+        assert (picture[:, :, -8:] == 255).all()
+        widths.append(picture.shape[2])
+    assert widths[1] > widths[0] < widths[2]
+    with pytest.raises(ValueError, match="at least one"):
+        save_curves(tmp_path / "curves.png", [], title="")

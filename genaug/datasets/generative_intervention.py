@@ -170,6 +170,17 @@ class GenerativeInterventionDataset(GeneratedDataset):
         """Classes of these samples, (B,) int64 on the device."""
         return self._labels(check_indices(indices, self.length).to(self.device))
 
+    def interventions(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Which component of each sample was set, (B,) int64, and to what, (B,) float64, in the unit that `describe`
+        names; on the device.
+
+        Raises:
+            ValueError: the dataset is observational, with components=0.
+        """
+        if not self.components:
+            raise ValueError("components must be at least 1 for there to be interventions, but is 0")
+        return self._interventions(check_indices(indices, self.length).to(self.device))
+
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
         return self.labels(indices).tolist()
 

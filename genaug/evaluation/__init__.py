@@ -1,5 +1,60 @@
 """What is measured of a trained model: one file a measure."""
 
 from genaug.evaluation.accuracy import accuracy
+from genaug.evaluation.background_gap import background_gap
+from genaug.evaluation.causal_bound import causal_bound, plot_bound_and_accuracy, search_interventions
+from genaug.evaluation.corruption_error import corruption_error, mean_corruption_error
+from genaug.evaluation.corruptions import CORRUPTIONS, corrupt
+from genaug.evaluation.generation_quality import generation_quality
+from genaug.evaluation.grad_cam import grad_cam, save_grad_cams
+from genaug.evaluation.imagenet import (
+    imagenet,
+    imagenet_a,
+    imagenet_r,
+    imagenet_sketch,
+    imagenet_v2,
+    objectnet,
+)
+from genaug.evaluation.invariance import invariance
+from genaug.evaluation.models import load_classifier
+from genaug.evaluation.nuisance_correlation import (
+    fit_nuisance_regressor,
+    nuisance_correlation,
+    plot_nuisance_correlation,
+)
+from genaug.evaluation.scoring import preprocessing, score
+from genaug.evaluation.shape_bias import plot_shape_bias, shape_bias, shape_bias_from_decisions
+from genaug.evaluation.suites import SUITES, evaluate
 
-__all__ = ["accuracy"]
+__all__ = [
+    "CORRUPTIONS",
+    "SUITES",
+    "accuracy",
+    "background_gap",
+    "causal_bound",
+    "corrupt",
+    "corruption_error",
+    "evaluate",
+    "fit_nuisance_regressor",
+    "generation_quality",
+    "grad_cam",
+    "imagenet",
+    "imagenet_a",
+    "imagenet_r",
+    "imagenet_sketch",
+    "imagenet_v2",
+    "invariance",
+    "load_classifier",
+    "mean_corruption_error",
+    "nuisance_correlation",
+    "objectnet",
+    "plot_bound_and_accuracy",
+    "plot_nuisance_correlation",
+    "plot_shape_bias",
+    "preprocessing",
+    "save_grad_cams",
+    "score",
+    "search_interventions",
+    "shape_bias",
+    "shape_bias_from_decisions",
+]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from genaug.generators.images import from_uint8
+from genaug.evaluation.scoring import ENSEMBLE, Model, Options, score
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # comes with torch; Python's own is of 3.11
 
 
 def batches(images: Tensor, labels: Tensor, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
@@ -15,42 +19,32 @@ def batches(images: Tensor, labels: Tensor, size: int = 1000) -> Iterator[tuple[
     return zip(images.split(size), labels.split(size), strict=True)
 
 
-@torch.no_grad()
-def accuracy(model: Callable[[Tensor], Tensor], loader: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """The share of images whose highest logit is their label's.
+def accuracy(model: Model, loader: Dataset[Any] | Iterable[tuple[Tensor, Tensor]], **options: Unpack[Options]) -> float:
+    """The share of images whose highest logit is their label's; of a model of several heads, the ensemble's.
 
     Every image counts once, also in a last batch that is smaller than the others. A module is put into evaluation mode
     and afterwards back into the mode that each of its parts was in.
 
     Args:
         model: (B, 3, H, W) floats -> (B, num_classes) logits.
-        loader: batches of images (B, 3, H, W) and labels (B,). Floats go to the model as they are; uint8 are first
-            turned into [-1, 1], as this package's classifiers of digits take them.
+        loader: batches of images (B, 3, H, W) and labels (B,), or a dataset of them. Floats go to the model as they
+            are; uint8 are first turned into [-1, 1], as this package's classifiers of digits take them.
+        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Returns:
         The accuracy in [0, 1].
 
     Raises:
-        ValueError: the loader is empty, or images, labels and logits do not match.
+        ValueError: the loader is empty, images, labels and logits do not match, or logits are not finite.
     """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     correct = total = 0
-    try:
-        for module in modules:
-            module.training = False
-        for images, labels in loader:
-            images, labels = (x if parameter is None else x.to(parameter.device) for x in (images, labels))
-            logits = model(from_uint8(images) if images.dtype == torch.uint8 else images)
-            if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-                shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
-                raise ValueError(f"logits must be (B, num_classes) and labels (B,), got {shapes}")
-            correct += int((logits.argmax(dim=1) == labels).sum())
-            total += len(labels)
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+    for heads, labels in score(model, loader, **options):
+        logits = heads[ENSEMBLE]
+        if not isinstance(labels, Tensor) or labels.shape != logits.shape[:1]:
+            came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"labels must be (B,) with B = {len(logits)}, but got {came}")
+        correct += int((logits.argmax(dim=1) == labels).sum())
+        total += len(labels)
     if not total:
         raise ValueError("loader must yield at least one image, got none")
     return correct / total

@@ -77,3 +77,11 @@ def integers(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
 def permutation(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
     """Each row is a random order of 0..high-1, (B, high) int64; arguments as `uniform`."""
     return uniform(seed, indices, high, stream).argsort(dim=1)
+
+
+def generator_of(seed: int, index: int, stream: str) -> torch.Generator:
+    """A generator on the CPU for one sample: for kinds of draws that are not above, or so many that hashing costs more.
+
+    What it draws depends on (seed, index, stream) and on how much was drawn of it before; arguments as `uniform`.
+    """
+    return torch.Generator().manual_seed(_key(seed, f"{index}/{stream}"))

@@ -1,0 +1,177 @@
+"""Background gap on ImageNet-9: how much a model leans on backgrounds (Xiao et al., 2021; CGN's Table 4).
+
+The same objects stand on backgrounds of their own class (Mixed-Same) and on those of random classes (Mixed-Rand); the
+gap is the difference of the two accuracies. An answer among ImageNet's 1,000 classes counts as its group's, one of
+nine, and as wrong if it is in none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from genaug.arguments import check_choice
+from genaug.evaluation.classes import IMAGENET9
+from genaug.evaluation.imagenet import subfolder
+from genaug.evaluation.results import Result
+from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, labelled_folders, preprocessing, score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Unpack
+
+    from genaug.evaluation.scoring import Options
+
+    Images = str | os.PathLike[str] | Dataset[Any] | Iterable[tuple[Tensor, Tensor]]
+
+GROUPS = tuple(IMAGENET9)
+IMAGES = 4050  # of each variation
+OTHERS = {
+    "mixed_next": "Mixed-Next",
+    "only_fg": "Only-FG",
+    "no_fg": "No-FG",
+    "only_bg_b": "Only-BG-B",
+    "only_bg_t": "Only-BG-T",
+}  # what the authors call them
+
+# which mean and standard deviation; the images are 224 pixels wide and high and are not resized
+NORMALISATIONS = {
+    "imagenet": preprocessing(resize=None, crop=None),
+    "in9": preprocessing(resize=None, crop=None, mean=(0.4717, 0.4499, 0.3837), std=(0.2600, 0.2516, 0.2575)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundGap(Result):
+    """Accuracies on ImageNet-9's variations and the background gap, in percent (points).
+
+    Attributes:
+        original: accuracy on the images as they are.
+        mixed_same: with backgrounds of the same class.
+        mixed_rand: with backgrounds of random classes.
+        others: accuracies on other variations, by name.
+    """
+
+    what: str = "Background gap"
+    original: float
+    mixed_same: float
+    mixed_rand: float
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """mixed_same - mixed_rand."""
+        return self.mixed_same - self.mixed_rand
+
+    def figures(self) -> dict[str, float]:
+        """In percent."""
+        named = {"Original": self.original, "Mixed-Same": self.mixed_same, "Mixed-Rand": self.mixed_rand}
+        return {"BG-gap": self.gap, **named, **{OTHERS[name]: value for name, value in self.others.items()}}
+
+
+def background_gap(
+    model: Model,
+    original: Images,
+    mixed_same: Images,
+    mixed_rand: Images,
+    *,
+    others: Mapping[str, Images] | None = None,
+    normalisation: str = "imagenet",
+    transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    **options: Unpack[Options],
+) -> BackgroundGap:
+    """Measures the background gap of a model.
+
+    Args:
+        model: gives 1,000 logits, or nine in the groups' order; see `genaug.evaluation.scoring`.
+        original: the folder of ImageNet-9's variation of this name, with 00_dog to 08_fish in it or in `val`. Or a
+            dataset or loader of one's own, of images and class numbers, for a model of those classes.
+        mixed_same: likewise.
+        mixed_rand: likewise.
+        others: more variations by name, of mixed_next, only_fg, no_fg, only_bg_b and only_bg_t.
+        normalisation: "imagenet" has the mean and deviation that ImageNet's classifiers are trained with, as the data
+            set's authors test those; "in9" has the data set's own, as its authors test networks trained on it, and as
+            CGN's released code tests all.
+        transform: PIL image -> what the model takes, in place of that.
+        partial: score what is there if groups are missing; an error otherwise.
+        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no group in it.
+        ValueError: groups are missing, an image does not open, an unknown variation, or as `scoring.score`.
+    """
+    check_choice("normalisation", normalisation, NORMALISATIONS)
+    variations = {"original": original, "mixed_same": mixed_same, "mixed_rand": mixed_rand, **(others or {})}
+    for name in others or {}:
+        check_choice("others", name, OTHERS)
+    transform = NORMALISATIONS[normalisation] if transform is None else transform
+    missing: tuple[str, ...] = ()
+    accuracies: dict[str, dict[str, float]] = {}
+    total = 0
+    for name, images in variations.items():
+        classes: tuple[int, ...] = ()
+        if isinstance(images, (str, os.PathLike)):
+            images, lacking = _files(images, transform, partial)
+            missing += tuple(f"{words} of {name}" for words in lacking)
+            classes = (1000, len(GROUPS))
+        shares, count = _accuracies(model, images, classes, f"background gap, {name}", **options)
+        total += count
+        for head, share in shares.items():
+            accuracies.setdefault(head, {})[name] = 100 * share
+    results = {
+        head: BackgroundGap(
+            images=total,
+            missing=missing,
+            original=found.pop("original"),
+            mixed_same=found.pop("mixed_same"),
+            mixed_rand=found.pop("mixed_rand"),
+            others=found,
+        )
+        for head, found in accuracies.items()
+    }
+    return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
+
+
+def _files(
+    folder: str | os.PathLike[str], transform: Callable[[Any], Any], partial: bool
+) -> tuple[ImageFiles, tuple[str, ...]]:
+    root = subfolder(folder, "val")
+    names = {f"{number:02d}_{group}": number for number, group in enumerate(GROUPS)}
+    if root.is_dir():  # the published names say more, such as 02_wheeled vehicle
+        for path in sorted(Path(root).iterdir()):
+            if (found := re.match(r"0([0-8])_", path.name)) and path.is_dir():
+                number = int(found[1])
+                names.pop(f"{number:02d}_{GROUPS[number]}", None)
+                names[path.name] = number
+    return labelled_folders(root, names, transform=transform, partial=partial, expected=IMAGES)
+
+
+def _accuracies(
+    model: Model, images: Any, classes: tuple[int, ...], description: str, **options: Unpack[Options]
+) -> tuple[dict[str, float], int]:
+    """The share of right answers of each head, in [0, 1], and of how many images."""
+    groups = torch.full((1000,), -1)
+    for number, members in enumerate(IMAGENET9.values()):
+        groups[list(members)] = number
+    right: dict[str, int] = {}
+    total = 0
+    for heads, labels in score(model, images, classes=classes, description=description, **options):
+        total += len(labels)
+        for head, logits in heads.items():
+            answers = logits.argmax(dim=1)
+            if classes and logits.shape[1] == len(groups):
+                answers = groups.to(answers.device)[answers]
+            right[head] = right.get(head, 0) + int((answers == labels).sum())
+    if not total:
+        raise ValueError(f"{description}: there must be at least one image, got none")
+    return {head: count / total for head, count in right.items()}, total

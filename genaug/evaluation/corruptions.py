@@ -1,0 +1,515 @@
+"""The 15 corruptions of ImageNet-C for images of one's own (Hendrycks and Dietterich, ICLR 2019).
+
+Definitions and constants are those of the code that made the published images, odd as some are; where it left something
+to other sizes than its 224 x 224, the note at the corruption says what is done. Images are made one by one: what one
+needs stays in a processor's cache, and it cannot depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Generator, Tensor
+from torchvision import tv_tensors
+from torchvision.datasets.folder import is_image_file
+
+from genaug.arguments import check_choice, check_integer
+from genaug.files import one_line
+from genaug.interventions.sampling import generator_of
+
+SEVERITIES = (1, 2, 3, 4, 5)
+SMALLEST = 32  # pixels a side; defocus reflects 10 of them at each edge
+ROUNDING = (
+    2**-9
+)  # of a grey level, added before the fraction is cut off: sums in float32 may end just below a whole one
+
+
+def corrupt(
+    images: Tensor,
+    name: str,
+    severity: int,
+    *,
+    seed: int = 0,
+    indices: Sequence[int] | Tensor | int | None = None,
+    frost: str | os.PathLike[str] | None = None,
+    elastic: str = "imagenet-c",
+) -> Tensor:
+    """Corrupts images as ImageNet-C does.
+
+    The result for an image depends on the image, the name, the severity, the seed and the image's index, and on nothing
+    else; the random draws are those of (seed, index, name), so that the same noise grows with the severity. The work is
+    done on the CPU, wherever the images lie. Values are cut off to whole grey levels, not rounded, as in the published
+    images, which were then stored as JPEG of quality 85; these are not.
+
+    Args:
+        images: (B, 3, H, W) or (3, H, W) uint8, H and W at least 32. The published ones are 224 x 224, and most
+            constants are in their pixels.
+        name: one of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: another seed gives other draws.
+        indices: what the draws of each image follow from, (B,), or one integer for (3, H, W); by default its place in
+            the batch. With a batch out of many, pass the images' places among all of them.
+        frost: the folder of photographs that "frost" blends in, which this package does not have. The published code
+            never draws the last of its six: leave it out to do the same. A photograph smaller than the image is
+            enlarged to fit.
+        elastic: "imagenet-c" for the published "elastic_transform", an affine map of three moved points, then a smooth
+            displacement; lengths grow with the shorter side. "imagecorruptions" for that package's, a displacement
+            alone, much weaker at severities 1 and 2.
+
+    Returns:
+        Corrupted images of the same shape, type and device.
+
+    Raises:
+        ValueError: an argument is out of its range; there is no `frost`, or its folder has no photographs, or one does
+            not open.
+        TypeError: images are not uint8, or an argument is of another kind.
+    """
+    check_choice("name", name, CORRUPTIONS)
+    check_severity(severity)
+    check_choice("elastic", elastic, ("imagenet-c", "imagecorruptions"))
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, but got {getattr(images, 'dtype', type(images).__name__)}")
+    if images.ndim not in (3, 4) or images.shape[-3] != 3 or min(images.shape[-2:]) < SMALLEST:
+        raise ValueError(
+            f"images must be (B, 3, H, W) or (3, H, W) with H and W at least {SMALLEST}, but got {tuple(images.shape)}"
+        )
+    batch = images.detach().as_subclass(Tensor).cpu().reshape(-1, *images.shape[-3:])
+    if indices is None:
+        indices = range(len(batch))
+    elif isinstance(indices, Tensor) or not isinstance(indices, Sequence):
+        indices = torch.as_tensor(indices).reshape(-1).tolist()
+    places = [check_integer("indices", i) for i in indices]
+    if len(places) != len(batch):
+        raise ValueError(f"indices must be one for each of {len(batch)} images, but got {len(places)}")
+    corruption = _CORRUPTIONS[name]
+    if name == "frost":
+        corruption = functools.partial(_frost, photographs=frost_photographs(frost))
+    elif name == "elastic_transform" and elastic == "imagecorruptions":
+        corruption = _elastic_of_imagecorruptions
+    results = torch.empty_like(batch)
+    with torch.no_grad():
+        for image, place, result in zip(batch, places, results, strict=True):
+            corrupted = corruption(image.contiguous(), severity - 1, generator_of(seed, place, name))
+            if corrupted.is_floating_point():
+                corrupted = corrupted.add(ROUNDING).clamp_(0, 255)
+            result.copy_(corrupted)  # from floats this cuts the fraction off
+    return tv_tensors.wrap(results.reshape(images.shape).to(images.device), like=images)
+
+
+def check_severity(severity: Any) -> int:
+    """The severity; raises TypeError unless it is an integer, and ValueError unless it is 1 to 5."""
+    if check_integer("severity", severity) not in SEVERITIES:
+        raise ValueError(f"severity must be 1 to 5, but got {severity}")
+    return int(severity)
+
+
+# Below, each corruption takes one image (3, H, W) uint8, severity - 1 and a generator, and returns (3, H, W) in grey
+# levels, uint8 or float; what is left of a float is cut off by `corrupt`.
+
+
+def _gaussian_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    deviation = (0.08, 0.12, 0.18, 0.26, 0.38)[severity]
+    return torch.randn(image.shape, generator=draws).mul_(255 * deviation).add_(image)
+
+
+def _shot_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    photons = (60, 25, 12, 5, 3)[severity]  # that white receives
+    return torch.poisson(image * (photons / 255), generator=draws).mul_(255 / photons)
+
+
+def _impulse_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    amount = (0.03, 0.06, 0.09, 0.17, 0.27)[severity]
+    drawn = torch.rand(image.shape, generator=draws)
+    return image.masked_fill(drawn < amount, 255).masked_fill_(drawn < amount / 2, 0)
+
+
+def _defocus_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    radius, soften = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity]
+    height, width = image.shape[1:]
+    margin = max(8, radius)
+    padded = F.pad(image.float(), (margin,) * 4, mode="reflect")
+    sides = _fast_length(height + 2 * margin), _fast_length(width + 2 * margin)
+    spectrum = torch.fft.rfft2(padded, s=sides) * _disk_spectrum(radius, soften, *sides)
+    return torch.fft.irfft2(spectrum, s=sides)[:, 2 * margin :, 2 * margin :][:, :height, :width]
+
+
+def _glass_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[severity]
+    height, width = image.shape[1:]
+    blurred = _gaussian_blur(image.float(), sigma).add_(ROUNDING).to(torch.uint8)
+    steps = torch.randint(-reach, reach, (rounds, 2, height - 2 * reach, width - 2 * reach), generator=draws)
+    source = glass_sources(steps, height, width, reach)
+    return _gaussian_blur(blurred.flatten(1).index_select(1, source).view_as(image).float(), sigma)
+
+
+def glass_sources(steps: Tensor, height: int, width: int, reach: int) -> Tensor:
+    """Which pixel each pixel shows after glass blur's rounds of local shuffling.
+
+    The published loop walks from the lower right to the upper left and means to swap each pixel with a random
+    neighbour. What it does to arrays of colours is to copy the neighbour: both sides of its swap are views of the same
+    memory. So a pixel shows what its neighbour showed at that moment: what that neighbour has copied itself, if its
+    turn was before, else its old colour. Following pixels that were copied to where each chain ends needs no loop over
+    pixels: each step of pointer jumping doubles how far all chains have been followed.
+
+    Args:
+        steps: (rounds, 2, height - 2 reach, width - 2 reach), steps (down, right) from -reach to reach - 1 of the
+            pixels with rows and columns from reach + 1 to the side less reach.
+        height: H.
+        width: W.
+        reach: how far pixels move at most, downwards and to the right by one less.
+
+    Returns:
+        (H * W,) int64, places in the flattened image.
+    """
+    places = torch.arange(height * width)
+    has_turn = torch.zeros(height, width, dtype=torch.bool)
+    inside = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
+    has_turn[inside] = True
+    has_turn = has_turn.flatten()
+    shows = places
+    for down, right in steps:
+        neighbour = places.clone()
+        neighbour.view(height, width)[inside] += down * width + right
+        # turns come against the reading order: a neighbour later in it has had its turn before
+        goes_on = has_turn.index_select(0, neighbour) & (neighbour > places)
+        last = torch.where(goes_on, neighbour, places)  # whose neighbour ends the chain, as far as it was followed
+        while not torch.equal(further := last.index_select(0, last), last):
+            last = further
+        shows = shows.index_select(0, neighbour.index_select(0, last))
+    return shows
+
+
+def _motion_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[severity]
+    return streak(image.float(), radius, sigma, _uniform(-45, 45, draws))
+
+
+def streak(image: Tensor, radius: int, sigma: float, angle: float) -> Tensor:
+    """ImageMagick's motion blur: half a Gaussian along a line, from each pixel on; edges go on for ever.
+
+    Args:
+        image: (C, H, W) float.
+        radius: in pixels; 2 radius + 1 of them are averaged.
+        sigma: of the Gaussian, in pixels.
+        angle: of the line, in degrees, clockwise from the right.
+
+    Returns:
+        (C, H, W) float.
+    """
+    count = 2 * radius + 1
+    weights = torch.exp(torch.arange(count, dtype=torch.float64) ** 2 / (-2 * sigma**2))
+    weights /= weights.sum()
+    height, width = image.shape[1:]
+    across, along = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    padded = F.pad(image, (count,) * 4, mode="replicate")
+    result = torch.zeros_like(image)
+    for i, weight in enumerate(weights.tolist()):
+        top, left = count + math.ceil(i * along - 0.5), count + math.ceil(i * across - 0.5)
+        result.add_(padded[:, top : top + height, left : left + width], alpha=weight)
+    return result
+
+
+def _zoom_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    # the published ranges, their ends as floating-point steps make them: the first goes on to 1.11
+    step, count = ((0.01, 12), (0.01, 16), (0.02, 11), (0.02, 13), (0.03, 11))[severity]
+    floats = image.float()[None].contiguous(memory_format=torch.channels_last)[0]  # interpolates faster so
+    total = 2 * floats  # the image itself, and zoomed by one
+    for i in range(1, count):
+        total += zoomed(floats, 1 + i * step)
+    return total / (count + 1)
+
+
+def zoomed(image: Tensor, factor: float) -> Tensor:
+    """The middle of an image (C, H, W), enlarged linearly so that it fills (C, H, W) again; factor at least 1."""
+    sides = image.shape[1:]
+    inner = [math.ceil(side / factor) for side in sides]
+    top, left = ((side - part) // 2 for side, part in zip(sides, inner, strict=True))
+    middle = image[:, top : top + inner[0], left : left + inner[1]]
+    outer = [round(part * factor) for part in inner]
+    large = F.interpolate(middle[None], outer, mode="bilinear", align_corners=True)[0]
+    top, left = ((part - side) // 2 for side, part in zip(sides, outer, strict=True))
+    return large[:, top : top + sides[0], left : left + sides[1]]
+
+
+def _snow(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    mean, deviation, zoom, threshold, radius, sigma, keep = (
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    )[severity]
+    flakes = torch.randn(1, *image.shape[1:], generator=draws).mul_(deviation).add_(mean)
+    flakes = zoomed(flakes, zoom)
+    flakes = flakes.masked_fill_(flakes < threshold, 0).clamp_(0, 1).mul_(255).floor_()
+    flakes = streak(flakes, radius, sigma, _uniform(-135, -45, draws)).round_()
+    floats = image.float()
+    grey = (0.299 * floats[0] + 0.587 * floats[1] + 0.114 * floats[2]).mul_(1.5).add_(127.5)
+    whitened = torch.lerp(torch.maximum(floats, grey), floats, keep)
+    return whitened.add_(flakes).add_(flakes.flip(1, 2))
+
+
+def _frost(image: Tensor, severity: int, draws: Generator, photographs: Sequence[Tensor]) -> Tensor:
+    keep, amount = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[severity]
+    height, width = image.shape[1:]
+    photograph = photographs[_integer(len(photographs), draws)]
+    factor = max(height / photograph.shape[1], width / photograph.shape[2])
+    if factor > 1:
+        size = [
+            max(side, round(factor * full)) for side, full in zip((height, width), photograph.shape[1:], strict=True)
+        ]
+        photograph = F.interpolate(photograph[None], size, mode="bicubic", antialias=True)[0]
+    top, left = (
+        _integer(full - side + 1, draws) for side, full in zip((height, width), photograph.shape[1:], strict=True)
+    )
+    return torch.add(keep * image, photograph[:, top : top + height, left : left + width], alpha=amount)
+
+
+def frost_photographs(folder: str | os.PathLike[str] | None) -> tuple[Tensor, ...]:
+    """The photographs of a folder, in the order of their names, (3, H, W) uint8 each; kept for the next call.
+
+    Raises:
+        ValueError: there is no such folder, there are no pictures in it, or one does not open.
+    """
+    if folder is None:
+        raise ValueError(
+            "frost blends photographs of frost, which this package does not have: pass frost=FOLDER with some; "
+            "the other 14 corruptions need none"
+        )
+    paths = sorted(path for path in Path(folder).glob("*") if is_image_file(path.name))
+    if not paths:
+        raise ValueError(f"frost must be a folder with photographs, but {os.fspath(folder)!r} has none")
+    return _opened(tuple((path, path.stat().st_mtime_ns) for path in paths))
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(paths: tuple[tuple[Path, int], ...]) -> tuple[Tensor, ...]:
+    photographs = []
+    for path, _ in paths:
+        try:
+            with Image.open(path) as file:
+                photographs.append(_tensor(file.convert("RGB")))
+        except OSError as error:
+            raise ValueError(f"frost has a picture that does not open: {path} ({one_line(error)})") from None
+    return tuple(photographs)
+
+
+def _fog(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    amount, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[severity]
+    height, width = image.shape[1:]
+    # 256 for 224; a power of two that the image fits in
+    mist = plasma(2 ** math.ceil(math.log2(max(height, width))), decay, draws)[:height, :width]
+    brightest = int(image.max()) / 255
+    return torch.add(image, mist, alpha=255 * amount).mul_(brightest / (brightest + amount))
+
+
+def plasma(side: int, decay: float, draws: Generator) -> Tensor:
+    """A cloud by the diamond-square algorithm on a torus, (side, side) float in [0, 1]; side is a power of two.
+
+    Each round halves the step between known points, and the reach of what is added to their means falls to
+    1 / decay^2: the published code applies its factor twice.
+    """
+    heights = torch.zeros(side, side)
+    step, reach = side, 100.0
+
+    def wobbling(total: Tensor) -> Tensor:
+        noise = torch.rand(total.shape, generator=draws).mul_(2 * reach**2).sub_(reach**2)
+        return noise.add_(total, alpha=0.25)
+
+    while step >= 2:
+        half = step // 2
+        corners = heights[::step, ::step]
+        rows = corners + corners.roll(-1, 0)
+        middles = wobbling(rows + rows.roll(-1, 1))
+        heights[half::step, half::step] = middles
+        heights[::step, half::step] = wobbling(middles + middles.roll(1, 0) + corners + corners.roll(-1, 1))
+        heights[half::step, ::step] = wobbling(middles + middles.roll(1, 1) + rows)
+        step, reach = half, reach / decay
+    heights -= heights.min()
+    return heights.div_(heights.max())
+
+
+def _brightness(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    # more of HSV's value, the greatest channel, at the same hue and saturation: all channels grow by the same factor
+    more = 255 * (0.1, 0.2, 0.3, 0.4, 0.5)[severity]
+    value = image.amax(0).float()
+    brighter = (value + more).clamp_(max=255)
+    return torch.where(value > 0, image * (brighter / value.clamp(min=1)), brighter)
+
+
+def _contrast(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    keep = (0.4, 0.3, 0.2, 0.1, 0.05)[severity]
+    floats = image.float()
+    return torch.lerp(floats.mean((1, 2), keepdim=True), floats, keep)
+
+
+def _elastic_transform(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    # in pixels of 224, for which the authors wrote 244
+    distance, sigma, corner = (
+        (244 * 2, 244 * 0.7, 244 * 0.1),
+        (244 * 2, 244 * 0.08, 244 * 0.2),
+        (244 * 0.05, 244 * 0.01, 244 * 0.02),
+        (244 * 0.07, 244 * 0.01, 244 * 0.02),
+        (244 * 0.12, 244 * 0.01, 244 * 0.02),
+    )[severity]
+    height, width = image.shape[1:]
+    scale = min(height, width) / 224
+    half, third = torch.tensor([width // 2, height // 2]), min(height, width) // 3
+    before = half + third * torch.tensor([[1, 1], [1, -1], [-1, -1]])
+    after = before + torch.empty(3, 2).uniform_(-corner * scale, corner * scale, generator=draws)
+    affine = torch.linalg.solve(
+        F.pad(after, (0, 1), value=1.0).double(), before.double()
+    ).float()  # from result to image
+    across, down = _pixel_grid(height, width)
+    mapped = across[..., None] * affine[0] + down[..., None] * affine[1] + affine[2]
+    moved = _sampled(image.float(), mapped[..., 0], mapped[..., 1], mirror_at_centres=True)
+    # noise smoothed over sigma pixels falls with sigma: squared, so that displacements grow with the side
+    fields = torch.empty(2, height, width).uniform_(-1, 1, generator=draws)
+    return _displaced(moved, fields, (sigma * scale, sigma * scale), distance * scale**2)
+
+
+def _elastic_of_imagecorruptions(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    distance = 250 * (0.05, 0.065, 0.085, 0.1, 0.12)[severity]
+    height, width = image.shape[1:]
+    fields = torch.empty(2, height, width).uniform_(-0.005 * height, 0.005 * height, generator=draws)
+    return _displaced(image.float(), fields, (0.01 * height, 0.01 * width), distance)
+
+
+def _displaced(image: Tensor, fields: Tensor, sigmas: tuple[float, float], distance: float) -> Tensor:
+    """Moves pixels by random fields (2, H, W), right and down, smoothed by Gaussians, times a distance."""
+    height, width = image.shape[1:]
+    smooth = _smoothing(height, sigmas[0]) @ fields @ _smoothing(width, sigmas[1]).T
+    across, down = _pixel_grid(height, width)
+    return _sampled(image, across + distance * smooth[0], down + distance * smooth[1], mirror_at_centres=False)
+
+
+def _pixelate(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    keep = (0.6, 0.5, 0.4, 0.3, 0.25)[severity]
+    picture = _picture(image)
+    small = picture.resize((int(picture.width * keep), int(picture.height * keep)), Image.Resampling.BOX)
+    return _tensor(small.resize(picture.size, Image.Resampling.BOX))
+
+
+def _jpeg_compression(image: Tensor, severity: int, draws: Generator) -> Tensor:
+    quality = (25, 18, 15, 10, 7)[severity]
+    file = io.BytesIO()
+    _picture(image).save(file, "JPEG", quality=quality)
+    with Image.open(file) as compressed:
+        return _tensor(compressed)
+
+
+_CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
+    "gaussian_noise": _gaussian_noise,
+    "shot_noise": _shot_noise,
+    "impulse_noise": _impulse_noise,
+    "defocus_blur": _defocus_blur,
+    "glass_blur": _glass_blur,
+    "motion_blur": _motion_blur,
+    "zoom_blur": _zoom_blur,
+    "snow": _snow,
+    "frost": _frost,
+    "fog": _fog,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "elastic_transform": _elastic_transform,
+    "pixelate": _pixelate,
+    "jpeg_compression": _jpeg_compression,
+}
+CORRUPTIONS = tuple(_CORRUPTIONS)  # in the order of the paper's tables
+
+
+def _picture(image: Tensor) -> Image.Image:
+    # channel by channel: interleaving them is pillow's own, several times as fast as torch's copy
+    return Image.merge("RGB", [Image.fromarray(channel.numpy()) for channel in image])
+
+
+def _tensor(picture: Image.Image) -> Tensor:
+    channels = [torch.frombuffer(bytearray(channel.tobytes()), dtype=torch.uint8) for channel in picture.split()]
+    return torch.stack(channels).view(3, picture.height, picture.width)
+
+
+def _uniform(low: float, high: float, draws: Generator) -> float:
+    return low + (high - low) * float(torch.rand((), dtype=torch.float64, generator=draws))
+
+
+def _integer(high: int, draws: Generator) -> int:
+    return int(torch.randint(high, (), generator=draws))
+
+
+def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian of four deviations' reach, edges repeated; (C, H, W) float."""
+    taps = _gaussian_taps(sigma, int(4 * sigma + 0.5)).tolist()
+    reach = len(taps) // 2
+    for dim in (1, 2):
+        padded = F.pad(image, (0, 0, reach, reach) if dim == 1 else (reach, reach), mode="replicate")
+        size = image.shape[dim]
+        image = padded.narrow(dim, reach, size) * taps[reach]
+        for i in range(reach):
+            pair = padded.narrow(dim, i, size) + padded.narrow(dim, 2 * reach - i, size)
+            image.add_(pair, alpha=taps[i])
+    return image
+
+
+def _gaussian_taps(sigma: float, reach: int) -> Tensor:
+    """Weights of a Gaussian, (2 reach + 1,) float64 of sum one."""
+    taps = torch.exp(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2 / (-2 * sigma**2))
+    return taps / taps.sum()
+
+
+@functools.lru_cache(maxsize=16)
+def _smoothing(size: int, sigma: float) -> Tensor:
+    """The matrix (size, size) of a Gaussian of three deviations' reach, edges mirrored as often as it takes."""
+    reach = int(3 * sigma + 0.5)
+    places = (torch.arange(size)[:, None] + torch.arange(-reach, reach + 1)) % (2 * size)
+    places = torch.where(places < size, places, 2 * size - 1 - places)
+    taps = _gaussian_taps(sigma, reach).expand(size, -1)
+    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, places, taps).float()
+
+
+@functools.lru_cache(maxsize=16)
+def _disk_spectrum(radius: int, soften: float, height: int, width: int) -> Tensor:
+    """Spectrum of defocus' disk, softened by a small Gaussian that mirrors at the border of the array that it is in."""
+    reach = max(8, radius)
+    squares = torch.arange(-reach, reach + 1) ** 2
+    disk = (squares[:, None] + squares <= radius**2).double()
+    disk /= disk.sum()
+    margin = 1 if radius <= 8 else 2
+    taps = _gaussian_taps(soften, margin)
+    padded = F.pad(disk[None], (margin,) * 4, mode="reflect")[None]
+    disk = F.conv2d(padded, (taps[:, None] * taps)[None, None])[0, 0]
+    return torch.fft.rfft2(disk.float(), s=(height, width))
+
+
+def _fast_length(least: int) -> int:
+    """The first number from here on without prime factors above five: with others a transform takes thrice as long."""
+    rest = least
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return least if rest == 1 else _fast_length(least + 1)
+
+
+@functools.lru_cache(maxsize=4)
+def _pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Columns and rows of all pixels, (H, W) float each."""
+    down, across = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
+    return across, down
+
+
+def _sampled(image: Tensor, across: Tensor, down: Tensor, *, mirror_at_centres: bool) -> Tensor:
+    """Linear interpolation at places in pixels; beyond it the image is mirrored at its last pixels' centres or rims."""
+    height, width = image.shape[1:]
+    if mirror_at_centres:
+        grid = torch.stack([across * (2 / (width - 1)) - 1, down * (2 / (height - 1)) - 1], dim=-1)
+    else:
+        grid = torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], dim=-1)
+    return F.grid_sample(image[None], grid[None], padding_mode="reflection", align_corners=mirror_at_centres)[0]

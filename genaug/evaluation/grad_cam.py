@@ -1,0 +1,206 @@
+"""Grad-CAM sheets: which part of an image a prediction rests on, one model beside another (GenInt, Figure 7).
+
+Selvaraju et al., 2019, by the grad-cam package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
+
+from genaug.evaluation.scoring import preprocessing
+from genaug.interventions.steering import evaluating, find_layer, generator_device
+from genaug.plotting import FAINT, INK, new_figure, paste, save, text_width, write
+
+SMALLEST = 128  # pixels that an image is at least drawn with: smaller ones are enlarged by whole factors
+OPACITY = 0.5  # of the map over its image
+WRONG = "#b3261e"
+
+
+def grad_cam(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    layer: str | None = None,
+    targets: Sequence[int] | Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Where the evidence for a class lies.
+
+    The model is in evaluation mode meanwhile; its gradients are put back.
+
+    Args:
+        model: (B, 3, H, W) -> (B, num_classes).
+        inputs: what the model takes, (B, 3, H, W) float.
+        layer: name of the layer whose activations are weighted; by default the last one with an output (B, C, h, w)
+            larger than one pixel, which is what the paper on Grad-CAM takes: a ResNet's `layer4`.
+        targets: the class of each image that is asked about, (B,); by default the model's own answer.
+
+    Returns:
+        Maps (B, H, W) float32 on the CPU, each scaled from 0 to 1, and the model's answers (B,) int64.
+
+    Raises:
+        ModuleNotFoundError: grad-cam is not installed.
+        ValueError: no layer has such an output, there is no layer of this name, or shapes do not match.
+        TypeError: the model is no module.
+    """
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("Grad-CAM needs grad-cam: pip install 'genaug[eval]'") from None
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch module, whose layers Grad-CAM looks into, got {type(model).__name__}")
+    if inputs.ndim != 4 or not len(inputs) or not inputs.is_floating_point():
+        raise ValueError(f"inputs must be (B, 3, H, W) floats with B > 0, but got {inputs.dtype} {tuple(inputs.shape)}")
+    chosen = None if targets is None else torch.as_tensor(targets)
+    if chosen is not None and chosen.shape != inputs.shape[:1]:
+        raise ValueError(f"targets must be ({len(inputs)},), but got {tuple(chosen.shape)}")
+    # of its own, with gradients: those of a frozen model's activations come through it alone
+    inputs = inputs.detach().to(generator_device(model)).clone().requires_grad_()
+    gradients = [(weight, weight.grad) for weight in model.parameters()]
+    try:
+        with evaluating(model), torch.enable_grad():
+            target_layer = find_layer(model, _last_spatial(model, inputs) if layer is None else layer)
+            asked = None if chosen is None else [ClassifierOutputTarget(int(c)) for c in chosen]
+            with GradCAM(model=model, target_layers=[target_layer]) as cam:
+                maps = cam(input_tensor=inputs, targets=asked)
+                answers = cam.outputs.argmax(dim=1).cpu()
+    finally:
+        for weight, gradient in gradients:
+            weight.grad = gradient
+    return torch.from_numpy(maps).float(), answers
+
+
+def save_grad_cams(
+    path: str | os.PathLike[str],
+    models: Mapping[str, nn.Module],
+    images: Tensor,
+    *,
+    labels: Sequence[int] | Tensor | None = None,
+    names: Sequence[str] | None = None,
+    layers: Mapping[str, str] | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
+    title: str = "Where predictions come from",
+) -> None:
+    """Writes a sheet as GenInt's Figure 7: a row of images, and below it a row a model, with its maps and answers.
+
+    Blue parts do not matter for the model's answer, red ones most.
+
+    Args:
+        path: the file; its suffix says the format, such as .png.
+        models: the models by the names of their rows, such as {"baseline": ..., "GenInt": ...}.
+        images: (N, 3, H, W) uint8; one column each.
+        labels: the true classes; they stand above the images, and answers are marked right or wrong.
+        names: of the classes, by their numbers; the numbers by default.
+        layers: for models by name, the layer as `grad_cam` takes it; its default for others.
+        transform: PIL image -> what the models take, without cutting anything off; by default
+            `scoring.preprocessing(resize=None, crop=None)`, for classifiers of ImageNet.
+        title: a line above.
+
+    Raises:
+        ModuleNotFoundError: grad-cam is not installed.
+        ValueError: there are no models or images, shapes do not match, or as `grad_cam`.
+        TypeError: images are not uint8, or a model is no module.
+        OSError: the folder cannot be written.
+    """
+    if not models:
+        raise ValueError("models must hold at least one, got none")
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, but got {images.dtype}")
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(f"images must be (N, 3, H, W) with N > 0, but got {tuple(images.shape)}")
+    truth = None if labels is None else torch.as_tensor(labels)
+    if truth is not None and truth.shape != images.shape[:1]:
+        raise ValueError(f"labels must be ({len(images)},), but got {tuple(truth.shape)}")
+    if unknown := set(layers or {}) - set(models):
+        raise ValueError(f"layers must be of models, {', '.join(models)}, but has {min(unknown)!r}")
+    transform = preprocessing(resize=None, crop=None) if transform is None else transform
+    images = images.detach().as_subclass(Tensor).cpu()
+    inputs = torch.stack([transform(to_pil_image(image)) for image in images])
+    if inputs.shape[2:] != images.shape[2:]:
+        sizes = f"{tuple(inputs.shape[2:])} and {tuple(images.shape[2:])}"
+        raise ValueError(f"transform must keep an image's size, or its map would not lie on it, but got {sizes}")
+    found = {name: grad_cam(model, inputs, layer=(layers or {}).get(name)) for name, model in models.items()}
+
+    scale = max(1, SMALLEST // min(images.shape[2:]))
+    large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    high, wide = large.shape[2:]
+    margin, gap, caption = 24, 8, 22
+    left = margin + max(text_width(name, 11) for name in ("image", *models)) + 16
+    above = 52 + (22 if truth is not None else 0)
+    width = max(left + len(images) * (wide + gap) - gap + margin, 2 * margin + text_width(title, 14, weight="bold"))
+    row = high + caption + gap
+
+    def named(number: int) -> str:
+        return names[number] if names is not None and number < len(names) else str(number)
+
+    def fitting(text: str) -> str:
+        while text_width(text, 9) > wide and len(text) > 1:
+            text = text.rstrip("…")[:-1].rstrip() + "…"
+        return text
+
+    with new_figure(width, above + high + gap + len(models) * row + margin - gap) as figure:
+        write(figure, margin, 34, title, weight="bold", size=14)
+        write(figure, left - 16, above + high / 2, "image", ha="right", va="center")
+        for i, image in enumerate(large):
+            x = left + i * (wide + gap)
+            paste(figure, image, x, above)
+            if truth is not None:
+                write(figure, x + wide / 2, above - 8, fitting(named(int(truth[i]))), ha="center", size=9, color=FAINT)
+        for place, (name, (maps, answers)) in enumerate(found.items()):
+            y = above + high + gap + place * row
+            write(figure, left - 16, y + high / 2, name, ha="right", va="center")
+            shown = _overlaid(large, maps.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
+            for i, image in enumerate(shown):
+                x = left + i * (wide + gap)
+                paste(figure, image, x, y)
+                answer = int(answers[i])
+                mark = "" if truth is None else "✓ " if answer == int(truth[i]) else "✗ "
+                colour = WRONG if mark == "✗ " else INK
+                write(
+                    figure,
+                    x + wide / 2,
+                    y + high + 15,
+                    fitting(mark + named(answer)),
+                    ha="center",
+                    size=9,
+                    color=colour,
+                )
+        save(figure, path)
+
+
+def _overlaid(images: Tensor, maps: Tensor) -> Tensor:
+    """Maps (N, H, W) in [0, 1], from blue to red, over images (N, 3, H, W) uint8."""
+    from matplotlib import colormaps
+
+    colours = torch.from_numpy(colormaps["jet"](maps.numpy())[..., :3]).permute(0, 3, 1, 2) * 255
+    return torch.lerp(images.double(), colours.double(), OPACITY).round().to(torch.uint8)
+
+
+def _last_spatial(model: nn.Module, inputs: Tensor) -> str:
+    """Name of the layer that is last to return (B, C, h, w) larger than one pixel; the outermost where several are."""
+    last = ""
+
+    def note(name: str) -> Callable[..., None]:
+        def see(module: nn.Module, arguments: Any, output: Any) -> None:
+            nonlocal last
+            if isinstance(output, Tensor) and output.ndim == 4 and max(output.shape[2:]) > 1:
+                last = name
+
+        return see
+
+    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(inputs[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not last:
+        raise ValueError(f"layer must be named: no layer of {type(model).__name__} returns (B, C, h, w)")
+    return last

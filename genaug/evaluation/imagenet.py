@@ -1,0 +1,304 @@
+"""Top-1 and top-5 accuracy on ImageNet and the test sets with its classes: V2, A, R, Sketch, ObjectNet.
+
+Recht et al., 2019 (V2); Hendrycks et al., 2021 (A, R); Wang et al., 2019 (Sketch); Barbu et al., 2019 (ObjectNet).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from genaug.arguments import check_choice
+from genaug.evaluation.classes import IMAGENET, OBJECTNET
+from genaug.evaluation.results import Result
+from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, labelled_folders, missing_parts, preprocessing, score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Unpack
+
+    from genaug.evaluation.scoring import Options
+
+CLASSES = len(IMAGENET)
+
+# how many images the published sets have
+IMAGENET_IMAGES, V2_IMAGES, SKETCH_IMAGES, OBJECTNET_IMAGES = 50_000, 10_000, 50_889, 18_574
+SUBSET_IMAGES = {"a": 7_500, "r": 30_000}
+SUBSET_CLASSES = 200
+
+# ImageNet-V2's three sets, and what their folders are called by: imagenetv2-threshold0.7-format-val and the like
+V2_SETS = {"matched-frequency": "matched-frequency", "threshold-0.7": r"threshold-?0\.7", "top-images": "top-images"}
+
+CROPS = ("standard", "genint")
+_BORDER = 2  # pixels; ObjectNet's images have a red one, so that nobody trains on them unaware
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Result):
+    """How often the right class is a head's first answer, and one of its first five, in percent."""
+
+    top1: float
+    top5: float
+
+    def figures(self) -> dict[str, float]:
+        """In percent."""
+        return {"top-1": self.top1, "top-5": self.top5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyV2(Result):
+    """Accuracies on ImageNet-V2's three sets; `sets` has them by name."""
+
+    sets: Mapping[str, Accuracy]
+
+    def figures(self) -> dict[str, float]:
+        """In percent."""
+        return {f"{name} {figure}": value for name, a in self.sets.items() for figure, value in a.figures().items()}
+
+
+def imagenet(
+    model: Model,
+    root: str | os.PathLike[str],
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    **options: Unpack[Options],
+) -> Accuracy:
+    """Accuracy on ImageNet's validation set.
+
+    Args:
+        model: gives 1,000 logits; see `genaug.evaluation.scoring`.
+        root: has a folder for each class, named by its wnid, itself or in `val`.
+        transform: PIL image -> what the model takes; `scoring.preprocessing()` by default.
+        partial: score what is there if classes are missing; an error otherwise.
+        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no class in it.
+        ValueError: classes are missing, an image does not open, or as `scoring.score`.
+    """
+    files, missing = labelled_folders(
+        subfolder(root, "val"), IMAGENET, transform=transform, partial=partial, expected=IMAGENET_IMAGES
+    )
+    return _accuracy(model, files, missing, "ImageNet", **options)
+
+
+def imagenet_sketch(
+    model: Model,
+    root: str | os.PathLike[str],
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    **options: Unpack[Options],
+) -> Accuracy:
+    """Accuracy on ImageNet-Sketch, whose folder is laid out as ImageNet's; arguments and errors as `imagenet`."""
+    files, missing = labelled_folders(
+        subfolder(root, "sketch"), IMAGENET, transform=transform, partial=partial, expected=SKETCH_IMAGES
+    )
+    return _accuracy(model, files, missing, "ImageNet-Sketch", **options)
+
+
+def imagenet_v2(
+    model: Model,
+    root: str | os.PathLike[str],
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    **options: Unpack[Options],
+) -> AccuracyV2:
+    """Accuracies on ImageNet-V2's three sets; arguments and errors as `imagenet`.
+
+    Args:
+        root: has the sets' folders as published (`imagenetv2-matched-frequency-format-val` and so on), each with
+            folders 0 to 999, which are the classes' numbers.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such folder: {root}")
+    folders = {
+        name: next((f for f in sorted(root.iterdir()) if f.is_dir() and re.search(pattern, f.name.lower())), None)
+        for name, pattern in V2_SETS.items()
+    }
+    absent = [name for name, folder in folders.items() if folder is None]
+    if len(absent) == len(folders):
+        raise FileNotFoundError(f"{root} must have folders such as imagenetv2-matched-frequency-format-val, has none")
+    missing = missing_parts("sets", absent, len(folders), str(root), partial)
+    sets: dict[str, Accuracy] = {}
+    for name, folder in folders.items():
+        if folder is not None:
+            numbered = {str(number): number for number in range(CLASSES)}
+            files, lacking = labelled_folders(
+                folder, numbered, transform=transform, partial=partial, expected=V2_IMAGES
+            )
+            sets[name] = _accuracy(model, files, lacking, f"ImageNet-V2, {name}", **options)
+            missing += tuple(f"{words} of {name}" for words in lacking)
+    images = sum(accuracy.images for accuracy in sets.values())
+    heads = {
+        head: AccuracyV2(
+            what="ImageNet-V2",
+            images=images,
+            missing=missing,
+            sets={name: accuracy.by_head()[head] for name, accuracy in sets.items()},
+        )
+        for head in next(iter(sets.values())).by_head()
+    }
+    return replace(heads[ENSEMBLE], heads=heads if len(heads) > 1 else {})
+
+
+def imagenet_a(
+    model: Model,
+    root: str | os.PathLike[str],
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    **options: Unpack[Options],
+) -> Accuracy:
+    """Accuracy on ImageNet-A; arguments and errors as `imagenet`.
+
+    Only the logits of its 200 classes are compared, as published; which they are its folders say. Of a partial set the
+    classes that are missing are not among the answers either, which makes it easier.
+    """
+    return _subset(model, root, "a", transform, partial, options)
+
+
+def imagenet_r(
+    model: Model,
+    root: str | os.PathLike[str],
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    **options: Unpack[Options],
+) -> Accuracy:
+    """Accuracy on ImageNet-R, its 200 classes as `imagenet_a` has its own."""
+    return _subset(model, root, "r", transform, partial, options)
+
+
+def objectnet(
+    model: Model,
+    root: str | os.PathLike[str],
+    *,
+    crop: str = "standard",
+    transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    **options: Unpack[Options],
+) -> Accuracy:
+    """Accuracy on the 113 classes that ObjectNet shares with ImageNet (GenInt, Table 1).
+
+    An answer, any of ImageNet's 1,000 classes, is right if it is one of those that the object's class stands for.
+
+    Args:
+        model: gives 1,000 logits; see `genaug.evaluation.scoring`.
+        root: has a folder for each class, as published, itself or in `images`. The other 200 are left out.
+        crop: "standard" cuts off the data set's red border of two pixels, as its authors do, and goes on as for any
+            other image. "genint" is what GenInt's released code does: the shorter side to 358 pixels, the middle 224 of
+            them, where no border is. The object fills more of it, so that it gives higher figures.
+        transform: as for `imagenet`; with "standard" only, after the border.
+        partial: score what is there if classes are missing; an error otherwise.
+        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no class in it.
+        ValueError: classes are missing, an image does not open, an unknown crop, or as `scoring.score`.
+    """
+    check_choice("crop", crop, CROPS)
+    if crop == "genint":
+        if transform is not None:
+            raise ValueError("transform must be None with crop='genint', which is a transform itself")
+        transform = preprocessing(resize=358)
+    else:
+        transform = v2.Compose([_without_border, preprocessing() if transform is None else transform])
+    files, missing = labelled_folders(
+        subfolder(root, "images"),
+        {name: number for number, name in enumerate(OBJECTNET)},
+        transform=transform,
+        partial=partial,
+        expected=OBJECTNET_IMAGES,
+    )
+    right = torch.zeros(len(OBJECTNET), CLASSES, dtype=torch.bool)
+    for number, classes in enumerate(OBJECTNET.values()):
+        right[number, list(classes)] = True
+    what = "ObjectNet, GenInt's crop" if crop == "genint" else "ObjectNet"
+    return _accuracy(model, files, missing, what, right=right, **options)
+
+
+def subfolder(root: str | os.PathLike[str], name: str) -> Path:
+    """root/name if there is one, or else root: data sets are unpacked in either way."""
+    inner = Path(root, name)
+    return inner if inner.is_dir() else Path(root)
+
+
+def _without_border(image: Any) -> Any:
+    width, height = image.size
+    return image.crop((_BORDER, _BORDER, width - _BORDER, height - _BORDER))
+
+
+def _subset(
+    model: Model, root: str | os.PathLike[str], which: str, transform: Any, partial: bool, options: Options
+) -> Accuracy:
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such folder: {root}")
+    labels = {folder.name: IMAGENET[folder.name] for folder in sorted(root.iterdir()) if folder.name in IMAGENET}
+    if not labels:
+        raise FileNotFoundError(f"{root} must have folders of images such as 'n01498041', but has none of them")
+    if len(labels) > SUBSET_CLASSES:
+        raise ValueError(
+            f"{root} must have the {SUBSET_CLASSES} class folders of ImageNet-{which.upper()}, but has {len(labels)}"
+        )
+    # which of ImageNet's classes the others are its folders cannot say
+    missing = missing_parts("class folders", SUBSET_CLASSES - len(labels), SUBSET_CLASSES, str(root), partial)
+    files, lacking = labelled_folders(root, labels, transform=transform, partial=partial, expected=SUBSET_IMAGES[which])
+    among = sorted(set(files.labels))
+    return _accuracy(model, files, (*missing, *lacking), f"ImageNet-{which.upper()}", among=among, **options)
+
+
+def _accuracy(
+    model: Model,
+    files: ImageFiles,
+    missing: tuple[str, ...],
+    what: str,
+    *,
+    right: Tensor | None = None,
+    among: Sequence[int] | None = None,
+    **options: Unpack[Options],
+) -> Accuracy:
+    """Top-1 and top-5 of files.
+
+    Args:
+        model: gives 1,000 logits.
+        files: with a label each.
+        missing: what of the data set was not there.
+        what: what is measured.
+        right: (labels, 1000) bool, which answers are right for a label; the label itself by default.
+        among: the classes that are compared; all by default.
+        options: as for `score`.
+    """
+    first: dict[str, int] = {}
+    five: dict[str, int] = {}
+    right = torch.eye(CLASSES, dtype=torch.bool) if right is None else right
+    for heads, labels in score(model, files, classes=(CLASSES,), description=what, **options):
+        right = right.to(labels.device)
+        for head, logits in heads.items():
+            if among is None:
+                answers = logits.topk(5).indices
+            else:
+                chosen = torch.tensor(among, device=logits.device)
+                answers = chosen[logits[:, chosen].topk(min(5, len(among))).indices]
+            hits = right[labels].gather(1, answers)
+            first[head] = first.get(head, 0) + int(hits[:, 0].sum())
+            five[head] = five.get(head, 0) + int(hits.any(dim=1).sum())
+    share = 100 / len(files)
+    results = {
+        head: Accuracy(what=what, images=len(files), missing=missing, top1=share * first[head], top5=share * five[head])
+        for head in first
+    }
+    return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})

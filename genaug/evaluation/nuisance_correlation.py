@@ -1,0 +1,263 @@
+"""Do nuisances tell the label? (GenInt, section 3.1 and Figure 3.)
+
+Nuisances such as viewpoint and background are not labelled in photographs. A generator whose images are intervened on
+gives images with known nuisances: which principal component was set, and to what. A regressor learns to read them from
+images, then reads them from any labelled images, and a small fully connected classifier predicts the label from what
+was read. It should do no better than chance; how many times better it does is the correlation. A generator knows some
+of the nuisances only, so that the figures are lower bounds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from genaug.arguments import check_device, check_integer
+from genaug.datasets.generative_intervention import GenerativeInterventionDataset
+from genaug.generators.images import from_uint8
+from genaug.interventions.sampling import generator_of
+from genaug.interventions.steering import evaluating
+from genaug.plotting import Panel, save_curves
+from genaug.progress import progress
+
+HIDDEN = 128  # units of the fully connected classifier
+STEPS = 300  # of its training, each on all of its images
+
+
+class NuisanceRegressor(nn.Module):
+    """(B, 3, H, W) in [-1, 1] -> (B, components): what each component is set to. Four strided convolutions, any size.
+
+    Args:
+        components: how many are read.
+    """
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 128)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        self.layers = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * widths[-1], components)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+def fit_nuisance_regressor(
+    dataset: GenerativeInterventionDataset,
+    *,
+    seed: int = 0,
+    network: Callable[[int], nn.Module] = NuisanceRegressor,
+    epochs: int = 5,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """Trains a regressor of the interventions from images: least squares, Adam, its rate falling to zero.
+
+    Of an image one component is known, the one that was set, so that the loss is that component's alone. Initial
+    weights and order follow from the seed; the global random state is neither read nor moved.
+
+    Args:
+        dataset: intervened images.
+        seed: of the initial weights and of the order.
+        network: components -> an untrained regressor, (B, 3, H, W) in [-1, 1] -> (B, components).
+        epochs: how often each image is seen.
+        batch_size: images a step.
+        learning_rate: Adam's at the start.
+        device: where to train; the CPU by default.
+
+    Returns:
+        The regressor on `device`, in evaluation mode; its outputs are in the unit of the dataset's scale.
+
+    Raises:
+        ValueError: the dataset is observational, or an option out of its range.
+        TypeError: it is no `GenerativeInterventionDataset`.
+    """
+    if not isinstance(dataset, GenerativeInterventionDataset):
+        raise TypeError(f"dataset must be a GenerativeInterventionDataset, but got {type(dataset).__name__}")
+    check_integer("epochs", epochs, 1)
+    check_integer("batch_size", batch_size, 1)
+    where = check_device("device", device)
+    components, offsets = (draws.to(where) for draws in dataset.interventions(range(len(dataset))))
+    offsets = offsets.float()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = network(dataset.components).to(where)
+    order = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), learning_rate)
+    steps = epochs * -(-len(dataset) // batch_size)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    with progress(total=steps, description="nuisance regressor", unit="step") as bar:
+        for _ in range(epochs):
+            for batch in torch.randperm(len(dataset), generator=order).split(batch_size):
+                images = from_uint8(dataset.images(batch).to(where))
+                found = model(images).gather(1, components[batch.to(where), None])[:, 0]
+                loss = F.mse_loss(found, offsets[batch.to(where)])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class NuisanceCorrelation:
+    """How many times better than chance nuisances tell labels, by the number of classes among which they have to.
+
+    Attributes:
+        times_chance: number of classes -> accuracy times that number, the mean over the repeats; 1 is chance.
+        errors: number of classes -> standard error of that mean, nan for one repeat.
+        images: how many images nuisances were read from.
+    """
+
+    times_chance: Mapping[int, float]
+    errors: Mapping[int, float]
+    images: int
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draws them as Figure 3 does; the picture's suffix says its format."""
+        plot_nuisance_correlation({"": self}, path)
+
+
+def nuisance_correlation(
+    regressor: Callable[[Tensor], Tensor],
+    images: Dataset[Any] | Iterable[tuple[Tensor, Tensor]],
+    *,
+    counts: Sequence[int] | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> NuisanceCorrelation:
+    """Measures how far nuisances predict the labels of any images.
+
+    For each number of classes n that many are drawn at random; half of each class's images train the classifier, the
+    other half test it. Accuracy is the mean of the classes', so that chance is 1/n for classes of unequal size, too.
+
+    Args:
+        regressor: images (B, 3, H, W) -> nuisances (B, k), as `fit_nuisance_regressor` returns it.
+        images: a map-style dataset of images and labels, or an iterable of batches of them. Floats go to the regressor
+            as they are; uint8 are first turned into [-1, 1].
+        counts: the numbers of classes; by default 2 to all there are, at most ten of them.
+        repeats: how often classes and halves are drawn anew.
+        seed: what the draws and the classifier's initial weights follow from.
+        batch_size: images a batch of a dataset; a loader has its own.
+        device: where to compute. A regressor that is a module is moved there.
+
+    Raises:
+        ValueError: there are no images; fewer than two classes have the two images that it takes to train and test; a
+            count is outside of 2 to the number of such classes; the nuisances are not (B, k) or not finite.
+        TypeError: an argument is of another kind.
+    """
+    check_integer("repeats", repeats, 1)
+    check_integer("batch_size", batch_size, 1)
+    where = check_device("device", device)
+    nuisances, labels = _read(regressor, images, batch_size, where)
+    classes = [members for c in labels.unique() if len(members := (labels == c).nonzero()[:, 0]) > 1]
+    if len(classes) < 2:
+        raise ValueError(f"images must be of at least two classes with two images each, but got {len(classes)}")
+    if counts is None:
+        spaced = torch.logspace(math.log2(2), math.log2(len(classes)), 10, base=2).round().int().tolist()
+        counts = list(range(2, len(classes) + 1)) if len(classes) <= 11 else sorted(set(spaced))
+    for count in counts:
+        if not 2 <= check_integer("counts", count) <= len(classes):
+            raise ValueError(f"counts must lie in 2..{len(classes)}, the classes with two images, but got {count}")
+    times: dict[int, Tensor] = {}
+    with progress(total=len(counts) * repeats, description="label from nuisances", unit="fit") as bar:
+        for count in counts:
+            found = []
+            for repeat in range(repeats):
+                draws = generator_of(seed, repeat, f"{count} classes")
+                chosen = torch.randperm(len(classes), generator=draws)[:count].tolist()
+                found.append(count * _accuracy(nuisances, [classes[c] for c in chosen], draws))
+                bar.update()
+            times[count] = torch.tensor(found, dtype=torch.float64)
+    errors = {n: float(t.std()) / math.sqrt(repeats) if repeats > 1 else math.nan for n, t in times.items()}
+    return NuisanceCorrelation({n: float(t.mean()) for n, t in times.items()}, errors, len(labels))
+
+
+def plot_nuisance_correlation(results: Mapping[str, NuisanceCorrelation], path: str | os.PathLike[str]) -> None:
+    """Draws the correlations of several sets of images, by the name that stands in the legend, as Figure 3 does.
+
+    Raises:
+        ValueError: there is nothing to draw, or the file's name says no picture format.
+        OSError: the folder cannot be written.
+    """
+    if not results:
+        raise ValueError("results must hold at least one, got none")
+    lines = {
+        name: [(n, times, result.errors[n]) for n, times in sorted(result.times_chance.items())]
+        for name, result in results.items()
+    }
+    panel = Panel("number of classes", "times better than chance", lines, reference=(1.0, "chance"))
+    save_curves(path, [panel], title="Labels told from nuisances", subtitle="whiskers: one standard error")
+
+
+def _read(regressor: Any, images: Any, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nuisances (N, k) float32 on the device, and labels (N,) int64 on the CPU."""
+    if isinstance(images, Dataset):
+        # a loader's seed for its workers comes from the global state otherwise
+        images = DataLoader(images, batch_size=batch_size, generator=torch.Generator())
+    module = regressor.to(device) if isinstance(regressor, nn.Module) else nn.Identity()
+    parts, labels = [], []
+    with torch.no_grad(), evaluating(module):
+        for batch, targets in progress(images, description="nuisances of images", unit="batch"):
+            batch = batch.to(device)
+            found = regressor(from_uint8(batch) if batch.dtype == torch.uint8 else batch)
+            targets = torch.as_tensor(targets)
+            if found.ndim != 2 or len(found) != len(batch) or targets.shape != found.shape[:1]:
+                shapes = f"{tuple(found.shape)} and {tuple(targets.shape)}"
+                raise ValueError(f"nuisances must be (B, k) and labels (B,) with B = {len(batch)}, but got {shapes}")
+            if not found.isfinite().all():
+                raise ValueError("nuisances must be finite, but hold NaN or infinity")
+            parts.append(found.float())
+            labels.append(targets.cpu().long())
+    if not parts:
+        raise ValueError("images must hold at least one image, got none")
+    return torch.cat(parts), torch.cat(labels)
+
+
+def _accuracy(nuisances: Tensor, classes: Sequence[Tensor], draws: torch.Generator) -> float:
+    """Mean accuracy over classes, each given by the places of its images, of a classifier trained on half of each."""
+    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for members in classes:
+        shuffled = members[torch.randperm(len(members), generator=draws)]
+        for half, part in zip(halves, shuffled.tensor_split(2), strict=True):
+            half.append(part)
+    train, test = (torch.cat(half).to(nuisances.device) for half in halves)
+    train_labels, test_labels = (
+        torch.cat([torch.full_like(part, c) for c, part in enumerate(half)]).to(nuisances.device) for half in halves
+    )
+    mean, deviation = nuisances[train].mean(0), nuisances[train].std(0).clamp(min=1e-6)
+    inputs = (nuisances - mean) / deviation
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=draws)))
+        layers = nn.Linear(inputs.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, len(classes))
+        classifier = nn.Sequential(*layers).to(inputs.device)
+    optimizer = torch.optim.AdamW(classifier.parameters(), 1e-2, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
+    # each class weighs the same, as in the accuracy
+    weights = 1.0 / torch.bincount(train_labels, minlength=len(classes))
+    with torch.enable_grad():
+        for _ in range(STEPS):
+            loss = F.cross_entropy(classifier(inputs[train]), train_labels, weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        right = (classifier(inputs[test]).argmax(1) == test_labels).double()
+    return float(torch.stack([right[test_labels == c].mean() for c in range(len(classes))]).mean())

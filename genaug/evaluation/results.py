@@ -1,0 +1,116 @@
+"""What a measure returns: figures in percent, each head's, how many images they are of, and whether any are missing."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from genaug.evaluation.scoring import ENSEMBLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ABC):
+    """The figures of one head, the model's answer; those of a model's other heads are in `heads`.
+
+    Attributes:
+        what: what was measured, as a title.
+        images: how many images were scored.
+        missing: what of the data set was not there, in words; a result with any is a partial one.
+        heads: the same measure of every head by name, this one under "ensemble"; empty for a plain model.
+    """
+
+    what: str
+    images: int
+    missing: tuple[str, ...] = ()
+    heads: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @abstractmethod
+    def figures(self) -> dict[str, float]:
+        """Every figure by its name, in percent unless the name says otherwise."""
+
+    def summary(self) -> dict[str, float]:
+        """The figures that a table of many measures has; all by default."""
+        return self.figures()
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draws the figures as bars, one colour a head, to a file whose suffix says the format."""
+        plot_bars(self, path)
+
+    @property
+    def partial(self) -> bool:
+        """Whether some of the data set was missing."""
+        return bool(self.missing)
+
+    def by_head(self) -> dict[str, Any]:
+        """This result and those of the other heads, "ensemble" first."""
+        return {ENSEMBLE: self} | {head: result for head, result in self.heads.items() if head != ENSEMBLE}
+
+    def __str__(self) -> str:
+        """The figures as a table, one column a head."""
+        results = self.by_head()
+        names = [""] if len(results) == 1 else list(results)
+        lines = [["", *names]] if len(results) > 1 else []
+        lines += [
+            [figure, *(f"{result.figures()[figure]:.2f}" for result in results.values())] for figure in self.figures()
+        ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+        return "\n".join([f"{self.what}, {self.images:,} images{partial_mark(self.missing)}", *text])
+
+
+def partial_mark(missing: tuple[str, ...]) -> str:
+    """What stands beside every partial result that is printed or drawn: nothing if nothing is missing."""
+    return f"; PARTIAL, without {'; '.join(missing)}" if missing else ""
+
+
+def partial_line(missing: tuple[str, ...]) -> str:
+    """The same as a line of a picture, cut where it would not fit."""
+    return textwrap.shorten(partial_mark(missing).lstrip("; "), 84, placeholder=" ...")
+
+
+def plot_bars(result: Result, path: str | os.PathLike[str]) -> None:
+    """Draws every figure of a result, in percent, as a bar with its value; heads side by side in colours of their own.
+
+    Raises:
+        ValueError: the file's name says no picture format.
+        OSError: the folder cannot be written.
+    """
+    from genaug import plotting
+
+    results = result.by_head()
+    figures = list(result.figures())
+    bar, between, left, wide = 22, 16, 190, 470
+    group = bar * len(results) + between
+    top = 100 if result.missing else 78
+    legend = 32 if len(results) > 1 else 0
+    with plotting.new_figure(760, top + legend + group * len(figures) + 16) as figure:
+        plotting.write(figure, 24, 34, result.what, weight="bold", size=14)
+        plotting.write(figure, 24, 56, f"percent, {result.images:,} images", color=plotting.FAINT, size=10)
+        if result.missing:
+            plotting.write(figure, 24, 78, partial_line(result.missing), weight="bold", size=10)
+        axes = plotting.axes_at(figure, left, top + legend, wide, group * len(figures))
+        values = [[one.figures()[name] for name in figures] for one in results.values()]
+        longest = max([100.0, *(value for row in values for value in row if math.isfinite(value))])
+        axes.set(xlim=(0, longest), ylim=(group * len(figures), 0))
+        axes.axis("off")
+        for place, (head, row) in enumerate(zip(results, values, strict=True)):
+            colour = plotting.COLOURS[place % len(plotting.COLOURS)]
+            if legend:
+                plotting.write(figure, left + 120 * place, top + 8, "●", color=colour, va="center", size=12)
+                plotting.write(figure, left + 120 * place + 18, top + 8, head, va="center", size=10)
+            for i, value in enumerate(row):
+                y = group * i + bar * (place + 0.5)
+                shown = value if math.isfinite(value) else 0
+                axes.barh(y, longest, height=bar - 4, color="#f1f1f1")
+                axes.barh(y, shown, height=bar - 4, color=colour)
+                text = f"{value:.1f}" if math.isfinite(value) else "none"
+                axes.annotate(text, (longest, y), xytext=(6, 0), textcoords="offset points", va="center", size=10)
+        for i, name in enumerate(figures):
+            y = top + legend + group * i + bar * len(results) / 2
+            plotting.write(figure, left - 14, y, name, ha="right", va="center")
+        plotting.save(figure, path)

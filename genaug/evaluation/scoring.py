@@ -1,0 +1,339 @@
+"""How any model is scored on any labelled images: batch by batch, the logits of each of its heads.
+
+A model is any callable from a batch of images (B, 3, H, W) to logits (B, num_classes): a torchvision or timm module, a
+function. A model of several heads returns a mapping of their names to logits instead, with its own answer under
+"ensemble"; if its call takes `heads`, it is asked for that mapping by `model(images, heads=True)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
+
+from genaug.arguments import check_device, check_integer
+from genaug.files import one_line
+from genaug.generators.images import from_uint8
+from genaug.interventions.steering import evaluating, fitting_memory
+from genaug.progress import progress
+
+ENSEMBLE = "ensemble"  # the head that is the model's answer, and the only one of a plain model
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_NAMED = 5  # of the parts that are missing, before a message says ...
+
+Model = Callable[..., Any]
+Label = TypeVar("Label")
+
+
+class ImageError(ValueError):
+    """A file that does not open as an image."""
+
+
+class Options(TypedDict, total=False):
+    """How to score, what every measure takes: as `score` has it."""
+
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+    batch_size: int
+    num_workers: int
+
+
+def preprocessing(
+    resize: int | None = 256,
+    crop: int | None = 224,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> v2.Compose:
+    """What ImageNet classifiers are tested with: PIL image -> (3, crop, crop) float32, normalised.
+
+    Args:
+        resize: the shorter side, in pixels; None leaves the image's size.
+        crop: side of the square cut from the middle, in pixels; None keeps all of it.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
+    sizes: list[nn.Module] = []
+    if resize is not None:
+        sizes.append(v2.Resize(resize))
+    if crop is not None:
+        sizes.append(v2.CenterCrop(crop))
+    return v2.Compose([*sizes, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+class ImageFiles(Dataset[tuple[Any, Any]]):
+    """Image files and their labels.
+
+    Args:
+        paths: the files.
+        labels: one for each: an int, or a dict of ints.
+        transform: PIL image (RGB) -> what the model takes; `preprocessing()` by default.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], labels: Sequence[Any], transform: Callable[[Any], Any] | None = None
+    ) -> None:
+        if len(paths) != len(labels):
+            raise ValueError(f"labels must be one for each of {len(paths)} paths, got {len(labels)}")
+        self.paths = list(paths)
+        self.labels = list(labels)
+        self.transform = preprocessing() if transform is None else transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """The image, transformed, and its label; raises ImageError, which names the file, if it does not open."""
+        path = self.paths[index]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+            raise ImageError(f"{path} does not open as an image ({one_line(error)})") from None
+        return self.transform(image), self.labels[index]
+
+
+def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
+    """The image files in a folder and below it, also behind links, in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    files = (Path(inner, name) for inner, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith("."))
+
+
+def labelled_folders(
+    root: str | os.PathLike[str],
+    labels: Mapping[str, Label],
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    expected: int | None = None,
+) -> tuple[ImageFiles, tuple[str, ...]]:
+    """The images of root/<folder>/, where the folder's name says the label; folders of other names are left out.
+
+    Args:
+        root: the folder of folders.
+        labels: folder name -> label; each of these folders is part of the data set.
+        transform: as for `ImageFiles`.
+        partial: take what is there if folders are missing; an error otherwise.
+        expected: how many images the whole data set has.
+
+    Returns:
+        The images, and what is missing of the data set, in words: nothing if it is whole.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or none of its folders is one of these.
+        ValueError: some are missing or empty, and `partial` is false; the message says which.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such folder: {root}")
+    found = {name: image_paths(root / name) if (root / name).is_dir() else [] for name in labels}
+    absent = [name for name, paths in found.items() if not paths]
+    if len(absent) == len(labels):
+        raise FileNotFoundError(f"{root} must have folders of images such as {absent[0]!r}, but has none of them")
+    missing = missing_parts("class folders", absent, len(labels), str(root), partial)
+    files = [(path, labels[name]) for name, paths in found.items() for path in paths]
+    if expected is not None and len(files) < expected:
+        missing = (*missing, f"{expected - len(files):,} of {expected:,} images")
+    return ImageFiles([path for path, _ in files], [label for _, label in files], transform), missing
+
+
+def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str, partial: bool) -> tuple[str, ...]:
+    """What is missing of a data set, in words, for a result to carry.
+
+    Args:
+        what: the kind of its parts, such as "class folders".
+        absent: the names of those that are missing, or how many there are.
+        total: how many the whole data set has.
+        where: what lacks them.
+        partial: whether a partial result was asked for.
+
+    Raises:
+        ValueError: some are missing, and no partial result was asked for.
+    """
+    if not absent:
+        return ()
+    names = [] if isinstance(absent, int) else list(absent)
+    listed = f": {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}" if names else ""
+    words = f"{len(names) or absent:,} of {total:,} {what}{listed}"
+    if not partial:
+        raise ValueError(
+            f"{where} lacks {words}; partial=True (on the command line --partial) scores what is there and says so"
+        )
+    return (words,)
+
+
+def place(model: Model, device: torch.device | str | None) -> torch.device:
+    """Moves a module to the device, if one is given, and says where it is; a function is on the CPU by default.
+
+    Raises:
+        ValueError, TypeError: there is no such device.
+    """
+    if isinstance(model, nn.Module):
+        if device is not None:
+            model.to(check_device("device", device))
+        tensor = next((tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors), None)
+        if tensor is not None:
+            return tensor.device
+    return check_device("device", device)
+
+
+@torch.no_grad()
+def score(
+    model: Model,
+    images: Dataset[Any] | Iterable[tuple[Tensor, Any]],
+    *,
+    classes: Collection[int] = (),
+    description: str = "",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> Iterator[tuple[dict[str, Tensor], Any]]:
+    """Yields the logits of each head and the targets, batch by batch and in order; each image comes once.
+
+    A module is put into evaluation mode and afterwards back into the mode that each of its parts was in.
+
+    Args:
+        model: as this module's docstring has it.
+        images: a map-style dataset of images (3, H, W) and targets, or an iterable of batches of them, such as a
+            `DataLoader`. Floats go to the model as they are; uint8 are first turned into [-1, 1], as this package's
+            classifiers of digits take them.
+        classes: how many logits the model may give, such as (1000,); any number by default.
+        description: what the progress bar says; without one there is no bar.
+        device: where to score. A module is moved there and stays; by default it is scored where it is.
+        dtype: torch.bfloat16 or torch.float16 for autocast.
+        batch_size: images a batch of a dataset; a loader has its own.
+        num_workers: processes that read a dataset; a loader has its own.
+
+    Yields:
+        {head: (B, num_classes) float32} on the device, "ensemble" among them, and the targets there.
+
+    Raises:
+        ImageError: a file does not open; the message names it.
+        ValueError: logits are not finite, or of another number or shape, and the message names the image; or an
+            argument is out of its range.
+        TypeError: the model returns something else than logits or a mapping of them, or images come in another form.
+    """
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, but got {dtype}")
+    batch_size, num_workers = check_integer("batch_size", batch_size, 1), check_integer("num_workers", num_workers, 0)
+    where = place(model, device)
+    names = _names(images)
+    total = len(images) if isinstance(images, Dataset) else None  # type: ignore[arg-type]
+    if isinstance(images, Dataset) and not isinstance(images, IterableDataset):
+        images = DataLoader(
+            images,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            pin_memory=where.type == "cuda",
+            generator=torch.Generator(),  # a loader seeds its workers, by default from the global state, which moves on
+        )
+    ask = {"heads": True} if _takes_heads(model) else {}
+    seen = 0
+    with ExitStack() as stack:
+        if isinstance(model, nn.Module):
+            stack.enter_context(evaluating(model))
+        bar = stack.enter_context(progress(total=total, description=description, unit="image")) if description else None
+        for pair in _batches(images):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Tensor):
+                raise TypeError(
+                    f"images must come as pairs of a batch (B, 3, H, W) and its targets, but got {type(pair).__name__}"
+                )
+            batch, targets = pair
+            batch = batch.to(where, non_blocking=True)
+            batch = from_uint8(batch) if batch.dtype == torch.uint8 else batch
+            with (
+                fitting_memory(f"{len(batch)} images do not fit into memory together: choose a smaller batch_size"),
+                torch.autocast(where.type, dtype, enabled=dtype not in (None, torch.float32)),
+            ):
+                output = model(batch, **ask)
+            logits = _checked(output, len(batch), classes, names, seen)
+            seen += len(batch)
+            yield logits, _to(targets, where)
+            if bar is not None:
+                bar.update(len(batch))
+
+
+def _takes_heads(model: Any) -> bool:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):  # the latter is torch.compile's
+        model = model.module if isinstance(model, wrappers) else model._orig_mod
+    try:
+        return "heads" in inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+    except (TypeError, ValueError):  # built in, or no function
+        return False
+
+
+def _names(images: Any) -> Callable[[int], str]:
+    """How an error names the image of a position."""
+    paths = getattr(images, "paths", None)
+    if paths is None and hasattr(images, "samples"):  # torchvision's ImageFolder
+        paths = [path for path, _ in images.samples]
+    return (lambda i: str(paths[i])) if paths is not None else (lambda i: f"image {i}")
+
+
+def _batches(images: Any) -> Iterator[Any]:
+    said = ""
+    try:
+        yield from images
+    except ImageError as error:
+        said = str(error)
+        # torch's error and its traceback hold each other, and so its workers, which the garbage collector ends late
+        error.__traceback__ = None
+    if said:
+        # of a worker torch sends the whole traceback as the message; the last line is what was said
+        raise ImageError(said.rstrip().rsplit("ImageError: ", 1)[-1])
+
+
+def _checked(
+    output: Any, count: int, classes: Collection[int], names: Callable[[int], str], seen: int
+) -> dict[str, Tensor]:
+    heads = {ENSEMBLE: output} if isinstance(output, Tensor) else output
+    if not isinstance(heads, Mapping) or ENSEMBLE not in heads:
+        came = f"a mapping of {', '.join(map(str, heads))}" if isinstance(heads, Mapping) else type(heads).__name__
+        raise TypeError(
+            f"model must return logits (B, num_classes), or a mapping of heads to them with an {ENSEMBLE!r}, but "
+            f"returned {came}"
+        )
+    for head, logits in heads.items():
+        of_head = f" of the head {head!r}" if len(heads) > 1 else ""
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
+            came = str(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"logits{of_head} must be (B, num_classes) with B = {count}, but got {came}")
+        if classes and logits.shape[1] not in classes:
+            expected = " or ".join(f"{number:,}" for number in classes)
+            raise ValueError(
+                f"model must give {expected} logits, in the usual order of the classes, but gave "
+                f"{logits.shape[1]:,}{of_head}"
+            )
+        finite = logits.isfinite().all(dim=1)
+        if not finite.all():
+            first = int((~finite).nonzero()[0, 0])
+            raise ValueError(f"logits{of_head} must be finite, but those of {names(seen + first)} hold NaN or infinity")
+    return {str(head): logits.float() for head, logits in heads.items()}
+
+
+def _to(targets: Any, device: torch.device) -> Any:
+    if isinstance(targets, Tensor):
+        return targets.to(device)
+    if isinstance(targets, Mapping):
+        return {name: _to(value, device) for name, value in targets.items()}
+    return targets

@@ -1,0 +1,263 @@
+"""Every measure that takes a folder of images, by name, and running several of them on a model, one after the other."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+import genaug
+from genaug.arguments import check_choice
+from genaug.evaluation.background_gap import OTHERS, background_gap
+from genaug.evaluation.corruption_error import corruption_error
+from genaug.evaluation.imagenet import (
+    imagenet,
+    imagenet_a,
+    imagenet_r,
+    imagenet_sketch,
+    imagenet_v2,
+    objectnet,
+)
+from genaug.evaluation.results import Result
+from genaug.evaluation.scoring import Model, place, preprocessing
+from genaug.evaluation.shape_bias import shape_bias
+from genaug.files import atomic_path, digest, writable_folder
+from genaug.plotting import FAINT, INK, new_figure, save, write
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from genaug.evaluation.scoring import Options
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A measure of a model on a folder of images.
+
+    Attributes:
+        data: what the folder must hold.
+        run: (model, folder, *, transform, partial, and the options of `scoring.score`) -> its result.
+        cropped: its images have been cut to 224 x 224 already, and are not resized and cut again.
+    """
+
+    data: str
+    run: Callable[..., Result]
+    cropped: bool = False
+
+
+def _background_gap(model: Model, root: str | os.PathLike[str], **options: Any) -> Result:
+    required = (Path(root, name) for name in ("original", "mixed_same", "mixed_rand"))
+    others = {name: Path(root, name) for name in OTHERS if Path(root, name).is_dir()}
+    return background_gap(model, *required, others=others, **options)
+
+
+_CLASSES = "a folder a class, named by its wnid"
+
+SUITES = {
+    "shape-bias": Suite("the 1,280 stimuli, <shape>N-<texture>M.png, in folders or not", shape_bias),
+    "background-gap": Suite(
+        "ImageNet-9's original/, mixed_same/, mixed_rand/, and any of its other variations",
+        _background_gap,
+        cropped=True,
+    ),
+    "imagenet": Suite(_CLASSES, imagenet),
+    "imagenet-v2": Suite("imagenetv2-*-format-val/, each with folders 0 to 999", imagenet_v2),
+    "imagenet-c": Suite(f"<corruption>/<severity>/, each with {_CLASSES}", corruption_error, cropped=True),
+    "imagenet-a": Suite(_CLASSES, imagenet_a),
+    "imagenet-r": Suite(_CLASSES, imagenet_r),
+    "imagenet-sketch": Suite(_CLASSES, imagenet_sketch),
+    "objectnet": Suite("a folder a class, as published", objectnet),
+    "objectnet-genint": Suite(
+        "a folder a class, as published",
+        lambda model, root, *, transform, **options: objectnet(model, root, crop="genint", **options),
+    ),
+}
+
+
+def evaluate(
+    model: Model,
+    suites: Mapping[str, str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    name: str = "model",
+    transform: Callable[[Any], Any] | None = None,
+    cropped_transform: Callable[[Any], Any] | None = None,
+    partial: bool = False,
+    **options: Unpack[Options],
+) -> dict[str, Any]:
+    """Runs suites on a model, and writes `out`/results.json, results.csv, summary.png and a picture of each suite.
+
+    All are written anew after each suite, and suites that `out` already holds of the same model are not run again: an
+    interrupted call goes on where it stopped, and other suites join those that are there.
+
+    Args:
+        model: see `genaug.evaluation.scoring`.
+        suites: the folder of each suite, by its name in `SUITES`.
+        out: the folder of the results.
+        name: what the model is called in them.
+        transform: PIL image -> what the model takes; `scoring.preprocessing()` by default.
+        cropped_transform: the same for suites whose images are cut to 224 x 224 already; by default without resizing.
+        partial: score what is there of data sets that are not whole, and mark it everywhere; an error otherwise.
+        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
+
+    Returns:
+        What results.json holds: "model" and "suites", each with its figures in percent by head (None for what cannot
+        be said), how many images they are of, what was missing, and its circumstances.
+
+    Raises:
+        ValueError: an unknown suite, or `out` has results of another model or data; and what the measures raise.
+        OSError: `out` cannot be written.
+    """
+    if not suites:
+        raise ValueError(f"suites must name at least one of {', '.join(SUITES)}, but got none")
+    for suite in suites:
+        check_choice("suite", suite, SUITES)
+    dtype = str(options.get("dtype") or torch.float32).removeprefix("torch.")
+    described = {"name": name, "weights_sha256": _weights(model), "dtype": dtype}
+    device = place(model, options.get("device"))
+    file = writable_folder(out) / "results.json"
+    finished = _finished(file, described)
+    for suite, root in suites.items():
+        before = finished.get(suite)
+        if before is not None and before["data"] != os.fspath(root):
+            raise ValueError(f"{file} has {suite} of {before['data']}, not {os.fspath(root)}: choose another folder")
+        if before is None or (before["partial_allowed"] and not partial):
+            row = SUITES[suite]
+            chosen = cropped_transform or preprocessing(resize=None, crop=None) if row.cropped else transform
+            start = time.perf_counter()
+            try:
+                result = row.run(model, root, transform=chosen, partial=partial, **options)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error}; for {suite} a folder must hold {row.data}") from None
+            print(result, end="\n\n", flush=True)
+            finished[suite] = {
+                "what": result.what,
+                "data": os.fspath(root),
+                "images": result.images,
+                "partial": result.partial,
+                "partial_allowed": partial,
+                "missing": list(result.missing),
+                "summary": list(result.summary()),
+                "figures": {
+                    head: {figure: value if math.isfinite(value) else None for figure, value in one.figures().items()}
+                    for head, one in result.by_head().items()
+                },
+                "seconds": round(time.perf_counter() - start, 1),
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "genaug": genaug.__version__,
+            }
+            _write(file, described, finished)
+            result.plot(file.parent / f"{suite}.png")
+    return _write(file, described, finished)
+
+
+def _weights(model: Model) -> str | None:
+    """A checksum of a module's weights; None for what has none."""
+    if not isinstance(model, nn.Module):
+        return None
+    return digest({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+
+
+def _finished(file: Path, described: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The suites that `file` holds, by name."""
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+        before, suites = content["model"], content["suites"]
+        if not all({"data", "partial_allowed", "figures", "summary"} <= set(found) for found in suites.values()):
+            raise KeyError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{file} is no result of an evaluation: choose another folder") from None
+    if before != described:
+        other = [f"{key} {before.get(key)!r}" for key in described if before.get(key) != described[key]]
+        raise ValueError(f"{file} has results of another model ({', '.join(other)}): choose another folder")
+    return suites
+
+
+def _write(file: Path, described: dict[str, Any], finished: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    finished = {suite: finished[suite] for suite in SUITES if suite in finished}
+    results = {"model": described, "suites": finished}
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    with atomic_path(file.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["model", "suite", "head", "figure", "value", "images", "partial", "missing"])
+        for suite, found in finished.items():
+            circumstances = [found["images"], found["partial"], "; ".join(found["missing"])]
+            for head, figures in found["figures"].items():
+                for figure, value in figures.items():
+                    writer.writerow([described["name"], suite, head, figure, value, *circumstances])
+    plot_summary(results, file.parent / "summary.png")
+    return results
+
+
+def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Draws what sums each suite up as a table, one column a head, partial ones marked and explained below.
+
+    Args:
+        results: as `evaluate` returns them.
+        path: the file; its suffix says the format, such as .png.
+    """
+    suites = results["suites"]
+    heads = list(dict.fromkeys(head for found in suites.values() for head in found["figures"]))
+    column, high, left = 110, 28, 24
+    figures_at, first = 290, 290 + 250
+    width = first + column * max(1, len(heads)) + left
+    lines: list[tuple[str, str, list[str]]] = []
+    notes: list[str] = []
+    marked = 0
+    for found in suites.values():
+        mark = ""
+        if found["partial"]:
+            mark = " " + "†‡§¶"[marked % 4] * (1 + marked // 4)
+            marked += 1
+            words = f"{mark.strip()} PARTIAL, without {'; '.join(found['missing'])}"
+            notes += textwrap.wrap(words, width // 8)  # a character of this size is less than 8 pixels wide
+        for number, figure in enumerate(found["summary"]):
+            values = [found["figures"].get(head, {}).get(figure) for head in heads]
+            cells = ["-" if value is None else f"{value:.1f}" for value in values]
+            lines.append((found["what"] + mark if number == 0 else "", figure, cells))
+    named = len(heads) > 1
+    top = 100 if named else 60
+    bottom = top + high * len(lines)
+    with new_figure(width, bottom + 26 + 18 * len(notes)) as figure:
+
+        def rule(y: float, thickness: float) -> None:
+            from matplotlib.lines import Line2D
+
+            height = 1 - y / figure.bbox.height
+            ends = [left / figure.bbox.width, 1 - left / figure.bbox.width]
+            figure.add_artist(Line2D(ends, [height, height], color=INK, linewidth=thickness))
+
+        write(figure, left, 36, results["model"]["name"], weight="bold", size=14)
+        write(figure, width - left, 36, "percent", color=FAINT, size=10, ha="right")
+        rule(54, 1.4)
+        if named:
+            for number, head in enumerate(heads):
+                write(figure, first + column * (number + 1) - 10, 80, head, ha="right")
+            rule(92, 0.7)
+        for i, (what, name, cells) in enumerate(lines):
+            y = top + high * (i + 0.5)
+            if what and i:
+                rule(top + high * i, 0.3)
+            write(figure, left, y, what, va="center", weight="bold", size=10)
+            write(figure, figures_at, y, name, va="center")
+            for number, cell in enumerate(cells):
+                write(figure, first + column * (number + 1) - 10, y, cell, ha="right", va="center")
+        rule(bottom + 4, 1.4)
+        for i, note in enumerate(notes):
+            write(figure, left, bottom + 26 + 18 * i, note, color=FAINT, size=9)
+        save(figure, path)
