@@ -126,8 +126,6 @@ def test_tables_are_those_of_the_results():
 
 
 def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkeypatch):
-    folder = tmp_path / "cgn-table2" / "embedded"
-    folder.mkdir(parents=True)
     figure = {"test": {"mean": 0.5, "sd": None, "n": 1}}
     runs = [
         {"row": row, "variant": variant, "device": device, "torch": "2.15.0+cpu"}
@@ -142,7 +140,10 @@ def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkey
         "runs": runs,
         "summary": {"original": {"wildlife": figure}, "cgn": {"colored": figure}},
     }
-    (folder / "results.json").write_text(json.dumps(content))
+    for name in ("original", "embedded"):
+        folder = tmp_path / "cgn-table2" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(content))
     tool = runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))
     monkeypatch.setitem(tool["table2"].__globals__, "RESULTS", tmp_path)
     note = tool["table2"]().splitlines()[-1]
