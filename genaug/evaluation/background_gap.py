@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ from torch.utils.data import Dataset
 from genaug.arguments import check_choice
 from genaug.evaluation.classes import IMAGENET9
 from genaug.evaluation.imagenet import subfolder
-from genaug.evaluation.results import Result
-from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, labelled_folders, preprocessing, score
+from genaug.evaluation.results import Result, of_heads
+from genaug.evaluation.scoring import ImageFiles, Model, labelled_folders, preprocessing, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,7 +139,7 @@ def background_gap(
         )
         for head, found in accuracies.items()
     }
-    return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
+    return of_heads(results)
 
 
 def _files(

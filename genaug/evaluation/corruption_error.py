@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ from genaug.arguments import check_choice
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, frost_photographs
 from genaug.evaluation.imagenet import CLASSES, IMAGENET_IMAGES, subfolder
-from genaug.evaluation.results import Result, partial_line
-from genaug.evaluation.scoring import ENSEMBLE, Model, labelled_folders, missing_parts, preprocessing, score
+from genaug.evaluation.results import Result, of_heads, write_heading
+from genaug.evaluation.scoring import Model, labelled_folders, missing_parts, preprocessing, score
 from genaug.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def corruption_error(
             found.setdefault(head, {}).setdefault(name, {})[severity] = wrong / count
     missing += _shortened(list(lacking))
     results = {head: _result(errors, baseline, total, missing, made) for head, errors in found.items()}
-    return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
+    return of_heads(results)
 
 
 def plot_corruption_errors(results: Mapping[str, CorruptionError], path: str | os.PathLike[str]) -> None:
@@ -199,10 +199,7 @@ def plot_corruption_errors(results: Mapping[str, CorruptionError], path: str | o
     legend = 26 * len(results)
     highest = max(100.0, *(max(result.per_corruption.values()) for result in results.values()))
     with new_figure(760, top + legend + 26 * len(names) + 66) as figure:
-        write(figure, 24, 34, first.what, weight="bold", size=14)
-        write(figure, 24, 56, f"{first.images:,} images", color=FAINT, size=10)
-        if first.missing:
-            write(figure, 24, 78, partial_line(first.missing), weight="bold", size=10)
+        write_heading(figure, first.what, f"{first.images:,} images", first.missing)
         axes = axes_at(figure, 170, top + legend, 560, 26 * len(names))
         for place, (name, result) in enumerate(results.items()):
             colour = COLOURS[place % len(COLOURS)]

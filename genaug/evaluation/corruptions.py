@@ -28,9 +28,8 @@ from genaug.interventions.sampling import generator_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32  # pixels a side; defocus reflects 10 of them at each edge
-ROUNDING = (
-    2**-9
-)  # of a grey level, added before the fraction is cut off: sums in float32 may end just below a whole one
+# of a grey level, added before the fraction is cut off: sums in float32 may end just below a whole one
+ROUNDING = 2**-9
 
 
 def corrupt(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 
 from genaug.arguments import check_choice
 from genaug.evaluation.classes import IMAGENET, OBJECTNET
-from genaug.evaluation.results import Result
-from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, labelled_folders, missing_parts, preprocessing, score
+from genaug.evaluation.results import Result, of_heads
+from genaug.evaluation.scoring import ImageFiles, Model, labelled_folders, missing_parts, preprocessing, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +151,7 @@ def imagenet_v2(
         )
         for head in next(iter(sets.values())).by_head()
     }
-    return replace(heads[ENSEMBLE], heads=heads if len(heads) > 1 else {})
+    return of_heads(heads)
 
 
 def imagenet_a(
@@ -301,4 +301,4 @@ def _accuracy(
         head: Accuracy(what=what, images=len(files), missing=missing, top1=share * first[head], top5=share * five[head])
         for head in first
     }
-    return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
+    return of_heads(results)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaug.evaluation.results import Result
-from genaug.evaluation.scoring import ENSEMBLE, Model, score
+from genaug.evaluation.results import Result, of_heads
+from genaug.evaluation.scoring import Model, score
 from genaug.plotting import FAINT, INK, axes_at, new_figure, save, write
 
 if TYPE_CHECKING:
@@ -110,4 +110,4 @@ def invariance(
         )
         for head, parts in answers.items()
     }
-    return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
+    return of_heads(results)

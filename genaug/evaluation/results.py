@@ -7,10 +7,12 @@ import os
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from genaug.evaluation.scoring import ENSEMBLE
+
+One = TypeVar("One", bound="Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,11 @@ class Result(ABC):
         return "\n".join([f"{self.what}, {self.images:,} images{partial_mark(self.missing)}", *text])
 
 
+def of_heads(results: Mapping[str, One]) -> One:
+    """The result of a model, given each head's: the ensemble's, which holds the others where there are any."""
+    return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
+
+
 def partial_mark(missing: tuple[str, ...]) -> str:
     """What stands beside every partial result that is printed or drawn: nothing if nothing is missing."""
     return f"; PARTIAL, without {'; '.join(missing)}" if missing else ""
@@ -71,6 +78,16 @@ def partial_mark(missing: tuple[str, ...]) -> str:
 def partial_line(missing: tuple[str, ...]) -> str:
     """The same as a line of a picture, cut where it would not fit."""
     return textwrap.shorten(partial_mark(missing).lstrip("; "), 84, placeholder=" ...")
+
+
+def write_heading(figure: Any, title: str, subtitle: str, missing: tuple[str, ...]) -> None:
+    """What stands above every picture of a result: the third line, at 78 pixels, says what it lacks, if anything."""
+    from genaug import plotting
+
+    plotting.write(figure, 24, 34, title, weight="bold", size=14)
+    plotting.write(figure, 24, 56, subtitle, color=plotting.FAINT, size=10)
+    if missing:
+        plotting.write(figure, 24, 78, partial_line(missing), weight="bold", size=10)
 
 
 def plot_bars(result: Result, path: str | os.PathLike[str]) -> None:
@@ -89,10 +106,7 @@ def plot_bars(result: Result, path: str | os.PathLike[str]) -> None:
     top = 100 if result.missing else 78
     legend = 32 if len(results) > 1 else 0
     with plotting.new_figure(760, top + legend + group * len(figures) + 16) as figure:
-        plotting.write(figure, 24, 34, result.what, weight="bold", size=14)
-        plotting.write(figure, 24, 56, f"percent, {result.images:,} images", color=plotting.FAINT, size=10)
-        if result.missing:
-            plotting.write(figure, 24, 78, partial_line(result.missing), weight="bold", size=10)
+        write_heading(figure, result.what, f"percent, {result.images:,} images", result.missing)
         axes = plotting.axes_at(figure, left, top + legend, wide, group * len(figures))
         values = [[one.figures()[name] for name in figures] for one in results.values()]
         longest = max([100.0, *(value for row in values for value in row if math.isfinite(value))])

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug.evaluation.classes import CUE_CONFLICT
-from genaug.evaluation.results import Result, partial_line
-from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, image_paths, missing_parts, score
+from genaug.evaluation.results import Result, of_heads, write_heading
+from genaug.evaluation.scoring import ImageFiles, Model, image_paths, missing_parts, score
 from genaug.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def shape_bias(
         head: bias_of_decisions(shape[keep], texture[keep], torch.cat(answer)[keep], names=names, missing=missing)
         for head, answer in answers.items()
     }
-    return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
+    return of_heads(results)
 
 
 def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agreeing: bool = False) -> ShapeBias:
@@ -227,11 +227,8 @@ def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[st
     legend = 26 * len(results)
     top = 100 if first.missing else 78
     with new_figure(760, top + 68 + legend + high * len(rows)) as figure:
-        write(figure, 24, 34, "Shape bias", weight="bold", size=14)
         subtitle = f"cue conflict, {first.images:,} images; all of them with 95% bootstrap intervals"
-        write(figure, 24, 56, subtitle, color=FAINT, size=10)
-        if first.missing:
-            write(figure, 24, 78, partial_line(first.missing), size=10, weight="bold")
+        write_heading(figure, "Shape bias", subtitle, first.missing)
         axes = axes_at(figure, 130, top + legend, 600, high * len(rows))
         for place, (name, result) in enumerate(results.items()):
             colour = COLOURS[place % len(COLOURS)]
