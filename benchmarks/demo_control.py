@@ -35,7 +35,7 @@ def run(seed: int, components: int, scale: float) -> tuple[float, float]:
         demo.INTERVENED, length=demo.IMAGES, seed=seed, components=components, scale=scale
     )
     images, labels = generated.images(range(demo.IMAGES)), generated.labels(range(demo.IMAGES))
-    model = fit_classifier(images, labels, seed=seed, network=demo._network, epochs=demo.EPOCHS)
+    model = fit_classifier(images, labels, seed=seed, network=demo.small_network, epochs=demo.EPOCHS)
     test = batches(digits.images()[seen], digits.factors["shape"][seen])
     return accuracy(model, batches(images, labels)), accuracy(model, test)
 

@@ -1,6 +1,6 @@
-"""Writes the README's tables from the results under benchmarks/results, so that no figure is typed in by hand.
+"""Writes tables of figures from the results under benchmarks/results, so that none is typed in by hand.
 
-python tools/readme_tables.py            # rewrites README.md
+python tools/readme_tables.py            # rewrites README.md, docs/reproduce.md, genaug/recipes/measured.json
 python tools/readme_tables.py --check    # exits 1 if it is out of date, as a test does
 """
 
@@ -10,6 +10,8 @@ import json
 import statistics
 import sys
 from pathlib import Path
+
+from genaug.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -95,8 +97,60 @@ def speed() -> str:
     return "\n".join(lines)
 
 
-def written(text: str) -> str:
-    for name, table in (("demo", demo()), ("table2", table2()), ("speed", speed())):
+def _twins() -> dict[str, dict]:
+    files = {file.parent.name: file for file in (RESULTS / "twins").glob("*/results.json")}
+    return {name: json.loads(files[name].read_text()) for name in RECIPES if name in files}
+
+
+def _here(effect: dict) -> str:
+    if effect["interval"] is None:
+        return f"{effect['mean']:+.2f}"
+    low, high = effect["interval"]
+    return f"{effect['mean']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def twins() -> str:
+    lines = ["| of | effect | paper | here [95% interval] | |", "|---|---|---|---|---|"]
+    found = _twins()
+    for name, results in found.items():
+        title = results["title"].split(" (")[0]
+        for place, effect in enumerate(results["effects"]):
+            first = f"[{title}](../genaug/recipes/{name.replace('-', '_')}.py)" if place == 0 else ""
+            lines.append(f"| {first} | {effect['what']} | {effect['paper']} | {_here(effect)} | {effect['verdict']} |")
+    runs = [run for results in found.values() for run in results["runs"]]
+    if not runs:
+        return "Not run."
+    seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
+    seconds = [run["seconds"] for run in runs]
+    where = "; ".join(
+        dict.fromkeys(f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
+    )
+    note = f"Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed."
+    return "\n".join([*lines, "", note])
+
+
+def measured() -> str:
+    """genaug/recipes/measured.json: what `genaug reproduce list` says of ours."""
+    found: dict[str, dict[str, str]] = {}
+    parts = []
+    for folder, row in (("original", "original"), ("embedded", "cgn")):
+        files = [RESULTS / "cgn-table2" / f"{folder}-{variant}" / "results.json" for variant in VARIANTS]
+        tests = [
+            json.loads(file.read_text())["summary"][row][variant]["test"]
+            for file, variant in zip(files, VARIANTS, strict=True)
+        ]
+        cells = [f"{100 * t['mean']:.1f}" + ("" if t["sd"] is None else f" ± {100 * t['sd']:.1f}") for t in tests]
+        parts.append(f"{row} {' / '.join(cells)} (n={min(t['n'] for t in tests)})")
+    found["cgn-table2"] = {"full": "; ".join(parts)}
+    found["cgn-figure3"] = {"full": "the sheet that the command draws"}
+    for name, results in _twins().items():
+        effects = [f"{effect['what']}: {_here(effect)}, {effect['verdict']}" for effect in results["effects"]]
+        found[name] = {"twin": f"{'; '.join(effects)} (n={len(results['runs'])})"}
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+
+
+def written(text: str, **tables: str) -> str:
+    for name, table in tables.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         before, rest = text.split(begin)
         text = before + begin + table + "\n" + end + rest.split(end, 1)[1]
@@ -106,12 +160,16 @@ def written(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = written(before)
+    readme, page = ROOT / "README.md", ROOT / "docs" / "reproduce.md"
+    files = {
+        readme: written(readme.read_text(), demo=demo(), table2=table2(), speed=speed()),
+        page: written(page.read_text(), twins=twins()),
+        ROOT / "genaug" / "recipes" / "measured.json": measured(),
+    }
     if parser.parse_args().check:
-        return int(before != after)
-    readme.write_text(after)
+        return int(any(not file.exists() or file.read_text() != text for file, text in files.items()))
+    for file, text in files.items():
+        file.write_text(text)
     return 0
 
 

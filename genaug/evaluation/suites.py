@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import textwrap
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-import genaug
 from genaug.arguments import check_choice
 from genaug.evaluation.background_gap import OTHERS, background_gap
 from genaug.evaluation.corruption_error import corruption_error
@@ -33,6 +31,7 @@ from genaug.evaluation.scoring import Model, place, preprocessing
 from genaug.evaluation.shape_bias import shape_bias
 from genaug.files import atomic_path, digest, writable_folder
 from genaug.plotting import FAINT, INK, new_figure, save, write
+from genaug.records import circumstances, foreign, read_results, write_results
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -152,11 +151,7 @@ def evaluate(
                     head: {figure: value if math.isfinite(value) else None for figure, value in one.figures().items()}
                     for head, one in result.by_head().items()
                 },
-                "seconds": round(time.perf_counter() - start, 1),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "genaug": genaug.__version__,
+                **circumstances(start, device),
             }
             _write(file, described, finished)
             result.plot(file.parent / f"{suite}.png")
@@ -172,26 +167,21 @@ def _weights(model: Model) -> str | None:
 
 def _finished(file: Path, described: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The suites that `file` holds, by name."""
-    if not file.exists():
-        return {}
+    what = "an evaluation"
+    suites = read_results(file, what, "model", described, ("suites",)).get("suites", {})
     try:
-        content = json.loads(file.read_text())
-        before, suites = content["model"], content["suites"]
-        if not all({"data", "partial_allowed", "figures", "summary"} <= set(found) for found in suites.values()):
-            raise KeyError
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{file} is no result of an evaluation: choose another folder") from None
-    if before != described:
-        other = [f"{key} {before.get(key)!r}" for key in described if before.get(key) != described[key]]
-        raise ValueError(f"{file} has results of another model ({', '.join(other)}): choose another folder")
+        whole = all({"data", "partial_allowed", "figures", "summary"} <= set(found) for found in suites.values())
+    except (TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise foreign(file, what)
     return suites
 
 
 def _write(file: Path, described: dict[str, Any], finished: dict[str, dict[str, Any]]) -> dict[str, Any]:
     finished = {suite: finished[suite] for suite in SUITES if suite in finished}
     results = {"model": described, "suites": finished}
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(file, results)
     with atomic_path(file.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(["model", "suite", "head", "figure", "value", "images", "partial", "missing"])

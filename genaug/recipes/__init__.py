@@ -1,42 +1,187 @@
 """One file a table or figure of the papers, and the list of them: needs, cost, the paper's figures and ours.
 
-A new recipe is one file here and one row of `RECIPES`.
+A new recipe is one file here and one row of `RECIPES`; `python tools/readme_tables.py` writes what was measured.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One table or figure that can be made again.
+    """One table or figure of the papers.
 
     Attributes:
         what: which table or figure it is.
-        command: the command that makes it.
+        paper: the paper's figures.
+        command: the command that makes it, or what of it can be made; "" if nothing can.
+        lacks: what the package does not do of it yet; "" if it does all.
+        twin: whether it has a twin at desk scale, `genaug reproduce NAME --twin`.
         needs: data that the user has to bring.
         cost: time and hardware.
-        paper: the paper's figures.
-        ours: where what this project measured stands, or "not run".
     """
 
     what: str
-    command: str
-    needs: str
-    cost: str
     paper: str
-    ours: str = "not run"
+    command: str = ""
+    lacks: str = ""
+    twin: bool = False
+    needs: str = "nothing"
+    cost: str = "not run"
 
+
+_TWIN_COST = "the twin at most 3 minutes a seed, one CPU core"
+_PICTURES = "pictures"
+_CGN = "the CGN on ImageNet"
 
 RECIPES = {
+    "cgn-table1": Recipe(
+        what="CGN, Table 1: which losses the CGN on ImageNet needs, by Inception score and mean mask",
+        paper="all 130.2 / 0.3; without L_shape 85.9 / 0.2, L_text 198.4 / 0.9, L_bg 195.6 / 0.1, L_rec 38.4 / 0.3",
+        lacks=_CGN,
+    ),
     "cgn-table2": Recipe(
         what="CGN, Table 2, rows Original and Original + CGN: test accuracy in percent on colored / double-colored / "
         "wildlife MNIST",
-        command="genaug reproduce cgn-table2 --root DIR --textures DIR",
-        needs="MNIST (--download fetches it); for wildlife a folder of textures: DTD's striped and veined",
-        cost="not run",
         paper="original 35.9 / 10.3 / 10.1; cgn 95.1 / 89.0 / 85.7",
-        ours="the table in the README, from benchmarks/results/cgn-table2",
-    )
+        command="genaug reproduce cgn-table2 --root DIR --textures DIR",
+        lacks="the rows IRM, LNTL and Original + GAN",
+        needs="MNIST (--download fetches it); for wildlife a folder of textures: DTD's striped and veined",
+        cost="6 to 26 minutes a row, variant and seed, one CPU core",
+    ),
+    "cgn-table3": Recipe(
+        what="CGN, Table 3: shape bias on cue conflict and ImageNet accuracy in percent, ResNet-50",
+        paper="ImageNet 21.4; CGN's heads: shape 54.8, texture 16.7, background 22.9; accuracy 76.1, ensemble 74.0",
+        command="genaug evaluate resnet50 --suite shape-bias --data DIR --out DIR",
+        lacks="the training of the other rows",
+        twin=True,
+        needs="the cue-conflict stimuli; the twin nothing",
+        cost=_TWIN_COST,
+    ),
+    "cgn-table4": Recipe(
+        what="CGN, Table 4: accuracy in percent on IN-9, Mixed-Same and Mixed-Rand, and the background gap, ResNet-50",
+        paper="ImageNet 95.6, 86.2, 78.9, gap 7.3; ImageNet + CGN 94.2, 83.4, 80.1, gap 3.3",
+        command="genaug evaluate resnet50 --suite background-gap --data DIR --out DIR",
+        lacks="the training of the other rows",
+        twin=True,
+        needs="ImageNet-9; the twin nothing",
+        cost=_TWIN_COST,
+    ),
+    "cgn-table5": Recipe(
+        what="CGN, Table 5 (appendix H): which signal of double-colored MNIST is stable across environments",
+        paper="only the shape classifier's test accuracy is stable",
+        lacks="the comparison of signals",
+    ),
+    "cgn-figure3": Recipe(
+        what="CGN, Figure 3: counterfactual digits",
+        paper=_PICTURES,
+        command="genaug sample cgn-double-colored-mnist --out sheet.png",
+        cost="seconds, one CPU core",
+    ),
+    "cgn-figure4": Recipe(what="CGN, Figures 4 and 24: counterfactuals of ImageNet", paper=_PICTURES, lacks=_CGN),
+    "cgn-figure5": Recipe(
+        what="CGN, Figures 5, 28 and 29: masks, foregrounds and backgrounds over training", paper=_PICTURES, lacks=_CGN
+    ),
+    "cgn-figure6": Recipe(
+        what="CGN, Figure 6: the latent space of a beta-VAE on colored MNIST", paper=_PICTURES, lacks="the beta-VAE"
+    ),
+    "cgn-figure7": Recipe(
+        what="CGN, Figure 7: test accuracy over the number of counterfactuals, and of those a noise",
+        paper="accuracy rises with the number of images; curves without published numbers",
+        command="genaug reproduce cgn-table2 --rows cgn --num 10000 --root DIR --textures DIR",
+        lacks="the curves: a point at a time",
+        needs="as cgn-table2",
+    ),
+    "cgn-figure12": Recipe(
+        what="CGN, Figures 12 to 19: mask, foreground, background and composite of eight classes",
+        paper=_PICTURES,
+        lacks=_CGN,
+    ),
+    "cgn-figure20": Recipe(
+        what="CGN, Figures 20 to 23: interpolations of shapes, textures, backgrounds and all of them",
+        paper=_PICTURES,
+        lacks=_CGN,
+    ),
+    "genint-table1": Recipe(
+        what="GenInt, Table 1: ObjectNet accuracy in percent by training distribution, ResNet-18 and -152",
+        paper="ResNet-18, top-1: ImageNet only 20.48, GAN augmentation 20.63, GenInt 22.07, with transfer 22.34",
+        command="genaug evaluate resnet18 --suite objectnet-genint --data DIR --out DIR",
+        lacks="the training of the other rows",
+        twin=True,
+        needs="ObjectNet; the twin nothing",
+        cost=_TWIN_COST,
+    ),
+    "genint-table2": Recipe(
+        what="GenInt, Table 2: mCE in percent on ImageNet-C by training distribution, ResNet-18 and -152",
+        paper="ResNet-18: ImageNet only 87.16, GAN augmentation 86.48, GenInt with transfer 74.68",
+        command="genaug evaluate resnet18 --suite imagenet-c --data DIR --out DIR",
+        lacks="the training of the other rows",
+        twin=True,
+        needs="ImageNet-C; the twin nothing",
+        cost=_TWIN_COST,
+    ),
+    "genint-table3": Recipe(
+        what="GenInt, Table 3: accuracy in percent on ImageNet and ImageNet-V2 by training distribution",
+        paper="ResNet-18, top-1 on ImageNet and MatchedFrequency: ImageNet only 68.82, 56.18; GenInt 70.41, 57.86",
+        command="genaug evaluate resnet18 --suite imagenet-v2 --data DIR --out DIR",
+        lacks="the training of the other rows",
+        twin=True,
+        needs="ImageNet-V2 and ImageNet (--suite imagenet); the twin nothing",
+        cost=_TWIN_COST,
+    ),
+    "genint-table4": Recipe(
+        what="GenInt, Table 4: ImageNet accuracy in percent of a ResNet-50 that has seen generated images alone",
+        paper="observational, truncation 1.0 39.07, 1.5 42.65, 2.0 40.98; interventional 45.06",
+        lacks="the training",
+        twin=True,
+        cost=_TWIN_COST,
+    ),
+    "genint-figure1": Recipe(
+        what="GenInt, Figure 1: what a classifier of ImageNet takes objects in odd places for",
+        paper="pictures with wrong answers",
+        command="genaug evaluate resnet18 --suite objectnet-genint --data DIR --out DIR",
+        lacks="the pictures beside the answers",
+        needs="ObjectNet",
+    ),
+    "genint-figure2": Recipe(
+        what="GenInt, Figure 2: directions that change BigGAN's images, the same for every class",
+        paper=_PICTURES,
+        command="genaug walk biggan-deep-256 --out walk.png",
+        needs="BigGAN-deep's weights (genaug assets list)",
+    ),
+    "genint-figure3": Recipe(
+        what="GenInt, Figure 3: how many times better than chance nuisances tell the label",
+        paper="ImageNet up to 8; GenInt lowest; curves without published numbers",
+        lacks="training sets of ImageNet's size; the measure is genaug.evaluation.nuisance_correlation",
+        twin=True,
+        cost=_TWIN_COST,
+    ),
+    "genint-figure5": Recipe(
+        what="GenInt, Figure 5: causal bound and accuracy over the intervention's strength",
+        paper="both rise; curves without published numbers",
+        lacks="the training; the measure is genaug.evaluation.causal_bound",
+        twin=True,
+        cost=_TWIN_COST,
+    ),
+    "genint-figure6": Recipe(
+        what="GenInt, Figure 6: causal bound over truncation, number of components and scale",
+        paper="highest at t = 1, k = 60, s = 100%: -5.162",
+        lacks="a command; the search is genaug.evaluation.search_interventions",
+        twin=True,
+        needs="BigGAN-deep's weights and ImageNet's validation images; the twin nothing",
+        cost=_TWIN_COST,
+    ),
+    "genint-figure7": Recipe(
+        what="GenInt, Figure 7: where classifiers look, by Grad-CAM",
+        paper=_PICTURES,
+        lacks="the training; the sheets are genaug.evaluation.save_grad_cams",
+    ),
 }
+
+
+def measured() -> dict[str, dict[str, str]]:
+    """What this project measured, in words, by recipe: "full" and "twin", each where it was run."""
+    return json.loads((Path(__file__).parent / "measured.json").read_text(encoding="utf-8"))

@@ -24,7 +24,6 @@ seeds; a seed draws the initial weights, the order and the counterfactuals.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import statistics
 import time
@@ -35,19 +34,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import genaug
 from genaug.arguments import check_choice
 from genaug.assets import asset_path
 from genaug.assets.hub import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import atomic_path, writable_folder
+from genaug.files import writable_folder
 from genaug.progress import progress
+from genaug.records import circumstances, foreign, read_results, write_results
 from genaug.training.digit_classifier import fit_classifier
 
 ROWS = ("original", "cgn", "mixed")
 COUNTERFACTUALS_PER_NOISE = 10
+WHAT = "this recipe"
 
 # (training, test) in percent; "rerun" is an independent reproduction with 10^5 counterfactuals
 PUBLISHED: dict[str, dict[tuple[str, str], tuple[float, float]]] = {
@@ -175,11 +175,7 @@ def run(
                 "test": accuracy(model, batches(*test)),
                 "train_images": len(train[1]),
                 "test_images": len(test[1]),
-                "seconds": round(time.perf_counter() - start, 1),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "genaug": genaug.__version__,
+                **circumstances(start, device),
                 "weights_sha256": None if row == "original" else weights[variant],
             }
             _write(file, settings, runs)
@@ -198,18 +194,11 @@ def _check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> N
 
 def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
     """Runs that `file` holds, by (row, variant, seed)."""
-    if not file.exists():
-        return {}
+    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
     try:
-        content = json.loads(file.read_text())
-        before, runs = content["settings"], content["runs"]
-        finished = {(run.pop("row"), run.pop("variant"), run.pop("seed")): run for run in runs}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{file} is no result of this recipe: choose another folder") from None
-    if before != settings:
-        other = [f"{key} {before.get(key)!r}" for key in settings if before.get(key) != settings[key]]
-        raise ValueError(f"{file} has results with other settings ({', '.join(other)}): choose another folder")
-    return finished
+        return {(run.pop("row"), run.pop("variant"), run.pop("seed")): run for run in runs}
+    except (KeyError, TypeError, AttributeError):
+        raise foreign(file, WHAT) from None
 
 
 def _check_weights(
@@ -255,8 +244,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, str, int]
         "summary": summary,
         "published": published,
     }
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(file, results)
     return results
 
 

@@ -29,7 +29,6 @@ class's colours. The interventions are those on scikit-learn's digits all the sa
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -40,14 +39,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import genaug
 from genaug import plotting
 from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_digits, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import atomic_path, writable_folder
+from genaug.files import writable_folder
 from genaug.progress import progress
+from genaug.records import circumstances, write_results
 from genaug.training.digit_classifier import fit_classifier
 
 GENERATORS = {"sklearn": "cgn-digits", "mnist": "cgn-double-colored-mnist"}
@@ -56,6 +55,7 @@ COMPONENTS = 12  # the principal directions that recolour
 SCALE = 10.0  # standard deviations along one
 IMAGES = 10_000  # that each classifier is trained on
 EPOCHS = 8
+WIDTHS = (3, 32, 64, 128)  # channels in and after each convolution of the classifier
 CHANCE = 0.1
 CONTRAST = 20  # grey levels, below which the picture does not show an intervention: its digit can hardly be seen
 TEST_IMAGES = 2_000  # at most: scikit-learn's test has 510
@@ -130,7 +130,9 @@ def run(
     scores: dict[str, dict[str, float]] = {}
     with_invisible: dict[str, float] = {}
     for row in COLOURS:
-        model = fit_classifier(images[row], labels[row], seed=seed, network=_network, epochs=EPOCHS, description=row)
+        model = fit_classifier(
+            images[row], labels[row], seed=seed, network=small_network, epochs=EPOCHS, description=row
+        )
         scores[row] = {
             "train": accuracy(model, batches(images[row], labels[row])),
             "test": accuracy(model, batches(images["test"][seen], labels["test"][seen])),
@@ -147,14 +149,10 @@ def run(
         "epochs": EPOCHS,
         "test_images": int(seen.sum()),
         "invisible_test_images": int((~seen).sum()),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "genaug": genaug.__version__,
-        "seconds": round(time.perf_counter() - start, 1),
+        **circumstances(start),
     }
     results = {**scores, "with_invisible": with_invisible, "settings": settings}
-    with atomic_path(folder / "results.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(folder / "results.json", results)
     panels = {row: _by_class(images[row], labels[row], visible[row]) for row in HEADINGS}
     _draw(folder / "demo.png", panels, scores)
     print(_table(scores))
@@ -168,18 +166,17 @@ def _contrast(images: Tensor) -> Tensor:
     return images.float().flatten(2).std(dim=2).amax(dim=1)
 
 
-def _network() -> nn.Module:
+def small_network() -> nn.Module:
     """Half the cost a step of the paper's network, and batch norm lets it learn in as few steps as a demo has."""
-    widths = (3, 32, 64, 128)
     layers: list[nn.Module] = [nn.BatchNorm2d(3), nn.AvgPool2d(2)]
-    for before, width in pairwise(widths):
+    for before, width in pairwise(WIDTHS):
         layers += [
             nn.Conv2d(before, width, 3, padding=1, bias=False),
             nn.MaxPool2d(2),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         ]
-    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], 10))
 
 
 def _by_class(images: Tensor, labels: Tensor, visible: Tensor, rows: int = 3) -> Tensor:

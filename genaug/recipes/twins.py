@@ -1,0 +1,228 @@
+"""Desk-scale twins: tables and figures that need ImageNet-scale training, on digits that are at hand, in minutes.
+
+A twin does what the paper's table or figure does, with the same measures, on scikit-learn's digits whose colours give
+their class away (`demo_digits`), and asks whether each effect has the paper's direction. Sizes are not comparable.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genaug import plotting
+from genaug.arguments import check_integer
+from genaug.files import writable_folder
+from genaug.records import circumstances, foreign, read_results, write_results
+
+Figures = dict[str, dict[str, float]]  # row -> column -> value
+
+AS, REVERSED, OPEN = "as in the paper", "the other way round", "open"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a table or figure of the paper shows, as a number that is above zero where it is so.
+
+    Attributes:
+        what: the effect in words.
+        paper: the paper's figure for it.
+        of: a seed's figures -> the number.
+    """
+
+    what: str
+    paper: str
+    of: Callable[[Figures], float]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A table or figure at desk scale.
+
+    Attributes:
+        name: the recipe's, of `genaug reproduce`.
+        title: which table or figure it is of.
+        measure: seed -> its figures.
+        effects: what the paper's table or figure shows.
+        settings: of `measure`, in results.json; results of others are not continued.
+        draw: (the figures of each seed, results, path) -> a picture; by default of the effects.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[int], Figures]
+    effects: Sequence[Effect]
+    settings: Mapping[str, Any]
+    draw: Callable[[Sequence[Figures], Mapping[str, Any], Path], None] | None = None
+
+    def run(self, out: str | os.PathLike[str], seeds: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
+        """Measures each seed, prints figures and effects, and writes `out`/results.json after each seed, and a picture.
+
+        Seeds that `out` already holds are not run again, so that an interrupted command goes on where it stopped.
+
+        Args:
+            out: the folder to write to.
+            seeds: one run each: of colours, generated images and classifiers.
+
+        Returns:
+            What results.json holds: "twin"; "settings"; "runs", one a seed with its figures and circumstances;
+            "summary", their mean and standard deviation (None for one run); "effects", each with its mean, its 95%
+            interval (Student's t; None for one run) and its verdict, which is "open" unless the interval excludes zero.
+
+        Raises:
+            ValueError: no seeds, one twice, or `out` has results of something else.
+            TypeError: a seed is no integer.
+            OSError: `out` cannot be written.
+        """
+        if not seeds:
+            raise ValueError("seeds must name at least one seed, got none")
+        seeds = [check_integer("seeds", seed) for seed in seeds]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must name each seed once, got {', '.join(map(str, seeds))}")
+        file = Path(out) / "results.json"
+        runs = self._finished(file)
+        writable_folder(out)
+        for seed in seeds:
+            if seed not in runs:
+                start = time.perf_counter()
+                figures = self.measure(seed)
+                runs[seed] = {"seed": seed, "figures": figures, **circumstances(start)}
+                self._write(file, runs)
+        results = self._write(file, runs)
+        picture = file.parent / f"{self.name}.png"
+        if self.draw is None:
+            draw_effects(results, picture)
+        else:
+            self.draw([run["figures"] for run in results["runs"]], results, picture)
+        print(f"{table(results)}\n\nPicture: {picture}\nNumbers: {file}")
+        return results
+
+    def _finished(self, file: Path) -> dict[int, dict[str, Any]]:
+        """Runs that `file` holds, by seed."""
+        what = f"{self.name}'s twin"
+        settings = {"twin": self.name, **self.settings}
+        runs = read_results(file, what, "settings", settings, ("runs", "effects")).get("runs", [])
+        try:
+            finished = {run["seed"]: run for run in runs}
+            for run in runs:
+                for effect in self.effects:
+                    effect.of(run["figures"])
+        except (KeyError, TypeError):
+            raise foreign(file, what) from None
+        return finished
+
+    def _write(self, file: Path, runs: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+        ordered = [runs[seed] for seed in sorted(runs)]
+        every = [run["figures"] for run in ordered]
+        results = {
+            "title": self.title,
+            "settings": {"twin": self.name, **self.settings},
+            "runs": ordered,
+            "summary": {
+                row: {column: _spread([figures[row][column] for figures in every]) for column in columns}
+                for row, columns in every[0].items()
+            },
+            "effects": [
+                {
+                    "what": effect.what,
+                    "paper": effect.paper,
+                    **of_effect(values := [effect.of(figures) for figures in every]),
+                    "values": values,
+                }
+                for effect in self.effects
+            ],
+        }
+        write_results(file, results)
+        return results
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "sd": sd, "n": len(values)}
+
+
+def of_effect(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, 95% interval by Student's t, and verdict of an effect that one value a seed tells of.
+
+    The interval is of the mean over seeds: of colours, images and classifiers, the digits being the same for all.
+    """
+    from scipy.stats import t  # takes a second to import
+
+    found = _spread(values)
+    mean, sd, n = found["mean"], found["sd"], found["n"]
+    if sd is None:
+        return {**found, "interval": None, "verdict": OPEN}
+    reach = float(t.ppf(0.975, n - 1)) * sd / n**0.5
+    low, high = mean - reach, mean + reach
+    return {**found, "interval": [low, high], "verdict": AS if low > 0 else REVERSED if high < 0 else OPEN}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Figures and effects as text."""
+    summary = results["summary"]
+    tables: dict[tuple[str, ...], list[list[str]]] = {}  # rows of the same columns stand in one table
+    for row, cells in summary.items():
+        lines = tables.setdefault(tuple(cells), [["", *cells]])
+        lines.append([row, *map(_figure, cells.values())])
+    n = len(results["runs"])
+    effects = [["effect", "paper", "here [95% interval]", ""]]
+    for effect in results["effects"]:
+        interval = effect["interval"]
+        here = f"{effect['mean']:+.2f}" + ("" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]")
+        effects.append([effect["what"], effect["paper"], here, effect["verdict"]])
+    head = f"{results['title']}: desk-scale twin on digits, n={n} seed{'s' * (n > 1)}"
+    figures = [_aligned(lines, right=True) for lines in tables.values()]
+    return "\n\n".join([head, *figures, _aligned(effects)])
+
+
+def _figure(found: Mapping[str, Any]) -> str:
+    return f"{found['mean']:.2f}" + ("" if found["sd"] is None else f" ± {found['sd']:.2f}")
+
+
+def _aligned(lines: Sequence[Sequence[str]], right: bool = False) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    adjust = str.rjust if right else str.ljust
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(adjust, line[1:], widths[1:])]).rstrip() for line in lines
+    )
+
+
+def draw_effects(results: Mapping[str, Any], path: Path) -> None:
+    """Draws each effect: a dot a seed, the mean with its interval, and zero; the paper's direction is to its right."""
+    effects = results["effects"]
+    left, wide, high, top = 24, 560, 74, 86
+    width = max(left + wide + 190, 48 + plotting.text_width(results["title"], 14, weight="bold"))
+    with plotting.new_figure(width, top + high * len(effects) + 24) as figure:
+        plotting.write(figure, left, 34, results["title"], weight="bold", size=14)
+        words = f"desk-scale twin on digits; a dot a seed, the mean and its 95% interval, n={len(results['runs'])}"
+        plotting.write(figure, left, 56, words, color=plotting.FAINT, size=10)
+        for place, effect in enumerate(effects):
+            y = top + high * place
+            plotting.write(figure, left, y + 8, effect["what"], size=10.5)
+            axes = plotting.axes_at(figure, left, y + 16, wide, 30)
+            ends = [0.0, *effect["values"], *(effect["interval"] or [])]
+            low, high_end = min(ends), max(ends)
+            margin = 0.08 * (high_end - low or 1)
+            axes.set(xlim=(low - margin, high_end + margin), ylim=(-1, 1), yticks=[])
+            axes.axvline(0, color=plotting.INK, linewidth=1)
+            colour = {AS: plotting.COLOURS[0], REVERSED: plotting.COLOURS[1], OPEN: plotting.FAINT}[effect["verdict"]]
+            if effect["interval"]:
+                axes.plot(effect["interval"], [0, 0], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+            axes.plot(effect["values"], [0] * len(effect["values"]), "o", color=colour, markersize=5, alpha=0.8)
+            axes.plot([effect["mean"]] * 2, [-0.8, 0.8], color=colour, linewidth=2)
+            axes.tick_params(length=0, labelsize=8.5, labelcolor=plotting.FAINT, pad=1)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.spines["bottom"].set_color("#cccccc")
+            plotting.write(figure, left + wide + 20, y + 24, effect["verdict"], color=colour, weight="bold", size=10)
+            plotting.write(figure, left + wide + 20, y + 42, f"paper {effect['paper']}", color=plotting.FAINT, size=9)
+        plotting.save(figure, path)
+
+
+def points(every: Sequence[Figures], row: str) -> list[tuple[float, float, float]]:
+    """A row whose columns are numbers, as `plotting.Panel` takes lines: means over seeds with standard errors."""
+    found = {column: _spread([figures[row][column] for figures in every]) for column in every[0][row]}
+    return [(float(x), at["mean"], (at["sd"] or 0.0) / at["n"] ** 0.5) for x, at in found.items()]

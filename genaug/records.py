@@ -1,0 +1,76 @@
+"""results.json of long work: what an earlier call left is read and kept, and each figure says how it came about."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import genaug
+from genaug.files import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+
+_OTHERS = {"settings": "with other settings", "model": "of another model"}
+
+
+def read_results(file: Path, what: str, key: str, settings: dict[str, Any], holds: Collection[str]) -> dict[str, Any]:
+    """What an earlier call left in `file`, which goes on from there; {} if it left nothing.
+
+    Args:
+        file: the results.
+        what: the kind of work that writes such a file, for messages.
+        key: under which the file has its settings, "settings" or "model".
+        settings: those of this call, which the file's must equal.
+        holds: the other keys that such a file has.
+
+    Raises:
+        ValueError: it is another kind of file, or its settings are others; the message names those.
+    """
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+        before = dict(content[key])
+        if not set(holds) <= set(content):
+            raise KeyError
+    except (ValueError, KeyError, TypeError):
+        raise foreign(file, what) from None
+    if before != settings:
+        names = [name for name in {**settings, **before} if before.get(name) != settings.get(name)]
+        other = ", ".join(f"{name} {before.get(name)!r}" for name in names)
+        raise ValueError(f"{file} has results {_OTHERS[key]} ({other}): choose another folder")
+    return content
+
+
+def foreign(file: Path, what: str) -> ValueError:
+    """The error for a file of results that are not of this kind of work."""
+    return ValueError(f"{file} is no result of {what}: choose another folder")
+
+
+def write_results(file: Path, results: dict[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def circumstances(start: float, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a figure is to carry with it.
+
+    Args:
+        start: `time.perf_counter()` when the work began.
+        device: where it was done.
+    """
+    import torch
+
+    device = torch.device(device)
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "genaug": genaug.__version__,
+    }

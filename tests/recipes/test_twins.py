@@ -1,0 +1,221 @@
+"""The desk-scale twins: their arithmetic by hand, and each of them from end to end with few images."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genaug import cli
+from genaug.datasets.colored_mnist import same_colour
+from genaug.recipes import RECIPES, twin_data
+from genaug.recipes.twins import AS, OPEN, REVERSED, Effect, Figures, Twin, of_effect, points, table
+
+pytestmark = pytest.mark.usefixtures("untrained")
+
+EFFECTS = (Effect("b over a", "+1", lambda found: found["b"]["x"] - found["a"]["x"]),)
+
+
+def twin(calls: list[int], **changes: Any) -> Twin:
+    def measure(seed: int) -> Figures:
+        calls.append(seed)
+        return {"a": {"x": 1.0 + seed}, "b": {"x": 3.0 + 2 * seed, "y": 5.0}}
+
+    settings: dict[str, Any] = {"images": 10}
+    return Twin(**{"name": "t", "title": "T", "measure": measure, "effects": EFFECTS, "settings": settings, **changes})
+
+
+def test_an_interval_is_students() -> None:
+    # mean 2, deviation 1, n = 3; the 97.5% quantile of t with two degrees of freedom is 4.30265
+    found = of_effect([1.0, 2.0, 3.0])
+    assert (found["mean"], found["sd"], found["n"]) == (2.0, 1.0, 3)
+    assert found["interval"] == pytest.approx([2 - 4.30265 / math.sqrt(3), 2 + 4.30265 / math.sqrt(3)], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([9.0, 10.0, 11.0], AS),
+        ([-9.0, -10.0, -11.0], REVERSED),
+        ([1.0, 2.0, 3.0], OPEN),  # the interval reaches below zero
+        ([10.0], OPEN),  # one seed has no interval
+        ([0.0, 0.0], OPEN),
+    ],
+)
+def test_a_verdict_needs_an_interval_without_zero(values: list[float], verdict: str) -> None:
+    assert of_effect(values)["verdict"] == verdict
+
+
+def test_results_have_runs_summary_and_effects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = twin([]).run(tmp_path, (2, 0))
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert [run["seed"] for run in results["runs"]] == [0, 2]
+    assert {"torch", "device", "threads", "seconds", "genaug"} <= set(results["runs"][0])
+    assert results["summary"]["a"]["x"] == {"mean": 2.0, "sd": pytest.approx(math.sqrt(2)), "n": 2}
+    (effect,) = results["effects"]
+    assert effect["values"] == [2.0, 4.0]
+    assert effect["mean"] == 3.0
+    assert (tmp_path / "t.png").is_file()
+    printed = capsys.readouterr().out
+    assert "b over a  +1     +3.00" in printed
+    assert "2.00 ± 1.41" in printed
+    assert printed.rstrip().endswith("results.json")
+
+
+def test_seeds_that_are_there_are_not_run_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+    twin(calls).run(tmp_path, (0,))
+    twin(calls).run(tmp_path, (1, 0))
+    assert calls == [0, 1]
+    assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 2
+
+
+def test_an_interrupted_run_keeps_finished_seeds(tmp_path: Path) -> None:
+    def fails(seed: int) -> Figures:
+        if seed:
+            raise KeyboardInterrupt
+        return {"a": {"x": 1.0}, "b": {"x": 2.0}}
+
+    with pytest.raises(KeyboardInterrupt):
+        twin([], measure=fails).run(tmp_path, (0, 1))
+    calls: list[int] = []
+    results = twin(calls).run(tmp_path, (0, 1))
+    assert calls == [1]
+    assert results["runs"][0]["figures"]["b"]["x"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("seeds", "error", "message"),
+    [
+        ((), ValueError, "seeds must name at least one seed, got none"),
+        ((1, 1), ValueError, "seeds must name each seed once, got 1, 1"),
+        ((0.5,), TypeError, "seeds must be an int, but got float"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused(tmp_path: Path, seeds: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        twin([]).run(tmp_path / "out", seeds)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_and_foreign_files_are_refused_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    twin([]).run(tmp_path, (0,))
+    before = file.read_text()
+    with pytest.raises(ValueError, match=r"with other settings \(images 10\): choose another folder"):
+        twin([], settings={"images": 20}).run(tmp_path, (0,))
+    with pytest.raises(ValueError, match=r"with other settings \(twin 't'\)"):
+        twin([], name="u").run(tmp_path, (0,))
+    assert file.read_text() == before
+    other = {**json.loads(before), "runs": [{"seed": 0, "figures": {"a": {}}}]}
+    for text in ("", "[]", '{"settings": 1}', '{"settings": {}}', json.dumps(other)):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"is no result of t's twin: choose another folder"):
+            twin([]).run(tmp_path, (0,))
+        assert file.read_text() == text
+
+
+def test_points_are_means_with_standard_errors() -> None:
+    every: list[Figures] = [{"a": {"0": 1.0, "2.5": 4.0}}, {"a": {"0": 3.0, "2.5": 4.0}}]
+    assert points(every, "a") == [(0.0, 2.0, pytest.approx(1.0)), (2.5, 4.0, 0.0)]
+    assert points(every[:1], "a") == [(0.0, 1.0, 0.0), (2.5, 4.0, 0.0)]
+
+
+def test_rows_of_other_columns_stand_in_a_table_of_their_own() -> None:
+    one = {"mean": 1.0, "sd": None, "n": 1}
+    results = {"title": "T", "runs": [{}], "summary": {"a": {"x": one, "y": one}, "b": {"z": one}}, "effects": []}
+    assert table(results).split("\n\n")[1:3] == ["      x     y\na  1.00  1.00", "      z\nb  1.00"]
+
+
+def test_half_of_a_training_set_is_generated() -> None:
+    sets = twin_data.training_sets(seed=1)
+    half = twin_data.IMAGES // 2
+    real, labels = twin_data.biased(half)
+    for name in ("GAN augmentation", "GenInt"):
+        images, targets = sets[name]
+        assert len(images) == len(targets) == len(sets["biased digits"][0]) == 2 * half
+        assert torch.equal(images[:half], real)
+        assert torch.equal(targets[:half], labels)
+    assert not torch.equal(sets["GAN augmentation"][0][half:], sets["GenInt"][0][half:])
+
+
+def test_painted_digits_can_be_seen_and_take_other_colours() -> None:
+    digits = twin_data.new_digits(0, bias=0.0)
+    own = (digits.targets + 1) % 10
+    images, factors = twin_data.painted(digits, texture=own, background=own)
+    assert len(images) == len(digits)  # two colours of one class are never the same
+    assert torch.equal(factors["texture"], own)
+    digits = twin_data.new_digits(0, bias=0.0)
+    images, factors = twin_data.painted(digits)
+    assert len(images) == len(factors["shape"]) < len(digits)
+    assert not same_colour(factors["texture"], factors["background"]).any()
+
+
+def test_top_k_counts_labels_among_the_highest() -> None:
+    logits = torch.arange(10.0).flip(0).repeat(4, 1)  # class 0 first, then 1, ...
+    found = twin_data.top_k(lambda images: logits, torch.zeros(4, 3, 2, 2), torch.tensor([0, 4, 5, 9]))
+    assert found == {"top-1, %": 25.0, "top-5, %": 50.0}
+
+
+def test_heads_learn_their_own_factors_and_follow_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twin_data, "IMAGES", 64)
+    monkeypatch.setattr(twin_data, "EPOCHS", 1)
+    before = torch.get_rng_state()
+    one, other = twin_data.fit_heads(3), twin_data.fit_heads(3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    images = torch.zeros(2, 3, 32, 32)
+    heads = one(images, heads=True)
+    assert set(heads) == {"shape", "texture", "background", "ensemble"}
+    assert torch.equal(heads["ensemble"], one(images))
+    mean = (heads["shape"] + heads["texture"] + heads["background"]) / 3
+    assert torch.allclose(heads["ensemble"], mean, atol=1e-6)
+
+
+TWINS = [name for name, recipe in RECIPES.items() if recipe.twin]
+
+
+def test_the_command_line_has_every_twin() -> None:
+    assert list(cli.TWINS) == TWINS
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_every_twin_runs_from_end_to_end(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}")
+    small = {"IMAGES": 200, "EPOCHS": 1, "LENGTH": 100, "LEARNT": 128, "READ": 100, "SCALES": (0, 15)}
+    for where in (module, twin_data):
+        for constant, value in small.items():
+            if hasattr(where, constant):
+                monkeypatch.setattr(where, constant, value)
+    monkeypatch.setattr(twin_data.generated, "__defaults__", (200,))
+    monkeypatch.setattr(twin_data.biased, "__defaults__", (200,))
+    full = twin_data.new_digits
+
+    def few(seed: int, bias: float) -> Any:
+        digits = full(seed, bias)
+        digits.targets = digits.targets[:60]
+        digits.factors = {name: classes[:60] for name, classes in digits.factors.items()}
+        return digits
+
+    monkeypatch.setattr(twin_data, "new_digits", few)
+    if hasattr(module, "new_digits"):
+        monkeypatch.setattr(module, "new_digits", few)
+    if hasattr(module, "CORRUPTIONS"):
+        measure = importlib.import_module("genaug.evaluation.corruption_error")
+        monkeypatch.setattr(measure, "SEVERITIES", (3,))
+    assert cli.main(["reproduce", name, "--twin", "--seeds", "0,1", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["twin"] == name
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", f"{name}.png"}
+    for effect in results["effects"]:
+        assert len(effect["values"]) == 2
+        assert all(map(math.isfinite, effect["values"]))
+    assert "desk-scale twin on digits, n=2 seeds" in capsys.readouterr().out
+    assert f"genaug reproduce {name} --twin --seeds 0,1,2" in (module.__doc__ or "")
