@@ -7,11 +7,12 @@ import sys
 import traceback
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genaug.arguments import check_choice
+from genaug.recipes import RECIPES
 
 if TYPE_CHECKING:
     import torch
@@ -34,19 +35,6 @@ SUITE_NAMES = [
     "objectnet",
     "objectnet-genint",
 ]
-
-# name -> what it is of
-TWINS = {
-    "cgn-table3": "CGN, Table 3: shape bias on cue conflict, and accuracy.",
-    "cgn-table4": "CGN, Table 4: how much a classifier leans on backgrounds.",
-    "genint-table1": "GenInt, Table 1: accuracy on ObjectNet by training distribution.",
-    "genint-table2": "GenInt, Table 2: errors under corruptions by training distribution.",
-    "genint-table3": "GenInt, Table 3: accuracy on ImageNet and ImageNet-V2 by training distribution.",
-    "genint-table4": "GenInt, Table 4: classifiers that have seen generated images alone.",
-    "genint-figure3": "GenInt, Figure 3: do nuisances tell the label?",
-    "genint-figure5": "GenInt, Figure 5: a tighter causal bound makes a better classifier.",
-    "genint-figure6": "GenInt, Figure 6: which interventions make the causal bound tightest.",
-}
 
 _INTERRUPTED = 130
 _READABLE = 30  # characters that a column of sentences needs
@@ -299,11 +287,11 @@ def train_cgan_digits(
 
 @reproduce.command("list", epilog="Example: genaug reproduce list")
 def reproduce_list() -> None:
-    """Name every table and figure of both papers: what makes it, what that needs and costs, the paper's and ours."""
+    """Name every table and figure of results of both papers: what makes it, needs, costs, the paper's and ours."""
     import shutil
     import textwrap
 
-    from genaug.recipes import RECIPES, measured
+    from genaug.recipes import measured
 
     columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
     found = measured()
@@ -323,7 +311,8 @@ def reproduce_list() -> None:
         for field, text in lines.items():
             if text:
                 head = f"  {field:<10}" if field else f"{name}: "
-                typer.echo(textwrap.fill(head + text, columns, subsequent_indent=" " * 12, break_on_hyphens=False))
+                options: Any = {"break_on_hyphens": False, "break_long_words": False}
+                typer.echo(textwrap.fill(head + text, columns, subsequent_indent=" " * 12, **options))
         typer.echo()
 
 
@@ -387,8 +376,9 @@ def _add_twin(name: str, what: str) -> None:
         importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}").TWIN.run(out, chosen)
 
 
-for _name, _what in TWINS.items():
-    _add_twin(_name, _what)
+for _name, _recipe in RECIPES.items():
+    if _recipe.twin:
+        _add_twin(_name, f"{_recipe.what}.")
 
 
 @assets.command("list", epilog="Example: genaug assets list")

@@ -127,9 +127,7 @@ def twins() -> str:
     where = "; ".join(
         dict.fromkeys(f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
     )
-    note = (
-        f"Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed, other work running."
-    )
+    note = f"Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed."
     return "\n".join([*lines, "", note])
 
 
@@ -157,7 +155,7 @@ def _runs(results: dict) -> str:
     runs = results["runs"]
     seconds = [run["seconds"] for run in runs]
     device, threads, torch = runs[0]["device"], runs[0]["threads"], runs[0]["torch"].split("+")[0]
-    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a seed, other work running"
+    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a seed"
     return f"n={len(runs)}, {device}, {threads} thread, torch {torch}, {times}"
 
 
