@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genaug.arguments import check_choice
-from genaug.recipes import RECIPES
+from genaug.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -359,17 +359,25 @@ def reproduce_cgn_table2(
     )
 
 
-def _add_twin(name: str, what: str) -> None:
-    @reproduce.command(name, help=what, epilog=f"Example: genaug reproduce {name} --twin --out runs/{name}")
+def _add_recipe(name: str, recipe: Recipe) -> None:
+    """A recipe's twin as a command; of one without a twin, hidden, what there is instead."""
+
+    @reproduce.command(
+        name,
+        help=f"{recipe.what}.",
+        epilog=f"Example: genaug reproduce {name} --twin --out runs/{name}",
+        hidden=not recipe.twin,
+    )
     def reproduce_twin(
-        twin: Annotated[
-            bool, typer.Option("--twin", help="At desk scale, on digits that are at hand; there is no other way yet.")
-        ] = False,
+        twin: Annotated[bool, typer.Option("--twin", help="At desk scale, on scikit-learn's digits.")] = False,
         seeds: Annotated[str, typer.Option(help="One run each, with commas between.")] = "0,1,2",
         out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs", name),
     ) -> None:
-        if not twin:
-            raise ValueError(f"{name} at full scale is not in the package yet: pass --twin for the one at desk scale")
+        if not (twin and recipe.twin):
+            ways = [f"its twin: genaug reproduce {name} --twin"] if recipe.twin else []
+            ways += [f"as far as it goes: {recipe.command}"] if recipe.command else []
+            lacks = f"lacks {recipe.lacks}; " if recipe.lacks else "has no command of this name; "
+            raise ValueError(f"{name} in full {lacks}{', or '.join(ways) or 'see genaug reproduce list'}")
         chosen = _integers(seeds, "--seeds") or ()
         import importlib
 
@@ -377,8 +385,8 @@ def _add_twin(name: str, what: str) -> None:
 
 
 for _name, _recipe in RECIPES.items():
-    if _recipe.twin:
-        _add_twin(_name, f"{_recipe.what}.")
+    if _name != "cgn-table2":
+        _add_recipe(_name, _recipe)
 
 
 @assets.command("list", epilog="Example: genaug assets list")

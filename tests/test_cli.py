@@ -78,6 +78,7 @@ def test_the_list_above_has_every_command() -> None:
         f"{group} {command.name or command.callback.__name__}".strip()
         for group, app in groups.items()
         for command in app.registered_commands
+        if not command.hidden
     }
     assert commands | groups.keys() == set(COMMANDS)
 
@@ -327,7 +328,12 @@ def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureF
 
 def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(capsys, "reproduce", "genint-table1", "--out", "run")
-    assert "genint-table1 at full scale is not in the package yet: pass --twin" in message
+    assert "lacks the training of the other rows; its twin: genaug reproduce genint-table1 --twin, or as far" in message
+    assert "genaug evaluate resnet18 --suite objectnet-genint" in message
+    assert "lacks the CGN on ImageNet; see genaug reproduce list" in refused(
+        capsys, "reproduce", "cgn-table1", "--twin"
+    )
+    assert "genaug sample cgn-double-colored-mnist" in refused(capsys, "reproduce", "cgn-figure3")
     assert "got none" in refused(capsys, "reproduce", "genint-table1", "--twin", "--seeds", ",", "--out", "run")
     assert list(tmp_path.iterdir()) == []
 
@@ -429,7 +435,9 @@ def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFix
         "shape-bias.png",
         "summary.png",
     }
-    assert run(capsys, *command, "--suite", "shape-bias", "--data", "stimuli")[1] == out.splitlines()[-1] + "\n"
+    again = run(capsys, *command, "--suite", "shape-bias", "--data", "stimuli")[1].splitlines()
+    assert again[0] == "Shape bias was measured already, 16 images; PARTIAL, without 1,184 of 1,200 images"
+    assert again[-1] == out.splitlines()[-1]
     write_images(tmp_path / "objects", ["mug/0.png"])
     both = [*command, "--suite", "shape-bias", "--data", "stimuli", "--suite", "objectnet", "--data", "objects"]
     assert "lacks 112 of 113 class folders: alarm_clock" in refused(capsys, *both)

@@ -140,6 +140,7 @@ RECIPES = {
         paper="observational, truncation 1.0 39.07, 1.5 42.65, 2.0 40.98; interventional 45.06",
         lacks="the training",
         twin=True,
+        needs="the twin nothing",
         cost=_TWIN_COST,
     ),
     "genint-figure1": Recipe(
@@ -160,6 +161,7 @@ RECIPES = {
         paper="ImageNet up to 8; GenInt lowest; curves without published numbers",
         lacks="training sets of ImageNet's size; the measure is genaug.evaluation.nuisance_correlation",
         twin=True,
+        needs="the twin nothing",
         cost=_TWIN_COST,
     ),
     "genint-figure5": Recipe(
@@ -167,6 +169,7 @@ RECIPES = {
         paper="both rise; curves without published numbers",
         lacks="the training; the measure is genaug.evaluation.causal_bound",
         twin=True,
+        needs="the twin nothing",
         cost=_TWIN_COST,
     ),
     "genint-figure6": Recipe(

@@ -96,6 +96,8 @@ class Twin:
         file = Path(out) / "results.json"
         runs = self._finished(file)
         writable_folder(out)
+        if there := [seed for seed in seeds if seed in runs]:
+            print(f"{file} has seed {', '.join(map(str, there))} already", flush=True)
         for seed in seeds:
             if seed not in runs:
                 start = time.perf_counter()
@@ -192,8 +194,11 @@ def table(results: Mapping[str, Any]) -> str:
     for effect in results["effects"]:
         interval = effect["interval"]
         here = f"{effect['mean']:+.2f}" + ("" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]")
-        effects.append([effect["what"], effect["paper"], here, effect["verdict"]])
-    head = f"{results['title']}: desk-scale twin on digits, n={n} seed{'s' * (n > 1)}"
+        verdict = effect["verdict"] if interval else f"{OPEN}, an interval needs two seeds"
+        effects.append([effect["what"], effect["paper"], here, verdict])
+    seeds = ", ".join(str(run["seed"]) for run in results["runs"])
+    spread = "mean ± standard deviation of seeds" if n > 1 else "seed"
+    head = f"{results['title']}: desk-scale twin on digits, {spread} {seeds}"
     return "\n\n".join([head, *figures, _aligned(effects)])
 
 

@@ -141,7 +141,12 @@ def test_points_are_means_with_standard_errors() -> None:
 
 def test_rows_of_other_columns_stand_in_a_table_of_their_own() -> None:
     one = {"mean": 1.0, "sd": None, "n": 1}
-    results = {"title": "T", "runs": [{}], "summary": {"a": {"x": one, "y": one}, "b": {"z": one}}, "effects": []}
+    results = {
+        "title": "T",
+        "runs": [{"seed": 0}],
+        "summary": {"a": {"x": one, "y": one}, "b": {"z": one}},
+        "effects": [],
+    }
     assert table(results).split("\n\n")[1:3] == ["      x     y\na  1.00  1.00", "      z\nb  1.00"]
 
 
@@ -317,5 +322,5 @@ def test_every_twin_runs_from_end_to_end(
     for effect in results["effects"]:
         assert len(effect["values"]) == 2
         assert all(map(math.isfinite, effect["values"]))
-    assert "desk-scale twin on digits, n=2 seeds" in capsys.readouterr().out
+    assert "desk-scale twin on digits, mean ± standard deviation of seeds 0, 1" in capsys.readouterr().out
     assert f"genaug reproduce {name} --twin --seeds 0,1,2" in (module.__doc__ or "")
