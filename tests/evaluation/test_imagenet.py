@@ -154,8 +154,8 @@ def test_a_subset_that_is_none_is_refused(two_hundred: Path, thousand: Path, tmp
     assert found.top1 == 100
     assert found.missing == (
         "197 of 200 class folders",
-        "29,997 of 30,000 images",
         "all classes but 3 among the answers",
+        "29,997 of 30,000 images",
     )
 
 
