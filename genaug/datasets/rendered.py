@@ -1,14 +1,13 @@
 """Images that `genaug.rendering` wrote to disk, read back as a map-style dataset; and how a rendered set is laid out.
 
 A set is a folder with `settings.json` and, for each shard of `shard_size` consecutive samples, a data file and its
-manifest, `shard-000000.json`: the data file's sha256, its size and the size of each sample in it. The data file is a tar
-as WebDataset reads it, with KEY.cls, KEY.json (what `describe` says) and KEY.png, .jpg or .webp a sample; or, for an
-ImageFolder, one line of JSON a sample, which names the image's file. A shard whose manifest is there is whole.
+manifest, `shard-000000.json`: the data file's sha256, its size and the size of each sample in it. The data file is a
+tar as WebDataset reads it, with KEY.cls, KEY.json (what `describe` says) and KEY.png, .jpg or .webp a sample; or, for
+an ImageFolder, one line of JSON a sample, which names the image's file. A shard whose manifest is there is whole.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections import OrderedDict
@@ -19,10 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.arguments import check_choice, check_indices
 from genaug.files import atomic_path, one_line
@@ -170,8 +170,8 @@ def members(record: bytes, index: int) -> dict[str, bytes]:
 class RenderedDataset(Dataset[Any]):
     """The images of a folder that `genaug render` has filled: the samples and targets of the dataset that it rendered.
 
-    Equal to them to the last bit where the images are PNG; JPEG and WebP lose a little. Any order is read alike, and any
-    number of workers may read.
+    Equal to them to the last bit where the images are PNG; JPEG and WebP lose a little. Samples are read in any order,
+    by any number of workers.
 
     Args:
         folder: the rendered set.
@@ -220,25 +220,25 @@ class RenderedDataset(Dataset[Any]):
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Images of these samples before any transform, (B, 3, H, W) uint8; they must be of one size."""
         found = check_indices(indices, len(self)).tolist()
-        return torch.stack([_as_tensor(self._read(index)[0]) for index in found])
+        return torch.stack([self._read(index)[0] for index in found])
 
     def describe(self, index: int) -> dict[str, Any]:
         """Everything that made a sample: what the dataset that was rendered says of it."""
         return self._read(int(check_indices([index], len(self))))[2]()
 
     def _sample(self, index: int) -> tuple[Any, Any]:
-        sample, target, description = self._read(index)
-        if self._labels:
-            target = description()["labels"]
-        if self.output == "tensor":
-            sample = tv_tensors.Image(_as_tensor(sample))
+        image, label, description = self._read(index)
+        target: Any = description()["labels"] if self._labels else label
+        sample: Any = tv_tensors.Image(image)
+        if self.output == "pil":
+            sample = to_pil_image(image)
         if self.transform is not None:
             sample = self.transform(sample)
         if self.target_transform is not None:
             target = self.target_transform(target)
         return sample, target
 
-    def _read(self, index: int) -> tuple[Image.Image, int, Callable[[], dict[str, Any]]]:
+    def _read(self, index: int) -> tuple[Tensor, int, Callable[[], dict[str, Any]]]:
         """A sample's image, its label, and what gives its description."""
         shard = index // self._layout.shard_size
         begin, end = self._index()[index + shard : index + shard + 2].tolist()
@@ -250,10 +250,10 @@ class RenderedDataset(Dataset[Any]):
             if self._layout.format == "webdataset":
                 parts = members(record, index)
                 content, label, text = parts[self._suffix], int(parts["cls"]), parts["json"]
-                return _decoded(content, self._layout.image), label, lambda: json.loads(text)
+                return _decoded(content), label, lambda: json.loads(text)
             line = json.loads(record)
             content = (self.folder / line["file"]).read_bytes()
-            return _decoded(content, self._layout.image), line["label"], lambda: line["describe"]
+            return _decoded(content), line["label"], lambda: line["describe"]
         except Exception as error:  # pillow names a dozen kinds of damage by as many classes
             raise ValueError(
                 f"sample {index} of {self._layout.data(shard)} cannot be read ({one_line(error)}): "
@@ -321,11 +321,5 @@ class _Opened:
             os.close(self.descriptor)
 
 
-def _decoded(content: bytes, kind: str) -> Image.Image:
-    image = Image.open(io.BytesIO(content), formats=(kind,))
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _as_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+def _decoded(content: bytes) -> Tensor:
+    return decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
