@@ -238,7 +238,7 @@ def render(
         Path | None, typer.Option(metavar="DIR", help="Render anew what is missing or damaged in a set.")
     ] = None,
 ) -> None:
-    """Write a generator's images to disk, by one process or by torchrun's; the same command goes on where it stopped."""
+    """Write a generator's images to disk; the same command goes on where it stopped, and torchrun's share the work."""
     if verify is not None or repair is not None:
         if (verify is not None and repair is not None) or name is not None or out is not None or num is not None:
             raise ValueError("--verify DIR and --repair DIR stand alone: without the other, a name, --out and --num")
@@ -252,6 +252,8 @@ def render(
     chosen = _integers(classes, "--classes")
     from genaug import rendering
 
+    if before := rendering.finished(str(out)):
+        typer.echo(f"genaug: {out} has {before[0]} of {before[1]} shards: going on", err=True)
     options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": _scale(scale)}
     done = rendering.render(
         str(name),

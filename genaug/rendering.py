@@ -29,7 +29,6 @@ from typing import IO, Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_png
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 import genaug
@@ -43,7 +42,7 @@ from genaug.datasets.rendered import BLOCK, FORMATS, SETTINGS, SUFFIXES, Layout,
 from genaug.files import writable_folder
 from genaug.generators import load_generator
 from genaug.progress import progress
-from genaug.records import read_results, write_results
+from genaug.records import write_results
 
 QUALITY = 95  # of JPEG and WebP, unless it is said
 
@@ -142,6 +141,14 @@ def render(
     left = [shard for shard in range(rank, layout.shards, world_size) if not layout.finished(shard)]
     _write(source, layout, quality, left, rank, world_size)
     return Rendered(folder, layout.shards, len(left))
+
+
+def finished(folder: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """How many shards a set has, and of how many; None where no set was begun."""
+    if not (Path(folder) / SETTINGS).exists():
+        return None
+    layout = Layout(folder, read_settings(folder))
+    return sum(layout.manifest(shard).exists() for shard in range(layout.shards)), layout.shards
 
 
 def verify(folder: str | os.PathLike[str]) -> list[str]:
@@ -258,9 +265,19 @@ def _begun(folder: Path, settings: dict[str, Any]) -> Layout:
         with _staging(folder, "settings") as staged:
             write_results(staged / SETTINGS, {"settings": settings, "versions": _versions()})
             (staged / SETTINGS).replace(path)
-    # read back, since another rank may have written it
-    read_results(path, "genaug render", "settings", settings, ())
+    before = read_settings(folder)  # another rank may have written them
+    if others := list(_differences(before, settings)):
+        raise ValueError(f"{folder} holds a set with other settings ({'; '.join(others)}): choose another folder")
     return Layout(folder, settings)
+
+
+def _differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
+    """Which settings differ, and how."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for part in {**before, **after}:
+            yield from _differences(before.get(part), after.get(part), f"{name}.{part}" if name else part)
+    elif before != after:
+        yield f"{name.removeprefix('source.')}: {before!r} there, {after!r} asked for"
 
 
 def _versions() -> dict[str, str]:
@@ -452,17 +469,15 @@ class _Writer:
 
 def _encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
     """A file's bytes of an image (3, H, W) uint8; other threads run meanwhile."""
-    if kind == "png":  # a tenth more bytes than by the default level, in half the time
-        return encode_png(image, compression_level=1).numpy().tobytes()
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    if kind == "webp":
-        buffer = io.BytesIO()
-        pixels.save(buffer, "webp", quality=quality)
-        return buffer.getvalue()
-    # torchvision's would halve the resolution of colour, which small images cannot spare; pillow's lets other threads
-    # run if it has a true file
-    with os.fdopen(os.memfd_create("jpeg"), "wb+") if hasattr(os, "memfd_create") else io.BytesIO() as file:
-        pixels.save(file, "jpeg", quality=quality, subsampling=0)
+    options: dict[str, dict[str, Any]] = {
+        "png": {"compress_level": 1},  # a tenth more bytes than by the default, in half the time
+        "jpeg": {"quality": quality, "subsampling": 0},
+        "webp": {"quality": quality},
+    }
+    # given a true file, pillow lets other threads run while it makes a JPEG
+    with os.fdopen(os.memfd_create("image"), "wb+") if hasattr(os, "memfd_create") else io.BytesIO() as file:
+        pixels.save(file, kind, **options[kind])
         file.seek(0)
         return file.read()
 
@@ -501,12 +516,12 @@ def _threads() -> int:
 
 def _full(layout: Layout, bytes_each: float) -> OSError:
     """The error for a full disk."""
-    kept = [shard for shard in range(layout.shards) if layout.manifest(shard).exists()]
-    left = layout.num - sum(len(layout.indices(shard)) for shard in kept)
+    left = sum(len(layout.indices(shard)) for shard in range(layout.shards) if not layout.manifest(shard).exists())
+    kept, shards = finished(layout.folder) or (0, layout.shards)
     free = shutil.disk_usage(layout.folder).free
     needed = f"about {left * bytes_each:,.0f} bytes are" if bytes_each else "more is"
     error = OSError(
-        f"the disk of {layout.folder} is full: {len(kept)} of {layout.shards} shards are finished and kept, {needed} "
+        f"the disk of {layout.folder} is full: {kept} of {shards} shards are finished and kept, {needed} "
         f"needed for the others, {free:,} are free; make room, and the same command goes on"
     )
     error.errno = errno.ENOSPC

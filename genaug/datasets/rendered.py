@@ -8,6 +8,7 @@ an ImageFolder, one line of JSON a sample, which names the image's file. A shard
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import OrderedDict
@@ -18,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.arguments import check_choice, check_indices
@@ -250,10 +251,10 @@ class RenderedDataset(Dataset[Any]):
             if self._layout.format == "webdataset":
                 parts = members(record, index)
                 content, label, text = parts[self._suffix], int(parts["cls"]), parts["json"]
-                return _decoded(content), label, lambda: json.loads(text)
+                return _decoded(content, self._layout.image), label, lambda: json.loads(text)
             line = json.loads(record)
             content = (self.folder / line["file"]).read_bytes()
-            return _decoded(content), line["label"], lambda: line["describe"]
+            return _decoded(content, self._layout.image), line["label"], lambda: line["describe"]
         except Exception as error:  # pillow names a dozen kinds of damage by as many classes
             raise ValueError(
                 f"sample {index} of {self._layout.data(shard)} cannot be read ({one_line(error)}): "
@@ -321,5 +322,9 @@ class _Opened:
             os.close(self.descriptor)
 
 
-def _decoded(content: bytes) -> Tensor:
-    return decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+def _decoded(content: bytes, kind: str) -> Tensor:
+    image: Image.Image = Image.open(io.BytesIO(content), formats=(kind,))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
