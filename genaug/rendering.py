@@ -544,13 +544,14 @@ def _problems(layout: Layout, shard: int) -> list[str]:
     with data.open("rb") as file:
         for index, size in zip(layout.indices(shard), manifest["sizes"], strict=True):
             record = file.read(size)
-            if layout.format == "webdataset":
-                try:
+            try:
+                line = None if layout.format == "webdataset" else json.loads(record)
+                if line is None:
                     members(record, index)
-                except ValueError:
-                    return [f"{layout.manifest(shard)} is damaged: its sizes are not those of the samples"]
+            except ValueError:
+                return [f"{layout.manifest(shard)} is damaged: its sizes are not those of the samples"]
+            if line is None:
                 continue
-            line = json.loads(record)
             path = layout.folder / line["file"]
             if not path.exists():
                 found.append(f"{path} is missing")

@@ -154,7 +154,7 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="holds a set with other settings") as error:
             render(live, tmp_path / "set", **{"shard_size": 25, **changes})
         assert named in str(error.value)
-    with pytest.raises(ValueError, match="first.seed: 0 there, 1 asked for"):
+    with pytest.raises(ValueError, match=r"first.seed: 0 there, 1 asked for"):
         render(generative(tmp_path, seed=1), tmp_path / "set", shard_size=25)
     with pytest.raises(ValueError, match="dataset: 'GenerativeInterventionDataset' there"):
         render(Source(60), tmp_path / "set", shard_size=25)
@@ -230,7 +230,7 @@ def test_a_name_is_rendered_and_repaired_without_its_dataset(tmp_path: Path) -> 
 def test_a_set_of_a_dataset_is_repaired_with_it(tmp_path: Path) -> None:
     render(Source(), tmp_path / "set", shard_size=6)
     (tmp_path / "set" / "shard-000001.json").write_text("{")
-    with pytest.raises(ValueError, match="source must be the Source that .* was rendered from"):
+    with pytest.raises(ValueError, match=r"source must be the Source that .* was rendered from"):
         repair(tmp_path / "set")
     assert repair(tmp_path / "set", Source()).written == 1
     assert verify(tmp_path / "set") == []
@@ -268,7 +268,7 @@ def test_verify_names_everything_that_is_missing_or_damaged(tmp_path: Path, kind
     found = verify(folder)
     assert len(found) == len(expected)
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
-    with pytest.raises(ValueError, match="genaug render --repair .* renders it anew"):
+    with pytest.raises(ValueError, match=r"genaug render --repair .* renders it anew"):
         render(Source(30), folder, shard_size=5, format=kind, image="png")
     assert repair(folder, Source(30)).written == (6 if kind == "imagefolder" else 5)
     assert content(folder) == whole
@@ -302,9 +302,10 @@ class Slow(Source):
     """20,000 tiny images, made in batches that take a known time at least."""
 
     batch_size = 100
+    seconds = 0.0
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Any, int]]:
-        time.sleep(0.02)
+        time.sleep(self.seconds)
         values = torch.tensor(indices)[:, None] * torch.arange(1, 49) % 251
         return [(image, i % 10) for image, i in zip(values.to(torch.uint8).view(-1, 3, 4, 4), indices, strict=True)]
 
@@ -313,7 +314,9 @@ class Slow(Source):
 
 
 def _render(folder: Path, rank: int, world_size: int) -> None:
-    render(Slow(20_000), folder, shard_size=500, image="png", rank=rank, world_size=world_size)
+    source = Slow(20_000)
+    source.seconds = 0.03 * world_size  # so that there is time for the kills
+    render(source, folder, shard_size=500, image="png", rank=rank, world_size=world_size)
 
 
 @pytest.mark.slow
