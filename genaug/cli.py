@@ -252,8 +252,6 @@ def render(
     chosen = _integers(classes, "--classes")
     from genaug import rendering
 
-    if before := rendering.finished(str(out)):
-        typer.echo(f"genaug: {out} has {before[0]} of {before[1]} shards: going on", err=True)
     options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": _scale(scale)}
     done = rendering.render(
         str(name),
