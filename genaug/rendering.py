@@ -14,6 +14,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
 import time
@@ -139,16 +140,11 @@ def render(
     }
     layout = _begun(folder, json.loads(json.dumps(settings)))
     left = [shard for shard in range(rank, layout.shards, world_size) if not layout.finished(shard)]
+    mine = len(range(rank, layout.shards, world_size))
+    if rank == 0 and 0 < len(left) < mine:  # said once
+        print(f"{folder} has {mine - len(left)} of {mine} shards of this process: going on", file=sys.stderr)
     _write(source, layout, quality, left, rank, world_size)
     return Rendered(folder, layout.shards, len(left))
-
-
-def finished(folder: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """How many shards a set has, and of how many; None where no set was begun."""
-    if not (Path(folder) / SETTINGS).exists():
-        return None
-    layout = Layout(folder, read_settings(folder))
-    return sum(layout.manifest(shard).exists() for shard in range(layout.shards)), layout.shards
 
 
 def verify(folder: str | os.PathLike[str]) -> list[str]:
@@ -516,12 +512,12 @@ def _threads() -> int:
 
 def _full(layout: Layout, bytes_each: float) -> OSError:
     """The error for a full disk."""
-    left = sum(len(layout.indices(shard)) for shard in range(layout.shards) if not layout.manifest(shard).exists())
-    kept, shards = finished(layout.folder) or (0, layout.shards)
+    unfinished = [shard for shard in range(layout.shards) if not layout.manifest(shard).exists()]
+    left = sum(len(layout.indices(shard)) for shard in unfinished)
     free = shutil.disk_usage(layout.folder).free
     needed = f"about {left * bytes_each:,.0f} bytes are" if bytes_each else "more is"
     error = OSError(
-        f"the disk of {layout.folder} is full: {kept} of {shards} shards are finished and kept, {needed} "
+        f"the disk of {layout.folder} is full: {layout.shards - len(unfinished)} of {layout.shards} shards are finished and kept, {needed} "
         f"needed for the others, {free:,} are free; make room, and the same command goes on"
     )
     error.errno = errno.ENOSPC

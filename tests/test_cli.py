@@ -459,7 +459,7 @@ def test_render_goes_on_verifies_and_repairs(capsys: pytest.CaptureFixture[str],
     assert run(capsys, *command) == (0, "set\n", "")
     assert run(capsys, "render", "--verify", "set") == (0, "set: whole\n", "")
     (tmp_path / "set" / "shard-000002.json").unlink()
-    assert run(capsys, *command) == (0, "set\n", "genaug: set has 2 of 3 shards: going on\n")
+    assert run(capsys, *command) == (0, "set\n", "set has 2 of 3 shards of this process: going on\n")
     with (tmp_path / "set" / "shard-000001.tar").open("r+b") as file:
         file.write(b"damage")
     (tmp_path / "set" / "shard-000002.tar").unlink()
