@@ -416,7 +416,7 @@ class _Writer:
         return [self._record(*sample) for sample in zip(indices, images, targets, descriptions, strict=True)]
 
     def _record(self, index: int, image: Tensor, target: Any, description: dict[str, Any]) -> _Record:
-        content, label = _encoded_image(image, self._layout.image, self._quality), _label(index, target, description)
+        content, label = encoded_image(image, self._layout.image, self._quality), _label(index, target, description)
         if self._layout.format == "webdataset":
             parts = {
                 "cls": str(label).encode(),
@@ -463,7 +463,7 @@ class _Writer:
         staged.replace(self._layout.manifest(self._shard))
 
 
-def _encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
+def encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
     """A file's bytes of an image (3, H, W) uint8; other threads run meanwhile."""
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     options: dict[str, dict[str, Any]] = {
@@ -516,9 +516,10 @@ def _full(layout: Layout, bytes_each: float) -> OSError:
     left = sum(len(layout.indices(shard)) for shard in unfinished)
     free = shutil.disk_usage(layout.folder).free
     needed = f"about {left * bytes_each:,.0f} bytes are" if bytes_each else "more is"
+    kept = f"{layout.shards - len(unfinished)} of {layout.shards} shards are finished and kept"
     error = OSError(
-        f"the disk of {layout.folder} is full: {layout.shards - len(unfinished)} of {layout.shards} shards are finished and kept, {needed} "
-        f"needed for the others, {free:,} are free; make room, and the same command goes on"
+        f"the disk of {layout.folder} is full: {kept}, {needed} needed for the others, {free:,} are free; "
+        "make room, and the same command goes on"
     )
     error.errno = errno.ENOSPC
     return error
