@@ -31,7 +31,19 @@ from genaug import CounterfactualDataset, GenerativeInterventionDataset, Rendere
 from genaug.files import atomic_path
 from genaug.rendering import encoded_image, render
 
-HEAD = ["question", "way", "median", "lowest", "highest", "unit", "rounds", "ratio", "bytes_an_image", "machine"]
+HEAD = [
+    "question",
+    "way",
+    "median",
+    "lowest",
+    "highest",
+    "unit",
+    "rounds",
+    "ratio",
+    "bytes_an_image",
+    "load",
+    "machine",
+]
 LARGE = 256  # pixels: BigGAN's middle size
 PEAK = """
 import resource, sys
@@ -154,14 +166,18 @@ def main() -> None:
     rows = writing(
         {"cgn-double-colored-mnist": args.count, "cgan-digits": 8 * args.count}, ["jpeg", "png"], args.rounds
     )
+    loads = [os.getloadavg()[0]]
     rows += encoding(args.rounds)
     rows += reading(8 * args.count, args.rounds)
+    loads.append(os.getloadavg()[0])
     rows += memory(args.many, args.memory_rounds)
+    loads.append(os.getloadavg()[0])
+    load = f"{statistics.median(loads):.1f}"  # how busy the machine was, this program among the rest
     path = args.out / f"render-cpu{args.threads}-torch{torch.__version__.split('+')[0]}-float32.csv"
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(HEAD)
-        table.writerows([*row, platform.processor() or platform.machine()] for row in rows)
+        table.writerows([*row, load, platform.processor() or platform.machine()] for row in rows)
     print(path)
 
 

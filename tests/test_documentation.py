@@ -60,6 +60,24 @@ def test_the_page_of_interventions_works(tmp_path, monkeypatch):
     assert names["shapes"][0][0].shape == (3, 32, 32)
 
 
+def test_the_page_of_rendering_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "rendering.md").read_text(), flags=re.DOTALL)
+    names = {}
+    for block in code[:2]:
+        exec(block, names)
+    assert names["verify"]("rendered") == []
+    images, labels = next(iter(names["loader"]))
+    assert images.shape == (64, 3, 32, 32)
+    assert set(labels) == {"shape", "texture", "background"}
+    assert names["target"] == names["digits"][7][1]
+    pytest.importorskip("webdataset")
+    exec(code[2], names)
+    assert torch.equal(names["image"], names["digits"][0][0])
+    assert names["label"] == names["digits"][0][1]["shape"]
+    assert names["description"] == names["digits"].describe(0)
+
+
 class Heads(torch.nn.Module):
     """A classifier of several heads, untrained."""
 
