@@ -176,7 +176,7 @@ def main() -> None:
     path = args.out / f"render-cpu{args.threads}-torch{torch.__version__.split('+')[0]}-float32.csv"
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(HEAD)
+        table.writerow([*HEAD, "load", "machine"])
         table.writerows([*row, load, platform.processor() or platform.machine()] for row in rows)
     print(path)
 

@@ -141,7 +141,7 @@ def rendering() -> str:
                 rows.append((f"{row['way']}, 32 pixels", float(row["median"]), float(row["bytes_an_image"])))
         large = next(row for row in found if row["question"] == "encoding" and "jpeg" in row["way"])
         with next(RESULTS.glob("biggan-256-cpu1-*.csv")).open() as text:
-            alone = [row for row in csv.DictReader(text) if row["way"].startswith("ours") and row["batch"] == "8"][0]
+            alone = next(row for row in csv.DictReader(text) if row["way"].startswith("ours") and row["batch"] == "8")
         # generating, then encoding, on the same core
         rate = 1 / (1 / float(alone["images_per_second_median"]) + 1 / float(large["median"]))
         rows.append(("BigGAN-deep, 256 pixels, jpeg: by arithmetic, not run", rate, float(large["bytes_an_image"])))
@@ -160,8 +160,8 @@ def rendering() -> str:
         lines.append(f"| {way} | {rate:,.1f} | {' | '.join(cells)} |")
     lines += ["| BigGAN-deep, 128 to 512 pixels, one GPU | not run | not run | not run |"]
     note = (
-        f"Digits: written by `render`; {'; '.join(notes)}. BigGAN: the rate of `benchmarks/biggan.py` on one core, and the "
-        "rate and size of JPEGs of two photographs."
+        f"Digits: written by `render`; {'; '.join(notes)}. BigGAN: the rate of `benchmarks/biggan.py` on one core, and "
+        "the rate and size of JPEGs of two photographs."
     )
     return "\n".join([*lines, "", note])
 
