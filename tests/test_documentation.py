@@ -1,6 +1,7 @@
 """What the README and the docs say is true: code runs, tables are the results, links lead somewhere."""
 
 import csv
+import gc
 import json
 import re
 import runpy
@@ -60,6 +61,7 @@ def test_the_page_of_interventions_works(tmp_path, monkeypatch):
     assert names["shapes"][0][0].shape == (3, 32, 32)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files to be closed with it
 def test_the_page_of_rendering_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "rendering.md").read_text(), flags=re.DOTALL)
@@ -76,6 +78,8 @@ def test_the_page_of_rendering_works(tmp_path, monkeypatch):
     assert torch.equal(names["image"], names["digits"][199][0])  # the last of them
     assert names["label"] == names["digits"][199][1]["shape"]
     assert names["description"] == names["digits"].describe(199)
+    names.clear()
+    gc.collect()
 
 
 class Heads(torch.nn.Module):
