@@ -6,13 +6,15 @@
 Writing: `render` of a generator's images against making the same images and dropping them; the two take turns, and so
 do the formats of the images. Encoding: how many images of 256 pixels a second one thread turns into JPEG, for crops of
 scikit-learn's two photographs. Reading: `RenderedDataset` of small images through a `DataLoader` with one worker,
-shuffled. Memory: the peak of a process that renders 1,000 images, and of one that renders a hundred times as many, from
-a pool, so that it takes a minute. Figures are medians over the rounds, with the lowest and the highest. Writes
-benchmarks/results/render-cpuN-torchVERSION-float32.csv.
+shuffled. Memory: the peak of a process that renders 1,000 images, and of one that renders a hundred times as many
+(Linux). Figures are medians over the rounds, with the lowest and the highest. On a machine that is busy, time of the
+processor says more than the clock: of writing, that is the share on a single core, where nothing can be encoded while
+the next images are made. Writes benchmarks/results/render-cpuN-torchVERSION-float32.csv.
 """
 
 import argparse
 import csv
+import functools
 import os
 import platform
 import statistics
@@ -22,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from sklearn.datasets import load_sample_images
@@ -40,25 +43,26 @@ HEAD = [
     "unit",
     "rounds",
     "ratio",
+    "processor_ratio",
     "bytes_an_image",
-    "load",
-    "machine",
 ]
 LARGE = 256  # pixels: BigGAN's middle size
 PEAK = """
-import resource, sys
-from genaug import CounterfactualDataset
+import re, sys
+from pathlib import Path
+from genaug import GenerativeInterventionDataset
 from genaug.rendering import render
-source = CounterfactualDataset("cgn-double-colored-mnist", length=int(sys.argv[1]), pool=500)
-render(source, sys.argv[2], image=sys.argv[3], shard_size=10_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+render(GenerativeInterventionDataset("cgan-digits", length=int(sys.argv[1])), sys.argv[2])
+# not getrusage's: that has the parent's peak in it
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
-def seconds(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """By the clock, and of the processor in all threads of this process."""
+    begin = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin[0], time.process_time() - begin[1]
 
 
 def spread(values: list[float]) -> list[str]:
@@ -70,34 +74,36 @@ def size_of(folder: Path) -> int:
 
 
 def writing(counts: dict[str, int], images: list[str], rounds: int) -> list[list[object]]:
-    rows = []
+    rows: list[list[object]] = []
     for name, count in counts.items():
         kind = CounterfactualDataset if name.startswith("cgn") else GenerativeInterventionDataset
         source = kind(name, length=count)
         source.images(range(64))
-        alone: list[float] = []
-        took: dict[str, list[float]] = {image: [] for image in images}
-        sizes = {}
+        took: dict[str, list[tuple[float, float]]] = {way: [] for way in ("generating alone", *images)}
+        sizes: dict[str, float] = {}
+
+        def generate(source: Any = source, count: int = count) -> None:
+            for start in range(0, count, 64):
+                source.images(range(start, min(start + 64, count)))
+
         for _ in range(rounds):
-            starts = range(0, count, 64)
-            alone.append(seconds(lambda: [source.images(range(i, min(i + 64, count))) for i in starts]))  # noqa: B023
-            for image, times in took.items():
+            for way, times in took.items():
                 with tempfile.TemporaryDirectory() as folder:
-                    times.append(seconds(lambda: render(source, folder, image=image)))  # noqa: B023
-                    sizes[image] = size_of(Path(folder)) / count
-        rows.append(["writing", f"{name}, generating alone", alone, count, "", ""])
-        for image, times in took.items():
-            ratio = statistics.median(a / b for a, b in zip(alone, times, strict=True))
-            rows.append(["writing", f"{name}, {image}", times, count, f"{ratio:.3f}", f"{sizes[image]:.0f}"])
-            print(f"{name}, {image}: {ratio:.0%} of generating alone")
-    return [
-        [question, way, *spread([count / t for t in times]), "images/s", len(times), ratio, size]
-        for question, way, times, count, ratio, size in rows
-    ]
+                    write = functools.partial(render, source, folder, image=way)
+                    times.append(seconds(generate if way == "generating alone" else write))
+                    sizes[way] = size_of(Path(folder)) / count
+        for way, times in took.items():
+            rates = [count / clock for clock, _ in times]
+            pairs = list(zip(took["generating alone"], times, strict=True))
+            ratio, processor = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
+            row = ["writing", f"{name}, {way}", *spread(rates), "images/s", rounds, f"{ratio:.3f}", f"{processor:.3f}"]
+            rows.append([*row, f"{sizes[way]:.0f}" if sizes[way] else ""])
+            print(f"{name}, {way}: {ratio:.0%} of generating alone by the clock, {processor:.0%} of the processor")
+    return rows
 
 
 def encoding(rounds: int) -> list[list[object]]:
-    photographs = [torch.from_numpy(image).permute(2, 0, 1) for image in load_sample_images().images]
+    photographs = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
     crops = [p[:, y : y + LARGE, x : x + LARGE] for p in photographs for y in (0, 80, 160) for x in (0, 180, 360)]
     rows = []
     for image, quality in (("jpeg", 95), ("png", None), ("webp", 95)):
@@ -108,7 +114,7 @@ def encoding(rounds: int) -> list[list[object]]:
             times.append(time.perf_counter() - begin)
         rates = spread([len(crops) / t for t in times])
         size = f"{len(content) / len(crops):.0f}"
-        rows.append(["encoding", f"{LARGE} pixels, {image}, one thread", *rates, "images/s", rounds, "", size])
+        rows.append(["encoding", f"{LARGE} pixels, {image}, one thread", *rates, "images/s", rounds, "", "", size])
         print(f"{LARGE} pixels, {image}: {rates[0]} images/s")
     return rows
 
@@ -120,6 +126,7 @@ def reading(count: int, rounds: int) -> list[list[object]]:
         for image in ("jpeg", "png"):
             render(source, Path(folder, image), image=image)
         times: dict[str, list[float]] = {"jpeg": [], "png": []}
+        here: dict[str, list[float]] = {"jpeg": [], "png": []}
         for _ in range(rounds):
             for image, found in times.items():
                 data = RenderedDataset(Path(folder, image))
@@ -127,11 +134,13 @@ def reading(count: int, rounds: int) -> list[list[object]]:
                 loader = DataLoader(data, batch_size=256, shuffle=True, num_workers=1, generator=order)
                 batches = iter(loader)
                 next(batches)  # the worker has started
-                left = count - 256
-                found.append(left / seconds(lambda: sum(len(labels) for _, labels in batches)))  # noqa: B023
-    for image, rates in times.items():
-        rows.append(["reading", f"{image}, shuffled, one worker", *spread(rates), "images/s", rounds, "", ""])
-        print(f"{image}, shuffled, one worker: {statistics.median(rates):.0f} images/s")
+                found.append((count - 256) / seconds(functools.partial(list, batches))[0])
+                indices = torch.randperm(count, generator=order)[:4000].tolist()
+                here[image].append(len(indices) / seconds(functools.partial(data.__getitems__, indices))[1])
+    for how, rates in (("one worker", times), ("no worker, of the processor", here)):
+        for image, values in rates.items():
+            rows.append(["reading", f"{image}, shuffled, {how}", *spread(values), "images/s", rounds, "", "", ""])
+            print(f"{image}, shuffled, {how}: {statistics.median(values):.0f} images/s")
     return rows
 
 
@@ -140,14 +149,14 @@ def memory(count: int, rounds: int) -> list[list[object]]:
     for _ in range(rounds):
         for number, found in peaks.items():
             with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, "-c", PEAK, str(number), folder, "jpeg"]
+                command = [sys.executable, "-c", PEAK, str(number), folder]
                 text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found.append(int(text) * (1 if platform.system() == "Darwin" else 1024) / 1e6)
+            found.append(int(text) * 1024 / 1e6)
     base = statistics.median(peaks[1000])
     rows = []
     for number, found in peaks.items():
         ratio = statistics.median(found) / base
-        rows.append(["memory", f"{number:,} images", *spread(found), "MB", rounds, f"{ratio:.3f}", ""])
+        rows.append(["memory", f"{number:,} images", *spread(found), "MB", rounds, f"{ratio:.3f}", "", ""])
         print(f"{number:,} images: {statistics.median(found):.0f} MB at the peak, {ratio:.3f} of that for 1,000")
     return rows
 

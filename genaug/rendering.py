@@ -49,6 +49,7 @@ QUALITY = 95  # of JPEG and WebP, unless it is said
 
 _BATCH = 64  # samples asked for at a time of a source that has no batch size of its own
 _PLACE = ("device", "batch_size")  # options that say how images are made, not which
+_PAGE = 4096  # bytes: what most file systems count a file in
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -390,7 +391,7 @@ def _samples(source: Any, indices: list[int]) -> tuple[list[Tensor], list[Any]]:
 
 @dataclass(frozen=True)
 class _Record:
-    """What one sample adds to a data file, and the bytes of files beside that."""
+    """What one sample adds to a data file, and the bytes that a disk takes for files beside that."""
 
     content: bytes
     beside: int
@@ -430,7 +431,7 @@ class _Writer:
         staged.write_bytes(content)
         self._files.append((staged, place))
         line = {"file": place, "sha256": hashlib.sha256(content).hexdigest(), "label": label, "describe": description}
-        return _Record((json.dumps(line) + "\n").encode(), len(content))
+        return _Record((json.dumps(line) + "\n").encode(), -(-len(content) // _PAGE) * _PAGE)
 
     def add(self, file: IO[bytes], records: list[_Record]) -> int:
         """Appends samples; returns how many bytes they take on the disk."""
@@ -471,11 +472,9 @@ def encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
         "jpeg": {"quality": quality, "subsampling": 0},
         "webp": {"quality": quality},
     }
-    # given a true file, pillow lets other threads run while it makes a JPEG
-    with os.fdopen(os.memfd_create("image"), "wb+") if hasattr(os, "memfd_create") else io.BytesIO() as file:
-        pixels.save(file, kind, **options[kind])
-        file.seek(0)
-        return file.read()
+    buffer = io.BytesIO()
+    pixels.save(buffer, kind, **options[kind])
+    return buffer.getvalue()
 
 
 def _label(index: int, target: Any, description: dict[str, Any]) -> int:
