@@ -19,9 +19,9 @@ import tarfile
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -139,7 +139,11 @@ def render(
         # of a dict of labels every reader knows KEY.cls, which has the first
         "target": "labels" if isinstance(source[0][1], dict) else "label",
     }
-    layout = _begun(folder, json.loads(json.dumps(settings)))
+    try:
+        settings = json.loads(json.dumps(settings))
+    except TypeError as error:
+        raise TypeError(f"options and describe(i) must be numbers, strings, lists and dicts ({error})") from None
+    layout = _begun(folder, settings)
     left = [shard for shard in range(rank, layout.shards, world_size) if not layout.finished(shard)]
     mine = len(range(rank, layout.shards, world_size))
     if rank == 0 and 0 < len(left) < mine:  # said once
@@ -254,17 +258,19 @@ def _described(source: Any, indices: Sequence[int]) -> list[dict[str, Any]]:
 def _begun(folder: Path, settings: dict[str, Any]) -> Layout:
     """The folder with its settings written, or read and compared; what killed processes left is cleared away."""
     writable_folder(folder)
-    _sweep(folder)
     path = folder / SETTINGS
+    # listed before the settings are looked for, or shards that another rank has just written would be something else
+    others = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     if not path.exists():
-        if others := sorted(name for name in os.listdir(folder) if not name.startswith(".") and name != SETTINGS):
+        if others:
             raise ValueError(f"{folder} holds something else ({others[0]}): choose another folder")
         with _staging(folder, "settings") as staged:
             write_results(staged / SETTINGS, {"settings": settings, "versions": _versions()})
             (staged / SETTINGS).replace(path)
-    before = read_settings(folder)  # another rank may have written them
-    if others := list(_differences(before, settings)):
-        raise ValueError(f"{folder} holds a set with other settings ({'; '.join(others)}): choose another folder")
+    # read back, since another rank may have written them
+    if differences := list(_differences(read_settings(folder), settings)):
+        raise ValueError(f"{folder} holds a set with other settings ({'; '.join(differences)}): choose another folder")
+    _sweep(folder)
     return Layout(folder, settings)
 
 
@@ -309,7 +315,7 @@ def _sweep(folder: Path) -> None:
     """Removes the staging folders of processes that are no longer there."""
     import fcntl
 
-    for staged in folder.glob(".*-*"):
+    for staged in [*folder.glob(".settings-*"), *folder.glob(".shard-*")]:
         with suppress(OSError):  # another process has its lock, or has swept it
             try:
                 lock = (staged / "lock").open("r+")
@@ -336,8 +342,9 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
             try:
                 with _staging(layout.folder, f"shard-{shard:06d}") as staged:
                     writer = _Writer(layout, shard, quality, staged)
-                    with writer.path.open("wb") as file:
-                        for records in _encoded(source, indices, writer, pool):
+                    # closed at once, whatever happens: nothing may go on writing where all is removed
+                    with writer.path.open("wb") as file, closing(_encoded(source, indices, writer, pool)) as batches:
+                        for records in batches:
                             size += writer.add(file, records)
                             samples += len(records)
                             if bar is not None:
@@ -353,7 +360,7 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
                 raise _full(layout, size / max(samples, 1)) from error
 
 
-def _encoded(source: Any, indices: range, writer: _Writer, pool: ThreadPoolExecutor) -> Iterator[list[_Record]]:
+def _encoded(source: Any, indices: range, writer: _Writer, pool: ThreadPoolExecutor) -> Generator[list[_Record]]:
     """Batches of encoded samples, in order; some are encoded while the next are made."""
     at_once = getattr(source, "batch_size", None) or _BATCH
     ahead = 2 * _threads()  # bounds memory
@@ -367,7 +374,7 @@ def _encoded(source: Any, indices: range, writer: _Writer, pool: ThreadPoolExecu
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:  # after an error nothing may go on writing
+    finally:
         for future in waiting:
             future.cancel()
         wait(waiting)

@@ -182,6 +182,11 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ({"rank": 2, "world_size": 2}, ValueError, "rank must be below world_size, but they are 2 and 2"),
         ({"seed": 3}, TypeError, "seed is an option for the name of a generator, not for a dataset"),
         ({"source": [1, 2]}, TypeError, r"source must have describe\(i\).*, but list has none"),
+        (
+            {"source": "cgan-digits", "num": 5, "components": 5, "directions": torch.eye(64)[:5]},
+            TypeError,
+            r"options and describe\(i\) must be numbers, strings, lists and dicts \(Object of type Tensor",
+        ),
         ({"source": "cgan-digits"}, ValueError, "num must say how many samples"),
     ],
 )
