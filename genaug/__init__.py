@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from genaug.datasets.colored_mnist import WildlifeMNIST as WildlifeMNIST
     from genaug.datasets.counterfactual import CounterfactualDataset as CounterfactualDataset
     from genaug.datasets.generative_intervention import GenerativeInterventionDataset as GenerativeInterventionDataset
+    from genaug.datasets.rendered import RenderedDataset as RenderedDataset
     from genaug.generators import load_generator as load_generator
     from genaug.interventions.directions import Directions as Directions
     from genaug.interventions.fitting import fit_directions as fit_directions
@@ -28,6 +29,7 @@ _HOMES = {
     "Directions": "genaug.interventions.directions",
     "DoubleColoredMNIST": "genaug.datasets.colored_mnist",
     "GenerativeInterventionDataset": "genaug.datasets.generative_intervention",
+    "RenderedDataset": "genaug.datasets.rendered",
     "WildlifeMNIST": "genaug.datasets.colored_mnist",
     "fit_directions": "genaug.interventions.fitting",
     "load_generator": "genaug.generators",

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _UsageError = typer.BadParameter.__mro__[1]
 
 DATA = Path("data")
+# those of genaug.datasets.rendered, which takes torch's seconds to import
+FORMATS = ["webdataset", "imagefolder"]
+IMAGES = ["png", "jpeg", "webp"]
 MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
 # those of genaug.evaluation, which takes torch's seconds to import
 SUITE_NAMES = [
@@ -190,6 +193,93 @@ def walk(
         device=device,
     )
     typer.echo(out)
+
+
+@app.command(epilog="Example: genaug render cgn-double-colored-mnist --out digits --num 50000 --image png")
+def render(
+    name: Annotated[
+        str | None, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to fill.")] = None,
+    num: Annotated[int | None, typer.Option(help="How many images.")] = None,
+    seed: Seed = 0,
+    shard_size: Annotated[int, typer.Option(help="Images in a shard.")] = 10_000,
+    format: Annotated[str, typer.Option(help="webdataset or imagefolder.")] = "webdataset",  # noqa: A002
+    image: Annotated[str, typer.Option(help="jpeg, png (which loses nothing) or webp.")] = "jpeg",
+    quality: Annotated[int | None, typer.Option(help="Of JPEG and WebP, 1 to 100; by default 95.")] = None,
+    classes: Classes = None,
+    truncation: Truncation = 1.0,
+    pool: Annotated[int | None, typer.Option(help="Counterfactuals: recombine a pool of that many parts.")] = None,
+    components: Annotated[
+        int | None, typer.Option(help="Interventions: of how many directions; 0 for none; by default 60.")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Interventions: how far, in standard deviations, or released; by default 1.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    batch_size: Annotated[int, typer.Option(help="Images at once; changes none of them.")] = 64,
+    verify: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Name what is missing or damaged in a set; render nothing.")
+    ] = None,
+    repair: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Render anew what is missing or damaged in a set.")
+    ] = None,
+) -> None:
+    """Write a generator's images to disk; the same command goes on where it stopped, and torchrun's share the work."""
+    if verify is not None or repair is not None:
+        if (verify is not None and repair is not None) or name is not None or out is not None or num is not None:
+            raise ValueError("--verify DIR and --repair DIR stand alone: without the other, a name, --out and --num")
+        _mend(verify, repair, device, batch_size)
+        return
+    for argument, value in (("a generator's name", name), ("--out", out), ("--num", num)):
+        if value is None:
+            raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
+    check_choice("--format", format, FORMATS)
+    check_choice("--image", image, IMAGES)
+    chosen = _integers(classes, "--classes")
+    from genaug import rendering
+
+    options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": _scale(scale)}
+    done = rendering.render(
+        str(name),
+        out,  # type: ignore[arg-type]
+        num,
+        shard_size=shard_size,
+        format=format,
+        image=image,
+        quality=quality,
+        seed=seed,
+        truncation=truncation,
+        dtype=dtype.of_torch(),
+        device=device,
+        batch_size=batch_size,
+        **{option: value for option, value in options.items() if value is not None},
+    )
+    typer.echo(done.folder)
+
+
+def _mend(verify: Path | None, repair: Path | None, device: str, batch_size: int) -> None:
+    from genaug import rendering
+
+    if repair is not None:
+        done = rendering.repair(repair, device=device, batch_size=batch_size)
+        typer.echo(f"{repair}: {done.written} of {done.shards} shards rendered anew")
+        return
+    assert verify is not None
+    problems = rendering.verify(verify)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{verify}: whole")
+
+
+def _scale(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text  # "released", or for the package to refuse
 
 
 @app.command(epilog="Example: genaug evaluate resnet50 --suite shape-bias --data stimuli --out results")

@@ -24,6 +24,7 @@ COMMANDS = [
     "demo",
     "sample",
     "walk",
+    "render",
     "evaluate",
     "train",
     "train cgn-mnist",
@@ -143,6 +144,22 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("evaluate resnt50 --suite shape-bias --data . --out results", "did you mean 'resnet50'"),
         ("evaluate resnet50 --weights x.pth --suite shape-bias --data . --out results", "no such file: x.pth"),
         ("reproduce cgn-table2 --variant colred", "'colred'"),
+        ("render --out set --num 5", "render needs a generator's name, or else --verify DIR or --repair DIR"),
+        ("render cgan-digits --num 5", "render needs --out"),
+        ("render cgan-digits --out set", "render needs --num"),
+        ("render cgan-digits --out set --num 0", "num must be at least 1, but got 0"),
+        ("render cgan-digits --out set --num 5 --shard-size 0", "shard_size must be at least 1, but got 0"),
+        ("render cgan-digits --out set --num 5 --format webdatasets", "did you mean 'webdataset'"),
+        ("render cgan-digits --out set --num 5 --image jpg", "did you mean 'jpeg'"),
+        ("render cgan-digits --out set --num 5 --quality 101", "quality must be at most 100, but got 101"),
+        ("render cgan-digits --out set --num 5 --image png --quality 9", "quality is of jpeg and webp alone"),
+        ("render cgan-digit --out set --num 5", "did you mean 'cgan-digits'"),
+        ("render cgan-digits --out set --num 5 --pool 9", "pool is no option for 'cgan-digits'"),
+        ("render cgn-digits --out set --num 5 --components 9", "components is no option for 'cgn-digits'"),
+        ("render cgan-digits --out set --num 5 --scale far", "scale must be one of 'released', but got 'far'"),
+        ("render cgan-digits --verify set", "--verify DIR and --repair DIR stand alone"),
+        ("render --verify set", "'set' is no rendered set: it has no settings.json"),
+        ("render --repair set", "'set' is no rendered set: it has no settings.json"),
     ],
 )
 def test_misuse_is_one_line_and_leaves_nothing(
@@ -446,3 +463,21 @@ def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFix
     code, out, _ = run(capsys, *both, "--partial")
     assert code == 0
     assert "ObjectNet, 1 images; PARTIAL, without 112 of 113 class folders" in out
+
+
+def test_render_goes_on_verifies_and_repairs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ("render", "cgan-digits", "--out", "set", "--num", "50", "--shard-size", "20", "--scale", "released")
+    assert run(capsys, *command) == (0, "set\n", "")
+    assert run(capsys, "render", "--verify", "set") == (0, "set: whole\n", "")
+    (tmp_path / "set" / "shard-000002.json").unlink()
+    assert run(capsys, *command) == (0, "set\n", "set has 2 of 3 shards of this process: going on\n")
+    with (tmp_path / "set" / "shard-000001.tar").open("r+b") as file:
+        file.write(b"damage")
+    (tmp_path / "set" / "shard-000002.tar").unlink()
+    code, out, err = run(capsys, "render", "--verify", "set")
+    assert (code, err) == (1, "")
+    assert [line.split(" is ")[0] for line in out.splitlines()] == ["set/shard-000001.tar", "set/shard-000002.tar"]
+    assert "genaug render --repair set renders it anew" in refused(capsys, *command)
+    assert run(capsys, "render", "--repair", "set")[:2] == (0, "set: 2 of 3 shards rendered anew\n")
+    assert run(capsys, "render", "--verify", "set")[0] == 0
+    assert "(seed: 0 there, 1 asked for)" in refused(capsys, *command, "--seed", "1")

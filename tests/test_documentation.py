@@ -1,6 +1,7 @@
 """What the README and the docs say is true: code runs, tables are the results, links lead somewhere."""
 
 import csv
+import gc
 import json
 import re
 import runpy
@@ -58,6 +59,27 @@ def test_the_page_of_interventions_works(tmp_path, monkeypatch):
     assert len(names["directions"]) == 60
     assert names["shapes"].describe(0)["layer"] == "mask.1"
     assert names["shapes"][0][0].shape == (3, 32, 32)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files to be closed with it
+def test_the_page_of_rendering_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "rendering.md").read_text(), flags=re.DOTALL)
+    names = {}
+    for block in code[:2]:
+        exec(block, names)
+    assert names["verify"]("rendered") == []
+    images, labels = next(iter(names["loader"]))
+    assert images.shape == (64, 3, 32, 32)
+    assert set(labels) == {"shape", "texture", "background"}
+    assert names["target"] == names["digits"][7][1]
+    pytest.importorskip("webdataset")
+    exec(code[2], names)
+    assert torch.equal(names["image"], names["digits"][199][0])  # the last of them
+    assert names["label"] == names["digits"][199][1]["shape"]
+    assert names["description"] == names["digits"].describe(199)
+    names.clear()
+    gc.collect()
 
 
 class Heads(torch.nn.Module):
