@@ -20,6 +20,7 @@ from genaug import (
     Directions,
     DoubleColoredMNIST,
     GenerativeInterventionDataset,
+    StyleTransferIntervention,
     WildlifeMNIST,
 )
 from genaug.assets import save_asset
@@ -96,4 +97,4 @@ DATASETS: dict[type, Callable[..., Any]] = {
 }
 
 # public classes that are no datasets
-OTHERS: tuple[type, ...] = (Directions,)
+OTHERS: tuple[type, ...] = (Directions, StyleTransferIntervention)
