@@ -211,7 +211,7 @@ def _adain_decoder(_: Mapping[str, Any]) -> Shapes:
 
 
 def _adain_encoder(_: Mapping[str, Any]) -> Shapes:
-    """A VGG19 whose channels have mean 1, up to relu4_1; its first convolution takes RGB to what the second expects."""
+    """A normalised VGG19 up to relu4_1; its first convolution takes RGB to what the second expects."""
     places = (2, 5, 9, 12, 16, 19, 22, 25, 29)
     widths = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512)
     shapes = _convolution("0", 3, 3, 1)

@@ -69,7 +69,7 @@ class _Tap(torch.autograd.Function):
         if after is None:  # of the last layer
             gradient = torch.bmm(rows, factors)
         else:
-            gradient = torch.baddbmm(_rows(after * (features > 0)), rows, factors)
+            gradient = _rows(torch.ops.aten.threshold_backward(after, features, 0)).baddbmm_(rows, factors)
         return gradient.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2), None
 
 
@@ -235,7 +235,7 @@ def _computing(device: torch.device, *, gradients: bool) -> Iterator[None]:
 
 
 class StyleTransferIntervention(v2.Transform):
-    """Gives images the style of interventional ones, so that style no longer tells the label (GenInt, section 4.2).
+    """Gives images the style of interventional ones, so that style no longer tells the label: GenInt's style transfer.
 
     A `torchvision.transforms.v2` transform of images (3, H, W) or (B, 3, H, W), uint8 or float in [0, 1], on their own
     device; labels, boxes and masks are left as they are. Put it after `v2.ToImage()` and before `v2.Normalize()`.
@@ -264,7 +264,7 @@ class StyleTransferIntervention(v2.Transform):
         alpha: of "adain", in [0, 1]: how much of the style.
         network: a name from `genaug assets list` or a `.safetensors` file: "vgg19" by default, for "adain"
             "adain-encoder", the release's normalised VGG19.
-        decoder: of "adain", the same: the release's by default, or one of `genaug train adain`, trained for the network.
+        decoder: of "adain", the same: the release's by default, or one of `genaug train adain` for this network.
         dtype: the networks' floating-point type of "adain"; float32 by default. "gatys" knows float32 alone.
 
     Raises:
@@ -480,7 +480,7 @@ def _check_image(what: str, image: Tensor, smallest: int) -> None:
     if image.dtype != torch.uint8:
         if not image.is_floating_point():
             raise TypeError(f"{what} must be uint8 or float, but got {image.dtype}")
-        if image.numel() and not (0 <= image.min() and image.max() <= 1):
+        if image.numel() and not (image.min() >= 0 and image.max() <= 1):
             low, high = image.min().item(), image.max().item()
             raise ValueError(
                 f"{what} of floats must be in [0, 1], but goes from {low:g} to {high:g}: style transfer stands before "

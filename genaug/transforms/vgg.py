@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,8 @@ POOLS = (2, 4, 8)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images that torchvision's weights know
 # where files keep these convolutions; AdaIN's encoder has another before them, which normalises colours
 _PLACES = {
-    "vgg19": ("features.0", "features.2", "features.5", "features.7", "features.10")
-    + ("features.12", "features.14", "features.16", "features.19"),
-    "adain-encoder": ("2", "5", "9", "12", "16", "19", "22", "25", "29"),
+    "vgg19": tuple(f"features.{i}" for i in (0, 2, 5, 7, 10, 12, 14, 16, 19)),
+    "adain-encoder": tuple(str(i) for i in (2, 5, 9, 12, 16, 19, 22, 25, 29)),
 }
 
 
@@ -32,15 +32,15 @@ class Encoder(nn.Module):
         reflect: pad with reflections, as AdaIN does, and not with zeros.
     """
 
+    kind = ""  # of the file
     fingerprint = ""  # of the weights: which encoder a decoder was trained for
 
     def __init__(self, widths: Sequence[int] = WIDTHS, *, reflect: bool = False) -> None:
         super().__init__()
         self.colours = nn.Conv2d(3, 3, 1)
-        mode = "reflect" if reflect else "zeros"
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels, out, 3, padding=1, padding_mode=mode)
-            for channels, out in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(channels, out, 3, padding=1, padding_mode="reflect" if reflect else "zeros")
+            for channels, out in pairwise(widths)
         )
 
     def convolve(self, x: Tensor, i: int) -> Tensor:
@@ -98,7 +98,7 @@ def load_encoder(name: str | os.PathLike[str], kinds: Sequence[str], convolution
     with torch.device("meta"):
         encoder = Encoder(WIDTHS[: convolutions + 1], reflect=reflect)
     encoder.load_state_dict(weights, assign=True)
-    encoder.fingerprint = digest(weights)
+    encoder.kind, encoder.fingerprint = kind, digest(weights)
     return encoder.eval().requires_grad_(False)
 
 
@@ -111,7 +111,9 @@ def load_decoder(name: str | os.PathLike[str], encoder: Encoder, encoder_name: s
     state, metadata = load_asset(name)
     if metadata["kind"] != "adain-decoder":
         raise AssetError(f"decoder {str(name)!r} is of kind {metadata['kind']!r}, expected adain-decoder")
-    if metadata.get("encoder", encoder.fingerprint) != encoder.fingerprint:
+    # the release's says nothing, and was trained for the release's encoder
+    trained_for = metadata.get("encoder", encoder.fingerprint if encoder.kind == "adain-encoder" else None)
+    if trained_for != encoder.fingerprint:
         raise AssetError(
             f"decoder {str(name)!r} was trained for another encoder than {str(encoder_name)!r}: pass as network the "
             "one that it was trained for"
