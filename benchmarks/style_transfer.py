@@ -1,10 +1,10 @@
 """Style transfer, images a second: ours against the way of GenInt's released script, in one run.
 
 The released way is one `torch.optim.LBFGS` over the whole batch, ten evaluations a call, through a Sequential of the
-layers up to conv_5 with a loss module behind each convolution; VGG19's weights are as torchvision hands them out, so that their
-gradients are computed, too. Ours is `gatys` with each image on its own. Both make the same number of evaluations on the
-same network. Weights are random: speed does not depend on them. The ways take turns, in random order; figures are
-medians over the rounds.
+layers up to conv_5 with a loss module behind each convolution; the weights are as torchvision hands them out, so that
+their gradients are computed, too. Ours is `gatys` with each image on its own. Both make the same number of evaluations
+on the same network. Weights are random: speed does not depend on them. The ways take turns, in random order; figures
+are medians over the rounds.
 
     taskset -c 0 python benchmarks/style_transfer.py --threads 1 --rounds 3 --clock process
     taskset -c 0 python benchmarks/style_transfer.py --threads 1 --rounds 3 --clock process --ablate --steps 10

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-HISTORY = 100
+HISTORY = 100  # steps; one that taught nothing counts here, and in torch.optim.LBFGS does not
 # torch.optim.LBFGS's: the least largest entry of a gradient, and the least change, with which a problem goes on
 GRADIENT, CHANGE = 1e-7, 1e-9
 CURVATURE = 1e-10  # below, a step teaches nothing about the second derivative
@@ -52,7 +52,7 @@ def minimise(evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, ste
             directions = _newton(gradients, history, scale)
             lengths = torch.ones_like(lengths)
         active &= _dot(gradients, directions) <= -CHANGE
-        lengths = lengths * active
+        lengths, directions = lengths.where(active, 0), directions.where(active[:, None], 0)
         flat.addcmul_(directions, lengths[:, None])
         active &= steps > step
         if not active.any():
