@@ -36,6 +36,7 @@ from genaug.transforms import style_transfer
 from genaug.transforms.style_transfer import adain, gatys, gram, style_grams
 from genaug.transforms.vgg import DEVIATION, MEAN, WIDTHS, Encoder, decoder
 
+RELEASED = "gatys, released"
 ADAIN_BATCHES = (1, 32, 64, 128, 256)
 
 
@@ -198,6 +199,27 @@ def ways_of_gatys(
     }
 
 
+def write(
+    path: Path,
+    seconds: dict[tuple[str, int], list[float]],
+    reached: dict[tuple[str, int], str],
+    before: str,
+    **same: str,
+) -> None:
+    """The table so far; `same` are columns that all rows share."""
+    base = {batch: statistics.median(values) for (name, batch), values in seconds.items() if name == RELEASED}
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file)
+        head = ["way", "batch", "seconds_median", "lowest", "highest", "rounds", "images_per_second", "ratio"]
+        table.writerow([*head, "style_loss_before", "style_loss_after", *same])
+        for (name, batch), values in seconds.items():
+            median, of_gatys = statistics.median(values), name.startswith("gatys")
+            ratio = f"{base[batch] / median:.2f}" if of_gatys else ""
+            losses = (before, reached[name, batch]) if of_gatys else ("", "")
+            row = [name, batch, *(f"{x:.4g}" for x in (median, min(values), max(values))), len(values)]
+            table.writerow([*row, f"{batch / median:.4g}", ratio, *losses, *same.values()])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256)
@@ -230,6 +252,11 @@ def main() -> None:
         for batch in ADAIN_BATCHES:
             pair = [pictures(batch, args.size, seed).to(device) for seed in (1, 2)]
             ways["adain, bfloat16", batch] = partial(adain, encoder, decode, *pair)
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu{args.threads}"
+    stem = f"style-transfer{'-ablation' if args.ablate else ''}-{args.size}-{label.replace(' ', '-')}"
+    path = args.out / f"{stem}-torch{torch.__version__.split('+')[0]}.csv"
+    args.out.mkdir(parents=True, exist_ok=True)
+    before = f"{style_loss(plain, contents, styles):.3g}"
     clock = time.process_time if args.clock == "process" else time.perf_counter
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
     reached: dict[tuple[str, int], str] = {}
@@ -246,27 +273,12 @@ def main() -> None:
                 torch.cuda.synchronize()
             seconds[key].append(clock() - begin)
             print(f"round {i + 1}: {key[0]}, batch {key[1]}: {seconds[key][-1]:.1f} s", flush=True)
-            reached[key] = f"{style_loss(plain, images, styles):.3g}" if key[0].startswith("gatys") else ""
-    label = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu{args.threads}"
-    stem = f"style-transfer{'-ablation' if args.ablate else ''}-{args.size}-{label.replace(' ', '-')}"
-    path = args.out / f"{stem}-torch{torch.__version__.split('+')[0]}.csv"
-    args.out.mkdir(parents=True, exist_ok=True)
-    base = statistics.median(seconds["gatys, released", args.batch])
-    before = f"{style_loss(plain, contents, styles):.3g}"
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        table = csv.writer(file)
-        head = ["way", "batch", "steps", "seconds_median", "lowest", "highest", "rounds", "images_per_second"]
-        table.writerow([*head, "ratio", "style_loss_before", "style_loss_after", "clock", "machine"])
-        for (name, batch), values in seconds.items():
-            median, of_gatys = statistics.median(values), name.startswith("gatys")
-            ratio = f"{base / median:.2f}" if of_gatys else ""
-            print(
-                f"{name:45} batch {batch:3} {batch / median:9.4g} images/s"
-                + (f"   {ratio} x the released way; style loss {before} to {reached[name, batch]}" if of_gatys else "")
-            )
-            row = [name, batch, args.steps if of_gatys else "", *(f"{x:.4g}" for x in (median, min(values)))]
-            row += [f"{max(values):.4g}", len(values), f"{batch / median:.4g}", ratio, before if of_gatys else ""]
-            table.writerow([*row, reached[name, batch], args.clock, platform.processor() or platform.machine()])
+            if key[0].startswith("gatys"):
+                reached[key] = f"{style_loss(plain, images, styles):.3g}"
+        # after each round: one takes minutes on a CPU
+        machine = platform.processor() or platform.machine()
+        write(path, seconds, reached, before, steps=str(args.steps), clock=args.clock, machine=machine)
+    print(path.read_text())
     if device.type != "cuda":
         print("GPU rows (Gatys, and AdaIN in bfloat16): not run")
     print(path)
