@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,8 +119,8 @@ def gatys(
 ) -> Tensor:
     """Style transfer by optimisation: L-BFGS from the content image; deterministic.
 
-    Each image's result depends on itself, its style and its steps; on a CPU, where images are made one by one, to the
-    last bit.
+    Each image's result depends on itself, its style and its steps; on a CPU, where each is made by itself on one
+    thread, to the last bit.
 
     Args:
         network: frozen, on the contents' device, of at least five convolutions.
@@ -134,21 +135,26 @@ def gatys(
     Returns:
         (B, 3, H, W) float32 in [0, 1].
     """
-    with _computing(contents.device, gradients=True):
+    weights = style_weight, content_weight
+    with torch.inference_mode(False):  # whose tensors could not be optimised
         images = contents.detach().clone(memory_format=torch.contiguous_format)
-        weights = style_weight, content_weight
-        if batch_coupled:
+    if batch_coupled:
+        with _computing(images.device, gradients=True):
             evaluate = _objective(network, images, styles, weights)
 
             def evaluate_all(x: Tensor) -> tuple[Tensor, Tensor]:
                 values, gradients = evaluate(x[0])
-                return values.mean()[None], gradients[None] / len(contents)
+                return values.mean()[None], gradients[None] / len(images)
 
             minimise(evaluate_all, images[None], steps[:1])
-        else:
-            for part in _together(images):
+    else:
+
+        def transfer(part: slice) -> None:
+            with _computing(images.device, gradients=True):
                 minimise(_objective(network, images[part], styles[part], weights), images[part], steps[part])
-        return images.clamp_(0, 1)
+
+        _for_each(transfer, images)
+    return images.clamp_(0, 1)
 
 
 def _objective(
@@ -184,7 +190,6 @@ def adaptive_instance_norm(features: Tensor, style: tuple[Tensor, Tensor]) -> Te
     return (features - means) / deviations * style[1] + style[0]
 
 
-@torch.no_grad()
 def adain(
     encoder: Encoder, decoder: nn.Module, contents: Tensor, styles: Sequence[Tensor], *, alpha: float = 1.0
 ) -> Tensor:
@@ -202,9 +207,11 @@ def adain(
     """
     height, width = contents.shape[2:]
     dtype = encoder.colours.weight.dtype
-    results = torch.empty_like(contents)
-    with _computing(contents.device, gradients=False):
-        for part in _together(contents):
+    with torch.inference_mode(False):
+        results = torch.empty_like(contents)
+
+    def transfer(part: slice) -> None:
+        with _computing(contents.device, gradients=False):
             alike = len({style.shape for style in styles[part]}) == 1
             batches = [torch.stack(list(styles[part]))] if alike else [style[None] for style in styles[part]]
             read = [statistics(encoder(batch.to(dtype))[-1]) for batch in batches]
@@ -212,7 +219,27 @@ def adain(
             features = encoder(contents[part].to(dtype))[-1].float()
             mixed = torch.lerp(features, adaptive_instance_norm(features, (means, deviations)), alpha)
             results[part] = decoder(mixed.to(dtype))[..., :height, :width].float()
+
+    _for_each(transfer, contents)
     return results.clamp_(0, 1)
+
+
+def _for_each(transfer: Callable[[slice], None], images: Tensor) -> None:
+    """Calls it for the images that go through the networks together; on a CPU side by side, a thread for each image.
+
+    Then an image does not depend on the number of threads either: several for one image would sum in another order.
+    """
+    parts, threads = _together(images), torch.get_num_threads()
+    if images.device.type != "cpu" or threads == 1:
+        for part in parts:
+            transfer(part)
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(transfer, parts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _together(images: Tensor) -> list[slice]:

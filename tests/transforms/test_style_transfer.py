@@ -369,6 +369,30 @@ def test_draws_of_a_seed_and_indices_depend_on_nothing_else(weights):
         assert torch.equal(transform.transform(batch[i], transform.params_of(3, [i])), whole[i])
 
 
+def test_the_number_of_threads_does_not_change_an_image(either):
+    batch, before = images(3, 48), torch.get_num_threads()
+    params = either.params_of(0, range(3))
+    usual = either.transform(batch, params)
+    try:
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(either.transform(batch, params), usual)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_bfloat16_is_close_to_float32(quick, weights):
+    batch = images(3, 32)
+    half = StyleTransferIntervention(
+        quick.styles, "adain", network=quick.network, decoder=quick.decoder, dtype=torch.bfloat16
+    )
+    params = quick.params_of(0, range(3))
+    made, known = half.transform(batch, params), quick.transform(batch, params)
+    assert made.dtype == torch.float32
+    assert 0 < (made - known).abs().mean() < 0.03
+
+
 def test_p_is_how_often(weights):
     batch = uint8(8)
     never = StyleTransferIntervention(images(2, 16), p=0, network="no-such-network")  # which is never needed
