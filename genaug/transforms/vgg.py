@@ -29,7 +29,7 @@ class Encoder(nn.Module):
 
     Args:
         widths: channels of the image and of each convolution.
-        reflect: pad with reflections, as AdaIN does, and not with zeros.
+        reflect: as AdaIN has it: padding reflects in place of zeros, and halving rounds up, so that nothing is lost.
     """
 
     kind = ""  # of the file
@@ -37,6 +37,7 @@ class Encoder(nn.Module):
 
     def __init__(self, widths: Sequence[int] = WIDTHS, *, reflect: bool = False) -> None:
         super().__init__()
+        self.reflect = reflect
         self.colours = nn.Conv2d(3, 3, 1)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(channels, out, 3, padding=1, padding_mode="reflect" if reflect else "zeros")
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
         if i == 1:
             x = self.colours(x)
         elif i - 1 in POOLS:
-            x = F.max_pool2d(x, 2, ceil_mode=True)
+            x = F.max_pool2d(x, 2, ceil_mode=self.reflect)
         return self.convolutions[i - 1](x)
 
     def forward(self, images: Tensor) -> list[Tensor]:
