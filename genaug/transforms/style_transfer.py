@@ -134,7 +134,12 @@ def gatys(
 
     Returns:
         (B, 3, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: `batch_coupled`, and `steps` differ.
     """
+    if batch_coupled and (steps != steps[:1]).any():
+        raise ValueError(f"steps must be the same for all images with batch_coupled=True, but got {steps.tolist()}")
     weights = style_weight, content_weight
     with torch.inference_mode(False):  # whose tensors could not be optimised
         images = contents.detach().clone(memory_format=torch.contiguous_format)
@@ -341,7 +346,10 @@ class StyleTransferIntervention(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draws for the first image or batch: whether each image is transferred, its style, its steps; (B,) each."""
-        count = len(self._as_batch(flat_inputs[0])) if flat_inputs else 0
+        first = flat_inputs[0] if flat_inputs else None
+        count = (
+            len(first) if isinstance(first, Tensor) and first.ndim == 4 else 1
+        )  # else `transform` says what is wrong
         low, high = self.steps
         return {
             "applied": torch.rand(count) < self.p,

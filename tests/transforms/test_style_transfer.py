@@ -143,6 +143,11 @@ def test_coupled_images_take_the_path_of_the_released_code_on_the_batch():
     assert (coupled[:1] - gatys(small, contents[:1], list(styles[:1]), steps[:1])).abs().max() > 1e-3
 
 
+def test_coupled_images_stop_together():
+    with pytest.raises(ValueError, match=re.escape("with batch_coupled=True, but got [5, 6]")):
+        gatys(network(), images(2), list(images(2)), torch.tensor([5, 6]), batch_coupled=True)
+
+
 def test_an_image_does_not_depend_on_its_companions_to_the_last_bit():
     small, contents, styles = network(), images(), images(seed=6)
     steps = torch.tensor([12, 30, 20])
