@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from contract import generative
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
+from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
@@ -469,7 +470,9 @@ def test_it_works_in_workers_and_their_seeds_rule(quick):
 
 @pytest.mark.slow
 def test_it_works_in_spawned_workers(quick):
-    loader = DataLoader(Photographs(quick), batch_size=3, num_workers=1, multiprocessing_context="spawn")
+    # a dataset that the new process can import, which it cannot the one above
+    photographs = FakeData(6, (3, 16, 16), transform=v2.Compose([v2.ToImage(), quick]))
+    loader = DataLoader(photographs, batch_size=3, num_workers=1, multiprocessing_context="spawn")
     assert [made.shape for made, _ in loader] == [(3, 3, 16, 16)] * 2
 
 
