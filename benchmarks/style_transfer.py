@@ -6,8 +6,8 @@ their gradients are computed, too. Ours is `gatys` with each image on its own. B
 on the same network. Weights are random: speed does not depend on them. The ways take turns, in random order; figures
 are medians over the rounds.
 
-    taskset -c 0 python benchmarks/style_transfer.py --threads 1 --rounds 3 --clock process
-    taskset -c 0 python benchmarks/style_transfer.py --threads 1 --rounds 3 --clock process --ablate --steps 10
+    python benchmarks/style_transfer.py --threads 1 --rounds 3 --clock process    # CPU: ten minutes a round on one core
+    python benchmarks/style_transfer.py --threads 1 --rounds 3 --clock process --ablate --batch 2 --steps 10
     python benchmarks/style_transfer.py --device cuda --rounds 10    # and AdaIN in bfloat16
 
 On a shared CPU, `--clock process` counts the processor's time of this process alone.
