@@ -12,7 +12,7 @@ are medians over the rounds.
 
 On a shared CPU, `--clock process` counts the processor's time of this process alone.
 
-Writes benchmarks/results/style-transfer[-ablation]-SIZE-DEVICE-torchVERSION.csv. Without a GPU its rows are "not run".
+Writes benchmarks/results/style-transfer[-ablation]-SIZE-batchN-stepsN-DEVICE-torchVERSION.csv. Without a GPU its rows are "not run".
 """
 
 import argparse
@@ -253,8 +253,8 @@ def main() -> None:
             pair = [pictures(batch, args.size, seed).to(device) for seed in (1, 2)]
             ways["adain, bfloat16", batch] = partial(adain, encoder, decode, *pair)
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu{args.threads}"
-    stem = f"style-transfer{'-ablation' if args.ablate else ''}-{args.size}-{label.replace(' ', '-')}"
-    path = args.out / f"{stem}-torch{torch.__version__.split('+')[0]}.csv"
+    stem = f"style-transfer{'-ablation' if args.ablate else ''}-{args.size}-batch{args.batch}-steps{args.steps}"
+    path = args.out / f"{stem}-{label.replace(' ', '-')}-torch{torch.__version__.split('+')[0]}.csv"
     args.out.mkdir(parents=True, exist_ok=True)
     before = f"{style_loss(plain, contents, styles):.3g}"
     clock = time.process_time if args.clock == "process" else time.perf_counter
