@@ -12,7 +12,8 @@ are medians over the rounds.
 
 On a shared CPU, `--clock process` counts the processor's time of this process alone.
 
-Writes benchmarks/results/style-transfer[-ablation]-SIZE-batchN-stepsN-DEVICE-torchVERSION.csv. Without a GPU its rows are "not run".
+Writes benchmarks/results/style-transfer[-ablation]-SIZE-batchN-stepsN-DEVICE-torchVERSION.csv.
+Without a GPU its rows are "not run".
 """
 
 import argparse
