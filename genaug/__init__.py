@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from genaug.generators import load_generator as load_generator
     from genaug.interventions.directions import Directions as Directions
     from genaug.interventions.fitting import fit_directions as fit_directions
+    from genaug.transforms.style_transfer import StyleTransferIntervention as StyleTransferIntervention
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _HOMES = {
     "DoubleColoredMNIST": "genaug.datasets.colored_mnist",
     "GenerativeInterventionDataset": "genaug.datasets.generative_intervention",
     "RenderedDataset": "genaug.datasets.rendered",
+    "StyleTransferIntervention": "genaug.transforms.style_transfer",
     "WildlifeMNIST": "genaug.datasets.colored_mnist",
     "fit_directions": "genaug.interventions.fitting",
     "load_generator": "genaug.generators",

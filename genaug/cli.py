@@ -375,6 +375,28 @@ def train_cgan_digits(
     typer.echo(cgan_digits.train(out, seed=seed, steps=steps, device=device))
 
 
+@train.command(
+    "adain", epilog="Example: genaug train adain --styles renders --content photographs --out runs/adain --device cuda"
+)
+def train_adain(
+    styles: Annotated[Path, typer.Option(help="Folder of style images.")],
+    content: Annotated[Path, typer.Option(help="Folder of photographs.")],
+    out: Annotated[Path, typer.Option(help="Where checkpoints, sample sheets, the log and the weights go.")],
+    network: Annotated[
+        str, typer.Option(help="The encoder: vgg19 or adain-encoder, or a .safetensors file of either.")
+    ] = "vgg19",
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(help="How many; by default the recipe's number.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Train the decoder of style transfer in one pass; the same command again goes on where it stopped."""
+    from genaug.training import adain
+
+    path = adain.train(styles, content, out, network=network, seed=seed, steps=steps, workers=workers, device=device)
+    typer.echo(path)
+
+
 @reproduce.command("list", epilog="Example: genaug reproduce list")
 def reproduce_list() -> None:
     """Name every table and figure of results of both papers: what makes it, needs, costs, the paper's and ours."""

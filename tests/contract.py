@@ -21,6 +21,7 @@ from genaug import (
     DoubleColoredMNIST,
     GenerativeInterventionDataset,
     RenderedDataset,
+    StyleTransferIntervention,
     WildlifeMNIST,
 )
 from genaug.assets import save_asset
@@ -105,4 +106,4 @@ DATASETS: dict[type, Callable[..., Any]] = {
 }
 
 # public classes that are no datasets
-OTHERS: tuple[type, ...] = (Directions,)
+OTHERS: tuple[type, ...] = (Directions, StyleTransferIntervention)

@@ -29,6 +29,7 @@ COMMANDS = [
     "train",
     "train cgn-mnist",
     "train cgan-digits",
+    "train adain",
     "reproduce",
     "reproduce list",
     "reproduce cgn-table2",
