@@ -63,7 +63,7 @@ app = typer.Typer(
 train = typer.Typer(no_args_is_help=True)
 reproduce = typer.Typer(no_args_is_help=True)
 assets = typer.Typer(no_args_is_help=True)
-app.add_typer(train, name="train", help="Train a generator.", epilog="Example: genaug train cgn-mnist --help")
+app.add_typer(train, name="train", help="Train a generator or a decoder.", epilog="Example: genaug train cgn-mnist --help")
 app.add_typer(
     reproduce,
     name="reproduce",
@@ -201,7 +201,15 @@ def render(
         str | None, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to fill.")] = None,
-    num: Annotated[int | None, typer.Option(help="How many images.")] = None,
+    num: Annotated[int | None, typer.Option(help="How many images; of --transfer by default all.")] = None,
+    transfer: Annotated[
+        Path | None, typer.Option(help="Render this folder of photographs in the style of NAME's interventions.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Of --transfer: gatys, the paper's, or adain.")] = "gatys",
+    steps: Annotated[str, typer.Option(help="Of gatys: the least and the most, with a comma between.")] = "20,70",
+    size: Annotated[int, typer.Option(help="Of --transfer: side of the images, in pixels.")] = 256,
+    network: Annotated[str | None, typer.Option(help="Of --transfer: a name or file in place of VGG19.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Of adain: a file of genaug train adain.")] = None,
     seed: Seed = 0,
     shard_size: Annotated[int, typer.Option(help="Images in a shard.")] = 10_000,
     format: Annotated[str, typer.Option(help="webdataset or imagefolder.")] = "webdataset",  # noqa: A002
@@ -232,7 +240,7 @@ def render(
             raise ValueError("--verify DIR and --repair DIR stand alone: without the other, a name, --out and --num")
         _mend(verify, repair, device, batch_size)
         return
-    for argument, value in (("a generator's name", name), ("--out", out), ("--num", num)):
+    for argument, value in (("a generator's name", name), ("--out", out), ("--num", num or transfer)):
         if value is None:
             raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
     check_choice("--format", format, FORMATS)
@@ -241,6 +249,9 @@ def render(
     from genaug import rendering
 
     options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": _scale(scale)}
+    if transfer is not None:
+        of_gatys = {"steps": _integers(steps, "--steps")} if method == "gatys" else {"decoder": decoder}
+        options |= {"transfer": transfer, "method": method, "size": size, "network": network, **of_gatys}
     done = rendering.render(
         str(name),
         out,  # type: ignore[arg-type]

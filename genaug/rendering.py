@@ -40,12 +40,17 @@ from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.datasets.rendered import BLOCK, FORMATS, SETTINGS, SUFFIXES, Layout, key, members, read_settings
+from genaug.datasets.transferred import TransferredFolder
 from genaug.files import writable_folder
 from genaug.generators import load_generator
 from genaug.progress import progress
 from genaug.records import write_results
+from genaug.transforms.style_transfer import StyleTransferIntervention
 
 QUALITY = 95  # of JPEG and WebP, unless it is said
+
+STYLES = 10_000  # interventions that photographs take their styles from
+_TRANSFER = ("method", "steps", "alpha", "network", "decoder", "style_weight", "content_weight")
 
 _BATCH = 64  # samples asked for at a time of a source that has no batch size of its own
 _PLACE = ("device", "batch_size")  # options that say how images are made, not which
@@ -97,7 +102,9 @@ def render(
         rank, world_size: which of how many processes this is; by default what RANK and WORLD_SIZE say, as torchrun sets
             them, or the only one.
         options: of the dataset behind a name: seed, classes, truncation, device, ... On device="cuda" each process of
-            torchrun's takes a GPU of its own.
+            torchrun's takes a GPU of its own. With `transfer`, a folder of photographs, a folder a class, these are
+            rendered in the style of the generator's interventions (`TransferredFolder`): `size` is theirs; `method`,
+            `steps`, `alpha`, `network` and `decoder` are `StyleTransferIntervention`'s, the others the interventions'.
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of another kind, or the folder holds something else,
@@ -119,10 +126,11 @@ def render(
     rank, world_size = _place(rank, world_size)
     folder = Path(out)
     if isinstance(source, (str, os.PathLike)):
-        if num is None:
+        if num is None and "transfer" not in options:
             raise ValueError("num must say how many samples of a generator are wanted")
         made_from = {"name": os.fspath(source), "sha256": sha256(asset_path(source)), **_kept(options)}
-        source = _dataset(source, num, options)
+        source = _transferred(source, options) if "transfer" in options else _dataset(source, num or 0, options)
+        num = _length(source, num)
     else:
         if options:
             raise TypeError(f"{next(iter(options))} is an option for the name of a generator, not for a dataset")
@@ -213,6 +221,7 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
 def _kept(options: dict[str, Any]) -> dict[str, Any]:
     """Those options that say which images are made, as JSON has them."""
     kept = {name: value for name, value in options.items() if name not in _PLACE}
+    kept = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
     if isinstance(kept.get("dtype"), torch.dtype):
         kept["dtype"] = str(kept["dtype"]).removeprefix("torch.")
     return kept
@@ -234,6 +243,19 @@ def _dataset(name: str | os.PathLike[str], num: int, options: dict[str, Any]) ->
             raise
         option = str(error).split("'")[1]
         raise ValueError(f"{option} is no option for {str(name)!r}, of which a {kind.__name__} is made") from None
+
+
+def _transferred(name: str | os.PathLike[str], options: dict[str, Any]) -> TransferredFolder:
+    """Photographs in the style of a generator's interventions."""
+    options = dict(options)
+    of_folder = {key: options.pop(key) for key in ("size", "batch_size") if key in options}
+    of_transfer = {key: options.pop(key) for key in _TRANSFER if key in options}
+    root, seed = options.pop("transfer"), options.get("seed", 0)
+    styles = _dataset(name, STYLES, options)
+    if isinstance(styles, CounterfactualDataset):
+        raise ValueError(f"transfer takes the style of interventions, but {str(name)!r} makes counterfactuals")
+    transfer = StyleTransferIntervention(styles, **of_transfer)
+    return TransferredFolder(root, transfer, seed=seed, device=styles.device, **of_folder)
 
 
 def _length(source: Any, num: int | None) -> int:
@@ -433,7 +455,7 @@ class _Writer:
             }
             name = key(index)
             return _Record(b"".join(_member(f"{name}.{suffix}", parts[suffix]) for suffix in sorted(parts)), 0)
-        place = self._layout.image_file(index, label)
+        place = self._layout.image_file(index, label, description)
         staged = self._staged / key(index)
         staged.write_bytes(content)
         self._files.append((staged, place))
@@ -459,8 +481,8 @@ class _Writer:
     def publish(self) -> None:
         """Moves the files to their places, the manifest last."""
         folder = self._layout.folder
-        for name in {place.split("/")[0] for _, place in self._files}:
-            (folder / name).mkdir(exist_ok=True)
+        for parent in {(folder / place).parent for _, place in self._files}:
+            parent.mkdir(parents=True, exist_ok=True)
         for staged, place in self._files:
             staged.replace(folder / place)
         size = self.path.stat().st_size

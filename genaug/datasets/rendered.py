@@ -85,9 +85,9 @@ class Layout:
         """A shard's manifest, which is written last."""
         return self.folder / f"shard-{shard:06d}.json"
 
-    def image_file(self, index: int, label: int) -> str:
-        """Where an ImageFolder has a sample's image, from the set's folder on."""
-        return f"{label:04d}/{key(index)}{SUFFIXES[self.image]}"
+    def image_file(self, index: int, label: int, description: dict[str, Any]) -> str:
+        """Where an ImageFolder has a sample's image, from the set's folder on: as the file that it came from, if any."""
+        return description.get("file", f"{label:04d}/{key(index)}") + SUFFIXES[self.image]
 
     def read_manifest(self, shard: int) -> dict[str, Any] | None:
         """A shard's `sha256`, `bytes` and `sizes`, the last of one entry a sample; None if it is not finished.
