@@ -63,7 +63,9 @@ app = typer.Typer(
 train = typer.Typer(no_args_is_help=True)
 reproduce = typer.Typer(no_args_is_help=True)
 assets = typer.Typer(no_args_is_help=True)
-app.add_typer(train, name="train", help="Train a generator or a decoder.", epilog="Example: genaug train cgn-mnist --help")
+app.add_typer(
+    train, name="train", help="Train a generator or a decoder.", epilog="Example: genaug train cgn-mnist --help"
+)
 app.add_typer(
     reproduce,
     name="reproduce",

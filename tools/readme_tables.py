@@ -127,7 +127,9 @@ def twins() -> str:
     where = "; ".join(
         dict.fromkeys(f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
     )
-    note = f"Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed."
+    verdicts = [effect["verdict"] for results in found.values() for effect in results["effects"]]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    note = f"Of {len(verdicts)} effects {counts}. Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed."
     return "\n".join([*lines, "", note])
 
 

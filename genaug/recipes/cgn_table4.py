@@ -9,7 +9,10 @@ The twin: digits of other writers in the colours of their class, on the backgrou
 ("original"), of their class always ("mixed-same"), or of any class ("mixed-rand"). The classifiers are those of Table
 3's twin.
 
-Measured here: not run.
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 76 to 81 seconds a seed; 95% intervals): gap, points: biased digits
+over CGN, shape and texture heads: +41.02 [+35.53, +46.52]; mixed-rand, %: CGN, shape and texture heads over biased
+digits: +40.07 [+33.88, +46.26]; mixed-same, %: biased digits over CGN, shape and texture heads: +0.96 [+0.14, +1.78];
+original, %: biased digits over CGN, shape and texture heads: -1.11 [-3.52, +1.30].
 """
 
 from __future__ import annotations

