@@ -129,7 +129,8 @@ def twins() -> str:
     )
     verdicts = [effect["verdict"] for results in found.values() for effect in results["effects"]]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-    note = f"Of {len(verdicts)} effects {counts}. Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed."
+    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed"
+    note = f"Of {len(verdicts)} effects {counts}. Seeds {seeds}; {where}; {times}."
     return "\n".join([*lines, "", note])
 
 
