@@ -20,6 +20,10 @@ from genaug import (
     Directions,
     DoubleColoredMNIST,
     GenerativeInterventionDataset,
+    GenIntLoss,
+    MixedLoader,
+    MultiHeadLoss,
+    MultiHeadResNet,
     WildlifeMNIST,
 )
 from genaug.assets import save_asset
@@ -96,4 +100,4 @@ DATASETS: dict[type, Callable[..., Any]] = {
 }
 
 # public classes that are no datasets
-OTHERS: tuple[type, ...] = (Directions,)
+OTHERS: tuple[type, ...] = (Directions, MultiHeadResNet, MixedLoader, GenIntLoss, MultiHeadLoss)
