@@ -185,7 +185,7 @@ def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title:
             axes.set(xlabel=panel.x, ylabel=panel.y)
             axes.yaxis.set_major_locator(MaxNLocator(5))
             counted = all(float(x).is_integer() for line in panel.lines.values() for x, _, _ in line)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=counted))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=counted, steps=[1, 2, 5, 10]))
             axes.ticklabel_format(useOffset=False)
             axes.margins(x=0.06, y=0.12)
             axes.grid(axis="y", color="#eeeeee")

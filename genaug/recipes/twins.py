@@ -195,7 +195,11 @@ def draw_effects(results: Mapping[str, Any], path: Path) -> None:
     """Draws each effect: a dot a seed, the mean with its interval, and zero; the paper's direction is to its right."""
     effects = results["effects"]
     left, wide, high, top = 24, 560, 74, 86
-    width = max(left + wide + 190, 48 + plotting.text_width(results["title"], 14, weight="bold"))
+    beside = [f"paper {effect['paper']}" for effect in effects]
+    right = max(150, *(plotting.text_width(text, 9) for text in beside))
+    longest = max(plotting.text_width(effect["what"], 10.5) for effect in effects)
+    title = plotting.text_width(results["title"], 14, weight="bold")
+    width = 2 * left + max(wide + 20 + right, title, longest)
     with plotting.new_figure(width, top + high * len(effects) + 24) as figure:
         plotting.write(figure, left, 34, results["title"], weight="bold", size=14)
         words = f"desk-scale twin on digits; a dot a seed, the mean and its 95% interval, n={len(results['runs'])}"
@@ -218,7 +222,7 @@ def draw_effects(results: Mapping[str, Any], path: Path) -> None:
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.spines["bottom"].set_color("#cccccc")
             plotting.write(figure, left + wide + 20, y + 24, effect["verdict"], color=colour, weight="bold", size=10)
-            plotting.write(figure, left + wide + 20, y + 42, f"paper {effect['paper']}", color=plotting.FAINT, size=9)
+            plotting.write(figure, left + wide + 20, y + 42, beside[place], color=plotting.FAINT, size=9)
         plotting.save(figure, path)
 
 
