@@ -69,8 +69,9 @@ class MixedLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from there: the next iteration yields what would have come.
 
-        Loaders' batches before that place are gone through and dropped. This is exact for loaders whose order and
-        images are functions of the epoch: samplers with `set_epoch`, datasets of this package.
+        Loaders' batches before that place are gone through and dropped, or left out unread by a batch sampler that has
+        `skip(batches)`. This is exact for loaders whose order and images are functions of the epoch: samplers with
+        `set_epoch`, datasets of this package.
 
         Raises:
             ValueError: the state is of another number of loaders.
@@ -189,8 +190,12 @@ class _Endless:
         ):
             if hasattr(owner, "set_epoch"):
                 owner.set_epoch(self.round)
+        sampler: Any = getattr(self.loader, "batch_sampler", None)
+        skips = hasattr(sampler, "skip")
+        if skips:
+            sampler.skip(self.step)
         batches = iter(self.loader)
-        for _ in range(self.step):
+        for _ in range(0 if skips else self.step):
             next(batches, None)
         return batches
 

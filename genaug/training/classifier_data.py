@@ -1,0 +1,189 @@
+"""What a classifier is trained on: photographs in folders and generated images, each a function of its place alone.
+
+A place counts images through all epochs, epoch * number of images + index. Order, crops and flips follow from the seed
+and the place, so that a run that was cut off goes on to the last bit, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from genaug.arguments import check_choice
+from genaug.files import one_line
+from genaug.interventions.sampling import generator_of, uniform
+from genaug.transforms.batch import MEAN, STD, crop_boxes, crop_flip_normalise
+
+AUGMENTATIONS = ("standard", "additional", "autoaugment", "augmix", "trivialaugment")
+BAD_IMAGES = "bad_images.txt"
+
+
+def augmentation(name: str, size: int) -> v2.Compose:
+    """What photographs go through in training: PIL image -> (3, size, size) float32, normalised for ImageNet.
+
+    Args:
+        name: "standard" is random resized crop and flip; "additional" GenInt's own: rotation by any angle, a crop,
+            flips both ways, colour jitter; the others are torchvision's policies after the standard crop and flip.
+        size: side of the result, in pixels.
+    """
+    check_choice("augmentation", name, AUGMENTATIONS)
+    standard: list[Any] = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+    chosen: list[Any] = {
+        "standard": standard,
+        "additional": [
+            v2.RandomRotation(180, expand=True),
+            v2.RandomResizedCrop(size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.ColorJitter(0.4, 0.4, 0.4),
+        ],
+        "autoaugment": [*standard, v2.AutoAugment()],
+        "augmix": [*standard, v2.AugMix()],
+        "trivialaugment": [*standard, v2.TrivialAugmentWide()],
+    }[name]
+    return v2.Compose([*chosen, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+
+
+class Photographs(Dataset[tuple[Tensor, int]]):
+    """An `ImageFolder` by places.
+
+    Args:
+        root: a folder a class, such as ImageNet's train/.
+        transform: PIL image -> tensor; its draws follow from the seed and the place.
+        seed: of these draws.
+        skip_bad: a file in which to note images that do not open, in whose stead the next one that does is taken; None
+            makes them an error.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a class or all have no image.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], transform: Callable[[Any], Tensor], seed: int, skip_bad: Path | None = None
+    ) -> None:
+        if not Path(root).is_dir():
+            raise FileNotFoundError(f"no such folder: {os.fspath(root)}")
+        folder = ImageFolder(os.fspath(root))
+        self.files, self.classes = folder.samples, folder.classes
+        self.transform, self.seed, self.skip_bad = transform, seed, skip_bad
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        image, label = self._open(place % len(self))
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(generator_of(self.seed, place, "photograph").get_state())
+            return self.transform(image), label
+
+    def _open(self, index: int) -> tuple[Image.Image, int]:
+        for number in range(len(self)):
+            path, label = self.files[(index + number) % len(self)]
+            try:
+                with Image.open(path) as file:
+                    return file.convert("RGB"), label
+            except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+                if self.skip_bad is None:
+                    raise ValueError(
+                        f"{path} does not open as an image ({one_line(error)}); skip_bad=True (--skip-bad) takes the "
+                        "next image in its stead and notes it"
+                    ) from None
+                with self.skip_bad.open("a") as note:  # a line at once: workers write to the same file
+                    note.write(f"{path}\t{one_line(error)}\n")
+        raise ValueError(f"none of {len(self)} images opens")
+
+
+class Generated(Dataset[Any]):
+    """Batches of a dataset of generated images by places, augmented where they are made.
+
+    Args:
+        dataset: has `images(indices)`, uint8, and `labels(indices)`: (B,) int64, or a dict of them by factor.
+        size: side of the result, in pixels.
+        seed: of crops and flips.
+        classes: class of the generator -> label, (num_classes,) int64; by default they are the same.
+        factors: those whose labels are kept of a dataset that has several.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        size: int,
+        seed: int,
+        classes: Tensor | None = None,
+        factors: Sequence[str] = ("shape",),
+    ) -> None:
+        self.dataset, self.size, self.seed, self.classes, self.factors = dataset, size, seed, classes, factors
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, places: Sequence[int]) -> tuple[Tensor, Any]:
+        where = torch.as_tensor(places)
+        indices = where % len(self)
+        images, labels = self.dataset.images(indices), self.dataset.labels(indices)
+        draws = uniform(self.seed, where, 5, "augmentation").to(images.device)
+        boxes = crop_boxes(draws[:, :4], *images.shape[2:])
+        batch = crop_flip_normalise(images, boxes, draws[:, 4] < 0.5, self.size)
+        if not isinstance(labels, dict):
+            return batch, self._named(labels)
+        named = {name: self._named(classes) for name, classes in labels.items() if name in (*self.factors, "shape")}
+        return batch, named if len(self.factors) > 1 else named["shape"]
+
+    def _named(self, labels: Tensor) -> Tensor:
+        return labels if self.classes is None else self.classes.to(labels.device)[labels]
+
+
+def as_it_is(batch: Any) -> Any:
+    """What `Generated` makes is a batch already."""
+    return batch
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of places, in a random order that follows from the seed and the epoch; a rank has its share of each.
+
+    Batches are whole: what is left at the end of an epoch is left out, in each another.
+
+    Args:
+        count: how many images an epoch has.
+        batch_size: of all ranks together.
+        seed: of the order.
+        rank: this process.
+        world: how many processes share each batch.
+
+    Raises:
+        ValueError: there are fewer images than a batch, or a batch cannot be shared evenly.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if batch_size < 1 or batch_size % world:
+            raise ValueError(f"batch_size must be a multiple of the {world} processes, but got {batch_size}")
+        if count < batch_size:
+            raise ValueError(f"batch_size must be at most the {count} images that there are, but got {batch_size}")
+        self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
+        self.epoch = self._skipped = 0
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Leaves out the first batches of the next iteration, unread."""
+        self._skipped = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, self._skipped = self._skipped, 0
+        order = torch.randperm(self.count, generator=generator_of(self.seed, self.epoch, "order"))
+        for number in range(first, len(self)):
+            batch = order[number * self.batch_size :][: self.batch_size][self.rank :: self.world]
+            yield (batch + self.epoch * self.count).tolist()
