@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from genaug.arguments import check_choice, check_device, check_integer, check_nu
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.evaluation.classes import IMAGENET
-from genaug.evaluation.scoring import ENSEMBLE, preprocessing, score
+from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, naming_files, preprocessing, score
 from genaug.files import atomic_path, writable_folder
 from genaug.generators import load_generator
 from genaug.interventions.sampling import generator_of
@@ -64,6 +64,10 @@ class Source:
         batch_size: of all processes together.
         weight: of their cross entropy, lambda in GenInt's Equation 1. Counterfactuals of a model with heads have none.
         options: further arguments of the dataset, such as components, scale, truncation, pool, length.
+
+    Raises:
+        ValueError: an unknown kind, a batch without images, or a weight below zero.
+        TypeError: they are of another kind.
     """
 
     kind: str
@@ -71,6 +75,11 @@ class Source:
     batch_size: int
     weight: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, KINDS)
+        check_integer("batch_size", self.batch_size, 1)
+        check_number("weight", self.weight)
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,10 @@ class Settings:
         channels_last: the memory format.
         compile: compile the model.
         seed: of everything random.
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: it is of another kind.
     """
 
     architecture: str = "resnet18"
@@ -128,6 +141,12 @@ class Settings:
         for name in ("learning_rate", "weight_decay", "mixup"):
             check_number(name, getattr(self, name))
         check_number("label_smoothing", self.label_smoothing, high=1)
+        if isinstance(self.heads, str):
+            raise TypeError(f"heads must be a tuple of names, but got {self.heads!r}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate={self.accumulate}, but got {self.batch_size}"
+            )
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("augmentation", self.augmentation, AUGMENTATIONS)
         check_choice("aggregate", self.aggregate, AGGREGATES)
@@ -155,7 +174,7 @@ def train(
     Args:
         out: folder to write to; with several processes one that all of them see.
         data: photographs, a folder a class; None to train on the first source alone, as GenInt's Table 4.
-        validation: likewise, for top-1 and top-5 accuracy after each epoch.
+        validation: likewise, for top-1 and top-5 accuracy after each epoch; all of these must open.
         sources: images beside them. Those of a generator have its classes: ImageNet's where the folders are named by
             wnid, otherwise as many as there are folders, in their order.
         settings: the recipe; by default `Settings()`.
@@ -171,8 +190,8 @@ def train(
 
     Raises:
         FileNotFoundError: there is no such folder, or a class without an image.
-        ValueError: classes do not agree, an image does not open, `out` holds a run with other settings, an argument is
-            out of its range.
+        ValueError: classes do not agree, an image does not open (an `ImageError`), a batch is larger than its images
+            or cannot be shared evenly, `out` holds a run with other settings, an argument is out of its range.
         FloatingPointError: the loss is no longer finite; the last checkpoint stays.
         ModuleNotFoundError: tensorboard is not installed.
         genaug.AssetError: a generator's weights are not to be had.
@@ -180,29 +199,32 @@ def train(
     settings = settings or Settings()
     check_integer("checkpoint_every", checkpoint_every, 1)
     check_integer("num_workers", num_workers, 0)
-    start = time.perf_counter()
     with _processes(device) as world, torch.random.fork_rng(devices=world.gpus):
         folder = writable_folder(out)
-        held_out = ImageFolder(_folder(validation), _preprocessing(settings.size))
+        held_out = ImageFolder(_folder(validation))
         bad = folder / BAD_IMAGES if skip_bad else None
         mixed, weights = _mixed(data, held_out.classes, sources, settings, world, num_workers, bad)
-        described = {**asdict(settings), "sources": [asdict(source) for source in sources]}
+        steps = len(mixed) // settings.accumulate
+        described = {
+            **asdict(settings),
+            "sources": [asdict(source) for source in sources],
+            "classes": len(held_out.classes),
+            "images": len(mixed.loaders[0].dataset),  # of fewer or more a place would be another one
+        }
         run = _Run(settings, len(held_out.classes), mixed, world.device)
         resume(run, folder, described)
-        log = _Log(folder, run.step, tensorboard) if world.rank == 0 else None
-        loop = _Loop(run, settings, weights, world, folder, described, log, checkpoint_every)
-        total = settings.epochs * loop.steps
-        with progress(total=total, initial=run.step, description="classifier", unit="step") as bar:
+        log = _Log(folder, run.step, tensorboard, writes=world.rank == 0)
+        loop = _Loop(run, settings, weights, world, folder, described, steps, log, checkpoint_every)
+        bar = progress(total=settings.epochs * steps, initial=run.step, description="classifier", unit="step")
+        with closing(log), bar:
             while run.epoch < settings.epochs:
                 loop.train_epoch(bar)
                 accuracies = _validate(run.model, held_out, world, settings, num_workers)
                 run.history.append(accuracies)
-                loop.note({"epoch": run.epoch, "step": run.step, "validation": accuracies})
+                log.write({"epoch": run.epoch, "step": run.step, "validation": accuracies})
                 bar.set_postfix({"top-1": f"{accuracies[ENSEMBLE]['top1']:.1f}"})
                 run.epoch += 1
                 loop.save()
-        if log is not None:
-            log.close()
         noted = folder / BAD_IMAGES
         results = {
             "settings": asdict(settings),
@@ -213,7 +235,7 @@ def train(
             "epochs": run.history,
             "bad_images": len(set(noted.read_text().splitlines())) if noted.exists() else 0,
             "processes": world.size,
-            **circumstances(start, world.device),
+            **circumstances(run.start, world.device),
         }
         if world.rank == 0:
             run.model.save_pretrained(folder / "model")
@@ -276,13 +298,17 @@ def _mixed(
     loaders: list[DataLoader] = []
     weights: list[float] = []
     if data is not None:
-        loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "real"))
+        loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
         weights.append(1.0)
     elif not sources or sources[0].kind != "intervention":
         raise ValueError("sources must begin with an intervention when there are no photographs (data=None)")
     for number, source in enumerate(sources):
-        check_choice("kind", source.kind, KINDS)
-        weights.append(check_number("weight", source.weight))
+        if settings.heads and loaders and source.kind != "counterfactual":
+            raise ValueError(
+                f"sources of a model with heads must be counterfactuals, whose labels its loss takes, but source "
+                f"{number} is of kind {source.kind!r}"
+            )
+        weights.append(source.weight)
         key = f"source {number}"
         if source.kind == "stylized":
             loaders.append(
@@ -294,9 +320,10 @@ def _mixed(
 
 
 def _batches(count: int, batch_size: int, settings: Settings, world: _World, key: str) -> EpochBatches:
-    if batch_size % settings.accumulate:
-        raise ValueError(f"batch_size must be a multiple of accumulate={settings.accumulate}, but got {batch_size}")
-    return EpochBatches(count, batch_size // settings.accumulate, _seed(settings, key), world.rank, world.size)
+    try:
+        return EpochBatches(count, batch_size, _seed(settings, key), world.rank, world.size, settings.accumulate)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
 def _seed(settings: Settings, key: str) -> int:
@@ -349,10 +376,13 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": chosen, **source.options}
     counterfactual = source.kind == "counterfactual"
     dataset: Any = (CounterfactualDataset if counterfactual else GenerativeInterventionDataset)(generator, **options)
-    heads = bool(settings.heads) and counterfactual
-    if heads and not set(settings.heads) <= set(HEADS):
-        raise ValueError(f"heads must be of {', '.join(HEADS)} to learn from counterfactuals, but got {settings.heads}")
-    made = Generated(dataset, settings.size, _seed(settings, key), renamed, settings.heads if heads else ("shape",))
+    heads = settings.heads if counterfactual else ()
+    if heads and not ("shape" in heads and set(heads) <= set(HEADS)):
+        raise ValueError(
+            f"heads must be of {', '.join(HEADS)}, and shape among them, to learn from counterfactuals, but got "
+            f"{', '.join(heads)}"
+        )
+    made = Generated(dataset, settings.size, _seed(settings, key), renamed, heads)
     return DataLoader(
         made, batch_sampler=_batches(len(made), source.batch_size, settings, world, key), collate_fn=as_it_is
     )
@@ -382,12 +412,14 @@ class _Run:
         self.mixed = mixed
         self.epoch = self.step = 0
         self.history: list[Any] = []
+        self.start = time.perf_counter()  # as if the run had never been cut off
 
     def state(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
             "step": self.step,
             "history": self.history,
+            "seconds": time.perf_counter() - self.start,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "mixed": self.mixed.state_dict(),
@@ -398,6 +430,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.mixed.load_state_dict(state["mixed"])
         self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
+        self.start -= state["seconds"]
 
 
 class _Loop:
@@ -411,14 +444,12 @@ class _Loop:
         world: _World,
         folder: Path,
         described: dict[str, Any],
-        log: _Log | None,
+        steps: int,
+        log: _Log,
         checkpoint_every: int,
     ) -> None:
-        self.run, self.settings, self.world = run, settings, world
+        self.run, self.settings, self.world, self.steps = run, settings, world, steps
         self.folder, self.described, self.log, self.checkpoint_every = folder, described, log, checkpoint_every
-        self.steps = len(run.mixed) // settings.accumulate
-        if not self.steps:
-            raise ValueError(f"batch_size must be at most the images that there are, but got {settings.batch_size}")
         smoothing = settings.label_smoothing
         self.objective: nn.Module = (
             MultiHeadLoss(label_smoothing=smoothing)
@@ -437,27 +468,27 @@ class _Loop:
             group["lr"] = settings.learning_rate * 0.1 ** (run.epoch // settings.drop_every)
         run.model.train()
         run.mixed.set_epoch(run.epoch)
-        batches = iter(run.mixed)
+        batches = naming_files(run.mixed)
         begin, total, since = time.perf_counter(), torch.zeros((), device=self.world.device), run.step
         last = (run.epoch + 1) * self.steps
         while run.step < last:
             run.optimizer.zero_grad()
             for part in range(settings.accumulate):
-                total += self._backward(*next(batches), part)
+                images, targets = next(batches)
+                total += self._backward(images, targets, part)
             run.step += 1
             logs = run.step % LOG_EVERY == 0 or run.step == last
             saves = run.step % self.checkpoint_every == 0 and run.step != last
             # on a GPU the loss is looked at where it is logged: each look waits for all that was asked of it
             if (logs or saves or self.world.device.type == "cpu") and not math.isfinite(float(total)):
-                raise FloatingPointError(
-                    f"the loss is {float(total)} at step {run.step}; "
-                    f"the last checkpoint in {self.folder} is from before"
-                )
+                raise self._not_finite(f"the loss is {float(total)}")
             run.optimizer.step()
+            if (saves or run.step == last) and not all(weight.isfinite().all() for weight in run.model.parameters()):
+                raise self._not_finite("weights are not finite")
             bar.update()
             if logs:
                 steps, seconds = run.step - since, time.perf_counter() - begin
-                self.note(
+                self.log.write(
                     {
                         "epoch": run.epoch,
                         "step": run.step,
@@ -491,9 +522,12 @@ class _Loop:
             loss.backward()
         return loss.detach()
 
-    def note(self, row: dict[str, Any]) -> None:
-        if self.log is not None:
-            self.log.write(row)
+    def _not_finite(self, what: str) -> FloatingPointError:
+        kept = self.folder / "checkpoint.pt"
+        return FloatingPointError(
+            f"{what} at step {self.run.step}; "
+            + (f"the last checkpoint, {kept}, is from before" if kept.exists() else "there is no checkpoint yet")
+        )
 
     def save(self) -> None:
         if self.world.rank == 0:
@@ -514,11 +548,12 @@ def _validate(
     model: nn.Module, images: ImageFolder, world: _World, settings: Settings, num_workers: int
 ) -> dict[str, dict[str, float]]:
     """Top-1 and top-5 accuracy of each head in percent; each process scores its share."""
-    part = torch.utils.data.Subset(images, range(world.rank, len(images), world.size))
+    part = images.samples[world.rank :: world.size]
+    files = ImageFiles([Path(path) for path, _ in part], [label for _, label in part], _preprocessing(settings.size))
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else None
     batch_size = max(1, settings.batch_size // world.size)
     counts: dict[str, Tensor] = {}
-    for heads, labels in score(model, part, dtype=dtype, batch_size=batch_size, num_workers=num_workers):
+    for heads, labels in score(model, files, dtype=dtype, batch_size=batch_size, num_workers=num_workers):
         for head, logits in heads.items():
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             found = torch.stack([best[:, 0].sum(), best.sum()]).double()
@@ -532,11 +567,17 @@ def _validate(
 
 
 class _Log:
-    """log.jsonl, from which what came after the last checkpoint is dropped, and TensorBoard's files if asked for."""
+    """log.jsonl, from which what came after the last checkpoint is dropped, and TensorBoard's files if asked for.
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
-        truncate_log(folder / "log.jsonl", step)
+    Only the first of several processes writes.
+    """
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool, writes: bool) -> None:
+        self.lines: Any = None
         self.writer: Any = None
+        if not writes:
+            return
+        truncate_log(folder / "log.jsonl", step)
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -546,6 +587,8 @@ class _Log:
         self.lines = (folder / "log.jsonl").open("a")
 
     def write(self, row: dict[str, Any]) -> None:
+        if self.lines is None:
+            return
         self.lines.write(json.dumps(row) + "\n")
         self.lines.flush()
         if self.writer is not None:
@@ -556,6 +599,7 @@ class _Log:
                 self.writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
-        self.lines.close()
+        if self.lines is not None:
+            self.lines.close()
         if self.writer is not None:
             self.writer.close()

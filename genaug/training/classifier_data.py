@@ -19,6 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from genaug.arguments import check_choice
+from genaug.evaluation.scoring import ImageError
 from genaug.files import one_line
 from genaug.interventions.sampling import generator_of, uniform
 from genaug.transforms.batch import MEAN, STD, crop_boxes, crop_flip_normalise
@@ -65,6 +66,7 @@ class Photographs(Dataset[tuple[Tensor, int]]):
 
     Raises:
         FileNotFoundError: there is no such folder, or a class or all have no image.
+        ImageError: when an image is asked for that does not open, or none does; the message names it.
     """
 
     def __init__(
@@ -93,13 +95,13 @@ class Photographs(Dataset[tuple[Tensor, int]]):
                     return file.convert("RGB"), label
             except Exception as error:  # a damaged file surfaces as any of a dozen kinds
                 if self.skip_bad is None:
-                    raise ValueError(
+                    raise ImageError(
                         f"{path} does not open as an image ({one_line(error)}); skip_bad=True (--skip-bad) takes the "
                         "next image in its stead and notes it"
                     ) from None
                 with self.skip_bad.open("a") as note:  # a line at once: workers write to the same file
                     note.write(f"{path}\t{one_line(error)}\n")
-        raise ValueError(f"none of {len(self)} images opens")
+        raise ImageError(f"none of {len(self)} images opens")
 
 
 class Generated(Dataset[Any]):
@@ -110,7 +112,7 @@ class Generated(Dataset[Any]):
         size: side of the result, in pixels.
         seed: of crops and flips.
         classes: class of the generator -> label, (num_classes,) int64; by default they are the same.
-        factors: those whose labels are kept of a dataset that has several.
+        heads: keep the labels of these factors, a dict; () keeps the shape's alone.
     """
 
     def __init__(
@@ -119,9 +121,9 @@ class Generated(Dataset[Any]):
         size: int,
         seed: int,
         classes: Tensor | None = None,
-        factors: Sequence[str] = ("shape",),
+        heads: Sequence[str] = (),
     ) -> None:
-        self.dataset, self.size, self.seed, self.classes, self.factors = dataset, size, seed, classes, factors
+        self.dataset, self.size, self.seed, self.classes, self.heads = dataset, size, seed, classes, heads
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -135,8 +137,9 @@ class Generated(Dataset[Any]):
         batch = crop_flip_normalise(images, boxes, draws[:, 4] < 0.5, self.size)
         if not isinstance(labels, dict):
             return batch, self._named(labels)
-        named = {name: self._named(classes) for name, classes in labels.items() if name in (*self.factors, "shape")}
-        return batch, named if len(self.factors) > 1 else named["shape"]
+        if not self.heads:
+            return batch, self._named(labels["shape"])
+        return batch, {name: self._named(labels[name]) for name in self.heads}
 
     def _named(self, labels: Tensor) -> Tensor:
         return labels if self.classes is None else self.classes.to(labels.device)[labels]
@@ -158,21 +161,25 @@ class EpochBatches(Sampler[list[int]]):
         seed: of the order.
         rank: this process.
         world: how many processes share each batch.
+        parts: in how many parts, one after the other, each batch comes, for gradients that are accumulated.
 
     Raises:
         ValueError: there are fewer images than a batch, or a batch cannot be shared evenly.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        if batch_size < 1 or batch_size % world:
-            raise ValueError(f"batch_size must be a multiple of the {world} processes, but got {batch_size}")
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, parts: int = 1) -> None:
+        if batch_size < 1 or batch_size % (world * parts):
+            shared = f"{world} processes" + (f" times {parts} parts" if parts > 1 else "")
+            raise ValueError(f"batch_size must be a multiple of the {shared}, but got {batch_size}")
         if count < batch_size:
             raise ValueError(f"batch_size must be at most the {count} images that there are, but got {batch_size}")
-        self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
+        self.count, self.seed, self.rank, self.world = count, seed, rank, world
+        self.part_size = batch_size // parts
+        self.parts = count // batch_size * parts  # of an epoch: only of whole batches
         self.epoch = self._skipped = 0
 
     def __len__(self) -> int:
-        return self.count // self.batch_size
+        return self.parts
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -185,5 +192,5 @@ class EpochBatches(Sampler[list[int]]):
         first, self._skipped = self._skipped, 0
         order = torch.randperm(self.count, generator=generator_of(self.seed, self.epoch, "order"))
         for number in range(first, len(self)):
-            batch = order[number * self.batch_size :][: self.batch_size][self.rank :: self.world]
-            yield (batch + self.epoch * self.count).tolist()
+            part = order[number * self.part_size :][: self.part_size][self.rank :: self.world]
+            yield (part + self.epoch * self.count).tolist()

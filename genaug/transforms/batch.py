@@ -122,7 +122,10 @@ class BatchAugmentation(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """One draw an image of the batch."""
-        images = next(inpt for inpt in flat_inputs if isinstance(inpt, torch.Tensor) and inpt.ndim >= 3)
+        images = next((inpt for inpt in flat_inputs if isinstance(inpt, torch.Tensor) and inpt.ndim >= 3), None)
+        if images is None:
+            # of plain tensors torchvision transforms the first one only: labels before it would leave it as it is
+            raise ValueError("images must be the first tensor, uint8 (B, 3, H, W) or (3, H, W), but no such came")
         count = len(images) if images.ndim == 4 else 1
         height, width = images.shape[-2:]
         return {
