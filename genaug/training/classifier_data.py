@@ -22,7 +22,7 @@ from genaug.arguments import check_choice
 from genaug.evaluation.scoring import ImageError
 from genaug.files import one_line
 from genaug.interventions.sampling import generator_of, uniform
-from genaug.transforms.batch import MEAN, STD, crop_boxes, crop_flip_normalise
+from genaug.transforms.batch import DRAWS, MEAN, STD, crop_boxes, crop_flip_normalise
 
 AUGMENTATIONS = ("standard", "additional", "autoaugment", "augmix", "trivialaugment")
 BAD_IMAGES = "bad_images.txt"
@@ -132,9 +132,9 @@ class Generated(Dataset[Any]):
         where = torch.as_tensor(places)
         indices = where % len(self)
         images, labels = self.dataset.images(indices), self.dataset.labels(indices)
-        draws = uniform(self.seed, where, 5, "augmentation").to(images.device)
-        boxes = crop_boxes(draws[:, :4], *images.shape[2:])
-        batch = crop_flip_normalise(images, boxes, draws[:, 4] < 0.5, self.size)
+        draws = uniform(self.seed, where, DRAWS + 1, "augmentation").to(images.device)
+        boxes = crop_boxes(draws[:, :DRAWS], *images.shape[2:])
+        batch = crop_flip_normalise(images, boxes, draws[:, DRAWS] < 0.5, self.size)
         if not isinstance(labels, dict):
             return batch, self._named(labels)
         if not self.heads:

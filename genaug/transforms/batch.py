@@ -19,6 +19,8 @@ from torchvision.transforms import v2
 from genaug.arguments import check_integer, check_number
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+TRIES = 10  # of a crop, as torchvision has it
+DRAWS = 2 * TRIES + 2  # uniform ones that a crop takes
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the crop's area, and of its width to its height
 
 
@@ -64,19 +66,22 @@ def crop_boxes(
 ) -> Tensor:
     """Random boxes as `RandomResizedCrop` has them, (B, 4): top, left, height, width in pixels, not rounded.
 
-    A side that would be longer than the image is the image's.
+    Of ten areas and ratios the first that fit into the image; if none do, a side that is longer than the image's is cut
+    to it.
 
     Args:
-        draws: (B, 4) uniform in (0, 1): for area, ratio and the two places.
+        draws: (B, `DRAWS`) uniform in (0, 1): ten for the area, ten for the ratio, two for the place.
         height: of the images.
         width: of the images.
         scale: range of the area, as a share of the image's.
         ratio: range of width to height; drawn uniformly in its logarithm.
     """
-    area, shape, down, right = draws.unbind(1)
+    area, shape, (down, right) = draws[:, :TRIES], draws[:, TRIES : 2 * TRIES], draws[:, 2 * TRIES :].unbind(1)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
     shape = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * shape)
-    high, wide = (area / shape).sqrt().clamp(max=height), (area * shape).sqrt().clamp(max=width)
+    high, wide = (area / shape).sqrt(), (area * shape).sqrt()
+    first = ((high <= height) & (wide <= width)).byte().argmax(dim=1, keepdim=True)
+    high, wide = high.gather(1, first)[:, 0].clamp(max=height), wide.gather(1, first)[:, 0].clamp(max=width)
     return torch.stack([down * (height - high), right * (width - wide), high, wide], dim=1)
 
 
@@ -113,12 +118,14 @@ class BatchAugmentation(v2.Transform):
     ) -> None:
         super().__init__()
         self.size = check_integer("size", size, 1)
-        for name, (low, high) in (("scale", scale), ("ratio", ratio)):
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be (low, high) with 0 < low <= high, but got {(low, high)}")
-        self.scale, self.ratio = tuple(scale), tuple(ratio)
+        self.scale, self.ratio = _checked_range("scale", scale), _checked_range("ratio", ratio)
         self.flip = check_number("flip", flip, high=1)
         self.mean, self.std = tuple(mean), tuple(std)
+        for name, values, positive in (("mean", self.mean, False), ("std", self.std, True)):
+            if len(values) != 3 or (positive and min(values) <= 0):
+                raise ValueError(
+                    f"{name} must be three{' positive' if positive else ''} numbers, one a channel, but got {values}"
+                )
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """One draw an image of the batch."""
@@ -129,7 +136,7 @@ class BatchAugmentation(v2.Transform):
         count = len(images) if images.ndim == 4 else 1
         height, width = images.shape[-2:]
         return {
-            "boxes": crop_boxes(torch.rand(count, 4), height, width, self.scale, self.ratio),
+            "boxes": crop_boxes(torch.rand(count, DRAWS), height, width, self.scale, self.ratio),
             "flips": torch.rand(count) < self.flip,
         }
 
@@ -148,6 +155,15 @@ class BatchAugmentation(v2.Transform):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, scale={self.scale}, ratio={self.ratio}, flip={self.flip}"
+
+
+def _checked_range(name: str, values: Any) -> tuple[float, float]:
+    if not isinstance(values, Sequence) or len(values) != 2:
+        raise TypeError(f"{name} must be a pair (low, high), but got {values!r}")
+    low, high = (check_number(name, value) for value in values)
+    if not 0 < low <= high:
+        raise ValueError(f"{name} must be (low, high) with 0 < low <= high, but got {tuple(values)}")
+    return low, high
 
 
 class BatchCollate:
