@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,9 @@ def scored(model: MultiHeadResNet, validation: Path) -> dict[str, dict[str, floa
         for head, logits in model.eval()(image[None], heads=True).items():
             best = logits[0].topk(5).indices.tolist()
             right.setdefault(head, []).append([best[0] == label, label in best])
-    shares = {head: [100 * sum(column) / len(images) for column in zip(*rows)] for head, rows in right.items()}
+    shares = {
+        head: [100 * sum(column) / len(images) for column in zip(*rows, strict=True)] for head, rows in right.items()
+    }
     return {head: {"top1": one, "top5": five} for head, (one, five) in shares.items()}
 
 
@@ -93,20 +94,26 @@ def test_heads_learn_from_counterfactuals_and_the_results_are_of_the_saved_model
     folders: Folders, tmp_path: Path
 ) -> None:
     heads = ("shape", "texture", "background")
-    results = run(tmp_path, folders, [COUNTERFACTUALS], heads=heads, epochs=3)
+    results = run(tmp_path, folders, [COUNTERFACTUALS], heads=heads)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
     model = MultiHeadResNet.from_pretrained(tmp_path / "model")
     assert tuple(model.heads) == heads
     assert list(results["validation"]) == ["ensemble", *heads]
     for head, found in scored(model, folders[1]).items():
         assert results["validation"][head] == pytest.approx(found)
-    assert results["validation"]["ensemble"]["top1"] > 20  # colours are easy: chance is 10
-    assert len(results["epochs"]) == 3
+    assert len(results["epochs"]) == 2
     assert results["epochs"][-1] == results["validation"]
     assert (results["classes"], results["validation_images"], results["bad_images"]) == (10, 20, 0)
     assert (results["processes"], results["device"]) == (1, "cpu")
     assert results["settings"]["heads"] == heads
     assert results["sources"][0]["name"] == "cgn-digits"
+
+
+def test_it_learns(folders: Folders, tmp_path: Path) -> None:
+    results = run(tmp_path, folders, epochs=10, drop_every=8)
+    losses = [row["loss"] for row in log(tmp_path) if "loss" in row]
+    assert losses[-1] < 0.7 * losses[0]
+    assert results["validation"]["ensemble"]["top1"] > 30  # colours are easy; chance is 10
 
 
 def test_the_log_has_each_epoch_and_its_validation(folders: Folders, tmp_path: Path) -> None:
@@ -136,7 +143,7 @@ def test_learning_rate_drops_tenfold_again_and_again(folders: Folders, tmp_path:
         ([Source("stylized", "FOLDER", 5, 0.5), INTERVENTIONS], {}),
         ([], {"optimizer": "adam", "augmentation": "additional", "label_smoothing": 0.1}),
         ([INTERVENTIONS], {"dtype": "bfloat16", "channels_last": True}),
-        ([], {"architecture": "resnet34", "heads": ("a", "b"), "aggregate": "log_probs"}),
+        ([], {"heads": ("a", "b"), "aggregate": "log_probs"}),
     ],
     ids=["interventions", "alone", "counterfactuals", "stylized", "smoothed", "bfloat16", "two heads"],
 )
@@ -179,6 +186,7 @@ def test_two_parts_of_a_batch_are_as_one(sources: list[Source], folders: Folders
             folders,
             sources,
             accumulate=accumulate,
+            epochs=1,
             frozen_batch_norm=True,
             learning_rate=1e-3,
             batch_size=8,  # three batches of 30 images, and seven parts of four would fit
@@ -222,7 +230,7 @@ class Cut(Exception):  # noqa: N818
     pass
 
 
-def cut_at(step: int, monkeypatch: pytest.MonkeyPatch, then: Callable[[Any], None] | None = None) -> None:
+def cut_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next training ends before this step of the optimizer."""
     whole, calls = torch.optim.SGD.step, []
 
@@ -239,7 +247,7 @@ def cut_at(step: int, monkeypatch: pytest.MonkeyPatch, then: Callable[[Any], Non
     ("sources", "options"),
     [
         ([INTERVENTIONS], {"mixup": 0.4}),
-        ([COUNTERFACTUALS], {"heads": ("shape", "texture"), "accumulate": 2, "batch_size": 4}),
+        ([COUNTERFACTUALS], {"heads": ("shape", "texture"), "accumulate": 2, "batch_size": 8}),
         ([], {"num_workers": 1}),
     ],
     ids=["mixup", "heads, accumulated", "workers"],
@@ -248,15 +256,14 @@ def test_what_was_cut_off_goes_on_to_the_last_bit(
     sources: list[Source], options: dict[str, Any], folders: Folders, tmp_path: Path
 ) -> None:
     whole = run(tmp_path / "whole", folders, sources, **options)
-    epoch = 30 // options.get("batch_size", 10)
-    # before the first checkpoint, between two, at an epoch's end
-    for step in (1, 3, epoch, epoch + 1):
+    # there are checkpoints after steps 2 and 4, and after each epoch's 3 steps
+    for step in (3, 4):
         out = tmp_path / f"cut {step}"
         with pytest.MonkeyPatch.context() as monkeypatch:
             cut_at(step, monkeypatch)
             with pytest.raises(Cut):
                 run(out, folders, sources, checkpoint_every=2, **options)
-        assert (out / "checkpoint.pt").exists() == (step > 2)
+        assert finite(out) == step - 1
         resumed = run(out, folders, sources, checkpoint_every=2, **options)
         assert difference(weights(out), weights(tmp_path / "whole")) == 0
         assert resumed["epochs"] == whole["epochs"]
@@ -288,9 +295,10 @@ def test_a_finished_run_is_read_and_not_trained_again(
 ) -> None:
     first = run(tmp_path, folders, epochs=1)
     cut_at(1, monkeypatch)
+    trained = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["seconds"]
     again = run(tmp_path, folders, epochs=1)
     assert again["epochs"] == first["epochs"]
-    assert again["seconds"] >= first["seconds"]  # the time of the whole run, not of the last call
+    assert again["seconds"] > trained > 0  # the time of the whole run, not of the last call
 
 
 def test_the_seed_decides(folders: Folders, tmp_path: Path) -> None:
@@ -527,8 +535,8 @@ def test_a_loss_that_is_nan_stops_at_its_step_and_the_last_checkpoint_stays(
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 5; the last checkpoint, .*, is from before"):
         run(tmp_path, folders, checkpoint_every=1)
     assert finite(tmp_path) == 4
+    calls[:] = [0] * 4
     with pytest.raises(FloatingPointError, match="at step 1; there is no checkpoint yet"):
-        calls[:] = [0] * 4
         run(tmp_path / "other", folders)
 
 
