@@ -34,7 +34,7 @@ from genaug.progress import progress
 from genaug.transforms.batch import BatchCollate
 
 SIDE = 64
-FAKE, REAL = 96, 32  # counterfactuals and real digits a step
+FAKE, REAL = 56, 8  # counterfactuals and real digits a step
 LEARNING_RATE = 1e-3  # of Adam, at the start of a cosine
 COUNTERFACTUALS = 100_000
 SETS = ("all", "visible")
@@ -81,7 +81,7 @@ def train(root: Path, seed: int, steps: int, pool: int) -> MultiHeadResNet:
             bar.update()
             bar.set_postfix(loss=f"{loss.item():.3f}")
             step += 1
-            if step % 50 == 0:
+            if step % 100 == 0:
                 print(f"seed {seed} step {step} loss {loss.item():.3f}", flush=True)
             if step == steps:
                 break
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", required=True, type=Path, help="the folder that holds MNIST/raw")
     parser.add_argument("--seeds", default="0", help="with commas between")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--pool", type=int, default=5000, help="masks, textures and backgrounds that are recombined")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
