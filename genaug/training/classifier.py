@@ -376,6 +376,8 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": chosen, **source.options}
     counterfactual = source.kind == "counterfactual"
     dataset: Any = (CounterfactualDataset if counterfactual else GenerativeInterventionDataset)(generator, **options)
+    if renamed is not None and (renamed[dataset.classes] < 0).any():
+        raise ValueError(f"{key}: classes must be of those that have folders, but got {source.options['classes']}")
     heads = settings.heads if counterfactual else ()
     if heads and not ("shape" in heads and set(heads) <= set(HEADS)):
         raise ValueError(
@@ -483,7 +485,8 @@ class _Loop:
             if (logs or saves or self.world.device.type == "cpu") and not math.isfinite(float(total)):
                 raise self._not_finite(f"the loss is {float(total)}")
             run.optimizer.step()
-            if (saves or run.step == last) and not all(weight.isfinite().all() for weight in run.model.parameters()):
+            kept = run.model.state_dict().values() if saves or run.step == last else ()
+            if not all(tensor.isfinite().all() for tensor in kept):
                 raise self._not_finite("weights are not finite")
             bar.update()
             if logs:

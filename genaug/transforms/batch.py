@@ -48,10 +48,12 @@ def crop_flip_normalise(
     height, width = images.shape[2:]
     top, left, high, wide = boxes.to(images.device, torch.float32).unbind(1)
     across = torch.where(flips.to(images.device), -wide, wide) / width
-    theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0], theta[:, 0, 2] = across, (2 * left + wide) / width - 1
-    theta[:, 1, 1], theta[:, 1, 2] = high / height, (2 * top + high) / height - 1
-    grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
+    # places of the result's pixels in the image, whose sides are -1 and 1; `affine_grid` would multiply matrices, which
+    # in the lower precision that a user may allow is wrong by tenths of a pixel
+    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1
+    x = torch.outer(across, centres) + ((2 * left + wide) / width - 1)[:, None]
+    y = torch.outer(high / height, centres) + ((2 * top + high) / height - 1)[:, None]
+    grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3)
     cut = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     centre, spread = (torch.tensor(values, device=images.device)[:, None, None] * 255 for values in (mean, std))
     return cut.sub_(centre).div_(spread)
