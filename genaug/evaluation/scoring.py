@@ -291,7 +291,7 @@ def _names(images: Any) -> Callable[[int], str]:
 
 
 def naming_files(images: Iterable[Any]) -> Iterator[Any]:
-    """The same; an ImageError of a loader's worker is raised as it was there, with nothing but its message."""
+    """Yields what `images` does; of an ImageError of a loader's worker only its message is left, not the traceback."""
     said = ""
     try:
         yield from images
