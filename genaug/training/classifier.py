@@ -285,6 +285,8 @@ def _mixed(
         raise ValueError("sources must begin with an intervention when there are no photographs (data=None)")
     for number, source in enumerate(sources):
         check_choice("kind", source.kind, KINDS)
+        if settings.heads and source.kind != "counterfactual":  # the loss of heads would pass over the others
+            raise ValueError(f"sources of a model with heads must be counterfactuals, but got {source.kind!r}")
         weights.append(check_number("weight", source.weight))
         key = f"source {number}"
         if source.kind == "stylized":
