@@ -224,7 +224,9 @@ def walk(
 
 @app.command(epilog="Example: genaug evaluate resnet50 --suite shape-bias --data stimuli --out results")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A classifier of torchvision's, or of timm's as timm/NAME.")],
+    model: Annotated[
+        str, typer.Argument(help="A classifier of torchvision's, or of timm's as timm/NAME, or a trained model/.")
+    ],
     suite: Annotated[list[str], typer.Option(help=f"{', '.join(SUITE_NAMES)}; repeat for several.")],
     data: Annotated[list[Path], typer.Option(help="The suite's folder; one for each --suite, in the same order.")],
     out: Annotated[Path, typer.Option(help="Where results.json, results.csv, summary.png and pictures go.")],
