@@ -28,6 +28,7 @@ COMMANDS = [
     "train",
     "train cgn-mnist",
     "train cgan-digits",
+    "train classifier",
     "reproduce",
     "reproduce list",
     "reproduce cgn-table2",
@@ -142,6 +143,17 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("evaluate resnt50 --suite shape-bias --data . --out results", "did you mean 'resnet50'"),
         ("evaluate resnet50 --weights x.pth --suite shape-bias --data . --out results", "no such file: x.pth"),
         ("reproduce cgn-table2 --variant colred", "'colred'"),
+        ("train classifier --out run", "data (--data) is needed"),
+        ("train classifier --row genitn --out run", "--row must be one of"),
+        ("train classifier --row genint --out run --data x", "no such folder: x"),
+        ("train classifier --row genint --out run --val x", "no such folder: x"),
+        ("train classifier --row genint --out run --stylized x:4", "no such folder: x"),
+        ("train classifier --row genint --out run --data . --val . --as code", "'code'"),
+        ("train classifier --row genint --out run --data . --val . --architecture resnet50", "'resnet18', 'resnet152'"),
+        ("train classifier --row genint --tiny --out run --epochs 0", "epochs must be at least 1"),
+        ("train classifier --row genint --tiny --out run --scale far", "--scale takes a number or 'released'"),
+        ("train classifier --out run --intervention biggan:much", "--intervention takes NAME, NAME:BATCH or"),
+        ("train classifier --out run --counterfactual :8:1", "--counterfactual takes NAME, NAME:BATCH or"),
     ],
 )
 def test_misuse_is_one_line_and_leaves_nothing(
@@ -271,6 +283,70 @@ def test_train_and_reproduce_hand_on_every_option(
         ),
         ((Path("d"),), {"seed": 2, "digits": "sklearn", "root": Path("r")}),
     ]
+
+
+def test_train_classifier_hands_on_every_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    monkeypatch.setattr("genaug.recipes.training_rows.run", lambda *args, **options: calls.append((args, options)))
+    for name in ("d", "v", "s"):
+        (tmp_path / name).mkdir()
+    for line in (
+        "train classifier --out o --row genint --data d --val v --tiny --as released --architecture a "
+        "--augmentation additional --counterfactual c:8 --intervention i:16:0.05 --intervention j --stylized s:4:2 "
+        "--truncation 0.5 --components 3 --scale 2 --heads shape,texture --weights none --epochs 5 --batch-size 6 "
+        "--learning-rate 0.7 --drop-every 8 --drop-factor 0.9 --optimizer adam --weight-decay 0.1 --mixup 0.2 "
+        "--label-smoothing 0.3 --size 40 --accumulate 2 --dtype bfloat16 --channels-last --compile --seed 7 "
+        "--workers 1 --checkpoint-every 9 --skip-bad --tensorboard --device cuda",
+        "train classifier --out o --scale released --weights DEFAULT",
+    ):
+        assert run(capsys, *line.split()) == (0, "o/model\n", "")
+    assert calls[0] == (
+        (Path("o"), Path("d"), Path("v")),
+        {
+            "row": "genint",
+            "architecture": "a",
+            "augmentation": "additional",
+            "as_": "released",
+            "tiny_scale": True,
+            "sources": [
+                ("intervention", "i", 16, 0.05),
+                ("intervention", "j", None, None),
+                ("stylized", "s", 4, 2.0),
+                ("counterfactual", "c", 8, None),
+            ],
+            "interventions": {"truncation": 0.5, "components": 3, "scale": 2.0},
+            "changes": {
+                "heads": ("shape", "texture"),
+                "weights": None,
+                "epochs": 5,
+                "batch_size": 6,
+                "learning_rate": 0.7,
+                "drop_every": 8,
+                "drop_factor": 0.9,
+                "optimizer": "adam",
+                "weight_decay": 0.1,
+                "mixup": 0.2,
+                "label_smoothing": 0.3,
+                "size": 40,
+                "accumulate": 2,
+                "dtype": "bfloat16",
+                "channels_last": True,
+                "compile": True,
+                "seed": 7,
+            },
+            "device": "cuda",
+            "num_workers": 1,
+            "checkpoint_every": 9,
+            "skip_bad": True,
+            "tensorboard": True,
+        },
+    )
+    # what is not asked for is left to the row
+    assert calls[1][0] == (Path("o"), None, None)
+    assert calls[1][1]["changes"] == {"weights": "DEFAULT", "seed": 0}
+    assert calls[1][1]["interventions"] == {"scale": "released"}
 
 
 def test_variants_are_those_of_the_datasets() -> None:
