@@ -451,6 +451,7 @@ def reproduce_list() -> None:
         lines = {
             "": recipe.what,
             "command": recipe.command,
+            "then": recipe.then,
             "twin": f"genaug reproduce {name} --twin" if recipe.twin else "",
             "lacks": recipe.lacks,
             "needs": recipe.needs if recipe.command or recipe.twin else "",

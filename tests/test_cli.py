@@ -366,6 +366,7 @@ def test_reproduce_list_names_every_recipe_and_its_figures(
         ours = measured().get(name, {})
         for field, text in (
             ("command", recipe.command),
+            ("then", recipe.then),
             ("lacks", recipe.lacks),
             ("needs", (recipe.command or recipe.twin) and recipe.needs),
             ("cost", (recipe.command or recipe.twin) and recipe.cost),
@@ -393,7 +394,10 @@ def test_reproduce_list_fits_the_terminal(capsys: pytest.CaptureFixture[str], mo
 def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureFixture[str], name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.command or recipe.lacks
-    commands = [recipe.command] * bool(recipe.command) + [f"genaug reproduce {name} --twin"] * recipe.twin
+    assert recipe.command or not recipe.then
+    commands = [command for command in (recipe.command, recipe.then) if command] + [
+        f"genaug reproduce {name} --twin"
+    ] * recipe.twin
     for command in commands:
         program, *arguments = command.split()
         assert program == "genaug"
