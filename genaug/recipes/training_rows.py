@@ -268,7 +268,9 @@ def write_digits(folder: str | os.PathLike[str]) -> Path:
                 (Path(temporary) / "digits" / part / str(label)).mkdir(parents=True)
             images, labels = digits.images(range(len(digits))), digits.targets.tolist()
             for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-                to_pil_image(image).save(Path(temporary) / "digits" / part / str(label) / f"{index:04d}.png")
+                to_pil_image(image).save(
+                    Path(temporary) / "digits" / part / str(label) / f"{index:04d}.png", compress_level=1
+                )
         try:
             (Path(temporary) / "digits").rename(folder)
         except OSError:
