@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from genaug.assets.hub import sha256
 from genaug.datasets.colored_mnist import VARIANTS
 from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
+from genaug.models.multi_head_resnet import MultiHeadResNet
 from genaug.recipes import RECIPES, measured
 
 COMMANDS = [
@@ -490,6 +492,20 @@ def test_assets_convert_writes_what_load_reads(capsys: pytest.CaptureFixture[str
 
 def test_the_suites_of_the_command_line_are_those_of_the_package() -> None:
     assert list(SUITES) == cli.SUITE_NAMES
+
+
+def test_evaluate_scores_every_head_of_a_trained_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    MultiHeadResNet("resnet18", heads=("shape", "texture")).save_pretrained("run/model")
+    write_images(tmp_path / "imagenet", ["n01440764/0.png", "n01440764/1.png"])
+    command = "evaluate run/model --suite imagenet --data imagenet --out results --partial"
+    code, out, err = run(capsys, *command.split())
+    assert (code, err) == (0, "")
+    assert "PARTIAL" in out
+    figures = json.loads(Path("results", "results.json").read_text())["suites"]["imagenet"]["figures"]
+    assert set(figures) == {"ensemble", "shape", "texture"}
+    MultiHeadResNet("resnet18", 10).save_pretrained("digits/model")
+    message = refused(capsys, *command.replace("run", "digits").replace("results", "others").split())
+    assert "model must give 1,000 logits, in the usual order of the classes, but gave 10" in message
 
 
 def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from genaug.arguments import near
-from genaug.assets import AssetError
 from genaug.assets.formats import read
 from genaug.evaluation.scoring import preprocessing
 from genaug.files import one_line
@@ -86,12 +86,12 @@ def _saved(folder: Path, weights: Any) -> Classifier:
             f"{folder} must be a folder of MultiHeadResNet.save_pretrained, such as the model/ that `genaug train "
             f"classifier` writes, but has no {missing[0]}"
         )
+    config, weights = (folder / file for file in _SAVED)
     try:
-        model = MultiHeadResNet.from_pretrained(folder)
-    except Exception as error:  # safetensors, json and torch name a dozen kinds of damage by as many classes
-        raise AssetError(
-            f"the model in {folder} is damaged, or not one of MultiHeadResNet's: {one_line(error)}"
-        ) from None
+        model = MultiHeadResNet(**json.loads(config.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{config} is not one of MultiHeadResNet's: {one_line(error)}") from None
+    _load(model, weights, "its config.json")
     # a single head is the model's answer and needs no figures beside it
     whole: Any = model if len(model.heads) > 1 else model.only(*model.heads)
     return Classifier(os.fspath(folder), whole, preprocessing(), preprocessing(None, None))

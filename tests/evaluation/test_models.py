@@ -162,6 +162,14 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
     MultiHeadResNet("resnet18", 2).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"weights must be left out for the folder .* got 'DEFAULT'"):
         load_classifier(str(tmp_path), "DEFAULT")
-    (tmp_path / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(AssetError, match="is damaged, or not one of MultiHeadResNet's"):
+    MultiHeadResNet("resnet18", 3).save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "config.json").replace(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"does not fit its config\.json: 6 tensors differ"):
         load_classifier(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(AssetError, match=r"model\.safetensors"):
+        load_classifier(str(tmp_path))
+    for wrong in ("{", '{"backbone": "vgg16"}', '{"depth": 18}', "[]"):
+        (tmp_path / "config.json").write_text(wrong)
+        with pytest.raises(ValueError, match=r"config\.json is not one of MultiHeadResNet's"):
+            load_classifier(str(tmp_path))

@@ -186,13 +186,15 @@ def test_digits_are_folders_of_images_whose_colours_tell_the_class_in_training_a
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four training digits a class, and one to measure on."""
-    digits = write_digits(tmp_path_factory.mktemp("digits") / "data")
+    """Ten classes, each of a colour: four images of each to train on, one to measure on, four stylised ones."""
+    root = tmp_path_factory.mktemp("images")
     for part, count in (("train", 4), ("val", 1), ("stylized", 4)):
         for label in range(10):
-            for path in sorted((digits / part / str(label)).iterdir())[count:]:
-                path.unlink()
-    return digits
+            (root / part / str(label)).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (32, 32), (25 * label, 30 * number, 128))
+                image.save(root / part / str(label) / f"{number}.png")
+    return root
 
 
 @pytest.mark.parametrize("name", ["mixup", "genint-transfer", "cgn", "gan-observational"])
@@ -207,6 +209,9 @@ def test_a_tiny_row_runs_on_folders_of_ones_own(
     assert set(results["validation"]) == heads
     assert all(0 <= figure["top1"] <= figure["top5"] <= 100 for figure in results["validation"].values())
     assert (results["classes"], results["validation_images"], len(results["epochs"])) == (10, 10, 2)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    rates = [row["learning_rate"] for row in logged if "learning_rate" in row]
+    assert rates == pytest.approx([0.1, 0.0001] if name == "cgn" else [0.1, 0.01])
     model = MultiHeadResNet.from_pretrained(tmp_path / "model").eval()
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
@@ -301,6 +306,7 @@ def test_stylised_photographs_that_are_not_given_are_digits_in_other_colours(
         ({"row": "gan-observational", "data": "x", "validation": "y"}, "trained on generated images alone"),
         ({"row": "genint-transfer", "data": "x", "validation": "y"}, "a folder a class: --stylized"),
         ({}, r"data \(--data\) is needed"),
+        ({"data": "x", "validation": "y", "as_": "released"}, r"as \(--as\) is of a row"),
         ({"sources": [("counterfactual", "cgn-digits", None, None)]}, r"data \(--data\) is needed"),
         ({"row": "genint", "changes": {"epochs": 0}}, "epochs must be at least 1"),
     ],
@@ -309,6 +315,12 @@ def test_what_is_missing_is_said_and_nothing_written(tmp_path: Path, arguments: 
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_heads_are_not_given_images_that_their_loss_would_pass_over(tmp_path: Path, few: Path) -> None:
+    more = [("stylized", str(few / "stylized"), None, None)]
+    with pytest.raises(ValueError, match="a model with heads must be counterfactuals, but got 'stylized'"):
+        run(tmp_path, few / "train", few / "val", row="cgn", tiny_scale=True, sources=more, num_workers=0)
 
 
 def test_the_row_of_a_generator_that_is_not_here_says_so(tmp_path: Path) -> None:
