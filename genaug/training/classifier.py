@@ -95,7 +95,8 @@ class Settings:
         epochs: passes through the photographs.
         batch_size: photographs a step, of all processes together.
         learning_rate: at the start.
-        drop_every: epochs after which the learning rate is divided by ten, again and again.
+        drop_every: epochs after which the learning rate is multiplied by `drop_factor`, again and again.
+        drop_factor: in [0, 1].
         optimizer: "sgd" with a momentum of 0.9, or "adam".
         weight_decay: of every weight.
         augmentation: of photographs, see `classifier_data.augmentation`.
@@ -122,6 +123,7 @@ class Settings:
     batch_size: int = 256
     learning_rate: float = 0.1
     drop_every: int = 30
+    drop_factor: float = 0.1
     optimizer: str = "sgd"
     weight_decay: float = 1e-4
     augmentation: str = "standard"
@@ -140,7 +142,8 @@ class Settings:
         check_integer("seed", self.seed)
         for name in ("learning_rate", "weight_decay", "mixup"):
             check_number(name, getattr(self, name))
-        check_number("label_smoothing", self.label_smoothing, high=1)
+        for name in ("label_smoothing", "drop_factor"):
+            check_number(name, getattr(self, name), high=1)
         if isinstance(self.heads, str):
             raise TypeError(f"heads must be a tuple of names, but got {self.heads!r}")
         if self.batch_size % self.accumulate:
@@ -467,7 +470,7 @@ class _Loop:
         """The steps of this epoch that are left."""
         run, settings = self.run, self.settings
         for group in run.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.1 ** (run.epoch // settings.drop_every)
+            group["lr"] = settings.learning_rate * settings.drop_factor ** (run.epoch // settings.drop_every)
         run.model.train()
         run.mixed.set_epoch(run.epoch)
         batches = naming_files(run.mixed)
