@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from genaug.datasets.colored_mnist import WildlifeMNIST as WildlifeMNIST
     from genaug.datasets.counterfactual import CounterfactualDataset as CounterfactualDataset
     from genaug.datasets.generative_intervention import GenerativeInterventionDataset as GenerativeInterventionDataset
+    from genaug.datasets.rendered import RenderedDataset as RenderedDataset
     from genaug.generators import load_generator as load_generator
     from genaug.interventions.directions import Directions as Directions
     from genaug.interventions.fitting import fit_directions as fit_directions
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from genaug.training.mixing import MixedLoader as MixedLoader
     from genaug.training.objectives import GenIntLoss as GenIntLoss
     from genaug.training.objectives import MultiHeadLoss as MultiHeadLoss
+    from genaug.transforms.style_transfer import StyleTransferIntervention as StyleTransferIntervention
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,8 @@ _HOMES = {
     "MixedLoader": "genaug.training.mixing",
     "MultiHeadLoss": "genaug.training.objectives",
     "MultiHeadResNet": "genaug.models.multi_head_resnet",
+    "RenderedDataset": "genaug.datasets.rendered",
+    "StyleTransferIntervention": "genaug.transforms.style_transfer",
     "WildlifeMNIST": "genaug.datasets.colored_mnist",
     "fit_directions": "genaug.interventions.fitting",
     "load_generator": "genaug.generators",

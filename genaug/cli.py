@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genaug.arguments import check_choice
+from genaug.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 _UsageError = typer.BadParameter.__mro__[1]
 
 DATA = Path("data")
+# those of genaug.datasets.rendered, which takes torch's seconds to import
+FORMATS = ["webdataset", "imagefolder"]
+IMAGES = ["png", "jpeg", "webp"]
 MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
 # those of genaug.evaluation, which takes torch's seconds to import
 SUITE_NAMES = [
@@ -51,19 +55,6 @@ TRAINING_ROWS = [
     "cgn",
 ]
 
-# name -> what it is of
-TWINS = {
-    "cgn-table3": "CGN, Table 3: shape bias on cue conflict, and accuracy.",
-    "cgn-table4": "CGN, Table 4: how much a classifier leans on backgrounds.",
-    "genint-table1": "GenInt, Table 1: accuracy on ObjectNet by training distribution.",
-    "genint-table2": "GenInt, Table 2: errors under corruptions by training distribution.",
-    "genint-table3": "GenInt, Table 3: accuracy on ImageNet and ImageNet-V2 by training distribution.",
-    "genint-table4": "GenInt, Table 4: classifiers that have seen generated images alone.",
-    "genint-figure3": "GenInt, Figure 3: do nuisances tell the label?",
-    "genint-figure5": "GenInt, Figure 5: a tighter causal bound makes a better classifier.",
-    "genint-figure6": "GenInt, Figure 6: which interventions make the causal bound tightest.",
-}
-
 _INTERRUPTED = 130
 _READABLE = 30  # characters that a column of sentences needs
 
@@ -89,7 +80,10 @@ train = typer.Typer(no_args_is_help=True)
 reproduce = typer.Typer(no_args_is_help=True)
 assets = typer.Typer(no_args_is_help=True)
 app.add_typer(
-    train, name="train", help="Train a generator or a classifier.", epilog="Example: genaug train cgn-mnist --help"
+    train,
+    name="train",
+    help="Train a generator, a decoder or a classifier.",
+    epilog="Example: genaug train cgn-mnist --help",
 )
 app.add_typer(
     reproduce,
@@ -220,6 +214,97 @@ def walk(
         device=device,
     )
     typer.echo(out)
+
+
+@app.command(epilog="Example: genaug render cgn-double-colored-mnist --out digits --num 50000 --image png")
+def render(
+    name: Annotated[
+        str | None, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to fill.")] = None,
+    num: Annotated[int | None, typer.Option(help="How many images; of --transfer by default all.")] = None,
+    transfer: Annotated[
+        Path | None, typer.Option(help="Render this folder of photographs in the style of NAME's interventions.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Of --transfer: gatys, the paper's, or adain.")] = "gatys",
+    steps: Annotated[str, typer.Option(help="Of gatys: the least and the most, with a comma between.")] = "20,70",
+    size: Annotated[int, typer.Option(help="Of --transfer: side of the images, in pixels.")] = 256,
+    network: Annotated[str | None, typer.Option(help="Of --transfer: a name or file in place of VGG19.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Of adain: a file of genaug train adain.")] = None,
+    seed: Seed = 0,
+    shard_size: Annotated[int, typer.Option(help="Images in a shard.")] = 10_000,
+    format: Annotated[str, typer.Option(help="webdataset or imagefolder.")] = "webdataset",  # noqa: A002
+    image: Annotated[str, typer.Option(help="jpeg, png (which loses nothing) or webp.")] = "jpeg",
+    quality: Annotated[int | None, typer.Option(help="Of JPEG and WebP, 1 to 100; by default 95.")] = None,
+    classes: Classes = None,
+    truncation: Truncation = 1.0,
+    pool: Annotated[int | None, typer.Option(help="Counterfactuals: recombine a pool of that many parts.")] = None,
+    components: Annotated[
+        int | None, typer.Option(help="Interventions: of how many directions; 0 for none; by default 60.")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Interventions: how far, in standard deviations, or released; by default 1.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    batch_size: Annotated[int, typer.Option(help="Images at once; changes none of them.")] = 64,
+    verify: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Name what is missing or damaged in a set; render nothing.")
+    ] = None,
+    repair: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Render anew what is missing or damaged in a set.")
+    ] = None,
+) -> None:
+    """Write a generator's images to disk; the same command goes on where it stopped, and torchrun's share the work."""
+    if verify is not None or repair is not None:
+        if (verify is not None and repair is not None) or name is not None or out is not None or num is not None:
+            raise ValueError("--verify DIR and --repair DIR stand alone: without the other, a name, --out and --num")
+        _mend(verify, repair, device, batch_size)
+        return
+    for argument, value in (("a generator's name", name), ("--out", out), ("--num", num or transfer)):
+        if value is None:
+            raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
+    check_choice("--format", format, FORMATS)
+    check_choice("--image", image, IMAGES)
+    chosen = _integers(classes, "--classes")
+    from genaug import rendering
+
+    options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": _scale(scale)}
+    if transfer is not None:
+        of_gatys = {"steps": _integers(steps, "--steps")} if method == "gatys" else {"decoder": decoder}
+        options |= {"transfer": transfer, "method": method, "size": size, "network": network, **of_gatys}
+    done = rendering.render(
+        str(name),
+        out,  # type: ignore[arg-type]
+        num,
+        shard_size=shard_size,
+        format=format,
+        image=image,
+        quality=quality,
+        seed=seed,
+        truncation=truncation,
+        dtype=dtype.of_torch(),
+        device=device,
+        batch_size=batch_size,
+        **{option: value for option, value in options.items() if value is not None},
+    )
+    typer.echo(done.folder)
+
+
+def _mend(verify: Path | None, repair: Path | None, device: str, batch_size: int) -> None:
+    from genaug import rendering
+
+    if repair is not None:
+        done = rendering.repair(repair, device=device, batch_size=batch_size)
+        typer.echo(f"{repair}: {done.written} of {done.shards} shards rendered anew")
+        return
+    assert verify is not None
+    problems = rendering.verify(verify)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{verify}: whole")
 
 
 @app.command(epilog="Example: genaug evaluate resnet50 --suite shape-bias --data stimuli --out results")
@@ -436,13 +521,35 @@ def train_classifier(
     typer.echo(out / "model")
 
 
+@train.command(
+    "adain", epilog="Example: genaug train adain --styles renders --content photographs --out runs/adain --device cuda"
+)
+def train_adain(
+    styles: Annotated[Path, typer.Option(help="Folder of style images.")],
+    content: Annotated[Path, typer.Option(help="Folder of photographs.")],
+    out: Annotated[Path, typer.Option(help="Where checkpoints, sample sheets, the log and the weights go.")],
+    network: Annotated[
+        str, typer.Option(help="The encoder: vgg19 or adain-encoder, or a .safetensors file of either.")
+    ] = "vgg19",
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(help="How many; by default the recipe's number.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Train the decoder of style transfer in one pass; the same command again goes on where it stopped."""
+    from genaug.training import adain
+
+    path = adain.train(styles, content, out, network=network, seed=seed, steps=steps, workers=workers, device=device)
+    typer.echo(path)
+
+
 @reproduce.command("list", epilog="Example: genaug reproduce list")
 def reproduce_list() -> None:
-    """Name every table and figure of both papers: what makes it, what that needs and costs, the paper's and ours."""
+    """Name every table and figure of results of both papers: what makes it, needs, costs, the paper's and ours."""
     import shutil
     import textwrap
 
-    from genaug.recipes import RECIPES, measured
+    from genaug.recipes import measured
 
     columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
     found = measured()
@@ -463,7 +570,8 @@ def reproduce_list() -> None:
         for field, text in lines.items():
             if text:
                 head = f"  {field:<10}" if field else f"{name}: "
-                typer.echo(textwrap.fill(head + text, columns, subsequent_indent=" " * 12, break_on_hyphens=False))
+                options: Any = {"break_on_hyphens": False, "break_long_words": False}
+                typer.echo(textwrap.fill(head + text, columns, subsequent_indent=" " * 12, **options))
         typer.echo()
 
 
@@ -510,25 +618,34 @@ def reproduce_cgn_table2(
     )
 
 
-def _add_twin(name: str, what: str) -> None:
-    @reproduce.command(name, help=what, epilog=f"Example: genaug reproduce {name} --twin --out runs/{name}")
+def _add_recipe(name: str, recipe: Recipe) -> None:
+    """A recipe's twin as a command; of one without a twin, hidden, what there is instead."""
+
+    @reproduce.command(
+        name,
+        help=f"{recipe.what}.",
+        epilog=f"Example: genaug reproduce {name} --twin --out runs/{name}",
+        hidden=not recipe.twin,
+    )
     def reproduce_twin(
-        twin: Annotated[
-            bool, typer.Option("--twin", help="At desk scale, on digits that are at hand; there is no other way yet.")
-        ] = False,
+        twin: Annotated[bool, typer.Option("--twin", help="At desk scale, on scikit-learn's digits.")] = False,
         seeds: Annotated[str, typer.Option(help="One run each, with commas between.")] = "0,1,2",
         out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs", name),
     ) -> None:
-        if not twin:
-            raise ValueError(f"{name} at full scale is not in the package yet: pass --twin for the one at desk scale")
+        if not (twin and recipe.twin):
+            ways = [f"its twin: genaug reproduce {name} --twin"] if recipe.twin else []
+            ways += [f"as far as it goes: {recipe.command}"] if recipe.command else []
+            lacks = f"lacks {recipe.lacks}; " if recipe.lacks else "has no command of this name; "
+            raise ValueError(f"{name} in full {lacks}{', or '.join(ways) or 'see genaug reproduce list'}")
         chosen = _integers(seeds, "--seeds") or ()
         import importlib
 
         importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}").TWIN.run(out, chosen)
 
 
-for _name, _what in TWINS.items():
-    _add_twin(_name, _what)
+for _name, _recipe in RECIPES.items():
+    if _name != "cgn-table2":
+        _add_recipe(_name, _recipe)
 
 
 @assets.command("list", epilog="Example: genaug assets list")

@@ -24,10 +24,13 @@ from genaug import (
     MixedLoader,
     MultiHeadLoss,
     MultiHeadResNet,
+    RenderedDataset,
+    StyleTransferIntervention,
     WildlifeMNIST,
 )
 from genaug.assets import save_asset
 from genaug.generators.cgn_mnist import CGNMnist
+from genaug.rendering import render
 
 
 @functools.cache
@@ -80,6 +83,12 @@ def counterfactual(folder: Path, **options: Any) -> CounterfactualDataset:
     return CounterfactualDataset(weights, length=60, counterfactuals_per_noise=3, batch_size=16, **options)
 
 
+def rendered(folder: Path, seed: int = 0, **options: Any) -> RenderedDataset:
+    """The 60 interventions above as PNG, in shards whose borders cut the groups."""
+    render(generative(folder, seed=seed), folder / f"rendered-{seed}", shard_size=25, image="png")
+    return RenderedDataset(folder / f"rendered-{seed}", **options)
+
+
 def textures(folder: Path) -> Path:
     """A folder with ten object and ten background textures, each of noise of its own."""
     noise = torch.Generator().manual_seed(0)
@@ -94,10 +103,18 @@ def textures(folder: Path) -> Path:
 DATASETS: dict[type, Callable[..., Any]] = {
     CounterfactualDataset: counterfactual,
     GenerativeInterventionDataset: generative,
+    RenderedDataset: rendered,
     ColoredMNIST: lambda folder, **options: ColoredMNIST(None, digits="sklearn", **options),
     DoubleColoredMNIST: lambda folder, **options: DoubleColoredMNIST(None, digits="sklearn", **options),
     WildlifeMNIST: lambda folder, **options: WildlifeMNIST(None, textures(folder), digits="sklearn", **options),
 }
 
 # public classes that are no datasets
-OTHERS: tuple[type, ...] = (Directions, MultiHeadResNet, MixedLoader, GenIntLoss, MultiHeadLoss)
+OTHERS: tuple[type, ...] = (
+    Directions,
+    GenIntLoss,
+    MixedLoader,
+    MultiHeadLoss,
+    MultiHeadResNet,
+    StyleTransferIntervention,
+)

@@ -1,6 +1,7 @@
 """What the README and the docs say is true: code runs, tables are the results, links lead somewhere."""
 
 import csv
+import gc
 import json
 import re
 import runpy
@@ -11,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from genaug.assets.layouts import BIGGAN_CONFIGS
+from genaug.assets import save_asset
+from genaug.assets.layouts import BIGGAN_CONFIGS, shapes_of
 from genaug.cli import main
 from genaug.evaluation import SUITES, preprocessing
 from genaug.evaluation.models import Classifier
 from genaug.models.mnist_cnn import MnistCNN
 from genaug.recipes import demo
 from genaug.recipes.training_rows import ROWS
+from genaug.transforms.vgg import load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -110,6 +113,47 @@ def test_the_page_of_training_has_every_row():
         for name in re.findall("`([^`]+)`", row.split("|")[1])
     ]
     assert sorted(named) == sorted(ROWS)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files to be closed with it
+def test_the_page_of_rendering_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "rendering.md").read_text(), flags=re.DOTALL)
+    names = {}
+    for block in code[:2]:
+        exec(block, names)
+    assert names["verify"]("rendered") == []
+    images, labels = next(iter(names["loader"]))
+    assert images.shape == (64, 3, 32, 32)
+    assert set(labels) == {"shape", "texture", "background"}
+    assert names["target"] == names["digits"][7][1]
+    pytest.importorskip("webdataset")
+    exec(code[2], names)
+    assert torch.equal(names["image"], names["digits"][199][0])  # the last of them
+    assert names["label"] == names["digits"][199][1]["shape"]
+    assert names["description"] == names["digits"].describe(199)
+    names.clear()
+    gc.collect()
+
+
+def test_the_page_of_style_transfer_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(shape, generator=draw).mul_(0.05).half() for name, shape in shapes_of("vgg19").items()}
+    save_asset("vgg19.safetensors", state, "vgg19")
+    fingerprint = load_encoder("vgg19.safetensors", ["vgg19"], 9, reflect=True).fingerprint
+    state = {name: torch.randn(shape, generator=draw).mul_(0.05) for name, shape in shapes_of("adain-decoder").items()}
+    (tmp_path / "runs" / "adain").mkdir(parents=True)
+    save_asset("runs/adain/decoder.safetensors", state, "adain-decoder", encoder=fingerprint)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "style_transfer.md").read_text(), flags=re.DOTALL)
+    names = {}
+    exec(code[0].replace("biggan-deep-256", "cgan-digits"), names)
+    assert "styles=1000000 of GenerativeInterventionDataset, method=gatys, steps=(20, 70)" in repr(names["transfer"])
+    for block in code[1:]:
+        exec(block, names)
+        assert names["made"].shape == (4, 3, 64, 64)
+        assert not torch.equal(names["made"], names["images"])
+    assert names["params"]["steps"].unique().numel() > 1
 
 
 class Heads(torch.nn.Module):
@@ -242,6 +286,30 @@ def test_the_benchmark_of_biggan_compares_and_names_what_was_not_run(tmp_path, m
         main()
         assert capsys.readouterr().out == "CUDA rows: not run, there is no CUDA here\n"
         torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("ablate", [False, True])
+def test_the_benchmark_of_style_transfer_compares_and_names_what_was_not_run(tmp_path, monkeypatch, capsys, ablate):
+    main = runpy.run_path(str(ROOT / "benchmarks" / "style_transfer.py"))["main"]
+    command = ["style_transfer.py", "--size", "32", "--batch", "2", "--steps", "10", "--rounds", "1", "--threads", "1"]
+    command += ["--out", str(tmp_path), *(["--ablate"] if ablate else []), "--device"]
+    monkeypatch.setattr(sys, "argv", [*command, "cpu"])
+    main()
+    assert "GPU rows (Gatys, and AdaIN in bfloat16): not run" in capsys.readouterr().out
+    with next(tmp_path.glob("*.csv")).open() as file:
+        rows = {row["way"]: row for row in csv.DictReader(file)}
+    assert list(rows)[:2] == ["gatys, released", "gatys, ours"]
+    assert len(rows) == (9 if ablate else 2)
+    before, after = (float(rows["gatys, ours"][f"style_loss_{when}"]) for when in ("before", "after"))
+    assert after < before
+    if ablate:  # the same function, the same steps: the same images
+        for one, other in (("released", "ours, batch_coupled"), ("released, weights frozen, one by one", "ours")):
+            losses = [float(rows[f"gatys, {way}"]["style_loss_after"]) for way in (one, other)]
+            assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(sys, "argv", [*command, "cuda"])
+        main()
+        assert capsys.readouterr().out == "CUDA rows: not run, there is no CUDA here\n"
 
 
 def test_the_demos_control_is_its_third_row_and_keeps_what_it_has(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """Writes tables of figures from the results under benchmarks/results, so that none is typed in by hand.
 
-python tools/readme_tables.py            # rewrites README.md, docs/reproduce.md, genaug/recipes
+python tools/readme_tables.py            # rewrites README.md, pages of docs/ and genaug/recipes
 python tools/readme_tables.py --check    # exits 1 if it is out of date, as a test does
 """
 
@@ -127,8 +127,43 @@ def twins() -> str:
     where = "; ".join(
         dict.fromkeys(f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
     )
+    note = f"Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed."
+    return "\n".join([*lines, "", note])
+
+
+def rendering() -> str:
+    """Hours and room for two sizes of set, from the rates of benchmarks/render.py and benchmarks/biggan.py."""
+    rows: list[tuple[str, float, float]] = []
+    notes = []
+    for file in sorted(RESULTS.glob("render-*.csv")):
+        with file.open() as text:
+            found = list(csv.DictReader(text))
+        for row in found:
+            if row["question"] == "writing" and row["bytes_an_image"]:
+                rows.append((f"{row['way']}, 32 pixels", float(row["median"]), float(row["bytes_an_image"])))
+        large = next(row for row in found if row["question"] == "encoding" and "jpeg" in row["way"])
+        with next(RESULTS.glob("biggan-256-cpu1-*.csv")).open() as text:
+            alone = next(row for row in csv.DictReader(text) if row["way"].startswith("ours") and row["batch"] == "8")
+        # generating, then encoding, on the same core
+        rate = 1 / (1 / float(alone["images_per_second_median"]) + 1 / float(large["median"]))
+        rows.append(("BigGAN-deep, 256 pixels, jpeg: by arithmetic, not run", rate, float(large["bytes_an_image"])))
+        notes.append(
+            f"{file.stem.removeprefix('render-').replace('-', ', ')}, medians of {found[0]['rounds']} rounds, with "
+            f"{found[0]['load']} processes on average wanting the machine's cores"
+        )
+    if not rows:
+        return "Not run."
+    lines = [
+        "| one process, one CPU thread for the generator | images/s | 1.28 M images | 100 M images |",
+        "|---|---|---|---|",
+    ]
+    for way, rate, size in rows:
+        cells = [f"{n / rate / 3600:,.1f} h, {n * size / 1e9:,.1f} GB" for n in (1_281_167, 100_000_000)]
+        lines.append(f"| {way} | {rate:,.1f} | {' | '.join(cells)} |")
+    lines += ["| BigGAN-deep, 128 to 512 pixels, one GPU | not run | not run | not run |"]
     note = (
-        f"Seeds {seeds}; {where}; {min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed, other work running."
+        f"Digits: written by `render`; {'; '.join(notes)}. BigGAN: the rate of `benchmarks/biggan.py` on one core, and "
+        "the rate and size of JPEGs of two photographs."
     )
     return "\n".join([*lines, "", note])
 
@@ -157,7 +192,7 @@ def _runs(results: dict) -> str:
     runs = results["runs"]
     seconds = [run["seconds"] for run in runs]
     device, threads, torch = runs[0]["device"], runs[0]["threads"], runs[0]["torch"].split("+")[0]
-    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a seed, other work running"
+    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a seed"
     return f"n={len(runs)}, {device}, {threads} thread, torch {torch}, {times}"
 
 
@@ -180,10 +215,11 @@ def written(text: str, **tables: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    readme, page = ROOT / "README.md", ROOT / "docs" / "reproduce.md"
+    readme, page, rendered = ROOT / "README.md", ROOT / "docs" / "reproduce.md", ROOT / "docs" / "rendering.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2=table2(), speed=speed()),
         page: written(page.read_text(), twins=twins()),
+        rendered: written(rendered.read_text(), rendering=rendering()),
         ROOT / "genaug" / "recipes" / "measured.json": measured(),
     }
     for name, results in _twins().items():

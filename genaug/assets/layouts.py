@@ -210,6 +210,16 @@ def _adain_decoder(_: Mapping[str, Any]) -> Shapes:
     }
 
 
+def _adain_encoder(_: Mapping[str, Any]) -> Shapes:
+    """A normalised VGG19 up to relu4_1; its first convolution takes RGB to what the second expects."""
+    places = (2, 5, 9, 12, 16, 19, 22, 25, 29)
+    widths = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512)
+    shapes = _convolution("0", 3, 3, 1)
+    for place, channels, out in zip(places, widths[:-1], widths[1:], strict=True):
+        shapes |= _convolution(str(place), out, channels)
+    return shapes
+
+
 LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Shapes]] = {
     "cgn-mnist": _cgn_mnist,
     "conditional-digits": _conditional_digits,
@@ -219,13 +229,16 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Shapes]] = {
     "vgg16": _vgg(2, 2, 3, 3, 3),
     "vgg19": _vgg(2, 2, 4, 4, 4),
     "adain-decoder": _adain_decoder,
+    "adain-encoder": _adain_encoder,
 }
 KINDS = (*LAYOUTS, "directions")  # of files: networks, and directions, whose shapes follow from their own vectors
 _CONFIGURED = ("biggan-deep", "cgn-imagenet")
-# how names begin that a published checkpoint may have and we do not keep: torchvision's and timm's classifiers of VGG
-_SURPLUS = {"cgn-imagenet": ("biggan_GT.",)} | dict.fromkeys(
-    ("vgg16", "vgg19"), ("classifier.", "pre_logits.", "head.")
-)
+# how names begin that a published checkpoint may have and we do not keep: torchvision's and timm's classifiers of VGG,
+# what AdaIN's encoder has after relu4_1
+_SURPLUS = {
+    "cgn-imagenet": ("biggan_GT.",),
+    "adain-encoder": ("32.", "35.", "38.", "42.", "45.", "48.", "51."),
+} | dict.fromkeys(("vgg16", "vgg19"), ("classifier.", "pre_logits.", "head."))
 
 
 def shapes_of(kind: str, config: str | None = None) -> Shapes:

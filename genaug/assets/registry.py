@@ -251,6 +251,19 @@ _ROWS = (
         figures="not run",
         url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth",
     ),
+    Asset(
+        name="adain-encoder",
+        file="vgg_normalised.pth",
+        kind="adain-encoder",
+        sha256=None,
+        size=None,
+        licence="MIT",
+        what="features for style transfer in one pass: the VGG19 that adain-decoder was trained for",
+        paper="Huang and Belongie, Arbitrary Style Transfer in Real-time, ICCV 2017",
+        source="naoto0804/pytorch-AdaIN, release v0.0.0",
+        figures="not run",
+        url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/vgg_normalised.pth",
+    ),
     *(
         Asset(
             name=f"biggan-deep-{size}-directions",

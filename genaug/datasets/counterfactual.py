@@ -106,21 +106,25 @@ class CounterfactualDataset(GeneratedDataset):
             return columns[self.targets]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def describe(self, index: int) -> dict[str, Any]:
-        """Everything that made a sample, as plain numbers and strings."""
-        positions = check_indices([index], self.length)
-        sources = {name: int(source) for name, source in self._sources(positions.to(self.device)).items()}
-        return {
-            "generator": self.generator_name,
-            "seed": self.seed,
-            "index": int(positions),
-            "labels": {name: int(label) for name, label in self.labels(positions).items()},
-            # the noise of a factor is a function of (seed, factor, this number)
-            "pool_entries" if self.pool else "noise_indices": sources,
-            "pool": self.pool,
-            "truncation": self.truncation,
-            "classes": self.classes,
-        }
+    def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
+        """What `describe` says of each of these samples: everything that made it, as plain numbers and strings."""
+        positions = check_indices(indices, self.length)
+        sources = self._sources(positions.to(self.device))
+        labels = {name: self._labels(name, source) for name, source in sources.items()}
+        return [
+            {
+                "generator": self.generator_name,
+                "seed": self.seed,
+                "index": index,
+                "labels": dict(zip(FACTORS, drawn, strict=True)),
+                # the noise of a factor is a function of (seed, factor, this number)
+                "pool_entries" if self.pool else "noise_indices": dict(zip(FACTORS, source, strict=True)),
+                "pool": self.pool,
+                "truncation": self.truncation,
+                "classes": self.classes,
+            }
+            for index, drawn, source in zip(positions.tolist(), _rows(labels), _rows(sources), strict=True)
+        ]
 
     def _sources(self, positions: Tensor) -> dict[str, Tensor]:
         """Which draw each sample's shape, texture and background come from: a noise's index, or a pool's entry."""
@@ -175,6 +179,11 @@ class CounterfactualDataset(GeneratedDataset):
             f"Targets: {self.targets}",
             f"Pool: {self.pool}",
         ]
+
+
+def _rows(columns: dict[str, Tensor]) -> list[list[int]]:
+    """(B,) of each factor -> B lists of one entry a factor."""
+    return torch.stack([columns[factor] for factor in FACTORS], dim=1).tolist()
 
 
 def blend_uint8(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:

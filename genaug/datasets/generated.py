@@ -85,6 +85,14 @@ class GeneratedDataset(Dataset[Any], ABC):
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
         """The targets of these samples, before any transform."""
 
+    @abstractmethod
+    def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
+        """What `describe` says of each of these samples, at a fraction of the price of asking one by one."""
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Everything that made a sample, as plain numbers and strings."""
+        return self.descriptions([index])[0]
+
     @property
     def generator(self) -> Any:
         """The generator, an `nn.Module`."""

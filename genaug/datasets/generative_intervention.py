@@ -184,28 +184,33 @@ class GenerativeInterventionDataset(GeneratedDataset):
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
         return self.labels(indices).tolist()
 
-    def describe(self, index: int) -> dict[str, Any]:
-        """Everything that made a sample, as plain numbers and strings.
+    def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
+        """What `describe` says of each of these samples: everything that made it, as plain numbers and strings.
 
         `offset` is in standard deviations along the direction, or, with scale="released", in the latent's own units.
         """
-        position = check_indices([index], self.length).to(self.device)
-        component, offset = self._interventions(position) if self.components else (None, None)
-        return {
-            "generator": self.generator_name,
-            "seed": self.seed,
-            "index": int(position),
-            "label": int(self._labels(position)),
-            # the noise is a function of (seed, this number)
-            "noise_index": int(position) // self.interventions_per_noise,
-            "component": None if component is None else int(component),
-            "offset": None if offset is None else float(offset),
-            "offset_unit": "latent" if self.scale == "released" else "stdev",
-            "mode": self.mode,
-            "layer": self.layer,
-            "directions": self._source,
-            "truncation": self.truncation,
-        }
+        positions = check_indices(indices, self.length).to(self.device)
+        nothing: list[Any] = [None] * len(positions)
+        chosen, offsets = [v.tolist() for v in self._interventions(positions)] if self.components else [nothing] * 2
+        labels = self._labels(positions).tolist()
+        return [
+            {
+                "generator": self.generator_name,
+                "seed": self.seed,
+                "index": index,
+                "label": label,
+                # the noise is a function of (seed, this number)
+                "noise_index": index // self.interventions_per_noise,
+                "component": component,
+                "offset": offset,
+                "offset_unit": "latent" if self.scale == "released" else "stdev",
+                "mode": self.mode,
+                "layer": self.layer,
+                "directions": self._source,
+                "truncation": self.truncation,
+            }
+            for index, label, component, offset in zip(positions.tolist(), labels, chosen, offsets, strict=True)
+        ]
 
     def _labels(self, positions: Tensor) -> Tensor:
         drawn = integers(self.seed, positions // self.interventions_per_noise, len(self.classes), "label")

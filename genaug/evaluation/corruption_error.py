@@ -82,6 +82,11 @@ class CorruptionError(Result):
             },
         }
 
+    @property
+    def errors(self) -> dict[str, float]:
+        """The error rate of each corruption in [0, 1], as `mean_corruption_error` and `baseline` take them."""
+        return {name: sum(e.values()) / len(e) / 100 for name, e in self.by_severity.items()}
+
     def summary(self) -> dict[str, float]:
         """mCE and the unnormalised mean error."""
         return {"mCE": self.mce, "mean error": self.unnormalised}
@@ -138,8 +143,8 @@ def corruption_error(
             in place of reading corrupted ones. The published ones were also stored as JPEG of quality 85.
         seed: of the corruptions that are made here.
         frost: folder of photographs for the corruption of that name (see `corruptions.corrupt`), if they are made here.
-        baseline: error rates in [0, 1] to normalise by, by corruption; AlexNet's on ImageNet-C by default, which say
-            nothing of other data.
+        baseline: error rates in (0, 1] to normalise by, by corruption, such as another model's `.errors`; AlexNet's on
+            ImageNet-C by default, which say nothing of other data.
         transform: PIL image -> what the model takes. By default `scoring.preprocessing(resize=None, crop=None)`; for
             a dataset of one's own none: its uint8 images go to the model as [-1, 1].
         partial: score what is there if corruptions, severities or classes are missing, frost's photographs among them;
@@ -151,6 +156,8 @@ def corruption_error(
         ValueError: something is missing, an image does not open, or as `scoring.score` and `corruptions.corrupt`.
     """
     _normalised({}, baseline)
+    if not isinstance(root, (str, os.PathLike, Dataset)):
+        raise TypeError(f"root must be a folder or a map-style dataset, but got {type(root).__name__}")
     made = generate or isinstance(root, Dataset)
     if made:
         sets, missing = _generated(root, seed, frost, transform, partial)
@@ -165,6 +172,8 @@ def corruption_error(
         count = 0
         description = f"{words(name)}, severity {severity}"
         for heads, labels in score(model, images, classes=classes, description=description, **options):
+            if not isinstance(labels, Tensor):
+                raise TypeError(f"root must have an int as each image's label, but has {type(labels).__name__}")
             count += len(labels)
             for head, logits in heads.items():
                 mistakes[head] = mistakes.get(head, 0) + int((logits.argmax(dim=1) != labels).sum())

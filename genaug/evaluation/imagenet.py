@@ -258,6 +258,8 @@ def _subset(
     missing = missing_parts("class folders", SUBSET_CLASSES - len(labels), SUBSET_CLASSES, str(root), partial)
     files, lacking = labelled_folders(root, labels, transform=transform, partial=partial, expected=SUBSET_IMAGES[which])
     among = sorted(set(files.labels))
+    if missing:
+        missing = (*missing, f"all classes but {len(among)} among the answers")
     return _accuracy(model, files, (*missing, *lacking), f"ImageNet-{which.upper()}", among=among, **options)
 
 

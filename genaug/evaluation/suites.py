@@ -26,7 +26,7 @@ from genaug.evaluation.imagenet import (
     imagenet_v2,
     objectnet,
 )
-from genaug.evaluation.results import Result
+from genaug.evaluation.results import Result, partial_mark
 from genaug.evaluation.scoring import Model, place, preprocessing
 from genaug.evaluation.shape_bias import shape_bias
 from genaug.files import atomic_path, digest, writable_folder
@@ -155,6 +155,9 @@ def evaluate(
             }
             _write(file, described, finished)
             result.plot(file.parent / f"{suite}.png")
+        else:
+            mark = partial_mark(tuple(before["missing"]))
+            print(f"{before['what']} was measured already, {before['images']:,} images{mark}", end="\n\n", flush=True)
     return _write(file, described, finished)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,39 +15,43 @@ from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.evaluation.accuracy import batches
 from genaug.evaluation.scoring import ENSEMBLE, Model, score
+from genaug.generators import load_generator
+from genaug.generators.conditional_digits import ConditionalDigits
 from genaug.generators.images import from_uint8
+from genaug.interventions.directions import Directions
+from genaug.interventions.fitting import fit_directions
 from genaug.progress import progress
 from genaug.recipes.demo import COMPONENTS, EPOCHS, GENERATORS, IMAGES, INTERVENED, SCALE, WIDTHS, small_network
 from genaug.training.digit_classifier import DECAY, LEARNING_RATE, fit_classifier
 
 BIAS = DEMO_BIAS  # of the training digits
-SETTINGS: dict[str, Any] = {
-    "digits": "sklearn",
-    "bias": BIAS,
-    "training_images": IMAGES,
-    "epochs": EPOCHS,
-}
-INTERVENTIONS: dict[str, Any] = {
-    **SETTINGS,
-    "generator": INTERVENED,
-    "components": COMPONENTS,
-    "scale": SCALE,
-}
+SETTINGS: dict[str, Any] = {"digits": "sklearn", "bias": BIAS, "training_images": IMAGES, "epochs": EPOCHS}
+GENERATOR: dict[str, Any] = {"generator": INTERVENED, "components": COMPONENTS, "scale": SCALE}
+INTERVENTIONS: dict[str, Any] = {**SETTINGS, **GENERATOR}
 COUNTERFACTUALS: dict[str, Any] = {**SETTINGS, "generator": GENERATORS["sklearn"]}
 
 
-def biased(count: int = IMAGES) -> tuple[Tensor, Tensor]:
-    """That many training digits whose colours give their class away for 95%; scikit-learn's 1,287, over and over."""
+def biased(count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Training digits, `IMAGES` by default, whose colours give their class away for 95%: 1,287, over and over."""
     digits = demo_digits(train=True)
-    chosen = torch.arange(count) % len(digits)
+    chosen = torch.arange(count or IMAGES) % len(digits)
     return digits.images(chosen), digits.targets[chosen]
 
 
-def generated(seed: int, count: int = IMAGES, *, scale: float = SCALE, **options: Any) -> tuple[Tensor, Tensor]:
-    """That many images of the generator that has seen those digits alone: intervened on, or not with components=0."""
+def generated(
+    seed: int, count: int | None = None, *, generator: Any = INTERVENED, scale: float = SCALE, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Images, `IMAGES` by default, of the generator that has seen those digits alone: intervened on, or not with
+    components=0."""
+    count = count or IMAGES
     options = {"components": COMPONENTS, "scale": scale, **options}
-    dataset = GenerativeInterventionDataset(INTERVENED, length=count, seed=seed, **options)
+    dataset = GenerativeInterventionDataset(generator, length=count, seed=seed, **options)
     return dataset.images(range(count)), dataset.labels(range(count))
+
+
+def unit_directions() -> Directions:
+    """The directions at truncation 1: with them a standard deviation is the same at every truncation."""
+    return fit_directions(load_generator(INTERVENED), components=ConditionalDigits.z_dim)
 
 
 def training_sets(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -78,14 +83,19 @@ def new_digits(seed: int, bias: float) -> DoubleColoredMNIST:
     return DoubleColoredMNIST(None, train=False, bias=bias, seed=seed, digits="sklearn")
 
 
-def painted(digits: DoubleColoredMNIST, **factors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Images and factors of the digits that can be seen, with other classes' colours where `factors` says so.
+def painted(
+    digits: DoubleColoredMNIST, seen: Tensor | None = None, **factors: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Images and factors of digits, with other classes' colours where `factors` says so.
 
-    Those whose object has its background's colour are left out, as in the demo.
+    By default those whose object has its background's colour are left out, as in the demo; `seen` (N,) bool says which
+    are kept otherwise.
     """
-    digits.factors |= factors
-    seen = ~same_colour(digits.factors["texture"], digits.factors["background"])
-    return digits.images()[seen], {name: classes[seen] for name, classes in digits.factors.items()}
+    other = copy.copy(digits)
+    other.factors = {**digits.factors, **factors}
+    if seen is None:
+        seen = ~same_colour(other.factors["texture"], other.factors["background"])
+    return other.images()[seen], {name: classes[seen] for name, classes in other.factors.items()}
 
 
 def top_k(model: Model, images: Tensor, labels: Tensor, counts: Sequence[int] = (1, 5)) -> dict[str, float]:
@@ -123,7 +133,8 @@ def fit_heads(seed: int) -> Heads:
     """Trains it on as many biased digits as counterfactuals, as long as the others (section 4.3).
 
     The loss is the cross entropy of the heads' mean on the digits, and of each head for its own factor on the
-    counterfactuals. Both pass together, so that batch norm sees in training what it is tested with.
+    counterfactuals. Both pass together, so that batch norm sees in training what it is tested with; the released code
+    passes them apart and leaves the statistics of its pretrained batch norm as they are.
     """
     real, labels = biased()
     dataset = CounterfactualDataset(GENERATORS["sklearn"], length=IMAGES, seed=seed, targets="all")

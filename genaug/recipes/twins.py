@@ -1,11 +1,14 @@
-"""Desk-scale twins: tables and figures that need ImageNet-scale training, on digits that are at hand, in minutes.
+"""Desk-scale twins: tables and figures that need ImageNet-scale training, on scikit-learn's digits, in minutes.
 
 A twin does what the paper's table or figure does, with the same measures, on scikit-learn's digits whose colours give
-their class away (`demo_digits`), and asks whether each effect has the paper's direction. Sizes are not comparable.
+their class away (`demo_digits`), and asks whether each effect has the paper's direction. Sizes are not comparable. The
+training digits and the generators' weights are the same for all seeds.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import statistics
 import time
@@ -39,6 +42,11 @@ class Effect:
     of: Callable[[Figures], float]
 
 
+def difference(row: str, other: str, column: str, paper: str) -> Effect:
+    """The effect that a row has more of a column than another row."""
+    return Effect(f"{column}: {row} over {other}", paper, lambda found: found[row][column] - found[other][column])
+
+
 @dataclass(frozen=True)
 class Twin:
     """A table or figure at desk scale.
@@ -66,7 +74,7 @@ class Twin:
 
         Args:
             out: the folder to write to.
-            seeds: one run each: of colours, generated images and classifiers.
+            seeds: one run each: of the test's colours, the generated images and the classifiers; 0 to 2**63 - 1.
 
         Returns:
             What results.json holds: "twin"; "settings"; "runs", one a seed with its figures and circumstances;
@@ -80,12 +88,16 @@ class Twin:
         """
         if not seeds:
             raise ValueError("seeds must name at least one seed, got none")
-        seeds = [check_integer("seeds", seed) for seed in seeds]
+        seeds = [check_integer("seeds", seed, 0) for seed in seeds]
+        if max(seeds) >= 2**63:
+            raise ValueError(f"seeds must be below 2**63, but got {max(seeds)}")
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must name each seed once, got {', '.join(map(str, seeds))}")
         file = Path(out) / "results.json"
         runs = self._finished(file)
         writable_folder(out)
+        if there := [seed for seed in seeds if seed in runs]:
+            print(f"{file} has seed {', '.join(map(str, there))} already", flush=True)
         for seed in seeds:
             if seed not in runs:
                 start = time.perf_counter()
@@ -107,12 +119,16 @@ class Twin:
         settings = {"twin": self.name, **self.settings}
         runs = read_results(file, what, "settings", settings, ("runs", "effects")).get("runs", [])
         try:
-            finished = {run["seed"]: run for run in runs}
-            for run in runs:
-                for effect in self.effects:
-                    effect.of(run["figures"])
-        except (KeyError, TypeError):
-            raise foreign(file, what) from None
+            shapes = {json.dumps({row: list(columns) for row, columns in run["figures"].items()}) for run in runs}
+            values = [value for run in runs for columns in run["figures"].values() for value in columns.values()]
+            whole = len(shapes) < 2 and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+            for effect in self.effects if runs else ():
+                effect.of(runs[0]["figures"])
+            finished = {check_integer("seed", run["seed"], 0): run for run in runs}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            whole = False
+        if not whole:
+            raise foreign(file, what)
         return finished
 
     def _write(self, file: Path, runs: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
@@ -148,7 +164,8 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 def of_effect(values: Sequence[float]) -> dict[str, Any]:
     """Mean, 95% interval by Student's t, and verdict of an effect that one value a seed tells of.
 
-    The interval is of the mean over seeds: of colours, images and classifiers, the digits being the same for all.
+    The interval is of the mean over what a seed draws: the test's colours, the generated images, and the classifiers.
+    It is not cut where what is measured has a bound.
     """
     from scipy.stats import t  # takes a second to import
 
@@ -164,22 +181,30 @@ def of_effect(values: Sequence[float]) -> dict[str, Any]:
 def table(results: Mapping[str, Any]) -> str:
     """Figures and effects as text."""
     summary = results["summary"]
-    tables: dict[tuple[str, ...], list[list[str]]] = {}  # rows of the same columns stand in one table
+    groups: dict[str, list[str]] = {}  # rows with the same first column stand in one table
     for row, cells in summary.items():
-        lines = tables.setdefault(tuple(cells), [["", *cells]])
-        lines.append([row, *map(_figure, cells.values())])
+        groups.setdefault(next(iter(cells)), []).append(row)
+    figures = []
+    for rows in groups.values():
+        columns = list(dict.fromkeys(column for row in rows for column in summary[row]))
+        lines = [[row, *(_figure(summary[row].get(column)) for column in columns)] for row in rows]
+        figures.append(_aligned([["", *columns], *lines], right=True))
     n = len(results["runs"])
     effects = [["effect", "paper", "here [95% interval]", ""]]
     for effect in results["effects"]:
         interval = effect["interval"]
         here = f"{effect['mean']:+.2f}" + ("" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]")
-        effects.append([effect["what"], effect["paper"], here, effect["verdict"]])
-    head = f"{results['title']}: desk-scale twin on digits, n={n} seed{'s' * (n > 1)}"
-    figures = [_aligned(lines, right=True) for lines in tables.values()]
+        verdict = effect["verdict"] if interval else f"{OPEN}, an interval needs two seeds"
+        effects.append([effect["what"], effect["paper"], here, verdict])
+    seeds = ", ".join(str(run["seed"]) for run in results["runs"])
+    spread = "mean ± standard deviation of seeds" if n > 1 else "seed"
+    head = f"{results['title']}: desk-scale twin on digits, {spread} {seeds}"
     return "\n\n".join([head, *figures, _aligned(effects)])
 
 
-def _figure(found: Mapping[str, Any]) -> str:
+def _figure(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
     return f"{found['mean']:.2f}" + ("" if found["sd"] is None else f" ± {found['sd']:.2f}")
 
 

@@ -165,10 +165,12 @@ def test_cgn_for_imagenet_is_kept_without_its_copy_of_biggan(tmp_path: Path, mod
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["u2net", "vgg16", "vgg19", "adain-decoder"])
+@pytest.mark.parametrize("kind", ["u2net", "vgg16", "vgg19", "adain-decoder", "adain-encoder"])
 def test_the_other_networks_convert(tmp_path: Path, kind: str) -> None:
     state = random_state(kind)
     surplus = {"classifier.0.weight": torch.zeros(2, 2), "head.fc.bias": torch.zeros(2)} if "vgg" in kind else {}
+    if kind == "adain-encoder":  # the release goes on to relu5_4
+        surplus = {f"{i}.{part}": torch.zeros(2) for i in (32, 35, 38, 42, 45, 48, 51) for part in ("weight", "bias")}
     torch.save({**state, **surplus}, tmp_path / "theirs.pth")
     loaded, metadata = load_asset(convert(tmp_path / "theirs.pth", tmp_path / "target.safetensors"))
     assert same(loaded, state)

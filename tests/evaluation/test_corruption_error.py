@@ -12,7 +12,7 @@ import pytest
 import torch
 from oracles import SMALL, Oracle, constant, heads_of, write_images
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.evaluation import corruption_error, mean_corruption_error
@@ -232,3 +232,30 @@ def test_imagenets_own_images_are_cut_as_the_published_ones(tmp_path: Path, fros
     assert shapes == {(3, 224, 224)}
     assert found.unnormalised == pytest.approx(50)
     assert found.what == "Corruptions made here"
+
+
+def test_the_errors_of_one_model_normalise_another() -> None:
+    digits = TensorDataset(torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 2]))
+    other = corruption_error(lambda images: torch.eye(3)[torch.zeros(len(images)).long()], digits, partial=True)
+    assert set(other.errors.values()) == {0.5}
+    found = corruption_error(
+        lambda images: torch.eye(3)[torch.full((len(images),), 2)], digits, baseline=other.errors, partial=True
+    )
+    assert found.mce == pytest.approx(100 * (5 / 6) / 0.5)
+
+
+def test_a_loader_and_labels_of_several_factors_are_refused_by_name() -> None:
+    digits = TensorDataset(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2).long())
+    with pytest.raises(TypeError, match="root must be a folder or a map-style dataset, but got DataLoader"):
+        corruption_error(lambda images: images, DataLoader(digits), partial=True)  # type: ignore[arg-type]
+    several = [(image, {"shape": 0, "texture": 1}) for image, _ in digits]
+
+    class Several(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(several)
+
+        def __getitem__(self, index: int) -> Any:
+            return several[index]
+
+    with pytest.raises(TypeError, match="root must have an int as each image's label, but has dict"):
+        corruption_error(lambda images: torch.zeros(len(images), 3), Several(), partial=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from genaug import cli
+from genaug import CounterfactualDataset, cli
 from genaug.datasets.colored_mnist import same_colour
-from genaug.recipes import RECIPES, twin_data
+from genaug.evaluation import invariance
+from genaug.recipes import RECIPES, cgn_table3, cgn_table4, twin_data
 from genaug.recipes.twins import AS, OPEN, REVERSED, Effect, Figures, Twin, of_effect, points, table
 
 pytestmark = pytest.mark.usefixtures("untrained")
@@ -95,6 +97,8 @@ def test_an_interrupted_run_keeps_finished_seeds(tmp_path: Path) -> None:
         ((), ValueError, "seeds must name at least one seed, got none"),
         ((1, 1), ValueError, "seeds must name each seed once, got 1, 1"),
         ((0.5,), TypeError, "seeds must be an int, but got float"),
+        ((-1,), ValueError, "seeds must be at least 0, but got -1"),
+        ((2**63,), ValueError, r"seeds must be below 2\*\*63, but got 9223372036854775808"),
     ],
 )
 def test_seeds_that_cannot_be_are_refused(tmp_path: Path, seeds: Any, error: type, message: str) -> None:
@@ -112,8 +116,17 @@ def test_other_settings_and_foreign_files_are_refused_and_kept(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"with other settings \(twin 't'\)"):
         twin([], name="u").run(tmp_path, (0,))
     assert file.read_text() == before
-    other = {**json.loads(before), "runs": [{"seed": 0, "figures": {"a": {}}}]}
-    for text in ("", "[]", '{"settings": 1}', '{"settings": {}}', json.dumps(other)):
+    results = json.loads(before)
+    whole = {"seed": 1, "figures": {"a": {"x": 1.0}, "b": {"x": 2.0, "y": 3.0}}}
+    others = [
+        {"seed": 0, "figures": {"a": {}}},
+        {"seed": 0, "figures": {"a": {"x": 1.0}, "b": {"x": 2.0}}},  # lacks what the other run has
+        {"seed": 0, "figures": {"a": {"x": "1"}, "b": {"x": 2.0, "y": 3.0}}},
+        {"seed": 0, "figures": {"a": {"x": math.nan}, "b": {"x": 2.0, "y": 3.0}}},
+        {"seed": "0", "figures": whole["figures"]},
+    ]
+    damaged = [json.dumps({**results, "runs": [whole, other]}) for other in others]
+    for text in ("", "[]", '{"settings": 1}', '{"settings": {}}', *damaged):
         file.write_text(text)
         with pytest.raises(ValueError, match=r"is no result of t's twin: choose another folder"):
             twin([]).run(tmp_path, (0,))
@@ -128,7 +141,12 @@ def test_points_are_means_with_standard_errors() -> None:
 
 def test_rows_of_other_columns_stand_in_a_table_of_their_own() -> None:
     one = {"mean": 1.0, "sd": None, "n": 1}
-    results = {"title": "T", "runs": [{}], "summary": {"a": {"x": one, "y": one}, "b": {"z": one}}, "effects": []}
+    results = {
+        "title": "T",
+        "runs": [{"seed": 0}],
+        "summary": {"a": {"x": one, "y": one}, "b": {"z": one}},
+        "effects": [],
+    }
     assert table(results).split("\n\n")[1:3] == ["      x     y\na  1.00  1.00", "      z\nb  1.00"]
 
 
@@ -150,7 +168,6 @@ def test_painted_digits_can_be_seen_and_take_other_colours() -> None:
     images, factors = twin_data.painted(digits, texture=own, background=own)
     assert len(images) == len(digits)  # two colours of one class are never the same
     assert torch.equal(factors["texture"], own)
-    digits = twin_data.new_digits(0, bias=0.0)
     images, factors = twin_data.painted(digits)
     assert len(images) == len(factors["shape"]) < len(digits)
     assert not same_colour(factors["texture"], factors["background"]).any()
@@ -162,7 +179,7 @@ def test_top_k_counts_labels_among_the_highest() -> None:
     assert found == {"top-1, %": 25.0, "top-5, %": 50.0}
 
 
-def test_heads_learn_their_own_factors_and_follow_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_follow_from_the_seed_and_their_mean_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(twin_data, "IMAGES", 64)
     monkeypatch.setattr(twin_data, "EPOCHS", 1)
     before = torch.get_rng_state()
@@ -177,11 +194,91 @@ def test_heads_learn_their_own_factors_and_follow_from_the_seed(monkeypatch: pyt
     assert torch.allclose(heads["ensemble"], mean, atol=1e-6)
 
 
+def test_each_head_learns_its_own_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GENAUG_ASSETS")  # the weights that ship
+    monkeypatch.setattr(twin_data, "IMAGES", 1000)
+    monkeypatch.setattr(twin_data, "EPOCHS", 3)
+    model = twin_data.fit_heads(0)
+    report = invariance(model, CounterfactualDataset("cgn-digits", length=500, seed=9, targets="all")).by_head()
+    own = {name: report[name].accuracies for name in twin_data.Heads.NAMES}
+    for name, accuracies in own.items():
+        assert max(accuracies, key=lambda factor: accuracies[factor]) == name
+        assert accuracies[name] > 2 * 10  # twice chance
+
+
+def of_paper(text: str) -> float | None:
+    number = re.match(r"[+-][0-9.]+", text)
+    return float(number[0]) if number else None
+
+
+def test_effects_of_the_papers_own_figures_are_the_papers() -> None:
+    """Each effect, given the paper's table in the form of the twin's figures, is the number that stands beside it."""
+    tables: dict[str, Figures] = {
+        "genint-table1": {
+            "biased digits": {"top-1, %": 20.48},
+            "GAN augmentation": {"top-1, %": 20.63},
+            "GenInt": {"top-1, %": 22.07},
+        },
+        "genint-table2": {
+            "biased digits": {"mean error of 14 corruptions, biased, %": 87.16},
+            "GAN augmentation": {"mean error of 14 corruptions, biased, %": 86.48},
+            "GenInt": {"mean error of 14 corruptions, biased, %": 74.68},
+        },
+        "genint-table3": {
+            row: {"as in training, top-1, %": old, "new set, top-1, %": new}
+            for row, old, new in (
+                ("biased digits", 68.82, 56.18),
+                ("GAN augmentation", 69.19, 56.43),
+                ("GenInt", 70.41, 57.86),
+            )
+        },
+        "genint-table4": {
+            "observational, truncation 1": {"top-1, %": 39.07},
+            "observational, truncation 1.5": {"top-1, %": 42.65},
+            "observational, truncation 2": {"top-1, %": 40.98},
+            "interventional, truncation 1": {"top-1, %": 45.06},
+        },
+        "cgn-table3": {
+            "biased digits": {"shape bias, %": 21.4, "top-1, %": 76.1},
+            "CGN, shape head": {"shape bias, %": 54.8},
+            "CGN, texture head": {"shape bias, %": 16.7},
+            "CGN, background head": {"shape bias, %": 22.9},
+            "CGN, ensemble": {"top-1, %": 74.0},
+        },
+        "cgn-table4": {
+            row: dict(zip(("original, %", "mixed-same, %", "mixed-rand, %", "gap, points"), values, strict=True))
+            for row, values in (
+                ("biased digits", (95.6, 86.2, 78.9, 7.3)),
+                ("CGN, shape and texture heads", (94.2, 83.4, 80.1, 3.3)),
+            )
+        },
+    }
+    for name, figures in tables.items():
+        effects = importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}").TWIN.effects
+        assert {effect.what: round(effect.of(figures), 2) for effect in effects} == {
+            effect.what: of_paper(effect.paper) for effect in effects
+        }
+
+
+def test_conflicting_digits_have_every_other_class_and_both_colours_of_one() -> None:
+    ((images, factors),) = cgn_table3._conflict(0)
+    assert len(images) == 510
+    assert not (factors["shape"] == factors["texture"]).any()
+    assert set(((factors["texture"] - factors["shape"]) % 10).tolist()) == set(range(1, 10))
+
+
+def test_the_background_gap_is_of_the_same_digits() -> None:
+    (original, labels), (same, same_labels), (rand, rand_labels) = cgn_table4._tests(0)
+    assert torch.equal(labels, same_labels)
+    assert torch.equal(labels, rand_labels)
+    corner = same[:, :, 0, 0].float()
+    for digit in range(10):  # the background's colour is the class's, but for the jitter
+        assert corner[labels == digit].std(dim=0).max() < 10
+    assert rand[:, :, 0, 0].float()[labels == 0].std(dim=0).max() > 30
+    assert len(original) == len(same) == len(rand) > 400
+
+
 TWINS = [name for name, recipe in RECIPES.items() if recipe.twin]
-
-
-def test_the_command_line_has_every_twin() -> None:
-    assert list(cli.TWINS) == TWINS
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -189,13 +286,21 @@ def test_every_twin_runs_from_end_to_end(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}")
-    small = {"IMAGES": 200, "EPOCHS": 1, "LENGTH": 100, "LEARNT": 128, "READ": 100, "SCALES": (0, 15)}
+    small = {
+        "IMAGES": 200,
+        "EPOCHS": 1,
+        "LENGTH": 100,
+        "LEARNT": 128,
+        "READ": 100,
+        "SCALES": (0, 30),
+        "COUNTS": (2, 10),
+    }
     for where in (module, twin_data):
         for constant, value in small.items():
             if hasattr(where, constant):
                 monkeypatch.setattr(where, constant, value)
-    monkeypatch.setattr(twin_data.generated, "__defaults__", (200,))
-    monkeypatch.setattr(twin_data.biased, "__defaults__", (200,))
+    measures = importlib.import_module("genaug.evaluation.nuisance_correlation")
+    monkeypatch.setattr(measures, "STEPS", 5)
     full = twin_data.new_digits
 
     def few(seed: int, bias: float) -> Any:
@@ -217,5 +322,5 @@ def test_every_twin_runs_from_end_to_end(
     for effect in results["effects"]:
         assert len(effect["values"]) == 2
         assert all(map(math.isfinite, effect["values"]))
-    assert "desk-scale twin on digits, n=2 seeds" in capsys.readouterr().out
+    assert "desk-scale twin on digits, mean ± standard deviation of seeds 0, 1" in capsys.readouterr().out
     assert f"genaug reproduce {name} --twin --seeds 0,1,2" in (module.__doc__ or "")

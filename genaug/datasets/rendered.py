@@ -1,0 +1,330 @@
+"""Images that `genaug.rendering` wrote to disk, read back as a map-style dataset; and how a rendered set is laid out.
+
+A set is a folder with `settings.json` and, for each shard of `shard_size` consecutive samples, a data file and its
+manifest, `shard-000000.json`: the data file's sha256, its size and the size of each sample in it. The data file is a
+tar as WebDataset reads it, with KEY.cls, KEY.json (what `describe` says) and KEY.png, .jpg or .webp a sample; or, for
+an ImageFolder, one line of JSON a sample, which names the image's file. A shard whose manifest is there is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import to_pil_image
+
+from genaug.arguments import check_choice, check_indices
+from genaug.files import atomic_path, one_line
+
+SETTINGS = "settings.json"
+FORMATS = {"webdataset": ".tar", "imagefolder": ".jsonl"}  # and the data file of each
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # of the images
+BLOCK = 512  # bytes: what a tar is counted in
+
+_INDEX = "index.npy"
+_OPEN = 64  # data files that a process keeps open
+
+
+def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings that a set was rendered with.
+
+    Raises:
+        FileNotFoundError: the folder is no rendered set.
+        ValueError: its settings cannot be read.
+    """
+    path = Path(folder) / SETTINGS
+    try:
+        settings = json.loads(path.read_text())["settings"]
+        if not {"format", "image", "num", "shard_size", "target"} <= set(settings):
+            raise KeyError
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{str(folder)!r} is no rendered set: it has no {SETTINGS}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged, or not of a rendered set") from None
+    return settings
+
+
+class Layout:
+    """Where the shards of a set are, and which samples are in each.
+
+    Args:
+        folder: of the set.
+        settings: as `read_settings` gives them.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.format: str = settings["format"]
+        self.image: str = settings["image"]
+        self.num: int = settings["num"]
+        self.shard_size: int = settings["shard_size"]
+        self.shards = -(-self.num // self.shard_size)
+        self.tail = 2 * BLOCK if self.format == "webdataset" else 0  # bytes of a data file after its last sample
+
+    def indices(self, shard: int) -> range:
+        """The samples of a shard."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num))
+
+    def data(self, shard: int) -> Path:
+        """A shard's data file."""
+        return self.folder / f"shard-{shard:06d}{FORMATS[self.format]}"
+
+    def manifest(self, shard: int) -> Path:
+        """A shard's manifest, which is written last."""
+        return self.folder / f"shard-{shard:06d}.json"
+
+    def image_file(self, index: int, label: int, description: dict[str, Any]) -> str:
+        """Where an ImageFolder has a sample's image, from the set's folder on: as the file that it came from, if any."""
+        return description.get("file", f"{label:04d}/{key(index)}") + SUFFIXES[self.image]
+
+    def read_manifest(self, shard: int) -> dict[str, Any] | None:
+        """A shard's `sha256`, `bytes` and `sizes`, the last of one entry a sample; None if it is not finished.
+
+        Raises:
+            ValueError: the manifest is damaged.
+        """
+        path = self.manifest(shard)
+        try:
+            manifest = json.loads(path.read_bytes())
+            sizes = manifest["sizes"]
+            if len(sizes) != len(self.indices(shard)) or sum(sizes) + self.tail != manifest["bytes"]:
+                raise ValueError
+            if not isinstance(manifest["sha256"], str):
+                raise TypeError
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} is damaged") from None
+        return manifest
+
+    def finished(self, shard: int) -> bool:
+        """Whether a shard is there, whole as far as can be told without reading it.
+
+        Raises:
+            ValueError: it is damaged; the message says what to do.
+        """
+        try:
+            manifest = self.read_manifest(shard)
+            if manifest is not None:
+                self.check_size(shard, manifest["bytes"])
+        except ValueError as error:
+            raise ValueError(f"{error}: genaug render --repair {self.folder} renders it anew") from None
+        return manifest is not None
+
+    def check_size(self, shard: int, size: int) -> None:
+        """Raises ValueError unless a shard's data file is there and of this size."""
+        path = self.data(shard)
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing") from None
+        if found != size:
+            raise ValueError(f"{path} is damaged, it has {found:,} bytes and not {size:,}")
+
+    def index_file(self) -> Path:
+        """The cache of where each sample begins, which a reader makes from the manifests."""
+        return self.folder / _INDEX
+
+
+def key(index: int) -> str:
+    """A sample's name: its index."""
+    return f"{index:09d}"
+
+
+def members(record: bytes, index: int) -> dict[str, bytes]:
+    """What a tar has of a sample, by suffix.
+
+    Args:
+        record: the bytes from this sample's first header to the next sample's.
+        index: of the sample.
+
+    Raises:
+        ValueError: these are not the members of that sample.
+    """
+    found, place = {}, 0
+    start = f"{key(index)}.".encode()
+    while place < len(record):
+        if not record.startswith(start, place):
+            raise ValueError("no header where one should be")
+        suffix = record[place + len(start) : place + 100].split(b"\0", 1)[0].decode()
+        size = int(record[place + 124 : place + 135], 8)
+        place += BLOCK
+        found[suffix] = record[place : place + size]
+        if len(found[suffix]) < size:
+            raise ValueError("cut off")
+        place += -(-size // BLOCK) * BLOCK
+    return found
+
+
+class RenderedDataset(Dataset[Any]):
+    """The images of a folder that `genaug render` has filled: the samples and targets of the dataset that it rendered.
+
+    Equal to them to the last bit where the images are PNG; JPEG and WebP lose a little. Samples are read in any order,
+    by any number of workers.
+
+    Args:
+        folder: the rendered set.
+        transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
+        target_transform: applied to each target.
+        output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.
+
+    Raises:
+        FileNotFoundError: the folder is no rendered set.
+        ValueError: the set is unfinished or damaged; the message names the shard. Damage that shows only later is a
+            ValueError of the sample.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        output: str = "tensor",
+    ) -> None:
+        check_choice("output", output, ("tensor", "pil"))
+        self.folder = Path(folder).absolute()  # a worker may be elsewhere
+        self.settings = read_settings(folder)
+        self.transform = transform
+        self.target_transform = target_transform
+        self.output = output
+        self._layout = Layout(self.folder, self.settings)
+        self._suffix = SUFFIXES[self._layout.image][1:]
+        self._labels = self.settings["target"] == "labels"
+        self._starts: np.ndarray | None = None
+        self._opened: OrderedDict[int, _Opened] = OrderedDict()
+        layout, starts = self._layout, self._index()
+        for shard in range(layout.shards):
+            layout.check_size(shard, int(starts[layout.indices(shard).stop + shard]) + layout.tail)
+
+    def __len__(self) -> int:
+        return self._layout.num
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+        """The samples of a whole batch."""
+        return [self._sample(index) for index in check_indices(indices, len(self)).tolist()]
+
+    def images(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Images of these samples before any transform, (B, 3, H, W) uint8; they must be of one size."""
+        found = check_indices(indices, len(self)).tolist()
+        return torch.stack([self._read(index)[0] for index in found])
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Everything that made a sample: what the dataset that was rendered says of it."""
+        return self._read(int(check_indices([index], len(self))))[2]()
+
+    def _sample(self, index: int) -> tuple[Any, Any]:
+        image, label, description = self._read(index)
+        target: Any = description()["labels"] if self._labels else label
+        sample: Any = tv_tensors.Image(image)
+        if self.output == "pil":
+            sample = to_pil_image(image)
+        if self.transform is not None:
+            sample = self.transform(sample)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        return sample, target
+
+    def _read(self, index: int) -> tuple[Tensor, int, Callable[[], dict[str, Any]]]:
+        """A sample's image, its label, and what gives its description."""
+        shard = index // self._layout.shard_size
+        begin, end = self._index()[index + shard : index + shard + 2].tolist()
+        try:
+            opened = self._open(shard)
+            record = os.pread(
+                opened.descriptor, end - begin, begin
+            )  # moves no position: threads and forks may share it
+            if self._layout.format == "webdataset":
+                parts = members(record, index)
+                content, label, text = parts[self._suffix], int(parts["cls"]), parts["json"]
+                return _decoded(content, self._layout.image), label, lambda: json.loads(text)
+            line = json.loads(record)
+            content = (self.folder / line["file"]).read_bytes()
+            return _decoded(content, self._layout.image), line["label"], lambda: line["describe"]
+        except Exception as error:  # pillow names a dozen kinds of damage by as many classes
+            raise ValueError(
+                f"sample {index} of {self._layout.data(shard)} cannot be read ({one_line(error)}): "
+                f"genaug render --verify {self.folder} names what is damaged"
+            ) from error
+
+    def _open(self, shard: int) -> _Opened:
+        """A shard's data file, of which few stay open."""
+        opened = self._opened
+        if shard in opened:
+            opened.move_to_end(shard)
+        else:
+            opened[shard] = _Opened(self._layout.data(shard))
+            if len(opened) > _OPEN:
+                opened.popitem(last=False)
+        return opened[shard]
+
+    def _index(self) -> np.ndarray:
+        """Where the samples begin in their data files: for each shard its samples' places, and the end of the last."""
+        if self._starts is None:
+            self._starts = self._cached_index()
+        return self._starts
+
+    def _cached_index(self) -> np.ndarray:
+        layout, path = self._layout, self._layout.index_file()
+        with suppress(OSError, ValueError, EOFError):
+            found = np.load(path, mmap_mode="r")  # mapped: workers share one copy
+            if found.dtype == np.int64 and found.shape == (layout.num + layout.shards,):
+                return np.asarray(found)
+        starts = np.zeros(layout.num + layout.shards, np.int64)
+        for shard in range(layout.shards):
+            indices = layout.indices(shard)
+            if (manifest := layout.read_manifest(shard)) is None:
+                raise ValueError(
+                    f"{layout.folder} is unfinished, there is no {layout.manifest(shard).name}: "
+                    "the command that began it goes on where it stopped"
+                )
+            np.cumsum(manifest["sizes"], out=starts[indices.start + shard + 1 : indices.stop + shard + 1])
+        with suppress(OSError), atomic_path(path) as temporary:  # in a folder that is read-only it is made every time
+            np.save(temporary, starts)
+        return starts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_starts": None, "_opened": OrderedDict()}
+
+    def __repr__(self) -> str:
+        source = self.settings["source"]
+        lines = [
+            f"Number of datapoints: {len(self)}",
+            f"Folder: {self.folder}",
+            f"Format: {self._layout.format}, {self._layout.image}",
+            f"Rendered from: {source.get('name', source.get('dataset'))}",
+        ]
+        return "\n".join([f"Dataset {type(self).__name__}", *(f"    {line}" for line in lines)])
+
+
+class _Opened:
+    """A file's descriptor, closed with the last reference to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def _decoded(content: bytes, kind: str) -> Tensor:
+    image: Image.Image = Image.open(io.BytesIO(content), formats=(kind,))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()

@@ -1,0 +1,109 @@
+"""Photographs in the style of interventional images: GenInt's X_itr (section 4.3), as a dataset over a folder."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import functional as v2
+
+from genaug.arguments import check_device, check_indices, check_integer
+from genaug.files import one_line
+
+
+class TransferredFolder(Dataset[Any]):
+    """The images of a folder of classes, each transferred by draws that follow from (seed, its index) alone.
+
+    Images are resized so that the shorter side is `size`, and cut to a square of it from the middle. Their labels are
+    the folder's: a transfer keeps the class.
+
+    Args:
+        root: a folder a class, as `torchvision.datasets.ImageFolder` reads it; not two files a name but for the suffix.
+        transfer: a `StyleTransferIntervention`, whose styles have `describe(i)`.
+        seed: which styles, steps and images.
+        size: side of the result, in pixels; the paper's is 256.
+        device: where to compute; the CPU by default. Images come back to the CPU.
+        batch_size: images at once.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a class has no image.
+        ValueError: two files would have one name; at a sample, its file does not open as an image.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        transfer: Any,
+        *,
+        seed: int = 0,
+        size: int = 256,
+        device: torch.device | str | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        if not Path(root).is_dir():
+            raise FileNotFoundError(f"no such folder: {os.fspath(root)}")
+        folder = ImageFolder(os.fspath(root))
+        self.root, self.classes = Path(root), folder.classes
+        self.files = [(Path(path).relative_to(self.root), label) for path, label in folder.samples]
+        names, count = Counter(path.with_suffix("") for path, _ in self.files).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{root} must have one file of each name, but has {count} called {names}.*")
+        self.transfer = transfer
+        self.seed = check_integer("seed", seed)
+        self.size = check_integer("size", size, 1)
+        self.device = check_device("device", device)
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, int]:
+        """An image uint8 (3, size, size), and its class's number."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[tv_tensors.Image, int]]:
+        """Several, transferred together; each is the same as alone."""
+        places = check_indices(indices, len(self)).tolist()
+        made: list[tuple[tv_tensors.Image, int]] = []
+        for start in range(0, len(places), self.batch_size):
+            chunk = places[start : start + self.batch_size]
+            images = torch.stack([self._read(place) for place in chunk]).to(self.device)
+            images = self.transfer.transform(images, self.transfer.params_of(self.seed, chunk)).cpu()
+            made += [(tv_tensors.Image(image), self.files[i][1]) for image, i in zip(images, chunk, strict=True)]
+        return made
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """What made a sample: `file`, from the folder on and without its suffix, `label`, and of the transfer whether
+        it was `applied`, its `steps`, `method`, `network` and what made its `style`."""
+        place = int(check_indices([index], len(self)))
+        path, label = self.files[place]
+        drawn = self.transfer.params_of(self.seed, [place])
+        return {
+            "file": path.with_suffix("").as_posix(),
+            "label": label,
+            "index": place,
+            "seed": self.seed,
+            "size": self.size,
+            "applied": bool(drawn["applied"]),
+            "steps": int(drawn["steps"]),
+            "method": self.transfer.method,
+            "network": self.transfer.network,
+            "style": self.transfer.styles.describe(int(drawn["styles"])),
+        }
+
+    def _read(self, place: int) -> torch.Tensor:
+        path = self.root / self.files[place][0]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+            raise ValueError(f"{path} does not open as an image ({one_line(error)})") from None
+        return v2.pil_to_tensor(v2.center_crop(v2.resize(image, [self.size]), [self.size]))

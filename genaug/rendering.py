@@ -1,0 +1,585 @@
+"""Datasets to disk: WebDataset shards or an ImageFolder, by any number of processes, resumable at any moment.
+
+Shards are dealt out by rank, without communication: shard s belongs to rank s % world. Each is written in a folder of
+its own beside its place, then renamed; its manifest comes last and says that it is there. What is written depends on
+the dataset and the settings alone, so that on a CPU a set is the same to the last byte whatever the number of
+processes, the batch size, and how often it was interrupted. `genaug.datasets.rendered` says how a set is laid out.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+import genaug
+from genaug.arguments import check_choice, check_integer
+from genaug.assets import asset_path
+from genaug.assets.hub import sha256
+from genaug.datasets.counterfactual import CounterfactualDataset
+from genaug.datasets.generated import GeneratedDataset
+from genaug.datasets.generative_intervention import GenerativeInterventionDataset
+from genaug.datasets.rendered import BLOCK, FORMATS, SETTINGS, SUFFIXES, Layout, key, members, read_settings
+from genaug.datasets.transferred import TransferredFolder
+from genaug.files import writable_folder
+from genaug.generators import load_generator
+from genaug.progress import progress
+from genaug.records import write_results
+from genaug.transforms.style_transfer import StyleTransferIntervention
+
+QUALITY = 95  # of JPEG and WebP, unless it is said
+
+STYLES = 10_000  # interventions that photographs take their styles from
+_TRANSFER = ("method", "steps", "alpha", "network", "decoder", "style_weight", "content_weight")
+
+_BATCH = 64  # samples asked for at a time of a source that has no batch size of its own
+_PLACE = ("device", "batch_size")  # options that say how images are made, not which
+_PAGE = 4096  # bytes: what most file systems count a file in
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a call of `render` did.
+
+    Attributes:
+        folder: of the set.
+        shards: of the set, those of other ranks among them.
+        written: shards that this call wrote.
+    """
+
+    folder: Path
+    shards: int
+    written: int
+
+
+def render(
+    source: Any,
+    out: str | os.PathLike[str],
+    num: int | None = None,
+    *,
+    shard_size: int = 10_000,
+    format: str = "webdataset",  # noqa: A002 - what the command line calls it
+    image: str = "jpeg",
+    quality: int | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    **options: Any,
+) -> Rendered:
+    """Writes the first `num` samples of a dataset to a folder; the same call again goes on where it stopped.
+
+    Args:
+        source: the name of a generator, as `CounterfactualDataset` or, where it has no mechanisms,
+            `GenerativeInterventionDataset` takes it; or a map-style dataset with `describe(i)`, whose images are uint8
+            tensors (3, H, W) or PIL images, and whose targets are ints, or dicts of ints that `describe(i)["labels"]`
+            has, too. Samples are asked for through `__getitems__` and `descriptions(indices)`, where it has them.
+        out: the folder: new, empty, or of the same set.
+        num: how many samples, at least 1; all of the dataset's by default.
+        shard_size: samples in a shard.
+        format: "webdataset" for tars, "imagefolder" for LABEL/KEY.png and the like.
+        image: "png", which loses nothing, "jpeg" or "webp".
+        quality: of JPEG and WebP, 1 to 100; 95 by default. JPEG keeps colour at full resolution.
+        rank, world_size: which of how many processes this is; by default what RANK and WORLD_SIZE say, as torchrun sets
+            them, or the only one.
+        options: of the dataset behind a name: seed, classes, truncation, device, ... On device="cuda" each process of
+            torchrun's takes a GPU of its own. With `transfer`, a folder of photographs, a folder a class, these are
+            rendered in the style of the generator's interventions (`TransferredFolder`): `size` is theirs; `method`,
+            `steps`, `alpha`, `network` and `decoder` are `StyleTransferIntervention`'s, the others the interventions'.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range or of another kind, or the folder holds something else,
+            or a set with other settings; the message names them.
+        OSError: the folder cannot be written, or the disk is full; finished shards are kept.
+        genaug.AssetError: the generator cannot be had.
+    """
+    check_choice("format", format, FORMATS)
+    check_choice("image", image, SUFFIXES)
+    check_integer("shard_size", shard_size, 1)
+    if num is not None:
+        check_integer("num", num, 1)
+    if quality is not None and image == "png":
+        raise ValueError(f"quality is of jpeg and webp alone, but image is 'png' and quality {quality!r}")
+    if image != "png":
+        quality = QUALITY if quality is None else check_integer("quality", quality, 1)
+        if quality > 100:
+            raise ValueError(f"quality must be at most 100, but got {quality}")
+    rank, world_size = _place(rank, world_size)
+    folder = Path(out)
+    if isinstance(source, (str, os.PathLike)):
+        if num is None and "transfer" not in options:
+            raise ValueError("num must say how many samples of a generator are wanted")
+        made_from = {"name": os.fspath(source), "sha256": sha256(asset_path(source)), **_kept(options)}
+        source = _transferred(source, options) if "transfer" in options else _dataset(source, num or 0, options)
+        num = _length(source, num)
+    else:
+        if options:
+            raise TypeError(f"{next(iter(options))} is an option for the name of a generator, not for a dataset")
+        num = _length(source, num)
+        made_from = {"dataset": type(source).__name__, "first": _described(source, [0])[0]}
+        made_from["last"] = _described(source, [num - 1])[0]
+    settings = {
+        "source": made_from,
+        "num": num,
+        "shard_size": shard_size,
+        "format": format,
+        "image": image,
+        "quality": quality,
+        # of a dict of labels every reader knows KEY.cls, which has the first
+        "target": "labels" if isinstance(source[0][1], dict) else "label",
+    }
+    try:
+        settings = json.loads(json.dumps(settings))
+    except TypeError as error:
+        raise TypeError(f"options and describe(i) must be numbers, strings, lists and dicts ({error})") from None
+    layout = _begun(folder, settings)
+    left = [shard for shard in range(rank, layout.shards, world_size) if not layout.finished(shard)]
+    mine = len(range(rank, layout.shards, world_size))
+    if rank == 0 and 0 < len(left) < mine:  # said once
+        print(f"{folder} has {mine - len(left)} of {mine} shards of this process: going on", file=sys.stderr)
+    _write(source, layout, quality, left, rank, world_size)
+    return Rendered(folder, layout.shards, len(left))
+
+
+def verify(folder: str | os.PathLike[str]) -> list[str]:
+    """What is missing or damaged in a set, one line each; nothing for a set that is whole.
+
+    Every byte is read and compared with the manifests.
+
+    Raises:
+        FileNotFoundError: the folder is no rendered set.
+        ValueError: its settings cannot be read.
+    """
+    layout = Layout(folder, read_settings(folder))
+    with ThreadPoolExecutor(_threads()) as pool:
+        found = pool.map(lambda shard: _problems(layout, shard), range(layout.shards))
+        bar = progress(found, total=layout.shards, description="verify", unit="shard")
+        return [problem for problems in bar for problem in problems]
+
+
+def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -> Rendered:
+    """Renders anew what `verify` finds missing or damaged, and nothing else.
+
+    Args:
+        folder: of the set.
+        source: the dataset, where it was rendered from one and not from a name.
+        options: `device` and `batch_size`, for a set that was rendered from a name.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError, OSError: as from `render`.
+    """
+    settings = read_settings(folder)
+    layout = Layout(folder, settings)
+    made_from = dict(settings["source"])
+    if source is None:
+        if "name" not in made_from:
+            raise ValueError(f"source must be the {made_from['dataset']} that {folder} was rendered from")
+        del made_from["sha256"]
+        source = made_from.pop("name")
+        options = {**made_from, **options}
+    for shard in range(layout.shards):
+        if _problems(layout, shard):
+            layout.manifest(shard).unlink(missing_ok=True)
+    arguments = {name: settings[name] for name in ("num", "shard_size", "format", "image", "quality")}
+    return render(source, folder, **arguments, rank=0, world_size=1, **options)
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    found = []
+    for name, value, least in (("rank", rank, 0), ("world_size", world_size, 1)):
+        text = os.environ.get(name.upper(), str(least))
+        if value is None:
+            try:
+                value = int(text)
+            except ValueError:
+                raise ValueError(f"{name.upper()} must be an integer, but the environment has {text!r}") from None
+        found.append(check_integer(name, value, least))
+    if found[0] >= found[1]:
+        raise ValueError(f"rank must be below world_size, but they are {found[0]} and {found[1]}")
+    return found[0], found[1]
+
+
+def _kept(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options that say which images are made, as JSON has them."""
+    kept = {name: value for name, value in options.items() if name not in _PLACE}
+    kept = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
+    if isinstance(kept.get("dtype"), torch.dtype):
+        kept["dtype"] = str(kept["dtype"]).removeprefix("torch.")
+    return kept
+
+
+def _dataset(name: str | os.PathLike[str], num: int, options: dict[str, Any]) -> GeneratedDataset:
+    """The dataset behind a generator's name."""
+    options = dict(options)
+    if isinstance(options.get("dtype"), str):
+        options["dtype"] = getattr(torch, options["dtype"])
+    if str(options.get("device")) == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun's
+        options["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
+    mechanisms = hasattr(load_generator(name), "mechanisms")
+    kind = CounterfactualDataset if mechanisms else GenerativeInterventionDataset
+    try:
+        return kind(name, length=num, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        option = str(error).split("'")[1]
+        raise ValueError(f"{option} is no option for {str(name)!r}, of which a {kind.__name__} is made") from None
+
+
+def _transferred(name: str | os.PathLike[str], options: dict[str, Any]) -> TransferredFolder:
+    """Photographs in the style of a generator's interventions."""
+    options = dict(options)
+    of_folder = {key: options.pop(key) for key in ("size", "batch_size") if key in options}
+    of_transfer = {key: options.pop(key) for key in _TRANSFER if key in options}
+    root, seed = options.pop("transfer"), options.get("seed", 0)
+    styles = _dataset(name, STYLES, options)
+    if isinstance(styles, CounterfactualDataset):
+        raise ValueError(f"transfer takes the style of interventions, but {str(name)!r} makes counterfactuals")
+    transfer = StyleTransferIntervention(styles, **of_transfer)
+    return TransferredFolder(root, transfer, seed=seed, device=styles.device, **of_folder)
+
+
+def _length(source: Any, num: int | None) -> int:
+    if not hasattr(source, "describe"):
+        raise TypeError(
+            f"source must have describe(i), which says what made a sample, but {type(source).__name__} has none"
+        )
+    length = len(source)
+    if num is None:
+        num = length
+    if not 1 <= num <= length:
+        raise ValueError(f"num must be in 1..{length}, the source's samples, but got {num}")
+    return num
+
+
+def _described(source: Any, indices: Sequence[int]) -> list[dict[str, Any]]:
+    if hasattr(source, "descriptions"):
+        return source.descriptions(indices)
+    return [source.describe(index) for index in indices]
+
+
+def _begun(folder: Path, settings: dict[str, Any]) -> Layout:
+    """The folder with its settings written, or read and compared; what killed processes left is cleared away."""
+    writable_folder(folder)
+    path = folder / SETTINGS
+    # listed before the settings are looked for, or shards that another rank has just written would be something else
+    others = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    if not path.exists():
+        if others:
+            raise ValueError(f"{folder} holds something else ({others[0]}): choose another folder")
+        with _staging(folder, "settings") as staged:
+            write_results(staged / SETTINGS, {"settings": settings, "versions": _versions()})
+            (staged / SETTINGS).replace(path)
+    # read back, since another rank may have written them
+    if differences := list(_differences(read_settings(folder), settings)):
+        raise ValueError(f"{folder} holds a set with other settings ({'; '.join(differences)}): choose another folder")
+    _sweep(folder)
+    return Layout(folder, settings)
+
+
+def _differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
+    """Which settings differ, and how."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for part in {**before, **after}:
+            yield from _differences(before.get(part), after.get(part), f"{name}.{part}" if name else part)
+    elif before != after:
+        yield f"{name.removeprefix('source.')}: {before!r} there, {after!r} asked for"
+
+
+def _versions() -> dict[str, str]:
+    """What an image's last bit may depend on."""
+    from PIL import __version__ as pillow
+
+    return {"genaug": genaug.__version__, "torch": torch.__version__, "pillow": pillow}
+
+
+@contextmanager
+def _staging(folder: Path, name: str) -> Iterator[Path]:
+    """A folder beside the result, gone at the end; while its owner lives, its lock keeps `_sweep` of others away."""
+    import fcntl
+
+    while True:
+        staged = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
+        with suppress(FileNotFoundError):  # it was swept away before it had its lock: once more
+            lock = (staged / "lock").open("w")
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if (staged / "lock").exists():
+                break
+            lock.close()
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        lock.close()
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the staging folders of processes that are no longer there."""
+    import fcntl
+
+    for staged in [*folder.glob(".settings-*"), *folder.glob(".shard-*")]:
+        with suppress(OSError):  # another process has its lock, or has swept it
+            try:
+                lock = (staged / "lock").open("r+")
+            except FileNotFoundError:
+                staged.rmdir()  # fails unless it is empty
+                continue
+            with lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(staged)
+
+
+def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], rank: int, world_size: int) -> None:
+    if shards:
+        layout.index_file().unlink(missing_ok=True)  # a reader's, of what was there before
+    mine = sum(len(layout.indices(shard)) for shard in range(rank, layout.shards, world_size))
+    left = sum(len(layout.indices(shard)) for shard in shards)
+    bar = progress(total=mine, initial=mine - left, description="render", unit="image") if rank == 0 else None
+    log = layout.folder / f"log-{rank}.jsonl"
+    samples = size = 0
+    with ThreadPoolExecutor(_threads()) as pool, bar or nullcontext():
+        for shard in shards:
+            begin = time.monotonic()
+            indices = layout.indices(shard)
+            try:
+                with _staging(layout.folder, f"shard-{shard:06d}") as staged:
+                    writer = _Writer(layout, shard, quality, staged)
+                    # closed at once, whatever happens: nothing may go on writing where all is removed
+                    with writer.path.open("wb") as file, closing(_encoded(source, indices, writer, pool)) as batches:
+                        for records in batches:
+                            size += writer.add(file, records)
+                            samples += len(records)
+                            if bar is not None:
+                                bar.update(len(records))
+                        writer.end(file)
+                    writer.publish()
+                line = {"shard": shard, "samples": len(indices), "seconds": round(time.monotonic() - begin, 2)}
+                with log.open("a") as lines:
+                    lines.write(json.dumps(line) + "\n")
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise _full(layout, size / max(samples, 1)) from error
+
+
+def _encoded(source: Any, indices: range, writer: _Writer, pool: ThreadPoolExecutor) -> Generator[list[_Record]]:
+    """Batches of encoded samples, in order; some are encoded while the next are made."""
+    at_once = getattr(source, "batch_size", None) or _BATCH
+    ahead = 2 * _threads()  # bounds memory
+    waiting: deque[Future[list[_Record]]] = deque()
+    try:
+        for start in range(indices.start, indices.stop, at_once):
+            chunk = list(range(start, min(start + at_once, indices.stop)))
+            images, targets = _samples(source, chunk)
+            waiting.append(pool.submit(writer.encode, chunk, images, targets, _described(source, chunk)))
+            while waiting and (len(waiting) > ahead or waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
+
+
+def _samples(source: Any, indices: list[int]) -> tuple[list[Tensor], list[Any]]:
+    """Images (3, H, W) uint8 on the CPU, and targets."""
+    together = hasattr(source, "__getitems__")
+    samples = source.__getitems__(indices) if together else [source[index] for index in indices]
+    images: list[Any] = [image for image, _ in samples]
+    for place, (index, image) in enumerate(zip(indices, images, strict=True)):
+        if isinstance(image, Image.Image):
+            images[place] = pil_to_tensor(image.convert("RGB"))
+        elif not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            came = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise TypeError(f"source must give uint8 tensors (3, H, W) or PIL images, but sample {index} is {came}")
+    if images[0].is_cuda:  # one copy to the host in place of many
+        images = list(torch.stack(images).cpu())
+    return images, [target for _, target in samples]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What one sample adds to a data file, and the bytes that a disk takes for files beside that."""
+
+    content: bytes
+    beside: int
+
+
+class _Writer:
+    """Writes one shard in a staging folder, and moves it to its place."""
+
+    def __init__(self, layout: Layout, shard: int, quality: int | None, staged: Path) -> None:
+        self.path = staged / "data"
+        self._layout = layout
+        self._shard = shard
+        self._quality = quality
+        self._staged = staged
+        self._sizes: list[int] = []
+        self._digest = hashlib.sha256()
+        self._files: list[tuple[Path, str]] = []
+
+    def encode(
+        self, indices: list[int], images: list[Tensor], targets: list[Any], descriptions: list[dict[str, Any]]
+    ) -> list[_Record]:
+        """Runs in a thread of its own, where pillow's encoders leave the interpreter to others."""
+        return [self._record(*sample) for sample in zip(indices, images, targets, descriptions, strict=True)]
+
+    def _record(self, index: int, image: Tensor, target: Any, description: dict[str, Any]) -> _Record:
+        content, label = encoded_image(image, self._layout.image, self._quality), _label(index, target, description)
+        if self._layout.format == "webdataset":
+            parts = {
+                "cls": str(label).encode(),
+                SUFFIXES[self._layout.image][1:]: content,
+                "json": json.dumps(description).encode(),
+            }
+            name = key(index)
+            return _Record(b"".join(_member(f"{name}.{suffix}", parts[suffix]) for suffix in sorted(parts)), 0)
+        place = self._layout.image_file(index, label, description)
+        staged = self._staged / key(index)
+        staged.write_bytes(content)
+        self._files.append((staged, place))
+        line = {"file": place, "sha256": hashlib.sha256(content).hexdigest(), "label": label, "describe": description}
+        return _Record((json.dumps(line) + "\n").encode(), -(-len(content) // _PAGE) * _PAGE)
+
+    def add(self, file: IO[bytes], records: list[_Record]) -> int:
+        """Appends samples; returns how many bytes they take on the disk."""
+        for record in records:
+            file.write(record.content)
+            self._digest.update(record.content)
+            self._sizes.append(len(record.content))
+        return sum(len(record.content) + record.beside for record in records)
+
+    def end(self, file: IO[bytes]) -> None:
+        """Writes what comes after the last sample, and has the disk take it all."""
+        tail = bytes(self._layout.tail)
+        file.write(tail)
+        self._digest.update(tail)
+        file.flush()
+        os.fsync(file.fileno())
+
+    def publish(self) -> None:
+        """Moves the files to their places, the manifest last."""
+        folder = self._layout.folder
+        for parent in {(folder / place).parent for _, place in self._files}:
+            parent.mkdir(parents=True, exist_ok=True)
+        for staged, place in self._files:
+            staged.replace(folder / place)
+        size = self.path.stat().st_size
+        self.path.replace(self._layout.data(self._shard))
+        manifest = {"sha256": self._digest.hexdigest(), "bytes": size, "sizes": self._sizes}
+        staged = self._staged / "manifest"
+        staged.write_text(json.dumps(manifest) + "\n")
+        staged.replace(self._layout.manifest(self._shard))
+
+
+def encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
+    """A file's bytes of an image (3, H, W) uint8; other threads run meanwhile."""
+    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    options: dict[str, dict[str, Any]] = {
+        "png": {"compress_level": 1},  # a tenth more bytes than by the default, in half the time
+        "jpeg": {"quality": quality, "subsampling": 0},
+        "webp": {"quality": quality},
+    }
+    buffer = io.BytesIO()
+    pixels.save(buffer, kind, **options[kind])
+    return buffer.getvalue()
+
+
+def _label(index: int, target: Any, description: dict[str, Any]) -> int:
+    """The class of a sample; of a dict of them the first."""
+    if isinstance(target, dict):
+        if description.get("labels") != target:
+            raise ValueError(f"describe({index})['labels'] must be the sample's target, {target}")
+        target = next(iter(target.values()))
+    if isinstance(target, Tensor) and target.ndim == 0:
+        target = target.item()
+    if isinstance(target, bool) or not isinstance(target, Integral):
+        raise TypeError(f"source must give ints or dicts of ints as targets, but that of sample {index} is {target!r}")
+    return int(target)
+
+
+def _member(name: str, content: bytes) -> bytes:
+    """A file as a tar has it, its header the same for all but name and size: no owner, no time."""
+    name_field, size_field = name.encode().ljust(100, b"\0"), b"%011o\0" % len(content)
+    check = _HEADER_SUM + sum(name_field) + sum(size_field)
+    header = name_field + _HEADER[100:124] + size_field + _HEADER[136:148] + b"%06o\0 " % check + _HEADER[156:]
+    return header + content + bytes(-len(content) % BLOCK)
+
+
+_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+# the sum of its bytes but name and size, its checksum as eight spaces; tarfile takes longer for it than a JPEG takes
+_HEADER_SUM = sum(_HEADER[100:124]) + sum(_HEADER[136:148]) + 8 * ord(" ") + sum(_HEADER[156:])
+
+
+def _threads() -> int:
+    """Threads that encode: this process's share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _full(layout: Layout, bytes_each: float) -> OSError:
+    """The error for a full disk."""
+    unfinished = [shard for shard in range(layout.shards) if not layout.manifest(shard).exists()]
+    left = sum(len(layout.indices(shard)) for shard in unfinished)
+    free = shutil.disk_usage(layout.folder).free
+    needed = f"about {left * bytes_each:,.0f} bytes are" if bytes_each else "more is"
+    kept = f"{layout.shards - len(unfinished)} of {layout.shards} shards are finished and kept"
+    error = OSError(
+        f"the disk of {layout.folder} is full: {kept}, {needed} needed for the others, {free:,} are free; "
+        "make room, and the same command goes on"
+    )
+    error.errno = errno.ENOSPC
+    return error
+
+
+def _problems(layout: Layout, shard: int) -> list[str]:
+    """What is missing or damaged in a shard; every byte of it is read."""
+    data = layout.data(shard)
+    try:
+        manifest = layout.read_manifest(shard)
+        if manifest is None:
+            return [f"{layout.manifest(shard)} is missing: the shard is not finished"]
+        layout.check_size(shard, manifest["bytes"])
+    except ValueError as error:
+        return [str(error)]
+    if sha256(data) != manifest["sha256"]:
+        return [f"{data} is damaged: its sha256 is not the manifest's"]
+    found = []
+    with data.open("rb") as file:
+        for index, size in zip(layout.indices(shard), manifest["sizes"], strict=True):
+            record = file.read(size)
+            try:
+                line = None if layout.format == "webdataset" else json.loads(record)
+                if line is None:
+                    members(record, index)
+            except ValueError:
+                return [f"{layout.manifest(shard)} is damaged: its sizes are not those of the samples"]
+            if line is None:
+                continue
+            path = layout.folder / line["file"]
+            if not path.exists():
+                found.append(f"{path} is missing")
+            elif sha256(path) != line["sha256"]:
+                found.append(f"{path} is damaged: its sha256 is not the one of {data.name}")
+    return found

@@ -1,0 +1,258 @@
+"""Training of AdaIN's decoder: features with a style's statistics back to an image that has both (Huang and Belongie).
+
+The encoder stays as it is. The decoder is to make an image whose features at relu4_1 are those it was given, and whose
+features at relu1_1 to relu4_1 have the means and deviations of the style's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import is_image_file
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
+
+from genaug.arguments import check_device, check_integer
+from genaug.assets import save_asset
+from genaug.files import one_line, writable_folder
+from genaug.interventions.sampling import integers, uniform
+from genaug.training.resumable import optimise, resume
+from genaug.transforms.style_transfer import adaptive_instance_norm, statistics
+from genaug.transforms.vgg import Encoder, decoder, load_encoder
+
+SHOWN = 6  # images of a sheet
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The recipe."""
+
+    steps: int = 160_000
+    batch_size: int = 8
+    learning_rate: float = 1e-4  # over 1 + decay * step
+    decay: float = 5e-5
+    style_weight: float = 10.0
+    side: int = 512  # pixels of an image's shorter side
+    crop: int = 256
+
+
+SETTINGS = Settings()
+
+
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs of a content and a style crop, (3, crop, crop) uint8 each; pair k is a function of (seed, k) alone."""
+
+    def __init__(self, contents: list[Path], styles: list[Path], seed: int, settings: Settings) -> None:
+        self.paths = {"content": contents, "style": styles}
+        self.seed, self.settings = seed, settings
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._crop("content", index), self._crop("style", index)
+
+    def _crop(self, name: str, index: int) -> Tensor:
+        place = torch.tensor([index])
+        paths = self.paths[name]
+        path = paths[int(integers(self.seed, place, len(paths), name))]
+        try:
+            with Image.open(path) as file:
+                image = pil_to_tensor(file.convert("RGB"))
+        except OSError as error:
+            raise ValueError(f"{path} is no image that can be read: {one_line(error)}") from error
+        image = resize(image, [self.settings.side])
+        crop = self.settings.crop
+        height, width = image.shape[1:]
+        down, right = uniform(self.seed, place, 2, f"{name} crop")[0].tolist()
+        top, left = int(down * (height - crop + 1)), int(right * (width - crop + 1))
+        return image[:, top : top + crop, left : left + crop].contiguous()
+
+
+def losses(encoder: Encoder, network: nn.Module, contents: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
+    """The content and the style loss of what a decoder makes.
+
+    Args:
+        encoder: frozen, to relu4_1.
+        network: the decoder.
+        contents: (B, 3, H, W) float in [0, 1].
+        styles: the same.
+
+    Returns:
+        The mean squared difference from what the decoder was given, at relu4_1; and of means and of deviations from the
+        styles', summed over relu1_1, relu2_1, relu3_1 and relu4_1.
+    """
+    with torch.no_grad():
+        wanted = [statistics(features) for features in encoder(styles)]
+        given = adaptive_instance_norm(encoder(contents)[-1], wanted[-1])
+    made = encoder(network(given))
+    style = torch.zeros((), device=given.device)
+    for features, (means, deviations) in zip(made, wanted, strict=True):
+        mean, deviation = statistics(features)
+        style = style + F.mse_loss(mean, means) + F.mse_loss(deviation, deviations)
+    return F.mse_loss(made[-1], given), style
+
+
+class _Run:
+    """Everything that a training step changes, so that one dict can hold it and bring it back."""
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        self.generator = decoder().to(device=device)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), settings.learning_rate)
+        self.step = 0
+        self.seconds = 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "decoder": self.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.generator.load_state_dict(state["decoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def train(
+    styles: str | os.PathLike[str],
+    content: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    network: str | os.PathLike[str] = "vgg19",
+    seed: int = 0,
+    steps: int | None = None,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+) -> Path:
+    """Trains a decoder for `StyleTransferIntervention(..., method="adain", network=network, decoder=path)`.
+
+    Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that
+    of an uninterrupted run.
+
+    Args:
+        styles: folder of style images; folders in it count.
+        content: folder of photographs, the same.
+        out: folder for `decoder.safetensors` (the result), `checkpoint.pt`, `log.jsonl` (every loss) and `samples/`
+            (sheets of the same six pairs).
+        network: the encoder: a name, "vgg19" or "adain-encoder", or a `.safetensors` file.
+        seed: of the decoder's first weights, of order and crops.
+        steps: batches to train on; the recipe's number by default.
+        workers: processes that read images; they change nothing but the speed.
+        device: where to train; the CPU by default.
+
+    Returns:
+        The path of `decoder.safetensors`.
+
+    Raises:
+        ValueError: a folder has no images, or one cannot be read; `out` holds a run with other settings, or an argument
+            is out of its range.
+        genaug.AssetError: the encoder cannot be had.
+        FloatingPointError: a loss is no longer finite; the last checkpoint stays.
+        OSError: `out` cannot be written.
+    """
+    check_integer("seed", seed)
+    check_integer("workers", workers, 0)
+    device = check_device("device", device)
+    settings = SETTINGS
+    if steps is not None:
+        check_integer("steps", steps, 1)
+        settings = replace(settings, steps=steps)
+    pairs = Crops(_images("content", content), _images("styles", styles), seed, settings)
+    encoder = load_encoder(network, ("vgg19", "adain-encoder"), 9, reflect=True).to(device)
+    folder = writable_folder(out)
+    described = {
+        "seed": seed,
+        "encoder": encoder.fingerprint,
+        "content_images": len(pairs.paths["content"]),
+        "style_images": len(pairs.paths["style"]),
+        **asdict(settings),
+    }
+    # the first weights are drawn on the CPU, from a state that is put back afterwards; all other draws are of the pairs
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        run = _Run(settings, device)
+    resume(run, folder, described)
+    batches = _batches(pairs, run.step, settings, workers)
+
+    def step() -> dict[str, Tensor]:
+        contents, styles = (_to_float(part, device) for part in next(batches))
+        return _step(run, encoder, contents, styles, settings)
+
+    optimise(
+        run,
+        settings.steps,
+        folder,
+        described,
+        step=step,
+        sheet=lambda path: _sample_sheet(run.generator, encoder, pairs, device, path),
+        shown=("content", "style"),
+        description="training the decoder",
+    )
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return save_asset(
+        folder / "decoder.safetensors",
+        run.generator.state_dict(),
+        "adain-decoder",
+        encoder=encoder.fingerprint,
+        source="genaug train adain",
+        training=json.dumps(described),
+        machine=f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    )
+
+
+def _images(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
+    """The image files of a folder and of those in it, in a fixed order."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"{argument} must be a folder of images, but there is no folder {os.fspath(folder)!r}")
+    found = sorted(path for path in Path(folder).rglob("*") if is_image_file(path.name) and path.is_file())
+    if not found:
+        raise ValueError(f"{argument} must be a folder of images, but {os.fspath(folder)!r} has none")
+    return found
+
+
+def _batches(pairs: Crops, first: int, settings: Settings, workers: int) -> Iterator[list[Tensor]]:
+    """Batches from the one of step `first` on."""
+    size = settings.batch_size
+    loader = DataLoader(
+        pairs,
+        batch_size=size,
+        sampler=range(first * size, settings.steps * size),
+        num_workers=workers,
+        generator=torch.Generator(),  # the loader draws its workers' seeds, though nothing here uses them
+    )
+    return iter(loader)
+
+
+def _to_float(images: Tensor, device: torch.device) -> Tensor:
+    return images.to(device).float() / 255
+
+
+def _step(run: _Run, encoder: Encoder, contents: Tensor, styles: Tensor, settings: Settings) -> dict[str, Tensor]:
+    for group in run.optimizer.param_groups:
+        group["lr"] = settings.learning_rate / (1 + settings.decay * run.step)
+    content, style = losses(encoder, run.generator, contents, styles)
+    run.optimizer.zero_grad()
+    (content + settings.style_weight * style).backward()
+    run.optimizer.step()
+    return {"content": content.detach(), "style": style.detach()}
+
+
+@torch.no_grad()
+def _sample_sheet(network: nn.Module, encoder: Encoder, pairs: Crops, device: torch.device, path: Path) -> None:
+    """The first pairs and what the decoder makes of them."""
+    from genaug.plotting import save_sheet
+
+    contents, styles = (torch.stack(part) for part in zip(*(pairs[i] for i in range(SHOWN)), strict=True))
+    features = encoder(_to_float(contents, device))[-1]
+    style = statistics(encoder(_to_float(styles, device))[-1])
+    made = network(adaptive_instance_norm(features, style)).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+    save_sheet(path, {"content": contents, "style": styles, "transferred": made})

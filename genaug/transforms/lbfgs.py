@@ -1,0 +1,85 @@
+"""L-BFGS on many problems at once, each as if it were alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+HISTORY = 100  # steps; one that taught nothing counts here, and in torch.optim.LBFGS does not
+# torch.optim.LBFGS's: the least largest entry of a gradient, and the least change, with which a problem goes on
+GRADIENT, CHANGE = 1e-7, 1e-9
+CURVATURE = 1e-10  # below, a step teaches nothing about the second derivative
+
+
+def minimise(evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, steps: Tensor) -> None:
+    """Moves each x[b] toward a minimum of its own function, in place; float32 or float64.
+
+    What happens to one is what `torch.optim.LBFGS([x[b]], lr=1, max_iter=steps[b])` does in one call of `step`, without
+    line search, up to rounding: the first step has length 1 in the 1-norm at most, every later one is Newton's by the
+    history's estimate, and one that has converged stays where it is while the others go on. A step is one update of x,
+    and costs one evaluation of function and gradient.
+
+    Args:
+        evaluate: x to the values (B,) and the gradients, of x's shape. It may move x in place into the region where the
+            function is meant to be taken.
+        x: (B, ...), contiguous.
+        steps: (B,) int64, how many at most.
+    """
+    flat = x.view(len(x), -1)
+    steps = steps.to(x.device)
+    values, gradients = evaluate(x)
+    gradients = gradients.reshape(flat.shape)
+    active = (steps > 0) & (gradients.abs().amax(dim=1) > GRADIENT)
+    history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
+    scale = flat.new_ones(len(x))
+    lengths, directions, before = scale, gradients, gradients
+    for step in range(1, int(steps.max()) + 1 if len(steps) else 0):
+        if not active.any():
+            break
+        if step == 1:
+            directions = -gradients
+            lengths = (1 / gradients.abs().sum(dim=1)).clamp(max=1)
+        else:
+            changes, moves = gradients - before, directions * lengths[:, None]
+            curvature = _dot(changes, moves)
+            learnt = curvature > CURVATURE
+            # of weight 0 for a problem that learnt nothing, which for it is the same as no entry
+            history.append((changes, moves, torch.where(learnt, 1 / curvature, 0)))
+            scale = torch.where(learnt, curvature / _dot(changes, changes), scale)
+            directions = _newton(gradients, history, scale)
+            lengths = torch.ones_like(lengths)
+        active &= _dot(gradients, directions) <= -CHANGE
+        lengths, directions = lengths.where(active, 0), directions.where(active[:, None], 0)
+        flat.addcmul_(directions, lengths[:, None])
+        active &= steps > step
+        if not active.any():
+            break
+        before, values_before = gradients, values
+        values, gradients = evaluate(x)
+        gradients = gradients.reshape(flat.shape)
+        active &= gradients.abs().amax(dim=1) > GRADIENT
+        active &= directions.abs().amax(dim=1) * lengths > CHANGE
+        active &= (values - values_before).abs() >= CHANGE
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Scalar products of the rows of (B, n) and (B, n): (B,)."""
+    if a.device.type == "cpu":  # where torch's batched products are slower than one after the other
+        return torch.stack([torch.dot(*rows) for rows in zip(a, b, strict=True)])
+    return torch.linalg.vecdot(a, b)
+
+
+def _newton(gradients: Tensor, history: deque[tuple[Tensor, Tensor, Tensor]], scale: Tensor) -> Tensor:
+    """Minus the inverse second derivative by the history times the gradients (Nocedal 1980, the two loops)."""
+    q = -gradients
+    weights = []
+    for changes, moves, inverse in reversed(history):
+        weights.append(_dot(moves, q) * inverse)
+        q.addcmul_(changes, weights[-1][:, None], value=-1)
+    q *= scale[:, None]
+    for changes, moves, inverse in history:
+        q.addcmul_(moves, (weights.pop() - _dot(changes, q) * inverse)[:, None])
+    return q

@@ -1,0 +1,527 @@
+"""The look of interventional images on real photographs (GenInt's style transfer): a torchvision v2 transform.
+
+Two methods. Gatys et al. (CVPR 2016) is the paper's: an image is optimised until the Gram matrices of its features are
+those of a style image, which is maximum mean discrepancy with a quadratic kernel (Li et al. 2017). AdaIN (Huang and
+Belongie, ICCV 2017) stands in where that is too slow: one pass through two networks.
+
+The functions here take their draws as arguments; the class draws.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import is_pure_tensor, pil_to_tensor
+
+from genaug.arguments import check_choice, check_integer, check_number
+from genaug.interventions import sampling
+from genaug.interventions.steering import fitting_memory
+from genaug.transforms.lbfgs import minimise
+from genaug.transforms.vgg import Encoder, load_decoder, load_encoder
+
+STYLE_LAYERS, CONTENT_LAYER = 5, 4  # conv_1 to conv_5, before their ReLU; conv_4
+VARIANCE = 1e-5  # added to a channel's before its root is taken
+# method -> pixels a side: what halving leaves must be an image still, and for AdaIN's have edges to reflect
+SMALLEST = {"gatys": 4, "adain": 16}
+# method -> the network by default, and the kinds that will do
+_NETWORKS = {"gatys": ("vgg19", ("vgg19",)), "adain": ("adain-encoder", ("adain-encoder", "vgg19"))}
+
+
+def gram(features: Tensor) -> Tensor:
+    """Gram matrices (B, C, C) of features (B, C, H, W), over C H W."""
+    rows = _rows(features)
+    return torch.bmm(rows.transpose(1, 2), rows) / rows[0].numel()
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Features (B, C, H, W) as (B, H W, C): a view, if channels are last in memory."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class _Tap(torch.autograd.Function):
+    """A layer's ReLU, and beside it the mean squared difference (B,) of its Gram matrices from others.
+
+    By hand, since autograd takes two products for the gradient of a matrix that is symmetric, and a pass more to add
+    it to what comes from the layers after.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        differences = gram(features) - targets
+        ctx.save_for_backward(features, differences)
+        ctx.set_materialize_grads(False)
+        return features.relu(), differences.square().mean(dim=(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        features, differences = ctx.saved_tensors
+        after, loss = gradients
+        rows = _rows(features)
+        factors = differences * (4 * loss / (differences[0].numel() * rows[0].numel()))[:, None, None]
+        if after is None:  # of the last layer
+            gradient = torch.bmm(rows, factors)
+        else:
+            gradient = _rows(torch.ops.aten.threshold_backward(after, features, 0)).baddbmm_(rows, factors)
+        return gradient.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2), None
+
+
+def gatys_losses(network: Encoder, images: Tensor, grams: Sequence[Tensor], contents: Tensor) -> tuple[Tensor, Tensor]:
+    """Style and content losses, (B,) each, of images (B, 3, H, W) in [0, 1].
+
+    Args:
+        network: of at least five convolutions.
+        images: what is optimised.
+        grams: the styles', (B, C, C) for each of conv_1 to conv_5.
+        contents: the content images' features at conv_4, (B, C, H/2, W/2).
+
+    Returns:
+        The mean squared differences of Gram matrices, summed over the layers, and of the features at conv_4.
+    """
+    x, style, content = images, images.new_zeros(()), images.new_zeros(())
+    for i, targets in enumerate(grams, start=1):
+        features = network.convolve(x, i)
+        if i == CONTENT_LAYER:
+            content = (features - contents).square().mean(dim=(1, 2, 3))
+        x, loss = _Tap.apply(features, targets)
+        style = style + loss
+    return style, content
+
+
+@torch.no_grad()
+def style_grams(network: Encoder, style: Tensor) -> list[Tensor]:
+    """The Gram matrices of conv_1 to conv_5, (1, C, C) each, of one style image (3, H, W) in [0, 1]."""
+    x, grams = style[None], []
+    for i in range(1, STYLE_LAYERS + 1):
+        features = network.convolve(x, i)
+        grams.append(gram(features))
+        x = features.relu_()
+    return grams
+
+
+def gatys(
+    network: Encoder,
+    contents: Tensor,
+    styles: Sequence[Tensor],
+    steps: Tensor,
+    *,
+    style_weight: float = 1e6,
+    content_weight: float = 0.1,
+    batch_coupled: bool = False,
+) -> Tensor:
+    """Style transfer by optimisation: L-BFGS from the content image; deterministic.
+
+    Each image's result depends on itself, its style and its steps; on a CPU, where each is made by itself on one
+    thread, to the last bit.
+
+    Args:
+        network: frozen, on the contents' device, of at least five convolutions.
+        contents: (B, 3, H, W) float32 in [0, 1].
+        styles: one for each, (3, h, w) float32 in [0, 1] of any sizes: Gram matrices have none.
+        steps: (B,) int64: updates of the image, each after one evaluation of the loss.
+        style_weight: of the style loss.
+        content_weight: of the content loss.
+        batch_coupled: minimise the mean loss of the batch as one function of all its images, as the released code
+            does: an image's path then depends on its companions. All `steps` must be the same.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: `batch_coupled`, and `steps` differ.
+    """
+    if batch_coupled and (steps != steps[:1]).any():
+        raise ValueError(f"steps must be the same for all images with batch_coupled=True, but got {steps.tolist()}")
+    weights = style_weight, content_weight
+    with torch.inference_mode(False):  # whose tensors could not be optimised
+        images = contents.detach().clone(memory_format=torch.contiguous_format)
+    if batch_coupled:
+        with _computing(images.device, gradients=True):
+            evaluate = _objective(network, images, styles, weights)
+
+            def evaluate_all(x: Tensor) -> tuple[Tensor, Tensor]:
+                values, gradients = evaluate(x[0])
+                return values.mean()[None], gradients[None] / len(images)
+
+            minimise(evaluate_all, images[None], steps[:1])
+    else:
+
+        def transfer(part: slice) -> None:
+            with _computing(images.device, gradients=True):
+                minimise(_objective(network, images[part], styles[part], weights), images[part], steps[part])
+
+        _for_each(transfer, images)
+    return images.clamp_(0, 1)
+
+
+def _objective(
+    network: Encoder, images: Tensor, styles: Sequence[Tensor], weights: tuple[float, float]
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Values (B,) and gradients (B, 3, H, W) of what these images are to minimise."""
+    with torch.no_grad():
+        grams = [torch.cat(layer) for layer in zip(*(style_grams(network, style) for style in styles), strict=True)]
+        contents = images
+        for i in range(1, CONTENT_LAYER + 1):
+            contents = network.convolve(contents if i == 1 else contents.relu_(), i)
+
+    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
+        x.clamp_(0, 1)  # as the released code does, behind the optimiser's back
+        leaf = x.detach().clone(memory_format=torch.channels_last).requires_grad_()
+        style, content = gatys_losses(network, leaf, grams, contents)
+        values = weights[0] * style + weights[1] * content
+        (gradients,) = torch.autograd.grad(values.sum(), leaf)
+        return values.detach(), gradients
+
+    return evaluate
+
+
+def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of each channel of (B, C, H, W), (B, C, 1, 1) each, in float32."""
+    variances, means = torch.var_mean(features.float(), dim=(2, 3), keepdim=True)
+    return means, (variances + VARIANCE).sqrt()
+
+
+def adaptive_instance_norm(features: Tensor, style: tuple[Tensor, Tensor]) -> Tensor:
+    """Features (B, C, H, W) with the means and deviations of a style, `statistics` of its own features."""
+    means, deviations = statistics(features)
+    return (features - means) / deviations * style[1] + style[0]
+
+
+def adain(
+    encoder: Encoder, decoder: nn.Module, contents: Tensor, styles: Sequence[Tensor], *, alpha: float = 1.0
+) -> Tensor:
+    """Style transfer in one pass; deterministic. Each image's result depends on itself and its style.
+
+    Args:
+        encoder: to relu4_1.
+        decoder: back to images, of the encoder's floating-point type.
+        contents: (B, 3, H, W) float32 in [0, 1].
+        styles: one for each, (3, h, w) float32 in [0, 1] of any sizes; on a GPU those of one size are read together.
+        alpha: in [0, 1]: how much of the style; 0 is the content, as encoder and decoder give it back.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1].
+    """
+    height, width = contents.shape[2:]
+    dtype = encoder.colours.weight.dtype
+    with torch.inference_mode(False):
+        results = torch.empty_like(contents)
+
+    def transfer(part: slice) -> None:
+        with _computing(contents.device, gradients=False):
+            alike = len({style.shape for style in styles[part]}) == 1
+            batches = [torch.stack(list(styles[part]))] if alike else [style[None] for style in styles[part]]
+            read = [statistics(encoder(batch.to(dtype))[-1]) for batch in batches]
+            means, deviations = (torch.cat(parts) for parts in zip(*read, strict=True))
+            features = encoder(contents[part].to(dtype))[-1].float()
+            mixed = torch.lerp(features, adaptive_instance_norm(features, (means, deviations)), alpha)
+            results[part] = decoder(mixed.to(dtype))[..., :height, :width].float()
+
+    _for_each(transfer, contents)
+    return results.clamp_(0, 1)
+
+
+def _for_each(transfer: Callable[[slice], None], images: Tensor) -> None:
+    """Calls it for the images that go through the networks together; on a CPU side by side, a thread for each image.
+
+    Then an image does not depend on the number of threads either: several for one image would sum in another order.
+    """
+    parts, threads = _together(images), torch.get_num_threads()
+    if images.device.type != "cpu" or threads == 1:
+        for part in parts:
+            transfer(part)
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(transfer, parts))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _together(images: Tensor) -> list[slice]:
+    """Which images go through a network together: all on a GPU; on a CPU each alone, where a batch is no faster, since
+    it leaves the cache, and where the last bit of a sum depends on the batch's size."""
+    count = len(images)
+    return [slice(i, i + 1) for i in range(count)] if images.device.type == "cpu" else [slice(0, count)]
+
+
+@contextmanager
+def _computing(device: torch.device, *, gradients: bool) -> Iterator[None]:
+    """Whatever modes the caller is in: inference mode would forbid gradients, autocast would coarsen them."""
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+        torch.autocast(device.type, enabled=False),
+        fitting_memory("style transfer of so many images at once does not fit: use smaller batches"),
+    ):
+        yield
+
+
+class StyleTransferIntervention(v2.Transform):
+    """Gives images the style of interventional ones, so that style no longer tells the label: GenInt's style transfer.
+
+    A `torchvision.transforms.v2` transform of images (3, H, W) or (B, 3, H, W), uint8 or float in [0, 1], on their own
+    device; labels, boxes and masks are left as they are. Put it after `v2.ToImage()` and before `v2.Normalize()`.
+
+    Each image of a batch draws its style and, with probability `p`, is transferred; the number of steps is drawn once a
+    batch, as in the released code. Draws come from torch's default generator, as those of every v2 transform do, so
+    that `torch.manual_seed` and a DataLoader's worker seeds rule them. For results that depend on a seed and an image's
+    index alone, call `transform(images, params_of(seed, indices))`.
+
+    Pretrained weights are loaded at first use, in each worker anew, and are neither in the `state_dict` nor pickled.
+
+    Args:
+        styles: a map-style dataset of images, such as `GenerativeInterventionDataset` (of its samples the first entry
+            counts, or "image" of a dict), or a tensor (N, 3, H, W), uint8 or float in [0, 1]. They keep their sizes:
+            statistics of features do not depend on them.
+        method: "gatys": VGG19, Gram matrices and L-BFGS, the paper's, seconds an image on a CPU. "adain": one pass
+            through an encoder and a decoder, fast enough within a loader; a substitute for the paper's method, not the
+            same images.
+        steps: of "gatys": a number, or the least and the most. Each is one update of the image after one evaluation of
+            the loss. The released code counts evaluations, too, but stops at multiples of ten only.
+        p: the probability that an image is transferred.
+        style_weight: of "gatys"; the released one by default.
+        content_weight: of "gatys"; the released one by default.
+        batch_coupled: of "gatys": minimise the batch's mean loss as one function of all its images, as the released
+            code does. By default each image is on its own, and its result does not depend on its companions.
+        alpha: of "adain", in [0, 1]: how much of the style.
+        network: a name from `genaug assets list` or a `.safetensors` file: "vgg19" by default, for "adain"
+            "adain-encoder", the release's normalised VGG19.
+        decoder: of "adain", the same: the release's by default, or one of `genaug train adain` for this network.
+        dtype: the networks' floating-point type of "adain"; float32 by default. "gatys" knows float32 alone.
+
+    Raises:
+        ValueError: an argument is out of its range; at a call, an image or a style is too small, not RGB, or not in
+            [0, 1].
+        TypeError: an argument is of another kind; at a call, an input is a PIL image or a video, or a style no image.
+        genaug.AssetError: at the first call, weights cannot be had.
+    """
+
+    # plain tensors, and what has to be refused by name; other tv_tensors pass
+    _transformed_types = (is_pure_tensor, tv_tensors.Image, tv_tensors.Video, PIL.Image.Image)
+
+    def __init__(
+        self,
+        styles: Any,
+        method: str = "gatys",
+        steps: int | tuple[int, int] = (20, 70),
+        p: float = 1.0,
+        *,
+        style_weight: float = 1e6,
+        content_weight: float = 0.1,
+        batch_coupled: bool = False,
+        alpha: float = 1.0,
+        network: str | os.PathLike[str] | None = None,
+        decoder: str | os.PathLike[str] = "adain-decoder",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("method", method, SMALLEST)
+        self.method = method
+        self.steps = _check_steps(steps)
+        self.p = check_number("p", p, 1)
+        self.style_weight = check_number("style_weight", style_weight)
+        self.content_weight = check_number("content_weight", content_weight)
+        self.batch_coupled = batch_coupled
+        self.alpha = check_number("alpha", alpha, 1)
+        self.network = os.fspath(network or _NETWORKS[method][0])
+        self.decoder = os.fspath(decoder)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point type, but got {dtype}")
+        if method == "gatys" and dtype not in (None, torch.float32):
+            raise ValueError(f"dtype must be float32 for method='gatys', but got {dtype}")
+        self.dtype = dtype or torch.float32
+        self.styles = _check_styles(styles, SMALLEST[method])
+        # device -> networks: in a dict, else they would be submodules, in the repr, the state_dict and every pickle
+        self._networks: dict[torch.device, tuple[Encoder, nn.Module | None]] = {}
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draws for the first image or batch: whether each image is transferred, its style, its steps; (B,) each."""
+        first = flat_inputs[0] if flat_inputs else None
+        count = (
+            len(first) if isinstance(first, Tensor) and first.ndim == 4 else 1
+        )  # else `transform` says what is wrong
+        low, high = self.steps
+        return {
+            "applied": torch.rand(count) < self.p,
+            "styles": torch.randint(len(self.styles), (count,)),
+            "steps": torch.randint(low, high + 1, (1,)).expand(count),
+        }
+
+    def params_of(self, seed: int, indices: Tensor | Sequence[int]) -> dict[str, Any]:
+        """The same draws, but each image's follow from (seed, its index) alone, its steps, too: for `transform`.
+
+        Args:
+            seed: any integer.
+            indices: (B,) integers, one for each image.
+        """
+        places = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+        low, high = self.steps
+        return {
+            "applied": sampling.uniform(seed, places, 1, "transfer")[:, 0] < self.p,
+            "styles": sampling.integers(seed, places, len(self.styles), "style"),
+            "steps": low + sampling.integers(seed, places, high - low + 1, "steps"),
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """The image or batch, transferred by these draws; deterministic."""
+        images = self._as_batch(inpt)
+        if len(images) != len(params["applied"]):
+            raise ValueError(
+                f"{type(self).__name__} draws for each image of a batch: all inputs of a call must have as many, but "
+                f"got {len(params['applied'])} and {len(images)}"
+            )
+        chosen = params["applied"].nonzero()[:, 0]
+        if not len(chosen):
+            return inpt
+        with torch.inference_mode(False):
+            results = images.clone()
+            made = self._transfer(
+                _to_float(images[chosen.to(images.device)]), params["styles"][chosen], params["steps"][chosen]
+            )
+            if not images.is_floating_point():
+                made = made.mul_(255).round_()
+            results[chosen.to(images.device)] = made.to(images.dtype)
+        return tv_tensors.wrap(results.reshape(inpt.shape), like=inpt)
+
+    def _transfer(self, contents: Tensor, places: Tensor, steps: Tensor) -> Tensor:
+        encoder, decoder = self._load(contents.device)
+        styles = [_to_float(style.to(contents.device)) for style in self._read(places.tolist())]
+        if decoder is not None:
+            return adain(encoder, decoder, contents, styles, alpha=self.alpha)
+        return gatys(
+            encoder,
+            contents,
+            styles,
+            steps,
+            style_weight=self.style_weight,
+            content_weight=self.content_weight,
+            batch_coupled=self.batch_coupled,
+        )
+
+    def _load(self, device: torch.device) -> tuple[Encoder, nn.Module | None]:
+        """The networks on a device, from their names at first use."""
+        if device not in self._networks:
+            kinds = _NETWORKS[self.method][1]
+            wanted: dict[str, Any] = {
+                "device": device,
+                "dtype": self.dtype,
+                # what matrix products of features want, and convolutions on a GPU
+                "memory_format": torch.channels_last,
+            }
+            if self.method == "gatys":
+                encoder, decoder = load_encoder(self.network, kinds, STYLE_LAYERS, reflect=False), None
+            else:
+                encoder = load_encoder(self.network, kinds, 9, reflect=True)
+                decoder = load_decoder(self.decoder, encoder, self.network).to(**wanted)
+            self._networks[device] = encoder.to(**wanted), decoder
+        return self._networks[device]
+
+    def _read(self, places: list[int]) -> list[Tensor]:
+        """The styles at these places, each (3, h, w)."""
+        if isinstance(self.styles, Tensor):
+            return list(self.styles[places])
+        together = getattr(self.styles, "__getitems__", None)
+        samples = together(places) if together else [self.styles[place] for place in places]
+        return [_style(sample, place, SMALLEST[self.method]) for sample, place in zip(samples, places, strict=True)]
+
+    def _as_batch(self, inpt: Any) -> Tensor:
+        """The input as a plain tensor (B, 3, H, W)."""
+        if isinstance(inpt, (PIL.Image.Image, tv_tensors.Video)):
+            kind = "a PIL image: put v2.ToImage() before" if isinstance(inpt, PIL.Image.Image) else "a video"
+            raise TypeError(f"{type(self).__name__} takes tensors of images, but got {kind}")
+        _check_image(f"{type(self).__name__}: an image", inpt, SMALLEST[self.method])
+        return inpt.detach().as_subclass(Tensor).reshape(-1, *inpt.shape[-3:])
+
+    def extra_repr(self) -> str:
+        """What the repr says: the styles by their kind and number, and the settings that the method has."""
+        own = ("steps", "style_weight", "content_weight", "batch_coupled") if self.method == "gatys" else ("alpha",)
+        shown = {name: getattr(self, name) for name in ("method", *own, "p", "network")}
+        if self.method == "adain":
+            shown |= {"decoder": self.decoder, "dtype": self.dtype}
+        settings = ", ".join(f"{name}={value}" for name, value in shown.items())
+        return f"styles={len(self.styles)} of {type(self.styles).__name__}, {settings}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # networks are loaded anew where it is unpickled
+        return {**self.__dict__, "_networks": {}}
+
+
+def _check_steps(steps: Any) -> tuple[int, int]:
+    """The least and the most; raises ValueError or TypeError unless it is a number or such a pair, at least 1."""
+    pair = steps if isinstance(steps, (tuple, list)) else (steps, steps)
+    if len(pair) != 2:
+        raise ValueError(f"steps must be a number or a pair (least, most), but got {steps!r}")
+    low, high = (check_integer("steps", step, 1) for step in pair)
+    if low > high:
+        raise ValueError(f"steps must be (least, most), but got {steps!r}")
+    return low, high
+
+
+def _check_styles(styles: Any, smallest: int) -> Any:
+    """The styles; a tensor is looked at, of a dataset only whether it is one, since its images may cost time."""
+    if isinstance(styles, Tensor):
+        if styles.ndim != 4 or not len(styles):
+            raise ValueError(f"styles must be (N, 3, H, W) with N at least 1, but got {tuple(styles.shape)}")
+        _check_image("styles", styles, smallest)
+        return styles.detach().as_subclass(Tensor)
+    if not hasattr(styles, "__getitem__") or not hasattr(styles, "__len__") or isinstance(styles, (str, dict)):
+        raise TypeError(
+            f"styles must be a map-style dataset of images or a tensor (N, 3, H, W), but got {type(styles).__name__}"
+        )
+    if not len(styles):
+        raise ValueError("styles must have at least one image, but got none")
+    return styles
+
+
+def _style(sample: Any, place: int, smallest: int) -> Tensor:
+    """The image of a dataset's sample."""
+    image = sample[0] if isinstance(sample, (tuple, list)) else sample
+    image = sample.get("image") if isinstance(sample, dict) else image
+    if isinstance(image, PIL.Image.Image):
+        image = pil_to_tensor(image)
+    if not isinstance(image, Tensor):
+        raise TypeError(f"styles[{place}] must be an image or begin with one, but got {type(image).__name__}")
+    if image.ndim != 3:
+        raise ValueError(f"styles[{place}] must be (3, H, W), but got {tuple(image.shape)}")
+    _check_image(f"styles[{place}]", image, smallest)
+    return image.detach().as_subclass(Tensor)
+
+
+def _check_image(what: str, image: Tensor, smallest: int) -> None:
+    """Raises ValueError unless it is (3, H, W) or (B, 3, H, W), large enough, and uint8 or float in [0, 1]."""
+    if image.ndim not in (3, 4):
+        raise ValueError(f"{what} must be (3, H, W) or (B, 3, H, W), but got {tuple(image.shape)}")
+    if (channels := image.shape[-3]) != 3:
+        ways = {1: ": v2.RGB() makes grey images so", 4: ": put transparent images on a background first"}
+        raise ValueError(
+            f"{what} must have 3 channels, red, green and blue, but got {channels} of {tuple(image.shape)}"
+            f"{ways.get(channels, '')}"
+        )
+    if min(image.shape[-2:]) < smallest:
+        raise ValueError(
+            f"{what} must have at least {smallest} pixels a side, which is what the networks need, but got "
+            f"{tuple(image.shape)}"
+        )
+    if image.dtype != torch.uint8:
+        if not image.is_floating_point():
+            raise TypeError(f"{what} must be uint8 or float, but got {image.dtype}")
+        if image.numel() and not (image.min() >= 0 and image.max() <= 1):
+            low, high = image.min().item(), image.max().item()
+            raise ValueError(
+                f"{what} of floats must be in [0, 1], but goes from {low:g} to {high:g}: style transfer stands before "
+                "v2.Normalize()"
+            )
+
+
+def _to_float(images: Tensor) -> Tensor:
+    return images.float() if images.is_floating_point() else images.float() / 255

@@ -1,0 +1,125 @@
+"""The networks of style transfer: the first convolutions of a VGG19, and AdaIN's decoder, which mirrors them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.assets import AssetError, load_asset
+from genaug.files import digest
+
+# the channels of the image and of VGG19's convolutions up to conv4_1, and after which of these it halves the sides
+WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512)
+POOLS = (2, 4, 8)
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images that torchvision's weights know
+# where files keep these convolutions; AdaIN's encoder has another before them, which normalises colours
+_PLACES = {
+    "vgg19": tuple(f"features.{i}" for i in (0, 2, 5, 7, 10, 12, 14, 16, 19)),
+    "adain-encoder": tuple(str(i) for i in (2, 5, 9, 12, 16, 19, 22, 25, 29)),
+}
+
+
+class Encoder(nn.Module):
+    """The first convolutions of a VGG19; images (B, 3, H, W) in [0, 1].
+
+    Args:
+        widths: channels of the image and of each convolution.
+        reflect: as AdaIN has it: padding reflects in place of zeros, and halving rounds up, so that nothing is lost.
+    """
+
+    kind = ""  # of the file
+    fingerprint = ""  # of the weights: which encoder a decoder was trained for
+
+    def __init__(self, widths: Sequence[int] = WIDTHS, *, reflect: bool = False) -> None:
+        super().__init__()
+        self.reflect = reflect
+        self.colours = nn.Conv2d(3, 3, 1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(channels, out, 3, padding=1, padding_mode="reflect" if reflect else "zeros")
+            for channels, out in pairwise(widths)
+        )
+
+    def convolve(self, x: Tensor, i: int) -> Tensor:
+        """What convolution i = 1, 2, ... makes of the last one's output after its ReLU, or of the image for i = 1."""
+        if i == 1:
+            x = self.colours(x)
+        elif i - 1 in POOLS:
+            x = F.max_pool2d(x, 2, ceil_mode=self.reflect)
+        return self.convolutions[i - 1](x)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """relu1_1, relu2_1, relu3_1 and relu4_1, as far as there are so many convolutions."""
+        kept, x = [], images
+        for i in range(1, len(self.convolutions) + 1):
+            x = self.convolve(x, i).relu_()
+            if i == 1 or i - 1 in POOLS:
+                kept.append(x)
+        return kept
+
+
+def decoder(widths: Sequence[int] = WIDTHS) -> nn.Sequential:
+    """AdaIN's decoder: relu4_1 (B, 512, H/8, W/8) to images (B, 3, H, W), numbered as its authors' files are."""
+    layers: list[nn.Module] = []
+    for i in range(len(widths) - 1, 0, -1):
+        layers += [nn.ReflectionPad2d(1), nn.Conv2d(widths[i], widths[i - 1], 3)]
+        if i > 1:
+            layers.append(nn.ReLU(inplace=True))
+        if i - 1 in POOLS:
+            layers.append(nn.Upsample(scale_factor=2))
+    return nn.Sequential(*layers)
+
+
+def load_encoder(name: str | os.PathLike[str], kinds: Sequence[str], convolutions: int, *, reflect: bool) -> Encoder:
+    """The first convolutions of the network behind a name or a `.safetensors` file, frozen, on the CPU.
+
+    Raises:
+        AssetError: it cannot be had, or is of none of these kinds.
+    """
+    state, metadata = load_asset(name)
+    kind = metadata["kind"]
+    if kind not in kinds:
+        raise AssetError(f"network {str(name)!r} is of kind {kind!r}, expected {' or '.join(kinds)}")
+    places = _PLACES[kind][:convolutions]
+    weights = {
+        f"convolutions.{i}.{part}": state[f"{place}.{part}"].float()
+        for i, place in enumerate(places)
+        for part in ("weight", "bias")
+    }
+    if kind == "vgg19":
+        scale = 1 / torch.tensor(DEVIATION)
+        weights |= {"colours.weight": scale.diag()[..., None, None], "colours.bias": -torch.tensor(MEAN) * scale}
+    else:
+        weights |= {f"colours.{part}": state[f"0.{part}"].float() for part in ("weight", "bias")}
+    # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway
+    with torch.device("meta"):
+        encoder = Encoder(WIDTHS[: convolutions + 1], reflect=reflect)
+    encoder.load_state_dict(weights, assign=True)
+    encoder.kind, encoder.fingerprint = kind, digest(weights)
+    return encoder.eval().requires_grad_(False)
+
+
+def load_decoder(name: str | os.PathLike[str], encoder: Encoder, encoder_name: str | os.PathLike[str]) -> nn.Sequential:
+    """AdaIN's decoder behind a name or a `.safetensors` file, frozen, on the CPU.
+
+    Raises:
+        AssetError: it cannot be had, is no such decoder, or was trained for another encoder.
+    """
+    state, metadata = load_asset(name)
+    if metadata["kind"] != "adain-decoder":
+        raise AssetError(f"decoder {str(name)!r} is of kind {metadata['kind']!r}, expected adain-decoder")
+    # the release's says nothing, and was trained for the release's encoder
+    trained_for = metadata.get("encoder", encoder.fingerprint if encoder.kind == "adain-encoder" else None)
+    if trained_for != encoder.fingerprint:
+        raise AssetError(
+            f"decoder {str(name)!r} was trained for another encoder than {str(encoder_name)!r}: pass as network the "
+            "one that it was trained for"
+        )
+    with torch.device("meta"):
+        network = decoder()
+    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return network.eval().requires_grad_(False)
