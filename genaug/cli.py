@@ -261,7 +261,7 @@ def render(
             raise ValueError("--verify DIR and --repair DIR stand alone: without the other, a name, --out and --num")
         _mend(verify, repair, device, batch_size)
         return
-    for argument, value in (("a generator's name", name), ("--out", out), ("--num", num or transfer)):
+    for argument, value in (("a generator's name", name), ("--out", out), ("--num", transfer if num is None else num)):
         if value is None:
             raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
     check_choice("--format", format, FORMATS)
@@ -426,6 +426,7 @@ def train_classifier(
     stylized: Annotated[
         list[str], typer.Option(help="DIR, DIR:BATCH or DIR:BATCH:LAMBDA: stylised or transferred photographs.")
     ] = [],  # noqa: B006
+    rendered: Annotated[list[str], typer.Option(help="Likewise: a set of genaug render.")] = [],  # noqa: B006
     truncation: Annotated[float | None, typer.Option(help="Of interventions: scale of the noise.")] = None,
     components: Annotated[int | None, typer.Option(help="Of interventions: how many directions; 0 for none.")] = None,
     scale: Annotated[
@@ -470,10 +471,15 @@ def train_classifier(
         check_choice("--row", row, TRAINING_ROWS)
     sources = [
         _source(kind, text)
-        for kind, texts in (("intervention", intervention), ("stylized", stylized), ("counterfactual", counterfactual))
+        for kind, texts in {
+            "intervention": intervention,
+            "stylized": stylized,
+            "rendered": rendered,
+            "counterfactual": counterfactual,
+        }.items()
         for text in texts
     ]
-    for folder in (data, val, *(Path(name) for kind, name, *_ in sources if kind == "stylized")):
+    for folder in (data, val, *(Path(name) for kind, name, *_ in sources if kind in ("stylized", "rendered"))):
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f"no such folder: {folder}")
     changes: dict[str, Any] = {

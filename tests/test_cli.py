@@ -428,8 +428,7 @@ def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureF
 
 def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(capsys, "reproduce", "genint-table1", "--out", "run")
-    assert "lacks the training of the other rows; its twin: genaug reproduce genint-table1 --twin, or as far" in message
-    assert "genaug evaluate resnet18 --suite objectnet-genint" in message
+    assert "its twin: genaug reproduce genint-table1 --twin, or as far as it goes: genaug train classifier" in message
     assert "lacks the CGN on ImageNet; see genaug reproduce list" in refused(
         capsys, "reproduce", "cgn-table1", "--twin"
     )

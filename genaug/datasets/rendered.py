@@ -86,7 +86,7 @@ class Layout:
         return self.folder / f"shard-{shard:06d}.json"
 
     def image_file(self, index: int, label: int, description: dict[str, Any]) -> str:
-        """Where an ImageFolder has a sample's image, from the set's folder on: as the file that it came from, if any."""
+        """Where an ImageFolder has a sample's image, from the set's folder on: as the file it came from, if any."""
         return description.get("file", f"{label:04d}/{key(index)}") + SUFFIXES[self.image]
 
     def read_manifest(self, shard: int) -> dict[str, Any] | None:

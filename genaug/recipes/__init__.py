@@ -42,7 +42,7 @@ _PICTURES = "pictures"
 _CGN = "the CGN on ImageNet"
 
 _TRAINING = "ImageNet and BigGAN-deep's weights for training"
-_TRANSFER = "the making of stylised and transferred photographs: folders of them are taken (--stylized)"
+_TRANSFER = "stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR"
 
 RECIPES = {
     "cgn-table1": Recipe(

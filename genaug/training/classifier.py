@@ -40,6 +40,7 @@ from genaug.training.classifier_data import (
     EpochBatches,
     Generated,
     Photographs,
+    Rendered,
     as_it_is,
     augmentation,
 )
@@ -47,7 +48,7 @@ from genaug.training.mixing import MixedLoader
 from genaug.training.objectives import GenIntLoss, MultiHeadLoss
 from genaug.training.resumable import resume, truncate_log
 
-KINDS = ("counterfactual", "intervention", "stylized")
+KINDS = ("counterfactual", "intervention", "rendered", "stylized")
 OPTIMIZERS = ("sgd", "adam")
 PLAIN = ("label",)  # the one head of a classifier that is to have none
 LOG_EVERY = 50  # steps
@@ -59,8 +60,9 @@ class Source:
     """Images beside the photographs.
 
     Attributes:
-        kind: "counterfactual", "intervention", or "stylized".
-        name: the generator, as the datasets take it; of stylized images their folder, laid out as the photographs'.
+        kind: "counterfactual", "intervention", "rendered" or "stylized".
+        name: the generator, as the datasets take it; of rendered images the folder of `genaug render`; of stylized ones
+            their folder, laid out as the photographs'.
         batch_size: of all processes together.
         weight: of their cross entropy, lambda in GenInt's Equation 1. Counterfactuals of a model with heads have none.
         options: further arguments of the dataset, such as components, scale, truncation, pool, length.
@@ -306,7 +308,7 @@ def _mixed(
     elif not sources or sources[0].kind != "intervention":
         raise ValueError("sources must begin with an intervention when there are no photographs (data=None)")
     for number, source in enumerate(sources):
-        if settings.heads and loaders and source.kind != "counterfactual":
+        if settings.heads and loaders and source.kind not in ("counterfactual", "rendered"):
             raise ValueError(
                 f"sources of a model with heads must be counterfactuals, whose labels its loss takes, but source "
                 f"{number} is of kind {source.kind!r}"
@@ -317,6 +319,13 @@ def _mixed(
             loaders.append(
                 _photographs(source.name, classes, settings, source.batch_size, world, num_workers, skip_bad, key)
             )
+        elif source.kind == "rendered":
+            _check_heads(settings)
+            wnids = all(name in IMAGENET for name in classes)
+            labels = {IMAGENET[name] if wnids else number: number for number, name in enumerate(classes)}
+            transform = augmentation(settings.augmentation, settings.size)
+            images = Rendered(source.name, transform, _seed(settings, key), labels, settings.heads)
+            loaders.append(_read(images, settings, source.batch_size, world, num_workers, key))
         else:
             loaders.append(_generated(source, classes, settings, world, key))
     return MixedLoader(*loaders, device=world.device), weights
@@ -352,6 +361,13 @@ def _photographs(
             f"{root} must have the classes of the validation images, {len(classes)}, but has {len(images.classes)}; "
             f"they differ in {', '.join(different[:5])}"
         )
+    return _read(images, settings, batch_size, world, num_workers, key)
+
+
+def _read(
+    images: Photographs | Rendered, settings: Settings, batch_size: int, world: _World, num_workers: int, key: str
+) -> DataLoader:
+    """Images from disk, read and augmented by workers."""
     return DataLoader(
         images,
         batch_sampler=_batches(len(images), batch_size, settings, world, key),
@@ -382,15 +398,21 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     if renamed is not None and (renamed[dataset.classes] < 0).any():
         raise ValueError(f"{key}: classes must be of those that have folders, but got {source.options['classes']}")
     heads = settings.heads if counterfactual else ()
+    if heads:
+        _check_heads(settings)
+    made = Generated(dataset, settings.size, _seed(settings, key), renamed, heads)
+    return DataLoader(
+        made, batch_sampler=_batches(len(made), source.batch_size, settings, world, key), collate_fn=as_it_is
+    )
+
+
+def _check_heads(settings: Settings) -> None:
+    heads = settings.heads
     if heads and not ("shape" in heads and set(heads) <= set(HEADS)):
         raise ValueError(
             f"heads must be of {', '.join(HEADS)}, and shape among them, to learn from counterfactuals, but got "
             f"{', '.join(heads)}"
         )
-    made = Generated(dataset, settings.size, _seed(settings, key), renamed, heads)
-    return DataLoader(
-        made, batch_sampler=_batches(len(made), source.batch_size, settings, world, key), collate_fn=as_it_is
-    )
 
 
 class _Run:

@@ -7,7 +7,7 @@ and the place, so that a run that was cut off goes on to the last bit, whatever 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from genaug.arguments import check_choice
+from genaug.datasets.rendered import RenderedDataset
 from genaug.evaluation.scoring import ImageError
 from genaug.files import one_line
 from genaug.interventions.sampling import generator_of, uniform
@@ -102,6 +103,52 @@ class Photographs(Dataset[tuple[Tensor, int]]):
                 with self.skip_bad.open("a") as note:  # a line at once: workers write to the same file
                     note.write(f"{path}\t{one_line(error)}\n")
         raise ImageError(f"none of {len(self)} images opens")
+
+
+class Rendered(Dataset[Any]):
+    """A set that `genaug render` wrote, by places.
+
+    Args:
+        folder: of the set.
+        transform: PIL image -> tensor; its draws follow from the seed and the place.
+        seed: of these draws.
+        classes: class of the generator -> label.
+        heads: keep the labels of these factors, a dict; () keeps the label, or the shape's, alone.
+
+    Raises:
+        FileNotFoundError: the folder is no rendered set.
+        ValueError: the set is not whole; at a sample, its class has no label, or it has none of a head's factor.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        transform: Callable[[Any], Tensor],
+        seed: int,
+        classes: Mapping[int, int],
+        heads: Sequence[str] = (),
+    ) -> None:
+        self.dataset = RenderedDataset(folder, output="pil")
+        self.transform, self.seed, self.classes, self.heads = transform, seed, dict(classes), heads
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Any]:
+        index = place % len(self)
+        image, target = self.dataset[index]
+        labels = target if isinstance(target, dict) else {"shape": target}
+        if self.heads:  # a set that was rendered for one factor knows the others, too
+            labels = {**labels, **self.dataset.describe(index).get("labels", {})}
+        wanted = self.heads or ("shape",)
+        if missing := [name for name in wanted if name not in labels]:
+            raise ValueError(f"{self.dataset.folder} must have labels of {missing[0]} for its head, but has none")
+        if unknown := [labels[name] for name in wanted if labels[name] not in self.classes]:
+            raise ValueError(f"{self.dataset.folder} has an image of class {unknown[0]}, for which there is no folder")
+        found = {name: self.classes[labels[name]] for name in wanted}
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(generator_of(self.seed, place, "photograph").get_state())
+            return self.transform(image), found if self.heads else found["shape"]
 
 
 class Generated(Dataset[Any]):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from genaug import MultiHeadResNet
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.scoring import ImageError, preprocessing
+from genaug.rendering import render
 from genaug.training import classifier
 from genaug.training.classifier import Settings, Source, train
 from genaug.training.classifier_data import EpochBatches, Photographs, augmentation
@@ -141,20 +143,20 @@ def test_learning_rate_drops_tenfold_again_and_again(folders: Folders, tmp_path:
         ([INTERVENTIONS], {"without_photographs": True}),
         ([COUNTERFACTUALS], {}),
         ([Source("stylized", "FOLDER", 5, 0.5), INTERVENTIONS], {}),
+        ([Source("rendered", "SET", 5)], {"heads": ("shape", "background")}),
         ([], {"optimizer": "adam", "augmentation": "additional", "label_smoothing": 0.1}),
         ([INTERVENTIONS], {"dtype": "bfloat16", "channels_last": True}),
         ([], {"heads": ("a", "b"), "aggregate": "log_probs"}),
     ],
-    ids=["interventions", "alone", "counterfactuals", "stylized", "smoothed", "bfloat16", "two heads"],
+    ids=["interventions", "alone", "counterfactuals", "stylized", "rendered", "smoothed", "bfloat16", "two heads"],
 )
 def test_every_kind_of_source_and_setting_trains(
     sources: list[Source], options: dict[str, Any], folders: Folders, tmp_path: Path
 ) -> None:
     stylized = folder(tmp_path / "stylized", 1, seed=5)
-    sources = [
-        Source(source.kind, str(stylized), source.batch_size, source.weight) if source.name == "FOLDER" else source
-        for source in sources
-    ]
+    render("cgn-digits", tmp_path / "set", 10, image="png")
+    places = {"FOLDER": str(stylized), "SET": str(tmp_path / "set")}
+    sources = [replace(source, name=places.get(source.name, source.name)) for source in sources]
     before = torch.get_rng_state()
     results = run(tmp_path / "out", folders, sources, epochs=1, **options)
     assert torch.equal(torch.get_rng_state(), before)

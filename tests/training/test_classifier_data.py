@@ -14,13 +14,15 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
-from genaug import GenerativeInterventionDataset
+from genaug import CounterfactualDataset, GenerativeInterventionDataset
 from genaug.evaluation.scoring import ImageError
+from genaug.rendering import render
 from genaug.training.classifier_data import (
     AUGMENTATIONS,
     EpochBatches,
     Generated,
     Photographs,
+    Rendered,
     as_it_is,
     augmentation,
 )
@@ -264,3 +266,36 @@ def test_counterfactuals_have_the_labels_of_the_heads_that_are_asked_for(tmp_pat
         assert all(torch.equal(labels[head], known[head]) for head in heads)
     _, labels = Generated(dataset, 24, 0, torch.arange(10).flip(0), ("shape", "texture")).__getitems__(range(6))
     assert torch.equal(labels["texture"], 9 - known["texture"])
+
+
+def rendered(folder: Path, name: str, num: int = 12) -> Path:
+    """A rendered set of embedded weights, in PNG."""
+    render(name, folder, num, image="png", shard_size=5)
+    return folder
+
+
+def test_a_rendered_set_has_its_labels_and_each_place_its_crop(tmp_path: Path) -> None:
+    folder = rendered(tmp_path / "set", "cgn-digits")
+    plain = CounterfactualDataset("cgn-digits", length=12, targets="all")
+    classes = {label: label for label in range(10)}
+    crop = augmentation("standard", 24)
+    heads = Rendered(folder, crop, 3, classes, ("shape", "texture"))
+    alone = Rendered(folder, crop, 3, classes)
+    for place in (0, 7, 19):
+        image, labels = heads[place]
+        expected = {name: int(values[0]) for name, values in plain.labels([place % 12]).items()}
+        assert labels == {name: expected[name] for name in ("shape", "texture")}
+        assert alone[place][1] == expected["shape"]
+        assert torch.equal(image, alone[place][0])
+        assert image.shape == (3, 24, 24)
+    assert not torch.equal(heads[7][0], heads[19][0])  # the same image in another epoch
+
+
+def test_a_rendered_set_without_a_heads_labels_or_of_other_classes_is_refused(tmp_path: Path) -> None:
+    folder = rendered(tmp_path / "set", "cgan-digits")
+    with pytest.raises(ValueError, match="must have labels of texture for its head, but has none"):
+        Rendered(folder, augmentation("standard", 24), 0, {i: i for i in range(10)}, ("shape", "texture"))[0]
+    with pytest.raises(ValueError, match=r"has an image of class [0-9], for which there is no folder"):
+        Rendered(folder, augmentation("standard", 24), 0, {})[0]
+    with pytest.raises(FileNotFoundError, match="is no rendered set"):
+        Rendered(tmp_path, augmentation("standard", 24), 0, {})
