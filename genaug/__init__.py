@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from genaug.generators import load_generator as load_generator
     from genaug.interventions.directions import Directions as Directions
     from genaug.interventions.fitting import fit_directions as fit_directions
+    from genaug.models.multi_head_resnet import MultiHeadResNet as MultiHeadResNet
+    from genaug.training.mixing import MixedLoader as MixedLoader
+    from genaug.training.objectives import GenIntLoss as GenIntLoss
+    from genaug.training.objectives import MultiHeadLoss as MultiHeadLoss
     from genaug.transforms.style_transfer import StyleTransferIntervention as StyleTransferIntervention
 
 __version__ = "0.1.0"
@@ -29,7 +33,11 @@ _HOMES = {
     "CounterfactualDataset": "genaug.datasets.counterfactual",
     "Directions": "genaug.interventions.directions",
     "DoubleColoredMNIST": "genaug.datasets.colored_mnist",
+    "GenIntLoss": "genaug.training.objectives",
     "GenerativeInterventionDataset": "genaug.datasets.generative_intervention",
+    "MixedLoader": "genaug.training.mixing",
+    "MultiHeadLoss": "genaug.training.objectives",
+    "MultiHeadResNet": "genaug.models.multi_head_resnet",
     "RenderedDataset": "genaug.datasets.rendered",
     "StyleTransferIntervention": "genaug.transforms.style_transfer",
     "WildlifeMNIST": "genaug.datasets.colored_mnist",

@@ -39,6 +39,22 @@ SUITE_NAMES = [
     "objectnet-genint",
 ]
 
+# those of genaug.recipes.training_rows, likewise
+TRAINING_ROWS = [
+    "imagenet-only",
+    "stylized-imagenet",
+    "mixup",
+    "autoaugment",
+    "gan-augmentation",
+    "genint",
+    "genint-transfer",
+    "augmix",
+    "trivialaugment",
+    "gan-observational",
+    "gan-interventional",
+    "cgn",
+]
+
 _INTERRUPTED = 130
 _READABLE = 30  # characters that a column of sentences needs
 
@@ -64,7 +80,10 @@ train = typer.Typer(no_args_is_help=True)
 reproduce = typer.Typer(no_args_is_help=True)
 assets = typer.Typer(no_args_is_help=True)
 app.add_typer(
-    train, name="train", help="Train a generator or a decoder.", epilog="Example: genaug train cgn-mnist --help"
+    train,
+    name="train",
+    help="Train a generator, a decoder or a classifier.",
+    epilog="Example: genaug train cgn-mnist --help",
 )
 app.add_typer(
     reproduce,
@@ -242,7 +261,7 @@ def render(
             raise ValueError("--verify DIR and --repair DIR stand alone: without the other, a name, --out and --num")
         _mend(verify, repair, device, batch_size)
         return
-    for argument, value in (("a generator's name", name), ("--out", out), ("--num", num or transfer)):
+    for argument, value in (("a generator's name", name), ("--out", out), ("--num", transfer if num is None else num)):
         if value is None:
             raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
     check_choice("--format", format, FORMATS)
@@ -288,16 +307,11 @@ def _mend(verify: Path | None, repair: Path | None, device: str, batch_size: int
     typer.echo(f"{verify}: whole")
 
 
-def _scale(text: str | None) -> float | str | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text  # "released", or for the package to refuse
-
-
 @app.command(epilog="Example: genaug evaluate resnet50 --suite shape-bias --data stimuli --out results")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A classifier of torchvision's, or of timm's as timm/NAME.")],
+    model: Annotated[
+        str, typer.Argument(help="A classifier of torchvision's, or of timm's as timm/NAME, or a trained model/.")
+    ],
     suite: Annotated[list[str], typer.Option(help=f"{', '.join(SUITE_NAMES)}; repeat for several.")],
     data: Annotated[list[Path], typer.Option(help="The suite's folder; one for each --suite, in the same order.")],
     out: Annotated[Path, typer.Option(help="Where results.json, results.csv, summary.png and pictures go.")],
@@ -389,6 +403,131 @@ def train_cgan_digits(
 
 
 @train.command(
+    "classifier", epilog="Example: genaug train classifier --row genint --data train --val val --out runs/genint"
+)
+def train_classifier(
+    out: Annotated[Path, typer.Option(help="Where the model, checkpoints, the log and results.json go.")],
+    row: Annotated[str | None, typer.Option(help=f"Of the papers' tables: {', '.join(TRAINING_ROWS)}.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Photographs to train on, a folder a class.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Photographs to measure on, likewise.")] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Minutes, to see it run: ResNet-18 on small digits, which are written.")
+    ] = False,
+    as_: Annotated[str, typer.Option("--as", help="Where the two disagree: paper or released (the code).")] = "paper",
+    architecture: Annotated[str | None, typer.Option(help="The row's, or any ResNet of torchvision's.")] = None,
+    augmentation: Annotated[
+        str | None,
+        typer.Option(help="Of photographs: standard, additional (GenInt's), autoaugment, augmix, trivialaugment."),
+    ] = None,
+    counterfactual: Annotated[
+        list[str], typer.Option(help="GENERATOR, GENERATOR:BATCH or GENERATOR:BATCH:LAMBDA; repeat for several.")
+    ] = [],  # noqa: B006
+    intervention: Annotated[list[str], typer.Option(help="Likewise.")] = [],  # noqa: B006
+    stylized: Annotated[
+        list[str], typer.Option(help="DIR, DIR:BATCH or DIR:BATCH:LAMBDA: stylised or transferred photographs.")
+    ] = [],  # noqa: B006
+    rendered: Annotated[list[str], typer.Option(help="Likewise: a set of genaug render.")] = [],  # noqa: B006
+    truncation: Annotated[float | None, typer.Option(help="Of interventions: scale of the noise.")] = None,
+    components: Annotated[int | None, typer.Option(help="Of interventions: how many directions; 0 for none.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Of interventions: how far, in standard deviations; or 'released'.")
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Of counterfactuals' shape, texture, background, with commas between.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="torchvision's name for published ones to start from, or 'none'.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="How many.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Photographs a step, of all processes together.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At the start.")] = None,
+    drop_every: Annotated[int | None, typer.Option(help="Epochs after which the learning rate drops.")] = None,
+    drop_factor: Annotated[float | None, typer.Option(help="What it is then multiplied by.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adam.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of every weight.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="Alpha of Mixup among photographs.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="In [0, 1].")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images, in pixels.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="In how many parts a batch passes.")] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option("--dtype", help="bfloat16 for autocast, faster where the hardware has it.")
+    ] = None,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="The memory format, faster on GPUs.")] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option(help="Processes that read images, for each that trains.")] = 4,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps; there is one after each epoch, too.")] = 1000,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Take the next image where one does not open, and note it.")
+    ] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Train a classifier: a row of the papers' tables, or your own mix; again, it goes on where it stopped.
+
+    Options in place of a row's settings win over them.
+    """
+    if row is not None:
+        check_choice("--row", row, TRAINING_ROWS)
+    sources = [
+        _source(kind, text)
+        for kind, texts in {
+            "intervention": intervention,
+            "stylized": stylized,
+            "rendered": rendered,
+            "counterfactual": counterfactual,
+        }.items()
+        for text in texts
+    ]
+    for folder in (data, val, *(Path(name) for kind, name, *_ in sources if kind in ("stylized", "rendered"))):
+        if folder is not None and not folder.is_dir():
+            raise FileNotFoundError(f"no such folder: {folder}")
+    changes: dict[str, Any] = {
+        "heads": None if heads is None else _split(heads),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "drop_every": drop_every,
+        "drop_factor": drop_factor,
+        "optimizer": optimizer,
+        "weight_decay": weight_decay,
+        "mixup": mixup,
+        "label_smoothing": label_smoothing,
+        "size": size,
+        "accumulate": accumulate,
+        "dtype": None if dtype is None else dtype.value,
+        "channels_last": channels_last or None,
+        "compile": compile_ or None,
+        "seed": seed,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    if weights is not None:
+        given["weights"] = None if weights == "none" else weights
+    interventions = {"truncation": truncation, "components": components, "scale": _scale(scale)}
+    from genaug.recipes import training_rows
+
+    training_rows.run(
+        out,
+        data,
+        val,
+        row=row,
+        architecture=architecture,
+        augmentation=augmentation,
+        as_=as_,
+        tiny_scale=tiny,
+        sources=sources,
+        interventions={name: value for name, value in interventions.items() if value is not None},
+        changes=given,
+        device=device,
+        num_workers=workers,
+        checkpoint_every=checkpoint_every,
+        skip_bad=skip_bad,
+        tensorboard=tensorboard,
+    )
+    typer.echo(out / "model")
+
+
+@train.command(
     "adain", epilog="Example: genaug train adain --styles renders --content photographs --out runs/adain --device cuda"
 )
 def train_adain(
@@ -425,6 +564,7 @@ def reproduce_list() -> None:
         lines = {
             "": recipe.what,
             "command": recipe.command,
+            "then": recipe.then,
             "twin": f"genaug reproduce {name} --twin" if recipe.twin else "",
             "lacks": recipe.lacks,
             "needs": recipe.needs if recipe.command or recipe.twin else "",
@@ -631,6 +771,27 @@ def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
         except ValueError:
             raise ValueError(f"{option} takes integers with commas between, got {part!r}") from None
     return tuple(map(int, _split(text)))
+
+
+def _source(kind: str, text: str) -> tuple[str, str, int | None, float | None]:
+    """Kind, name, batch size and weight of NAME, NAME:BATCH or NAME:BATCH:LAMBDA."""
+    option = f"--{kind} takes NAME, NAME:BATCH or NAME:BATCH:LAMBDA, got {text!r}"
+    name, *numbers = text.rsplit(":", 2) if text.count(":") > 1 else text.split(":")
+    if not name or not all(numbers):
+        raise ValueError(option)
+    try:
+        return kind, name, int(numbers[0]) if numbers else None, float(numbers[1]) if numbers[1:] else None
+    except ValueError:
+        raise ValueError(option) from None
+
+
+def _scale(text: str | None) -> float | str | None:
+    if text in (None, "released"):
+        return text
+    try:
+        return float(str(text))
+    except ValueError:
+        raise ValueError(f"--scale takes a number or 'released', got {text!r}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

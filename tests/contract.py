@@ -20,6 +20,10 @@ from genaug import (
     Directions,
     DoubleColoredMNIST,
     GenerativeInterventionDataset,
+    GenIntLoss,
+    MixedLoader,
+    MultiHeadLoss,
+    MultiHeadResNet,
     RenderedDataset,
     StyleTransferIntervention,
     WildlifeMNIST,
@@ -106,4 +110,11 @@ DATASETS: dict[type, Callable[..., Any]] = {
 }
 
 # public classes that are no datasets
-OTHERS: tuple[type, ...] = (Directions, StyleTransferIntervention)
+OTHERS: tuple[type, ...] = (
+    Directions,
+    GenIntLoss,
+    MixedLoader,
+    MultiHeadLoss,
+    MultiHeadResNet,
+    StyleTransferIntervention,
+)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from genaug.assets.hub import sha256
 from genaug.datasets.colored_mnist import VARIANTS
 from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
+from genaug.models.multi_head_resnet import MultiHeadResNet
 from genaug.recipes import RECIPES, measured
 
 COMMANDS = [
@@ -29,6 +31,7 @@ COMMANDS = [
     "train",
     "train cgn-mnist",
     "train cgan-digits",
+    "train classifier",
     "train adain",
     "reproduce",
     "reproduce list",
@@ -145,6 +148,17 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("evaluate resnt50 --suite shape-bias --data . --out results", "did you mean 'resnet50'"),
         ("evaluate resnet50 --weights x.pth --suite shape-bias --data . --out results", "no such file: x.pth"),
         ("reproduce cgn-table2 --variant colred", "'colred'"),
+        ("train classifier --out run", "data (--data) is needed"),
+        ("train classifier --row genitn --out run", "--row must be one of"),
+        ("train classifier --row genint --out run --data x", "no such folder: x"),
+        ("train classifier --row genint --out run --val x", "no such folder: x"),
+        ("train classifier --row genint --out run --stylized x:4", "no such folder: x"),
+        ("train classifier --row genint --out run --data . --val . --as code", "'code'"),
+        ("train classifier --row genint --out run --data . --val . --architecture resnet50", "'resnet18', 'resnet152'"),
+        ("train classifier --row genint --tiny --out run --epochs 0", "epochs must be at least 1"),
+        ("train classifier --row genint --tiny --out run --scale far", "--scale takes a number or 'released'"),
+        ("train classifier --out run --intervention biggan:much", "--intervention takes NAME, NAME:BATCH or"),
+        ("train classifier --out run --counterfactual :8:1", "--counterfactual takes NAME, NAME:BATCH or"),
         ("render --out set --num 5", "render needs a generator's name, or else --verify DIR or --repair DIR"),
         ("render cgan-digits --num 5", "render needs --out"),
         ("render cgan-digits --out set", "render needs --num"),
@@ -157,7 +171,7 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("render cgan-digit --out set --num 5", "did you mean 'cgan-digits'"),
         ("render cgan-digits --out set --num 5 --pool 9", "pool is no option for 'cgan-digits'"),
         ("render cgn-digits --out set --num 5 --components 9", "components is no option for 'cgn-digits'"),
-        ("render cgan-digits --out set --num 5 --scale far", "scale must be one of 'released', but got 'far'"),
+        ("render cgan-digits --out set --num 5 --scale far", "--scale takes a number or 'released'"),
         ("render cgan-digits --verify set", "--verify DIR and --repair DIR stand alone"),
         ("render --verify set", "'set' is no rendered set: it has no settings.json"),
         ("render --repair set", "'set' is no rendered set: it has no settings.json"),
@@ -292,6 +306,70 @@ def test_train_and_reproduce_hand_on_every_option(
     ]
 
 
+def test_train_classifier_hands_on_every_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    monkeypatch.setattr("genaug.recipes.training_rows.run", lambda *args, **options: calls.append((args, options)))
+    for name in ("d", "v", "s"):
+        (tmp_path / name).mkdir()
+    for line in (
+        "train classifier --out o --row genint --data d --val v --tiny --as released --architecture a "
+        "--augmentation additional --counterfactual c:8 --intervention i:16:0.05 --intervention j --stylized s:4:2 "
+        "--truncation 0.5 --components 3 --scale 2 --heads shape,texture --weights none --epochs 5 --batch-size 6 "
+        "--learning-rate 0.7 --drop-every 8 --drop-factor 0.9 --optimizer adam --weight-decay 0.1 --mixup 0.2 "
+        "--label-smoothing 0.3 --size 40 --accumulate 2 --dtype bfloat16 --channels-last --compile --seed 7 "
+        "--workers 1 --checkpoint-every 9 --skip-bad --tensorboard --device cuda",
+        "train classifier --out o --scale released --weights DEFAULT",
+    ):
+        assert run(capsys, *line.split()) == (0, "o/model\n", "")
+    assert calls[0] == (
+        (Path("o"), Path("d"), Path("v")),
+        {
+            "row": "genint",
+            "architecture": "a",
+            "augmentation": "additional",
+            "as_": "released",
+            "tiny_scale": True,
+            "sources": [
+                ("intervention", "i", 16, 0.05),
+                ("intervention", "j", None, None),
+                ("stylized", "s", 4, 2.0),
+                ("counterfactual", "c", 8, None),
+            ],
+            "interventions": {"truncation": 0.5, "components": 3, "scale": 2.0},
+            "changes": {
+                "heads": ("shape", "texture"),
+                "weights": None,
+                "epochs": 5,
+                "batch_size": 6,
+                "learning_rate": 0.7,
+                "drop_every": 8,
+                "drop_factor": 0.9,
+                "optimizer": "adam",
+                "weight_decay": 0.1,
+                "mixup": 0.2,
+                "label_smoothing": 0.3,
+                "size": 40,
+                "accumulate": 2,
+                "dtype": "bfloat16",
+                "channels_last": True,
+                "compile": True,
+                "seed": 7,
+            },
+            "device": "cuda",
+            "num_workers": 1,
+            "checkpoint_every": 9,
+            "skip_bad": True,
+            "tensorboard": True,
+        },
+    )
+    # what is not asked for is left to the row
+    assert calls[1][0] == (Path("o"), None, None)
+    assert calls[1][1]["changes"] == {"weights": "DEFAULT", "seed": 0}
+    assert calls[1][1]["interventions"] == {"scale": "released"}
+
+
 def test_variants_are_those_of_the_datasets() -> None:
     assert list(VARIANTS) == cli.MNIST_VARIANTS
 
@@ -309,6 +387,7 @@ def test_reproduce_list_names_every_recipe_and_its_figures(
         ours = measured().get(name, {})
         for field, text in (
             ("command", recipe.command),
+            ("then", recipe.then),
             ("lacks", recipe.lacks),
             ("needs", recipe.needs if recipe.command or recipe.twin else ""),
             ("cost", recipe.cost if recipe.command or recipe.twin else ""),
@@ -337,7 +416,10 @@ def test_reproduce_list_fits_the_terminal(capsys: pytest.CaptureFixture[str], mo
 def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureFixture[str], name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.command or recipe.lacks
-    commands = [recipe.command] * bool(recipe.command) + [f"genaug reproduce {name} --twin"] * recipe.twin
+    assert recipe.command or not recipe.then
+    commands = [command for command in (recipe.command, recipe.then) if command] + [
+        f"genaug reproduce {name} --twin"
+    ] * recipe.twin
     for command in commands:
         program, *arguments = command.split()
         assert program == "genaug"
@@ -346,8 +428,7 @@ def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureF
 
 def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(capsys, "reproduce", "genint-table1", "--out", "run")
-    assert "lacks the training of the other rows; its twin: genaug reproduce genint-table1 --twin, or as far" in message
-    assert "genaug evaluate resnet18 --suite objectnet-genint" in message
+    assert "its twin: genaug reproduce genint-table1 --twin, or as far as it goes: genaug train classifier" in message
     assert "lacks the CGN on ImageNet; see genaug reproduce list" in refused(
         capsys, "reproduce", "cgn-table1", "--twin"
     )
@@ -435,6 +516,20 @@ def test_assets_convert_writes_what_load_reads(capsys: pytest.CaptureFixture[str
 
 def test_the_suites_of_the_command_line_are_those_of_the_package() -> None:
     assert list(SUITES) == cli.SUITE_NAMES
+
+
+def test_evaluate_scores_every_head_of_a_trained_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    MultiHeadResNet("resnet18", heads=("shape", "texture")).save_pretrained("run/model")
+    write_images(tmp_path / "imagenet", ["n01440764/0.png", "n01440764/1.png"])
+    command = "evaluate run/model --suite imagenet --data imagenet --out results --partial"
+    code, out, err = run(capsys, *command.split())
+    assert (code, err) == (0, "")
+    assert "PARTIAL" in out
+    figures = json.loads(Path("results", "results.json").read_text())["suites"]["imagenet"]["figures"]
+    assert set(figures) == {"ensemble", "shape", "texture"}
+    MultiHeadResNet("resnet18", 10).save_pretrained("digits/model")
+    message = refused(capsys, *command.replace("run", "digits").replace("results", "others").split())
+    assert "model must give 1,000 logits, in the usual order of the classes, but gave 10" in message
 
 
 def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import torch
 
 from genaug.assets import save_asset
 from genaug.assets.layouts import BIGGAN_CONFIGS, shapes_of
+from genaug.cli import main
 from genaug.evaluation import SUITES, preprocessing
 from genaug.evaluation.models import Classifier
 from genaug.models.mnist_cnn import MnistCNN
 from genaug.recipes import demo
+from genaug.recipes.training_rows import ROWS
 from genaug.transforms.vgg import load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +63,56 @@ def test_the_page_of_interventions_works(tmp_path, monkeypatch):
     assert len(names["directions"]) == 60
     assert names["shapes"].describe(0)["layer"] == "mask.1"
     assert names["shapes"][0][0].shape == (3, 32, 32)
+
+
+def test_the_page_of_training_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "training.md").read_text()
+    loop, heads = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+    before = model[1].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    photographs = [(torch.rand(4, 3, 32, 32), torch.arange(4)) for _ in range(2)]
+    names = {"model": model, "optimizer": optimizer, "device": "cpu", "loader": photographs, "photographs": photographs}
+    exec(loop, names)
+    assert names["images"].shape == (12, 3, 32, 32)
+    assert names["targets"]["source"].tolist() == [0] * 4 + [1] * 8
+    assert not torch.equal(before, model[1].weight)
+    exec(heads, names)
+    assert set(names["targets"]["heads"]) == {"shape", "texture", "background"}
+    assert all(head.weight.grad.any() for head in names["model"].heads.values())
+    assert names["background_blind"](torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+
+
+def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "training.md").read_text().replace("\\\n", "")
+    calls = []
+    monkeypatch.setattr("genaug.recipes.training_rows.train", lambda *args, **options: calls.append(options))
+    for folder in ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised"):
+        (tmp_path / folder).mkdir(parents=True)
+    blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
+    commands = [line.split() for block in blocks for line in block.splitlines() if " train classifier " in line]
+    assert [main(command[1:]) for command in commands] == [0] * 4
+    assert capsys.readouterr().err == ""
+    mine, heads = calls[2:]
+    assert [(s.kind, s.batch_size, s.weight) for s in mine["sources"]] == [
+        ("intervention", 64, 0.05),
+        ("stylized", 128, 0.5),
+    ]
+    assert heads["settings"].heads == ("shape", "texture", "background")
+
+
+def test_the_page_of_training_has_every_row():
+    table = (ROOT / "docs" / "training.md").read_text().split("| `--row` |")[1].split("\n\n")[0]
+    named = [
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall("`([^`]+)`", row.split("|")[1])
+    ]
+    assert sorted(named) == sorted(ROWS)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files to be closed with it

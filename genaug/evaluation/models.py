@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from genaug.arguments import near
 from genaug.assets.formats import read
 from genaug.evaluation.scoring import preprocessing
 from genaug.files import one_line
+from genaug.models.multi_head_resnet import MultiHeadResNet
 
 TIMM = "timm/"
+_SAVED = ("config.json", "model.safetensors")  # what `save_pretrained` writes
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
     """Builds a classifier and loads its weights.
 
     Args:
-        name: one of torchvision's, such as "resnet50", or of timm's, such as "timm/resnet50.a1_in1k".
+        name: one of torchvision's, such as "resnet50", or of timm's, such as "timm/resnet50.a1_in1k"; or a folder that
+            `MultiHeadResNet.save_pretrained` wrote, such as the model/ of `genaug train classifier`. Its images are
+            resized to 256 and cut to 224.
         weights: a file with a state dict (.pth, .pt, .bin, .safetensors), or one of torchvision's names for published
             weights, such as "IMAGENET1K_V1"; by default the best published ones. Published weights are fetched.
 
     Raises:
-        ValueError: an unknown name, or weights that do not fit.
+        ValueError: an unknown name, weights that do not fit, or a folder without a model.
         ModuleNotFoundError: timm is not installed.
         genaug.AssetError: the file does not exist, is damaged, or needs code to be run to be read.
         RuntimeError: published weights cannot be fetched.
@@ -54,6 +59,8 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
         raise FileNotFoundError(f"no such file: {file}")
     if Path(name).is_file():
         raise ValueError(f"{name} is a file: pass the name of its network, such as 'resnet50', and the file as weights")
+    if Path(name).is_dir():
+        return _saved(Path(name), weights)
     label = name if weights is None else f"{name}, {file.name if file else weights}"
     try:
         if name.startswith(TIMM):
@@ -69,6 +76,25 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
     if file is not None:
         _load(classifier.model, file, name)
     return classifier
+
+
+def _saved(folder: Path, weights: Any) -> Classifier:
+    if weights is not None:
+        raise ValueError(f"weights must be left out for the folder {folder}, which has its own, but got {weights!r}")
+    if missing := [file for file in _SAVED if not (folder / file).is_file()]:
+        raise ValueError(
+            f"{folder} must be a folder of MultiHeadResNet.save_pretrained, such as the model/ that `genaug train "
+            f"classifier` writes, but has no {missing[0]}"
+        )
+    config, weights = (folder / file for file in _SAVED)
+    try:
+        model = MultiHeadResNet(**json.loads(config.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{config} is not one of MultiHeadResNet's: {one_line(error)}") from None
+    _load(model, weights, "its config.json")
+    # a single head is the model's answer and needs no figures beside it
+    whole: Any = model if len(model.heads) > 1 else model.only(*model.heads)
+    return Classifier(os.fspath(folder), whole, preprocessing(), preprocessing(None, None))
 
 
 def _torchvision(name: str, label: str, weights: str | None) -> Classifier:

@@ -252,7 +252,7 @@ def score(
         if isinstance(model, nn.Module):
             stack.enter_context(evaluating(model))
         bar = stack.enter_context(progress(total=total, description=description, unit="image")) if description else None
-        for pair in _batches(images):
+        for pair in naming_files(images):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Tensor):
                 raise TypeError(
                     f"images must come as pairs of a batch (B, 3, H, W) and its targets, but got {type(pair).__name__}"
@@ -290,7 +290,8 @@ def _names(images: Any) -> Callable[[int], str]:
     return (lambda i: str(paths[i])) if paths is not None else (lambda i: f"image {i}")
 
 
-def _batches(images: Any) -> Iterator[Any]:
+def naming_files(images: Iterable[Any]) -> Iterator[Any]:
+    """Yields what `images` does; of an ImageError of a loader's worker only its message is left, not the traceback."""
     said = ""
     try:
         yield from images

@@ -20,6 +20,7 @@ class Recipe:
         what: which table or figure it is.
         paper: the paper's figures.
         command: the command that makes it, or what of it can be made; "" if nothing can.
+        then: the command that measures what `command` has trained; "" if that does it itself.
         lacks: what the package does not do of it yet; "" if it does all.
         twin: whether it has a twin at desk scale, `genaug reproduce NAME --twin`.
         needs: data that the user has to bring.
@@ -29,6 +30,7 @@ class Recipe:
     what: str
     paper: str
     command: str = ""
+    then: str = ""
     lacks: str = ""
     twin: bool = False
     needs: str = "nothing"
@@ -38,6 +40,9 @@ class Recipe:
 _TWIN_COST = "the twin minutes a seed on one CPU core"
 _PICTURES = "pictures"
 _CGN = "the CGN on ImageNet"
+
+_TRAINING = "ImageNet and BigGAN-deep's weights for training"
+_TRANSFER = "stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR"
 
 RECIPES = {
     "cgn-table1": Recipe(
@@ -58,7 +63,7 @@ RECIPES = {
         what="CGN, Table 3: shape bias on cue conflict and ImageNet accuracy in percent, ResNet-50",
         paper="ImageNet 21.4; CGN's heads: shape 54.8, texture 16.7, background 22.9; accuracy 76.1, ensemble 74.0",
         command="genaug evaluate resnet50 --suite shape-bias --data DIR --out DIR",
-        lacks="the training of the other rows",
+        lacks="CGN's row: genaug train classifier --row cgn has its settings, but not yet the CGN on ImageNet",
         twin=True,
         needs="the cue-conflict stimuli; the twin nothing",
         cost=_TWIN_COST,
@@ -67,7 +72,7 @@ RECIPES = {
         what="CGN, Table 4: accuracy in percent on IN-9, Mixed-Same and Mixed-Rand, and the background gap, ResNet-50",
         paper="ImageNet 95.6, 86.2, 78.9, gap 7.3; ImageNet + CGN 94.2, 83.4, 80.1, gap 3.3",
         command="genaug evaluate resnet50 --suite background-gap --data DIR --out DIR",
-        lacks="the training of the other rows",
+        lacks="CGN's row: genaug train classifier --row cgn has its settings, but not yet the CGN on ImageNet",
         twin=True,
         needs="ImageNet-9; the twin nothing",
         cost=_TWIN_COST,
@@ -111,36 +116,41 @@ RECIPES = {
     "genint-table1": Recipe(
         what="GenInt, Table 1: ObjectNet accuracy in percent by training distribution, ResNet-18 and -152",
         paper="ResNet-18, top-1: ImageNet only 20.48, GAN augmentation 20.63, GenInt 22.07, with transfer 22.34",
-        command="genaug evaluate resnet18 --suite objectnet-genint --data DIR --out DIR",
-        lacks="the training of the other rows",
+        command="genaug train classifier --row genint --data DIR --val DIR --out RUN",
+        then="genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR",
+        lacks=_TRANSFER,
         twin=True,
-        needs="ObjectNet; the twin nothing",
+        needs=f"ObjectNet; {_TRAINING}; the twin nothing",
         cost=_TWIN_COST,
     ),
     "genint-table2": Recipe(
         what="GenInt, Table 2: mCE in percent on ImageNet-C by training distribution, ResNet-18 and -152",
         paper="ResNet-18: ImageNet only 87.16, GAN augmentation 86.48, GenInt with transfer 74.68",
-        command="genaug evaluate resnet18 --suite imagenet-c --data DIR --out DIR",
-        lacks="the training of the other rows",
+        command="genaug train classifier --row genint-transfer --data DIR --val DIR --stylized DIR --out RUN",
+        then="genaug evaluate RUN/model --suite imagenet-c --data DIR --out DIR",
+        lacks=_TRANSFER,
         twin=True,
-        needs="ImageNet-C; the twin nothing",
+        needs=f"ImageNet-C; {_TRAINING}; the twin nothing",
         cost=_TWIN_COST,
     ),
     "genint-table3": Recipe(
         what="GenInt, Table 3: accuracy in percent on ImageNet and ImageNet-V2 by training distribution",
         paper="ResNet-18, top-1 on ImageNet and MatchedFrequency: ImageNet only 68.82, 56.18; GenInt 70.41, 57.86",
-        command="genaug evaluate resnet18 --suite imagenet-v2 --data DIR --out DIR",
-        lacks="the training of the other rows",
+        command="genaug train classifier --row genint --data DIR --val DIR --out RUN",
+        then="genaug evaluate RUN/model --suite imagenet-v2 --data DIR --out DIR",
+        lacks=_TRANSFER,
         twin=True,
-        needs="ImageNet-V2 and ImageNet (--suite imagenet); the twin nothing",
+        needs=f"ImageNet-V2; {_TRAINING} (--suite imagenet measures there); the twin nothing",
         cost=_TWIN_COST,
     ),
     "genint-table4": Recipe(
         what="GenInt, Table 4: ImageNet accuracy in percent of a ResNet-50 that has seen generated images alone",
         paper="observational, truncation 1.0 39.07, 1.5 42.65, 2.0 40.98; interventional 45.06",
-        lacks="the training",
+        command="genaug train classifier --row gan-interventional --val DIR --out RUN",
+        then="genaug evaluate RUN/model --suite imagenet --data DIR --out DIR",
+        lacks="the truncations of 1.5 and 2.0: it is at most 1 here; the other row is --row gan-observational",
         twin=True,
-        needs="the twin nothing",
+        needs="BigGAN-deep's weights and ImageNet's validation images; the twin nothing",
         cost=_TWIN_COST,
     ),
     "genint-figure1": Recipe(

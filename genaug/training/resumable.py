@@ -68,7 +68,7 @@ def optimise(
         FloatingPointError: a loss or a weight is no longer finite; the last checkpoint stays.
     """
     log = folder / "log.jsonl"
-    _truncate_log(log, run.step)
+    truncate_log(log, run.step)
     bar = progress(total=steps, initial=run.step, description=description, unit="step")
     begin = time.monotonic() - run.seconds
     with bar, log.open("a") as lines:
@@ -98,7 +98,7 @@ def optimise(
                     torch.save({**run.state(), "settings": described}, path)
 
 
-def _truncate_log(path: Path, step: int) -> None:
+def truncate_log(path: Path, step: int) -> None:
     """Drops what an interrupted run logged after its last checkpoint, or it would stand there twice."""
     if path.exists():
         complete = path.read_text().splitlines(keepends=True)

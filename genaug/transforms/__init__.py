@@ -1,1 +1,1 @@
-"""Interventions as torchvision v2 transforms: what changes an image on its way into a batch."""
+"""torchvision v2 transforms: what happens to images on their way into a loop."""

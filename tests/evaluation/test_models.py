@@ -13,6 +13,8 @@ from torchvision.transforms import v2
 
 from genaug.assets import AssetError
 from genaug.evaluation import load_classifier, preprocessing
+from genaug.evaluation.scoring import score
+from genaug.models.multi_head_resnet import MultiHeadResNet
 
 NAME = "squeezenet1_1"  # torchvision's smallest
 
@@ -136,3 +138,38 @@ def test_timms_models_by_their_names(tmp_path: Path, state, monkeypatch: pytest.
         load_classifier("timm/smal")
     with pytest.raises(ValueError, match="weights must be a file for timm's models"):
         load_classifier("timm/small.a1", "IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize("heads", [("shape", "texture"), ("label",)])
+def test_a_folder_of_a_trained_model_is_a_classifier_with_its_heads(tmp_path: Path, heads: tuple[str, ...]) -> None:
+    trained = MultiHeadResNet("resnet18", 20, heads=heads).eval()
+    trained.save_pretrained(tmp_path / "model")
+    classifier = load_classifier(str(tmp_path / "model"))
+    assert classifier.name == str(tmp_path / "model")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = trained(images, heads=True)
+        [(found, _)] = score(classifier.model, [(images, torch.zeros(2))])
+    assert set(found) == ({*heads, "ensemble"} if len(heads) > 1 else {"ensemble"})
+    assert all(torch.allclose(found[head], expected[head], atol=1e-6) for head in found)
+    image = Image.radial_gradient("L").convert("RGB").resize((400, 300))
+    assert torch.equal(classifier.transform(image), preprocessing()(image))
+
+
+def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"such as the model/ that .* but has no config\.json"):
+        load_classifier(str(tmp_path))
+    MultiHeadResNet("resnet18", 2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"weights must be left out for the folder .* got 'DEFAULT'"):
+        load_classifier(str(tmp_path), "DEFAULT")
+    MultiHeadResNet("resnet18", 3).save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "config.json").replace(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"does not fit its config\.json: 6 tensors differ"):
+        load_classifier(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(AssetError, match=r"model\.safetensors"):
+        load_classifier(str(tmp_path))
+    for wrong in ("{", '{"backbone": "vgg16"}', '{"depth": 18}', "[]"):
+        (tmp_path / "config.json").write_text(wrong)
+        with pytest.raises(ValueError, match=r"config\.json is not one of MultiHeadResNet's"):
+            load_classifier(str(tmp_path))

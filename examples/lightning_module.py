@@ -1,0 +1,60 @@
+"""CGN's classifier with heads in Lightning, on photographs and counterfactuals.
+
+python examples/lightning_module.py FOLDER
+
+FOLDER has a folder a class, ten of them. Needs lightning.
+"""
+
+import sys
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from genaug import CounterfactualDataset, MixedLoader, MultiHeadLoss, MultiHeadResNet
+from genaug.transforms.batch import MEAN, STD, BatchAugmentation, BatchCollate
+
+SIZE = 32
+
+
+class Classifier(lightning.LightningModule):
+    """Three heads, each of which learns its own factor from the counterfactuals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = MultiHeadResNet("resnet18", num_classes=10)
+        self.criterion = MultiHeadLoss()
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        images, targets = batch
+        loss = self.criterion(self.model(images, heads=True), targets)
+        self.log("loss", loss, prog_bar=True, batch_size=len(images))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+
+def main(folder: str, **options: Any) -> float:
+    augmentation = v2.Compose(
+        [
+            *(v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()),
+            *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)),
+        ]
+    )
+    photographs = ImageFolder(folder, augmentation)
+    counterfactuals = CounterfactualDataset("cgn-digits", length=100_000, targets="all")
+
+    real = DataLoader(photographs, batch_size=32, shuffle=True, drop_last=True)
+    generated = DataLoader(counterfactuals, 32, shuffle=True, collate_fn=BatchCollate(BatchAugmentation(SIZE)))
+    trainer = lightning.Trainer(**{"max_epochs": 1, **options})
+    # Lightning moves batches to its device; device="cuda" in dataset and MixedLoader makes them there
+    trainer.fit(Classifier(), MixedLoader(real, generated))
+    return float(trainer.callback_metrics["loss"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

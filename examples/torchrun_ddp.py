@@ -1,0 +1,65 @@
+"""The same by several processes: each has its share of the photographs and of the generated images.
+
+torchrun --nproc-per-node 2 examples/torchrun_ddp.py FOLDER
+
+FOLDER has a folder a class, ten of them.
+"""
+
+import os
+import sys
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
+from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
+from torchvision.transforms import v2
+
+from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader
+from genaug.transforms.batch import MEAN, STD, BatchAugmentation, BatchCollate
+
+SIZE = 32
+
+
+def main(folder: str, epochs: int = 1) -> float:
+    cuda = torch.cuda.is_available()
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    torch.manual_seed(rank)  # crops and flips are each process's own
+
+    augmentation = v2.Compose(
+        [
+            *(v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()),
+            *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)),
+        ]
+    )
+    photographs = ImageFolder(folder, augmentation)
+    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, device=device)
+
+    # the batches of both papers are of all processes together
+    real = DataLoader(photographs, 32 // world, sampler=DistributedSampler(photographs), drop_last=True)
+    collate = BatchCollate(BatchAugmentation(SIZE))
+    generated = DataLoader(interventions, 8 // world, sampler=DistributedSampler(interventions), collate_fn=collate)
+    loader = MixedLoader(real, generated, device=device)
+    criterion = GenIntLoss((1.0, 0.05))
+
+    model = DistributedDataParallel(resnet18(num_classes=len(photographs.classes)).to(device))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    loss = torch.zeros(())
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)  # reaches both samplers
+        for images, targets in loader:
+            loss = criterion(model(images), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if rank == 0:
+            print(f"epoch {epoch}: loss {loss.item():.3f}")
+    distributed.destroy_process_group()
+    return loss.item()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

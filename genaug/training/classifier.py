@@ -1,0 +1,633 @@
+"""Training of a classifier on photographs and generated images: the recipes of both papers, and one's own.
+
+One process, or `torchrun` over many GPUs and machines: batch sizes and learning rates are of all processes together.
+Everything random follows from the seed and from where in the training it is drawn, so that a run that was cut off goes
+on as if it had not been, on a CPU to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from genaug.arguments import check_choice, check_device, check_integer, check_number
+from genaug.datasets.counterfactual import CounterfactualDataset
+from genaug.datasets.generative_intervention import GenerativeInterventionDataset
+from genaug.evaluation.classes import IMAGENET
+from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, naming_files, preprocessing, score
+from genaug.files import atomic_path, writable_folder
+from genaug.generators import load_generator
+from genaug.interventions.sampling import generator_of
+from genaug.models.multi_head_resnet import AGGREGATES, HEADS, MultiHeadResNet
+from genaug.progress import progress
+from genaug.records import circumstances, write_results
+from genaug.training.classifier_data import (
+    AUGMENTATIONS,
+    BAD_IMAGES,
+    EpochBatches,
+    Generated,
+    Photographs,
+    Rendered,
+    as_it_is,
+    augmentation,
+)
+from genaug.training.mixing import MixedLoader
+from genaug.training.objectives import GenIntLoss, MultiHeadLoss
+from genaug.training.resumable import resume, truncate_log
+
+KINDS = ("counterfactual", "intervention", "rendered", "stylized")
+OPTIMIZERS = ("sgd", "adam")
+PLAIN = ("label",)  # the one head of a classifier that is to have none
+LOG_EVERY = 50  # steps
+LENGTH = 1_000_000  # images of a generator, before they come again in another order and other crops
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images beside the photographs.
+
+    Attributes:
+        kind: "counterfactual", "intervention", "rendered" or "stylized".
+        name: the generator, as the datasets take it; of rendered images the folder of `genaug render`; of stylized ones
+            their folder, laid out as the photographs'.
+        batch_size: of all processes together.
+        weight: of their cross entropy, lambda in GenInt's Equation 1. Counterfactuals of a model with heads have none.
+        options: further arguments of the dataset, such as components, scale, truncation, pool, length.
+
+    Raises:
+        ValueError: an unknown kind, a batch without images, or a weight below zero.
+        TypeError: they are of another kind.
+    """
+
+    kind: str
+    name: str
+    batch_size: int
+    weight: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, KINDS)
+        check_integer("batch_size", self.batch_size, 1)
+        check_number("weight", self.weight)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a classifier is trained; by default as GenInt trains ResNet-18 on ImageNet (section 5.3).
+
+    Attributes:
+        architecture: a ResNet of torchvision's.
+        heads: names of its heads; () for a plain classifier.
+        aggregate: of the heads, see `MultiHeadResNet`.
+        weights: published ones to start from, see `MultiHeadResNet`.
+        frozen_batch_norm: see `MultiHeadResNet`.
+        epochs: passes through the photographs.
+        batch_size: photographs a step, of all processes together.
+        learning_rate: at the start.
+        drop_every: epochs after which the learning rate is multiplied by `drop_factor`, again and again.
+        drop_factor: in [0, 1].
+        optimizer: "sgd" with a momentum of 0.9, or "adam".
+        weight_decay: of every weight.
+        augmentation: of photographs, see `classifier_data.augmentation`.
+        mixup: alpha of Mixup among photographs; 0 for none.
+        label_smoothing: in [0, 1].
+        size: side of the images, in pixels; for validation they are cut from a shorter side 8/7 of it.
+        accumulate: in how many parts a batch passes.
+        dtype: "float32", or "bfloat16" for autocast.
+        channels_last: the memory format.
+        compile: compile the model.
+        seed: of everything random.
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: it is of another kind.
+    """
+
+    architecture: str = "resnet18"
+    heads: tuple[str, ...] = ()
+    aggregate: str = "logits"
+    weights: str | None = None
+    frozen_batch_norm: bool = False
+    epochs: int = 90
+    batch_size: int = 256
+    learning_rate: float = 0.1
+    drop_every: int = 30
+    drop_factor: float = 0.1
+    optimizer: str = "sgd"
+    weight_decay: float = 1e-4
+    augmentation: str = "standard"
+    mixup: float = 0.0
+    label_smoothing: float = 0.0
+    size: int = 224
+    accumulate: int = 1
+    dtype: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "drop_every", "size", "accumulate"):
+            check_integer(name, getattr(self, name), 1)
+        check_integer("seed", self.seed)
+        for name in ("learning_rate", "weight_decay", "mixup"):
+            check_number(name, getattr(self, name))
+        for name in ("label_smoothing", "drop_factor"):
+            check_number(name, getattr(self, name), high=1)
+        if isinstance(self.heads, str):
+            raise TypeError(f"heads must be a tuple of names, but got {self.heads!r}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate={self.accumulate}, but got {self.batch_size}"
+            )
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("augmentation", self.augmentation, AUGMENTATIONS)
+        check_choice("aggregate", self.aggregate, AGGREGATES)
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+def train(
+    out: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None,
+    validation: str | os.PathLike[str],
+    *,
+    sources: Sequence[Source] = (),
+    settings: Settings | None = None,
+    device: torch.device | str | None = None,
+    num_workers: int = 4,
+    checkpoint_every: int = 1000,
+    skip_bad: bool = False,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
+    """Trains a classifier; the same call again goes on where it stopped.
+
+    `out` gets model/ (for `MultiHeadResNet.from_pretrained`), results.json, checkpoint.pt, log.jsonl, and
+    bad_images.txt if images were skipped.
+
+    Args:
+        out: folder to write to; with several processes one that all of them see.
+        data: photographs, a folder a class; None to train on the first source alone, as GenInt's Table 4.
+        validation: likewise, for top-1 and top-5 accuracy after each epoch; all of these must open.
+        sources: images beside them. Those of a generator have its classes: ImageNet's where the folders are named by
+            wnid, otherwise as many as there are folders, in their order.
+        settings: the recipe; by default `Settings()`.
+        device: where to train, the CPU by default; with "cuda" `torchrun` gives each process a GPU of its own.
+        num_workers: processes that read photographs, for each process that trains.
+        checkpoint_every: steps between checkpoints; there is one after each epoch, too.
+        skip_bad: take the next image in the stead of one that does not open, and note it; an error otherwise.
+        tensorboard: write curves to `out`/tensorboard, too; needs the package of that name.
+
+    Returns:
+        What results.json holds: "settings", "sources", "validation" (top-1 and top-5 in percent by head), "epochs",
+        each epoch's, "bad_images", how many were skipped, and circumstances.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a class without an image.
+        ValueError: classes do not agree, an image does not open (an `ImageError`), a batch is larger than its images
+            or cannot be shared evenly, `out` holds a run with other settings, an argument is out of its range.
+        FloatingPointError: the loss is no longer finite; the last checkpoint stays.
+        ModuleNotFoundError: tensorboard is not installed.
+        genaug.AssetError: a generator's weights are not to be had.
+    """
+    settings = settings or Settings()
+    check_integer("checkpoint_every", checkpoint_every, 1)
+    check_integer("num_workers", num_workers, 0)
+    with _processes(device) as world, torch.random.fork_rng(devices=world.gpus):
+        folder = writable_folder(out)
+        held_out = ImageFolder(_folder(validation))
+        bad = folder / BAD_IMAGES if skip_bad else None
+        mixed, weights = _mixed(data, held_out.classes, sources, settings, world, num_workers, bad)
+        steps = len(mixed) // settings.accumulate
+        described = {
+            **asdict(settings),
+            "sources": [asdict(source) for source in sources],
+            "classes": len(held_out.classes),
+            "images": len(mixed.loaders[0].dataset),  # of fewer or more a place would be another one
+        }
+        run = _Run(settings, len(held_out.classes), mixed, world.device)
+        resume(run, folder, described)
+        log = _Log(folder, run.step, tensorboard, writes=world.rank == 0)
+        loop = _Loop(run, settings, weights, world, folder, described, steps, log, checkpoint_every)
+        bar = progress(total=settings.epochs * steps, initial=run.step, description="classifier", unit="step")
+        with closing(log), bar:
+            while run.epoch < settings.epochs:
+                loop.train_epoch(bar)
+                accuracies = _validate(run.model, held_out, world, settings, num_workers)
+                run.history.append(accuracies)
+                log.write({"epoch": run.epoch, "step": run.step, "validation": accuracies})
+                bar.set_postfix({"top-1": f"{accuracies[ENSEMBLE]['top1']:.1f}"})
+                run.epoch += 1
+                loop.save()
+        noted = folder / BAD_IMAGES
+        results = {
+            "settings": asdict(settings),
+            "sources": described["sources"],
+            "classes": len(held_out.classes),
+            "validation_images": len(held_out),
+            "validation": run.history[-1],
+            "epochs": run.history,
+            "bad_images": len(set(noted.read_text().splitlines())) if noted.exists() else 0,
+            "processes": world.size,
+            **circumstances(run.start, world.device),
+        }
+        if world.rank == 0:
+            run.model.save_pretrained(folder / "model")
+            write_results(folder / "results.json", results)
+        return results
+
+
+@dataclass(frozen=True)
+class _World:
+    """Which of how many processes this is, and where it computes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def gpus(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+
+@contextmanager
+def _processes(device: torch.device | str | None) -> Iterator[_World]:
+    """Joins the processes that `torchrun` started, if it did."""
+    where = check_device("device", device)
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if where.type == "cuda":
+        index = int(os.environ.get("LOCAL_RANK", 0)) if where.index is None else where.index
+        where = torch.device("cuda", index)
+        torch.cuda.set_device(where)
+    joined = size > 1 and not torch.distributed.is_initialized()
+    if joined:
+        torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield _World(rank, size, where)
+    finally:
+        if joined:
+            torch.distributed.destroy_process_group()
+
+
+def _folder(path: str | os.PathLike[str]) -> str:
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"no such folder: {os.fspath(path)}")
+    return os.fspath(path)
+
+
+def _preprocessing(size: int) -> Any:
+    return preprocessing(resize=round(size * 8 / 7), crop=size)
+
+
+def _mixed(
+    data: str | os.PathLike[str] | None,
+    classes: Sequence[str],
+    sources: Sequence[Source],
+    settings: Settings,
+    world: _World,
+    num_workers: int,
+    skip_bad: Path | None,
+) -> tuple[MixedLoader, list[float]]:
+    """All images of a step, joined, and the weight of each of their sources."""
+    loaders: list[DataLoader] = []
+    weights: list[float] = []
+    if data is not None:
+        loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
+        weights.append(1.0)
+    elif not sources or sources[0].kind != "intervention":
+        raise ValueError("sources must begin with an intervention when there are no photographs (data=None)")
+    for number, source in enumerate(sources):
+        if settings.heads and loaders and source.kind not in ("counterfactual", "rendered"):
+            raise ValueError(
+                f"sources of a model with heads must be counterfactuals, whose labels its loss takes, but source "
+                f"{number} is of kind {source.kind!r}"
+            )
+        weights.append(source.weight)
+        key = f"source {number}"
+        if source.kind == "stylized":
+            loaders.append(
+                _photographs(source.name, classes, settings, source.batch_size, world, num_workers, skip_bad, key)
+            )
+        elif source.kind == "rendered":
+            _check_heads(settings)
+            wnids = all(name in IMAGENET for name in classes)
+            labels = {IMAGENET[name] if wnids else number: number for number, name in enumerate(classes)}
+            transform = augmentation(settings.augmentation, settings.size)
+            images = Rendered(source.name, transform, _seed(settings, key), labels, settings.heads)
+            loaders.append(_read(images, settings, source.batch_size, world, num_workers, key))
+        else:
+            loaders.append(_generated(source, classes, settings, world, key))
+    return MixedLoader(*loaders, device=world.device), weights
+
+
+def _batches(count: int, batch_size: int, settings: Settings, world: _World, key: str) -> EpochBatches:
+    try:
+        return EpochBatches(count, batch_size, _seed(settings, key), world.rank, world.size, settings.accumulate)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _seed(settings: Settings, key: str) -> int:
+    """A seed for each part, or two parts with as many images would be in the same order."""
+    return generator_of(settings.seed, 0, key).initial_seed() % 2**63
+
+
+def _photographs(
+    root: str | os.PathLike[str],
+    classes: Sequence[str],
+    settings: Settings,
+    batch_size: int,
+    world: _World,
+    num_workers: int,
+    skip_bad: Path | None,
+    key: str,
+) -> DataLoader:
+    transform = augmentation(settings.augmentation, settings.size)
+    images = Photographs(root, transform, _seed(settings, key), skip_bad)
+    if images.classes != list(classes):
+        different = sorted(set(images.classes) ^ set(classes))
+        raise ValueError(
+            f"{root} must have the classes of the validation images, {len(classes)}, but has {len(images.classes)}; "
+            f"they differ in {', '.join(different[:5])}"
+        )
+    return _read(images, settings, batch_size, world, num_workers, key)
+
+
+def _read(
+    images: Photographs | Rendered, settings: Settings, batch_size: int, world: _World, num_workers: int, key: str
+) -> DataLoader:
+    """Images from disk, read and augmented by workers."""
+    return DataLoader(
+        images,
+        batch_sampler=_batches(len(images), batch_size, settings, world, key),
+        num_workers=num_workers,
+        pin_memory=world.device.type == "cuda",
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # a loader seeds its workers, by default from the global state, which moves on
+    )
+
+
+def _generated(source: Source, classes: Sequence[str], settings: Settings, world: _World, key: str) -> DataLoader:
+    generator: Any = load_generator(source.name, world.device)
+    count = generator.num_classes
+    chosen: list[int] | None = None
+    renamed: Tensor | None = None
+    if count == len(IMAGENET) and all(name in IMAGENET for name in classes):
+        chosen = [IMAGENET[name] for name in classes]
+        renamed = torch.full((count,), -1)
+        renamed[chosen] = torch.arange(len(chosen))
+    elif count != len(classes):
+        raise ValueError(
+            f"{source.name} makes images of {count} classes, but there are {len(classes)} folders: they must be as "
+            "many, or named by ImageNet's wnids"
+        )
+    options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": chosen, **source.options}
+    counterfactual = source.kind == "counterfactual"
+    dataset: Any = (CounterfactualDataset if counterfactual else GenerativeInterventionDataset)(generator, **options)
+    if renamed is not None and (renamed[dataset.classes] < 0).any():
+        raise ValueError(f"{key}: classes must be of those that have folders, but got {source.options['classes']}")
+    heads = settings.heads if counterfactual else ()
+    if heads:
+        _check_heads(settings)
+    made = Generated(dataset, settings.size, _seed(settings, key), renamed, heads)
+    return DataLoader(
+        made, batch_sampler=_batches(len(made), source.batch_size, settings, world, key), collate_fn=as_it_is
+    )
+
+
+def _check_heads(settings: Settings) -> None:
+    heads = settings.heads
+    if heads and not ("shape" in heads and set(heads) <= set(HEADS)):
+        raise ValueError(
+            f"heads must be of {', '.join(HEADS)}, and shape among them, to learn from counterfactuals, but got "
+            f"{', '.join(heads)}"
+        )
+
+
+class _Run:
+    """Everything that a step changes, so that one dict can hold it and bring it back."""
+
+    def __init__(self, settings: Settings, num_classes: int, mixed: MixedLoader, device: torch.device) -> None:
+        torch.default_generator.manual_seed(settings.seed)
+        self.model = MultiHeadResNet(
+            settings.architecture,
+            num_classes,
+            heads=settings.heads or PLAIN,
+            weights=settings.weights,
+            aggregate=settings.aggregate,
+            frozen_batch_norm=settings.frozen_batch_norm,
+        ).to(device)
+        if settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        parameters, rate, decay = self.model.parameters(), settings.learning_rate, settings.weight_decay
+        self.optimizer: torch.optim.Optimizer
+        if settings.optimizer == "sgd":
+            self.optimizer = torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+        else:
+            self.optimizer = torch.optim.Adam(parameters, rate, weight_decay=decay)
+        self.mixed = mixed
+        self.epoch = self.step = 0
+        self.history: list[Any] = []
+        self.start = time.perf_counter()  # as if the run had never been cut off
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "seconds": time.perf_counter() - self.start,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "mixed": self.mixed.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.mixed.load_state_dict(state["mixed"])
+        self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
+        self.start -= state["seconds"]
+
+
+class _Loop:
+    """The steps of a run."""
+
+    def __init__(
+        self,
+        run: _Run,
+        settings: Settings,
+        weights: Sequence[float],
+        world: _World,
+        folder: Path,
+        described: dict[str, Any],
+        steps: int,
+        log: _Log,
+        checkpoint_every: int,
+    ) -> None:
+        self.run, self.settings, self.world, self.steps = run, settings, world, steps
+        self.folder, self.described, self.log, self.checkpoint_every = folder, described, log, checkpoint_every
+        smoothing = settings.label_smoothing
+        self.objective: nn.Module = (
+            MultiHeadLoss(label_smoothing=smoothing)
+            if settings.heads
+            else GenIntLoss(weights, label_smoothing=smoothing)
+        ).to(world.device)
+        self.mixup = v2.MixUp(alpha=settings.mixup, num_classes=run.model.num_classes) if settings.mixup else None
+        self.model: Any = torch.compile(run.model) if settings.compile else run.model
+        if world.size > 1:
+            self.model = nn.parallel.DistributedDataParallel(self.model, world.gpus or None)
+
+    def train_epoch(self, bar: Any) -> None:
+        """The steps of this epoch that are left."""
+        run, settings = self.run, self.settings
+        for group in run.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * settings.drop_factor ** (run.epoch // settings.drop_every)
+        run.model.train()
+        run.mixed.set_epoch(run.epoch)
+        batches = naming_files(run.mixed)
+        begin, total, since = time.perf_counter(), torch.zeros((), device=self.world.device), run.step
+        last = (run.epoch + 1) * self.steps
+        while run.step < last:
+            run.optimizer.zero_grad()
+            for part in range(settings.accumulate):
+                images, targets = next(batches)
+                total += self._backward(images, targets, part)
+            run.step += 1
+            logs = run.step % LOG_EVERY == 0 or run.step == last
+            saves = run.step % self.checkpoint_every == 0 and run.step != last
+            # on a GPU the loss is looked at where it is logged: each look waits for all that was asked of it
+            if (logs or saves or self.world.device.type == "cpu") and not math.isfinite(float(total)):
+                raise self._not_finite(f"the loss is {float(total)}")
+            run.optimizer.step()
+            kept = run.model.state_dict().values() if saves or run.step == last else ()
+            if not all(tensor.isfinite().all() for tensor in kept):
+                raise self._not_finite("weights are not finite")
+            bar.update()
+            if logs:
+                steps, seconds = run.step - since, time.perf_counter() - begin
+                self.log.write(
+                    {
+                        "epoch": run.epoch,
+                        "step": run.step,
+                        "loss": round(float(total) / steps, 6),
+                        "learning_rate": run.optimizer.param_groups[0]["lr"],
+                        "steps_per_second": round(steps / seconds, 3),
+                    }
+                )
+                begin, total, since = time.perf_counter(), torch.zeros_like(total), run.step
+            if saves:
+                self.save()
+
+    def _backward(self, images: Tensor, targets: dict[str, Any], part: int) -> Tensor:
+        """Adds the gradients of one part of a step, and returns its share of the loss."""
+        settings, device = self.settings, self.world.device
+        if self.mixup is not None:
+            key = generator_of(settings.seed, self.run.step * settings.accumulate + part, f"mixup {self.world.rank}")
+            with torch.random.fork_rng(devices=self.world.gpus):
+                torch.set_rng_state(key.get_state())
+                images, targets = _mixed_up(images, targets, self.mixup, self.run.model.num_classes)
+        if settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        # gradients are exchanged once a step
+        waits = self.world.size > 1 and part + 1 < settings.accumulate
+        with self.model.no_sync() if waits else nullcontext():
+            half = settings.dtype == "bfloat16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                logits = self.model(images, heads=True) if settings.heads else self.model(images)
+            floats = {name: value.float() for name, value in logits.items()} if settings.heads else logits.float()
+            loss = self.objective(floats, targets) / settings.accumulate
+            loss.backward()
+        return loss.detach()
+
+    def _not_finite(self, what: str) -> FloatingPointError:
+        kept = self.folder / "checkpoint.pt"
+        return FloatingPointError(
+            f"{what} at step {self.run.step}; "
+            + (f"the last checkpoint, {kept}, is from before" if kept.exists() else "there is no checkpoint yet")
+        )
+
+    def save(self) -> None:
+        if self.world.rank == 0:
+            with atomic_path(self.folder / "checkpoint.pt") as path:
+                torch.save({**self.run.state(), "settings": self.described}, path)
+
+
+def _mixed_up(images: Tensor, targets: dict[str, Any], mixup: Any, num_classes: int) -> tuple[Tensor, dict[str, Any]]:
+    """Mixes the real images, which come first in a batch, and makes all labels probabilities."""
+    real = int((targets["source"] == 0).sum())
+    mixed, soft = mixup(images[:real], targets["labels"][:real])
+    others = nn.functional.one_hot(targets["labels"][real:], num_classes).to(soft)
+    return torch.cat([mixed, images[real:]]), {**targets, "labels": torch.cat([soft, others])}
+
+
+@torch.no_grad()
+def _validate(
+    model: nn.Module, images: ImageFolder, world: _World, settings: Settings, num_workers: int
+) -> dict[str, dict[str, float]]:
+    """Top-1 and top-5 accuracy of each head in percent; each process scores its share."""
+    part = images.samples[world.rank :: world.size]
+    files = ImageFiles([Path(path) for path, _ in part], [label for _, label in part], _preprocessing(settings.size))
+    dtype = torch.bfloat16 if settings.dtype == "bfloat16" else None
+    batch_size = max(1, settings.batch_size // world.size)
+    counts: dict[str, Tensor] = {}
+    for heads, labels in score(model, files, dtype=dtype, batch_size=batch_size, num_workers=num_workers):
+        for head, logits in heads.items():
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            found = torch.stack([best[:, 0].sum(), best.sum()]).double()
+            counts[head] = counts.get(head, 0) + found
+    names = [ENSEMBLE, *settings.heads]
+    table = torch.stack([counts.get(name, torch.zeros(2).double().to(world.device)) for name in names])
+    if world.size > 1:
+        torch.distributed.all_reduce(table)
+    shares = 100 * table.cpu() / len(images)
+    return {name: {"top1": float(row[0]), "top5": float(row[1])} for name, row in zip(names, shares, strict=True)}
+
+
+class _Log:
+    """log.jsonl, from which what came after the last checkpoint is dropped, and TensorBoard's files if asked for.
+
+    Only the first of several processes writes.
+    """
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool, writes: bool) -> None:
+        self.lines: Any = None
+        self.writer: Any = None
+        if not writes:
+            return
+        truncate_log(folder / "log.jsonl", step)
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ModuleNotFoundError:
+                raise ModuleNotFoundError("tensorboard=True needs tensorboard: pip install tensorboard") from None
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self.lines = (folder / "log.jsonl").open("a")
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self.lines is None:
+            return
+        self.lines.write(json.dumps(row) + "\n")
+        self.lines.flush()
+        if self.writer is not None:
+            scalars = {name: value for name, value in row.items() if isinstance(value, float)}
+            for head, found in row.get("validation", {}).items():
+                scalars |= {f"{head}, {name}": value for name, value in found.items()}
+            for name, value in scalars.items():
+                self.writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        if self.lines is not None:
+            self.lines.close()
+        if self.writer is not None:
+            self.writer.close()

@@ -1,0 +1,243 @@
+"""What a classifier is trained on: photographs in folders and generated images, each a function of its place alone.
+
+A place counts images through all epochs, epoch * number of images + index. Order, crops and flips follow from the seed
+and the place, so that a run that was cut off goes on to the last bit, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from genaug.arguments import check_choice
+from genaug.datasets.rendered import RenderedDataset
+from genaug.evaluation.scoring import ImageError
+from genaug.files import one_line
+from genaug.interventions.sampling import generator_of, uniform
+from genaug.transforms.batch import DRAWS, MEAN, STD, crop_boxes, crop_flip_normalise
+
+AUGMENTATIONS = ("standard", "additional", "autoaugment", "augmix", "trivialaugment")
+BAD_IMAGES = "bad_images.txt"
+
+
+def augmentation(name: str, size: int) -> v2.Compose:
+    """What photographs go through in training: PIL image -> (3, size, size) float32, normalised for ImageNet.
+
+    Args:
+        name: "standard" is random resized crop and flip; "additional" GenInt's own: rotation by any angle, a crop,
+            flips both ways, colour jitter; the others are torchvision's policies after the standard crop and flip.
+        size: side of the result, in pixels.
+    """
+    check_choice("augmentation", name, AUGMENTATIONS)
+    standard: list[Any] = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+    chosen: list[Any] = {
+        "standard": standard,
+        "additional": [
+            v2.RandomRotation(180, expand=True),
+            v2.RandomResizedCrop(size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.ColorJitter(0.4, 0.4, 0.4),
+        ],
+        "autoaugment": [*standard, v2.AutoAugment()],
+        "augmix": [*standard, v2.AugMix()],
+        "trivialaugment": [*standard, v2.TrivialAugmentWide()],
+    }[name]
+    return v2.Compose([*chosen, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+
+
+class Photographs(Dataset[tuple[Tensor, int]]):
+    """An `ImageFolder` by places.
+
+    Args:
+        root: a folder a class, such as ImageNet's train/.
+        transform: PIL image -> tensor; its draws follow from the seed and the place.
+        seed: of these draws.
+        skip_bad: a file in which to note images that do not open, in whose stead the next one that does is taken; None
+            makes them an error.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a class or all have no image.
+        ImageError: when an image is asked for that does not open, or none does; the message names it.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], transform: Callable[[Any], Tensor], seed: int, skip_bad: Path | None = None
+    ) -> None:
+        if not Path(root).is_dir():
+            raise FileNotFoundError(f"no such folder: {os.fspath(root)}")
+        folder = ImageFolder(os.fspath(root))
+        self.files, self.classes = folder.samples, folder.classes
+        self.transform, self.seed, self.skip_bad = transform, seed, skip_bad
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        image, label = self._open(place % len(self))
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(generator_of(self.seed, place, "photograph").get_state())
+            return self.transform(image), label
+
+    def _open(self, index: int) -> tuple[Image.Image, int]:
+        for number in range(len(self)):
+            path, label = self.files[(index + number) % len(self)]
+            try:
+                with Image.open(path) as file:
+                    return file.convert("RGB"), label
+            except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+                if self.skip_bad is None:
+                    raise ImageError(
+                        f"{path} does not open as an image ({one_line(error)}); skip_bad=True (--skip-bad) takes the "
+                        "next image in its stead and notes it"
+                    ) from None
+                with self.skip_bad.open("a") as note:  # a line at once: workers write to the same file
+                    note.write(f"{path}\t{one_line(error)}\n")
+        raise ImageError(f"none of {len(self)} images opens")
+
+
+class Rendered(Dataset[Any]):
+    """A set that `genaug render` wrote, by places.
+
+    Args:
+        folder: of the set.
+        transform: PIL image -> tensor; its draws follow from the seed and the place.
+        seed: of these draws.
+        classes: class of the generator -> label.
+        heads: keep the labels of these factors, a dict; () keeps the label, or the shape's, alone.
+
+    Raises:
+        FileNotFoundError: the folder is no rendered set.
+        ValueError: the set is not whole; at a sample, its class has no label, or it has none of a head's factor.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        transform: Callable[[Any], Tensor],
+        seed: int,
+        classes: Mapping[int, int],
+        heads: Sequence[str] = (),
+    ) -> None:
+        self.dataset = RenderedDataset(folder, output="pil")
+        self.transform, self.seed, self.classes, self.heads = transform, seed, dict(classes), heads
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Any]:
+        index = place % len(self)
+        image, target = self.dataset[index]
+        labels = target if isinstance(target, dict) else {"shape": target}
+        if self.heads:  # a set that was rendered for one factor knows the others, too
+            labels = {**labels, **self.dataset.describe(index).get("labels", {})}
+        wanted = self.heads or ("shape",)
+        if missing := [name for name in wanted if name not in labels]:
+            raise ValueError(f"{self.dataset.folder} must have labels of {missing[0]} for its head, but has none")
+        if unknown := [labels[name] for name in wanted if labels[name] not in self.classes]:
+            raise ValueError(f"{self.dataset.folder} has an image of class {unknown[0]}, for which there is no folder")
+        found = {name: self.classes[labels[name]] for name in wanted}
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(generator_of(self.seed, place, "photograph").get_state())
+            return self.transform(image), found if self.heads else found["shape"]
+
+
+class Generated(Dataset[Any]):
+    """Batches of a dataset of generated images by places, augmented where they are made.
+
+    Args:
+        dataset: has `images(indices)`, uint8, and `labels(indices)`: (B,) int64, or a dict of them by factor.
+        size: side of the result, in pixels.
+        seed: of crops and flips.
+        classes: class of the generator -> label, (num_classes,) int64; by default they are the same.
+        heads: keep the labels of these factors, a dict; () keeps the shape's alone.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        size: int,
+        seed: int,
+        classes: Tensor | None = None,
+        heads: Sequence[str] = (),
+    ) -> None:
+        self.dataset, self.size, self.seed, self.classes, self.heads = dataset, size, seed, classes, heads
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, places: Sequence[int]) -> tuple[Tensor, Any]:
+        where = torch.as_tensor(places)
+        indices = where % len(self)
+        images, labels = self.dataset.images(indices), self.dataset.labels(indices)
+        draws = uniform(self.seed, where, DRAWS + 1, "augmentation").to(images.device)
+        boxes = crop_boxes(draws[:, :DRAWS], *images.shape[2:])
+        batch = crop_flip_normalise(images, boxes, draws[:, DRAWS] < 0.5, self.size)
+        if not isinstance(labels, dict):
+            return batch, self._named(labels)
+        if not self.heads:
+            return batch, self._named(labels["shape"])
+        return batch, {name: self._named(labels[name]) for name in self.heads}
+
+    def _named(self, labels: Tensor) -> Tensor:
+        return labels if self.classes is None else self.classes.to(labels.device)[labels]
+
+
+def as_it_is(batch: Any) -> Any:
+    """What `Generated` makes is a batch already."""
+    return batch
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of places, in a random order that follows from the seed and the epoch; a rank has its share of each.
+
+    Batches are whole: what is left at the end of an epoch is left out, in each another.
+
+    Args:
+        count: how many images an epoch has.
+        batch_size: of all ranks together.
+        seed: of the order.
+        rank: this process.
+        world: how many processes share each batch.
+        parts: in how many parts, one after the other, each batch comes, for gradients that are accumulated.
+
+    Raises:
+        ValueError: there are fewer images than a batch, or a batch cannot be shared evenly.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, parts: int = 1) -> None:
+        if batch_size < 1 or batch_size % (world * parts):
+            shared = f"{world} processes" + (f" times {parts} parts" if parts > 1 else "")
+            raise ValueError(f"batch_size must be a multiple of the {shared}, but got {batch_size}")
+        if count < batch_size:
+            raise ValueError(f"batch_size must be at most the {count} images that there are, but got {batch_size}")
+        self.count, self.seed, self.rank, self.world = count, seed, rank, world
+        self.part_size = batch_size // parts
+        self.parts = count // batch_size * parts  # of an epoch: only of whole batches
+        self.epoch = self._skipped = 0
+
+    def __len__(self) -> int:
+        return self.parts
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Leaves out the first batches of the next iteration, unread."""
+        self._skipped = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, self._skipped = self._skipped, 0
+        order = torch.randperm(self.count, generator=generator_of(self.seed, self.epoch, "order"))
+        for number in range(first, len(self)):
+            part = order[number * self.part_size :][: self.part_size][self.rank :: self.world]
+            yield (part + self.epoch * self.count).tolist()

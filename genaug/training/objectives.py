@@ -1,0 +1,141 @@
+"""The papers' losses for batches of real and generated images, as `MixedLoader` joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.arguments import check_number
+
+REAL = 0  # the source of real images
+IGNORED = -100  # a head's label where an image has none, as `cross_entropy` has it
+
+
+class GenIntLoss(nn.Module):
+    """Equation 1 of GenInt: cross entropy on real images, and weighted by lambda_i on each kind of generated ones.
+
+    Each term is the mean over its own images of the batch, whatever their number, as in the paper: with weights
+    (1, 0.05) 256 real and 64 intervened images count as 1 to 0.05. A term whose images are not in the batch is 0.
+
+    Args:
+        weights: of source 0, 1, 2, ...: real images, interventions (lambda_1), transferred ones (lambda_2).
+        label_smoothing: as `torch.nn.functional.cross_entropy` has it, in [0, 1].
+
+    Raises:
+        ValueError: a weight below zero or none, or smoothing outside [0, 1].
+        TypeError: they are no numbers.
+    """
+
+    lambdas: Tensor
+
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0), *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.weights = tuple(check_number("weights", weight) for weight in weights)
+        if not self.weights:
+            raise ValueError("weights must have at least one, of the real images, but got none")
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, high=1)
+        self.register_buffer("lambdas", torch.tensor(self.weights), persistent=False)
+
+    def forward(self, logits: Tensor | Mapping[str, Tensor], targets: Tensor | Mapping[str, Any]) -> Tensor:
+        """The loss.
+
+        Args:
+            logits: (B, num_classes); of a model of several heads, the ensemble's are taken.
+            targets: as `MixedLoader` yields them: "labels", (B,) int64 or (B, num_classes) probabilities such as
+                Mixup's, and "source", (B,). Labels alone are all of real images.
+
+        Raises:
+            ValueError: a source has no weight, or shapes do not match.
+        """
+        if not isinstance(logits, Tensor):
+            logits = logits["ensemble"]
+        labels, source = _checked(logits, targets)
+        # on a GPU the look-up itself complains; a check here would wait for it at every step
+        last = int(source.max()) if source.device.type == "cpu" and len(source) else 0
+        if last >= len(self.weights):
+            raise ValueError(
+                f"weights must have one for each source, but has {len(self.weights)}, and source {last} came"
+            )
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        # without a branch on what is in the batch, for which a GPU would have to be waited for
+        self.lambdas = self.lambdas.to(losses.device)
+        counts = losses.new_zeros(len(self.weights)).scatter_add(0, source, torch.ones_like(losses))
+        return (losses * (self.lambdas / counts.clamp(min=1))[source]).sum()
+
+    def extra_repr(self) -> str:
+        return f"weights={self.weights}" + (f", label_smoothing={self.label_smoothing}" if self.label_smoothing else "")
+
+
+class MultiHeadLoss(nn.Module):
+    """CGN's loss of a classifier with heads (section 4.3 and the released code).
+
+    The cross entropy of the ensemble on real images, and on counterfactuals the sum over the heads of that of each for
+    its own factor. Each term is the mean over its images; one that has none in the batch is 0.
+
+    Args:
+        label_smoothing: as `torch.nn.functional.cross_entropy` has it, in [0, 1].
+
+    Raises:
+        ValueError, TypeError: smoothing is no number in [0, 1].
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, high=1)
+
+    def forward(self, outputs: Mapping[str, Tensor], targets: Tensor | Mapping[str, Any]) -> Tensor:
+        """The loss.
+
+        Args:
+            outputs: logits (B, num_classes) of each head and of the "ensemble", as `model(images, heads=True)`.
+            targets: as `MixedLoader` yields them: "labels", "source" and "heads", a dict of (B,) int64 by head with
+                -100 where an image has no label for it. Labels alone are all of real images.
+
+        Raises:
+            ValueError: shapes do not match, or a head of the targets is none of the model's.
+            TypeError: outputs are no such mapping.
+        """
+        if not isinstance(outputs, Mapping) or "ensemble" not in outputs:
+            came = f"a mapping of {', '.join(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__
+            raise TypeError(
+                f"outputs must be logits by head with an 'ensemble', model(images, heads=True), but got {came}"
+            )
+        ensemble = outputs["ensemble"]
+        labels, source = _checked(ensemble, targets)
+        losses = F.cross_entropy(ensemble, labels, reduction="none", label_smoothing=self.label_smoothing)
+        total = _mean(losses, source == REAL)
+        heads = {} if isinstance(targets, Tensor) else targets.get("heads", {})
+        for head, classes in heads.items():
+            if head not in outputs:
+                raise ValueError(f"outputs must have each head of the targets, but lack {head!r}")
+            losses = F.cross_entropy(
+                outputs[head], classes, reduction="none", ignore_index=IGNORED, label_smoothing=self.label_smoothing
+            )
+            total = total + _mean(losses, classes != IGNORED)
+        return total
+
+    def extra_repr(self) -> str:
+        return f"label_smoothing={self.label_smoothing}" if self.label_smoothing else ""
+
+
+def _mean(losses: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of the chosen ones, 0 if there are none; a GPU need not be waited for."""
+    return torch.where(chosen, losses, 0).sum() / chosen.sum().clamp(min=1)
+
+
+def _checked(logits: Tensor, targets: Tensor | Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Labels and source."""
+    if isinstance(targets, Tensor):
+        targets = {"labels": targets, "source": targets.new_zeros(len(targets), dtype=torch.long)}
+    labels, source = targets["labels"], targets["source"]
+    soft = labels.ndim == 2 and labels.is_floating_point() and labels.shape == logits.shape
+    if logits.ndim != 2 or not (soft or labels.shape == logits.shape[:1]) or source.shape != logits.shape[:1]:
+        raise ValueError(
+            "logits must be (B, num_classes), labels (B,) or probabilities (B, num_classes) and source (B,), but got "
+            f"{tuple(logits.shape)}, {tuple(labels.shape)} and {tuple(source.shape)}"
+        )
+    return labels, source

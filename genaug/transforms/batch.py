@@ -1,0 +1,183 @@
+"""Augmentation of whole uint8 batches where they are, so that generated images meet photographs in the same form.
+
+torchvision's own transforms draw one crop for a whole batch; here each image has its own, by one call for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import default_collate
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from genaug.arguments import check_integer, check_number
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+TRIES = 10  # of a crop, as torchvision has it
+DRAWS = 2 * TRIES + 2  # uniform ones that a crop takes
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the crop's area, and of its width to its height
+
+
+def crop_flip_normalise(
+    images: Tensor,
+    boxes: Tensor,
+    flips: Tensor,
+    size: int,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Tensor:
+    """Cuts a box out of each image, resizes it bilinearly, flips it where asked, and normalises.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        boxes: (B, 4) float, top, left, height and width in pixels.
+        flips: (B,) bool, left and right change places.
+        size: side of the result, in pixels.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+
+    Returns:
+        (B, 3, size, size) float32 on the images' device.
+    """
+    height, width = images.shape[2:]
+    top, left, high, wide = boxes.to(images.device, torch.float32).unbind(1)
+    across = torch.where(flips.to(images.device), -wide, wide) / width
+    # places of the result's pixels in the image, whose sides are -1 and 1; `affine_grid` would multiply matrices, which
+    # in the lower precision that a user may allow is wrong by tenths of a pixel
+    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1
+    x = torch.outer(across, centres) + ((2 * left + wide) / width - 1)[:, None]
+    y = torch.outer(high / height, centres) + ((2 * top + high) / height - 1)[:, None]
+    grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3)
+    cut = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    centre, spread = (torch.tensor(values, device=images.device)[:, None, None] * 255 for values in (mean, std))
+    return cut.sub_(centre).div_(spread)
+
+
+def crop_boxes(
+    draws: Tensor,
+    height: int,
+    width: int,
+    scale: Sequence[float] = SCALE,
+    ratio: Sequence[float] = RATIO,
+) -> Tensor:
+    """Random boxes as `RandomResizedCrop` has them, (B, 4): top, left, height, width in pixels, not rounded.
+
+    Of ten areas and ratios the first that fit into the image; if none do, a side that is longer than the image's is cut
+    to it.
+
+    Args:
+        draws: (B, `DRAWS`) uniform in (0, 1): ten for the area, ten for the ratio, two for the place.
+        height: of the images.
+        width: of the images.
+        scale: range of the area, as a share of the image's.
+        ratio: range of width to height; drawn uniformly in its logarithm.
+    """
+    area, shape, (down, right) = draws[:, :TRIES], draws[:, TRIES : 2 * TRIES], draws[:, 2 * TRIES :].unbind(1)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+    shape = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * shape)
+    high, wide = (area / shape).sqrt(), (area * shape).sqrt()
+    first = ((high <= height) & (wide <= width)).byte().argmax(dim=1, keepdim=True)
+    high, wide = high.gather(1, first)[:, 0].clamp(max=height), wide.gather(1, first)[:, 0].clamp(max=width)
+    return torch.stack([down * (height - high), right * (width - wide), high, wide], dim=1)
+
+
+class BatchAugmentation(v2.Transform):
+    """Random resized crop, horizontal flip and normalising, for each image of a batch on its own.
+
+    Args:
+        size: side of the result, in pixels.
+        scale: range of the crop's area, as a share of the image's.
+        ratio: range of its width to its height.
+        flip: how likely an image is flipped, in [0, 1].
+        mean: of each channel, in [0, 1]; ImageNet's by default.
+        std: of each channel.
+
+    Shapes: (B, 3, H, W) or (3, H, W) uint8 in, float32 of that many dimensions out, on the same device; labels pass
+    through. Draws come from torch's global generator, as in torchvision.
+
+    Raises:
+        ValueError: an argument is out of its range, or images are not uint8.
+        TypeError: an argument is of another kind.
+    """
+
+    _transformed_types = (tv_tensors.Image, torch.Tensor)
+
+    def __init__(
+        self,
+        size: int = 224,
+        *,
+        scale: tuple[float, float] = SCALE,
+        ratio: tuple[float, float] = RATIO,
+        flip: float = 0.5,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
+        super().__init__()
+        self.size = check_integer("size", size, 1)
+        self.scale, self.ratio = _checked_range("scale", scale), _checked_range("ratio", ratio)
+        self.flip = check_number("flip", flip, high=1)
+        self.mean, self.std = tuple(mean), tuple(std)
+        for name, values, positive in (("mean", self.mean, False), ("std", self.std, True)):
+            if len(values) != 3 or (positive and min(values) <= 0):
+                raise ValueError(
+                    f"{name} must be three{' positive' if positive else ''} numbers, one a channel, but got {values}"
+                )
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """One draw an image of the batch."""
+        images = next((inpt for inpt in flat_inputs if isinstance(inpt, torch.Tensor) and inpt.ndim >= 3), None)
+        if images is None:
+            # of plain tensors torchvision transforms the first one only: labels before it would leave it as it is
+            raise ValueError("images must be the first tensor, uint8 (B, 3, H, W) or (3, H, W), but no such came")
+        count = len(images) if images.ndim == 4 else 1
+        height, width = images.shape[-2:]
+        return {
+            "boxes": crop_boxes(torch.rand(count, DRAWS), height, width, self.scale, self.ratio),
+            "flips": torch.rand(count) < self.flip,
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """The batch; labels that come as tensors are left alone."""
+        if not isinstance(inpt, torch.Tensor) or inpt.ndim < 3:
+            return inpt
+        if inpt.dtype != torch.uint8 or inpt.ndim > 4 or inpt.shape[-3] != 3:
+            raise ValueError(
+                f"images must be uint8 (B, 3, H, W) or (3, H, W), but got {inpt.dtype} {tuple(inpt.shape)}"
+            )
+        batch = inpt.as_subclass(torch.Tensor)
+        batch = batch if inpt.ndim == 4 else batch[None]
+        out = crop_flip_normalise(batch, params["boxes"], params["flips"], self.size, self.mean, self.std)
+        return tv_tensors.wrap(out if inpt.ndim == 4 else out[0], like=inpt)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, scale={self.scale}, ratio={self.ratio}, flip={self.flip}"
+
+
+def _checked_range(name: str, values: Any) -> tuple[float, float]:
+    if not isinstance(values, Sequence) or len(values) != 2:
+        raise TypeError(f"{name} must be a pair (low, high), but got {values!r}")
+    low, high = (check_number(name, value) for value in values)
+    if not 0 < low <= high:
+        raise ValueError(f"{name} must be (low, high) with 0 < low <= high, but got {tuple(values)}")
+    return low, high
+
+
+class BatchCollate:
+    """What a `DataLoader` takes as `collate_fn` to transform whole batches, on the device where they were generated.
+
+    Args:
+        transform: called with the images (B, 3, H, W) of a batch.
+    """
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Any]:
+        images, targets = default_collate(list(samples))
+        return self.transform(images), targets

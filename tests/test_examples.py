@@ -1,0 +1,82 @@
+"""Every program of examples/ trains, on a few images."""
+
+from __future__ import annotations
+
+import math
+import runpy
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+LIBRARIES = {"timm_backbone": "timm", "lightning_module": "lightning", "accelerate_loop": "accelerate"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lightning_module": {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Seven images of each of ten classes, each class of a colour: two steps."""
+    root = tmp_path_factory.mktemp("photographs")
+    for label in range(10):
+        (root / str(label)).mkdir()
+        for number in range(7):
+            Image.new("RGB", (40, 36), (25 * label, 30 * number, 128)).save(root / str(label) / f"{number}.png")
+    return str(root)
+
+
+def program(name: str) -> Callable[..., float]:
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+
+
+@pytest.mark.parametrize("name", ["plain_loop", *LIBRARIES])
+def test_an_example_trains(
+    folder: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name])
+    monkeypatch.chdir(tmp_path)
+    options = OPTIONS.get(name, {})
+    with warnings.catch_warnings():
+        if name in LIBRARIES:  # other libraries' warnings are theirs
+            warnings.simplefilter("ignore")
+        loss = program(name)(folder, **options)
+    assert math.isfinite(loss)
+    assert loss > 0
+
+
+def test_the_example_for_torchrun_trains_in_one_process(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert math.isfinite(program("torchrun_ddp")(folder))
+
+
+@pytest.mark.slow
+def test_the_example_for_torchrun_trains_in_two_processes(folder: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run(
+        [*command, str(EXAMPLES / "torchrun_ddp.py"), folder], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.count("epoch 0: loss") == 1
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_loop", "torchrun_ddp", *LIBRARIES}

@@ -1,0 +1,204 @@
+"""Batches of real and generated images, joined."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+
+from genaug import CounterfactualDataset, MixedLoader
+
+
+def loader(first: int, count: int, size: int, **options: Any) -> DataLoader:
+    """Images that all show their own number, which is their label, too."""
+    numbers = torch.arange(first, first + count)
+    images = numbers[:, None, None, None].expand(-1, 3, 2, 2).float()
+    return DataLoader(TensorDataset(images, numbers), batch_size=size, **options)
+
+
+def shown(batch: tuple[torch.Tensor, Any]) -> list[int]:
+    return batch[0][:, 0, 0, 0].int().tolist()
+
+
+def test_one_batch_of_each_is_joined_and_the_length_is_the_first() -> None:
+    mixed = MixedLoader(loader(0, 6, 2), loader(100, 6, 1), loader(200, 30, 3))
+    assert len(mixed) == 3
+    batches = list(mixed)
+    assert [shown(batch) for batch in batches] == [
+        [0, 1, 100, 200, 201, 202],
+        [2, 3, 101, 203, 204, 205],
+        [4, 5, 102, 206, 207, 208],
+    ]
+    targets = batches[0][1]
+    assert targets["labels"].tolist() == [0, 1, 100, 200, 201, 202]
+    assert targets["source"].tolist() == [0, 0, 1, 2, 2, 2]
+    assert targets["source"].dtype == torch.int64
+    assert "heads" not in targets
+
+
+def test_shorter_loaders_start_over_and_longer_ones_go_on_in_the_next_epoch() -> None:
+    mixed = MixedLoader(loader(0, 3, 1), loader(100, 2, 1), loader(200, 5, 1))
+    assert [shown(batch) for batch in mixed] == [[0, 100, 200], [1, 101, 201], [2, 100, 202]]
+    assert [shown(batch) for batch in mixed] == [[0, 101, 203], [1, 100, 204], [2, 101, 200]]
+
+
+def test_a_partial_last_batch_of_any_is_kept() -> None:
+    mixed = MixedLoader(loader(0, 3, 2), loader(100, 3, 2))
+    assert [shown(batch) for batch in mixed] == [[0, 1, 100, 101], [2, 102]]
+
+
+def test_labels_only_fits_an_unchanged_loop() -> None:
+    images, labels = next(iter(MixedLoader(loader(0, 4, 2), loader(100, 4, 2), labels_only=True)))
+    assert images.shape == (4, 3, 2, 2)
+    assert labels.tolist() == [0, 1, 100, 101]
+
+
+def test_heads_have_the_labels_of_counterfactuals_and_none_of_real_images() -> None:
+    dataset = CounterfactualDataset("cgn-digits", length=8, targets="all", transform=lambda image: image / 1)
+    real = DataLoader(TensorDataset(torch.zeros(4, 3, 32, 32), torch.arange(4)), batch_size=2)
+    images, targets = next(iter(MixedLoader(real, DataLoader(dataset, batch_size=3))))
+    assert images.shape == (5, 3, 32, 32)
+    for name, classes in dataset.labels(range(3)).items():
+        assert targets["heads"][name].tolist() == [-100, -100, *classes.tolist()]
+    assert targets["labels"].tolist() == [0, 1, *dataset.labels(range(3))["shape"].tolist()]
+
+
+def test_a_head_that_one_loader_lacks_is_ignored_there() -> None:
+    def dicts(**heads: torch.Tensor) -> list[Any]:
+        return [(torch.zeros(2, 3, 2, 2), heads)]
+
+    one = torch.tensor([1, 1])
+    mixed = MixedLoader(loader(0, 2, 2), dicts(shape=one), dicts(shape=one + 1, texture=one + 2))
+    (_, targets) = next(iter(mixed))
+    assert targets["heads"]["shape"].tolist() == [-100, -100, 1, 1, 2, 2]
+    assert targets["heads"]["texture"].tolist() == [-100, -100, -100, -100, 3, 3]
+
+
+def test_soft_real_labels_make_the_others_one_hot() -> None:
+    soft = [(torch.zeros(1, 3, 2, 2), torch.tensor([[0.25, 0.75, 0.0]]))]
+    _, targets = next(iter(MixedLoader(soft, loader(2, 1, 1))))
+    assert targets["labels"].tolist() == [[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]]
+
+
+class Epochs(RandomSampler):
+    """Told its epoch, which its order follows from."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self.epochs: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def __iter__(self) -> Any:
+        order = torch.Generator().manual_seed(self.epochs[-1])
+        return iter(torch.randperm(len(self.data_source), generator=order).tolist())
+
+
+def epochs(first: int, count: int) -> tuple[DataLoader, Epochs]:
+    data = loader(first, count, 1).dataset
+    sampler = Epochs(data)
+    return DataLoader(data, batch_size=1, sampler=sampler), sampler
+
+
+def test_samplers_are_told_the_epoch_each_in_its_own_round() -> None:
+    real, sampler = epochs(0, 4)
+    fake, other = epochs(100, 3)
+    mixed = MixedLoader(real, fake)
+    first, second = [shown(batch)[0] for batch in mixed], [shown(batch)[0] for batch in mixed]
+    assert sampler.epochs == [0, 1]
+    assert other.epochs == [0, 1, 2]
+    assert sorted(first) == sorted(second) == [0, 1, 2, 3]
+    assert first != second
+    mixed.set_epoch(0)
+    assert [shown(batch)[0] for batch in mixed] == first
+    assert sampler.epochs == [0, 1, 0]
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 6])
+def test_a_saved_state_goes_on_with_what_would_have_come(stop: int) -> None:
+    def fresh() -> MixedLoader:
+        return MixedLoader(epochs(0, 4)[0], epochs(100, 3)[0])
+
+    def take(mixed: MixedLoader, count: int) -> list[list[int]]:
+        found: list[list[int]] = []
+        while len(found) < count:
+            for batch in mixed:
+                found.append(shown(batch))
+                if len(found) == count:
+                    break
+        return found
+
+    whole = take(fresh(), 10)
+    mixed = fresh()
+    before = take(mixed, stop)
+    state = mixed.state_dict()
+    resumed = fresh()
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    assert before + take(resumed, 10 - stop) == whole
+
+
+def test_workers_of_the_real_loader_change_nothing() -> None:
+    plain = [shown(batch) for batch in MixedLoader(loader(0, 6, 2), loader(100, 6, 2))]
+    assert [shown(batch) for batch in MixedLoader(loader(0, 6, 2, num_workers=1), loader(100, 6, 2))] == plain
+
+
+class Empty(Dataset[Any]):
+    def __len__(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: MixedLoader(DataLoader(Empty())), ValueError, "the real loader must have at least one batch"),
+        (
+            lambda: MixedLoader(loader(0, 2, 1), loader(0, 2, 3, drop_last=True)),
+            ValueError,
+            "synthetic loader 1 must have at least one batch, but has none; is it drop_last?",
+        ),
+        (
+            lambda: next(iter(MixedLoader(loader(0, 2, 1), iter([])))),
+            ValueError,
+            "synthetic loader 1 must have at least one batch",
+        ),
+        (
+            lambda: next(iter(MixedLoader(loader(0, 2, 1), [(torch.zeros(1, 3, 4, 4), torch.zeros(1).long())]))),
+            ValueError,
+            r"synthetic loader 1 must have images like the real ones, torch.float32 \(3, 2, 2\), but has torch.float32 "
+            r"\(3, 4, 4\): give it a transform",
+        ),
+        (
+            lambda: next(iter(MixedLoader(loader(0, 2, 1), [(torch.zeros(1, 3, 2, 2).byte(), torch.zeros(1).long())]))),
+            ValueError,
+            "but has torch.uint8",
+        ),
+        (
+            lambda: next(iter(MixedLoader(loader(0, 2, 1), [torch.zeros(1, 3, 2, 2)]))),
+            TypeError,
+            "synthetic loader 1 must yield pairs of images and labels, but yielded Tensor",
+        ),
+        (
+            lambda: next(iter(MixedLoader([(torch.zeros(1, 3, 2, 2), {"shape": torch.zeros(1)})]))),
+            TypeError,
+            r"the real loader must yield labels \(B,\) with B = 1, but yielded dict",
+        ),
+        (
+            lambda: next(iter(MixedLoader(loader(0, 1, 1), [(torch.zeros(1, 3, 2, 2), {"hue": torch.zeros(1)})]))),
+            TypeError,
+            "synthetic loader 1 must have labels of the shape, but has hue",
+        ),
+        (
+            lambda: MixedLoader(loader(0, 1, 1)).load_state_dict({"epoch": 0, "step": 0, "synthetic": [{}]}),
+            ValueError,
+            "state must be of 0 synthetic loaders, but is of 1",
+        ),
+        (lambda: MixedLoader(loader(0, 1, 1), device="tpu"), ValueError, "device must be cpu, cuda or cuda:N"),
+    ],
+)
+def test_bad_input_is_named(make: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()

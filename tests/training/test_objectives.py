@@ -1,0 +1,133 @@
+"""The papers' losses against cases worked by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from genaug import GenIntLoss, MultiHeadLoss
+
+LOGITS = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)], [math.log(3.0), 0.0]])
+# of these labels the losses are log 2, log(4/3) and log 4
+LABELS = torch.tensor([0, 1, 1])
+HAND = (math.log(2), math.log(4 / 3), math.log(4))
+
+
+def targets(*sources: int, **more: Any) -> dict[str, Any]:
+    return {"labels": LABELS, "source": torch.tensor(sources), **more}
+
+
+def test_equation_1_is_a_weighted_sum_of_means() -> None:
+    loss = GenIntLoss((1.0, 0.5, 2.0))(LOGITS, targets(0, 1, 2))
+    assert float(loss) == pytest.approx(HAND[0] + 0.5 * HAND[1] + 2 * HAND[2])
+    loss = GenIntLoss((1.0, 0.5))(LOGITS, targets(0, 1, 1))
+    assert float(loss) == pytest.approx(HAND[0] + 0.5 * (HAND[1] + HAND[2]) / 2)
+
+
+def test_a_source_that_is_not_in_the_batch_is_nothing() -> None:
+    assert float(GenIntLoss((1.0, 5.0, 2.0))(LOGITS, targets(0, 0, 2))) == pytest.approx(
+        (HAND[0] + HAND[1]) / 2 + 2 * HAND[2]
+    )
+
+
+def test_weights_1_0_0_are_plain_training_to_the_last_bit() -> None:
+    found = []
+    for equation in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(5, 7)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        loss = GenIntLoss((1.0, 0.0, 0.0))
+        for _ in range(20):
+            inputs, labels = torch.randn(33, 5), torch.randint(7, (33,))
+            batch: Any = {"labels": labels, "source": torch.zeros(33, dtype=torch.long)}
+            value = loss(model(inputs), batch) if equation else F.cross_entropy(model(inputs), labels)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        found.append([parameter.detach() for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_images_of_weight_zero_have_no_gradient() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    GenIntLoss((1.0, 0.0))(logits, targets(0, 1, 1)).backward()
+    assert logits.grad is not None
+    assert logits.grad[0].any()
+    assert not logits.grad[1:].any()
+
+
+def test_soft_labels_and_smoothing_are_those_of_cross_entropy() -> None:
+    soft = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
+    batch = {"labels": soft, "source": torch.zeros(3, dtype=torch.long)}
+    assert torch.allclose(GenIntLoss()(LOGITS, batch), F.cross_entropy(LOGITS, soft))
+    smoothed = GenIntLoss(label_smoothing=0.1)(LOGITS, targets(0, 0, 0))
+    assert torch.allclose(smoothed, F.cross_entropy(LOGITS, LABELS, label_smoothing=0.1))
+
+
+def test_plain_labels_are_of_real_images_and_heads_give_their_ensemble() -> None:
+    plain = F.cross_entropy(LOGITS, LABELS)
+    assert torch.allclose(GenIntLoss()(LOGITS, LABELS), plain)
+    assert torch.allclose(GenIntLoss()({"shape": -LOGITS, "ensemble": LOGITS}, LABELS), plain)
+    assert torch.allclose(MultiHeadLoss()({"shape": -LOGITS, "ensemble": LOGITS}, LABELS), plain)
+
+
+def test_heads_learn_their_factors_and_the_ensemble_real_labels() -> None:
+    outputs = {"shape": LOGITS, "texture": LOGITS.flip(1), "ensemble": 0.5 * LOGITS}
+    heads = {"shape": torch.tensor([-100, 1, 1]), "texture": torch.tensor([-100, 0, 1])}
+    loss = MultiHeadLoss()(outputs, targets(0, 1, 1, heads=heads))
+    # ensemble on the real image: log 2; shape: log(4/3), log 4; texture, flipped: log(4/3), log(4/3)
+    expected = HAND[0] + (HAND[1] + HAND[2]) / 2 + math.log(4 / 3)
+    assert float(loss) == pytest.approx(expected)
+
+
+def test_a_head_without_labels_in_the_batch_is_nothing_and_real_images_may_be_missing() -> None:
+    outputs = {"shape": LOGITS, "texture": LOGITS, "ensemble": LOGITS}
+    none = torch.full((3,), -100)
+    heads = {"shape": LABELS, "texture": none}
+    loss = MultiHeadLoss()(outputs, targets(1, 1, 1, heads=heads))
+    assert float(loss) == pytest.approx(sum(HAND) / 3)
+    assert float(MultiHeadLoss()(outputs, targets(1, 1, 1, heads={"shape": none}))) == 0
+
+
+def test_gradients_reach_each_head_from_its_own_images_alone() -> None:
+    outputs = {name: LOGITS.clone().requires_grad_() for name in ("shape", "texture", "ensemble")}
+    heads = {"shape": torch.tensor([-100, 1, 1]), "texture": torch.tensor([-100, 0, 1])}
+    MultiHeadLoss()(outputs, targets(0, 1, 1, heads=heads)).backward()
+    rows = {name: logits.grad.abs().sum(1) > 0 for name, logits in outputs.items() if logits.grad is not None}
+    assert {name: found.tolist() for name, found in rows.items()} == {
+        "shape": [False, True, True],
+        "texture": [False, True, True],
+        "ensemble": [True, False, False],
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: GenIntLoss((1.0, -0.1)), ValueError, "weights must be at least 0 and finite, but got -0.1"),
+        (lambda: GenIntLoss(()), ValueError, "weights must have at least one, of the real images, but got none"),
+        (lambda: GenIntLoss(("x",)), TypeError, "weights must be a number"),  # type: ignore[arg-type]
+        (lambda: GenIntLoss(label_smoothing=2), ValueError, r"label_smoothing must be in \[0, 1\], but got 2"),
+        (lambda: MultiHeadLoss(label_smoothing=-1), ValueError, r"label_smoothing must be in \[0, 1\], but got -1"),
+        (
+            lambda: GenIntLoss((1.0,))(LOGITS, targets(0, 1, 1)),
+            ValueError,
+            "weights must have one for each source, but has 1, and source 1 came",
+        ),
+        (lambda: GenIntLoss()(LOGITS, LABELS[:2]), ValueError, r"but got \(3, 2\), \(2,\) and \(2,\)"),
+        (lambda: MultiHeadLoss()(LOGITS, LABELS), TypeError, r"with an 'ensemble'.* but got Tensor"),
+        (lambda: MultiHeadLoss()({"shape": LOGITS}, LABELS), TypeError, "but got a mapping of shape"),
+        (
+            lambda: MultiHeadLoss()({"ensemble": LOGITS}, targets(1, 1, 1, heads={"hue": LABELS})),
+            ValueError,
+            "outputs must have each head of the targets, but lack 'hue'",
+        ),
+    ],
+)
+def test_bad_input_is_named(make: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
