@@ -226,9 +226,13 @@ def render(
     transfer: Annotated[
         Path | None, typer.Option(help="Render this folder of photographs in the style of NAME's interventions.")
     ] = None,
-    method: Annotated[str, typer.Option(help="Of --transfer: gatys, the paper's, or adain.")] = "gatys",
-    steps: Annotated[str, typer.Option(help="Of gatys: the least and the most, with a comma between.")] = "20,70",
-    size: Annotated[int, typer.Option(help="Of --transfer: side of the images, in pixels.")] = 256,
+    method: Annotated[
+        str | None, typer.Option(help="Of --transfer: gatys, the paper's and the default, or adain.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Of gatys: the least and the most, with a comma between; by default 20,70.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Of --transfer: side of the images, by default 256 pixels.")] = None,
     network: Annotated[str | None, typer.Option(help="Of --transfer: a name or file in place of VGG19.")] = None,
     decoder: Annotated[str | None, typer.Option(help="Of adain: a file of genaug train adain.")] = None,
     seed: Seed = 0,
@@ -270,9 +274,14 @@ def render(
     from genaug import rendering
 
     options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": _scale(scale)}
-    if transfer is not None:
-        of_gatys = {"steps": _integers(steps, "--steps")} if method == "gatys" else {"decoder": decoder}
-        options |= {"transfer": transfer, "method": method, "size": size, "network": network, **of_gatys}
+    of_transfer: dict[str, Any] = {"method": method, "size": size, "network": network, "decoder": decoder}
+    of_transfer["steps"] = _integers(steps, "--steps")
+    if transfer is None and (given := [name for name, value in of_transfer.items() if value is not None]):
+        raise ValueError(f"--{given[0]} is of --transfer, which is not given")
+    for option, other in (("steps", "gatys"), ("decoder", "adain")):
+        if of_transfer[option] is not None and (method or "gatys") != other:
+            raise ValueError(f"--{option} is of --method {other}, but it is {method or 'gatys'}")
+    options |= {"transfer": transfer, **of_transfer}
     done = rendering.render(
         str(name),
         out,  # type: ignore[arg-type]
@@ -435,6 +444,10 @@ def train_classifier(
     heads: Annotated[
         str | None, typer.Option(help="Of counterfactuals' shape, texture, background, with commas between.")
     ] = None,
+    aggregate: Annotated[str | None, typer.Option(help="Of the heads: the mean of logits or of log_probs.")] = None,
+    frozen_batch_norm: Annotated[
+        bool, typer.Option("--frozen-batch-norm", help="Leave the statistics of published weights as they are.")
+    ] = False,
     weights: Annotated[
         str | None, typer.Option(help="torchvision's name for published ones to start from, or 'none'.")
     ] = None,
@@ -455,7 +468,9 @@ def train_classifier(
     channels_last: Annotated[bool, typer.Option("--channels-last", help="The memory format, faster on GPUs.")] = False,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
     seed: Seed = 0,
-    workers: Annotated[int, typer.Option(help="Processes that read images, for each that trains.")] = 4,
+    workers: Annotated[
+        int, typer.Option(help="Processes that read images, for each that trains; at most 4 by default.")
+    ] = min(4, os.cpu_count() or 1),
     checkpoint_every: Annotated[int, typer.Option(help="Steps; there is one after each epoch, too.")] = 1000,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Take the next image where one does not open, and note it.")
@@ -484,6 +499,8 @@ def train_classifier(
             raise FileNotFoundError(f"no such folder: {folder}")
     changes: dict[str, Any] = {
         "heads": None if heads is None else _split(heads),
+        "aggregate": aggregate,
+        "frozen_batch_norm": frozen_batch_norm or None,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -506,7 +523,7 @@ def train_classifier(
     interventions = {"truncation": truncation, "components": components, "scale": _scale(scale)}
     from genaug.recipes import training_rows
 
-    training_rows.run(
+    results = training_rows.run(
         out,
         data,
         val,
@@ -524,7 +541,10 @@ def train_classifier(
         skip_bad=skip_bad,
         tensorboard=tensorboard,
     )
-    typer.echo(out / "model")
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
+        for head, found in results["validation"].items():
+            typer.echo(f"{head}: top-1 {found['top1']:.1f}%, top-5 {found['top5']:.1f}%")
+        typer.echo(out / "model")
 
 
 @train.command(

@@ -146,6 +146,8 @@ def render(
         "quality": quality,
         # of a dict of labels every reader knows KEY.cls, which has the first
         "target": "labels" if isinstance(source[0][1], dict) else "label",
+        # how many there are, or their folders' names, for who trains on the set
+        "classes": getattr(getattr(source, "generator", None), "num_classes", None) or getattr(source, "classes", None),
     }
     try:
         settings = json.loads(json.dumps(settings))

@@ -18,9 +18,25 @@ HEADS = ("shape", "texture", "background")
 ENSEMBLE = "ensemble"
 AGGREGATES = ("logits", "log_probs")
 
+CARD = """---
+{{ card_data }}
+---
+
+A classifier of images: a ResNet with several heads on the same features, whose mean is its answer.
+
+```python
+from genaug import MultiHeadResNet
+
+model = MultiHeadResNet.from_pretrained("this repository, or a folder")
+logits = model(images)  # (B, num_classes); model(images, heads=True) has each head's
+```
+
+Backbone, heads and the number of classes are in config.json.
+"""
+
 
 class MultiHeadResNet(
-    nn.Module, PyTorchModelHubMixin, library_name="genaug", license="mit", tags=["image-classification"]
+    nn.Module, PyTorchModelHubMixin, library_name="genaug", tags=["image-classification"], model_card_template=CARD
 ):
     """A ResNet whose last layer is replaced by several heads; its answer is their mean.
 
@@ -132,7 +148,7 @@ class MultiHeadResNet(
         super().train(mode)
         if self.frozen_batch_norm:
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                     module.eval()
         return self
 

@@ -19,8 +19,13 @@ Settings are GenInt's of sections 5.2 and 5.3 and CGN's of appendix C.4. What ne
 - Batch norm of CGN: frozen, as its released code. Photographs and counterfactuals, which that code passes one after the
   other, may then pass together.
 
+- The drop of the learning rate in GenInt's fine-tuning: as from scratch, after 30 of its 40 epochs.
+- Batch size of CGN's released code: 256, which is one of the two that it names ("32/256").
+- Photographs and interventions of GenInt pass together, and share the statistics of batch norm.
+
 GenInt's columns for AutoAugment are the same under both augmentations: it is one of its own. AugMix and TrivialAugment
-are no rows of the papers. CGN's SIN is `imagenet-only` with the stylised folder as photographs.
+are no rows of the papers, and AugMix is its images alone, without its consistency loss. CGN's Mixed-Rand row trains on
+a set that is not the package's. CGN's SIN is `imagenet-only` with the stylised folder as photographs.
 """
 
 from __future__ import annotations
@@ -305,8 +310,9 @@ def run(
         augmentation: of the row, or any of `classifier_data.augmentation`.
         as_: "paper" or "released".
         tiny_scale: run in minutes, see `tiny`.
-        sources: (kind, name, batch size, weight) in place of the row's of these kinds, or beside them. What is None is
-            the row's, or as many images as photographs and a weight of 1.
+        sources: (kind, name, batch size, weight) in place of the row's of these kinds, or beside them; a rendered set
+            in place of the row's generator. What is None is the row's, or as many images as photographs and a weight
+            of 1.
         interventions: options of every intervention, in place of the row's: truncation, components, scale.
         changes: settings in place of the row's.
         options: further ones of `train`.
@@ -323,7 +329,7 @@ def run(
     if row is None:
         own: dict[str, Any] = {"architecture": architecture, "augmentation": augmentation}
         # images of generators may be all that there is
-        photographs = not any(kind == "intervention" for kind, *_ in sources)
+        photographs = not any(kind in ("intervention", "rendered") for kind, *_ in sources)
         chosen = Plan(Settings(**{name: value for name, value in own.items() if value is not None}), (), photographs)
     else:
         chosen = plan(row, architecture, augmentation, as_)
@@ -353,6 +359,9 @@ def _sources(
     batch_size: int,
 ) -> list[Source]:
     """The row's, or those that were given in the place of a kind, or beside them."""
+    live = ("counterfactual", "intervention")
+    if any(kind == "rendered" for kind, *_ in given) and not any(kind in live for kind, *_ in given):
+        row = [replace(source, kind="rendered", options={}) if source.kind in live else source for source in row]
     kinds = list(dict.fromkeys([*(source.kind for source in row), *(kind for kind, *_ in given)]))
     found: list[Source] = []
     for kind in kinds:
@@ -369,6 +378,8 @@ def _sources(
             if other == kind
         ]
         found += own or rows
+    if interventions and not any(source.kind == "intervention" for source in found):
+        raise ValueError(f"{next(iter(interventions))} is an option of interventions, of which there are none")
     return [
         replace(source, options={**source.options, **interventions}) if source.kind == "intervention" else source
         for source in found

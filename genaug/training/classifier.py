@@ -8,8 +8,8 @@ on as if it had not been, on a CPU to the last bit.
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 from genaug.arguments import check_choice, check_device, check_integer, check_number
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
+from genaug.datasets.rendered import RenderedDataset
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, naming_files, preprocessing, score
 from genaug.files import atomic_path, writable_folder
@@ -52,6 +53,7 @@ KINDS = ("counterfactual", "intervention", "rendered", "stylized")
 OPTIMIZERS = ("sgd", "adam")
 PLAIN = ("label",)  # the one head of a classifier that is to have none
 LOG_EVERY = 50  # steps
+_NEVER = 2**62
 LENGTH = 1_000_000  # images of a generator, before they come again in another order and other crops
 
 
@@ -101,7 +103,8 @@ class Settings:
         drop_factor: in [0, 1].
         optimizer: "sgd" with a momentum of 0.9, or "adam".
         weight_decay: of every weight.
-        augmentation: of photographs, see `classifier_data.augmentation`.
+        augmentation: of what is read from disk, photographs, stylised and rendered images, see
+            `classifier_data.augmentation`; what is generated on the way is cropped and flipped.
         mixup: alpha of Mixup among photographs; 0 for none.
         label_smoothing: in [0, 1].
         size: side of the images, in pixels; for validation they are cut from a shorter side 8/7 of it.
@@ -206,18 +209,26 @@ def train(
     check_integer("num_workers", num_workers, 0)
     with _processes(device) as world, torch.random.fork_rng(devices=world.gpus):
         folder = writable_folder(out)
+        try:
+            kept = json.loads(json.dumps([asdict(source) for source in sources]))
+        except TypeError as error:
+            raise TypeError(f"options of sources must be numbers, strings, lists and dicts ({error})") from None
         held_out = ImageFolder(_folder(validation))
         bad = folder / BAD_IMAGES if skip_bad else None
         mixed, weights = _mixed(data, held_out.classes, sources, settings, world, num_workers, bad)
         steps = len(mixed) // settings.accumulate
         described = {
             **asdict(settings),
-            "sources": [asdict(source) for source in sources],
+            "sources": kept,
             "classes": len(held_out.classes),
-            "images": len(mixed.loaders[0].dataset),  # of fewer or more a place would be another one
+            # of fewer or more a place would be another one
+            "images": [len(loader.dataset) for loader in mixed.loaders],
+            "validation_images": len(held_out),
         }
         run = _Run(settings, len(held_out.classes), mixed, world.device)
         resume(run, folder, described)
+        if run.step and world.rank == 0:
+            print(f"{folder}: going on after step {run.step:,}", file=sys.stderr)
         log = _Log(folder, run.step, tensorboard, writes=world.rank == 0)
         loop = _Loop(run, settings, weights, world, folder, described, steps, log, checkpoint_every)
         bar = progress(total=settings.epochs * steps, initial=run.step, description="classifier", unit="step")
@@ -226,10 +237,11 @@ def train(
                 loop.train_epoch(bar)
                 accuracies = _validate(run.model, held_out, world, settings, num_workers)
                 run.history.append(accuracies)
-                log.write({"epoch": run.epoch, "step": run.step, "validation": accuracies})
-                bar.set_postfix({"top-1": f"{accuracies[ENSEMBLE]['top1']:.1f}"})
+                row = {"epoch": run.epoch, "step": run.step, "validation": accuracies}
                 run.epoch += 1
                 loop.save()
+                log.write(row)  # after it is kept: it is not measured again
+                bar.set_postfix({"top-1": f"{accuracies[ENSEMBLE]['top1']:.1f}"})
         noted = folder / BAD_IMAGES
         results = {
             "settings": asdict(settings),
@@ -305,14 +317,18 @@ def _mixed(
     if data is not None:
         loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
         weights.append(1.0)
-    elif not sources or sources[0].kind != "intervention":
-        raise ValueError("sources must begin with an intervention when there are no photographs (data=None)")
+    elif not sources or sources[0].kind not in ("intervention", "rendered"):
+        raise ValueError("sources must begin with an intervention or a rendered set when there are no photographs")
+    if settings.heads and not sources:
+        raise ValueError("heads need counterfactuals to learn their factors from, but there are no sources")
     for number, source in enumerate(sources):
         if settings.heads and loaders and source.kind not in ("counterfactual", "rendered"):
             raise ValueError(
                 f"sources of a model with heads must be counterfactuals, whose labels its loss takes, but source "
                 f"{number} is of kind {source.kind!r}"
             )
+        if settings.heads and source.weight != 1:
+            raise ValueError(f"weight must be 1 for a model with heads, whose loss has none, but got {source.weight}")
         weights.append(source.weight)
         key = f"source {number}"
         if source.kind == "stylized":
@@ -321,8 +337,7 @@ def _mixed(
             )
         elif source.kind == "rendered":
             _check_heads(settings)
-            wnids = all(name in IMAGENET for name in classes)
-            labels = {IMAGENET[name] if wnids else number: number for number, name in enumerate(classes)}
+            labels = _labels(RenderedDataset(source.name).settings.get("classes"), classes, source.name)
             transform = augmentation(settings.augmentation, settings.size)
             images = Rendered(source.name, transform, _seed(settings, key), labels, settings.heads)
             loaders.append(_read(images, settings, source.batch_size, world, num_workers, key))
@@ -380,22 +395,13 @@ def _read(
 
 def _generated(source: Source, classes: Sequence[str], settings: Settings, world: _World, key: str) -> DataLoader:
     generator: Any = load_generator(source.name, world.device)
-    count = generator.num_classes
-    chosen: list[int] | None = None
-    renamed: Tensor | None = None
-    if count == len(IMAGENET) and all(name in IMAGENET for name in classes):
-        chosen = [IMAGENET[name] for name in classes]
-        renamed = torch.full((count,), -1)
-        renamed[chosen] = torch.arange(len(chosen))
-    elif count != len(classes):
-        raise ValueError(
-            f"{source.name} makes images of {count} classes, but there are {len(classes)} folders: they must be as "
-            "many, or named by ImageNet's wnids"
-        )
-    options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": chosen, **source.options}
+    labels = _labels(generator.num_classes, classes, source.name)
+    renamed = torch.full((generator.num_classes,), -1)
+    renamed[list(labels)] = torch.tensor(list(labels.values()))
+    options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": list(labels), **source.options}
     counterfactual = source.kind == "counterfactual"
     dataset: Any = (CounterfactualDataset if counterfactual else GenerativeInterventionDataset)(generator, **options)
-    if renamed is not None and (renamed[dataset.classes] < 0).any():
+    if (renamed[dataset.classes] < 0).any():
         raise ValueError(f"{key}: classes must be of those that have folders, but got {source.options['classes']}")
     heads = settings.heads if counterfactual else ()
     if heads:
@@ -404,6 +410,28 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     return DataLoader(
         made, batch_sampler=_batches(len(made), source.batch_size, settings, world, key), collate_fn=as_it_is
     )
+
+
+def _labels(known: int | list[str] | None, classes: Sequence[str], name: str) -> dict[int, int]:
+    """Class of generated images -> number of its folder.
+
+    Args:
+        known: how many classes the generator has, or, of transferred photographs, their folders' names.
+        classes: the folders' names.
+        name: of what makes the images.
+    """
+    if isinstance(known, list):
+        if missing := [folder for folder in known if folder not in classes]:
+            raise ValueError(f"{name} has images of the class {missing[0]}, for which there is no folder")
+        return {number: list(classes).index(folder) for number, folder in enumerate(known)}
+    if known == len(IMAGENET) and all(folder in IMAGENET for folder in classes):
+        return {IMAGENET[folder]: number for number, folder in enumerate(classes)}
+    if known not in (None, len(classes)):
+        raise ValueError(
+            f"{name} makes images of {known} classes, but there are {len(classes)} folders: they must be as many, or "
+            "named by ImageNet's wnids"
+        )
+    return {number: number for number in range(len(classes))}
 
 
 def _check_heads(settings: Settings) -> None:
@@ -483,6 +511,8 @@ class _Loop:
             if settings.heads
             else GenIntLoss(weights, label_smoothing=smoothing)
         ).to(world.device)
+        self.real = settings.batch_size // settings.accumulate // world.size  # photographs in a part of this process
+        self.first_bad = torch.full((), _NEVER, device=world.device)  # step whose loss is not finite
         self.mixup = v2.MixUp(alpha=settings.mixup, num_classes=run.model.num_classes) if settings.mixup else None
         self.model: Any = torch.compile(run.model) if settings.compile else run.model
         if world.size > 1:
@@ -500,19 +530,22 @@ class _Loop:
         last = (run.epoch + 1) * self.steps
         while run.step < last:
             run.optimizer.zero_grad()
+            before = total.clone()
             for part in range(settings.accumulate):
                 images, targets = next(batches)
                 total += self._backward(images, targets, part)
             run.step += 1
+            now = torch.where(total.isfinite() | ~before.isfinite(), _NEVER, run.step)
+            self.first_bad = torch.minimum(self.first_bad, now)
             logs = run.step % LOG_EVERY == 0 or run.step == last
             saves = run.step % self.checkpoint_every == 0 and run.step != last
             # on a GPU the loss is looked at where it is logged: each look waits for all that was asked of it
-            if (logs or saves or self.world.device.type == "cpu") and not math.isfinite(float(total)):
-                raise self._not_finite(f"the loss is {float(total)}")
+            if logs or saves or (self.world.device.type == "cpu" and self.world.size == 1):
+                self._look()
             run.optimizer.step()
             kept = run.model.state_dict().values() if saves or run.step == last else ()
             if not all(tensor.isfinite().all() for tensor in kept):
-                raise self._not_finite("weights are not finite")
+                raise self._not_finite("weights are not finite", run.step)
             bar.update()
             if logs:
                 steps, seconds = run.step - since, time.perf_counter() - begin
@@ -528,6 +561,14 @@ class _Loop:
                 begin, total, since = time.perf_counter(), torch.zeros_like(total), run.step
             if saves:
                 self.save()
+        self.save()  # a validation that fails does not take the epoch with it
+
+    def _look(self) -> None:
+        """Stops if a loss of any process was not finite."""
+        if self.world.size > 1:
+            torch.distributed.all_reduce(self.first_bad, torch.distributed.ReduceOp.MIN)
+        if int(self.first_bad) < _NEVER:
+            raise self._not_finite("the loss is not finite", int(self.first_bad))
 
     def _backward(self, images: Tensor, targets: dict[str, Any], part: int) -> Tensor:
         """Adds the gradients of one part of a step, and returns its share of the loss."""
@@ -536,7 +577,7 @@ class _Loop:
             key = generator_of(settings.seed, self.run.step * settings.accumulate + part, f"mixup {self.world.rank}")
             with torch.random.fork_rng(devices=self.world.gpus):
                 torch.set_rng_state(key.get_state())
-                images, targets = _mixed_up(images, targets, self.mixup, self.run.model.num_classes)
+                images, targets = _mixed_up(images, targets, self.real, self.mixup, self.run.model.num_classes)
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         # gradients are exchanged once a step
@@ -550,10 +591,10 @@ class _Loop:
             loss.backward()
         return loss.detach()
 
-    def _not_finite(self, what: str) -> FloatingPointError:
+    def _not_finite(self, what: str, step: int) -> FloatingPointError:
         kept = self.folder / "checkpoint.pt"
         return FloatingPointError(
-            f"{what} at step {self.run.step}; "
+            f"{what} at step {step}; "
             + (f"the last checkpoint, {kept}, is from before" if kept.exists() else "there is no checkpoint yet")
         )
 
@@ -563,9 +604,10 @@ class _Loop:
                 torch.save({**self.run.state(), "settings": self.described}, path)
 
 
-def _mixed_up(images: Tensor, targets: dict[str, Any], mixup: Any, num_classes: int) -> tuple[Tensor, dict[str, Any]]:
+def _mixed_up(
+    images: Tensor, targets: dict[str, Any], real: int, mixup: Any, num_classes: int
+) -> tuple[Tensor, dict[str, Any]]:
     """Mixes the real images, which come first in a batch, and makes all labels probabilities."""
-    real = int((targets["source"] == 0).sum())
     mixed, soft = mixup(images[:real], targets["labels"][:real])
     others = nn.functional.one_hot(targets["labels"][real:], num_classes).to(soft)
     return torch.cat([mixed, images[real:]]), {**targets, "labels": torch.cat([soft, others])}
@@ -576,6 +618,9 @@ def _validate(
     model: nn.Module, images: ImageFolder, world: _World, settings: Settings, num_workers: int
 ) -> dict[str, dict[str, float]]:
     """Top-1 and top-5 accuracy of each head in percent; each process scores its share."""
+    if world.size > 1:  # each process has batch statistics of its own share; those of the first are kept
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
     part = images.samples[world.rank :: world.size]
     files = ImageFiles([Path(path) for path, _ in part], [label for _, label in part], _preprocessing(settings.size))
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else None

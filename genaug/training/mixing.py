@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from genaug.arguments import check_device
 from genaug.training.objectives import IGNORED, REAL
@@ -42,7 +43,9 @@ class MixedLoader:
     ) -> None:
         self.loaders = (real, *synthetic)
         for number, loader in enumerate(self.loaders):
-            if hasattr(loader, "__len__") and not len(loader):
+            if isinstance(loader, Dataset):
+                raise TypeError(f"{_name(number)} must be a loader, such as DataLoader(dataset), but is a dataset")
+            if _length(loader) == 0:
                 raise ValueError(f"{_name(number)} must have at least one batch, but has none; is it drop_last?")
         self.device = None if device is None else check_device("device", device)
         self.labels_only = labels_only
@@ -51,6 +54,7 @@ class MixedLoader:
         self._skip = 0  # that a resumed epoch has behind it
         self._streams = [_Endless(loader, number) for number, loader in enumerate(synthetic, 1)]
         self._places = [stream.place() for stream in self._streams]  # after the last batch that was yielded
+        self._side: Any = None  # a CUDA stream
 
     def __len__(self) -> int:
         return len(self.loaders[0])
@@ -58,7 +62,7 @@ class MixedLoader:
     def set_epoch(self, epoch: int) -> None:
         """Tells the real loader's sampler and dataset the epoch, as `DistributedSampler.set_epoch`.
 
-        Without a call epochs count up by themselves.
+        Without a call epochs count up by themselves, each when it has been gone through to its end.
         """
         self.epoch = epoch
 
@@ -92,14 +96,19 @@ class MixedLoader:
         for stream, place in zip(self._streams, self._places, strict=True):
             if place != stream.place():
                 stream.go_to(place)
-        cuda = self.device is not None and self.device.type == "cuda"
-        batches = self._joined(real)
-        for batch, places in _ahead(batches, self.device) if cuda else batches:
+        batches, length = self._joined(real), _length(self)
+        if self.device is not None and self.device.type == "cuda":
+            # one for all epochs: memory is kept apart for each
+            self._side = self._side or torch.cuda.Stream(self.device)
+            batches = _ahead(batches, self._side)
+        for batch, places in batches:
             self._places = places
             self._step += 1
-            if self._step == len(self):
+            if self._step == length:
                 self.epoch, self._step = self.epoch + 1, 0  # what a state saved after the last batch says
             yield batch
+        if self._step:  # of a loader that does not know its length
+            self.epoch, self._step = self.epoch + 1, 0
 
     def _joined(self, real: _Endless) -> Iterator[tuple[Any, list[dict[str, int]]]]:
         """Batches, and where the synthetic loaders are after each."""
@@ -121,7 +130,7 @@ class MixedLoader:
                 raise ValueError(
                     f"{_name(number)} is on {other.device} and the real images on {images[0].device}: pass device="
                 )
-        joined = torch.cat(images)
+        joined = torch.cat(images) if len(images) > 1 else images[0]
         soft = [labels.ndim == 2 for _, labels, _ in parts]
         every = [labels for _, labels, _ in parts]
         if any(soft):
@@ -184,10 +193,9 @@ class _Endless:
 
     def once(self) -> Iterator[Any]:
         """What is left of this round."""
-        for owner in (
-            self.loader,
-            *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler", "dataset")),
-        ):
+        parts = [getattr(self.loader, name, None) for name in ("sampler", "batch_sampler", "dataset")]
+        owners = {id(owner): owner for owner in (self.loader, *parts, getattr(parts[1], "sampler", None))}
+        for owner in owners.values():
             if hasattr(owner, "set_epoch"):
                 owner.set_epoch(self.round)
         sampler: Any = getattr(self.loader, "batch_sampler", None)
@@ -210,13 +218,21 @@ class _Endless:
         raise ValueError(f"{_name(self.number)} must have at least one batch, but has none; is it drop_last?")
 
 
+def _length(loader: Any) -> int | None:
+    """How many batches it has; None if it does not know, as a loader of a dataset that is iterated."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
 def _name(number: int) -> str:
     return "the real loader" if number == REAL else f"synthetic loader {number}"
 
 
-def _ahead(batches: Iterator[Any], device: torch.device | None) -> Iterator[Any]:
+def _ahead(batches: Iterator[Any], side: Any) -> Iterator[Any]:
     """The same batches, each made on a side stream while the one before it is worked on."""
-    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(side.device))  # for weights that are being put there
 
     def fetch() -> tuple[Any, torch.cuda.Event] | None:
         with torch.cuda.stream(side):
@@ -226,7 +242,7 @@ def _ahead(batches: Iterator[Any], device: torch.device | None) -> Iterator[Any]
     coming = fetch()
     while coming is not None:
         batch, ready = coming
-        current = torch.cuda.current_stream(device)
+        current = torch.cuda.current_stream(side.device)
         current.wait_event(ready)
         for tensor in _tensors(batch):
             tensor.record_stream(current)  # or its memory could be given to the next batch while it is still read

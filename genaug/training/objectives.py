@@ -34,6 +34,8 @@ class GenIntLoss(nn.Module):
 
     def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0), *, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        if isinstance(weights, (int, float)):
+            raise TypeError(f"weights must be one for each source, such as (1.0, 0.05), but got {weights}")
         self.weights = tuple(check_number("weights", weight) for weight in weights)
         if not self.weights:
             raise ValueError("weights must have at least one, of the real images, but got none")
@@ -57,14 +59,13 @@ class GenIntLoss(nn.Module):
         # on a GPU the look-up itself complains; a check here would wait for it at every step
         last = int(source.max()) if source.device.type == "cpu" and len(source) else 0
         if last >= len(self.weights):
-            raise ValueError(
-                f"weights must have one for each source, but has {len(self.weights)}, and source {last} came"
-            )
+            raise ValueError(f"weights must have one for each source, 0 to {last}, but has {len(self.weights)}")
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
         # without a branch on what is in the batch, for which a GPU would have to be waited for
         self.lambdas = self.lambdas.to(losses.device)
-        counts = losses.new_zeros(len(self.weights)).scatter_add(0, source, torch.ones_like(losses))
-        return (losses * (self.lambdas / counts.clamp(min=1))[source]).sum()
+        counts = torch.zeros_like(self.lambdas).scatter_add(0, source, torch.ones_like(source, dtype=torch.float32))
+        shares = (self.lambdas / counts.clamp(min=1))[source]
+        return torch.where(shares > 0, losses * shares, 0).sum()
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}" + (f", label_smoothing={self.label_smoothing}" if self.label_smoothing else "")
@@ -109,6 +110,8 @@ class MultiHeadLoss(nn.Module):
         losses = F.cross_entropy(ensemble, labels, reduction="none", label_smoothing=self.label_smoothing)
         total = _mean(losses, source == REAL)
         heads = {} if isinstance(targets, Tensor) else targets.get("heads", {})
+        if not heads and source.device.type == "cpu" and source.any():
+            raise ValueError("targets of generated images must have labels by head, but have none: use targets='all'")
         for head, classes in heads.items():
             if head not in outputs:
                 raise ValueError(f"outputs must have each head of the targets, but lack {head!r}")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
@@ -32,7 +31,7 @@ def crop_flip_normalise(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Tensor:
-    """Cuts a box out of each image, resizes it bilinearly, flips it where asked, and normalises.
+    """Cuts a box out of each image, resizes it (bilinear, antialiased), flips it where asked, and normalises.
 
     Args:
         images: (B, 3, H, W) uint8.
@@ -47,16 +46,26 @@ def crop_flip_normalise(
     """
     height, width = images.shape[2:]
     top, left, high, wide = boxes.to(images.device, torch.float32).unbind(1)
-    across = torch.where(flips.to(images.device), -wide, wide) / width
-    # places of the result's pixels in the image, whose sides are -1 and 1; `affine_grid` would multiply matrices, which
-    # in the lower precision that a user may allow is wrong by tenths of a pixel
-    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1
-    x = torch.outer(across, centres) + ((2 * left + wide) / width - 1)[:, None]
-    y = torch.outer(high / height, centres) + ((2 * top + high) / height - 1)[:, None]
-    grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3)
-    cut = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    down, across = _weights(top, high, size, height), _weights(left, wide, size, width)
+    across = torch.where(flips.to(images.device)[:, None, None], across.flip(1), across)
+    cut = down[:, None] @ images.float() @ across[:, None].transpose(2, 3)
     centre, spread = (torch.tensor(values, device=images.device)[:, None, None] * 255 for values in (mean, std))
     return cut.sub_(centre).div_(spread)
+
+
+def _weights(start: Tensor, length: Tensor, size: int, count: int) -> Tensor:
+    """What each of `count` pixels gives to each of `size`, (B, size, count).
+
+    A triangle that reaches as far as a pixel of the result, at least as one of the image, over the pixels whose middle
+    lies in the box or less than half a pixel beside it.
+    """
+    step = (length / size)[:, None]
+    middles = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * step
+    pixels = torch.arange(count, device=start.device) + 0.5
+    heights = 1 - (pixels - middles[:, :, None]).abs() / step.clamp(min=1)[:, :, None]
+    inside = (pixels > start[:, None] - 0.49) & (pixels < (start + length)[:, None] + 0.49)
+    heights = heights.clamp(min=0) * inside[:, None]
+    return heights / heights.sum(dim=2, keepdim=True)
 
 
 def crop_boxes(

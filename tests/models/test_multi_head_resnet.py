@@ -98,6 +98,8 @@ def test_frozen_batch_norm_keeps_its_statistics(images: Tensor) -> None:
         assert torch.equal(before, model.backbone.bn1.running_mean) == frozen
         assert model.training
         assert model.backbone.bn1.weight.requires_grad
+        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+        assert synchronised.backbone.bn1.training != frozen
 
 
 def test_it_is_saved_with_its_settings_as_safetensors(tmp_path: Path, images: Tensor) -> None:

@@ -331,3 +331,20 @@ def test_the_row_of_a_generator_that_is_not_here_says_so(tmp_path: Path) -> None
     photographs = folder.parent
     with pytest.raises(AssetError, match="cgn-imagenet-256"):
         run(tmp_path / "run", photographs, photographs, row="cgn", changes={"batch_size": 4}, num_workers=0)
+
+
+def test_a_rendered_set_is_in_the_place_of_a_rows_generator() -> None:
+    chosen = training_rows.plan("genint-transfer", "resnet18", None, "paper")
+    given = [("rendered", "SET", None, None), ("stylized", "DIR", None, None)]
+    found = training_rows._sources(chosen.sources, given, {}, 256)
+    before = {source.kind: source for source in chosen.sources}
+    assert {source.kind: (source.name, source.batch_size, source.weight) for source in found} == {
+        "rendered": ("SET", before["intervention"].batch_size, before["intervention"].weight),
+        "stylized": ("DIR", before["stylized"].batch_size, before["stylized"].weight),
+    }
+
+
+def test_options_of_interventions_need_one() -> None:
+    chosen = training_rows.plan("mixup", "resnet18", None, "paper")
+    with pytest.raises(ValueError, match="scale is an option of interventions, of which there are none"):
+        training_rows._sources(chosen.sources, [], {"scale": 3.0}, 256)

@@ -285,7 +285,7 @@ def test_mixup_mixes_the_real_images_alone_and_their_labels_as_the_pixels() -> N
     labels = torch.tensor([0, 1, 2, 3, 1])
     images = F.one_hot(labels, 4).float()[:, :, None, None].expand(-1, -1, 2, 2)[:, :3]
     targets = {"labels": labels, "source": torch.tensor([0, 0, 0, 1, 1])}
-    mixed, found = classifier._mixed_up(images, targets, classifier.v2.MixUp(alpha=1.0, num_classes=4), 4)
+    mixed, found = classifier._mixed_up(images, targets, 3, classifier.v2.MixUp(alpha=1.0, num_classes=4), 4)
     torch.testing.assert_close(mixed[:, :, 0, 0], found["labels"][:, :3])
     assert torch.equal(mixed[3:], images[3:])
     assert not torch.equal(mixed[:3], images[:3])
@@ -507,7 +507,7 @@ def test_another_recipe_does_not_go_on_from_a_checkpoint(
 
 def test_other_photographs_do_not_go_on_from_a_checkpoint(folders: Folders, tmp_path: Path) -> None:
     run(tmp_path / "out", folders, epochs=1)
-    with pytest.raises(ValueError, match=r"other settings \(images: 30 there, 40 asked for\)"):
+    with pytest.raises(ValueError, match=r"other settings \(images: \[30\] there, \[40\] asked for\)"):
         run(tmp_path / "out", (folder(tmp_path / "more", 4), folders[1]), epochs=1)
     three = folder(tmp_path / "three", 10, range(3))
     with pytest.raises(ValueError, match=r"other settings \(classes: 10 there, 3 asked for\)"):
@@ -537,7 +537,9 @@ def test_a_loss_that_is_nan_stops_at_its_step_and_the_last_checkpoint_stays(
         return whole(self, logits, targets) * (float("nan") if len(calls) == 5 else 1.0)
 
     monkeypatch.setattr(classifier.GenIntLoss, "forward", broken)
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 5; the last checkpoint, .*, is from before"):
+    with pytest.raises(
+        FloatingPointError, match=r"the loss is not finite at step 5; the last checkpoint, .*, is from before"
+    ):
         run(tmp_path, folders, checkpoint_every=1)
     assert finite(tmp_path) == 4
     calls[:] = [0] * 4
@@ -701,3 +703,56 @@ def test_two_ranks_are_as_one_process_with_the_same_batch(accumulate: int, folde
     print(f"largest difference of a weight: {largest:.2e}")
     assert largest <= 1e-6
     assert two["validation"] == one["validation"]
+
+
+@pytest.mark.slow
+def test_two_ranks_validate_the_model_that_they_save(folders: Folders, tmp_path: Path) -> None:
+    """Each has batch statistics of its own share; those of the first are kept, and measured."""
+    processes(
+        RANKS.replace('"cgan-digits", 4', '"cgan-digits", 6'),
+        folders,
+        tmp_path,
+        json.dumps({"epochs": 1, "batch_size": 6}),
+    )
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    found = scored(MultiHeadResNet.from_pretrained(tmp_path / "two" / "model"), folders[1])
+    assert results["validation"]["ensemble"] == pytest.approx(found["ensemble"])
+
+
+def test_a_rendered_set_of_other_classes_than_the_folders_is_refused_at_once(folders: Folders, tmp_path: Path) -> None:
+    render("cgan-digits", tmp_path / "set", 10, image="png")
+    twenty = folder(tmp_path / "train", 1, range(20)), folder(tmp_path / "validation", 1, range(20))
+    with pytest.raises(ValueError, match="makes images of 10 classes, but there are 20 folders"):
+        run(tmp_path / "out", twenty, [Source("rendered", str(tmp_path / "set"), 5)])
+
+
+def test_a_rendered_set_may_be_all_that_there_is(folders: Folders, tmp_path: Path) -> None:
+    render("cgan-digits", tmp_path / "set", 10, image="png")
+    source = Source("rendered", str(tmp_path / "set"), 5)
+    results = run(tmp_path / "out", folders, [source], epochs=1, without_photographs=True)
+    assert results["sources"][0]["kind"] == "rendered"
+
+
+def test_a_weight_that_a_model_with_heads_has_no_use_for_is_refused(folders: Folders, tmp_path: Path) -> None:
+    source = replace(COUNTERFACTUALS, weight=0.5)
+    with pytest.raises(ValueError, match=r"weight must be 1 for a model with heads, whose loss has none, but got 0\.5"):
+        run(tmp_path / "out", folders, [source], heads=("shape", "texture"))
+
+
+def test_options_that_no_file_can_hold_are_refused_before_training(folders: Folders, tmp_path: Path) -> None:
+    source = replace(INTERVENTIONS, options={"dtype": torch.float32})
+    with pytest.raises(TypeError, match="options of sources must be numbers, strings, lists and dicts"):
+        run(tmp_path / "out", folders, [source])
+
+
+def test_an_epoch_whose_validation_fails_is_not_lost(folders: Folders, tmp_path: Path) -> None:
+    validation = folder(tmp_path / "validation", 1, seed=2)
+    good = (validation / "3" / "0.png").read_bytes()
+    (validation / "3" / "0.png").write_bytes(b"no image")
+    with pytest.raises(ImageError):
+        run(tmp_path / "out", (folders[0], validation), epochs=1)
+    (validation / "3" / "0.png").write_bytes(good)
+    run(tmp_path / "out", (folders[0], validation), epochs=1)
+    run(tmp_path / "whole", (folders[0], validation), epochs=1)
+    assert difference(weights(tmp_path / "out"), weights(tmp_path / "whole")) == 0
+    assert len([row for row in log(tmp_path / "out") if "loss" in row]) == 1

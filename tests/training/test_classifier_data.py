@@ -299,3 +299,12 @@ def test_a_rendered_set_without_a_heads_labels_or_of_other_classes_is_refused(tm
         Rendered(folder, augmentation("standard", 24), 0, {})[0]
     with pytest.raises(FileNotFoundError, match="is no rendered set"):
         Rendered(tmp_path, augmentation("standard", 24), 0, {})
+
+
+def test_genints_own_augmentation_turns_crops_flips_both_ways_and_jitters() -> None:
+    rotate, crop, across, down, jitter, *_ = augmentation("additional", 24).transforms
+    assert (rotate.degrees, rotate.expand) == ([-180.0, 180.0], True)
+    assert tuple(crop.size) == (24, 24)
+    assert (across.p, down.p) == (0.5, 0.5)
+    assert type(down).__name__ == "RandomVerticalFlip"
+    assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (*[(0.6, 1.4)] * 3, None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from genaug import CounterfactualDataset, MixedLoader
 
@@ -196,9 +196,44 @@ class Empty(Dataset[Any]):
             ValueError,
             "state must be of 0 synthetic loaders, but is of 1",
         ),
+        (
+            lambda: MixedLoader(loader(0, 1, 1), loader(0, 1, 1).dataset),
+            TypeError,
+            r"synthetic loader 1 must be a loader, such as DataLoader\(dataset\), but is a dataset",
+        ),
         (lambda: MixedLoader(loader(0, 1, 1), device="tpu"), ValueError, "device must be cpu, cuda or cuda:N"),
     ],
 )
 def test_bad_input_is_named(make: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+class Iterated(IterableDataset[Any]):
+    """Three images that come one after the other, whose number nobody knows before."""
+
+    def __iter__(self) -> Any:
+        return iter([(torch.full((3, 2, 2), float(i)), i) for i in range(3)])
+
+
+def test_loaders_that_do_not_know_their_length_work_as_any() -> None:
+    mixed = MixedLoader(DataLoader(Iterated(), batch_size=2), DataLoader(Iterated(), batch_size=1))
+    assert [shown(batch) for batch in mixed] == [[0, 1, 0], [2, 1]]
+    assert mixed.state_dict()["epoch"] == 1
+    assert [shown(batch) for batch in mixed] == [[0, 1, 2], [2, 0]]
+
+
+def test_the_sampler_within_a_batch_sampler_is_told_the_epoch() -> None:
+    data = loader(0, 4, 1).dataset
+    sampler = Epochs(data)
+    list(MixedLoader(DataLoader(data, batch_sampler=BatchSampler(sampler, 2, drop_last=False))))
+    assert sampler.epochs == [0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_batches_made_ahead_on_a_side_stream_are_the_same() -> None:
+    def shown_twice(device: str) -> list[list[int]]:
+        mixed = MixedLoader(loader(0, 6, 2), loader(100, 5, 1), device=device)
+        return [shown(batch) for _ in range(2) for batch in mixed]
+
+    assert shown_twice("cuda") == shown_twice("cpu")

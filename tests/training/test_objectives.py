@@ -43,8 +43,9 @@ def test_weights_1_0_0_are_plain_training_to_the_last_bit() -> None:
         loss = GenIntLoss((1.0, 0.0, 0.0))
         for _ in range(20):
             inputs, labels = torch.randn(33, 5), torch.randint(7, (33,))
-            batch: Any = {"labels": labels, "source": torch.zeros(33, dtype=torch.long)}
-            value = loss(model(inputs), batch) if equation else F.cross_entropy(model(inputs), labels)
+            source = torch.cat([torch.zeros(21), torch.ones(7), torch.full((5,), 2)]).long()
+            batch: Any = {"labels": labels, "source": source}
+            value = loss(model(inputs), batch) if equation else F.cross_entropy(model(inputs)[:21], labels[:21])
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -58,6 +59,12 @@ def test_images_of_weight_zero_have_no_gradient() -> None:
     assert logits.grad is not None
     assert logits.grad[0].any()
     assert not logits.grad[1:].any()
+
+
+def test_an_infinite_loss_of_weight_zero_is_nothing() -> None:
+    logits = LOGITS.clone()
+    logits[2, 0] = torch.inf
+    assert float(GenIntLoss((1.0, 0.0))(logits, targets(0, 0, 1))) == pytest.approx((HAND[0] + HAND[1]) / 2)
 
 
 def test_soft_labels_and_smoothing_are_those_of_cross_entropy() -> None:
@@ -111,12 +118,18 @@ def test_gradients_reach_each_head_from_its_own_images_alone() -> None:
         (lambda: GenIntLoss((1.0, -0.1)), ValueError, "weights must be at least 0 and finite, but got -0.1"),
         (lambda: GenIntLoss(()), ValueError, "weights must have at least one, of the real images, but got none"),
         (lambda: GenIntLoss(("x",)), TypeError, "weights must be a number"),  # type: ignore[arg-type]
+        (lambda: GenIntLoss(0.05), TypeError, r"such as \(1.0, 0.05\), but got 0.05"),  # type: ignore[arg-type]
+        (
+            lambda: MultiHeadLoss()({"ensemble": LOGITS, "shape": LOGITS}, targets(0, 1, 1)),
+            ValueError,
+            "must have labels by head, but have none",
+        ),
         (lambda: GenIntLoss(label_smoothing=2), ValueError, r"label_smoothing must be in \[0, 1\], but got 2"),
         (lambda: MultiHeadLoss(label_smoothing=-1), ValueError, r"label_smoothing must be in \[0, 1\], but got -1"),
         (
             lambda: GenIntLoss((1.0,))(LOGITS, targets(0, 1, 1)),
             ValueError,
-            "weights must have one for each source, but has 1, and source 1 came",
+            "weights must have one for each source, 0 to 1, but has 1",
         ),
         (lambda: GenIntLoss()(LOGITS, LABELS[:2]), ValueError, r"but got \(3, 2\), \(2,\) and \(2,\)"),
         (lambda: MultiHeadLoss()(LOGITS, LABELS), TypeError, r"with an 'ensemble'.* but got Tensor"),
