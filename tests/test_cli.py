@@ -313,19 +313,26 @@ def test_train_classifier_hands_on_every_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
-    monkeypatch.setattr("genaug.recipes.training_rows.run", lambda *args, **options: calls.append((args, options)))
+    measured = {"validation": {"ensemble": {"top1": 12.3, "top5": 45.6}}}
+
+    def noted(*args: object, **options: object) -> dict[str, object]:
+        calls.append((args, options))
+        return measured
+
+    monkeypatch.setattr("genaug.recipes.training_rows.run", noted)
     for name in ("d", "v", "s"):
         (tmp_path / name).mkdir()
     for line in (
         "train classifier --out o --row genint --data d --val v --tiny --as released --architecture a "
         "--augmentation additional --counterfactual c:8 --intervention i:16:0.05 --intervention j --stylized s:4:2 "
-        "--truncation 0.5 --components 3 --scale 2 --heads shape,texture --weights none --epochs 5 --batch-size 6 "
+        "--truncation 0.5 --components 3 --scale 2 --heads shape,texture "
+        "--aggregate log_probs --frozen-batch-norm --weights none --epochs 5 --batch-size 6 "
         "--learning-rate 0.7 --drop-every 8 --drop-factor 0.9 --optimizer adam --weight-decay 0.1 --mixup 0.2 "
         "--label-smoothing 0.3 --size 40 --accumulate 2 --dtype bfloat16 --channels-last --compile --seed 7 "
         "--workers 1 --checkpoint-every 9 --skip-bad --tensorboard --device cuda",
         "train classifier --out o --scale released --weights DEFAULT",
     ):
-        assert run(capsys, *line.split()) == (0, "o/model\n", "")
+        assert run(capsys, *line.split()) == (0, "ensemble: top-1 12.3%, top-5 45.6%\no/model\n", "")
     assert calls[0] == (
         (Path("o"), Path("d"), Path("v")),
         {
@@ -343,6 +350,8 @@ def test_train_classifier_hands_on_every_option(
             "interventions": {"truncation": 0.5, "components": 3, "scale": 2.0},
             "changes": {
                 "heads": ("shape", "texture"),
+                "aggregate": "log_probs",
+                "frozen_batch_norm": True,
                 "weights": None,
                 "epochs": 5,
                 "batch_size": 6,

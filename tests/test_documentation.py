@@ -89,7 +89,12 @@ def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "training.md").read_text().replace("\\\n", "")
     calls = []
-    monkeypatch.setattr("genaug.recipes.training_rows.train", lambda *args, **options: calls.append(options))
+
+    def noted(*args, **options):
+        calls.append(options)
+        return {"validation": {}}
+
+    monkeypatch.setattr("genaug.recipes.training_rows.train", noted)
     for folder in ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised"):
         (tmp_path / folder).mkdir(parents=True)
     blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)

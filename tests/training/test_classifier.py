@@ -146,7 +146,7 @@ def test_learning_rate_drops_tenfold_again_and_again(folders: Folders, tmp_path:
         ([Source("rendered", "SET", 5)], {"heads": ("shape", "background")}),
         ([], {"optimizer": "adam", "augmentation": "additional", "label_smoothing": 0.1}),
         ([INTERVENTIONS], {"dtype": "bfloat16", "channels_last": True}),
-        ([], {"heads": ("a", "b"), "aggregate": "log_probs"}),
+        ([COUNTERFACTUALS], {"heads": ("shape", "texture"), "aggregate": "log_probs"}),
     ],
     ids=["interventions", "alone", "counterfactuals", "stylized", "rendered", "smoothed", "bfloat16", "two heads"],
 )
@@ -445,6 +445,7 @@ def test_classes_that_differ_are_named(folders: Folders, tmp_path: Path) -> None
             {"heads": ("shape", "texture")},
             "sources of a model with heads must be counterfactuals, .* source 0 is of kind 'intervention'",
         ),
+        ([], {"heads": ("shape",)}, "heads need counterfactuals to learn their factors from"),
         ([COUNTERFACTUALS], {"heads": ("texture",)}, "heads must be of shape, texture, background, and shape among"),
         ([COUNTERFACTUALS], {"heads": ("shape", "hue")}, "heads must be of shape, .* but got shape, hue"),
         ([], {"architecture": "resnet19"}, "backbone must be a ResNet"),
