@@ -1,4 +1,5 @@
-"""Files that are whole or absent: written beside their place, then renamed onto it; and tensors told from others."""
+"""Files that are whole or absent: written beside their place, then renamed onto it. Images in files, and tensors told
+from others."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 DIGEST = "tensors_sha256"  # the entry for `digest` in the metadata of our safetensors files
@@ -19,6 +21,21 @@ DIGEST = "tensors_sha256"  # the entry for `digest` in the metadata of our safet
 def one_line(error: BaseException) -> str:
     """What a library says of a damaged file, short enough to stand inside a message of ours."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+class ImageError(ValueError):
+    """A file that does not open as an image."""
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The picture in a file, RGB; raises ImageError, which names the file, if it does not open."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+        raise ImageError(f"{os.fspath(path)} does not open as an image ({one_line(error)})") from None
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

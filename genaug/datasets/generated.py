@@ -108,19 +108,7 @@ class GeneratedDataset(Dataset[Any], ABC):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """The samples of a whole batch, made together."""
-        return [self._sample(*pair) for pair in zip(self.images(indices), self._targets(indices), strict=True)]
-
-    def _sample(self, image: Tensor, target: Any) -> tuple[Any, Any]:
-        sample: Any = tv_tensors.Image(image)
-        if self.output == "pil":
-            from torchvision.transforms.v2.functional import to_pil_image
-
-            sample = to_pil_image(image)
-        if self.transform is not None:
-            sample = self.transform(sample)
-        if self.target_transform is not None:
-            target = self.target_transform(target)
-        return sample, target
+        return [sample_of(self, *pair) for pair in zip(self.images(indices), self._targets(indices), strict=True)]
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Images of these samples before any transform, (B, 3, H, W) uint8 on the device."""
@@ -170,6 +158,20 @@ class GeneratedDataset(Dataset[Any], ABC):
             f"Device: {self.device}",
         ]
         return "\n".join([f"Dataset {type(self).__name__}", *(f"    {line}" for line in lines)])
+
+
+def sample_of(dataset: Any, image: Tensor, target: Any) -> tuple[Any, Any]:
+    """An image (3, H, W) uint8 and its target as a dataset's `output`, `transform` and `target_transform` say."""
+    sample: Any = tv_tensors.Image(image)
+    if dataset.output == "pil":
+        from torchvision.transforms.v2.functional import to_pil_image
+
+        sample = to_pil_image(image)
+    if dataset.transform is not None:
+        sample = dataset.transform(sample)
+    if dataset.target_transform is not None:
+        target = dataset.target_transform(target)
+    return sample, target
 
 
 def _check_finite(generator: nn.Module) -> None:

@@ -22,10 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
-from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.arguments import check_choice, check_indices
+from genaug.datasets.generated import sample_of
 from genaug.files import atomic_path, one_line
 
 SETTINGS = "settings.json"
@@ -229,15 +228,7 @@ class RenderedDataset(Dataset[Any]):
 
     def _sample(self, index: int) -> tuple[Any, Any]:
         image, label, description = self._read(index)
-        target: Any = description()["labels"] if self._labels else label
-        sample: Any = tv_tensors.Image(image)
-        if self.output == "pil":
-            sample = to_pil_image(image)
-        if self.transform is not None:
-            sample = self.transform(sample)
-        if self.target_transform is not None:
-            target = self.target_transform(target)
-        return sample, target
+        return sample_of(self, image, description()["labels"] if self._labels else label)
 
     def _read(self, index: int) -> tuple[Tensor, int, Callable[[], dict[str, Any]]]:
         """A sample's image, its label, and what gives its description."""

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as v2
 
 from genaug.arguments import check_device, check_indices, check_integer
-from genaug.files import one_line
+from genaug.files import open_image
 
 
 class TransferredFolder(Dataset[Any]):
@@ -100,10 +99,5 @@ class TransferredFolder(Dataset[Any]):
         }
 
     def _read(self, place: int) -> torch.Tensor:
-        path = self.root / self.files[place][0]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # a damaged file surfaces as any of a dozen kinds
-            raise ValueError(f"{path} does not open as an image ({one_line(error)})") from None
+        image = open_image(self.root / self.files[place][0])
         return v2.pil_to_tensor(v2.center_crop(v2.resize(image, [self.size]), [self.size]))

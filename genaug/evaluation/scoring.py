@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from genaug.arguments import check_device, check_integer
-from genaug.files import one_line
+from genaug.files import ImageError, open_image
 from genaug.generators.images import from_uint8
 from genaug.interventions.steering import evaluating, fitting_memory
 from genaug.progress import progress
@@ -35,10 +34,6 @@ _NAMED = 5  # of the parts that are missing, before a message says ...
 
 Model = Callable[..., Any]
 Label = TypeVar("Label")
-
-
-class ImageError(ValueError):
-    """A file that does not open as an image."""
 
 
 class Options(TypedDict, total=False):
@@ -95,13 +90,7 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """The image, transformed, and its label; raises ImageError, which names the file, if it does not open."""
-        path = self.paths[index]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # a damaged file surfaces as any of a dozen kinds
-            raise ImageError(f"{path} does not open as an image ({one_line(error)})") from None
-        return self.transform(image), self.labels[index]
+        return self.transform(open_image(self.paths[index])), self.labels[index]
 
 
 def image_paths(folder: str | os.PathLike[str]) -> list[Path]:

@@ -17,18 +17,17 @@ GAN augmentation over GenInt, ten classes, times chance: +1.71 [+1.37, +2.05].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.utils.data import TensorDataset
 
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.evaluation.nuisance_correlation import fit_nuisance_regressor, nuisance_correlation
-from genaug.plotting import Panel, save_curves
+from genaug.plotting import Panel
 from genaug.recipes.demo import COMPONENTS, INTERVENED, SCALE
 from genaug.recipes.twin_data import GENERATOR, biased, generated
-from genaug.recipes.twins import Effect, Figures, Twin, points
+from genaug.recipes.twins import Effect, Figures, Twin, draw_curves, points
 
 COUNTS = (2, 4, 6, 8, 10)
 LEARNT = 10_000  # interventions that the regressor learns from
@@ -54,12 +53,11 @@ def measure(seed: int) -> Figures:
     return found
 
 
-def draw(every: Sequence[Figures], results: Mapping[str, Any], path: Path) -> None:
+def draw(every: Sequence[Figures], path: Path) -> None:
     """The three curves, as the paper's figure."""
     lines = {name: points(every, name) for name in every[0]}
     panel = Panel("number of classes", "times better than chance", lines, reference=(1.0, "chance"))
-    subtitle = f"desk-scale twin on digits; whiskers: one standard error, n={len(every)}"
-    save_curves(path, [panel], title="GenInt, Figure 3: labels told from nuisances", subtitle=subtitle)
+    draw_curves(every, path, [panel], "GenInt, Figure 3: labels told from nuisances")
 
 
 def _at_ten(row: str, found: Figures) -> float:

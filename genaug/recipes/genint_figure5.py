@@ -15,15 +15,14 @@ over 0: +625.28 [+580.94, +669.62]; accuracy, %: scale 30 over 0: +60.04 [+55.01
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from genaug.evaluation.causal_bound import causal_bound, held_out_bandwidth
-from genaug.plotting import Panel, save_curves
+from genaug.plotting import Panel
 from genaug.recipes.demo import EPOCHS, small_network
 from genaug.recipes.twin_data import INTERVENTIONS, generated, new_digits, painted, top_k, unit_directions
-from genaug.recipes.twins import Effect, Figures, Twin, points
+from genaug.recipes.twins import Effect, Figures, Twin, draw_curves, points
 from genaug.training.digit_classifier import fit_classifier
 
 SCALES = (0, 5, 10, 15, 30)
@@ -47,12 +46,11 @@ def measure(seed: int) -> Figures:
     return found
 
 
-def draw(every: Sequence[Figures], results: Mapping[str, Any], path: Path) -> None:
+def draw(every: Sequence[Figures], path: Path) -> None:
     """Bound and accuracy side by side, as the paper's figure."""
     x = "intervention scale s, standard deviations"
     panels = [Panel(x, row, {"": points(every, row)}) for row in (BOUND, ACCURACY)]
-    subtitle = f"desk-scale twin on digits; whiskers: one standard error, n={len(every)}"
-    save_curves(path, panels, title="GenInt, Figure 5: causal bound and accuracy", subtitle=subtitle)
+    draw_curves(every, path, panels, "GenInt, Figure 5: causal bound and accuracy")
 
 
 def _rise(row: str) -> Effect:

@@ -16,15 +16,14 @@ nats: scale 15 over 0: +330.26 [+314.90, +345.61].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from genaug.evaluation.causal_bound import search_interventions
-from genaug.plotting import Panel, save_curves
+from genaug.plotting import Panel
 from genaug.recipes.demo import COMPONENTS, INTERVENED
 from genaug.recipes.twin_data import GENERATOR, new_digits, painted, unit_directions
-from genaug.recipes.twins import Effect, Figures, Twin, points
+from genaug.recipes.twins import Effect, Figures, Twin, draw_curves, points
 
 VARIED: dict[str, tuple[float, ...]] = {
     "truncation": (0.2, 0.4, 0.6, 0.8, 1.0),
@@ -58,7 +57,7 @@ def measure(seed: int) -> Figures:
     return {**curves, "highest at": search.best}
 
 
-def draw(every: Sequence[Figures], results: Mapping[str, Any], path: Path) -> None:
+def draw(every: Sequence[Figures], path: Path) -> None:
     """The three curves side by side, as the paper's figure."""
     panels = [
         Panel(
@@ -68,8 +67,7 @@ def draw(every: Sequence[Figures], results: Mapping[str, Any], path: Path) -> No
         )
         for name, symbol in (("truncation", "t"), ("components", "k"), ("scale", "s"))
     ]
-    subtitle = f"desk-scale twin on digits; whiskers: one standard error, n={len(every)}"
-    save_curves(path, panels, title="GenInt, Figure 6: causal bound by strategy", subtitle=subtitle)
+    draw_curves(every, path, panels, "GenInt, Figure 6: causal bound by strategy")
 
 
 def _rise(name: str) -> Effect:

@@ -57,7 +57,7 @@ class Twin:
         measure: seed -> its figures.
         effects: what the paper's table or figure shows.
         settings: of `measure`, in results.json; results of others are not continued.
-        draw: (the figures of each seed, results, path) -> a picture; by default of the effects.
+        draw: (the figures of each seed, path) -> a picture; by default of the effects.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Twin:
     measure: Callable[[int], Figures]
     effects: Sequence[Effect]
     settings: Mapping[str, Any]
-    draw: Callable[[Sequence[Figures], Mapping[str, Any], Path], None] | None = None
+    draw: Callable[[Sequence[Figures], Path], None] | None = None
 
     def run(self, out: str | os.PathLike[str], seeds: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
         """Measures each seed, prints figures and effects, and writes `out`/results.json after each seed, and a picture.
@@ -109,7 +109,7 @@ class Twin:
         if self.draw is None:
             draw_effects(results, picture)
         else:
-            self.draw([run["figures"] for run in results["runs"]], results, picture)
+            self.draw([run["figures"] for run in results["runs"]], picture)
         print(f"{table(results)}\n\nPicture: {picture}\nNumbers: {file}")
         return results
 
@@ -221,7 +221,8 @@ def draw_effects(results: Mapping[str, Any], path: Path) -> None:
     effects = results["effects"]
     left, wide, high, top = 24, 560, 74, 86
     beside = [f"paper {effect['paper']}" for effect in effects]
-    right = max(150, *(plotting.text_width(text, 9) for text in beside))
+    verdicts = [plotting.text_width(effect["verdict"], 10, weight="bold") for effect in effects]
+    right = max(*verdicts, *(plotting.text_width(text, 9) for text in beside))
     longest = max(plotting.text_width(effect["what"], 10.5) for effect in effects)
     title = plotting.text_width(results["title"], 14, weight="bold")
     width = 2 * left + max(wide + 20 + right, title, longest)
@@ -255,3 +256,9 @@ def points(every: Sequence[Figures], row: str) -> list[tuple[float, float, float
     """A row whose columns are numbers, as `plotting.Panel` takes lines: means over seeds with standard errors."""
     found = {column: _spread([figures[row][column] for figures in every]) for column in every[0][row]}
     return [(float(x), at["mean"], (at["sd"] or 0.0) / at["n"] ** 0.5) for x, at in found.items()]
+
+
+def draw_curves(every: Sequence[Figures], path: Path, panels: Sequence[plotting.Panel], title: str) -> None:
+    """Draws a twin's curves side by side, as the paper's figure."""
+    subtitle = f"desk-scale twin on digits; whiskers: one standard error, n={len(every)}"
+    plotting.save_curves(path, panels, title=title, subtitle=subtitle)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import is_image_file
@@ -23,9 +22,9 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from genaug.arguments import check_device, check_integer
 from genaug.assets import save_asset
-from genaug.files import one_line, writable_folder
+from genaug.files import open_image, writable_folder
 from genaug.interventions.sampling import integers, uniform
-from genaug.training.resumable import optimise, resume
+from genaug.training.resumable import machine, optimise, resume
 from genaug.transforms.style_transfer import adaptive_instance_norm, statistics
 from genaug.transforms.vgg import Encoder, decoder, load_encoder
 
@@ -61,13 +60,8 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def _crop(self, name: str, index: int) -> Tensor:
         place = torch.tensor([index])
         paths = self.paths[name]
-        path = paths[int(integers(self.seed, place, len(paths), name))]
-        try:
-            with Image.open(path) as file:
-                image = pil_to_tensor(file.convert("RGB"))
-        except OSError as error:
-            raise ValueError(f"{path} is no image that can be read: {one_line(error)}") from error
-        image = resize(image, [self.settings.side])
+        file = open_image(paths[int(integers(self.seed, place, len(paths), name))])
+        image = resize(pil_to_tensor(file), [self.settings.side])
         crop = self.settings.crop
         height, width = image.shape[1:]
         down, right = uniform(self.seed, place, 2, f"{name} crop")[0].tolist()
@@ -197,7 +191,6 @@ def train(
         shown=("content", "style"),
         description="training the decoder",
     )
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return save_asset(
         folder / "decoder.safetensors",
         run.generator.state_dict(),
@@ -205,7 +198,7 @@ def train(
         encoder=encoder.fingerprint,
         source="genaug train adain",
         training=json.dumps(described),
-        machine=f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        machine=machine(device),
     )
 
 

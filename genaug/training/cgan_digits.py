@@ -29,7 +29,7 @@ from genaug.datasets.colored_mnist import demo_digits
 from genaug.files import writable_folder
 from genaug.generators.conditional_digits import PALETTE, ConditionalDigits
 from genaug.generators.images import from_uint8, to_uint8
-from genaug.training.resumable import optimise, resume
+from genaug.training.resumable import machine, optimise, resume
 
 FRAME = 3  # columns at either side where no digit is
 UNIT = 16.0  # see `colours_first`
@@ -205,7 +205,6 @@ def train(
             description="training the generator",
         )
     colours_first(run.generator)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return save_asset(
         folder / "generator.safetensors",
         {name: value.half() for name, value in run.generator.state_dict().items()},
@@ -213,7 +212,7 @@ def train(
         source="genaug train cgan-digits",
         licence="MIT",
         training=json.dumps(described),
-        machine=f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        machine=machine(device),
     )
 
 

@@ -27,7 +27,7 @@ from genaug.files import writable_folder
 from genaug.generators.cgn_mnist import MASK_RANGE, CGNMnist
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.composition import compose
-from genaug.training.resumable import optimise, resume
+from genaug.training.resumable import machine, optimise, resume
 
 PACKED = 4  # images of one class that the discriminator judges together
 
@@ -303,8 +303,7 @@ def train(
             _start_background(run, images)
         resume(run, folder, described)
         _optimise(run, images.to(device), labels, settings, dtype, folder, described)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return _write_generator(run.average, folder, described, machine)
+    return _write_generator(run.average, folder, described, machine(device))
 
 
 def _data(variant: str, *, root: Any, textures: Any, seed: int, download: bool) -> tuple[Tensor, Tensor]:
@@ -443,7 +442,7 @@ def _sample_sheet(generator: CGNMnist, path: Path) -> None:
     save_sheet(path, {name: to_uint8(images) for name, images in rows.items()})
 
 
-def _write_generator(generator: CGNMnist, folder: Path, described: dict[str, Any], machine: str) -> Path:
+def _write_generator(generator: CGNMnist, folder: Path, described: dict[str, Any], made_on: str) -> Path:
     return save_asset(
         folder / "generator.safetensors",
         pack(generator.state_dict()),
@@ -451,7 +450,7 @@ def _write_generator(generator: CGNMnist, folder: Path, described: dict[str, Any
         source="genaug train cgn-mnist",
         licence="MIT",
         training=json.dumps(described),
-        machine=f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        machine=made_on,
     )
 
 

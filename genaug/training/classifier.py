@@ -11,154 +11,37 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from genaug.arguments import check_choice, check_device, check_integer, check_number
-from genaug.datasets.counterfactual import CounterfactualDataset
-from genaug.datasets.generative_intervention import GenerativeInterventionDataset
-from genaug.datasets.rendered import RenderedDataset
-from genaug.evaluation.classes import IMAGENET
+from genaug.arguments import check_integer
 from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, naming_files, preprocessing, score
 from genaug.files import atomic_path, writable_folder
-from genaug.generators import load_generator
 from genaug.interventions.sampling import generator_of
-from genaug.models.multi_head_resnet import AGGREGATES, HEADS, MultiHeadResNet
+from genaug.models.multi_head_resnet import MultiHeadResNet
 from genaug.progress import progress
 from genaug.records import circumstances, write_results
 from genaug.training.classifier_data import (
-    AUGMENTATIONS,
     BAD_IMAGES,
-    EpochBatches,
-    Generated,
-    Photographs,
-    Rendered,
-    as_it_is,
-    augmentation,
 )
+from genaug.training.classifier_loaders import mixed_loader
+from genaug.training.classifier_settings import Settings, Source
 from genaug.training.mixing import MixedLoader
 from genaug.training.objectives import GenIntLoss, MultiHeadLoss
+from genaug.training.processes import World, processes
 from genaug.training.resumable import resume, truncate_log
 
-KINDS = ("counterfactual", "intervention", "rendered", "stylized")
-OPTIMIZERS = ("sgd", "adam")
 PLAIN = ("label",)  # the one head of a classifier that is to have none
 LOG_EVERY = 50  # steps
 _NEVER = 2**62
-LENGTH = 1_000_000  # images of a generator, before they come again in another order and other crops
-
-
-@dataclass(frozen=True)
-class Source:
-    """Images beside the photographs.
-
-    Attributes:
-        kind: "counterfactual", "intervention", "rendered" or "stylized".
-        name: the generator, as the datasets take it; of rendered images the folder of `genaug render`; of stylized ones
-            their folder, laid out as the photographs'.
-        batch_size: of all processes together.
-        weight: of their cross entropy, lambda in GenInt's Equation 1. Counterfactuals of a model with heads have none.
-        options: further arguments of the dataset, such as components, scale, truncation, pool, length.
-
-    Raises:
-        ValueError: an unknown kind, a batch without images, or a weight below zero.
-        TypeError: they are of another kind.
-    """
-
-    kind: str
-    name: str
-    batch_size: int
-    weight: float = 1.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, KINDS)
-        check_integer("batch_size", self.batch_size, 1)
-        check_number("weight", self.weight)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a classifier is trained; by default as GenInt trains ResNet-18 on ImageNet (section 5.3).
-
-    Attributes:
-        architecture: a ResNet of torchvision's.
-        heads: names of its heads; () for a plain classifier.
-        aggregate: of the heads, see `MultiHeadResNet`.
-        weights: published ones to start from, see `MultiHeadResNet`.
-        frozen_batch_norm: see `MultiHeadResNet`.
-        epochs: passes through the photographs.
-        batch_size: photographs a step, of all processes together.
-        learning_rate: at the start.
-        drop_every: epochs after which the learning rate is multiplied by `drop_factor`, again and again.
-        drop_factor: in [0, 1].
-        optimizer: "sgd" with a momentum of 0.9, or "adam".
-        weight_decay: of every weight.
-        augmentation: of what is read from disk, photographs, stylised and rendered images, see
-            `classifier_data.augmentation`; what is generated on the way is cropped and flipped.
-        mixup: alpha of Mixup among photographs; 0 for none.
-        label_smoothing: in [0, 1].
-        size: side of the images, in pixels; for validation they are cut from a shorter side 8/7 of it.
-        accumulate: in how many parts a batch passes.
-        dtype: "float32", or "bfloat16" for autocast.
-        channels_last: the memory format.
-        compile: compile the model.
-        seed: of everything random.
-
-    Raises:
-        ValueError: a value is out of its range.
-        TypeError: it is of another kind.
-    """
-
-    architecture: str = "resnet18"
-    heads: tuple[str, ...] = ()
-    aggregate: str = "logits"
-    weights: str | None = None
-    frozen_batch_norm: bool = False
-    epochs: int = 90
-    batch_size: int = 256
-    learning_rate: float = 0.1
-    drop_every: int = 30
-    drop_factor: float = 0.1
-    optimizer: str = "sgd"
-    weight_decay: float = 1e-4
-    augmentation: str = "standard"
-    mixup: float = 0.0
-    label_smoothing: float = 0.0
-    size: int = 224
-    accumulate: int = 1
-    dtype: str = "float32"
-    channels_last: bool = False
-    compile: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "drop_every", "size", "accumulate"):
-            check_integer(name, getattr(self, name), 1)
-        check_integer("seed", self.seed)
-        for name in ("learning_rate", "weight_decay", "mixup"):
-            check_number(name, getattr(self, name))
-        for name in ("label_smoothing", "drop_factor"):
-            check_number(name, getattr(self, name), high=1)
-        if isinstance(self.heads, str):
-            raise TypeError(f"heads must be a tuple of names, but got {self.heads!r}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"batch_size must be a multiple of accumulate={self.accumulate}, but got {self.batch_size}"
-            )
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("augmentation", self.augmentation, AUGMENTATIONS)
-        check_choice("aggregate", self.aggregate, AGGREGATES)
-        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
 
 
 def train(
@@ -207,7 +90,7 @@ def train(
     settings = settings or Settings()
     check_integer("checkpoint_every", checkpoint_every, 1)
     check_integer("num_workers", num_workers, 0)
-    with _processes(device) as world, torch.random.fork_rng(devices=world.gpus):
+    with processes(device) as world, torch.random.fork_rng(devices=world.gpus):
         folder = writable_folder(out)
         try:
             kept = json.loads(json.dumps([asdict(source) for source in sources]))
@@ -215,7 +98,7 @@ def train(
             raise TypeError(f"options of sources must be numbers, strings, lists and dicts ({error})") from None
         held_out = ImageFolder(_folder(validation))
         bad = folder / BAD_IMAGES if skip_bad else None
-        mixed, weights = _mixed(data, held_out.classes, sources, settings, world, num_workers, bad)
+        mixed, weights = mixed_loader(data, held_out.classes, sources, settings, world, num_workers, bad)
         steps = len(mixed) // settings.accumulate
         described = {
             **asdict(settings),
@@ -260,38 +143,6 @@ def train(
         return results
 
 
-@dataclass(frozen=True)
-class _World:
-    """Which of how many processes this is, and where it computes."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def gpus(self) -> list[torch.device]:
-        return [self.device] if self.device.type == "cuda" else []
-
-
-@contextmanager
-def _processes(device: torch.device | str | None) -> Iterator[_World]:
-    """Joins the processes that `torchrun` started, if it did."""
-    where = check_device("device", device)
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if where.type == "cuda":
-        index = int(os.environ.get("LOCAL_RANK", 0)) if where.index is None else where.index
-        where = torch.device("cuda", index)
-        torch.cuda.set_device(where)
-    joined = size > 1 and not torch.distributed.is_initialized()
-    if joined:
-        torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
-    try:
-        yield _World(rank, size, where)
-    finally:
-        if joined:
-            torch.distributed.destroy_process_group()
-
-
 def _folder(path: str | os.PathLike[str]) -> str:
     if not Path(path).is_dir():
         raise FileNotFoundError(f"no such folder: {os.fspath(path)}")
@@ -300,147 +151,6 @@ def _folder(path: str | os.PathLike[str]) -> str:
 
 def _preprocessing(size: int) -> Any:
     return preprocessing(resize=round(size * 8 / 7), crop=size)
-
-
-def _mixed(
-    data: str | os.PathLike[str] | None,
-    classes: Sequence[str],
-    sources: Sequence[Source],
-    settings: Settings,
-    world: _World,
-    num_workers: int,
-    skip_bad: Path | None,
-) -> tuple[MixedLoader, list[float]]:
-    """All images of a step, joined, and the weight of each of their sources."""
-    loaders: list[DataLoader] = []
-    weights: list[float] = []
-    if data is not None:
-        loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
-        weights.append(1.0)
-    elif not sources or sources[0].kind not in ("intervention", "rendered"):
-        raise ValueError("sources must begin with an intervention or a rendered set when there are no photographs")
-    if settings.heads and not sources:
-        raise ValueError("heads need counterfactuals to learn their factors from, but there are no sources")
-    for number, source in enumerate(sources):
-        if settings.heads and loaders and source.kind not in ("counterfactual", "rendered"):
-            raise ValueError(
-                f"sources of a model with heads must be counterfactuals, whose labels its loss takes, but source "
-                f"{number} is of kind {source.kind!r}"
-            )
-        if settings.heads and source.weight != 1:
-            raise ValueError(f"weight must be 1 for a model with heads, whose loss has none, but got {source.weight}")
-        weights.append(source.weight)
-        key = f"source {number}"
-        if source.kind == "stylized":
-            loaders.append(
-                _photographs(source.name, classes, settings, source.batch_size, world, num_workers, skip_bad, key)
-            )
-        elif source.kind == "rendered":
-            _check_heads(settings)
-            labels = _labels(RenderedDataset(source.name).settings.get("classes"), classes, source.name)
-            transform = augmentation(settings.augmentation, settings.size)
-            images = Rendered(source.name, transform, _seed(settings, key), labels, settings.heads)
-            loaders.append(_read(images, settings, source.batch_size, world, num_workers, key))
-        else:
-            loaders.append(_generated(source, classes, settings, world, key))
-    return MixedLoader(*loaders, device=world.device), weights
-
-
-def _batches(count: int, batch_size: int, settings: Settings, world: _World, key: str) -> EpochBatches:
-    try:
-        return EpochBatches(count, batch_size, _seed(settings, key), world.rank, world.size, settings.accumulate)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
-
-
-def _seed(settings: Settings, key: str) -> int:
-    """A seed for each part, or two parts with as many images would be in the same order."""
-    return generator_of(settings.seed, 0, key).initial_seed() % 2**63
-
-
-def _photographs(
-    root: str | os.PathLike[str],
-    classes: Sequence[str],
-    settings: Settings,
-    batch_size: int,
-    world: _World,
-    num_workers: int,
-    skip_bad: Path | None,
-    key: str,
-) -> DataLoader:
-    transform = augmentation(settings.augmentation, settings.size)
-    images = Photographs(root, transform, _seed(settings, key), skip_bad)
-    if images.classes != list(classes):
-        different = sorted(set(images.classes) ^ set(classes))
-        raise ValueError(
-            f"{root} must have the classes of the validation images, {len(classes)}, but has {len(images.classes)}; "
-            f"they differ in {', '.join(different[:5])}"
-        )
-    return _read(images, settings, batch_size, world, num_workers, key)
-
-
-def _read(
-    images: Photographs | Rendered, settings: Settings, batch_size: int, world: _World, num_workers: int, key: str
-) -> DataLoader:
-    """Images from disk, read and augmented by workers."""
-    return DataLoader(
-        images,
-        batch_sampler=_batches(len(images), batch_size, settings, world, key),
-        num_workers=num_workers,
-        pin_memory=world.device.type == "cuda",
-        persistent_workers=num_workers > 0,
-        generator=torch.Generator(),  # a loader seeds its workers, by default from the global state, which moves on
-    )
-
-
-def _generated(source: Source, classes: Sequence[str], settings: Settings, world: _World, key: str) -> DataLoader:
-    generator: Any = load_generator(source.name, world.device)
-    labels = _labels(generator.num_classes, classes, source.name)
-    renamed = torch.full((generator.num_classes,), -1)
-    renamed[list(labels)] = torch.tensor(list(labels.values()))
-    options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": list(labels), **source.options}
-    counterfactual = source.kind == "counterfactual"
-    dataset: Any = (CounterfactualDataset if counterfactual else GenerativeInterventionDataset)(generator, **options)
-    if (renamed[dataset.classes] < 0).any():
-        raise ValueError(f"{key}: classes must be of those that have folders, but got {source.options['classes']}")
-    heads = settings.heads if counterfactual else ()
-    if heads:
-        _check_heads(settings)
-    made = Generated(dataset, settings.size, _seed(settings, key), renamed, heads)
-    return DataLoader(
-        made, batch_sampler=_batches(len(made), source.batch_size, settings, world, key), collate_fn=as_it_is
-    )
-
-
-def _labels(known: int | list[str] | None, classes: Sequence[str], name: str) -> dict[int, int]:
-    """Class of generated images -> number of its folder.
-
-    Args:
-        known: how many classes the generator has, or, of transferred photographs, their folders' names.
-        classes: the folders' names.
-        name: of what makes the images.
-    """
-    if isinstance(known, list):
-        if missing := [folder for folder in known if folder not in classes]:
-            raise ValueError(f"{name} has images of the class {missing[0]}, for which there is no folder")
-        return {number: list(classes).index(folder) for number, folder in enumerate(known)}
-    if known == len(IMAGENET) and all(folder in IMAGENET for folder in classes):
-        return {IMAGENET[folder]: number for number, folder in enumerate(classes)}
-    if known not in (None, len(classes)):
-        raise ValueError(
-            f"{name} makes images of {known} classes, but there are {len(classes)} folders: they must be as many, or "
-            "named by ImageNet's wnids"
-        )
-    return {number: number for number in range(len(classes))}
-
-
-def _check_heads(settings: Settings) -> None:
-    heads = settings.heads
-    if heads and not ("shape" in heads and set(heads) <= set(HEADS)):
-        raise ValueError(
-            f"heads must be of {', '.join(HEADS)}, and shape among them, to learn from counterfactuals, but got "
-            f"{', '.join(heads)}"
-        )
 
 
 class _Run:
@@ -496,7 +206,7 @@ class _Loop:
         run: _Run,
         settings: Settings,
         weights: Sequence[float],
-        world: _World,
+        world: World,
         folder: Path,
         described: dict[str, Any],
         steps: int,
@@ -530,13 +240,13 @@ class _Loop:
         last = (run.epoch + 1) * self.steps
         while run.step < last:
             run.optimizer.zero_grad()
-            before = total.clone()
+            loss = torch.zeros_like(total)
             for part in range(settings.accumulate):
                 images, targets = next(batches)
-                total += self._backward(images, targets, part)
+                loss += self._backward(images, targets, part)
+            total += loss
             run.step += 1
-            now = torch.where(total.isfinite() | ~before.isfinite(), _NEVER, run.step)
-            self.first_bad = torch.minimum(self.first_bad, now)
+            self.first_bad = torch.minimum(self.first_bad, torch.where(loss.isfinite(), _NEVER, run.step))
             logs = run.step % LOG_EVERY == 0 or run.step == last
             saves = run.step % self.checkpoint_every == 0 and run.step != last
             # on a GPU the loss is looked at where it is logged: each look waits for all that was asked of it
@@ -615,7 +325,7 @@ def _mixed_up(
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, images: ImageFolder, world: _World, settings: Settings, num_workers: int
+    model: nn.Module, images: ImageFolder, world: World, settings: Settings, num_workers: int
 ) -> dict[str, dict[str, float]]:
     """Top-1 and top-5 accuracy of each head in percent; each process scores its share."""
     if world.size > 1:  # each process has batch statistics of its own share; those of the first are kept

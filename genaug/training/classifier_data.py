@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.datasets import ImageFolder
@@ -20,8 +20,7 @@ from torchvision.transforms import v2
 
 from genaug.arguments import check_choice
 from genaug.datasets.rendered import RenderedDataset
-from genaug.evaluation.scoring import ImageError
-from genaug.files import one_line
+from genaug.files import ImageError, open_image
 from genaug.interventions.sampling import generator_of, uniform
 from genaug.transforms.batch import DRAWS, MEAN, STD, crop_boxes, crop_flip_normalise
 
@@ -88,20 +87,18 @@ class Photographs(Dataset[tuple[Tensor, int]]):
             torch.set_rng_state(generator_of(self.seed, place, "photograph").get_state())
             return self.transform(image), label
 
-    def _open(self, index: int) -> tuple[Image.Image, int]:
+    def _open(self, index: int) -> tuple[Image, int]:
         for number in range(len(self)):
             path, label = self.files[(index + number) % len(self)]
             try:
-                with Image.open(path) as file:
-                    return file.convert("RGB"), label
-            except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+                return open_image(path), label
+            except ImageError as error:
                 if self.skip_bad is None:
                     raise ImageError(
-                        f"{path} does not open as an image ({one_line(error)}); skip_bad=True (--skip-bad) takes the "
-                        "next image in its stead and notes it"
+                        f"{error}; skip_bad=True (--skip-bad) takes the next image in its stead and notes it"
                     ) from None
                 with self.skip_bad.open("a") as note:  # a line at once: workers write to the same file
-                    note.write(f"{path}\t{one_line(error)}\n")
+                    note.write(f"{path}\t{error}\n")
         raise ImageError(f"none of {len(self)} images opens")
 
 

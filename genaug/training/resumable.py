@@ -20,6 +20,12 @@ CHECKPOINT_EVERY = 100
 SAMPLE_EVERY = 500
 
 
+def machine(device: torch.device) -> str:
+    """What trained weights say of where they come from."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
 def resume(run: Any, folder: Path, described: dict[str, Any]) -> None:
     """Restores a run from its folder's checkpoint, if any; ValueError if that is damaged or of other settings."""
     path = folder / "checkpoint.pt"

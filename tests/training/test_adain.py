@@ -164,7 +164,7 @@ def test_bad_arguments_are_named(network, folders, tmp_path):
 def test_a_file_that_is_no_image_is_named(short, network, folders, tmp_path):
     for path in folders[0].rglob("*.png"):
         path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"styles.*\d.png is no image that can be read"):
+    with pytest.raises(ValueError, match=r"styles.*\d.png does not open as an image"):
         train(*folders, tmp_path / "out", network=network)
 
 

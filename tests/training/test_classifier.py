@@ -20,9 +20,11 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import MultiHeadResNet
 from genaug.evaluation.classes import IMAGENET
-from genaug.evaluation.scoring import ImageError, preprocessing
+from genaug.evaluation.scoring import preprocessing
+from genaug.files import ImageError
 from genaug.rendering import render
-from genaug.training import classifier
+from genaug.training import classifier, classifier_loaders
+from genaug.training import processes as torchrun
 from genaug.training.classifier import Settings, Source, train
 from genaug.training.classifier_data import EpochBatches, Photographs, augmentation
 
@@ -210,7 +212,7 @@ def test_weight_one_without_a_source_is_plain_training_to_the_last_bit(
     network = models.resnet18(num_classes=10)
     network.load_state_dict({**first.backbone.state_dict(), **first.heads["label"].state_dict(prefix="fc.")})
     optimizer = torch.optim.SGD(network.parameters(), chosen.learning_rate, momentum=0.9, weight_decay=1e-4)
-    seed = classifier._seed(chosen, "data")
+    seed = classifier_loaders._seed(chosen, "data")
     images = Photographs(folders[0], augmentation("standard", SIZE), seed)
     batches = EpochBatches(len(images), batch_size, seed)
     for epoch in range(chosen.epochs):
@@ -325,18 +327,18 @@ def test_classes_of_imagenet_are_found_by_their_wnids(monkeypatch: pytest.Monkey
     class Thousand(Conditional):
         num_classes = 1000
 
-    monkeypatch.setattr(classifier, "load_generator", lambda name, device: Thousand())
+    monkeypatch.setattr(classifier_loaders, "load_generator", lambda name, device: Thousand())
     names = sorted(list(IMAGENET)[100:900:200])
     source = Source("intervention", "any", 16, options={"components": 0, "length": 64})
-    world = classifier._World(0, 1, torch.device("cpu"))
-    loader = classifier._generated(source, names, settings(), world, "source 0")
+    world = torchrun.World(0, 1, torch.device("cpu"))
+    loader = classifier_loaders._generated(source, names, settings(), world, "source 0")
     labels = torch.cat([labels for _, labels in loader])
     assert set(labels.tolist()) == set(range(len(names)))
     made = torch.cat([loader.dataset.dataset.labels([place % 64 for place in batch]) for batch in loader.batch_sampler])
     assert [IMAGENET[names[label]] for label in labels] == made.tolist()
     other = Source("intervention", "any", 16, options={"components": 0, "classes": [IMAGENET[names[0]], 999]})
     with pytest.raises(ValueError, match="source 0: classes must be of those that have folders"):
-        classifier._generated(other, names, settings(), world, "source 0")
+        classifier_loaders._generated(other, names, settings(), world, "source 0")
 
 
 def test_curves_go_to_tensorboard_if_asked_for(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset
-from genaug.evaluation.scoring import ImageError
+from genaug.files import ImageError
 from genaug.rendering import render
 from genaug.training.classifier_data import (
     AUGMENTATIONS,

@@ -1,0 +1,166 @@
+"""The loaders of a classifier's training: photographs and each source, in batches of places, joined."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from genaug.datasets.counterfactual import CounterfactualDataset
+from genaug.datasets.generative_intervention import GenerativeInterventionDataset
+from genaug.datasets.rendered import read_settings
+from genaug.evaluation.classes import IMAGENET
+from genaug.generators import load_generator
+from genaug.interventions.sampling import generator_of
+from genaug.models.multi_head_resnet import HEADS
+from genaug.training.classifier_data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
+from genaug.training.classifier_settings import Settings, Source
+from genaug.training.mixing import MixedLoader
+from genaug.training.processes import World
+
+LENGTH = 1_000_000  # images of a generator, before they come again in another order and other crops
+
+
+def mixed_loader(
+    data: str | os.PathLike[str] | None,
+    classes: Sequence[str],
+    sources: Sequence[Source],
+    settings: Settings,
+    world: World,
+    num_workers: int,
+    skip_bad: Path | None,
+) -> tuple[MixedLoader, list[float]]:
+    """All images of a step, joined, and the weight of each of their sources."""
+    loaders: list[DataLoader] = []
+    weights: list[float] = []
+    if data is not None:
+        loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
+        weights.append(1.0)
+    elif not sources or sources[0].kind not in ("intervention", "rendered"):
+        raise ValueError("sources must begin with an intervention or a rendered set when there are no photographs")
+    if settings.heads and not sources:
+        raise ValueError("heads need counterfactuals to learn their factors from, but there are no sources")
+    for number, source in enumerate(sources):
+        if settings.heads and loaders and source.kind not in ("counterfactual", "rendered"):
+            raise ValueError(
+                f"sources of a model with heads must be counterfactuals, whose labels its loss takes, but source "
+                f"{number} is of kind {source.kind!r}"
+            )
+        if settings.heads and source.weight != 1:
+            raise ValueError(f"weight must be 1 for a model with heads, whose loss has none, but got {source.weight}")
+        weights.append(source.weight)
+        key = f"source {number}"
+        if source.kind == "stylized":
+            loaders.append(
+                _photographs(source.name, classes, settings, source.batch_size, world, num_workers, skip_bad, key)
+            )
+        elif source.kind == "rendered":
+            _check_heads(settings)
+            labels = _labels(read_settings(source.name).get("classes"), classes, source.name)
+            transform = augmentation(settings.augmentation, settings.size)
+            images = Rendered(source.name, transform, _seed(settings, key), labels, settings.heads)
+            loaders.append(_read(images, settings, source.batch_size, world, num_workers, key))
+        else:
+            loaders.append(_generated(source, classes, settings, world, key))
+    return MixedLoader(*loaders, device=world.device), weights
+
+
+def _batches(count: int, batch_size: int, settings: Settings, world: World, key: str) -> EpochBatches:
+    try:
+        return EpochBatches(count, batch_size, _seed(settings, key), world.rank, world.size, settings.accumulate)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _seed(settings: Settings, key: str) -> int:
+    """A seed for each part, or two parts with as many images would be in the same order."""
+    return generator_of(settings.seed, 0, key).initial_seed() % 2**63
+
+
+def _photographs(
+    root: str | os.PathLike[str],
+    classes: Sequence[str],
+    settings: Settings,
+    batch_size: int,
+    world: World,
+    num_workers: int,
+    skip_bad: Path | None,
+    key: str,
+) -> DataLoader:
+    transform = augmentation(settings.augmentation, settings.size)
+    images = Photographs(root, transform, _seed(settings, key), skip_bad)
+    if images.classes != list(classes):
+        different = sorted(set(images.classes) ^ set(classes))
+        raise ValueError(
+            f"{root} must have the classes of the validation images, {len(classes)}, but has {len(images.classes)}; "
+            f"they differ in {', '.join(different[:5])}"
+        )
+    return _read(images, settings, batch_size, world, num_workers, key)
+
+
+def _read(
+    images: Photographs | Rendered, settings: Settings, batch_size: int, world: World, num_workers: int, key: str
+) -> DataLoader:
+    """Images from disk, read and augmented by workers."""
+    return DataLoader(
+        images,
+        batch_sampler=_batches(len(images), batch_size, settings, world, key),
+        num_workers=num_workers,
+        pin_memory=world.device.type == "cuda",
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # a loader seeds its workers, by default from the global state, which moves on
+    )
+
+
+def _generated(source: Source, classes: Sequence[str], settings: Settings, world: World, key: str) -> DataLoader:
+    generator: Any = load_generator(source.name, world.device)
+    labels = _labels(generator.num_classes, classes, source.name)
+    renamed = torch.full((generator.num_classes,), -1)
+    renamed[list(labels)] = torch.tensor(list(labels.values()))
+    options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": list(labels), **source.options}
+    counterfactual = source.kind == "counterfactual"
+    dataset: Any = (CounterfactualDataset if counterfactual else GenerativeInterventionDataset)(generator, **options)
+    if (renamed[dataset.classes] < 0).any():
+        raise ValueError(f"{key}: classes must be of those that have folders, but got {source.options['classes']}")
+    heads = settings.heads if counterfactual else ()
+    if heads:
+        _check_heads(settings)
+    made = Generated(dataset, settings.size, _seed(settings, key), renamed, heads)
+    return DataLoader(
+        made, batch_sampler=_batches(len(made), source.batch_size, settings, world, key), collate_fn=as_it_is
+    )
+
+
+def _labels(known: int | list[str] | None, classes: Sequence[str], name: str) -> dict[int, int]:
+    """Class of generated images -> number of its folder.
+
+    Args:
+        known: how many classes the generator has, or, of transferred photographs, their folders' names.
+        classes: the folders' names.
+        name: of what makes the images.
+    """
+    if isinstance(known, list):
+        if missing := [folder for folder in known if folder not in classes]:
+            raise ValueError(f"{name} has images of the class {missing[0]}, for which there is no folder")
+        return {number: list(classes).index(folder) for number, folder in enumerate(known)}
+    if known == len(IMAGENET) and all(folder in IMAGENET for folder in classes):
+        return {IMAGENET[folder]: number for number, folder in enumerate(classes)}
+    if known not in (None, len(classes)):
+        raise ValueError(
+            f"{name} makes images of {known} classes, but there are {len(classes)} folders: they must be as many, or "
+            "named by ImageNet's wnids"
+        )
+    return {number: number for number in range(len(classes))}
+
+
+def _check_heads(settings: Settings) -> None:
+    heads = settings.heads
+    if heads and not ("shape" in heads and set(heads) <= set(HEADS)):
+        raise ValueError(
+            f"heads must be of {', '.join(HEADS)}, and shape among them, to learn from counterfactuals, but got "
+            f"{', '.join(heads)}"
+        )

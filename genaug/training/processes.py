@@ -1,0 +1,44 @@
+"""The processes that `torchrun` starts: which of them this is, and where it computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from genaug.arguments import check_device
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is, and where it computes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def gpus(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+
+@contextmanager
+def processes(device: torch.device | str | None) -> Iterator[World]:
+    """Joins the processes that `torchrun` started, if it did."""
+    where = check_device("device", device)
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if where.type == "cuda":
+        index = int(os.environ.get("LOCAL_RANK", 0)) if where.index is None else where.index
+        where = torch.device("cuda", index)
+        torch.cuda.set_device(where)
+    joined = size > 1 and not torch.distributed.is_initialized()
+    if joined:
+        torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield World(rank, size, where)
+    finally:
+        if joined:
+            torch.distributed.destroy_process_group()
