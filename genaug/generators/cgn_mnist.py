@@ -66,7 +66,8 @@ def _shape_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
     )
 
 
-def _texture_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
+def texture_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
+    """Paints (B, in_features) as (B, 3, 4 side, 4 side) in [-1, 1], by layers of `width` channels."""
     return nn.Sequential(
         nn.Linear(in_features, 2 * width * side * side),
         nn.Unflatten(1, (2 * width, side, side)),
@@ -149,8 +150,8 @@ class CGNMnist(_DigitCGN):
         features, width, side = 32 + self.num_classes, 32, self.image_size // 4
         self.label_emb = nn.Embedding(self.num_classes, self.num_classes)
         self.f_shape = _shape_mechanism(features, width, side)
-        self.f_text1 = _texture_mechanism(features, width, side)
-        self.f_text2 = _texture_mechanism(features, width, side)
+        self.f_text1 = texture_mechanism(features, width, side)
+        self.f_text2 = texture_mechanism(features, width, side)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 if initialisation == "orthogonal":

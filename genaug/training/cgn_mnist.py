@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -337,14 +338,11 @@ def _optimise(
     folder: Path,
     described: dict[str, Any],
 ) -> None:
-    # images of a class by one index: members[label, k] for k below counts[label]; on the CPU, as all draws are
-    counts = torch.bincount(labels, minlength=10)
-    members = torch.nn.utils.rnn.pad_sequence([(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)
+    draw = draw_classes(labels, settings.batch_size)
 
     def step() -> dict[str, Tensor]:
-        classes = torch.randint(10, (settings.batch_size // PACKED,)).repeat_interleave(PACKED)
-        picked = members[classes, (torch.rand(len(classes)) * counts[classes]).long()].to(images.device)
-        return _step(run, from_uint8(images[picked]), classes.to(images.device), settings, dtype)
+        classes, picked = (drawn.to(images.device) for drawn in draw())
+        return _step(run, from_uint8(images[picked]), classes, settings, dtype)
 
     optimise(
         run,
@@ -356,6 +354,25 @@ def _optimise(
         shown=("adversarial", "mask"),
         description="training the CGN",
     )
+
+
+def draw_classes(labels: Tensor, batch_size: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    """What draws a batch's classes, equal in consecutive fours, and an image's index of each, from the global state.
+
+    Raises:
+        ValueError: a class has no image.
+    """
+    # images of a class by one index: members[label, k] for k below counts[label]; on the CPU, as all draws are
+    counts = torch.bincount(labels, minlength=10)
+    if not counts.all():
+        raise ValueError(f"labels must hold every class of 0..9, but none is {int(counts.argmin())}")
+    members = torch.nn.utils.rnn.pad_sequence([(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        classes = torch.randint(10, (batch_size // PACKED,)).repeat_interleave(PACKED)
+        return classes, members[classes, (torch.rand(len(classes)) * counts[classes]).long()]
+
+    return draw
 
 
 def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -407,12 +424,13 @@ def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: to
     run.optimizers["discriminator"].step()
 
     # a young average would remember the initial weights: let it follow closely at first
-    _follow(run.average, run.generator, 1 - min(settings.average, run.step / (run.step + 10)))
+    follow(run.average, run.generator, 1 - min(settings.average, run.step / (run.step + 10)))
     return {**{name: loss.detach() for name, loss in losses.items()}, "mask": mask.detach().mean()}
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, module: nn.Module, weight: float) -> None:
+def follow(average: nn.Module, module: nn.Module, weight: float) -> None:
+    """Moves the average's parameters and statistics toward the module's by that share of the way."""
     for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, weight)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,36 +53,78 @@ def fit_classifier(
         TypeError: images are not uint8 or labels not int64.
         ValueError: shapes do not match, there are no images, a label is outside 0..9, or an option out of its range.
     """
-    _check(images, labels)
+    check_images(images, labels)
+    check_training(epochs, batch_size, dtype)
+    device = torch.device(device or "cpu")
+    model = initialised(network, seed, device)
+    images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
+
+    def loss(batch: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return F.cross_entropy(model(from_uint8(images[batch])), labels[batch])
+
+    order = shuffled(len(labels), batch_size, epochs, seed=seed, device=device)
+    descend(model, order, loss, steps=-(-len(labels) // batch_size), epochs=epochs, description=description)
+    return model.eval()
+
+
+def initialised(network: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
+    """An untrained network whose weights follow from the seed, on the device, channels last."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would move the GPUs' states too
+        model = network()
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def shuffled(number: int, batch_size: int, epochs: int, *, seed: int, device: torch.device) -> Iterator[Tensor]:
+    """Batches of indices, each of 0..number - 1 once an epoch, in an order that follows from the seed."""
+    shuffling = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        yield from torch.randperm(number, generator=shuffling).to(device).split(batch_size)
+
+
+def descend(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: Callable[[Any], Tensor],
+    *,
+    steps: int,
+    epochs: int,
+    description: str,
+) -> None:
+    """Takes a step of the released recipe for each batch: Adadelta at 1.0, times 0.7 after each epoch.
+
+    Args:
+        model: whose parameters are trained.
+        batches: what each step is about, `steps` times `epochs` of them.
+        loss: of one of them.
+        steps: in an epoch.
+        epochs: how many.
+        description: what the progress bar says.
+    """
+    optimizer = torch.optim.Adadelta(model.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
+    with progress(total=steps * epochs, description=description, unit="step") as bar:
+        for step, batch in enumerate(batches, start=1):
+            value = loss(batch)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            bar.update()
+            if step % steps == 0:
+                schedule.step()
+
+
+def check_training(epochs: int, batch_size: int, dtype: torch.dtype) -> None:
+    """ValueError unless the options of a digits' training are in their ranges."""
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
-    device = torch.device(device or "cpu")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would move the GPUs' states too
-        model = network()
-    model.to(device).to(memory_format=torch.channels_last)
-    shuffling = torch.Generator().manual_seed(seed)
-    images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
-
-    optimizer = torch.optim.Adadelta(model.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
-    steps = epochs * -(-len(labels) // batch_size)
-    with progress(total=steps, description=description, unit="step") as bar:
-        for _ in range(epochs):
-            for batch in torch.randperm(len(labels), generator=shuffling).to(device).split(batch_size):
-                with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                    loss = F.cross_entropy(model(from_uint8(images[batch])), labels[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                bar.update()
-            schedule.step()
-    return model.eval()
 
 
-def _check(images: Tensor, labels: Tensor) -> None:
+def check_images(images: Tensor, labels: Tensor) -> None:
+    """TypeError or ValueError unless these are images (N, 3, 32, 32) uint8 of digits (N,) int64, N at least 1."""
     if images.dtype != torch.uint8 or labels.dtype != torch.int64:
         raise TypeError(f"images must be uint8 and labels int64, got {images.dtype} and {labels.dtype}")
     if images.ndim != 4 or images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:

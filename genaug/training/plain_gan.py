@@ -1,0 +1,124 @@
+"""A conditional GAN without mechanisms: the generator of CGN's row Original + GAN (section 4.3).
+
+One network paints the whole digit, so that it can only repeat what it was shown: colours stay tied to labels. It is as
+large as the CGN, and its discriminators, losses and average are those of the CGN's training.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.arguments import check_device, check_integer
+from genaug.generators.cgn_mnist import texture_mechanism
+from genaug.generators.images import from_uint8, to_uint8
+from genaug.progress import progress
+from genaug.training.cgn_mnist import TwoDiscriminators, draw_classes, follow
+from genaug.training.digit_classifier import check_images
+
+STEPS = 1_000
+BATCH_SIZE = 64
+LEARNING_RATE = 4e-4  # constant for the first half of the steps, then linearly down to zero
+
+
+class PlainGenerator(nn.Module):
+    """Digits of one class each, by one mechanism of 0.66 M parameters; what `generated` needs and no more."""
+
+    z_dim = 32
+    num_classes = 10
+    image_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.label_emb = nn.Embedding(self.num_classes, self.num_classes)
+        self.paint = texture_mechanism(self.z_dim + self.num_classes, 66, self.image_size // 4)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Images (B, 3, 32, 32) in [-1, 1] of noise (B, 32), standard normal, and labels (B,)."""
+        return self.paint(torch.cat([z, self.label_emb(labels)], dim=1))
+
+
+def train(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int,
+    steps: int = STEPS,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    description: str = "GAN",
+) -> PlainGenerator:
+    """Trains the generator on images in memory, adversarially alone (least squares).
+
+    Args:
+        images: (N, 3, 32, 32) uint8.
+        labels: (N,) int64, every digit among them.
+        seed: of weights, noise and order.
+        steps: batches of 64.
+        device: where to train; the CPU by default.
+        dtype: torch.float32, or torch.bfloat16 for autocast.
+        description: what the progress bar says.
+
+    Returns:
+        The moving average of the generator, in evaluation mode.
+
+    Raises:
+        TypeError, ValueError: images or labels are no digits, or a class has none.
+        FloatingPointError: the training diverged.
+    """
+    check_images(images, labels)
+    check_integer("steps", steps, 1)
+    device = check_device("device", device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        generator = PlainGenerator().to(device).to(memory_format=torch.channels_last)
+        discriminator = TwoDiscriminators().to(device)
+        average = copy.deepcopy(generator).requires_grad_(False)
+        descents = [
+            torch.optim.Adam(network.parameters(), LEARNING_RATE, (0.5, 0.999), fused=True)
+            for network in (generator, discriminator)
+        ]
+        draw = draw_classes(labels, BATCH_SIZE)
+        images = images.to(device)
+        with progress(total=steps, description=description, unit="step") as bar:
+            for step in range(steps):
+                for descent in descents:
+                    descent.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, 2 * (1 - step / steps))
+                classes, picked = (drawn.to(device) for drawn in draw())
+                real = from_uint8(images[picked])
+                noise = torch.randn(len(real), generator.z_dim).to(device)
+                cast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+                discriminator.requires_grad_(False)
+                with cast:
+                    fake = generator(noise, classes)
+                    judged = discriminator(fake, classes).float()
+                descents[0].zero_grad()
+                F.mse_loss(judged, torch.ones_like(judged)).backward()
+                descents[0].step()
+                discriminator.requires_grad_(True)
+                with cast:
+                    on_real, on_fake = (discriminator(x, classes).float() for x in (real, fake.detach()))
+                descents[1].zero_grad()
+                (F.mse_loss(on_real, torch.ones_like(on_real)) + on_fake.square().mean()).div(2).backward()
+                descents[1].step()
+                follow(average, generator, 1 - min(0.999, step / (step + 10)))
+                bar.update()
+    if not all(weight.isfinite().all() for weight in average.parameters()):
+        raise FloatingPointError(f"the GAN's weights are not finite after {steps} steps")
+    return average.eval()
+
+
+@torch.no_grad()
+def generated(generator: PlainGenerator, number: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """That many digits of random classes, (N, 3, 32, 32) uint8 on the CPU, and their labels (N,)."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(10, (number,), generator=draw)
+    device = generator.label_emb.weight.device
+    parts = []
+    for classes in labels.split(256):
+        noise = torch.randn(len(classes), generator.z_dim, generator=draw)
+        parts.append(to_uint8(generator(noise.to(device), classes.to(device))).cpu())
+    return torch.cat(parts), labels
