@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -18,3 +21,29 @@ def compose(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
         mask * texture + (1 - mask) * background, (B, 3, H, W).
     """
     return torch.lerp(background, texture, mask.expand_as(texture))
+
+
+TURN, STRETCH, SLANT, SHIFT = math.radians(15), 0.15, 0.15, 1 / 16  # what 1 means to `warp`
+
+
+def warp(mask: Tensor, change: Tensor) -> Tensor:
+    """Turns, stretches, slants and moves each mask: the same class in other hands.
+
+    Args:
+        mask: (B, 1, H, W).
+        change: (B, 6): the angle in units of 15 degrees, the stretch along either side in units of 15%, the slant in
+            units of 0.15, and the shift down and to the right in units of 1/16 of the side. 0 changes nothing.
+
+    Returns:
+        (B, 1, H, W), sampled bilinearly; what comes in from outside is 0.
+    """
+    angle, tall, wide, slant, down, right = (column[:, None, None] for column in change.to(mask.dtype).unbind(1))
+    cosine, sine = (angle * TURN).cos(), (angle * TURN).sin()
+    height, width = mask.shape[-2:]
+    y = ((torch.arange(height, device=mask.device) + 0.5) * (2 / height) - 1).to(mask.dtype)[:, None]
+    x = ((torch.arange(width, device=mask.device) + 0.5) * (2 / width) - 1).to(mask.dtype)
+    y, x = y - 2 * SHIFT * down, x - 2 * SHIFT * right
+    # where each pixel comes from: by products of pairs, not by matrices, whose last bit depends on the batch's size
+    y, x = (cosine * y - sine * x) / (1 + STRETCH * tall), (sine * y + cosine * x) / (1 + STRETCH * wide)
+    grid = torch.stack([x - SLANT * slant * y, y], dim=-1)
+    return F.grid_sample(mask, grid, align_corners=False)

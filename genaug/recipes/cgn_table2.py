@@ -14,11 +14,23 @@ Accuracy in percent, training / test; the paper's and an independent rerun's (co
 
 Ours, with the seeds, hardware and time of each run: benchmarks/results/cgn-table2, and the README's table of them.
 
-What is done: the classifier (`MnistCNN`) is trained for ten epochs on the fully biased training split (row "original"),
-or on counterfactuals alone, ten to a shape's noise (row "cgn", which the released code does for the paper's row
-Original + CGN), or on both together (row "mixed", what the paper's name for its row suggests; the rerun found that it
-harms wildlife). It is tested on the variant's test split, where factors are random. The colouring is the same for all
-seeds; a seed draws the initial weights, the order and the counterfactuals.
+What is done: the classifier (`MnistCNN`) is trained for ten epochs, and tested on the variant's test split, where
+factors are random. The colouring is the same for all seeds; a seed draws the initial weights, the order and what is
+generated. The rows, of which --rows all takes every one:
+
+    original      the fully biased training split
+    gan           that, and as many images of a conditional GAN without mechanisms (`training/plain_gan.py`)
+    irm-2, irm-5  invariant risk minimisation on 2 environments (90 and 100% correlation) or 5 (90, 92.5, 95, 97.5
+                  and 100%), which the training split is shared out to (`training/baselines.py`)
+    lntl          learning not to learn, on the training split (`training/baselines.py`)
+    cgn           counterfactuals alone, ten to a shape's noise, which the released code does for the paper's row
+                  Original + CGN
+    mixed         both together, what the paper's name for its row suggests; the rerun found that it harms wildlife
+    best          counterfactuals alone, by a recipe of ours: a pool of 30,000 masks, textures and backgrounds, masks
+                  jittered, each image seen once, by a classifier with normalisation (`NormalisedMnistCNN`)
+    best-original the control: that classifier on the biased split, for as many steps
+
+The figures of IRM and LNTL that stand for the paper's are from memory, unverified.
 """
 
 from __future__ import annotations
@@ -43,21 +55,37 @@ from genaug.evaluation.accuracy import accuracy, batches
 from genaug.files import writable_folder
 from genaug.progress import progress
 from genaug.records import circumstances, foreign, read_results, write_results
-from genaug.training.digit_classifier import fit_classifier
+from genaug.training import plain_gan
+from genaug.training.baselines import ENVIRONMENTS, environments, fit_irm, fit_lntl
+from genaug.training.digit_classifier import fit_classifier, fit_normalised, shuffled
 
-ROWS = ("original", "cgn", "mixed")
+GENERATED = ("cgn", "mixed", "best")  # rows that need the CGN's weights
+ROWS = ("original", "gan", "irm-2", "irm-5", "lntl", "cgn", "mixed", "best", "best-original")
 COUNTERFACTUALS_PER_NOISE = 10
+BEST_IMAGES, BEST_POOL, BEST_JITTER = 500_000, 30_000, 1.0
+BATCH = 64
 WHAT = "this recipe"
 
+_IRM = {"colored": 59.8, "double-colored": 67.7, "wildlife": 11.3}
+_LNTL = {"colored": 81.8, "double-colored": 69.9, "wildlife": 11.5}
+
 # (training, test) in percent; "rerun" is an independent reproduction with 10^5 counterfactuals
-PUBLISHED: dict[str, dict[tuple[str, str], tuple[float, float]]] = {
+PUBLISHED: dict[str, dict[tuple[str, str], tuple[float | None, float]]] = {
     "paper": {
         ("original", "colored"): (99.5, 35.9),
         ("original", "double-colored"): (100.0, 10.3),
         ("original", "wildlife"): (100.0, 10.1),
+        ("gan", "colored"): (99.8, 40.7),
+        ("gan", "double-colored"): (100.0, 10.8),
+        ("gan", "wildlife"): (100.0, 10.4),
         ("cgn", "colored"): (99.7, 95.1),
         ("cgn", "double-colored"): (97.4, 89.0),
         ("cgn", "wildlife"): (99.2, 85.7),
+    },
+    # from memory, unverified; which of the two numbers of environments IRM's are of, is not known
+    "memory": {
+        **{(row, variant): (None, figure) for row in ("irm-2", "irm-5") for variant, figure in _IRM.items()},
+        **{("lntl", variant): (None, figure) for variant, figure in _LNTL.items()},
     },
     "rerun": {
         ("cgn", "colored"): (99.4, 92.3),
@@ -92,12 +120,12 @@ def run(
 
     Args:
         out: folder of results.json.
-        rows: of "original", "cgn" and "mixed".
+        rows: of `ROWS`, or "all" of them.
         variants: of "colored", "double-colored" and "wildlife".
         root: the folder that holds MNIST, as the datasets take it.
         textures: wildlife's folder of textures, as `WildlifeMNIST` takes it.
         seeds: one run each.
-        num_counterfactuals: how many images rows "cgn" and "mixed" make.
+        num_counterfactuals: how many images rows "cgn" and "mixed" make; row "best" has its own number.
         checkpoint: an asset's name or a converted checkpoint in place of the variant's own; for one variant at a time.
         pool: recombine a pool of that many masks, textures and backgrounds; by default each image has its own noise.
         download: fetch MNIST into `root` if it is not there.
@@ -114,6 +142,7 @@ def run(
         genaug.AssetError: the generator's weights are not to be had.
         OSError: `out` cannot be written.
     """
+    rows = ROWS if tuple(rows) == ("all",) else rows
     _check_names("rows", rows, ROWS)
     _check_names("variants", variants, tuple(VARIANTS))
     if not seeds:
@@ -136,23 +165,26 @@ def run(
     # all variants' generators and data are opened before anything is trained or written, so that what is missing is
     # known at once; they are light until their images are asked for
     weights: dict[str, str] = {}
-    counterfactuals: dict[tuple[str, int], CounterfactualDataset] = {}
+    counterfactuals: dict[tuple[str, str, int], CounterfactualDataset] = {}
     data: dict[str, Any] = {}
     for variant in variants:
-        if generated := [row for row in rows if row != "original"]:
+        if generated := [row for row in rows if row in GENERATED]:
             generator = checkpoint or f"cgn-{variant}-mnist"
             weights[variant] = sha256(asset_path(generator))
             _check_weights(file, runs, variant, generated, weights[variant])
         unfinished = [(row, seed) for row in rows for seed in seeds if (row, variant, seed) not in runs]
-        for seed in {seed for row, seed in unfinished if row in generated}:
-            counterfactuals[variant, seed] = CounterfactualDataset(
-                generator,
-                length=num_counterfactuals,
-                seed=seed,
-                counterfactuals_per_noise=COUNTERFACTUALS_PER_NOISE,
-                pool=pool,
-                device=device,
-            )
+        for row, seed in unfinished:
+            if row in generated:
+                best = row == "best"
+                counterfactuals[row, variant, seed] = CounterfactualDataset(
+                    generator,
+                    length=BEST_IMAGES if best else num_counterfactuals,
+                    seed=seed,
+                    counterfactuals_per_noise=1 if best else COUNTERFACTUALS_PER_NOISE,
+                    pool=BEST_POOL if best else pool,
+                    mask_jitter=BEST_JITTER if best else 0.0,
+                    device=device,
+                )
         if unfinished:
             data[variant] = [
                 load_variant(variant, root=root, textures=textures, train=train, download=download)
@@ -160,23 +192,21 @@ def run(
             ]
     writable_folder(out)
 
-    for variant, splits in data.items():
-        original, test = ((split.images(), split.targets) for split in splits)
+    for variant, (biased, tested) in data.items():
+        original, test = ((split.images(), split.targets) for split in (biased, tested))
         for row, seed in itertools.product(rows, seeds):
             if (row, variant, seed) in runs:
                 continue
             start = time.perf_counter()
-            train = original if row == "original" else _images_and_labels(counterfactuals[variant, seed])
-            if row == "mixed":
-                train = (torch.cat([original[0], train[0]]), torch.cat([original[1], train[1]]))
-            model = fit_classifier(*train, seed=seed, device=device, dtype=dtype, description=f"{row}, {variant}")
+            options = {"seed": seed, "device": device, "dtype": dtype, "description": f"{row}, {variant}"}
+            model, images, labels = _fit(row, biased, original, counterfactuals.get((row, variant, seed)), options)
             runs[row, variant, seed] = {
-                "train": accuracy(model, batches(*train)),
+                "train": accuracy(model, batches(images, labels)),
                 "test": accuracy(model, batches(*test)),
-                "train_images": len(train[1]),
+                "train_images": BEST_IMAGES if row == "best" else len(labels),
                 "test_images": len(test[1]),
                 **circumstances(start, device),
-                "weights_sha256": None if row == "original" else weights[variant],
+                "weights_sha256": weights[variant] if row in GENERATED else None,
             }
             _write(file, settings, runs)
     results = _write(file, settings, runs)
@@ -207,6 +237,51 @@ def _check_weights(
     for (row, other, _), finished in runs.items():
         if other == variant and row in rows and finished["weights_sha256"] != weights:
             raise ValueError(f"{file} has results of other weights for {variant}: choose another folder")
+
+
+def _fit(
+    row: str,
+    biased: Any,
+    original: tuple[Tensor, Tensor],
+    counterfactuals: CounterfactualDataset | None,
+    options: dict[str, Any],
+) -> tuple[Any, Tensor, Tensor]:
+    """A row's classifier, and images and labels that it was trained on: all of them, or of row "best" the first."""
+    seed = options["seed"]
+    if row.startswith("irm"):
+        there = environments(biased, ENVIRONMENTS[int(row.removeprefix("irm-"))])
+        return fit_irm(there, **options), *(torch.cat(part) for part in zip(*there, strict=True))
+    if row == "lntl":
+        return fit_lntl(*original, **options), *original
+    if row == "best-original":
+        steps = BEST_IMAGES // BATCH
+        order = shuffled(len(original[1]), BATCH, -(-BEST_IMAGES // len(original[1])), seed=seed, device="cpu")
+        again = ((original[0][batch], original[1][batch]) for batch in itertools.islice(order, steps))
+        return fit_normalised(again, steps, **options), *original
+    if row == "best":
+        assert counterfactuals is not None
+        return _fit_best(counterfactuals, options)
+    train = original
+    if row == "gan":
+        generator = plain_gan.train(*original, **options)
+        train = _joined(original, plain_gan.generated(generator, len(original[1]), seed=seed))
+    elif counterfactuals is not None:
+        train = _images_and_labels(counterfactuals)
+        if row == "mixed":
+            train = _joined(original, train)
+    return fit_classifier(*train, **options), *train
+
+
+def _fit_best(counterfactuals: CounterfactualDataset, options: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
+    indices = torch.arange(len(counterfactuals)).split(BATCH)
+    fresh = ((counterfactuals.images(batch), counterfactuals.labels(batch)["shape"]) for batch in indices)
+    model = fit_normalised(fresh, len(indices), **options)
+    first = torch.arange(min(10_000, len(counterfactuals)))
+    return model, counterfactuals.images(first).cpu(), counterfactuals.labels(first)["shape"].cpu()
+
+
+def _joined(some: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat([some[0], others[0]]), torch.cat([some[1], others[1]])
 
 
 def _images_and_labels(dataset: CounterfactualDataset) -> tuple[Tensor, Tensor]:
@@ -253,15 +328,23 @@ def _table(summary: dict[str, Any]) -> str:
     lines = [("row", "variant", "paper", "rerun", "ours")]
     for row, variants in summary.items():
         for variant, ours in variants.items():
-            published = [PUBLISHED[source].get((row, variant)) for source in ("paper", "rerun")]
-            cells = ["-" if pair is None else f"{pair[0]:.1f} / {pair[1]:.1f}" for pair in published]
+            cells = [_published(PUBLISHED[source].get((row, variant))) for source in ("paper", "rerun")]
+            if (row, variant) in PUBLISHED["memory"]:
+                cells[0] = _published(PUBLISHED["memory"][row, variant]) + " (m)"
             cells.append(
                 " / ".join(_percent(ours[split]) for split in ("train", "test")) + f"  (n={ours['test']['n']})"
             )
             lines.append((row, variant, *cells))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(["CGN, Table 2: accuracy in percent, training / test", "", *text])
+    memory = ["", "(m): from memory, unverified"] if any("(m)" in line for line in text) else []
+    return "\n".join(["CGN, Table 2: accuracy in percent, training / test", "", *text, *memory])
+
+
+def _published(pair: tuple[float | None, float] | None) -> str:
+    if pair is None:
+        return "-"
+    return " / ".join("-" if figure is None else f"{figure:.1f}" for figure in pair)
 
 
 def _percent(figure: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from genaug.arguments import check_integer, check_number
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN
 from genaug.training.digit_classifier import check_images, check_training, descend, initialised, shuffled
+from genaug.training.objectives import irm_penalty
 
 # correlations of label and colour in the environments that IRM is shown (CGN, section 4.3)
 ENVIRONMENTS = {2: (0.9, 1.0), 5: (0.9, 0.925, 0.95, 0.975, 1.0)}
@@ -67,24 +68,6 @@ def environments(data: Any, correlations: Sequence[float], *, seed: int = 0) -> 
                 recoloured.factors[name][others] += torch.randint(1, 10, (wrong,), generator=draw)
                 recoloured.factors[name] %= 10
     return [(recoloured.images(share), data.targets[share]) for share in shares]
-
-
-def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
-    """The penalty of invariant risk minimisation (IRMv1, Arjovsky et al. 2019) in one environment.
-
-    The squared derivative of the mean cross entropy of `scale * logits` by `scale`, at 1: how much a classifier on
-    these features would gain here by being bolder or shyer. The derivative of an image's cross entropy is
-    sum((softmax(logits) - onehot) * logits), so that no second backward pass is needed.
-
-    Args:
-        logits: (B, num_classes).
-        labels: (B,) int64.
-
-    Returns:
-        A scalar.
-    """
-    expected = (logits.softmax(dim=1) * logits).sum(dim=1)
-    return (expected - logits.gather(1, labels[:, None])[:, 0]).mean().square()
 
 
 def fit_irm(

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.generators.images import from_uint8
-from genaug.models.mnist_cnn import MnistCNN
+from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
 from genaug.progress import progress
 
 LEARNING_RATE = 1.0
 DECAY = 0.7  # of the learning rate, after each epoch
+ADAM = 2e-3  # Adam's learning rate in `fit_normalised`
 
 
 def fit_classifier(
@@ -113,6 +114,47 @@ def descend(
             bar.update()
             if step % steps == 0:
                 schedule.step()
+
+
+def fit_normalised(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    steps: int,
+    *,
+    seed: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    description: str = "classifier",
+) -> nn.Module:
+    """Trains `NormalisedMnistCNN` on batches that are made when they are asked for: cross entropy, Adam, half a cosine.
+
+    Args:
+        batches: images (B, 3, 32, 32) uint8 and labels (B,) int64, such as a `CounterfactualDataset`'s; `steps` of them.
+        steps: how many; the learning rate goes from 2e-3 to zero over them.
+        seed: of the initial weights.
+        device: where to train; the CPU by default.
+        dtype: torch.float32, or torch.bfloat16 for autocast.
+        description: what the progress bar says.
+
+    Returns:
+        The trained classifier on `device`, in evaluation mode, with float32 weights.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+    check_training(steps, 1, dtype)
+    device = torch.device(device or "cpu")
+    model = initialised(NormalisedMnistCNN, seed, device)
+    optimizer = torch.optim.Adam(model.parameters(), ADAM)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for images, labels in progress(batches, total=steps, description=description, unit="step"):
+        pixels = images.to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = F.cross_entropy(model(from_uint8(pixels)), labels.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
 
 
 def check_training(epochs: int, batch_size: int, dtype: torch.dtype) -> None:
