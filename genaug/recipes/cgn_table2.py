@@ -62,7 +62,8 @@ from genaug.training.digit_classifier import fit_classifier, fit_normalised, shu
 GENERATED = ("cgn", "mixed", "best")  # rows that need the CGN's weights
 ROWS = ("original", "gan", "irm-2", "irm-5", "lntl", "cgn", "mixed", "best", "best-original")
 COUNTERFACTUALS_PER_NOISE = 10
-BEST_IMAGES, BEST_POOL, BEST_JITTER = 500_000, 30_000, 1.0
+BEST_IMAGES = {"colored": 300_000, "double-colored": 300_000, "wildlife": 1_000_000}
+BEST_POOL, BEST_JITTER = 30_000, 1.0
 BATCH = 64
 WHAT = "this recipe"
 
@@ -178,7 +179,7 @@ def run(
                 best = row == "best"
                 counterfactuals[row, variant, seed] = CounterfactualDataset(
                     generator,
-                    length=BEST_IMAGES if best else num_counterfactuals,
+                    length=BEST_IMAGES[variant] if best else num_counterfactuals,
                     seed=seed,
                     counterfactuals_per_noise=1 if best else COUNTERFACTUALS_PER_NOISE,
                     pool=BEST_POOL if best else pool,
@@ -199,11 +200,13 @@ def run(
                 continue
             start = time.perf_counter()
             options = {"seed": seed, "device": device, "dtype": dtype, "description": f"{row}, {variant}"}
-            model, images, labels = _fit(row, biased, original, counterfactuals.get((row, variant, seed)), options)
+            model, images, labels = _fit(
+                row, variant, biased, original, counterfactuals.get((row, variant, seed)), options
+            )
             runs[row, variant, seed] = {
                 "train": accuracy(model, batches(images, labels)),
                 "test": accuracy(model, batches(*test)),
-                "train_images": BEST_IMAGES if row == "best" else len(labels),
+                "train_images": BEST_IMAGES[variant] if row == "best" else len(labels),
                 "test_images": len(test[1]),
                 **circumstances(start, device),
                 "weights_sha256": weights[variant] if row in GENERATED else None,
@@ -241,6 +244,7 @@ def _check_weights(
 
 def _fit(
     row: str,
+    variant: str,
     biased: Any,
     original: tuple[Tensor, Tensor],
     counterfactuals: CounterfactualDataset | None,
@@ -250,12 +254,13 @@ def _fit(
     seed = options["seed"]
     if row.startswith("irm"):
         there = environments(biased, ENVIRONMENTS[int(row.removeprefix("irm-"))])
-        return fit_irm(there, **options), *(torch.cat(part) for part in zip(*there, strict=True))
+        images, labels = (torch.cat(part) for part in zip(*there, strict=True))
+        return fit_irm(there, **options), images, labels
     if row == "lntl":
         return fit_lntl(*original, **options), *original
     if row == "best-original":
-        steps = BEST_IMAGES // BATCH
-        order = shuffled(len(original[1]), BATCH, -(-BEST_IMAGES // len(original[1])), seed=seed, device="cpu")
+        steps, epochs = BEST_IMAGES[variant] // BATCH, -(-BEST_IMAGES[variant] // len(original[1]))
+        order = shuffled(len(original[1]), BATCH, epochs, seed=seed, device=torch.device("cpu"))
         again = ((original[0][batch], original[1][batch]) for batch in itertools.islice(order, steps))
         return fit_normalised(again, steps, **options), *original
     if row == "best":

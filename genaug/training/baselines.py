@@ -180,8 +180,10 @@ class ColourPredictor(nn.Module):
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
         """Logits (B, 8, 3, H, W) of features (B, C, H, W); frozen, its own weights get no gradient."""
-        kept = [w.detach() if frozen else w for layer in (self.hidden, self.out) for w in (layer.weight, layer.bias)]
-        x = F.conv2d(F.relu(F.conv2d(features, *kept[:2])), *kept[2:])
+        weights: list[Any] = [w for layer in (self.hidden, self.out) for w in (layer.weight, layer.bias)]
+        if frozen:
+            weights = [weight.detach() for weight in weights]
+        x = F.conv2d(F.relu(F.conv2d(features, *weights[:2])), *weights[2:])
         return x.unflatten(1, (LEVELS, 3))
 
 

@@ -128,7 +128,8 @@ def fit_normalised(
     """Trains `NormalisedMnistCNN` on batches that are made when they are asked for: cross entropy, Adam, half a cosine.
 
     Args:
-        batches: images (B, 3, 32, 32) uint8 and labels (B,) int64, such as a `CounterfactualDataset`'s; `steps` of them.
+        batches: images (B, 3, 32, 32) uint8 and labels (B,) int64, such as a `CounterfactualDataset`'s;
+            `steps` of them.
         steps: how many; the learning rate goes from 2e-3 to zero over them.
         seed: of the initial weights.
         device: where to train; the CPU by default.
