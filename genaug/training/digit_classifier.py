@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from genaug.progress import progress
 
 LEARNING_RATE = 1.0
 DECAY = 0.7  # of the learning rate, after each epoch
+EPOCHS = 10
 
 
 def fit_classifier(
@@ -22,7 +23,8 @@ def fit_classifier(
     *,
     seed: int,
     network: Callable[[], nn.Module] = MnistCNN,
-    epochs: int = 10,
+    epochs: int = EPOCHS,
+    steps: int | None = None,
     batch_size: int = 64,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -39,6 +41,8 @@ def fit_classifier(
         seed: of the initial weights and of the order.
         network: makes the untrained classifier: (B, 3, 32, 32) in [-1, 1] -> (B, 10) logits.
         epochs: how often each image is seen.
+        steps: train for that many batches instead, whatever the number of images; the learning rate falls as often as
+            in the released ten epochs, after each tenth of them.
         batch_size: images a step; the last batch of an epoch may be smaller.
         device: where to train; the CPU by default. All images move there.
         dtype: torch.float32, or torch.bfloat16 for autocast, which more than halves the time on CPUs that have
@@ -55,6 +59,8 @@ def fit_classifier(
     _check(images, labels)
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
     device = torch.device(device or "cpu")
@@ -67,18 +73,25 @@ def fit_classifier(
 
     optimizer = torch.optim.Adadelta(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
-    steps = epochs * -(-len(labels) // batch_size)
-    with progress(total=steps, description=description, unit="step") as bar:
-        for _ in range(epochs):
-            for batch in torch.randperm(len(labels), generator=shuffling).to(device).split(batch_size):
-                with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                    loss = F.cross_entropy(model(from_uint8(images[batch])), labels[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                bar.update()
+    total, drops = (epochs * -(-len(labels) // batch_size), epochs) if steps is None else (steps, EPOCHS)
+    batches = _batches(len(labels), batch_size, shuffling, device)
+    for step in progress(range(total), description=description, unit="step"):
+        batch = next(batches)
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = F.cross_entropy(model(from_uint8(images[batch])), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        # after each of `drops` equal parts; several at once where there are fewer steps than parts
+        for _ in range((step + 1) * drops // total - step * drops // total):
             schedule.step()
     return model.eval()
+
+
+def _batches(count: int, batch_size: int, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
+    """Indices of 0..count - 1 in random orders, one order after the other, without end."""
+    while True:
+        yield from torch.randperm(count, generator=generator).to(device).split(batch_size)
 
 
 def _check(images: Tensor, labels: Tensor) -> None:
