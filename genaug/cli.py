@@ -120,6 +120,7 @@ class Digits(str, Enum):
 
 
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Seeds = Annotated[str, typer.Option(help="One run each, with commas between.")]
 Root = Annotated[Path, typer.Option(help="Folder that holds MNIST/raw, as torchvision lays it out.")]
 Textures = Annotated[
     Path | None, typer.Option(help="For wildlife: folder with object/ and background/, ten images each.")
@@ -611,7 +612,7 @@ def reproduce_cgn_table2(
     ] = MNIST_VARIANTS,
     root: Root = DATA,
     textures: Textures = None,
-    seeds: Annotated[str, typer.Option(help="One run each, with commas between.")] = "0",
+    seeds: Seeds = "0",
     num: Annotated[int, typer.Option(help="How many counterfactuals to train on.")] = 100_000,
     checkpoint: Annotated[
         str | None, typer.Option(help="A .safetensors file in place of the embedded weights.")
@@ -644,6 +645,96 @@ def reproduce_cgn_table2(
     )
 
 
+@reproduce.command(
+    "cgn-table5", epilog="Example: genaug reproduce cgn-table5 --root data --seeds 0,1,2 --out runs/cgn-table5"
+)
+def reproduce_cgn_table5(
+    root: Root = DATA,
+    seeds: Seeds = "0",
+    num: Annotated[int, typer.Option(help="How many counterfactuals to train on.")] = 30_000,
+    out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs/cgn-table5"),
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    download: Download = False,
+) -> None:
+    """CGN, Table 5: which signal of double-colored MNIST is stable across environments."""
+    chosen = _integers(seeds, "--seeds") or ()
+    _need_mnist(root, download)
+    from genaug.recipes import cgn_table5
+
+    cgn_table5.run(
+        out,
+        root=root,
+        seeds=chosen,
+        num_counterfactuals=num,
+        download=download,
+        device=device,
+        dtype=dtype.of_torch(),
+    )
+
+
+@reproduce.command("cgn-figure6", epilog="Example: genaug reproduce cgn-figure6 --root data --out runs/cgn-figure6")
+def reproduce_cgn_figure6(
+    root: Root = DATA,
+    seeds: Seeds = "0",
+    out: Annotated[Path, typer.Option(help="Where results.json, weights and the picture go.")] = Path(
+        "runs/cgn-figure6"
+    ),
+    device: Device = "cpu",
+    download: Download = False,
+) -> None:
+    """CGN, Figure 6: the latent space of a beta-VAE on colored MNIST, and how far it mixes colour and shape."""
+    chosen = _integers(seeds, "--seeds") or ()
+    _need_mnist(root, download)
+    from genaug.recipes import cgn_figure6
+
+    cgn_figure6.run(out, root=root, seeds=chosen, download=download, device=device)
+
+
+@reproduce.command(
+    "cgn-figure7", epilog="Example: genaug reproduce cgn-figure7 --variants colored --num 10000,100000 --root data"
+)
+def reproduce_cgn_figure7(
+    variants: Annotated[str, typer.Option(help="Which, with commas between.")] = ",".join(MNIST_VARIANTS),
+    num: Annotated[
+        str, typer.Option(help="How many counterfactuals to train on, with commas between.")
+    ] = "10000,100000,1000000",
+    per_noise: Annotated[
+        str, typer.Option(help="How many share a shape's noise, with commas between; on colored at most 10.")
+    ] = "1,5,10,20",
+    root: Root = DATA,
+    textures: Textures = None,
+    seeds: Seeds = "0",
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of each set, 10 in the paper; by default every point has as many steps.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs/cgn-figure7"),
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    download: Download = False,
+) -> None:
+    """CGN, Figure 7: test accuracy over the number of counterfactuals, and of those a noise."""
+    numbers, ratios = _integers(num, "--num") or (), _integers(per_noise, "--per-noise") or ()
+    chosen = _integers(seeds, "--seeds") or ()
+    if set(_split(variants)) <= set(MNIST_VARIANTS):
+        _need_mnist(root, download)
+    from genaug.recipes import cgn_figure7
+
+    cgn_figure7.run(
+        out,
+        variants=_split(variants),
+        numbers=numbers,
+        per_noise=ratios,
+        root=root,
+        textures=textures,
+        seeds=chosen,
+        epochs=epochs,
+        download=download,
+        device=device,
+        dtype=dtype.of_torch(),
+    )
+
+
 def _add_recipe(name: str, recipe: Recipe) -> None:
     """A recipe's twin as a command; of one without a twin, hidden, what there is instead."""
 
@@ -655,7 +746,7 @@ def _add_recipe(name: str, recipe: Recipe) -> None:
     )
     def reproduce_twin(
         twin: Annotated[bool, typer.Option("--twin", help="At desk scale, on scikit-learn's digits.")] = False,
-        seeds: Annotated[str, typer.Option(help="One run each, with commas between.")] = "0,1,2",
+        seeds: Seeds = "0,1,2",
         out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs", name),
     ) -> None:
         if not (twin and recipe.twin):
@@ -670,7 +761,7 @@ def _add_recipe(name: str, recipe: Recipe) -> None:
 
 
 for _name, _recipe in RECIPES.items():
-    if _name != "cgn-table2":
+    if _name not in ("cgn-table2", "cgn-table5", "cgn-figure6", "cgn-figure7"):
         _add_recipe(_name, _recipe)
 
 

@@ -124,12 +124,14 @@ class Panel:
         y: what the vertical axis says.
         lines: name -> points (x, y, standard error of y), in the order of x.
         reference: y of a dashed line across, with what it stands for.
+        logarithmic: whether the horizontal axis is.
     """
 
     x: str
     y: str
     lines: Mapping[str, Sequence[tuple[float, float, float]]]
     reference: tuple[float, str] | None = None
+    logarithmic: bool = False
 
 
 def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title: str, subtitle: str = "") -> None:
@@ -184,9 +186,13 @@ def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title:
                 )
             axes.set(xlabel=panel.x, ylabel=panel.y)
             axes.yaxis.set_major_locator(MaxNLocator(5))
-            counted = all(float(x).is_integer() for line in panel.lines.values() for x, _, _ in line)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=counted, steps=[1, 2, 5, 10]))
-            axes.ticklabel_format(useOffset=False)
+            if panel.logarithmic:
+                axes.set_xscale("log")
+                axes.minorticks_off()
+            else:
+                counted = all(float(x).is_integer() for line in panel.lines.values() for x, _, _ in line)
+                axes.xaxis.set_major_locator(MaxNLocator(6, integer=counted, steps=[1, 2, 5, 10]))
+                axes.ticklabel_format(useOffset=False)
             axes.margins(x=0.06, y=0.12)
             axes.grid(axis="y", color="#eeeeee")
             axes.set_axisbelow(True)

@@ -17,6 +17,7 @@ from genaug.evaluation.imagenet import (
 )
 from genaug.evaluation.invariance import invariance
 from genaug.evaluation.models import load_classifier
+from genaug.evaluation.mutual_information import mutual_information
 from genaug.evaluation.nuisance_correlation import (
     fit_nuisance_regressor,
     nuisance_correlation,
@@ -24,6 +25,7 @@ from genaug.evaluation.nuisance_correlation import (
 )
 from genaug.evaluation.scoring import preprocessing, score
 from genaug.evaluation.shape_bias import plot_shape_bias, shape_bias, shape_bias_from_decisions
+from genaug.evaluation.stable_signal import stable_signal
 from genaug.evaluation.suites import SUITES, evaluate
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "invariance",
     "load_classifier",
     "mean_corruption_error",
+    "mutual_information",
     "nuisance_correlation",
     "objectnet",
     "plot_bound_and_accuracy",
@@ -57,4 +60,5 @@ __all__ = [
     "search_interventions",
     "shape_bias",
     "shape_bias_from_decisions",
+    "stable_signal",
 ]

@@ -80,7 +80,9 @@ RECIPES = {
     "cgn-table5": Recipe(
         what="CGN, Table 5 (appendix H): which signal of double-colored MNIST is stable across environments",
         paper="only the shape classifier's test accuracy is stable",
-        lacks="the comparison of signals",
+        command="genaug reproduce cgn-table5 --root DIR",
+        needs="MNIST (--download fetches it)",
+        cost="minutes a seed, one CPU core",
     ),
     "cgn-figure3": Recipe(
         what="CGN, Figure 3: counterfactual digits",
@@ -93,14 +95,18 @@ RECIPES = {
         what="CGN, Figures 5, 28 and 29: masks, foregrounds and backgrounds over training", paper=_PICTURES, lacks=_CGN
     ),
     "cgn-figure6": Recipe(
-        what="CGN, Figure 6: the latent space of a beta-VAE on colored MNIST", paper=_PICTURES, lacks="the beta-VAE"
+        what="CGN, Figure 6: the latent space of a beta-VAE on colored MNIST",
+        paper="a picture; neither axis is the colour or the shape",
+        command="genaug reproduce cgn-figure6 --root DIR",
+        needs="MNIST (--download fetches it)",
+        cost="minutes a seed, one CPU core",
     ),
     "cgn-figure7": Recipe(
         what="CGN, Figure 7: test accuracy over the number of counterfactuals, and of those a noise",
         paper="accuracy rises with the number of images; curves without published numbers",
-        command="genaug reproduce cgn-table2 --rows cgn --num 10000 --root DIR --textures DIR",
-        lacks="the curves: a point at a time",
+        command="genaug reproduce cgn-figure7 --root DIR --textures DIR --dtype bfloat16",
         needs="as cgn-table2",
+        cost="1 to 8 minutes a point, by its number of images; one CPU core",
     ),
     "cgn-figure12": Recipe(
         what="CGN, Figures 12 to 19: mask, foreground, background and composite of eight classes",

@@ -138,7 +138,7 @@ def fit_irm(
             penalties.append(irm_penalty(answers, labels[batch]))
         return (torch.stack(risks).mean() + now * torch.stack(penalties).mean()) / max(1.0, now)
 
-    descend(model, together(), loss, steps=steps, epochs=epochs, description=description)
+    descend(model, together(), loss, steps=steps * epochs, drops=epochs, description=description)
     return model.eval()
 
 
@@ -242,5 +242,6 @@ def fit_lntl(
         )
 
     order = shuffled(len(labels), batch_size, epochs, seed=seed, device=device)
-    descend(networks, order, loss, steps=-(-len(labels) // batch_size), epochs=epochs, description=description)
+    steps = epochs * -(-len(labels) // batch_size)
+    descend(networks, order, loss, steps=steps, drops=epochs, description=description)
     return model.eval()

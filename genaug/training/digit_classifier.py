@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from genaug.progress import progress
 
 LEARNING_RATE = 1.0
 DECAY = 0.7  # of the learning rate, after each epoch
+EPOCHS = 10
 ADAM = 2e-3  # Adam's learning rate in `fit_normalised`
 
 
@@ -24,7 +26,8 @@ def fit_classifier(
     *,
     seed: int,
     network: Callable[[], nn.Module] = MnistCNN,
-    epochs: int = 10,
+    epochs: int = EPOCHS,
+    steps: int | None = None,
     batch_size: int = 64,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -41,6 +44,8 @@ def fit_classifier(
         seed: of the initial weights and of the order.
         network: makes the untrained classifier: (B, 3, 32, 32) in [-1, 1] -> (B, 10) logits.
         epochs: how often each image is seen.
+        steps: train for that many batches instead, whatever the number of images; the learning rate falls as often as
+            in the released ten epochs, after each tenth of them.
         batch_size: images a step; the last batch of an epoch may be smaller.
         device: where to train; the CPU by default. All images move there.
         dtype: torch.float32, or torch.bfloat16 for autocast, which more than halves the time on CPUs that have
@@ -55,7 +60,7 @@ def fit_classifier(
         ValueError: shapes do not match, there are no images, a label is outside 0..9, or an option out of its range.
     """
     check_images(images, labels)
-    check_training(epochs, batch_size, dtype)
+    check_training(epochs, batch_size, dtype, steps)
     device = torch.device(device or "cpu")
     model = initialised(network, seed, device)
     images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
@@ -64,8 +69,10 @@ def fit_classifier(
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             return F.cross_entropy(model(from_uint8(images[batch])), labels[batch])
 
-    order = shuffled(len(labels), batch_size, epochs, seed=seed, device=device)
-    descend(model, order, loss, steps=-(-len(labels) // batch_size), epochs=epochs, description=description)
+    epoch = -(-len(labels) // batch_size)
+    total, drops = (epochs * epoch, epochs) if steps is None else (steps, EPOCHS)
+    order = shuffled(len(labels), batch_size, -(-total // epoch), seed=seed, device=device)
+    descend(model, islice(order, total), loss, steps=total, drops=drops, description=description)
     return model.eval()
 
 
@@ -90,30 +97,29 @@ def descend(
     loss: Callable[[Any], Tensor],
     *,
     steps: int,
-    epochs: int,
+    drops: int,
     description: str,
 ) -> None:
     """Takes a step of the released recipe for each batch: Adadelta at 1.0, times 0.7 after each epoch.
 
     Args:
         model: whose parameters are trained.
-        batches: what each step is about, `steps` times `epochs` of them.
+        batches: what each step is about, `steps` of them.
         loss: of one of them.
-        steps: in an epoch.
-        epochs: how many.
+        steps: how many.
+        drops: how many equal parts they are divided into, after each of which the learning rate falls: the epochs.
         description: what the progress bar says.
     """
     optimizer = torch.optim.Adadelta(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
-    with progress(total=steps * epochs, description=description, unit="step") as bar:
-        for step, batch in enumerate(batches, start=1):
-            value = loss(batch)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            bar.update()
-            if step % steps == 0:
-                schedule.step()
+    for step, batch in enumerate(progress(batches, total=steps, description=description, unit="step")):
+        value = loss(batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        # several at once where there are fewer steps than parts
+        for _ in range((step + 1) * drops // steps - step * drops // steps):
+            schedule.step()
 
 
 def fit_normalised(
@@ -158,10 +164,12 @@ def fit_normalised(
     return model.eval()
 
 
-def check_training(epochs: int, batch_size: int, dtype: torch.dtype) -> None:
+def check_training(epochs: int, batch_size: int, dtype: torch.dtype, steps: int | None = None) -> None:
     """ValueError unless the options of a digits' training are in their ranges."""
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
 

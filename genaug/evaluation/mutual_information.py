@@ -1,0 +1,75 @@
+"""How much real numbers, such as a latent's axes, tell of a class: mutual information by counting."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from genaug.arguments import check_integer
+
+
+def mutual_information(
+    values: Tensor, classes: Tensor, *, bins: int = 10, permutations: int = 20, seed: int = 0
+) -> float:
+    """Mutual information of values and classes, in bits, less what would be found if they had nothing to do.
+
+    Each axis of the values is cut into bins that hold equally many of them, as far as equal values, which stay
+    together, allow. The information between cell and class is counted, sum of p(cell, class) log2 of p(cell, class) /
+    (p(cell) p(class)). Of finitely many samples it comes out too high, of about (cells - 1) (classes - 1) / (2 N ln 2)
+    bits; so the mean of the same count after random permutations of the classes is taken off. What is left may be
+    a little below 0. Bins see no structure finer than themselves: it is what can be read off by them.
+
+    Args:
+        values: (N,), or (N, D) for what D axes tell together, by bins ** D cells.
+        classes: (N,) integers, at least 0.
+        bins: how many an axis, at least 2.
+        permutations: how many the correction averages; 0 for none.
+        seed: of the permutations.
+
+    Returns:
+        Bits, with `permutations=0` at least 0 and at most the entropy of the classes.
+
+    Raises:
+        ValueError: shapes do not match, there are no values, they are not finite, or a number is out of its range.
+        TypeError: classes are no integers.
+    """
+    bins, permutations = check_integer("bins", bins, 2), check_integer("permutations", permutations, 0)
+    axes = values[:, None] if values.ndim == 1 else values
+    if axes.ndim != 2 or classes.shape != axes.shape[:1] or not axes.numel():
+        came = f"{tuple(values.shape)} and {tuple(classes.shape)}"
+        raise ValueError(f"values must be (N,) or (N, D) and classes (N,), with N and D at least 1, but got {came}")
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
+        raise TypeError(f"classes must be integers, but got {classes.dtype}")
+    if not axes.isfinite().all() or classes.min() < 0:
+        raise ValueError("values must be finite and classes at least 0, but some are not")
+    axes, classes = axes.detach().double().cpu(), classes.long().cpu()
+    cells = torch.zeros(len(axes), dtype=torch.int64)
+    for axis in axes.t().contiguous():
+        # an edge is the highest value of its bin
+        edges = axis.sort().values[(torch.arange(1, bins) * len(axis)).div(bins).ceil().long() - 1]
+        cells = cells * bins + torch.bucketize(axis, edges)
+    draw = torch.Generator().manual_seed(seed)
+    found = _information(cells, classes)
+    if not permutations:
+        return found
+    shuffled = [_information(cells, classes[torch.randperm(len(classes), generator=draw)]) for _ in range(permutations)]
+    return found - sum(shuffled) / permutations
+
+
+def entropy(classes: Tensor) -> float:
+    """Entropy in bits of classes (N,), by their frequencies."""
+    shares = classes.bincount().double() / len(classes)
+    return -float((shares * shares.clamp(min=1e-300).log2()).sum())
+
+
+def _information(cells: Tensor, classes: Tensor) -> float:
+    """In bits, by counting pairs."""
+    kinds = int(classes.max()) + 1
+    _, cells = cells.unique(return_inverse=True)
+    joint = (cells * kinds + classes).bincount(minlength=(int(cells.max()) + 1) * kinds).double().view(-1, kinds)
+    joint /= joint.sum()
+    apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
+    there = joint > 0
+    return max(0.0, float((joint[there] * (joint[there] / apart[there]).log()).sum()) / math.log(2))

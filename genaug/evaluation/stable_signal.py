@@ -1,0 +1,180 @@
+"""Which signal is causal? The one whose classifier is right as often in every environment (CGN, appendix H).
+
+Several classifiers, each of another signal (the shape, the object's colour, the background's), are tested in
+environments in which signals go together with the label to other degrees. As invariant risk minimisation has it, an
+effect of the label's own cause is the same in all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from genaug.arguments import check_number
+from genaug.evaluation.results import Result
+from genaug.evaluation.scoring import ENSEMBLE, Model, score
+from genaug.plotting import FAINT, INK, axes_at, new_figure, save, text_width, write
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from genaug.evaluation.scoring import Options
+
+Environment = Dataset[Any] | Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableSignal(Result):
+    """How often each model is right in each environment, in percent, and whose accuracy is stable.
+
+    Attributes:
+        accuracies: model -> environment -> accuracy.
+        chance: environment -> the accuracy of always naming its most frequent label.
+        tolerance: in points, of the rule in `stable`.
+    """
+
+    what: str = "Stable signal"
+    accuracies: Mapping[str, Mapping[str, float]]
+    chance: Mapping[str, float]
+    tolerance: float
+
+    @property
+    def ranges(self) -> dict[str, float]:
+        """Of each model the highest accuracy less the lowest, in points."""
+        return {model: max(found.values()) - min(found.values()) for model, found in self.accuracies.items()}
+
+    @property
+    def stable(self) -> tuple[str, ...]:
+        """The models whose signal is stable, the smallest range first; none if none is.
+
+        The rule: the range over the environments is no more than the tolerance, and in every environment the model
+        is ahead of chance by more than the tolerance, or else knowing nothing would count as stable.
+        """
+        found = [
+            model
+            for model, size in self.ranges.items()
+            if size <= self.tolerance
+            and all(value - self.chance[name] > self.tolerance for name, value in self.accuracies[model].items())
+        ]
+        return tuple(sorted(found, key=self.ranges.__getitem__))
+
+    def figures(self) -> dict[str, float]:
+        """Every accuracy, and of each model the range."""
+        return {
+            f"{model}, {name}": value
+            for model, found in self.accuracies.items()
+            for name, value in {**found, "range": self.ranges[model]}.items()
+        }
+
+    def _verdict(self) -> str:
+        stable = ", ".join(self.stable) or "none"
+        return f"Stable within {self.tolerance:g} points: {stable}"
+
+    def __str__(self) -> str:
+        """A table of models and environments, and the verdict."""
+        lines = [["", *self.chance, "range"]]
+        lines += [
+            [model, *(f"{value:.2f}" for value in found.values()), f"{self.ranges[model]:.2f}"]
+            for model, found in self.accuracies.items()
+        ]
+        lines += [["chance", *(f"{value:.2f}" for value in self.chance.values()), ""]]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+        return "\n".join([f"{self.what}, accuracy in percent, {self.images:,} images", *text, self._verdict()])
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draws a table of models and environments, the darker the more often right."""
+        names = list(self.chance)
+        columns = [*names, "range"]
+        wide = max(84, *(text_width(name, 11) + 20 for name in names))
+        left = 44 + max(text_width(model, 11, weight="bold") for model in self.accuracies)
+        high, top = 44, 118
+        width = max(left + wide * len(columns) + 24, 48 + text_width(self._verdict(), 10, weight="bold"))
+        with new_figure(width, top + high * len(self.accuracies) + 54) as figure:
+            write(figure, 24, 34, self.what, weight="bold", size=14)
+            write(figure, 24, 56, f"accuracy in each environment, %, {self.images:,} images", color=FAINT, size=10)
+            axes = axes_at(figure, left, top, wide * len(names), high * len(self.accuracies))
+            values = [list(found.values()) for found in self.accuracies.values()]
+            axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+            axes.axis("off")
+            for row, (model, line) in enumerate(zip(self.accuracies, values, strict=True)):
+                y = top + high * (row + 0.5)
+                weight = "bold" if model in self.stable else "normal"
+                write(figure, left - 14, y, model, ha="right", va="center", weight=weight)
+                for column, value in enumerate(line):
+                    colour = "white" if value > 60 else INK
+                    axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
+                x = left + wide * (len(names) + 0.5)
+                write(figure, x, y, f"{self.ranges[model]:.1f}", ha="center", va="center", weight=weight)
+            for column, name in enumerate(columns):
+                x = left + wide * (column + 0.5)
+                write(figure, x, top - 26, name, ha="center")
+                under = f"chance {self.chance[name]:.1f}" if name in self.chance else "points"
+                write(figure, x, top - 8, under, ha="center", color=FAINT, size=9)
+            write(figure, 24, top + high * len(self.accuracies) + 32, self._verdict(), weight="bold", size=10)
+            save(figure, path)
+
+
+def stable_signal(
+    models: Mapping[str, Model],
+    environments: Mapping[str, Environment],
+    *,
+    tolerance: float = 5.0,
+    **options: Unpack[Options],
+) -> StableSignal:
+    """Tests classifiers of one signal each in several environments, and says whose accuracy is the same in all.
+
+    A signal is stable if its classifier's accuracies in the environments differ by no more than `tolerance` points,
+    and all of them are above chance by more than that. Chance is always naming the environment's most frequent label.
+    An accuracy of n images has itself a standard error of up to 50 / sqrt(n) points: 0.5 for 10,000.
+
+    Args:
+        models: name of the signal -> classifier, see `genaug.evaluation.scoring`; of one with several heads the
+            ensemble is scored, and a head by `lambda images: model(images, heads=True)["shape"]`.
+        environments: name -> dataset or loader of images (B, 3, H, W) and labels (B,), at least two, with other
+            correlations of label and signals each. They are read once for each model.
+        tolerance: in points.
+        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
+
+    Raises:
+        ValueError: there are no models or fewer than two environments, an environment is empty, `tolerance` is
+            negative, or as `scoring.score`.
+        TypeError: an environment can be read once only, as a generator or a `zip`, or its targets are no tensor (B,).
+    """
+    if not models or len(environments) < 2:
+        raise ValueError(
+            f"models must have at least one entry and environments two, but got {len(models)} and {len(environments)}"
+        )
+    tolerance = check_number("tolerance", tolerance)
+    for name, environment in environments.items():
+        if isinstance(environment, Iterator):
+            raise TypeError(
+                f"environments must be datasets or loaders, which can be read again, but {name!r} is a "
+                f"{type(environment).__name__}"
+            )
+    accuracies: dict[str, dict[str, float]] = {model: {} for model in models}
+    chance: dict[str, float] = {}
+    images = 0
+    for name, environment in environments.items():
+        for place, (signal, model) in enumerate(models.items()):
+            right, labels = [], []
+            for heads, targets in score(model, environment, description=f"{signal}, {name}", **options):
+                logits = heads[ENSEMBLE]
+                if not isinstance(targets, Tensor) or targets.shape != logits.shape[:1]:
+                    raise TypeError(f"targets of {name!r} must be one label an image, but got {targets!r:.80}")
+                right.append((logits.argmax(dim=1) == targets).cpu())
+                labels.append(targets.cpu())
+            if not labels:
+                raise ValueError(f"environments must hold at least one image each, but {name!r} has none")
+            accuracies[signal][name] = 100 * float(torch.cat(right).double().mean())
+            if place == 0:
+                every = torch.cat(labels)
+                images += len(every)
+                chance[name] = 100 * int(every.bincount().max()) / len(every)
+    return StableSignal(images=images, accuracies=accuracies, chance=chance, tolerance=tolerance)

@@ -1,0 +1,229 @@
+"""CGN, Figure 6 (appendix A.1): the latent space of a beta-VAE on colored MNIST, and how far it mixes its factors.
+
+    genaug reproduce cgn-figure6 --root DATA --out runs/cgn-figure6
+
+The paper shows that two latent dimensions of a beta-VAE part colored MNIST into clusters, but that neither axis is the
+colour or the shape: both vary along one. It gives no number, nor its network and beta.
+
+What is done: a small convolutional beta-VAE (beta = 4, two latent dimensions) is trained on colored MNIST as it is,
+each class in its own colour. Drawn are what it makes of a grid of latents, and where it puts test digits. The measure
+is the mutual information, in bits, of each axis with each factor (`genaug.evaluation.mutual_information`: bins of
+equal count, less what random permutations give). Where colour and class are the same thing it cannot tell one from the
+other; so it is taken on test digits in random colours, where shape and colour are independent and have log2(10) = 3.32
+bits each. An axis that is one factor's has bits of that and none of the other: `mixed`, the smaller's share in the sum
+of both, is 0 then, and 0.5 where an axis tells as much of either.
+
+The same VAE trained on digits in random colours is the control: what it mixes is not the data's doing.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genaug import plotting
+from genaug.arguments import check_device, check_integer
+from genaug.datasets.colored_mnist import load_variant
+from genaug.evaluation.mutual_information import mutual_information
+from genaug.files import writable_folder
+from genaug.generators.images import from_uint8, to_uint8
+from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.training.beta_vae import BetaVAE, fit_beta_vae
+
+BETA = 4.0
+STEPS = 2_000
+BINS = 10  # an axis
+TRAININGS = {"biased": 1.0, "random": 0.0}  # what colours are in training -> bias
+AXES = ("axis 1", "axis 2", "both axes")
+WHAT = "this recipe"
+
+REACH = 2.4  # of the grid that is drawn, in standard deviations of the latent's prior
+SIDE = 13  # images a row of it
+POINTS = 500  # digits that each diagram shows
+
+
+def run(
+    out: str | os.PathLike[str],
+    *,
+    root: str | Path | None = None,
+    seeds: Sequence[int] = (0,),
+    download: bool = False,
+    device: torch.device | str | None = None,
+) -> dict[str, Any]:
+    """Trains and measures the two VAEs of each seed, and writes `out`/results.json and, of the first seed, a picture.
+
+    Runs that `out` already holds are not run again, so that an interrupted command goes on where it stopped.
+
+    Args:
+        out: folder of results.json, cgn-figure6.png and the weights of the VAEs.
+        root: the folder that holds MNIST, as the datasets take it.
+        seeds: one run each: of the VAE's initial weights, order and noise.
+        download: fetch MNIST into `root` if it is not there.
+        device: where to train; the CPU by default.
+
+    Returns:
+        What results.json holds: "settings"; "runs", one a training and seed, with the bits of each axis about each
+        factor and its circumstances; "summary", their means by training.
+
+    Raises:
+        ValueError: no seeds, results of other settings in `out`, or what the dataset raises.
+        TypeError: a seed is no integer.
+        OSError: `out` cannot be written.
+    """
+    if not seeds:
+        raise ValueError("seeds must name at least one seed, got none")
+    seeds = sorted({check_integer("seeds", seed, 0) for seed in seeds})
+    device = check_device("device", device)
+    settings = {"beta": BETA, "steps": STEPS, "bins": BINS}
+    file = Path(out) / "results.json"
+    runs = _finished(file, settings)
+    data = {
+        (split, name): load_variant("colored", root=root, train=split == "train", bias=bias, download=download)
+        for split in ("train", "test")
+        for name, bias in TRAININGS.items()
+    }
+    folder = writable_folder(out)
+    for training in TRAININGS:
+        for seed in seeds:
+            if (training, seed) in runs:
+                continue
+            start = time.perf_counter()
+            model = fit_beta_vae(data["train", training].images(), seed=seed, beta=BETA, steps=STEPS, device=device)
+            torch.save(model.state_dict(), folder / f"{training}-{seed}.pt")
+            runs[training, seed] = {
+                "bits": {
+                    test: measure(encode(model, digits.images()), digits.factors)
+                    for (split, test), digits in data.items()
+                    if split == "test"
+                },
+                "test_images": len(data["test", training]),
+                **circumstances(start, device),
+            }
+            _write(file, settings, runs)
+    results = _write(file, settings, runs)
+    model = BetaVAE()
+    model.load_state_dict(torch.load(folder / f"biased-{seeds[0]}.pt", weights_only=True))
+    picture = folder / "cgn-figure6.png"
+    draw(model.eval(), {name: data["test", name] for name in TRAININGS}, results["summary"], picture)
+    print(f"{_table(results['summary'])}\n\nPicture: {picture}\nNumbers: {file}")
+    return results
+
+
+@torch.no_grad()
+def encode(model: BetaVAE, images: Tensor) -> Tensor:
+    """Means of the latents (N, 2) of images (N, 3, 32, 32) uint8, on the CPU."""
+    where = next(model.parameters()).device
+    return torch.cat([model.encode(from_uint8(chunk.to(where)))[0].cpu() for chunk in images.split(1000)])
+
+
+def measure(latents: Tensor, factors: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Bits of each axis, and of both together, about each factor, and how far an axis mixes them."""
+    bits = {}
+    for name, values in zip(AXES, (latents[:, 0], latents[:, 1], latents), strict=True):
+        shape, colour = (
+            max(0.0, mutual_information(values, factors[factor], bins=BINS)) for factor in ("shape", "texture")
+        )
+        bits[name] = {"shape": shape, "colour": colour, "mixed": min(shape, colour) / (shape + colour or 1)}
+    return bits
+
+
+def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Runs that `file` holds, by training and seed, whose weights are there, too."""
+    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
+    try:
+        found = {(run.pop("training"), run.pop("seed")): run for run in runs if set(run["bits"]) == set(TRAININGS)}
+    except (KeyError, TypeError, AttributeError):
+        raise foreign(file, WHAT) from None
+    return {key: run for key, run in found.items() if (file.parent / f"{key[0]}-{key[1]}.pt").is_file()}
+
+
+def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+    keys = sorted(runs, key=lambda key: (list(TRAININGS).index(key[0]), key[1]))
+    summary: dict[str, Any] = {}
+    for training in dict.fromkeys(key[0] for key in keys):
+        of_training = [runs[key]["bits"] for key in keys if key[0] == training]
+        summary[training] = {
+            test: {
+                axis: {
+                    figure: statistics.mean(bits[test][axis][figure] for bits in of_training)
+                    for figure in ("shape", "colour", "mixed")
+                }
+                for axis in AXES
+            }
+            for test in TRAININGS
+        } | {"n": len(of_training)}
+    results = {
+        "recipe": "cgn-figure6",
+        "settings": settings,
+        "runs": [{"training": key[0], "seed": key[1], **runs[key]} for key in keys],
+        "summary": summary,
+    }
+    write_results(file, results)
+    return results
+
+
+@torch.no_grad()
+def draw(model: BetaVAE, tests: dict[str, Any], summary: dict[str, Any], path: Path) -> None:
+    """What a grid of latents decodes to, and where test digits lie, each drawn as its numeral in its own colour."""
+    steps = torch.linspace(-REACH, REACH, SIDE)
+    latents = torch.stack([steps.repeat(SIDE), steps.flip(0).repeat_interleave(SIDE)], dim=1)
+    grid = plotting.image_grid(to_uint8(model.decode(latents)), SIDE, gap=0)
+    side = grid.shape[1]
+    left, top, gap = 60, 118, 76
+    headings = ("what latents decode to", "test digits, colours as in training", "test digits in random colours")
+    reach = REACH + REACH / (SIDE - 1)  # the outer edge of the grid's images
+    with plotting.new_figure(left + 3 * side + 2 * gap + 28, top + side + 126) as figure:
+        title = "CGN, Figure 6: the two latents of a beta-VAE on colored MNIST"
+        plotting.write(figure, 24, 34, title, weight="bold", size=14)
+        subtitle = f"beta = {BETA:g}; every class has its own colour in training; a numeral is a digit, in its own ink"
+        plotting.write(figure, 24, 56, subtitle, color=plotting.FAINT, size=10)
+        for place, heading in enumerate(headings):
+            x = left + place * (side + gap)
+            plotting.write(figure, x, top - 14, heading)
+            axes = plotting.axes_at(figure, x, top, side, side)
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="axis 1", ylabel="axis 2")
+            axes.set(xticks=range(-2, 3), yticks=range(-2, 3), facecolor="#161616")
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            if place == 0:
+                axes.imshow(grid.permute(1, 2, 0).numpy(), extent=(-reach, reach, -reach, reach), zorder=0)
+                continue
+            test = list(TRAININGS)[place - 1]
+            digits = tests[test]
+            shown = range(min(POINTS, len(digits)))
+            images, shapes = digits.images(shown), digits.targets[: len(shown)]
+            inks = images.flatten(2).amax(dim=2).double() / 255
+            for where, shape, ink in zip(encode(model, images).tolist(), shapes.tolist(), inks.tolist(), strict=True):
+                if max(map(abs, where)) < reach - 0.06:
+                    axes.text(*where, str(shape), color=ink, size=8, ha="center", va="center", weight="bold")
+            bits = summary["biased"][test]
+            if test == "biased":
+                words = [f"{axis}: {bits[axis]['shape']:.2f} bits of the class, which is the colour" for axis in AXES]
+            else:
+                words = [
+                    f"{axis}: shape {bits[axis]['shape']:.2f}, colour {bits[axis]['colour']:.2f} bits" for axis in AXES
+                ]
+            for line, text in enumerate(words):
+                plotting.write(figure, x, top + side + 66 + 20 * line, text, color=plotting.FAINT, size=10)
+        plotting.save(figure, path)
+
+
+def _table(summary: dict[str, Any]) -> str:
+    """Bits on test digits in random colours."""
+    lines = [("trained on colours", "", "shape, bits", "colour, bits", "mixed")]
+    for training, found in summary.items():
+        for axis, bits in found["random"].items():
+            cells = [f"{bits[figure]:.2f}" for figure in ("shape", "colour", "mixed")]
+            lines.append((training if axis == AXES[0] else "", axis, *cells))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    head = "CGN, Figure 6: what each axis tells of test digits in random colours, of 3.32 bits"
+    counts = ", ".join(f"{training} n={found['n']}" for training, found in summary.items())
+    return "\n".join([head, "", *text, "", counts])

@@ -1,0 +1,306 @@
+"""CGN, Figure 7 (appendix A.3): test accuracy over the number of counterfactuals, and of those a noise.
+
+    genaug reproduce cgn-figure7 --root DATA --textures TEXTURES --dtype bfloat16 --out runs/cgn-figure7
+
+The paper draws curves from 10^4 counterfactuals on, for 1, 5, 10 and 20 of them a noise u, without numbers: the more
+counterfactuals the better, and it helps to draw several a noise. On colored MNIST ten a noise are the most, as there
+are ten colours a shape.
+
+What is done: Table 2's classifier is trained on that many counterfactuals alone and tested on the variant's test split,
+where factors are random. Two departures keep the cost in bounds:
+
+- Every point is trained for as many steps, those of 100,000 images: ten times through the smallest set, once through
+  one of 10^5. So what a curve shows is what other images bring, and not what more training brings. A larger set is seen
+  once, which takes more steps; `epochs=10` is the paper's way, where ten times the images are ten times the training.
+- Textures and backgrounds are recombined from a pool of 10,000, which trains classifiers as well as making each anew
+  (README, first table). Shapes, which are what is to be learnt, have noises of their own, as many as the point says.
+
+At one number of images, points of other numbers a noise have the same textures and backgrounds; more images are those
+that fewer are, and others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genaug.arguments import check_choice, check_device, check_integer
+from genaug.assets import asset_path
+from genaug.assets.hub import sha256
+from genaug.datasets.colored_mnist import VARIANTS, load_variant
+from genaug.datasets.counterfactual import blend_uint8
+from genaug.evaluation.accuracy import accuracy, batches
+from genaug.files import writable_folder
+from genaug.generators import load_generator
+from genaug.generators.images import to_uint8
+from genaug.interventions.sampling import integers, normal
+from genaug.plotting import Panel, save_curves
+from genaug.progress import progress
+from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.training.digit_classifier import fit_classifier
+
+NUMBERS = (10_000, 100_000, 1_000_000)
+PER_NOISE = (1, 5, 10, 20)
+MOST = {"colored": 10}  # a noise, as in the paper
+SEEN = 100_000  # images that every point is trained on, with repetitions, and larger sets once
+BATCH_SIZE = 64
+POOL = 10_000  # textures and backgrounds
+CHUNK = 1_000  # images made at a time: bounds the memory that floats take
+WHAT = "this recipe"
+
+Point = tuple[str, int, int, int]  # variant, counterfactuals a noise, number of counterfactuals, seed
+
+
+def run(
+    out: str | os.PathLike[str],
+    *,
+    variants: Sequence[str] = ("colored", "double-colored", "wildlife"),
+    numbers: Sequence[int] = NUMBERS,
+    per_noise: Sequence[int] = PER_NOISE,
+    root: str | Path | None = None,
+    textures: str | Path | None = None,
+    seeds: Sequence[int] = (0,),
+    epochs: int | None = None,
+    download: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """Trains and tests a classifier at every point, and writes `out`/results.json after each and the figure at the end.
+
+    Points that `out` already holds are not run again, so that an interrupted command goes on where it stopped, and
+    other points join those that are there.
+
+    Args:
+        out: folder of results.json and cgn-figure7.png.
+        variants: of "colored", "double-colored" and "wildlife".
+        numbers: of counterfactuals to train on; 10^6 of them take 3 GB of memory.
+        per_noise: how many counterfactuals share a shape's noise; above ten not on "colored".
+        root: the folder that holds MNIST, as the datasets take it.
+        textures: wildlife's folder of textures, as `WildlifeMNIST` takes it.
+        seeds: one run each: of the counterfactuals, the classifier's initial weights and the order.
+        epochs: how often each set is seen; by default every point has as many steps (see above).
+        download: fetch MNIST into `root` if it is not there.
+        device: where to train; the CPU by default.
+        dtype: the classifier's arithmetic, torch.float32 or torch.bfloat16.
+
+    Returns:
+        What results.json holds: "settings"; "runs", one a point, with its test accuracy in [0, 1] and its
+        circumstances; "summary", mean and standard deviation (None for one run) by variant, counterfactuals a noise
+        and their number.
+
+    Raises:
+        ValueError: an unknown variant, no point, a number out of its range, settings or weights other than those of
+            the results in `out`, or what the datasets raise.
+        TypeError: a number is no integer.
+        genaug.AssetError: a generator's weights are not to be had.
+        OSError: `out` cannot be written.
+    """
+    points = _points(variants, numbers, per_noise, seeds)
+    if epochs is not None:
+        check_integer("epochs", epochs, 1)
+    device = check_device("device", device)
+    settings = {
+        "epochs": epochs,
+        "seen": SEEN if epochs is None else None,
+        "pool": POOL,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    file = Path(out) / "results.json"
+    runs = _finished(file, settings)
+    # what is missing of any variant is known before anything is trained or written
+    weights: dict[str, str] = {}
+    tests: dict[str, Any] = {}
+    for variant in dict.fromkeys(point[0] for point in points):
+        weights[variant] = sha256(asset_path(f"cgn-{variant}-mnist"))
+        if any(point[0] == variant and run["weights_sha256"] != weights[variant] for point, run in runs.items()):
+            raise ValueError(f"{file} has results of other weights for {variant}: choose another folder")
+        if any(point[0] == variant and point not in runs for point in points):
+            tests[variant] = load_variant(variant, root=root, textures=textures, train=False, download=download)
+    writable_folder(out)
+
+    for (variant, seed), group in itertools.groupby(points, key=lambda point: (point[0], point[3])):
+        unfinished = [point for point in group if point not in runs]
+        if not unfinished:
+            continue
+        generator = load_generator(f"cgn-{variant}-mnist", device)
+        surfaces = make_surfaces(generator, seed, device)
+        test = tests[variant].images(), tests[variant].targets
+        for point in unfinished:
+            _, ratio, number, _ = point
+            start = time.perf_counter()
+            training = counterfactuals(generator, surfaces, number, ratio, seed)
+            steps = None if epochs else -(-max(number, SEEN) // BATCH_SIZE)
+            model = fit_classifier(
+                *training,
+                seed=seed,
+                epochs=epochs or 1,
+                steps=steps,
+                batch_size=BATCH_SIZE,
+                device=device,
+                dtype=dtype,
+                description=f"{variant}, {number:,}, {ratio} a noise",
+            )
+            runs[point] = {
+                "test": accuracy(model, batches(*test)),
+                "test_images": len(test[1]),
+                "shapes": -(-number // ratio),
+                "steps": steps or (epochs or 1) * -(-number // BATCH_SIZE),
+                **circumstances(start, device),
+                "weights_sha256": weights[variant],
+            }
+            _write(file, settings, runs)
+            print(f"{variant}, {number:,}, {ratio} a noise, seed {seed}: {100 * runs[point]['test']:.1f}%", flush=True)
+    results = _write(file, settings, runs)
+    picture = file.parent / "cgn-figure7.png"
+    draw(results, picture)
+    print(f"{_table(results['summary'])}\n\nPicture: {picture}\nNumbers: {file}")
+    return results
+
+
+@torch.no_grad()
+def make_surfaces(generator: nn.Module, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The pool of textures and of backgrounds, each (10,000, 3, 32, 32) uint8, of random noises and classes."""
+    one = _drawn(generator, seed, torch.zeros(1, dtype=torch.int64, device=device), "shape")
+    parts = []
+    for chunk in torch.arange(POOL, device=device).split(CHUNK):
+        drawn = [_drawn(generator, seed, chunk, factor) for factor in ("texture", "background")]
+        noise, labels = zip(one, *drawn, strict=True)
+        parts.append([to_uint8(part) for part in generator.mechanisms(noise, labels)[1:]])
+    texture, background = (torch.cat(part) for part in zip(*parts, strict=True))
+    return texture, background
+
+
+@torch.no_grad()
+def counterfactuals(
+    generator: nn.Module, surfaces: tuple[Tensor, Tensor], number: int, per_noise: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Images (number, 3, 32, 32) uint8, of which `per_noise` each share a shape, and the shapes' classes."""
+    device = surfaces[0].device
+    # as the classifier takes them, which then copies nothing
+    images = torch.empty(number, 3, 32, 32, dtype=torch.uint8, memory_format=torch.channels_last, device=device)
+    labels = torch.empty(number, dtype=torch.int64, device=device)
+    one = [_drawn(generator, seed, torch.zeros(1, dtype=torch.int64, device=device), "texture")] * 2
+    chunks = torch.arange(number, device=device).split(CHUNK // per_noise * per_noise or per_noise)
+    for positions in progress(chunks, description="counterfactuals", unit="chunk"):
+        groups = torch.arange(int(positions[0]) // per_noise, int(positions[-1]) // per_noise + 1, device=device)
+        shapes = _drawn(generator, seed, groups, "shape")
+        noise, classes = zip(shapes, *one, strict=True)
+        masks = generator.mechanisms(noise, classes)[0].float().mul(255).round().to(torch.uint8)
+        group = positions // per_noise - groups[0]
+        texture, background = (
+            pool[integers(seed, positions, len(pool), f"{factor} entry")]
+            for pool, factor in zip(surfaces, ("texture", "background"), strict=True)
+        )
+        images[positions[0] : positions[-1] + 1] = blend_uint8(masks[group], texture, background)
+        labels[positions] = shapes[1][group]
+    return images, labels
+
+
+def _drawn(generator: Any, seed: int, indices: Tensor, factor: str) -> tuple[Tensor, Tensor]:
+    """Noise and classes of a mechanism."""
+    noise = normal(seed, indices, generator.z_dim, f"{factor} noise")
+    return noise, integers(seed, indices, generator.num_classes, f"{factor} label")
+
+
+def _points(
+    variants: Sequence[str], numbers: Sequence[int], per_noise: Sequence[int], seeds: Sequence[int]
+) -> list[Point]:
+    """Those asked for, the points of a variant and a seed one after the other, the cheapest first."""
+    for variant in variants:
+        check_choice("variants", variant, VARIANTS)
+    for argument, values, least in (("numbers", numbers, 1), ("per_noise", per_noise, 1), ("seeds", seeds, 0)):
+        for value in values:
+            check_integer(argument, value, least)
+    points = [
+        (variant, ratio, number, seed)
+        for variant in dict.fromkeys(variants)
+        for seed in sorted(set(seeds))
+        for number in sorted(set(numbers))
+        for ratio in sorted(set(per_noise))
+        if ratio <= MOST.get(variant, ratio)
+    ]
+    if not points:
+        raise ValueError(
+            "variants, numbers, per_noise and seeds must leave a point, and on colored at most ten a noise, but got "
+            f"{list(variants)}, {list(numbers)}, {list(per_noise)} and {list(seeds)}"
+        )
+    return points
+
+
+def _finished(file: Path, settings: dict[str, Any]) -> dict[Point, dict[str, Any]]:
+    """Runs that `file` holds, by point."""
+    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
+    try:
+        return {
+            (run.pop("variant"), run.pop("per_noise"), run.pop("counterfactuals"), run.pop("seed")): run
+            for run in runs
+            if {"test", "weights_sha256"} <= set(run)
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise foreign(file, WHAT) from None
+
+
+def _write(file: Path, settings: dict[str, Any], runs: dict[Point, dict[str, Any]]) -> dict[str, Any]:
+    keys = sorted(runs, key=lambda key: (list(VARIANTS).index(key[0]), *key[1:]))
+    summary: dict[str, Any] = {}
+    for (variant, ratio, number), group in itertools.groupby(keys, key=lambda key: key[:3]):
+        tests = [runs[key]["test"] for key in group]
+        summary.setdefault(variant, {}).setdefault(str(ratio), {})[str(number)] = {
+            "mean": statistics.mean(tests),
+            "sd": statistics.stdev(tests) if len(tests) > 1 else None,
+            "n": len(tests),
+        }
+    names = ("variant", "per_noise", "counterfactuals", "seed")
+    results = {
+        "recipe": "cgn-figure7",
+        "settings": settings,
+        "runs": [dict(zip(names, key, strict=True)) | runs[key] for key in keys],
+        "summary": summary,
+    }
+    write_results(file, results)
+    return results
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """One diagram a variant, one line a number of counterfactuals a noise, as the paper's figure."""
+    panels = []
+    for variant, ratios in results["summary"].items():
+        lines = {
+            f"{ratio} a noise": [
+                (float(number), 100 * at["mean"], 100 * (at["sd"] or 0.0) / at["n"] ** 0.5)
+                for number, at in numbers.items()
+            ]
+            for ratio, numbers in ratios.items()
+        }
+        panels.append(Panel(f"counterfactuals, {variant}", "test accuracy, %", lines, logarithmic=True))
+    counts = sorted(
+        {at["n"] for ratios in results["summary"].values() for line in ratios.values() for at in line.values()}
+    )
+    seeds = "one seed" if counts == [1] else f"whiskers: one standard error of {' or '.join(map(str, counts))} seeds"
+    epochs = results["settings"]["epochs"]
+    training = (
+        f"every point trained on {SEEN:,} images, larger sets on each once" if epochs is None else f"{epochs} epochs"
+    )
+    title = "CGN, Figure 7: accuracy over the number of counterfactuals, and of those a noise"
+    save_curves(path, panels, title=title, subtitle=f"{training}; {seeds}")
+
+
+def _table(summary: dict[str, Any]) -> str:
+    """Test accuracies in percent, with standard deviation and number of runs where there are several."""
+    lines = [("variant", "a noise", "counterfactuals", "test accuracy, %")]
+    for variant, ratios in summary.items():
+        for ratio, numbers in ratios.items():
+            for number, at in numbers.items():
+                spread = "" if at["sd"] is None else f" ± {100 * at['sd']:.1f} (n={at['n']})"
+                lines.append((variant, ratio, f"{int(number):,}", f"{100 * at['mean']:.1f}{spread}"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(["CGN, Figure 7", "", *text])

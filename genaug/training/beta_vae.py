@@ -1,0 +1,127 @@
+"""A beta-VAE (Higgins et al. 2017) for 32x32 images that are all in memory: CGN, appendix A.1, Figure 6."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.arguments import check_device, check_integer, check_number
+from genaug.generators.images import from_uint8
+from genaug.progress import progress
+
+LEARNING_RATE = 1e-3  # constant for the first half of the steps, then linearly down to zero
+BATCH_SIZE = 128
+
+
+class BetaVAE(nn.Module):
+    """Images (B, 3, 32, 32) in [-1, 1] to a normal distribution over a latent, and latents to images.
+
+    Weights are drawn from the global generator, as in any torch module.
+
+    Args:
+        latent: how many dimensions.
+    """
+
+    def __init__(self, latent: int = 2) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 16, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * 8 * 8, 256),
+            nn.ReLU(),
+            nn.Linear(256, 2 * latent),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, 256),
+            nn.ReLU(),
+            nn.Linear(256, 32 * 8 * 8),
+            nn.ReLU(),
+            nn.Unflatten(1, (32, 8, 8)),
+            nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(16, 3, 4, stride=2, padding=1),
+        )
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latent, both (B, latent)."""
+        mean, log_variance = self.encoder(images).chunk(2, dim=1)
+        return mean, log_variance
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, 32, 32) in [-1, 1] of latents (B, latent)."""
+        return 2 * self.decoder(latents).sigmoid() - 1
+
+    def loss(self, images: Tensor, noise: Tensor, beta: float) -> Tensor:
+        """Negative lower bound in nats, a mean over the images, the divergence `beta` times.
+
+        A channel of a pixel is taken for a coin whose probability is its brightness, as the original does.
+
+        Args:
+            images: (B, 3, 32, 32) in [-1, 1].
+            noise: (B, latent), standard normal.
+            beta: at 1 a plain VAE.
+        """
+        mean, log_variance = self.encode(images)
+        logits = self.decoder(mean + (log_variance / 2).exp() * noise)
+        missed = F.binary_cross_entropy_with_logits(logits, (images + 1) / 2, reduction="sum")
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
+        return (missed + beta * divergence) / len(images)
+
+
+def fit_beta_vae(
+    images: Tensor,
+    *,
+    seed: int,
+    beta: float = 4.0,
+    latent: int = 2,
+    steps: int = 2_000,
+    device: torch.device | str | None = None,
+) -> BetaVAE:
+    """Trains a beta-VAE with Adam on batches of 128. Labels have no part in it.
+
+    Everything drawn follows from the seed alone; the global random state is neither read nor moved.
+
+    Args:
+        images: (N, 3, 32, 32) uint8.
+        seed: of initial weights, order and noise.
+        beta: weight of the divergence, at least 0.
+        latent: dimensions of the latent.
+        steps: batches.
+        device: where to train; the CPU by default. All images move there.
+
+    Returns:
+        The VAE on `device`, in evaluation mode.
+
+    Raises:
+        TypeError: images are not uint8, or a number is of another kind.
+        ValueError: images have another shape, there are none, or a number is out of its range.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, but got {images.dtype}")
+    if images.ndim != 4 or images.shape[1:] != (3, 32, 32) or not len(images):
+        raise ValueError(f"images must be (N, 3, 32, 32) with N > 0, but got {tuple(images.shape)}")
+    check_integer("latent", latent, 1)
+    check_integer("steps", steps, 1)
+    beta = check_number("beta", beta)
+    device = check_device("device", device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = BetaVAE(latent)
+    model.to(device)
+    images = images.to(device)
+    draw = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 * (1 - step / steps)))
+    for _ in progress(range(steps), description="beta-VAE", unit="step"):
+        picked = torch.randint(len(images), (BATCH_SIZE,), generator=draw).to(device)
+        noise = torch.randn(BATCH_SIZE, latent, generator=draw).to(device)
+        loss = model.loss(from_uint8(images[picked]), noise, beta)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
