@@ -125,6 +125,35 @@ class MultiHeadLoss(nn.Module):
         return f"label_smoothing={self.label_smoothing}" if self.label_smoothing else ""
 
 
+def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
+    """The penalty of invariant risk minimisation, IRMv1 (Arjovsky et al. 2019, section 3.1), of one environment.
+
+    The squared derivative of the mean cross entropy with respect to a number that multiplies all logits, where it is 1.
+    In closed form, of probabilities p and a label's own logit z_y: (mean of sum_k p_k z_k - z_y) squared.
+
+    Args:
+        logits: (B, num_classes); or (B,) of two classes, of which the sigmoid is class 1's probability, as
+            `binary_cross_entropy_with_logits` takes them. Two logits (0, z) are the same as one logit z.
+        labels: (B,) int64; with logits (B,), 0 and 1.
+
+    Returns:
+        A scalar, at least 0; its gradient reaches the logits.
+
+    Raises:
+        ValueError: the shapes do not match, or there are no images.
+    """
+    if logits.ndim not in (1, 2) or labels.shape != logits.shape[:1] or not len(labels):
+        raise ValueError(
+            "logits must be (B, num_classes) or (B,) and labels (B,), B at least 1, but got "
+            f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    if logits.ndim == 1:
+        logits = torch.stack([torch.zeros_like(logits), logits], dim=1)
+    expected = (logits.softmax(dim=1) * logits).sum(dim=1)
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return (expected - own).mean().square()
+
+
 def _mean(losses: Tensor, chosen: Tensor) -> Tensor:
     """The mean of the chosen ones, 0 if there are none; a GPU need not be waited for."""
     return torch.where(chosen, losses, 0).sum() / chosen.sum().clamp(min=1)

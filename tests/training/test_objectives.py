@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from genaug import GenIntLoss, MultiHeadLoss
+from genaug.training.objectives import irm_penalty
 
 LOGITS = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)], [math.log(3.0), 0.0]])
 # of these labels the losses are log 2, log(4/3) and log 4
@@ -112,6 +113,40 @@ def test_gradients_reach_each_head_from_its_own_images_alone() -> None:
     }
 
 
+def test_the_penalty_of_irm_is_the_squared_derivative_in_a_multiplier_of_the_logits() -> None:
+    # of logits (0, log 3) p is (1/4, 3/4): the derivative is 3/4 log 3, less log 3 if that logit is the label's
+    log3 = math.log(3)
+    assert float(irm_penalty(LOGITS[1:2], torch.tensor([1]))) == pytest.approx((0.25 * log3) ** 2)
+    assert float(irm_penalty(LOGITS[1:2], torch.tensor([0]))) == pytest.approx((0.75 * log3) ** 2)
+    # over the batch the derivatives are 0, -1/4 log 3 and 3/4 log 3: their mean is squared, not they
+    assert float(irm_penalty(LOGITS, LABELS)) == pytest.approx((0.5 / 3 * log3) ** 2)
+    many, classes = torch.linspace(-3, 4, 60).view(12, 5), torch.arange(12) % 5
+    multiplier = torch.ones((), requires_grad=True)
+    (slope,) = torch.autograd.grad(F.cross_entropy(multiplier * many, classes), multiplier)
+    assert float(irm_penalty(many, classes)) == pytest.approx(float(slope) ** 2)
+
+
+def test_one_logit_of_two_classes_has_the_penalty_of_binary_cross_entropy() -> None:
+    log3 = math.log(3)
+    assert float(irm_penalty(torch.tensor([log3]), torch.tensor([1]))) == pytest.approx((0.25 * log3) ** 2)
+    one, labels = torch.tensor([0.3, -1.2, 2.0]), torch.tensor([0, 1, 1])
+    multiplier = torch.ones((), requires_grad=True)
+    loss = F.binary_cross_entropy_with_logits(multiplier * one, labels.float())
+    (slope,) = torch.autograd.grad(loss, multiplier)
+    assert float(irm_penalty(one, labels)) == pytest.approx(float(slope) ** 2)
+
+
+def test_the_penalty_of_irm_is_nothing_where_confidence_is_calibrated_and_it_has_a_gradient() -> None:
+    # three of four labels are class 1, of which the logits say so: no multiplier would do better
+    calibrated = LOGITS[1:2].repeat(4, 1)
+    labels = torch.tensor([1, 1, 0, 1])
+    assert float(irm_penalty(calibrated, labels)) == pytest.approx(0, abs=1e-12)
+    confident = (2 * calibrated).requires_grad_()
+    irm_penalty(confident, labels).backward()
+    assert confident.grad is not None
+    assert (confident.grad[:, 1] > 0).all()  # less of it would be better
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -132,6 +167,8 @@ def test_gradients_reach_each_head_from_its_own_images_alone() -> None:
             "weights must have one for each source, 0 to 1, but has 1",
         ),
         (lambda: GenIntLoss()(LOGITS, LABELS[:2]), ValueError, r"but got \(3, 2\), \(2,\) and \(2,\)"),
+        (lambda: irm_penalty(LOGITS, LABELS[:2]), ValueError, r"but got \(3, 2\) and \(2,\)"),
+        (lambda: irm_penalty(LOGITS[:0], LABELS[:0]), ValueError, r"B at least 1, but got \(0, 2\) and \(0,\)"),
         (lambda: MultiHeadLoss()(LOGITS, LABELS), TypeError, r"with an 'ensemble'.* but got Tensor"),
         (lambda: MultiHeadLoss()({"shape": LOGITS}, LABELS), TypeError, "but got a mapping of shape"),
         (
