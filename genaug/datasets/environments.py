@@ -7,6 +7,7 @@ GenInt's released code: each class has a colour of its own in each of two enviro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,14 +20,16 @@ INK = float("nan")  # the channel that shows the digit; any other number is the 
 
 RED_GREEN = torch.tensor([[INK, 0, 0], [0, INK, 0]])
 # The released code writes 1 or 0 into channels of images in [-1, 1]: full and half brightness
-FIRST = torch.tensor(
-    [[1, 1, INK], [INK, 1, 1], [1, INK, 1], [1, INK, INK], [INK, 1, INK], [INK, INK, 1], [0.5, 0.5, INK]]
-    + [[INK, 0.5, 0.5], [0.5, INK, 0.5], [INK, 0.5, INK]]
-)
-SECOND = torch.tensor(
-    [[INK, INK, 0.5], [0.5, INK, INK], [INK, 0.5, INK], [INK, 1, 0.5], [0.5, INK, 1], [1, 0.5, INK], [0.5, 1, INK]]
-    + [[INK, 0.5, 1], [1, INK, 0.5], [INK, 1, INK]]
-)
+# fmt: off
+FIRST = torch.tensor([
+    [1, 1, INK], [INK, 1, 1], [1, INK, 1], [1, INK, INK], [INK, 1, INK],
+    [INK, INK, 1], [0.5, 0.5, INK], [INK, 0.5, 0.5], [0.5, INK, 0.5], [INK, 0.5, INK],
+])
+SECOND = torch.tensor([
+    [INK, INK, 0.5], [0.5, INK, INK], [INK, 0.5, INK], [INK, 1, 0.5], [0.5, INK, 1],
+    [1, 0.5, INK], [0.5, 1, INK], [INK, 0.5, 1], [1, INK, 0.5], [INK, 1, INK],
+])
+# fmt: on
 
 
 class Environment(NamedTuple):
@@ -70,10 +73,8 @@ def two_classes(
         ValueError, TypeError: an argument is out of its range or of another kind.
     """
     check_integer("seed", seed)
-    agreement, label_noise = (
-        check_number("agreement", agreement, high=1),
-        check_number("label_noise", label_noise, high=1),
-    )
+    check_number("agreement", agreement, high=1)
+    check_number("label_noise", label_noise, high=1)
     everyone = torch.arange(len(digits))
     shapes = (digits >= 5).long()
     wrong = uniform(seed, everyone, 1, f"{split}/label")[:, 0] < label_noise
@@ -107,12 +108,32 @@ def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: i
     return Environment(paint(grey, colours), digits, digits, torch.full_like(digits, -1))
 
 
-def nearest_colour(images: Tensor, palette: Tensor) -> Tensor:
-    """The row of a palette (C, 3) that each image (N, 3, H, W) uint8 is likest to be painted in: (N,) int64.
+def colour_agrees(images: Tensor, labels: Tensor, palettes: Sequence[Tensor]) -> Tensor:
+    """Whether each image is painted rather in its label's colour than in another class's.
 
-    Likest by the darkest and the brightest level of each channel: 0 and 1 in one that shows the digit.
+    Colours are told apart by the darkest and the brightest level of each channel: 0 and 1 in one that shows the digit.
+
+    Args:
+        images: (N, 3, H, W) uint8, generated ones too.
+        labels: (N,) int64.
+        palettes: each (C, 3), the classes' colours in an environment.
+
+    Returns:
+        (N,) bool; true as well where a colour of the label and one of another class are as near.
     """
     flat = images.flatten(2).float() / 255
     seen = torch.cat([flat.amin(dim=2), flat.amax(dim=2)], dim=1)
-    expected = torch.cat([palette.nan_to_num(0.0), palette.nan_to_num(1.0)], dim=1)
-    return torch.cdist(seen, expected).argmin(dim=1)
+    distances = [torch.cdist(seen, torch.cat([p.nan_to_num(0.0), p.nan_to_num(1.0)], dim=1)) for p in palettes]
+    nearest = torch.stack(distances).amin(dim=0)
+    return nearest.gather(1, labels[:, None])[:, 0] <= nearest.amin(dim=1)
+
+
+def ink(images: Tensor) -> Tensor:
+    """How far each pixel is from the upper left one, the paper, the farthest being 255: (N, 3, H, W) uint8, grey.
+
+    The shape alone, of images (N, 3, H, W) uint8 in any of the colours above.
+    """
+    levels = images.float()
+    far = (levels - levels[:, :, :1, :1]).abs().amax(dim=1)
+    scaled = 255 * far / far.amax(dim=(1, 2), keepdim=True).clamp(min=1)
+    return scaled.round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
