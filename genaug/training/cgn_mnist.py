@@ -90,16 +90,17 @@ class Discriminator(nn.Module):
 class LinearDiscriminator(nn.Module):
     """Judges each image on its own by four linear layers: the released one for colours."""
 
-    def __init__(self, num_classes: int = 10, width: int = 512) -> None:
+    def __init__(self, num_classes: int = 10, width: int = 512, *, image_size: int = 32) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, num_classes)
-        layers: list[nn.Module] = [nn.Linear(3 * 32 * 32 + num_classes, width), nn.LeakyReLU(0.2)]
+        pixels = image_size * image_size
+        layers: list[nn.Module] = [nn.Linear(3 * pixels + num_classes, width), nn.LeakyReLU(0.2)]
         for _ in range(2):
             layers += [nn.Linear(width, width), nn.Dropout(0.4), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (B,) of images (B, 3, 32, 32) and labels (B,)."""
+        """Judgements (B,) of images (B, 3, H, W) and labels (B,)."""
         return self.layers(torch.cat([images.flatten(1), self.embedding(labels)], dim=1))[:, 0]
 
 

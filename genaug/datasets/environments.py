@@ -1,0 +1,139 @@
+"""Digits in environments: colours that tell the label in training, each environment in its own way, and not in a test.
+
+Two kinds. Two classes, 0 to 4 against 5 to 9, in red or green (Colored MNIST of Arjovsky et al. 2019, section 5.2): a
+quarter of the labels are wrong, and the colour follows the label more often than the shape does. And the ten classes of
+GenInt's released code: each class has a colour of its own in each of two environments, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genaug.arguments import check_integer, check_number
+from genaug.interventions.sampling import integers, uniform
+
+INK = float("nan")  # the channel that shows the digit; any other number is the channel's level, in [0, 1], all over
+
+RED_GREEN = torch.tensor([[INK, 0, 0], [0, INK, 0]])
+# The released code writes 1 or 0 into channels of images in [-1, 1]: full and half brightness
+# fmt: off
+FIRST = torch.tensor([
+    [1, 1, INK], [INK, 1, 1], [1, INK, 1], [1, INK, INK], [INK, 1, INK],
+    [INK, INK, 1], [0.5, 0.5, INK], [INK, 0.5, 0.5], [0.5, INK, 0.5], [INK, 0.5, INK],
+])
+SECOND = torch.tensor([
+    [INK, INK, 0.5], [0.5, INK, INK], [INK, 0.5, INK], [INK, 1, 0.5], [0.5, INK, 1],
+    [1, 0.5, INK], [0.5, 1, INK], [INK, 0.5, 1], [1, INK, 0.5], [INK, 1, INK],
+])
+# fmt: on
+
+
+class Environment(NamedTuple):
+    """Coloured digits of one environment.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64, what a classifier is told.
+        shapes: (N,) int64, the class of the digit's shape; another than the label where that is wrong.
+        colours: (N,) int64, the class that the colour speaks for; -1 where it is nobody's.
+    """
+
+    images: Tensor
+    labels: Tensor
+    shapes: Tensor
+    colours: Tensor
+
+
+def paint(grey: Tensor, colours: Tensor) -> Tensor:
+    """Grey digits (N, H, W) uint8 in colours (N, 3), `INK` or a level in [0, 1] a channel: (N, 3, H, W) uint8."""
+    levels = (255 * colours).nan_to_num().round().to(torch.uint8)
+    return torch.where(colours.isnan()[:, :, None, None], grey[:, None], levels[:, :, None, None])
+
+
+def two_classes(
+    grey: Tensor, digits: Tensor, *, agreement: float, label_noise: float = 0.25, seed: int = 0, split: str = "train"
+) -> Environment:
+    """Digits 0 to 4 against 5 to 9, red for label 0 and green for label 1, or the other way round.
+
+    Sample i is a function of (seed, split, i).
+
+    Args:
+        grey: (N, H, W) uint8.
+        digits: (N,) int64, 0 to 9.
+        agreement: how often the colour is the label's, in [0, 1].
+        label_noise: how often the label is not the shape's, in [0, 1].
+        seed: of both draws.
+        split: names the draws: other digits get others.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range or of another kind.
+    """
+    check_integer("seed", seed)
+    check_number("agreement", agreement, high=1)
+    check_number("label_noise", label_noise, high=1)
+    everyone = torch.arange(len(digits))
+    shapes = (digits >= 5).long()
+    wrong = uniform(seed, everyone, 1, f"{split}/label")[:, 0] < label_noise
+    labels = shapes ^ wrong
+    colours = labels ^ (uniform(seed, everyone, 1, f"{split}/colour")[:, 0] >= agreement)
+    return Environment(paint(grey, RED_GREEN[colours]), labels, shapes, colours)
+
+
+def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: int = 0) -> Environment:
+    """Ten digits, each in its class's colour, or in random ones.
+
+    Args:
+        grey: (N, H, W) uint8.
+        digits: (N,) int64, 0 to 9.
+        palette: (10, 3), `FIRST` or `SECOND`; None for colours that say nothing: two channels, drawn with replacement,
+            are bright or half bright all over. The released code draws them for each batch, here for each image.
+        seed: of the random colours; sample i is a function of (seed, i).
+
+    Raises:
+        TypeError: the seed is no integer.
+    """
+    check_integer("seed", seed)
+    if palette is not None:
+        return Environment(paint(grey, palette[digits]), digits, digits, digits)
+    everyone = torch.arange(len(digits))
+    colours = torch.full((len(digits), 3), INK)
+    for draw in ("first", "second"):
+        channel = integers(seed, everyone, 3, f"test/{draw}/channel")
+        level = torch.where(uniform(seed, everyone, 1, f"test/{draw}/level")[:, 0] < 0.5, 0.5, 1.0)
+        colours[everyone, channel] = level
+    return Environment(paint(grey, colours), digits, digits, torch.full_like(digits, -1))
+
+
+def colour_agrees(images: Tensor, labels: Tensor, palettes: Sequence[Tensor]) -> Tensor:
+    """Whether each image is painted rather in its label's colour than in another class's.
+
+    Colours are told apart by the darkest and the brightest level of each channel: 0 and 1 in one that shows the digit.
+
+    Args:
+        images: (N, 3, H, W) uint8, generated ones too.
+        labels: (N,) int64.
+        palettes: each (C, 3), the classes' colours in an environment.
+
+    Returns:
+        (N,) bool; true as well where a colour of the label and one of another class are as near.
+    """
+    flat = images.flatten(2).float() / 255
+    seen = torch.cat([flat.amin(dim=2), flat.amax(dim=2)], dim=1)
+    distances = [torch.cdist(seen, torch.cat([p.nan_to_num(0.0), p.nan_to_num(1.0)], dim=1)) for p in palettes]
+    nearest = torch.stack(distances).amin(dim=0)
+    return nearest.gather(1, labels[:, None])[:, 0] <= nearest.amin(dim=1)
+
+
+def ink(images: Tensor) -> Tensor:
+    """How far each pixel is from the upper left one, the paper, the farthest being 255: (N, 3, H, W) uint8, grey.
+
+    The shape alone, of images (N, 3, H, W) uint8 in any of the colours above.
+    """
+    levels = images.float()
+    far = (levels - levels[:, :, :1, :1]).abs().amax(dim=1)
+    scaled = 255 * far / far.amax(dim=(1, 2), keepdim=True).clamp(min=1)
+    return scaled.round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
