@@ -40,6 +40,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.evaluation.accuracy import accuracy, batches
 from genaug.files import writable_folder
+from genaug.models.mnist_cnn import NormalisedMnistCNN
 from genaug.progress import progress
 from genaug.records import circumstances, foreign, read_results, write_results
 from genaug.training import plain_gan
@@ -62,7 +64,7 @@ from genaug.training.digit_classifier import fit_classifier, fit_normalised, shu
 GENERATED = ("cgn", "mixed", "best")  # rows that need the CGN's weights
 ROWS = ("original", "gan", "irm-2", "irm-5", "lntl", "cgn", "mixed", "best", "best-original")
 COUNTERFACTUALS_PER_NOISE = 10
-BEST_IMAGES = {"colored": 300_000, "double-colored": 300_000, "wildlife": 1_000_000}
+BEST_IMAGES = {"colored": 300_000, "double-colored": 300_000, "wildlife": 700_000}
 BEST_POOL, BEST_JITTER = 30_000, 1.0
 BATCH = 64
 WHAT = "this recipe"
@@ -263,10 +265,10 @@ def _fit(
         steps, epochs = BEST_IMAGES[variant] // BATCH, -(-BEST_IMAGES[variant] // len(original[1]))
         order = shuffled(len(original[1]), BATCH, epochs, seed=seed, device=torch.device("cpu"))
         again = ((original[0][batch], original[1][batch]) for batch in itertools.islice(order, steps))
-        return fit_normalised(again, steps, **options), *original
+        return fit_normalised(again, steps, network=_best_network(variant), **options), *original
     if row == "best":
         assert counterfactuals is not None
-        return _fit_best(counterfactuals, options)
+        return _fit_best(variant, counterfactuals, options)
     train = original
     if row == "gan":
         generator = plain_gan.train(*original, **options)
@@ -279,10 +281,16 @@ def _fit(
     return fit_classifier(*train, **options), *train
 
 
-def _fit_best(counterfactuals: CounterfactualDataset, options: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
+def _best_network(variant: str) -> partial[NormalisedMnistCNN]:
+    return partial(NormalisedMnistCNN, contrast=variant != "wildlife")
+
+
+def _fit_best(
+    variant: str, counterfactuals: CounterfactualDataset, options: dict[str, Any]
+) -> tuple[Any, Tensor, Tensor]:
     indices = torch.arange(len(counterfactuals)).split(BATCH)
     fresh = ((counterfactuals.images(batch), counterfactuals.labels(batch)["shape"]) for batch in indices)
-    model = fit_normalised(fresh, len(indices), **options)
+    model = fit_normalised(fresh, len(indices), network=_best_network(variant), **options)
     first = torch.arange(min(10_000, len(counterfactuals)))
     return model, counterfactuals.images(first).cpu(), counterfactuals.labels(first)["shape"].cpu()
 

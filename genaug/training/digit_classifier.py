@@ -127,17 +127,19 @@ def fit_normalised(
     steps: int,
     *,
     seed: int,
+    network: Callable[[], nn.Module] = NormalisedMnistCNN,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     description: str = "classifier",
 ) -> nn.Module:
-    """Trains `NormalisedMnistCNN` on batches that are made when they are asked for: cross entropy, Adam, half a cosine.
+    """Trains a classifier on batches that are made when they are asked for: cross entropy, Adam, half a cosine.
 
     Args:
         batches: images (B, 3, 32, 32) uint8 and labels (B,) int64, such as a `CounterfactualDataset`'s;
             `steps` of them.
         steps: how many; the learning rate goes from 2e-3 to zero over them.
         seed: of the initial weights.
+        network: makes the untrained classifier; one with batch norm, or the learning rate is too high.
         device: where to train; the CPU by default.
         dtype: torch.float32, or torch.bfloat16 for autocast.
         description: what the progress bar says.
@@ -150,7 +152,7 @@ def fit_normalised(
     """
     check_training(steps, 1, dtype)
     device = torch.device(device or "cpu")
-    model = initialised(NormalisedMnistCNN, seed, device)
+    model = initialised(network, seed, device)
     optimizer = torch.optim.Adam(model.parameters(), ADAM)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for images, labels in progress(batches, total=steps, description=description, unit="step"):
