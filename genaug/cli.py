@@ -681,6 +681,7 @@ def reproduce_cgn_figure6(
         "runs/cgn-figure6"
     ),
     device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
     download: Download = False,
 ) -> None:
     """CGN, Figure 6: the latent space of a beta-VAE on colored MNIST, and how far it mixes colour and shape."""
@@ -688,7 +689,7 @@ def reproduce_cgn_figure6(
     _need_mnist(root, download)
     from genaug.recipes import cgn_figure6
 
-    cgn_figure6.run(out, root=root, seeds=chosen, download=download, device=device)
+    cgn_figure6.run(out, root=root, seeds=chosen, download=download, device=device, dtype=dtype.of_torch())
 
 
 @reproduce.command(

@@ -56,6 +56,7 @@ def run(
     seeds: Sequence[int] = (0,),
     download: bool = False,
     device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
     """Trains and measures the two VAEs of each seed, and writes `out`/results.json and, of the first seed, a picture.
 
@@ -67,6 +68,7 @@ def run(
         seeds: one run each: of the VAE's initial weights, order and noise.
         download: fetch MNIST into `root` if it is not there.
         device: where to train; the CPU by default.
+        dtype: the VAE's arithmetic in training, torch.float32 or torch.bfloat16.
 
     Returns:
         What results.json holds: "settings"; "runs", one a training and seed, with the bits of each axis about each
@@ -81,7 +83,7 @@ def run(
         raise ValueError("seeds must name at least one seed, got none")
     seeds = sorted({check_integer("seeds", seed, 0) for seed in seeds})
     device = check_device("device", device)
-    settings = {"beta": BETA, "steps": STEPS, "bins": BINS}
+    settings = {"beta": BETA, "steps": STEPS, "bins": BINS, "dtype": str(dtype).removeprefix("torch.")}
     file = Path(out) / "results.json"
     runs = _finished(file, settings)
     data = {
@@ -95,7 +97,8 @@ def run(
             if (training, seed) in runs:
                 continue
             start = time.perf_counter()
-            model = fit_beta_vae(data["train", training].images(), seed=seed, beta=BETA, steps=STEPS, device=device)
+            images = data["train", training].images()
+            model = fit_beta_vae(images, seed=seed, beta=BETA, steps=STEPS, device=device, dtype=dtype)
             torch.save(model.state_dict(), folder / f"{training}-{seed}.pt")
             runs[training, seed] = {
                 "bits": {
