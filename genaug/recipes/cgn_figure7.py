@@ -17,6 +17,8 @@ where factors are random. Two departures keep the cost in bounds:
 
 At one number of images, points of other numbers a noise have the same textures and backgrounds; more images are those
 that fewer are, and others.
+
+Ours, with seeds, hardware and time: benchmarks/results/cgn-figure7 and docs/gallery.md.
 """
 
 from __future__ import annotations
