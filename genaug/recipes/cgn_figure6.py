@@ -210,14 +210,12 @@ def draw(model: BetaVAE, tests: dict[str, Any], bits: dict[str, Any], path: Path
             for where, shape, ink in zip(encode(model, images).tolist(), shapes.tolist(), inks.tolist(), strict=True):
                 if max(map(abs, where)) < reach - 0.06:
                     axes.text(*where, str(shape), color=ink, size=8, ha="center", va="center", weight="bold")
-            if test == "biased":
-                words = [f"{axis}: {bits[axis]['shape']:.2f} bits of the class, which is the colour" for axis in AXES]
-            else:
-                words = [
-                    f"{axis}: shape {bits[axis]['shape']:.2f}, colour {bits[axis]['colour']:.2f} bits" for axis in AXES
-                ]
-            for line, text in enumerate(words):
-                plotting.write(figure, x, top + side + 66 + 20 * line, text, color=plotting.FAINT, size=10)
+            for line, (axis, of) in enumerate(bits[test].items()):
+                words = f"{of['shape']:.2f} bits of the class, which is the colour"
+                if test == "random":
+                    words = f"{of['shape']:.2f} bits of the shape, {of['colour']:.2f} of the colour"
+                y = top + side + 66 + 20 * line
+                plotting.write(figure, x, y, f"{axis}: {words}", color=plotting.FAINT, size=10)
         plotting.save(figure, path)
 
 
