@@ -36,6 +36,7 @@ COMMANDS = [
     "reproduce",
     "reproduce list",
     "reproduce cgn-table2",
+    "reproduce genint-colored-mnist",
     *(f"reproduce {name}" for name, recipe in RECIPES.items() if recipe.twin),
     "assets",
     "assets list",
@@ -269,6 +270,7 @@ def test_train_and_reproduce_hand_on_every_option(
         "genaug.training.cgn_mnist.train",
         "genaug.training.cgan_digits.train",
         "genaug.recipes.cgn_table2.run",
+        "genaug.recipes.genint_colored_mnist.run",
         "genaug.recipes.demo.run",
     ):
         monkeypatch.setattr(function, lambda *args, **options: calls.append((args, options)))
@@ -279,6 +281,9 @@ def test_train_and_reproduce_hand_on_every_option(
         "train cgan-digits --out run --seed 3 --steps 9 --device cuda",
         "reproduce cgn-table2 --rows cgn --variant colored --variant wildlife --root r --textures t --seeds 4,5 "
         "--num 10 --checkpoint c --pool 7 --out o --device cuda --dtype bfloat16 --download",
+        "reproduce genint-colored-mnist --variant two-class --rows real,vae --digits sklearn --root r --seeds 4,5 "
+        "--out o --download",
+        "reproduce genint-colored-mnist --root r --download",
         "demo --out d --seed 2 --digits sklearn --root r",
     ):
         assert run(capsys, *line.split())[0] == 0
@@ -304,6 +309,21 @@ def test_train_and_reproduce_hand_on_every_option(
                 "checkpoint": "c",
                 "pool": 7,
             },
+        ),
+        (
+            (Path("o"),),
+            {
+                "variants": ("two-class",),
+                "rows": ("real", "vae"),
+                "root": Path("r"),
+                "digits": "sklearn",
+                "seeds": (4, 5),
+                "download": True,
+            },
+        ),
+        (
+            (Path("runs/genint-colored-mnist"),),
+            {"root": Path("r"), "digits": "mnist", "seeds": (0,), "download": True},
         ),
         ((Path("d"),), {"seed": 2, "digits": "sklearn", "root": Path("r")}),
     ]
