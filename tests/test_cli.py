@@ -36,6 +36,10 @@ COMMANDS = [
     "reproduce",
     "reproduce list",
     "reproduce cgn-table2",
+    "reproduce cgn-table5",
+    "reproduce cgn-figure6",
+    "reproduce cgn-figure7",
+    "reproduce genint-colored-mnist",
     *(f"reproduce {name}" for name, recipe in RECIPES.items() if recipe.twin),
     "assets",
     "assets list",
@@ -135,6 +139,11 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("train cgn-mnist --variant colored --out run", "no MNIST in 'data': pass --root DIR"),
         ("train cgn-mnist --variant colored --out run --root x", "no MNIST in 'x': pass --root DIR"),
         ("reproduce cgn-table2", "MNIST/raw, or --download to fetch it there\n"),
+        ("reproduce cgn-table5", "MNIST/raw, or --download to fetch it there\n"),
+        ("reproduce cgn-figure6", "MNIST/raw, or --download to fetch it there\n"),
+        ("reproduce cgn-figure7", "MNIST/raw, or --download to fetch it there\n"),
+        ("reproduce cgn-figure7 --variants colred", "did you mean 'colored'"),
+        ("reproduce cgn-figure7 --num 1e5", "--num takes integers with commas between, got '1e5'"),
         ("reproduce cgn-table2 --seeds 0,one", "--seeds takes integers with commas between, got 'one'"),
         ("train cgn-mnist --variant colred --out run", "'colred'"),
         ("evaluate resnet50 --suite shape-bias --out results", "Missing option '--data'"),
@@ -269,6 +278,10 @@ def test_train_and_reproduce_hand_on_every_option(
         "genaug.training.cgn_mnist.train",
         "genaug.training.cgan_digits.train",
         "genaug.recipes.cgn_table2.run",
+        "genaug.recipes.cgn_table5.run",
+        "genaug.recipes.cgn_figure6.run",
+        "genaug.recipes.cgn_figure7.run",
+        "genaug.recipes.genint_colored_mnist.run",
         "genaug.recipes.demo.run",
     ):
         monkeypatch.setattr(function, lambda *args, **options: calls.append((args, options)))
@@ -279,6 +292,13 @@ def test_train_and_reproduce_hand_on_every_option(
         "train cgan-digits --out run --seed 3 --steps 9 --device cuda",
         "reproduce cgn-table2 --rows cgn --variant colored --variant wildlife --root r --textures t --seeds 4,5 "
         "--num 10 --checkpoint c --pool 7 --out o --device cuda --dtype bfloat16 --download",
+        "reproduce cgn-table5 --root r --seeds 4,5 --num 10 --out o --device cuda --dtype bfloat16 --download",
+        "reproduce cgn-figure6 --root r --seeds 4,5 --out o --device cuda --dtype bfloat16 --download",
+        "reproduce cgn-figure7 --variants colored,wildlife --num 10,20 --per-noise 1,2 --root r --textures t "
+        "--seeds 4,5 --epochs 3 --out o --device cuda --dtype bfloat16 --download",
+        "reproduce genint-colored-mnist --variant two-class --rows real,vae --digits sklearn --root r --seeds 4,5 "
+        "--out o --download",
+        "reproduce genint-colored-mnist --root r --download",
         "demo --out d --seed 2 --digits sklearn --root r",
     ):
         assert run(capsys, *line.split())[0] == 0
@@ -290,6 +310,7 @@ def test_train_and_reproduce_hand_on_every_option(
         "dtype": torch.bfloat16,
         "download": True,
     }
+    seeded = {**{name: value for name, value in shared.items() if name != "textures"}, "seeds": (4, 5)}
     assert calls == [
         (("wildlife", Path("run")), {**shared, "seed": 3, "steps": 9}),
         ((Path("run"),), {"seed": 3, "steps": 9, "device": "cuda"}),
@@ -304,6 +325,34 @@ def test_train_and_reproduce_hand_on_every_option(
                 "checkpoint": "c",
                 "pool": 7,
             },
+        ),
+        ((Path("o"),), {**seeded, "num_counterfactuals": 10}),
+        ((Path("o"),), seeded),
+        (
+            (Path("o"),),
+            {
+                **shared,
+                "variants": ("colored", "wildlife"),
+                "numbers": (10, 20),
+                "per_noise": (1, 2),
+                "seeds": (4, 5),
+                "epochs": 3,
+            },
+        ),
+        (
+            (Path("o"),),
+            {
+                "variants": ("two-class",),
+                "rows": ("real", "vae"),
+                "root": Path("r"),
+                "digits": "sklearn",
+                "seeds": (4, 5),
+                "download": True,
+            },
+        ),
+        (
+            (Path("runs/genint-colored-mnist"),),
+            {"root": Path("r"), "digits": "mnist", "seeds": (0,), "download": True},
         ),
         ((Path("d"),), {"seed": 2, "digits": "sklearn", "root": Path("r")}),
     ]

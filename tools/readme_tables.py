@@ -134,6 +134,77 @@ def twins() -> str:
     return "\n".join([*lines, "", note])
 
 
+def _content(name: str) -> dict | None:
+    file = RESULTS / name / "results.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _where(runs: list[dict]) -> str:
+    """Seeds, hardware and times of runs."""
+    seeds = sorted({run["seed"] for run in runs})
+    places = dict.fromkeys(
+        f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs
+    )
+    seconds = [run["seconds"] for run in runs]
+    return (
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {'; '.join(places)}; {min(seconds):.0f} to "
+        f"{max(seconds):.0f} seconds each, other work running"
+    )
+
+
+def figure7() -> str:
+    results = _content("cgn-figure7")
+    if results is None:
+        return "Not run."
+    numbers = sorted({run["counterfactuals"] for run in results["runs"]})
+    heads = " | ".join(f"{number:,}" for number in numbers)
+    lines = [f"| test accuracy, % | a noise | {heads} |", "|---|---|" + "---|" * len(numbers)]
+    for variant, ratios in results["summary"].items():
+        for place, (ratio, at) in enumerate(ratios.items()):
+            cells = [f"{100 * at[str(n)]['mean']:.1f}" if str(n) in at else "not run" for n in numbers]
+            lines.append(f"| {variant if place == 0 else ''} | {ratio} | {' | '.join(cells)} |")
+    settings = results["settings"]
+    note = f"{settings['dtype']}, {_where(results['runs'])}."
+    beside = []
+    for variant in results["summary"]:
+        found = _content(f"cgn-table2/embedded-{variant}")
+        if found is not None:
+            beside.append(f"{100 * found['summary']['cgn'][variant]['test']['mean']:.1f} ({variant})")
+    note += f" Table 2's own point, 100,000 seen ten times, ten a noise: {', '.join(beside)}."
+    return "\n".join([*lines, "", note])
+
+
+def figure6() -> str:
+    results = _content("cgn-figure6")
+    if results is None:
+        return "Not run."
+    lines = ["| trained on colours | | shape, bits | colour, bits | mixed |", "|---|---|---|---|---|"]
+    for training, found in results["summary"].items():
+        for place, (axis, bits) in enumerate(found["random"].items()):
+            cells = " | ".join(f"{bits[figure]:.2f}" for figure in ("shape", "colour", "mixed"))
+            lines.append(f"| {training if place == 0 else ''} | {axis} | {cells} |")
+    tests = results["runs"][0]["test_images"]
+    note = f"Of 3.32 bits, {tests:,} test digits in random colours; {results['settings']['dtype']}, "
+    return "\n".join([*lines, "", note + _where(results["runs"]) + "."])
+
+
+def table5() -> str:
+    results = _content("cgn-table5")
+    if results is None:
+        return "Not run."
+    runs = results["runs"]
+    environments = list(runs[0]["chance"])
+    heads = " | ".join(environments)
+    lines = [f"| accuracy, % | {heads} | range, points | random colours |", "|---|" + "---|" * (len(environments) + 2)]
+    for signal in runs[0]["accuracies"]:
+        values = [statistics.mean(run["accuracies"][signal][name] for run in runs) for name in environments]
+        values += [statistics.mean(run[column][signal] for run in runs) for column in ("ranges", "random")]
+        lines.append(f"| {signal} | {' | '.join(f'{value:.1f}' for value in values)} |")
+    verdicts = "; ".join(dict.fromkeys(", ".join(run["stable"]) or "none" for run in runs))
+    note = f"Stable within {runs[0]['tolerance']:g} points: {verdicts}. {results['settings']['dtype']}, {_where(runs)}."
+    return "\n".join([*lines, "", note])
+
+
 def rendering() -> str:
     """Hours and room for two sizes of set, from the rates of benchmarks/render.py and benchmarks/biggan.py."""
     rows: list[tuple[str, float, float]] = []
@@ -185,6 +256,26 @@ def measured() -> str:
         parts.append(f"{row} {' / '.join(cells)} (n={min(t['n'] for t in tests)})")
     found["cgn-table2"] = {"full": "; ".join(parts)}
     found["cgn-figure3"] = {"full": "the sheet that the command draws"}
+    if results := _content("cgn-table5"):
+        run = results["runs"][0]
+        ranges = ", ".join(f"{signal} {size:.1f}" for signal, size in run["ranges"].items())
+        stable = ", ".join(run["stable"]) or "none"
+        found["cgn-table5"] = {
+            "full": f"range of accuracies, points: {ranges}; stable: {stable} (n={len(results['runs'])})"
+        }
+    if results := _content("cgn-figure6"):
+        bits = results["summary"]["biased"]["random"]
+        parts = [f"{axis} {bits[axis]['shape']:.2f} / {bits[axis]['colour']:.2f}" for axis in ("axis 1", "axis 2")]
+        found["cgn-figure6"] = {
+            "full": f"bits of shape / colour: {', '.join(parts)} (n={results['summary']['biased']['n']})"
+        }
+    if results := _content("cgn-figure7"):
+        parts = []
+        for variant, ratios in results["summary"].items():
+            points = [f"{int(n):,}: {100 * at['mean']:.1f}" for n, at in ratios["10"].items()]
+            parts.append(f"{variant} {', '.join(points)}")
+        counts = min(at["n"] for ratios in results["summary"].values() for at in ratios["10"].values())
+        found["cgn-figure7"] = {"full": f"ten a noise, test accuracy in percent: {'; '.join(parts)} (n={counts})"}
     for name, results in _twins().items():
         effects = [f"{effect['what']}: {_here(effect)}, {effect['verdict']}" for effect in results["effects"]]
         found[name] = {"twin": f"{'; '.join(effects)} (n={len(results['runs'])})"}
@@ -219,9 +310,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     readme, page, rendered = ROOT / "README.md", ROOT / "docs" / "reproduce.md", ROOT / "docs" / "rendering.md"
+    gallery = ROOT / "docs" / "gallery.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2=table2(), speed=speed()),
         page: written(page.read_text(), twins=twins()),
+        gallery: written(gallery.read_text(), figure6=figure6(), figure7=figure7(), table5=table5()),
         rendered: written(rendered.read_text(), rendering=rendering()),
         ROOT / "genaug" / "recipes" / "measured.json": measured(),
     }

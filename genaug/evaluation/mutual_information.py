@@ -58,12 +58,6 @@ def mutual_information(
     return found - sum(shuffled) / permutations
 
 
-def entropy(classes: Tensor) -> float:
-    """Entropy in bits of classes (N,), by their frequencies."""
-    shares = classes.bincount().double() / len(classes)
-    return -float((shares * shares.clamp(min=1e-300).log2()).sum())
-
-
 def _information(cells: Tensor, classes: Tensor) -> float:
     """In bits, by counting pairs."""
     kinds = int(classes.max()) + 1

@@ -92,7 +92,7 @@ class StableSignal(Result):
         """Draws a table of models and environments, the darker the more often right."""
         names = list(self.chance)
         columns = [*names, "range"]
-        wide = max(84, *(text_width(name, 11) + 20 for name in names))
+        wide = max(96, *(text_width(name, 11) + 20 for name in names))
         left = 44 + max(text_width(model, 11, weight="bold") for model in self.accuracies)
         high, top = 44, 118
         width = max(left + wide * len(columns) + 24, 48 + text_width(self._verdict(), 10, weight="bold"))

@@ -159,6 +159,14 @@ RECIPES = {
         needs="BigGAN-deep's weights and ImageNet's validation images; the twin nothing",
         cost=_TWIN_COST,
     ),
+    "genint-colored-mnist": Recipe(
+        what="GenInt's coloured digits, the released code's motivating example: accuracy in percent, in colours as in "
+        "training / random, by training set",
+        paper="no figures in the paper's text",
+        command="genaug reproduce genint-colored-mnist --root DIR",
+        needs="MNIST (--download fetches it), or --digits sklearn",
+        cost="COST",
+    ),
     "genint-figure1": Recipe(
         what="GenInt, Figure 1: what a classifier of ImageNet takes objects in odd places for",
         paper="pictures with wrong answers",

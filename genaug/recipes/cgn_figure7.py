@@ -17,6 +17,8 @@ where factors are random. Two departures keep the cost in bounds:
 
 At one number of images, points of other numbers a noise have the same textures and backgrounds; more images are those
 that fewer are, and others.
+
+Ours, with seeds, hardware and time: benchmarks/results/cgn-figure7 and docs/gallery.md.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genaug.arguments import check_choice, check_device, check_integer
 from genaug.assets import asset_path
@@ -166,7 +168,7 @@ def run(
 
 
 @torch.no_grad()
-def make_surfaces(generator: nn.Module, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def make_surfaces(generator: Any, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The pool of textures and of backgrounds, each (10,000, 3, 32, 32) uint8, of random noises and classes."""
     one = _drawn(generator, seed, torch.zeros(1, dtype=torch.int64, device=device), "shape")
     parts = []
@@ -180,7 +182,7 @@ def make_surfaces(generator: nn.Module, seed: int, device: torch.device) -> tupl
 
 @torch.no_grad()
 def counterfactuals(
-    generator: nn.Module, surfaces: tuple[Tensor, Tensor], number: int, per_noise: int, seed: int
+    generator: Any, surfaces: tuple[Tensor, Tensor], number: int, per_noise: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Images (number, 3, 32, 32) uint8, of which `per_noise` each share a shape, and the shapes' classes."""
     device = surfaces[0].device

@@ -1,8 +1,8 @@
 """What CGN's Table 2 compares with (section 4.3, appendix C.4): invariant risk minimisation and learning not to learn.
 
 Both train the same classifier as the other rows, by the same optimiser (`digit_classifier.descend`), for five epochs
-where the others take ten. What CGN's paper leaves open is a published default, said where it stands; none was chosen by
-accuracy on test digits.
+where the others take ten. What CGN's paper leaves open is of the methods' released code, or was chosen on held-out
+training digits, as is said where it stands; nothing was chosen by accuracy on test digits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from genaug.training.objectives import irm_penalty
 ENVIRONMENTS = {2: (0.9, 1.0), 5: (0.9, 0.925, 0.95, 0.975, 1.0)}
 
 EPOCHS = 5
-IRM_WEIGHT = 100.0  # of the penalty at the end: DomainBed's default; the paper only says that it rises linearly from 0
+IRM_WEIGHT = 10.0  # of the penalty at the end: see `fit_irm`
 # Kim et al.'s released code: weight of the term of mutual information, scale of the reversed gradient, and how many
 # levels of brightness the predictor of colour tells apart in each channel
 LNTL_ENTROPY, LNTL_REVERSAL, LEVELS = 0.01, 0.1, 8
@@ -86,7 +86,9 @@ def fit_irm(
 
     Every step takes as many images of each environment. The penalty's weight rises linearly from 0 to `weight`, and the
     loss is divided by it where it is above 1, as Arjovsky et al. do. CGN's paper names no weight, and Arjovsky et al.
-    chose theirs by test accuracy too: 100 is DomainBed's default (Gulrajani and Lopez-Paz 2021).
+    chose theirs by test accuracy too. 10 is the largest of 1, 10 and 100 with which training came about: trained on
+    5,000 double-coloured digits in each of the two environments, it is right on 89.0 and 100% of 1,000 held-out digits
+    of each, with 1 on 89.4 and 100%, and with 100, DomainBed's default, on 8.7 and 11.8% (seed 0).
 
     Args:
         environments: images (n, 3, 32, 32) uint8 and labels (n,) int64 of each, as the function of that name gives

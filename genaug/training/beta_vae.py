@@ -66,8 +66,9 @@ class BetaVAE(nn.Module):
             beta: at 1 a plain VAE.
         """
         mean, log_variance = self.encode(images)
-        logits = self.decoder(mean + (log_variance / 2).exp() * noise)
+        logits = self.decoder(mean + (log_variance / 2).exp() * noise).float()  # sums are not for bfloat16
         missed = F.binary_cross_entropy_with_logits(logits, (images + 1) / 2, reduction="sum")
+        mean, log_variance = mean.float(), log_variance.float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
         return (missed + beta * divergence) / len(images)
 
@@ -80,6 +81,7 @@ def fit_beta_vae(
     latent: int = 2,
     steps: int = 2_000,
     device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> BetaVAE:
     """Trains a beta-VAE with Adam on batches of 128. Labels have no part in it.
 
@@ -92,9 +94,10 @@ def fit_beta_vae(
         latent: dimensions of the latent.
         steps: batches.
         device: where to train; the CPU by default. All images move there.
+        dtype: torch.float32, or torch.bfloat16 for autocast.
 
     Returns:
-        The VAE on `device`, in evaluation mode.
+        The VAE on `device`, in evaluation mode, with float32 weights.
 
     Raises:
         TypeError: images are not uint8, or a number is of another kind.
@@ -107,6 +110,8 @@ def fit_beta_vae(
     check_integer("latent", latent, 1)
     check_integer("steps", steps, 1)
     beta = check_number("beta", beta)
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, but got {dtype}")
     device = check_device("device", device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -119,7 +124,8 @@ def fit_beta_vae(
     for _ in progress(range(steps), description="beta-VAE", unit="step"):
         picked = torch.randint(len(images), (BATCH_SIZE,), generator=draw).to(device)
         noise = torch.randn(BATCH_SIZE, latent, generator=draw).to(device)
-        loss = model.loss(from_uint8(images[picked]), noise, beta)
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = model.loss(from_uint8(images[picked]), noise, beta)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -60,6 +60,28 @@ def test_each_image_is_seen_once_an_epoch_in_the_asked_batches(monkeypatch: pyte
     assert first != second
 
 
+def test_steps_are_epochs_cut_where_they_end() -> None:
+    images, labels = bars(25, 0)
+    epochs = fit_classifier(images, labels, seed=0, epochs=10, batch_size=10).state_dict()
+    steps = fit_classifier(images, labels, seed=0, steps=30, batch_size=10).state_dict()
+    assert all(torch.equal(epochs[name], steps[name]) for name in epochs)
+
+
+@pytest.mark.parametrize(("steps", "drops"), [(4, [0, 2, 5, 7]), (20, [step // 2 for step in range(20)])])
+def test_the_rate_falls_ten_times_whatever_the_steps(
+    monkeypatch: pytest.MonkeyPatch, steps: int, drops: list[int]
+) -> None:
+    rates = []
+
+    class Noting(torch.optim.Adadelta):
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            rates.append(self.param_groups[0]["lr"])
+
+    monkeypatch.setattr(torch.optim, "Adadelta", Noting)
+    fit_classifier(*bars(10, 0), seed=0, steps=steps, batch_size=5)
+    assert rates == pytest.approx([0.7**drop for drop in drops])
+
+
 def test_bfloat16_keeps_float32_weights() -> None:
     model = fit_classifier(*bars(64, 0), seed=0, epochs=1, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -78,6 +100,7 @@ def test_bfloat16_keeps_float32_weights() -> None:
             "at least one image",
         ),
         ({"epochs": 0}, ValueError, "epochs and batch_size must be at least 1, got 0"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"dtype": torch.float16}, ValueError, "dtype must be"),
     ],
 )
