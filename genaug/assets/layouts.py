@@ -143,28 +143,37 @@ def _biggan_deep(config: Mapping[str, Any]) -> Shapes:
     return shapes | _normalised("generator.conv_to_rgb", (width, width, 3, 3))
 
 
-def _u2net(_: Mapping[str, Any]) -> Shapes:
-    """U2-Net, table of its paper's figure 5: six nested encoders, five nested decoders, six side outputs and one."""
+# U2-Net's stages, figure 5 of its paper: depth, channels in, in between and out, at the published width of 64
+U2NET_STAGES = (
+    ("stage1", 7, 3, 32, 64),
+    ("stage2", 6, 64, 32, 128),
+    ("stage3", 5, 128, 64, 256),
+    ("stage4", 4, 256, 128, 512),
+    ("stage5", 4, 512, 256, 512),
+    ("stage6", 4, 512, 256, 512),
+    ("stage5d", 4, 1024, 256, 512),
+    ("stage4d", 4, 1024, 128, 256),
+    ("stage3d", 5, 512, 64, 128),
+    ("stage2d", 6, 256, 32, 64),
+    ("stage1d", 7, 128, 16, 64),
+)
+
+
+def _u2net(config: Mapping[str, Any]) -> Shapes:
+    """U2-Net: six nested encoders, five nested decoders, six side outputs and one; of another width in miniatures."""
     shapes: Shapes = {}
+    width = config.get("u2net_width", 64)
+
+    def scaled(size: int) -> int:
+        return size * width // 64
 
     def unit(prefix: str, out: int, channels: int) -> None:
         shapes.update(_convolution(f"{prefix}.conv_s1", out, channels))
         shapes.update(_batch_norm(f"{prefix}.bn_s1", out))
 
-    for stage, depth, channels, middle, out in (
-        ("stage1", 7, 3, 32, 64),
-        ("stage2", 6, 64, 32, 128),
-        ("stage3", 5, 128, 64, 256),
-        ("stage4", 4, 256, 128, 512),
-        ("stage5", 4, 512, 256, 512),
-        ("stage6", 4, 512, 256, 512),
-        ("stage5d", 4, 1024, 256, 512),
-        ("stage4d", 4, 1024, 128, 256),
-        ("stage3d", 5, 512, 64, 128),
-        ("stage2d", 6, 256, 32, 64),
-        ("stage1d", 7, 128, 16, 64),
-    ):
-        unit(f"{stage}.rebnconvin", out, channels)
+    for stage, depth, channels, *others in U2NET_STAGES:
+        middle, out = map(scaled, others)
+        unit(f"{stage}.rebnconvin", out, channels if channels == 3 else scaled(channels))
         unit(f"{stage}.rebnconv1", middle, out)
         for i in range(2, depth + 1):
             unit(f"{stage}.rebnconv{i}", middle, middle)
@@ -172,13 +181,13 @@ def _u2net(_: Mapping[str, Any]) -> Shapes:
             unit(f"{stage}.rebnconv{i}d", middle, 2 * middle)
         unit(f"{stage}.rebnconv1d", out, 2 * middle)
     for i, channels in enumerate((64, 64, 128, 256, 512, 512), start=1):
-        shapes |= _convolution(f"side{i}", 1, channels)
+        shapes |= _convolution(f"side{i}", 1, scaled(channels))
     return shapes | _convolution("outconv", 1, 6, 1)
 
 
 def _cgn_imagenet(config: Mapping[str, Any]) -> Shapes:
     """Three BigGAN and the saliency network that cuts the mask."""
-    shapes: Shapes = {f"u2net.{name}": shape for name, shape in _u2net({}).items()}
+    shapes: Shapes = {f"u2net.{name}": shape for name, shape in _u2net(config).items()}
     for mechanism in ("f_shape", "f_text", "f_bg"):
         shapes |= {f"{mechanism}.{name}": shape for name, shape in _biggan_deep(config).items()}
     return shapes
@@ -284,6 +293,9 @@ def _complaint(config: Any) -> str | None:
         return f"attention_layer_position must be a whole number, got {position!r:.40}"
     if not isinstance(eps, float) or not 0 < eps < 1:
         return f"eps must be a small positive number, got {eps!r:.40}"
+    u2net = config.get("u2net_width", 64)
+    if not whole(u2net, 1024) or u2net % 4:
+        return f"u2net_width must be a multiple of 4 in 4..1024, got {u2net!r:.40}"
     return None
 
 

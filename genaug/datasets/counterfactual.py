@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, check_indices, check_integer, check_number
+from genaug.arguments import check_choice, check_classes, check_indices, check_integer, check_number
 from genaug.datasets.generated import GeneratedDataset
+from genaug.datasets.pool import Pool, check_fits
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose, warp
-from genaug.interventions.sampling import integers, normal, uniform
+from genaug.interventions.sampling import integers, normal, truncated_normal, uniform
 
 FACTORS = ("shape", "texture", "background")
+REFRESHED_EVERY = 64  # samples; not `batch_size`, which changes no image
 
 
 class CounterfactualDataset(GeneratedDataset):
@@ -30,17 +33,20 @@ class CounterfactualDataset(GeneratedDataset):
             `num_classes`, `image_size` and `mechanisms(z, labels, truncation) -> (mask, texture, background)`, which
             takes a triple of noises (B, z_dim), float32, and a triple of labels (B,), batch sizes being free to
             differ, and returns masks (B, 1, H, W) in [0, 1] and images (B, 3, H, W) in [-1, 1]. It is called in
-            evaluation mode.
+            evaluation mode. Noise is standard normal, and the truncation is the module's to apply; one with
+            `truncated_noise = True` gets it as BigGAN's, cut off at [-2, 2] and multiplied by the truncation.
         length: number of samples; images are made when asked for, so that any length is free.
         seed: another seed is another dataset.
         counterfactuals_per_noise: that many consecutive samples share the shape's noise and label, and differ in
             texture and background (the CF ratio of CGN's appendix A.3).
         targets: the label of a sample: "shape", "texture" or "background", or "all" for a dict of the three.
-        classes: classes to draw from; all of the generator's by default.
+        classes: classes to draw from, all of the generator's by default: one list for the three factors, or a dict
+            with a list for each of "shape", "texture" and "background"; an int there is the only one, None all.
         truncation: scale of the noise, in (0, 1]: less variety, more typical images.
-        pool: make that many masks, textures and backgrounds once, and recombine them: `pool` ** 3 images for the
-            price of blending. They are held as uint8 on the device, made at first use, by each worker for itself:
-            `num_workers=0` is the fastest. By default each sample has noise of its own.
+        pool: hold that many masks, textures and backgrounds, and recombine them: `pool` ** 3 images for little more
+            than the price of blending. They lie as uint8 on the device, 7 bytes a pixel and entry, each made when it
+            is first drawn, by each worker for itself: `num_workers=0` is the fastest. By default each sample has noise
+            of its own.
         mask_jitter: how far each sample's mask is turned, stretched, slanted and moved before it is composed, so that
             fewer masks show more shapes: at 1 by up to 15 degrees, 15% a side, 0.15 and 1/16 of the side, drawn evenly.
         device: where images are made and returned; the CPU by default.
@@ -49,6 +55,12 @@ class CounterfactualDataset(GeneratedDataset):
         transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
         target_transform: applied to each target.
         output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.
+        refresh: the fraction of the pool that is new after every 64 samples, in [0, 1]; 0 by default. Entries are
+            numbered, and sample i draws from the `pool` entries that begin at number (i // 64) * refresh * pool,
+            rounded down; so it is a function of (seed, i) still. Read in order, without shuffling (samples are
+            independent as they are): else entries that have left the pool are made again.
+        shared_noise: whether the three mechanisms share the shape's noise, as in the released code for ImageNet, and
+            only their labels differ. By default each has its own, as in the paper (section 3.1).
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of another kind; the message names it.
@@ -64,7 +76,7 @@ class CounterfactualDataset(GeneratedDataset):
         seed: int = 0,
         counterfactuals_per_noise: int = 10,
         targets: str = "shape",
-        classes: Sequence[int] | None = None,
+        classes: Sequence[int] | Mapping[str, Sequence[int] | int | None] | None = None,
         truncation: float = 1.0,
         pool: int | None = None,
         mask_jitter: float = 0.0,
@@ -74,17 +86,25 @@ class CounterfactualDataset(GeneratedDataset):
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         output: str = "tensor",
+        *,
+        refresh: float = 0.0,
+        shared_noise: bool = False,
     ) -> None:
         check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
         if pool is not None:
             check_integer("pool", pool, 1)
         self.mask_jitter = check_number("mask_jitter", mask_jitter)
+        check_number("refresh", refresh, 1)
+        if refresh and pool is None:
+            raise ValueError(f"refresh is of a pool, but pool is None and refresh {refresh}")
+        if shared_noise and pool is not None:
+            raise ValueError("shared_noise does not go with a pool, which recombines parts of different noise")
         check_choice("targets", targets, (*FACTORS, "all"))
         super().__init__(
             generator,
             length=length,
             seed=seed,
-            classes=classes,
+            classes=None if isinstance(classes, Mapping) else classes,
             truncation=truncation,
             device=device,
             dtype=dtype,
@@ -93,10 +113,16 @@ class CounterfactualDataset(GeneratedDataset):
             target_transform=target_transform,
             output=output,
         )
+        if isinstance(classes, Mapping):
+            self.classes = _classes_of_factors(classes, self.generator.num_classes)
+        if pool is not None:
+            check_fits(pool, self.generator.image_size, self.device)
         self.counterfactuals_per_noise = counterfactuals_per_noise
         self.targets = targets
         self.pool = pool
-        self._parts: tuple[Tensor, Tensor, Tensor] | None = None
+        self.refresh = refresh
+        self.shared_noise = shared_noise
+        self._held: Pool | None = None
 
     def labels(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Classes of these samples' shape, texture and background, each (B,) int64 on the device."""
@@ -113,41 +139,60 @@ class CounterfactualDataset(GeneratedDataset):
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
         """What `describe` says of each of these samples: everything that made it, as plain numbers and strings."""
         positions = check_indices(indices, self.length)
-        sources = self._sources(positions.to(self.device))
+        sources = self._sources(positions)
         labels = {name: self._labels(name, source) for name, source in sources.items()}
+        numbers = {name: self._noise_of(name, source)[1] for name, source in sources.items()}
         return [
             {
                 "generator": self.generator_name,
                 "seed": self.seed,
                 "index": index,
                 "labels": dict(zip(FACTORS, drawn, strict=True)),
-                # the noise of a factor is a function of (seed, factor, this number)
+                # the noise of a factor is a function of (seed, factor, this number), or, shared, of (seed, "shape", it)
                 "pool_entries" if self.pool else "noise_indices": dict(zip(FACTORS, source, strict=True)),
                 "pool": self.pool,
                 "mask_jitter": self.mask_jitter,
+                "refresh": self.refresh,
+                "shared_noise": self.shared_noise,
                 "truncation": self.truncation,
                 "classes": self.classes,
             }
-            for index, drawn, source in zip(positions.tolist(), _rows(labels), _rows(sources), strict=True)
+            for index, drawn, source in zip(positions.tolist(), _rows(labels), _rows(numbers), strict=True)
         ]
 
     def _sources(self, positions: Tensor) -> dict[str, Tensor]:
-        """Which draw each sample's shape, texture and background come from: a noise's index, or a pool's entry."""
+        """Which draw each sample's shape, texture and background come from: its number, or that of a pool's entry."""
         groups = positions // self.counterfactuals_per_noise
         indices = {"shape": groups, "texture": positions, "background": positions}
         if self.pool is None:
             return indices
-        return {name: integers(self.seed, index, self.pool, f"{name} entry") for name, index in indices.items()}
+        # a group's shape stays where the others move on, so that all three begin where the group does
+        steps = groups * self.counterfactuals_per_noise // REFRESHED_EVERY
+        begin = (steps.double() * (self.refresh * self.pool)).long()
+        return {name: begin + integers(self.seed, index, self.pool, f"{name} entry") for name, index in indices.items()}
 
     def _labels(self, factor: str, sources: Tensor) -> Tensor:
-        drawn = integers(self.seed, sources, len(self.classes), f"{factor} label")
-        return torch.tensor(self.classes, device=sources.device)[drawn]
+        classes = self.classes[factor] if isinstance(self.classes, dict) else self.classes
+        drawn = integers(self.seed, sources, len(classes), f"{factor} label")
+        return torch.tensor(classes, device=sources.device)[drawn]
+
+    def _noise_of(self, factor: str, sources: Tensor) -> tuple[str, Tensor]:
+        """The name of the factor's noise, and its number for each of these draws."""
+        if not self.shared_noise:
+            return factor, sources
+        return "shape", sources if factor == "shape" else sources // self.counterfactuals_per_noise
+
+    def _noise(self, factor: str, sources: Tensor) -> Tensor:
+        name, numbers = self._noise_of(factor, sources)
+        if getattr(self.generator, "truncated_noise", False):
+            return truncated_normal(self.seed, numbers, self.generator.z_dim, f"{name} noise") * self.truncation
+        return normal(self.seed, numbers, self.generator.z_dim, f"{name} noise")
 
     def _mechanisms(self, sources: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Mask, texture and background of these draws, of which each factor may have another number."""
         counts = [len(source) for source in sources.values()]
         sources = {name: self._pad(source) for name, source in sources.items()}
-        noise = [normal(self.seed, source, self.generator.z_dim, f"{name} noise") for name, source in sources.items()]
+        noise = [self._noise(name, source) for name, source in sources.items()]
         labels = [self._labels(name, source) for name, source in sources.items()]
         with self._generating():
             parts = self.generator.mechanisms(noise, labels, self.truncation)
@@ -155,16 +200,13 @@ class CounterfactualDataset(GeneratedDataset):
         return mask, texture, background
 
     def _make(self, positions: Tensor) -> Tensor:
-        sources = self._sources(positions)
         if self.pool is not None:
-            mask, texture, background = (
-                bank[source] for bank, source in zip(self._bank(), sources.values(), strict=True)
-            )
-            return blend_uint8(self._jittered(mask.float(), positions), texture, background)
+            return self._recombined(positions)
+        sources = self._sources(positions.to(self.device))
         # consecutive samples share a shape: its mechanism runs once for all of them
         sources["shape"], inverse = torch.unique(sources["shape"], return_inverse=True)
         mask, texture, background = self._mechanisms(sources)
-        mask = self._jittered(mask.float()[inverse], positions)
+        mask = self._jittered(mask.float()[inverse], positions.to(mask.device))
         return to_uint8(compose(mask, texture.float(), background.float()))
 
     def _jittered(self, mask: Tensor, positions: Tensor) -> Tensor:
@@ -172,25 +214,50 @@ class CounterfactualDataset(GeneratedDataset):
             return mask
         return warp(mask, (2 * uniform(self.seed, positions, 6, "mask jitter") - 1) * self.mask_jitter)
 
-    def _bank(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self._parts is None:
+    def _recombined(self, positions: Tensor) -> Tensor:
+        parts = self._bank().parts(*self._sources(positions).values())
+        if parts is None:  # samples so far apart that an entry of one lies in the place of another's
+            return torch.cat([self._recombined(half) for half in positions.tensor_split(2)])
+        mask, texture, background = parts
+        return blend_uint8(self._jittered(mask.float(), positions.to(mask.device)), texture, background)
+
+    def _bank(self) -> Pool:
+        if self._held is None:
             assert self.pool is not None
-            entries = torch.arange(self.pool, device=self.device)
-            chunks = [self._mechanisms(dict.fromkeys(FACTORS, chunk)) for chunk in entries.split(self.batch_size)]
-            mask, texture, background = (torch.cat(part) for part in zip(*chunks, strict=True))
-            self._parts = (mask.float().mul(255).round().to(torch.uint8), to_uint8(texture), to_uint8(background))
-        return self._parts
+
+            def make(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                return self._mechanisms(dict.fromkeys(FACTORS, entries))
+
+            self._held = Pool(self.pool, self.generator.image_size, self.device, make, self.batch_size)
+        return self._held
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_parts": None}  # the pool is made anew where it is unpickled
+        return {**super().__getstate__(), "_held": None}  # the pool is made anew where it is unpickled
 
     def _lines(self) -> list[str]:
         return [
             f"Counterfactuals per noise: {self.counterfactuals_per_noise}",
             f"Targets: {self.targets}",
-            f"Pool: {self.pool}",
+            f"Pool: {self.pool}"
+            + (f", of which {self.refresh:g} is new every {REFRESHED_EVERY}" if self.refresh else ""),
             f"Mask jitter: {self.mask_jitter:g}",
         ]
+
+
+def _classes_of_factors(classes: Mapping[str, Any], count: int) -> dict[str, list[int]]:
+    """What each factor draws its label from.
+
+    Raises:
+        ValueError: these are not the three factors, or a class is out of range.
+        TypeError: a class is no integer.
+    """
+    if set(classes) != set(FACTORS):
+        raise ValueError(f"classes must have the three keys {', '.join(FACTORS)}, but got {list(classes)}")
+    chosen = {name: classes[name] for name in FACTORS}
+    return {
+        name: check_classes([int(given)] if isinstance(given, Integral) else given, count)
+        for name, given in chosen.items()
+    }
 
 
 def _rows(columns: dict[str, Tensor]) -> list[list[int]]:

@@ -65,7 +65,7 @@ class GeneratedDataset(Dataset[Any], ABC):
             self._generator = load_generator(generator, self.device, dtype)
             self._check_protocol(self._generator)
         _check_finite(self._generator)
-        self.classes = check_classes(classes, self.generator.num_classes)
+        self.classes: Any = check_classes(classes, self.generator.num_classes)
 
     def _check_protocol(self, generator: nn.Module) -> None:
         if not hasattr(generator, self.method):
@@ -79,7 +79,7 @@ class GeneratedDataset(Dataset[Any], ABC):
 
     @abstractmethod
     def _make(self, positions: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 of positions (B,) on the device, at most `batch_size` of them."""
+        """Images (B, 3, H, W) uint8 on the device, of positions (B,) on the CPU, at most `batch_size` of them."""
 
     @abstractmethod
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
@@ -117,7 +117,7 @@ class GeneratedDataset(Dataset[Any], ABC):
                 f"device={str(self.device)!r} does not work in a DataLoader worker: "
                 "use num_workers=0 for this loader (it makes whole batches on the GPU), or device='cpu'"
             )
-        positions = check_indices(indices, self.length).to(self.device)
+        positions = check_indices(indices, self.length)
         if not len(positions):
             size = self.generator.image_size
             return torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)

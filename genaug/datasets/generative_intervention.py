@@ -240,7 +240,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return self._placed
 
     def _make(self, positions: Tensor) -> Tensor:
-        padded = self._pad(positions)
+        padded = self._pad(positions.to(self.device))
         labels = self._labels(padded)
         groups = padded // self.interventions_per_noise
         z = truncated_normal(self.seed, groups, self.generator.z_dim, "noise") * self.truncation

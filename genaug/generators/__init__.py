@@ -65,9 +65,16 @@ def _biggan_deep(metadata: Mapping[str, str]) -> Any:
     return BigGANDeep(json.loads(metadata["config"]))
 
 
+def _cgn_imagenet(metadata: Mapping[str, str]) -> Any:
+    from genaug.generators.cgn import CGN
+
+    return CGN(json.loads(metadata["config"]))
+
+
 # an asset's kind -> its trainable form, from the metadata of its file
 _TRAINABLE: dict[str, Callable[[Mapping[str, str]], Any]] = {
     "cgn-mnist": _cgn_mnist,
+    "cgn-imagenet": _cgn_imagenet,
     "biggan-deep": _biggan_deep,
     "conditional-digits": _conditional_digits,
 }

@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.generators import CPU_BATCH
-from genaug.interventions.composition import compose
-
-MASK_RANGE = (1e-4, 1 - 1e-4)
+from genaug.interventions.composition import MASK_RANGE, compose
 
 
 def phase_kernel(weight: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MASK_RANGE = (1e-4, 1 - 1e-4)  # what CGN's masks are clamped to, so that their entropy is a number
+
 
 def compose(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
     """Blends an object's texture onto a background.

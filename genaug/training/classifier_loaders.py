@@ -124,7 +124,10 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": list(labels), **source.options}
     counterfactual = source.kind == "counterfactual"
     dataset: Any = (CounterfactualDataset if counterfactual else GenerativeInterventionDataset)(generator, **options)
-    if (renamed[dataset.classes] < 0).any():
+    chosen = dataset.classes
+    if isinstance(chosen, dict):  # of each factor
+        chosen = [number for numbers in chosen.values() for number in numbers]
+    if (renamed[chosen] < 0).any():
         raise ValueError(f"{key}: classes must be of those that have folders, but got {source.options['classes']}")
     heads = settings.heads if counterfactual else ()
     if heads:

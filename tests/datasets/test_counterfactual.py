@@ -112,10 +112,9 @@ def test_factors_are_independent_and_classes_uniform(pool):
 def test_pooled_samples_are_their_stored_parts_composed(generator):
     dataset = CounterfactualDataset(generator, length=64, pool=9)
     images = dataset.images(range(64))
-    bank = dataset._bank()
     for i in range(64):
         entry = dataset.describe(i)["pool_entries"]
-        parts = [part[entry[name]][None] for part, name in zip(bank, ("shape", "texture", "background"), strict=True)]
+        parts = dataset._bank().parts(*(torch.tensor([entry[name]]) for name in ("shape", "texture", "background")))
         assert torch.equal(images[i], blend_uint8(*parts)[0])
 
 

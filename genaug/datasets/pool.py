@@ -1,0 +1,91 @@
+"""A pool of masks, textures and backgrounds on the device: made when they are first drawn, kept while they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from genaug.generators.images import to_uint8
+
+CHANNELS = 7  # of an entry: a mask's one, a texture's and a background's three each, a byte a pixel
+
+Parts = tuple[Tensor, Tensor, Tensor]
+
+
+class Pool:
+    """The parts of numbered entries, as uint8.
+
+    An entry lies at its number modulo the size, in the place of the one before that had it. What an entry is depends on
+    its number alone; the pool only decides which have to be made anew.
+
+    Args:
+        size: how many entries it holds.
+        image_size: height and width of images.
+        device: where it lies.
+        make: from numbers (B,) on the device to masks (B, 1, H, W) in [0, 1], textures and backgrounds (B, 3, H, W) in
+            [-1, 1].
+        most: entries that are made at a time.
+    """
+
+    def __init__(
+        self, size: int, image_size: int, device: torch.device, make: Callable[[Tensor], Parts], most: int
+    ) -> None:
+        self._make, self._most = make, most
+        self._banks = tuple(
+            torch.empty(size, channels, image_size, image_size, dtype=torch.uint8, device=device)
+            for channels in (1, 3, 3)
+        )
+        self._held = torch.full((size,), -1)  # the numbers of the entries that lie there; on the CPU, waiting for none
+
+    def parts(self, masks: Tensor, textures: Tensor, backgrounds: Tensor) -> Parts | None:
+        """The parts of these entries, each numbers (B,) on the CPU: (B, 1, H, W), (B, 3, H, W), (B, 3, H, W) uint8.
+
+        None if two of them have the same place: ask for fewer at once.
+        """
+        size, device = len(self._held), self._banks[0].device
+        numbers = torch.cat([masks, textures, backgrounds]).unique()
+        missing = numbers[self._held[numbers % size] != numbers]
+        if len(missing):
+            if len((numbers % size).unique()) < len(numbers):
+                return None
+            for part in missing.split(self._most):
+                mask, texture, background = self._make(part.to(device))
+                places = (part % size).to(device)
+                for bank, made in zip(
+                    self._banks,
+                    (mask.float().mul(255).round_().to(torch.uint8), to_uint8(texture), to_uint8(background)),
+                    strict=True,
+                ):
+                    bank[places] = made
+                self._held[part % size] = part
+        mask, texture, background = (
+            bank[(entries % size).to(device)]
+            for bank, entries in zip(self._banks, (masks, textures, backgrounds), strict=True)
+        )
+        return mask, texture, background
+
+
+def check_fits(size: int, image_size: int, device: torch.device) -> None:
+    """Raises ValueError if a pool of so many entries is more than the memory that the device has left."""
+    entry, free = CHANNELS * image_size**2, _free(device)
+    if free is not None and size * entry > free:
+        raise ValueError(
+            f"pool must fit on {device}, but {size} entries of {entry} bytes each (a mask, a texture and a background "
+            f"of {image_size} x {image_size} pixels) are {size * entry / 1e9:.1f} GB, of {free / 1e9:.1f} GB that are "
+            f"free: {free // entry} entries at most"
+        )
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes of memory that are left on the device; None where the system does not tell."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

@@ -1,0 +1,194 @@
+"""The counterfactual generative network for ImageNet: a trainable form and a fast one.
+
+CGN, section 3.1: three BigGAN-deep make a pre-mask, a texture and a background, each of its own noise and class; U2-Net
+cuts the mask out of the pre-mask, and a fixed composer blends the three. Parameters and their names are those of the
+authors' released checkpoint, so that it loads as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genaug.assets.layouts import BIGGAN_CONFIGS
+from genaug.generators.biggan import BigGANDeep
+from genaug.generators.u2net import U2Net
+from genaug.interventions.composition import MASK_RANGE, compose
+
+# a network of the same build for 32 pixels and ten classes, 0.3% of the parameters: what tests and examples try it on
+MINIATURE: dict[str, Any] = {
+    "output_dim": 32,
+    "z_dim": 16,
+    "class_embed_dim": 16,
+    "channel_width": 8,
+    "num_classes": 10,
+    "layers": [[True, 16, 8], [True, 8, 4], [True, 4, 2], [False, 2, 1]],
+    "attention_layer_position": 2,
+    "eps": 1e-4,
+    "n_stats": 51,
+    "u2net_width": 8,
+}
+
+Three = Tensor | Sequence[Tensor]
+
+
+class Parts(NamedTuple):
+    """What the mechanisms make of a batch."""
+
+    premask: Tensor  # (B, 3, H, W) in [-1, 1]: the image of the shape's BigGAN
+    mask: Tensor  # (B, 1, H, W) in [1e-4, 1 - 1e-4]: 1 shows the texture, 0 the background; at least float32
+    texture: Tensor  # (B, 3, H, W) in [-1, 1]
+    background: Tensor  # (B, 3, H, W) in [-1, 1]
+
+
+class _Counterfactual(nn.Module):
+    """What both forms share: three mechanisms, the saliency network, and the composer."""
+
+    truncated_noise = True  # how a dataset is to draw it: cut off at [-2, 2] and multiplied by the truncation
+    f_shape: Any
+    f_text: Any
+    f_bg: Any
+    u2net: Any
+
+    @property
+    def z_dim(self) -> int:
+        return self.f_shape.z_dim
+
+    @property
+    def num_classes(self) -> int:
+        return self.f_shape.num_classes
+
+    @property
+    def image_size(self) -> int:
+        return self.f_shape.image_size
+
+    def parts(self, z: Three, labels: Three, truncation: float | Tensor = 1.0) -> Parts:
+        """Runs the three mechanisms, each on its own batch, and U2-Net on the shape's: four networks.
+
+        Args:
+            z: noise of the shape, texture and background mechanism, (B_s, z_dim), (B_t, z_dim), (B_b, z_dim), or one
+                tensor that all three share; normal, cut off at [-2, 2], already multiplied by the truncation. The
+                paper draws one for each, the released code shares one.
+            labels: their classes, likewise (B_s,), (B_t,), (B_b,) int64, or one tensor for all.
+            truncation: in (0, 1], which batch-norm statistics to take; see `BigGANDeep.forward`.
+
+        Raises:
+            ValueError: noise or labels are neither one tensor nor three, of another shape, or out of their range.
+        """
+        noise, classes = _three("z", z), _three("labels", labels)
+        premask = self.f_shape(noise[0], classes[0], truncation)
+        mask = self.saliency(premask).clamp(*MASK_RANGE)
+        texture = self.f_text(noise[1], classes[1], truncation)
+        return Parts(premask, mask, texture, self.f_bg(noise[2], classes[2], truncation))
+
+    def mechanisms(self, z: Three, labels: Three, truncation: float | Tensor = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """The mask, texture and background of `parts`, whose arguments it takes."""
+        return self.parts(z, labels, truncation)[1:]
+
+    def saliency(self, images: Tensor) -> Tensor:
+        """How likely each pixel belongs to an object (B, 1, H, W), of images (B, 3, H, W) in [-1, 1].
+
+        They go to U2-Net as they are, as in the released code: its checkpoint was trained so.
+        """
+        return self.u2net(images)
+
+    def forward(self, z: Three, labels: Three, truncation: float | Tensor = 1.0) -> Tensor:
+        """Composite images (B, 3, H, W) in [-1, 1], of the mask's type; arguments as `parts`."""
+        mask, texture, background = self.mechanisms(z, labels, truncation)
+        return compose(mask, texture.to(mask.dtype), background.to(mask.dtype))
+
+
+class CGN(_Counterfactual):
+    """The trainable form; state-dict keys are those of the authors' checkpoint.
+
+    Its weights are fresh, drawn from the global generator, as in any torch module, and give NaN until each BigGAN's
+    `power_iterate` has run.
+
+    Args:
+        config: 256 for the released network; otherwise a configuration of BigGAN-deep as a dict, with the width of
+            U2-Net under `u2net_width` if it is not 64, such as `MINIATURE`.
+        statistics: how BigGAN's batch-norm statistics are read from their tables; see `BigGANDeep`.
+        target: whether it has `biggan_GT`, too, the BigGAN whose images training reconstructs (L_rec).
+
+    Raises:
+        ValueError: the configuration or the rule is unknown.
+    """
+
+    def __init__(
+        self, config: int | Mapping[str, Any] = 256, *, statistics: str = "interpolated", target: bool = False
+    ) -> None:
+        super().__init__()
+        if isinstance(config, int):
+            if config not in BIGGAN_CONFIGS:
+                raise ValueError(f"config must be one of {', '.join(map(str, BIGGAN_CONFIGS))}, but got {config}")
+            config = BIGGAN_CONFIGS[config]
+        self.config = dict(config)
+        mechanism = {key: value for key, value in config.items() if key != "u2net_width"}
+        if target:
+            self.biggan_GT = BigGANDeep(mechanism, statistics=statistics)
+        self.f_shape = BigGANDeep(mechanism, statistics=statistics)
+        self.f_text = BigGANDeep(mechanism, statistics=statistics)
+        self.f_bg = BigGANDeep(mechanism, statistics=statistics)
+        self.u2net = U2Net(self.config.get("u2net_width", 64))
+
+    def power_iterate(self, count: int = 5) -> CGN:
+        """`BigGANDeep.power_iterate` of every mechanism."""
+        for module in self.children():
+            if isinstance(module, BigGANDeep):
+                module.power_iterate(count)
+        return self
+
+    def fast(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        compile: bool = False,  # noqa: A002, torch's own word for it
+    ) -> FastCGN:
+        """The same function for generation only, made for one device; arguments as `FastCGN`."""
+        return FastCGN(self, device, dtype, compile=compile)
+
+
+class FastCGN(_Counterfactual):
+    """`CGN` in evaluation mode by exact algebra, the same images up to rounding (1e-5): `FastBigGAN` and `FastU2Net`.
+
+    On a CPU images are made one by one, so that none depends on its batch.
+
+    Args:
+        cgn: the trainable form.
+        device: what it is made for; that of `cgn` by default.
+        dtype: floating-point type of the convolutions; that of `cgn` by default.
+        compile: whether `torch.compile` fuses what lies between the convolutions. The first call takes minutes.
+
+    Raises:
+        ValueError: a weight of a mechanism is NaN or infinite.
+    """
+
+    one_by_one = True  # no image depends on its batch on a CPU, which datasets ask before they pad one
+
+    def __init__(
+        self,
+        cgn: CGN,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        compile: bool = False,  # noqa: A002
+    ) -> None:
+        super().__init__()
+        for name in ("f_shape", "f_text", "f_bg", "u2net"):
+            setattr(self, name, getattr(cgn, name).fast(device, dtype, compile=compile))
+
+
+def _three(argument: str, given: Three) -> tuple[Tensor, Tensor, Tensor]:
+    """One for each mechanism."""
+    if isinstance(given, Tensor):
+        return given, given, given
+    if len(given) != 3:
+        raise ValueError(
+            f"{argument} must be a tensor, or three: of the shape, the texture and the background; but got {len(given)}"
+        )
+    shape, texture, background = given
+    return shape, texture, background

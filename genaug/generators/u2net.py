@@ -1,0 +1,292 @@
+"""U2-Net, which says of every pixel whether it belongs to the object: a trainable form and a fast one.
+
+Qin et al. 2020: a U-Net whose every stage is itself a residual U-Net. Parameters and their names are those of the
+authors' released checkpoint of the full network (44 million parameters), so that it loads as it is. CGN uses it twice:
+it cuts the mask out of the shape's pre-mask (section 3.1), and it says in training what of an object is left in a
+background.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.arguments import check_device, check_integer
+from genaug.assets.layouts import U2NET_STAGES
+from genaug.generators.biggan_layers import winograd_convolve, winograd_kernel
+
+# of the stages whose maps are too small to pool: units' dilations instead
+_DILATIONS = (1, 2, 4, 8)
+_FLAT = ("stage5", "stage6", "stage5d")
+
+
+class Unit(nn.Module):
+    """Convolution 3x3, batch norm, ReLU; the authors' names."""
+
+    def __init__(self, channels: int, out: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv_s1 = nn.Conv2d(channels, out, 3, padding=dilation, dilation=dilation)
+        self.bn_s1 = nn.BatchNorm2d(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn_s1(self.conv_s1(x)))
+
+
+class Stage(nn.Module):
+    """A residual U-block: a U-Net of its own around a unit, whose input it adds to its output.
+
+    Args:
+        depth: units on the way down; the last of them is dilated instead of pooled.
+        channels, middle, out: channels of what comes in, of the units in between, and of what goes out.
+        flat: dilates the units in place of all pooling.
+    """
+
+    def __init__(self, depth: int, channels: int, middle: int, out: int, flat: bool = False) -> None:
+        super().__init__()
+        self.depth, self.flat = depth, flat
+        dilations = _DILATIONS if flat else (*(1,) * (depth - 1), 2)
+        self.rebnconvin = Unit(channels, out)
+        for i, dilation in enumerate(dilations, start=1):
+            setattr(self, f"rebnconv{i}", Unit(out if i == 1 else middle, middle, dilation))
+        for i in range(depth - 1, 0, -1):
+            setattr(self, f"rebnconv{i}d", Unit(2 * middle, middle if i > 1 else out, dilations[i - 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        unit: Any = self.get_submodule
+        x = whole = self.rebnconvin(x)
+        kept = []
+        for i in range(1, self.depth):
+            x = unit(f"rebnconv{i}")(x)
+            kept.append(x)
+            if not self.flat and i < self.depth - 1:
+                x = halved(x)
+        x = unit(f"rebnconv{self.depth}")(x)
+        for i in range(self.depth - 1, 0, -1):
+            x = unit(f"rebnconv{i}d")(torch.cat([like(x, kept[i - 1]), kept[i - 1]], dim=1))
+        return x + whole
+
+
+class _Stages(nn.Module):
+    """What both forms share: the order of the stages."""
+
+    def _stage(self, name: str, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _side(self, name: str, x: Tensor) -> Tensor:
+        """The layer `name` as logits (B, 1, H, W)."""
+        raise NotImplementedError
+
+    def logits(self, x: Tensor) -> list[Tensor]:
+        """The fused logits and those of the six sides, from fine to coarse, each (B, 1, H, W)."""
+        kept = []
+        for i in range(1, 7):
+            x = self._stage(f"stage{i}", x if i == 1 else halved(x))
+            kept.append(x)
+        sides = [self._side("side6", x)]
+        for i in range(5, 0, -1):
+            x = self._stage(f"stage{i}d", torch.cat([like(x, kept[i - 1]), kept[i - 1]], dim=1))
+            sides.insert(0, self._side(f"side{i}", x))
+        sides = [like(side, sides[0]) for side in sides]
+        return [self._side("outconv", torch.cat(sides, dim=1)), *sides]
+
+
+class U2Net(_Stages):
+    """The trainable form; state-dict keys are those of the authors' checkpoint.
+
+    Maps are enlarged with their corners aligned, as in the copy of the network that CGN was trained with.
+    Weights are drawn from the global generator, as in any torch module.
+
+    Args:
+        width: channels of the first stage, 64 in the published network, a multiple of 4; all others are in proportion.
+            Any image size will do.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        if check_integer("width", width, 4) % 4:
+            raise ValueError(f"width must be a multiple of 4, but got {width}")
+        self.width = width
+        for name, depth, *channels in U2NET_STAGES:
+            before, middle, out = (size if size == 3 else size * width // 64 for size in channels)
+            setattr(self, name, Stage(depth, before, middle, out, flat=name in _FLAT))
+            if name.endswith("d") or name == "stage6":  # what has the decoder's last word at its size
+                setattr(self, f"side{name[5]}", nn.Conv2d(out, 1, 3, padding=1))
+        self.outconv = nn.Conv2d(6, 1, 1)
+
+    def _stage(self, name: str, x: Tensor) -> Tensor:
+        return self.get_submodule(name)(x)
+
+    def _side(self, name: str, x: Tensor) -> Tensor:
+        return self.get_submodule(name)(x)
+
+    def forward(self, images: Tensor, side_outputs: bool = False) -> Tensor | tuple[Tensor, ...]:
+        """How likely each pixel belongs to the object.
+
+        Args:
+            images: (B, 3, H, W), taken as they are. CGN's released code hands it what BigGAN makes, in [-1, 1], and its
+                checkpoint was trained so; U2-Net's authors trained on photographs in [0, 1] divided by their maximum,
+                less ImageNet's mean, divided by its deviation, which is about the same range.
+            side_outputs: whether to return what the six side layers say, too, from fine to coarse.
+
+        Returns:
+            (B, 1, H, W) in [0, 1], at least float32; with `side_outputs` seven of them, the fused one first.
+
+        Raises:
+            ValueError: images are not (B, 3, H, W).
+        """
+        return _probabilities(self.logits(_checked(images)), side_outputs)
+
+    def fast(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        compile: bool = False,  # noqa: A002, torch's own word for it
+    ) -> FastU2Net:
+        """The same function for generation only, made for one device; arguments as `FastU2Net`."""
+        return FastU2Net(self, device, dtype, compile=compile)
+
+
+class FastU2Net(nn.Module):
+    """`U2Net` in evaluation mode by exact algebra: the same maps up to rounding (1e-6).
+
+    Batch norm is folded into the convolution before it, and channels lie last in memory. On a CPU images are looked at
+    one by one, so that none depends on its batch.
+
+    Args:
+        network: the trainable form.
+        device: what it is made for; that of `network` by default.
+        dtype: floating-point type; that of `network` by default.
+        compile: whether `torch.compile` fuses what lies between the convolutions. The first call takes a minute.
+    """
+
+    def __init__(
+        self,
+        network: U2Net,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        compile: bool = False,  # noqa: A002
+    ) -> None:
+        super().__init__()
+        first = network.outconv.weight
+        home = first.device if device is None else check_device("device", device)
+        kind = first.dtype if dtype is None else dtype
+        # as in FastBigGAN: half-precision matrix products are slow on a CPU
+        self.layers = _Folded(network, home.type == "cpu" and kind in (torch.float32, torch.float64))
+        self.requires_grad_(False).eval().to(device=home, dtype=kind)
+        if compile:
+            self.layers.compile()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, side_outputs: bool = False) -> Tensor | tuple[Tensor, ...]:
+        """How likely each pixel belongs to the object; arguments and results as `U2Net.forward`."""
+        images = _checked(images).to(self.layers.get_buffer("outconv_bias").dtype)
+        if images.device.type != "cpu" and not self.layers.winograd:
+            return _probabilities(self.layers(images), side_outputs)
+        made = [self.layers(image) for image in images.split(1)]
+        return _probabilities([torch.cat(maps) for maps in zip(*made, strict=True)], side_outputs)
+
+
+class _Folded(_Stages):
+    """Convolutions alone: what `torch.compile` takes as one.
+
+    Args:
+        network: the trainable form.
+        winograd: whether the many channels of the deep stages are convolved as F(2x2, 3x3) in matrix products, 16 for
+            four pixels instead of 36: on a CPU three fifths of the time where maps are small enough for its cache.
+    """
+
+    def __init__(self, network: U2Net, winograd: bool) -> None:
+        super().__init__()
+        self.winograd = winograd
+        self.depths: dict[str, int] = {}
+        self.dilations: dict[str, int] = {}
+        with torch.no_grad():
+            for name, module in network.named_modules():
+                if isinstance(module, Stage):
+                    self.depths[name] = module.depth
+                elif isinstance(module, Unit):
+                    self.dilations[name] = module.conv_s1.dilation[0]
+                    weight, bias = _folded(module)
+                    many = min(weight.shape[:2]) >= 128 and module.conv_s1.dilation == (1, 1)
+                    self._keep(
+                        name, winograd_kernel(weight) if winograd and many and name[5] in "456" else weight, bias
+                    )
+                elif name.startswith(("side", "outconv")):
+                    convolution: Any = module
+                    self._keep(name, convolution.weight, convolution.bias)
+
+    def _keep(self, name: str, weight: Tensor, bias: Tensor) -> None:
+        key = name.replace(".", "_")
+        layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
+        self.register_buffer(f"{key}_weight", weight.clone(memory_format=layout))
+        self.register_buffer(f"{key}_bias", bias.clone())
+
+    def _convolve(self, name: str, x: Tensor, dilation: int = 1) -> Tensor:
+        key = name.replace(".", "_")
+        weight, bias = self.get_buffer(f"{key}_weight"), self.get_buffer(f"{key}_bias")
+        if weight.ndim == 4:
+            return F.conv2d(x, weight, bias, padding=dilation * (weight.shape[-1] // 2), dilation=dilation)
+        height, width = x.shape[2:]
+        rows = F.pad(x, (0, width % 2, 0, height % 2)).permute(0, 2, 3, 1)  # it wants even sides
+        return winograd_convolve(rows, weight).add_(bias)[:, :height, :width].permute(0, 3, 1, 2)
+
+    def _unit(self, name: str, x: Tensor) -> Tensor:
+        return self._convolve(name, x, self.dilations[name]).relu_()
+
+    def _stage(self, name: str, x: Tensor) -> Tensor:
+        depth, flat = self.depths[name], name in _FLAT
+        x = whole = self._unit(f"{name}.rebnconvin", x)
+        kept = []
+        for i in range(1, depth):
+            x = self._unit(f"{name}.rebnconv{i}", x)
+            kept.append(x)
+            if not flat and i < depth - 1:
+                x = halved(x)
+        x = self._unit(f"{name}.rebnconv{depth}", x)
+        for i in range(depth - 1, 0, -1):
+            x = self._unit(f"{name}.rebnconv{i}d", torch.cat([like(x, kept[i - 1]), kept[i - 1]], dim=1))
+        return x.add_(whole)
+
+    def _side(self, name: str, x: Tensor) -> Tensor:
+        return self._convolve(name, x)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.logits(images.contiguous(memory_format=torch.channels_last))
+
+
+def _checked(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be (B, 3, H, W), but got {tuple(images.shape)}")
+    return images
+
+
+def _probabilities(logits: list[Tensor], side_outputs: bool) -> Tensor | tuple[Tensor, ...]:
+    # at least float32: halves do not tell probabilities near 1 apart
+    wide = torch.promote_types(logits[0].dtype, torch.float32)
+    maps = tuple(x.to(wide).sigmoid() for x in (logits if side_outputs else logits[:1]))
+    return maps if side_outputs else maps[0]
+
+
+def halved(x: Tensor) -> Tensor:
+    """The largest of every 2x2; an odd side's last row stands alone, so that a map of one pixel stays one."""
+    return F.max_pool2d(x, 2, ceil_mode=True)
+
+
+def like(x: Tensor, other: Tensor) -> Tensor:
+    """`x` enlarged to the height and width of `other`."""
+    if x.shape[2:] == other.shape[2:]:
+        return x
+    return F.interpolate(x, size=other.shape[2:], mode="bilinear", align_corners=True)
+
+
+def _folded(unit: Unit) -> tuple[Tensor, Tensor]:
+    """The weight and bias of a unit's convolution with the batch norm after it inside."""
+    norm: Any = unit.bn_s1
+    bias: Any = unit.conv_s1.bias
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return unit.conv_s1.weight * scale[:, None, None, None], norm.bias + (bias - norm.running_mean) * scale
