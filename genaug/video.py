@@ -116,7 +116,7 @@ def beats(samples: Tensor, rate: int) -> Tensor:
 
 
 def keep_step(times: Sequence[float], beats: Sequence[float]) -> list[float]:
-    """Where a walk is at each time: at 0 at first, at k at the k-th beat; it sets off at a beat and slows down to the next.
+    """Where a walk is at each time: at 0 at first, at k at the k-th beat; fastest right after a beat.
 
     Args:
         times: in seconds, rising from 0.

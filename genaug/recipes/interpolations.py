@@ -156,10 +156,15 @@ def interpolate(
         frames = enlarged(parts["counterfactual"])
         save_video(out, torch.cat([frames, frames.flip(0)[1:-1]]))
     else:
-        kept = {over, "counterfactual"} if over in parts else set(parts)
-        kept |= {"mask", "pre-mask"} if over == "shape" else set()
+        moved = {"shape": {"pre-mask", "mask"}, "all": set(parts)}.get(over, {over})
+        kept = moved | {"counterfactual"}
         heads = [f"class {way.classes[round(p)]}" if p.is_integer() and between != "noises" else "" for p in positions]
-        save_sheet(out, {name: part for name, part in parts.items() if name in kept}, title=title, columns=heads)
+        save_sheet(
+            out,
+            {name: part for name, part in parts.items() if name in kept},
+            title=title,
+            columns=heads if any(heads) else (),
+        )
 
 
 def walk(
@@ -217,7 +222,7 @@ def found_counterfactual(
     network, title, place = found_generator(generator, device)
     if not hasattr(network, "mechanisms"):
         raise TypeError(
-            f"generator must have mechanisms for shape, texture and background, such as cgn-digits, but {title} has none"
+            f"generator must have mechanisms for shape, texture and background, as cgn-digits has, but {title} has none"
         )
     return network, title, place
 

@@ -73,7 +73,7 @@ def run(
             noise = [torch.randn(num, network.z_dim, generator=draw) for _ in range(3)]
         labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]
         inputs = [[part.to(place) for part in parts] for parts in (noise, labels)]
-        rows = made_parts(network, *inputs, truncation)
+        rows = made_parts(network, inputs[0], inputs[1], truncation)
     else:
         if classes is None:
             picks = torch.arange(min(ROWS, len(known)))
