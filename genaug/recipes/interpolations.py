@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_classes, check_integer, check_truncation
 from genaug.datasets.counterfactual import FACTORS
+from genaug.files import writable_folder
 from genaug.generators.images import to_uint8
 from genaug.interventions.sampling import integers, normal, truncated_normal
 from genaug.plotting import save_sheet
 from genaug.progress import progress
-from genaug.recipes.samples import found_generator, made_parts
+from genaug.recipes.samples import found_generator, made_parts, save_image
 from genaug.video import RATE, beats, keep_step, read_wav, save_video
 
 OVER = (*FACTORS, "all")
@@ -117,7 +118,7 @@ def interpolate(
     seed: int = 0,
     truncation: float = 1.0,
     device: torch.device | str | None = None,
-) -> None:
+) -> Path:
     """Draws what lies between images: noises along an arc, classes by mixing their embeddings.
 
     Args:
@@ -132,6 +133,9 @@ def interpolate(
         seed: of noises and classes.
         truncation: scale of the noise, in (0, 1].
         device: where images are made; the CPU, or where a module lies, by default.
+
+    Returns:
+        The file or folder that was written; without ffmpeg, an .mp4 becomes a .gif.
 
     Raises:
         TypeError: the generator has no mechanisms.
@@ -154,7 +158,7 @@ def interpolate(
         save_frames(out, parts["counterfactual"])
     elif suffix in (".gif", ".mp4"):
         frames = enlarged(parts["counterfactual"])
-        save_video(out, torch.cat([frames, frames.flip(0)[1:-1]]))
+        return save_video(out, torch.cat([frames, frames.flip(0)[1:-1]]))
     else:
         moved = {"shape": {"pre-mask", "mask"}, "all": set(parts)}.get(over, {over})
         kept = moved | {"counterfactual"}
@@ -165,6 +169,7 @@ def interpolate(
             title=title,
             columns=heads if any(heads) else (),
         )
+    return Path(out)
 
 
 def walk(
@@ -235,11 +240,6 @@ def enlarged(images: Tensor) -> Tensor:
 
 def save_frames(folder: str | os.PathLike[str], images: Tensor) -> None:
     """Writes 0000.png and so on into a folder."""
-    from torchvision.transforms.v2.functional import to_pil_image
-
-    from genaug.files import atomic_path, writable_folder
-
     target = writable_folder(folder)
     for number, image in enumerate(images):
-        with atomic_path(target / f"{number:04d}.png") as temporary:
-            to_pil_image(image).save(temporary)
+        save_image(target / f"{number:04d}.png", image)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.assets import asset_path
+from genaug.files import atomic_path
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
@@ -154,6 +155,19 @@ def walk(
     else:
         rows = {row: torch.cat([frame[row] for frame in frames]) for row in frames[0]}
         save_sheet(out, rows, title=title, columns=[_signed(offset) for offset in offsets])
+
+
+def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
+    """Writes an image (3, H, W) uint8 as a file, whole or not at all; its suffix says the format.
+
+    Raises:
+        ValueError: the suffix is of no picture format.
+        OSError: the folder cannot be written.
+    """
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    with atomic_path(path) as temporary:
+        to_pil_image(image).save(temporary)
 
 
 @torch.no_grad()
