@@ -24,17 +24,17 @@ def check_labels(labels: Tensor, count: int, num_classes: int) -> None:
     """Checks the labels of `count` samples: (count,) integers, or (count, num_classes) floats, shares of each class.
 
     Raises:
-        TypeError: they are neither int64 nor floats.
+        TypeError: they are one number a sample, and no integers.
         ValueError: another shape, or, on a CPU, a class outside 0..num_classes - 1.
     """
-    if labels.is_floating_point():
+    if labels.is_floating_point() and labels.ndim == 2:
         if labels.shape != (count, num_classes):
             raise ValueError(
                 f"labels must be ({count}, {num_classes}) if they are floats, but got {tuple(labels.shape)}"
             )
         return
     if labels.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"labels must be int64, or floats for shares of classes, but got {labels.dtype}")
+        raise TypeError(f"labels must be int64, but got {labels.dtype}")
     if labels.shape != (count,):
         raise ValueError(f"labels must be ({count},), as many as z has rows, but got {tuple(labels.shape)}")
     # on a GPU the look-up itself complains; a check here would wait for it at every call

@@ -1,4 +1,4 @@
-"""A photograph in the texture of a class (CGN's blog post): Gatys' style transfer toward what the texture mechanism makes.
+"""A photograph in the texture of a class (CGN's blog post): Gatys' style transfer toward a generated texture.
 
 genaug stylize photo.jpg --class 340 --out zebra.png
 """
