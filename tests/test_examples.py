@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import runpy
 import socket
@@ -80,3 +82,22 @@ def test_the_example_for_torchrun_trains_in_two_processes(folder: str) -> None:
 
 def test_every_example_is_run_here() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_loop", "torchrun_ddp", *LIBRARIES}
+
+
+@pytest.mark.slow
+def test_every_cell_of_the_notebook_runs_and_shows_pictures() -> None:
+    cells = json.loads((EXAMPLES / "counterfactuals.ipynb").read_text())["cells"]
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in cells:
+        if cell["cell_type"] != "code":
+            continue
+        assert not cell["outputs"]  # the repository holds none
+        body = ast.parse("".join(cell["source"])).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), "cell", "exec"), names)
+        if last is not None:  # what a notebook shows
+            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    pictures = [value for value in shown if isinstance(value, Image.Image)]
+    assert len(pictures) == len(shown) == 7
+    assert all(low < high for picture in pictures for low, high in picture.getextrema())

@@ -8,11 +8,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Images that a CPU is given at a time: the activations of more leave its cache, which doubles the time. Always as many,
 # since a CPU sums in another order for another number, and the last bit of an image would depend on its batch
 CPU_BATCH = 8
+
+
+def classes_of(table: Tensor, labels: Tensor) -> Tensor:
+    """Rows (B, D) of a table (num_classes, D): those of labels (B,), or mixtures by shares (B, num_classes)."""
+    return labels.to(table.dtype) @ table if labels.is_floating_point() else table[labels]
+
+
+def check_labels(labels: Tensor, count: int, num_classes: int) -> None:
+    """Checks the labels of `count` samples: (count,) integers, or (count, num_classes) floats, shares of each class.
+
+    Raises:
+        TypeError: they are one number a sample, and no integers.
+        ValueError: another shape, or, on a CPU, a class outside 0..num_classes - 1.
+    """
+    if labels.is_floating_point() and labels.ndim == 2:
+        if labels.shape != (count, num_classes):
+            raise ValueError(
+                f"labels must be ({count}, {num_classes}) if they are floats, but got {tuple(labels.shape)}"
+            )
+        return
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"labels must be int64, but got {labels.dtype}")
+    if labels.shape != (count,):
+        raise ValueError(f"labels must be ({count},), as many as z has rows, but got {tuple(labels.shape)}")
+    # on a GPU the look-up itself complains; a check here would wait for it at every call
+    if labels.device.type == "cpu" and ((labels < 0) | (labels >= num_classes)).any():
+        wrong = labels[(labels < 0) | (labels >= num_classes)][0]
+        raise ValueError(f"labels must lie in 0..{num_classes - 1}, but got {int(wrong)}")
 
 
 def load_generator(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_device, check_integer
 from genaug.assets.layouts import BIGGAN_CONFIGS
-from genaug.generators import CPU_BATCH
+from genaug.generators import CPU_BATCH, check_labels, classes_of
 from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, normed
 
 STATISTICS = ("interpolated", "package")
@@ -87,7 +87,8 @@ class _Steerable(nn.Module):
 
         Args:
             z: (B, z_dim), as the package draws it: normal, cut off at [-2, 2], already multiplied by the truncation.
-            labels: (B,) int64, classes 0..num_classes - 1.
+            labels: (B,) int64, classes 0..num_classes - 1; or (B, num_classes) floats, shares of each class, which mix
+                their embeddings.
             truncation: in (0, 1], a number or (B,), one a sample: which batch-norm statistics to take. On their grid
                 of 0.02, pass numbers or float64: float32 cannot hold it.
 
@@ -132,18 +133,11 @@ class _Steerable(nn.Module):
         """Checks the arguments; the truncation as (1,) or (B,) float64 on the noise's device."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(z.shape)}")
-        if labels.shape != z.shape[:1]:
-            raise ValueError(f"labels must be ({len(z)},), as many as z has rows, but got {tuple(labels.shape)}")
-        if labels.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"labels must be int64, but got {labels.dtype}")
+        check_labels(labels, len(z), self.num_classes)
         home = next(chain(self.parameters(), self.buffers())).device
         for name, tensor in (("z", z), ("labels", labels), ("activation", x)):
             if tensor is not None and tensor.device != home:
                 raise ValueError(f"{name} must be on the generator's device, {home}, but is on {tensor.device}")
-        # on a GPU the look-up itself complains; a check here would wait for it at every call
-        if labels.device.type == "cpu" and ((labels < 0) | (labels >= self.num_classes)).any():
-            wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
-            raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, but got {int(wrong)}")
         if x is not None:
             expected = (len(z), *self._shape(begin - 1))
             if x.shape != expected:
@@ -262,7 +256,8 @@ class BigGANDeep(_Steerable):
     ) -> Tensor:
         statistics_at = self._check(x, z, labels, truncation, begin)
         # a look-up is the package's product with a one-hot row, to the last bit
-        condition = torch.cat([z.to(self.embeddings.weight.dtype), self.embeddings.weight.t()[labels]], dim=1)
+        table = self.embeddings.weight.t()
+        condition = torch.cat([z.to(table.dtype), classes_of(table, labels)], dim=1)
         network: Any = self.generator
         if x is None:
             x = network.gen_z(condition)
@@ -432,7 +427,7 @@ class FastBigGAN(_Steerable):
 
     def _condition(self, z: Tensor, labels: Tensor) -> Tensor:
         classes = self.get_buffer("classes")
-        return torch.cat([z.to(classes.dtype), classes[labels]], dim=1)
+        return torch.cat([z.to(classes.dtype), classes_of(classes, labels)], dim=1)
 
     def _gen_z(self, z: Tensor, labels: Tensor, rows: int = CPU_BATCH) -> Tensor:
         """(B, 4 * 4 * 16 * width); on a CPU in products of as many rows always, so that none depends on its batch.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.generators import CPU_BATCH
+from genaug.generators import CPU_BATCH, check_labels, classes_of
 from genaug.interventions.composition import MASK_RANGE, compose
 
 
@@ -105,7 +105,7 @@ class _DigitCGN(nn.Module):
 
         Args:
             z: noise of the shape, texture and background mechanism: (B_s, 36), (B_t, 36), (B_b, 36), standard normal.
-            labels: their classes 0..9: (B_s,), (B_t,), (B_b,) int64.
+            labels: their classes 0..9: (B_s,), (B_t,), (B_b,) int64; or (B, 10) floats, shares of each class.
             truncation: what the 32 entries of u are multiplied by, in (0, 1].
 
         Returns:
@@ -118,10 +118,7 @@ class _DigitCGN(nn.Module):
         for noise, classes in zip(z, labels, strict=True):
             if noise.ndim != 2 or noise.shape[1] != self.z_dim:
                 raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(noise.shape)}")
-            # on a GPU the look-up itself complains; a check here would wait for it at every call
-            if classes.device.type == "cpu" and ((classes < 0) | (classes >= self.num_classes)).any():
-                wrong = classes[(classes < 0) | (classes >= self.num_classes)][0]
-                raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, but got {int(wrong)}")
+            check_labels(classes, len(noise), self.num_classes)
         u = [noise[:, :32] * truncation for noise in z]
         mask = self._features("f_shape", u[0], labels[0]).clamp(*MASK_RANGE)
         texture = roll(self._features("f_text1", u[1], labels[1]), z[1][:, 32:34])
@@ -160,7 +157,7 @@ class CGNMnist(_DigitCGN):
                     nn.init.zeros_(module.bias)
 
     def _features(self, name: str, u: Tensor, labels: Tensor) -> Tensor:
-        embedded = self.label_emb(labels)
+        embedded = classes_of(self.label_emb.weight, labels)
         return self.get_submodule(name)(torch.cat([u.to(embedded.dtype), embedded], dim=1))
 
     def fast(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FastCGNMnist:
@@ -206,7 +203,8 @@ class FastCGNMnist(_DigitCGN):
             parts = zip(u.split(CPU_BATCH), labels.split(CPU_BATCH), strict=True)
             return torch.cat([self._features(name, *part) for part in parts])
         table, noise = self.get_buffer(f"{name}_label"), self.get_buffer(f"{name}_noise")
-        x = torch.addmm(table[labels], u.to(noise.dtype), noise).unflatten(1, (8, 8, 64)).permute(0, 3, 1, 2)
+        x = torch.addmm(classes_of(table, labels), u.to(noise.dtype), noise)
+        x = x.unflatten(1, (8, 8, 64)).permute(0, 3, 1, 2)
         if name == "f_shape":
             x = self._upsample_convolve(name, 0, F.instance_norm(x))
             return F.instance_norm(self._upsample_convolve(name, 1, F.instance_norm(x)))

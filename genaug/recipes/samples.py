@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.assets import asset_path
+from genaug.files import atomic_path
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
@@ -61,21 +62,19 @@ def run(
     """
     check_integer("num", num, 1)
     check_truncation(truncation)
-    network, title, place = _found(generator, device)
+    network, title, place = found_generator(generator, device)
     known = check_classes(classes, network.num_classes)
     rows: dict[str, Tensor] = {}
     if hasattr(network, "mechanisms"):
         draw = torch.Generator().manual_seed(seed)
-        noise = [torch.randn(num, network.z_dim, generator=draw) for _ in range(3)]
+        if getattr(network, "truncated_noise", False):
+            places = torch.arange(num)
+            noise = [truncated_normal(seed, places, network.z_dim, f"{i}") * truncation for i in range(3)]
+        else:
+            noise = [torch.randn(num, network.z_dim, generator=draw) for _ in range(3)]
         labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]
         inputs = [[part.to(place) for part in parts] for parts in (noise, labels)]
-        mask, texture, background = (part.cpu() for part in network.mechanisms(*inputs, truncation))
-        rows = {
-            "mask": mask * 2 - 1,
-            "object": texture,
-            "background": background,
-            "counterfactual": compose(mask, texture, background),
-        }
+        rows = made_parts(network, inputs[0], inputs[1], truncation)
     else:
         if classes is None:
             picks = torch.arange(min(ROWS, len(known)))
@@ -122,7 +121,7 @@ def walk(
     if not components:
         raise ValueError("components must name at least one, got none")
     check_truncation(truncation)
-    network, title, place = _found(generator, device)
+    network, title, place = found_generator(generator, device)
     most = 1 + max(check_integer("components", component, 0) for component in components)
     if directions is None:
         if most > network.z_dim:
@@ -158,12 +157,45 @@ def walk(
         save_sheet(out, rows, title=title, columns=[_signed(offset) for offset in offsets])
 
 
+def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
+    """Writes an image (3, H, W) uint8 as a file, whole or not at all; its suffix says the format.
+
+    Raises:
+        ValueError: the suffix is of no picture format.
+        OSError: the folder cannot be written.
+    """
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    with atomic_path(path) as temporary:
+        to_pil_image(image).save(temporary)
+
+
+@torch.no_grad()
+def made_parts(
+    generator: Any, noise: Sequence[Tensor], labels: Sequence[Tensor], truncation: float
+) -> dict[str, Tensor]:
+    """What the mechanisms make and what it composes, by name, (B, 1 or 3, H, W) floats in [-1, 1] on the CPU.
+
+    A generator with `parts` shows its pre-mask, too, as the figures of CGN's appendix do.
+    """
+    shown: dict[str, Tensor] = {}
+    if hasattr(generator, "parts"):
+        premask, mask, texture, background = generator.parts(noise, labels, truncation)
+        shown["pre-mask"] = premask
+    else:
+        mask, texture, background = generator.mechanisms(noise, labels, truncation)
+    mask, texture, background = mask.float(), texture.float(), background.float()
+    shown |= {"mask": mask * 2 - 1, "texture": texture, "background": background}
+    shown["counterfactual"] = compose(mask, texture, background)
+    return {name: part.float().cpu() for name, part in shown.items()}
+
+
 def _signed(number: float) -> str:
     """A hyphen is too short for a minus."""
     return f"{number:g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _found(
+def found_generator(
     generator: str | os.PathLike[str] | nn.Module, device: torch.device | str | None
 ) -> tuple[Any, str, torch.device]:
     """The module, what a picture calls it, and where it lies."""

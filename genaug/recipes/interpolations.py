@@ -1,0 +1,245 @@
+"""Ways through the latent space of a counterfactual generator (CGN, appendix D and figures 21 and 22; its blog post).
+
+genaug interpolate cgn-wildlife-mnist --over texture --out sheet.png
+genaug walk cgn-wildlife-mnist --music song.wav --out dance.mp4
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genaug.arguments import check_choice, check_classes, check_integer, check_truncation
+from genaug.datasets.counterfactual import FACTORS
+from genaug.files import writable_folder
+from genaug.generators.images import to_uint8
+from genaug.interventions.sampling import integers, normal, truncated_normal
+from genaug.plotting import save_sheet
+from genaug.progress import progress
+from genaug.recipes.samples import found_generator, made_parts, save_image
+from genaug.video import RATE, beats, keep_step, read_wav, save_video
+
+OVER = (*FACTORS, "all")
+BETWEEN = ("classes", "noises", "both")
+STRIDE = 0.8  # seconds from one point of a walk to the next, without music
+SMALLEST = 256  # pixels a side of a walk's frames: smaller images are enlarged by a whole factor
+AT_ONCE = 8  # images in a generator call: bounds memory
+
+
+def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Between two noises along the arc, at whose ends and at every point of which their length is a noise's.
+
+    Args:
+        start: (..., D).
+        end: (..., D).
+        share: (..., 1) in [0, 1]: 0 is the start.
+    """
+    lengths = start.norm(dim=-1, keepdim=True) * end.norm(dim=-1, keepdim=True)
+    angle = ((start * end).sum(dim=-1, keepdim=True) / lengths.clamp(min=1e-12)).clamp(-1, 1).acos()
+    arc = angle.sin().clamp(min=1e-6)
+    curved = ((1 - share) * angle).sin() / arc * start + (share * angle).sin() / arc * end
+    return torch.where(angle < 1e-3, torch.lerp(start, end, share.expand_as(start)), curved)
+
+
+class Way:
+    """A way through points, each a noise and a class of every mechanism, which is at point k at position k.
+
+    Args:
+        generator: the counterfactual generator.
+        points: how many points, at least 1.
+        over: the mechanism that changes along the way, or "all".
+        between: what of it changes: "classes", "noises" or "both".
+        classes: the points' classes in turn; drawn from all by default.
+        seed: of noises and classes.
+        truncation: scale of the noise.
+    """
+
+    def __init__(
+        self,
+        generator: Any,
+        points: int,
+        *,
+        over: str,
+        between: str,
+        classes: Sequence[int] | None,
+        seed: int,
+        truncation: float,
+    ) -> None:
+        self.generator, self.truncation = generator, truncation
+        # BigGAN's noise is cut off and scaled by its caller, the digits' is scaled inside
+        cut_off = getattr(generator, "truncated_noise", False)
+        draw = truncated_normal if cut_off else normal
+        scale = truncation if cut_off else 1.0
+        known = torch.tensor(check_classes(classes, generator.num_classes))
+        places = torch.arange(points)
+        drawn = known[integers(seed, places, len(known), "class")] if classes is None else known[places % len(known)]
+        shares = nn.functional.one_hot(drawn, generator.num_classes).float()
+        self.labels, self.noise, self.classes = [], [], drawn.tolist()
+        for factor in FACTORS:
+            moves = over in (factor, "all")
+            fixed = torch.zeros_like(places)
+            self.noise.append(
+                scale * draw(seed, places if moves and between != "classes" else fixed, generator.z_dim, factor)
+            )
+            self.labels.append(shares[places if moves and between != "noises" else fixed])
+
+    def at(self, positions: Sequence[float]) -> dict[str, Tensor]:
+        """The parts, and what they compose, at these positions: (N, 1 or 3, H, W) floats in [-1, 1], on the CPU."""
+        device = next(iter([*self.generator.parameters(), *self.generator.buffers()])).device
+        parts: dict[str, list[Tensor]] = {}
+        for begin in range(0, len(positions), AT_ONCE):
+            where = torch.tensor(positions[begin : begin + AT_ONCE], dtype=torch.float64)
+            count = len(self.classes)
+            start = where.floor().long()
+            share = (where - start)[:, None].float()
+            start, end = start % count, (start + 1) % count
+            noise = [spherical(z[start], z[end], share).to(device) for z in self.noise]
+            labels = [torch.lerp(y[start], y[end], share.expand(-1, y.shape[1])).to(device) for y in self.labels]
+            for name, part in made_parts(self.generator, noise, labels, self.truncation).items():
+                parts.setdefault(name, []).append(part)
+        return {name: torch.cat(part) for name, part in parts.items()}
+
+
+def interpolate(
+    generator: str | os.PathLike[str] | nn.Module,
+    out: str | os.PathLike[str],
+    *,
+    over: str = "all",
+    between: str = "both",
+    classes: Sequence[int] | None = None,
+    points: int = 2,
+    steps: int = 8,
+    seed: int = 0,
+    truncation: float = 1.0,
+    device: torch.device | str | None = None,
+) -> Path:
+    """Draws what lies between images: noises along an arc, classes by mixing their embeddings.
+
+    Args:
+        generator: a counterfactual one: a name from `genaug assets list`, a converted checkpoint, or a module.
+        out: a picture such as .png: a column a step, a row a part. A .gif or .mp4: the same in time, forth and back.
+            A name without suffix: a folder of frames, 0000.png and so on, of the composed images alone.
+        over: the mechanism that changes: "shape", "texture", "background" or "all"; the others stay as they are.
+        between: what of it changes: "classes", "noises", or "both" as in the paper's figures.
+        classes: the points' classes in turn; drawn by default.
+        points: how many images to go through, at least 2.
+        steps: from one to the next.
+        seed: of noises and classes.
+        truncation: scale of the noise, in (0, 1].
+        device: where images are made; the CPU, or where a module lies, by default.
+
+    Returns:
+        The file or folder that was written; without ffmpeg, an .mp4 becomes a .gif.
+
+    Raises:
+        TypeError: the generator has no mechanisms.
+        ValueError: another argument is out of its range.
+        genaug.AssetError: the generator cannot be had.
+        OSError: `out` cannot be written.
+    """
+    check_choice("over", over, OVER)
+    check_choice("between", between, BETWEEN)
+    check_integer("points", points, 2)
+    check_integer("steps", steps, 1)
+    check_truncation(truncation)
+    network, title, _ = found_counterfactual(generator, device)
+    way = Way(network, points, over=over, between=between, classes=classes, seed=seed, truncation=truncation)
+    positions = [i / steps for i in range((points - 1) * steps)] + [points - 1.0]
+    parts = {name: to_uint8(part) for name, part in way.at(positions).items()}
+    suffix = Path(out).suffix
+    title += f", over {over if over != 'all' else 'shape, texture and background'}"
+    if not suffix:
+        save_frames(out, parts["counterfactual"])
+    elif suffix in (".gif", ".mp4"):
+        frames = enlarged(parts["counterfactual"])
+        return save_video(out, torch.cat([frames, frames.flip(0)[1:-1]]))
+    else:
+        moved = {"shape": {"pre-mask", "mask"}, "all": set(parts)}.get(over, {over})
+        kept = moved | {"counterfactual"}
+        heads = [f"class {way.classes[round(p)]}" if p.is_integer() and between != "noises" else "" for p in positions]
+        save_sheet(
+            out,
+            {name: part for name, part in parts.items() if name in kept},
+            title=title,
+            columns=heads if any(heads) else (),
+        )
+    return Path(out)
+
+
+def walk(
+    generator: str | os.PathLike[str] | nn.Module,
+    out: str | os.PathLike[str],
+    *,
+    music: str | os.PathLike[str] | None = None,
+    points: int = 8,
+    classes: Sequence[int] | None = None,
+    seed: int = 0,
+    truncation: float = 1.0,
+    device: torch.device | str | None = None,
+) -> Path:
+    """Walks through counterfactuals without end, or in step with music: the latent dance of CGN's blog post.
+
+    Every mechanism goes from point to point by itself. With music a new point is set off for at every beat, and the
+    walk is as long as the music.
+
+    Args:
+        generator: as `interpolate` takes it.
+        out: .gif or .mp4; where ffmpeg is missing, an .mp4 becomes a .gif.
+        music: a .wav.
+        points: how many images to go through; they come again where the music is longer.
+        classes, seed, truncation, device: as `interpolate` takes them.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        TypeError, ValueError, genaug.AssetError, OSError: as `interpolate`; or the music is no .wav.
+        RuntimeError: ffmpeg failed.
+    """
+    check_integer("points", points, 2)
+    check_truncation(truncation)
+    if Path(out).suffix not in (".gif", ".mp4"):
+        raise ValueError(f"out must end in .gif or .mp4, but got {Path(out).name!r}")
+    if music is None:
+        count = round(points * STRIDE * RATE)
+        positions = [i * points / count for i in range(count)]
+    else:
+        samples, rate = read_wav(music)
+        count = max(1, math.ceil(len(samples) / rate * RATE))
+        positions = keep_step([i / RATE for i in range(count)], beats(samples, rate).tolist())
+    network, _, _ = found_counterfactual(generator, device)
+    way = Way(network, points, over="all", between="both", classes=classes, seed=seed, truncation=truncation)
+    chunks = [positions[i : i + 4 * AT_ONCE] for i in range(0, len(positions), 4 * AT_ONCE)]
+    made = [to_uint8(way.at(c)["counterfactual"]) for c in progress(chunks, description="walk", unit="second")]
+    return save_video(out, enlarged(torch.cat(made)), music=music)
+
+
+def found_counterfactual(
+    generator: str | os.PathLike[str] | nn.Module, device: torch.device | str | None
+) -> tuple[Any, str, torch.device]:
+    """The module, its title and its device; TypeError if it has no mechanisms."""
+    network, title, place = found_generator(generator, device)
+    if not hasattr(network, "mechanisms"):
+        raise TypeError(
+            f"generator must have mechanisms for shape, texture and background, as cgn-digits has, but {title} has none"
+        )
+    return network, title, place
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """Small images times a whole factor, so that a player does not blur them: at least 256 pixels a side."""
+    scale = max(1, SMALLEST // images.shape[-1])
+    return images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+
+
+def save_frames(folder: str | os.PathLike[str], images: Tensor) -> None:
+    """Writes 0000.png and so on into a folder."""
+    target = writable_folder(folder)
+    for number, image in enumerate(images):
+        save_image(target / f"{number:04d}.png", image)

@@ -1,0 +1,92 @@
+"""A photograph in the texture of a class (CGN's blog post): Gatys' style transfer toward a generated texture.
+
+genaug stylize photo.jpg --class 340 --out zebra.png
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.transforms.v2 import functional as v2
+
+from genaug.arguments import check_classes, check_integer, check_truncation
+from genaug.files import open_image
+from genaug.generators.images import to_uint8
+from genaug.progress import progress
+from genaug.recipes.interpolations import Way, found_counterfactual
+from genaug.recipes.samples import save_image
+from genaug.transforms.style_transfer import CONTENT_LAYER, STYLE_LAYERS, gatys
+from genaug.transforms.vgg import load_encoder
+from genaug.video import save_video
+
+SMALLEST = 16  # pixels a side of what can be stylised
+
+
+def run(
+    image: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    label: int,
+    generator: str | os.PathLike[str] | nn.Module = "cgn-imagenet-256",
+    steps: int = 50,
+    size: int = 256,
+    frames: int = 25,
+    seed: int = 0,
+    truncation: float = 1.0,
+    network: str | os.PathLike[str] = "vgg19",
+    device: torch.device | str | None = None,
+) -> Path:
+    """Optimises a picture until its features correlate as those of a generated texture; its content stays.
+
+    Args:
+        image: a picture in any format that Pillow reads.
+        out: a picture such as .png. A .gif or .mp4: the walk of the blog post, each frame in the texture of another
+            noise of the class.
+        label: the class of the texture.
+        generator: a counterfactual one, as `CounterfactualDataset` takes it.
+        steps: of L-BFGS, from the picture itself.
+        size: pixels of the picture's shorter side while it is optimised, and of the result's.
+        frames: of a .gif or .mp4.
+        seed: of the texture's noise.
+        truncation: scale of the noise, in (0, 1].
+        network: VGG19's weights: a name from `genaug assets list` or a `.safetensors` file.
+        device: where to work; the CPU, or where a module lies, by default.
+
+    Returns:
+        The file that was written; without ffmpeg, an .mp4 becomes a .gif.
+
+    Raises:
+        ValueError: the file is no picture, or an argument is out of its range.
+        TypeError: the generator has no texture mechanism.
+        genaug.AssetError: the generator or the network cannot be had.
+        OSError: `out` cannot be written.
+    """
+    check_integer("steps", steps, 1)
+    check_integer("size", size, SMALLEST)
+    check_integer("frames", frames, 2)
+    check_truncation(truncation)
+    picture = v2.pil_to_tensor(open_image(image))
+    if not Path(out).suffix:
+        raise ValueError(f"a picture's name must end in its format, such as .png, but got {os.fspath(out)!r}")
+    found, _, place = found_counterfactual(generator, device)
+    check_classes([label], found.num_classes)
+    vgg = load_encoder(network, ("vgg19",), max(STYLE_LAYERS, CONTENT_LAYER), reflect=False).to(place)
+    content = v2.resize(picture, [size], antialias=True).float()[None].to(place) / 255
+    moving = Path(out).suffix in (".gif", ".mp4")
+    points = 3 if moving else 1
+    way = Way(found, points, over="texture", between="noises", classes=[label], seed=seed, truncation=truncation)
+    positions = [i * points / frames for i in range(frames)] if moving else [0.0]
+    textures = way.at(positions)["texture"].add(1).div(2).clamp(0, 1).to(place)
+    count = torch.full((1,), steps, device=place)
+    made = [
+        gatys(vgg, content, [texture], count).cpu()
+        for texture in progress(textures, description="stylising", unit="picture")
+    ]
+    pixels = to_uint8(torch.cat(made) * 2 - 1)
+    if moving:
+        return save_video(out, pixels)
+    save_image(out, pixels[0])
+    return Path(out)

@@ -1,0 +1,138 @@
+"""Frames to a moving picture: GIF by Pillow, MP4 by ffmpeg where it is installed; and the beats of a piece of music."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from genaug.files import atomic_path
+
+RATE = 25  # frames a second, of which a GIF keeps the exact time: 40 ms a frame
+SHORTEST_BEAT = 0.25  # seconds between beats
+_HOP = 441  # samples between two looks at the loudness, at 44.1 kHz: 10 ms
+
+
+def save_video(path: str | os.PathLike[str], frames: Tensor, *, music: str | os.PathLike[str] | None = None) -> Path:
+    """Writes 25 frames a second.
+
+    Args:
+        path: ends in .gif or .mp4. Where ffmpeg is not installed, an .mp4 becomes a .gif of the same name.
+        frames: (N, 3, H, W) uint8, N at least 1.
+        music: a .wav to lay under an .mp4; a GIF is silent.
+
+    Returns:
+        The file that was written, whose suffix says what it became.
+
+    Raises:
+        ValueError: another suffix.
+        RuntimeError: ffmpeg failed; the message is its own.
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".gif", ".mp4"):
+        raise ValueError(f"a moving picture's name must end in .gif or .mp4, but got {path.name!r}")
+    if path.suffix == ".mp4" and shutil.which("ffmpeg"):
+        _save_mp4(path, frames, music)
+        return path
+    path = path.with_suffix(".gif")
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()) for frame in frames.cpu()]
+    with atomic_path(path) as temporary:
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=1000 // RATE, loop=0)
+    return path
+
+
+def _save_mp4(path: Path, frames: Tensor, music: str | os.PathLike[str] | None) -> None:
+    height, width = frames.shape[-2:]
+    sound = [] if music is None else ["-i", os.fspath(music), "-c:a", "aac", "-shortest"]
+    with atomic_path(path) as temporary:
+        command = [
+            *("ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"),
+            *("-s", f"{width}x{height}", "-r", str(RATE), "-i", "-", *sound),
+            # players want even sides and this order of colours
+            *("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-pix_fmt", "yuv420p", os.fspath(temporary)),
+        ]
+        pixels = frames.cpu().permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+        done = subprocess.run(command, input=pixels, capture_output=True, check=False)
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+            raise RuntimeError(f"ffmpeg could not write {path.name}: {lines[-1]}")
+
+
+def read_wav(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
+    """The samples of a .wav of whole numbers, its channels averaged, (N,) in [-1, 1], and how many make a second.
+
+    Raises:
+        ValueError: it is no such file, or it is empty.
+        OSError: it cannot be read.
+    """
+    try:
+        with wave.open(os.fspath(path), "rb") as file:
+            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            content = file.readframes(file.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"music must be a .wav of whole numbers, but {Path(path).name} is not ({error})") from None
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+    if width not in kinds or not content:
+        raise ValueError(
+            f"music must have samples of 8, 16 or 32 bits, but {Path(path).name} has {8 * width}, {len(content)} bytes"
+        )
+    samples = torch.frombuffer(bytearray(content), dtype=kinds[width]).double()
+    samples = (samples - 128) / 128 if width == 1 else samples / 2 ** (8 * width - 1)
+    return samples.reshape(-1, channels).mean(dim=1).float(), rate
+
+
+def beats(samples: Tensor, rate: int) -> Tensor:
+    """When the music gets suddenly louder, in seconds: (K,) float64, rising, at least a quarter of a second apart.
+
+    The loudness of every 10 ms in decibels is compared with that of 10 ms before; rises of more than a deviation above
+    the mean of the second around them are beats, the greatest first.
+
+    Args:
+        samples: (N,) in [-1, 1].
+        rate: of them a second.
+    """
+    hop = max(1, round(rate / 100))
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
+    if len(frames) < 2:
+        return torch.empty(0, dtype=torch.float64)
+    loudness = 10 * (frames.square().mean(dim=1) + 1e-6).log10()
+    rise = torch.cat([loudness[:1] + 60, loudness.diff()]).clamp(min=0)
+    around = torch.nn.functional.pad(rise[None], (50, 50), mode="constant")[0].unfold(0, 101, 1)
+    strong = rise > around.mean(dim=1) + around.std(dim=1).clamp(min=1)
+    chosen: list[int] = []
+    for frame in rise.argsort(descending=True, stable=True).tolist():
+        if strong[frame] and all(abs(frame - other) * hop >= SHORTEST_BEAT * rate for other in chosen):
+            chosen.append(frame)
+    return torch.tensor(sorted(chosen), dtype=torch.float64) * hop / rate
+
+
+def keep_step(times: Sequence[float], beats: Sequence[float]) -> list[float]:
+    """Where a walk is at each time: at 0 at first, at k at the k-th beat; fastest right after a beat.
+
+    Args:
+        times: in seconds, rising from 0.
+        beats: in seconds, rising; before the first and after the last the walk goes on at their pace.
+
+    Returns:
+        Positions, rising.
+    """
+    marks = [0.0, *(beat for beat in beats if beat > 0)]
+    pace = (marks[-1] - marks[0]) / (len(marks) - 1) if len(marks) > 1 else 0.5
+    while marks[-1] <= times[-1]:
+        marks.append(marks[-1] + pace)
+    positions, at = [], 0
+    for time in times:
+        while time >= marks[at + 1]:
+            at += 1
+        share = (time - marks[at]) / (marks[at + 1] - marks[at])
+        positions.append(at + 1 - (1 - share) ** 3)
+    return positions

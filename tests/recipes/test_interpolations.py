@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+
+from genaug import AssetError, load_generator
+from genaug.assets import save_asset
+from genaug.assets.layouts import shapes_of
+from genaug.generators import classes_of
+from genaug.generators.cgn import CGN, MINIATURE
+from genaug.recipes import interpolations, stylize
+from genaug.recipes.interpolations import Way, spherical
+
+
+def way(name: str = "cgn-digits", **options: object) -> Way:
+    settings = {"over": "all", "between": "both", "classes": None, "seed": 0, "truncation": 1.0} | options
+    return Way(load_generator(name), settings.pop("points", 3), **settings)  # type: ignore[arg-type]
+
+
+def test_an_arc_keeps_the_length_and_ends_where_it_should() -> None:
+    draw = torch.Generator().manual_seed(0)
+    start, end = (torch.nn.functional.normalize(torch.randn(4, 50, generator=draw), dim=1) for _ in range(2))
+    for share in (0.0, 0.3, 1.0):
+        between = spherical(start, end, torch.full((4, 1), share))
+        assert torch.allclose(between.norm(dim=1), torch.ones(4), atol=1e-5)
+    assert torch.allclose(spherical(start, end, torch.zeros(4, 1)), start, atol=1e-6)
+    assert torch.allclose(spherical(start, end, torch.ones(4, 1)), end, atol=1e-6)
+    assert torch.equal(spherical(start, start, torch.full((4, 1), 0.5)), start)
+
+
+def test_shares_of_classes_mix_their_rows_and_a_whole_share_is_the_class() -> None:
+    table = torch.arange(6.0).reshape(3, 2)
+    assert torch.equal(classes_of(table, torch.tensor([2, 0])), table[[2, 0]])
+    assert torch.equal(classes_of(table, torch.tensor([[0, 0, 1.0], [0.5, 0.5, 0]])), torch.tensor([[4, 5.0], [1, 2]]))
+
+
+def test_a_generator_takes_shares_as_it_takes_labels() -> None:
+    for generator in (load_generator("cgn-digits"), CGN(MINIATURE).power_iterate().eval()):
+        z = torch.randn(3, 3, generator.z_dim, generator=torch.Generator().manual_seed(0))
+        labels = torch.tensor([1, 5, 9])
+        shares = torch.nn.functional.one_hot(labels, 10).float()
+        with torch.no_grad():
+            there = generator.mechanisms(list(z), [labels] * 3)
+            here = generator.mechanisms(list(z), [shares] * 3)
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(there, here, strict=True))
+    with pytest.raises(ValueError, match=r"labels must be \(3, 10\) if they are floats, but got \(3, 4\)"):
+        load_generator("cgn-digits").mechanisms(list(torch.zeros(3, 3, 36)), [torch.zeros(3, 4)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("over", "moving"),
+    [("shape", {"mask"}), ("texture", {"texture"}), ("background", {"background"}),
+     ("all", {"mask", "texture", "background"})],
+)  # fmt: skip
+def test_only_what_is_asked_for_moves(over: str, moving: set[str]) -> None:
+    parts = way(over=over).at([0.0, 0.5, 1.0])
+    for name, part in parts.items():
+        if name != "counterfactual":
+            assert (not torch.allclose(part[0], part[2], atol=1e-3)) == (name in moving)
+    assert not torch.allclose(parts["counterfactual"][0], parts["counterfactual"][2], atol=1e-3)
+
+
+def test_a_way_is_closed_and_its_points_do_not_depend_on_what_lies_between() -> None:
+    whole = way().at([0.0, 0.25, 1.0, 2.0, 3.0])["counterfactual"]
+    assert torch.allclose(whole[0], whole[4], atol=1e-5)
+    assert torch.allclose(way().at([1.0])["counterfactual"][0], whole[2], atol=1e-5)
+
+
+def test_between_noises_the_class_stays_and_between_classes_the_noise() -> None:
+    noises, classes = way(between="noises", classes=[3, 8]), way(between="classes", classes=[3, 8])
+    assert all(bool((labels.argmax(dim=1) == 3).all()) for labels in noises.labels)
+    assert classes.labels[0].argmax(dim=1).tolist() == [3, 8, 3]
+    assert all(bool((z == z[0]).all()) for z in classes.noise)
+
+
+def test_every_kind_of_file_is_written(tmp_path: Path) -> None:
+    options = {"points": 3, "steps": 2}
+    interpolations.interpolate("cgn-digits", tmp_path / "sheet.png", **options)
+    interpolations.interpolate("cgn-digits", tmp_path / "there.gif", **options)
+    interpolations.interpolate("cgn-digits", tmp_path / "frames", **options)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 4 * 64
+    with Image.open(tmp_path / "there.gif") as moving:
+        assert (moving.n_frames, moving.size) == (8, (256, 256))  # five, and back without the two ends
+    frames = sorted((tmp_path / "frames").iterdir())
+    assert [frame.name for frame in frames] == [f"000{i}.png" for i in range(5)]
+    first = way(seed=0).at([0.0])["counterfactual"]
+    with Image.open(frames[0]) as frame:
+        assert torch.equal(pil_to_tensor(frame), interpolations.to_uint8(first)[0])
+
+
+def test_the_imagenet_cgn_shows_its_premask(tmp_path: Path) -> None:
+    miniature = CGN(MINIATURE).power_iterate().eval()
+    shown = Way(miniature, 2, over="shape", between="both", classes=None, seed=0, truncation=0.5).at([0.0, 1.0])
+    assert list(shown) == ["pre-mask", "mask", "texture", "background", "counterfactual"]
+    interpolations.interpolate(miniature, tmp_path / "sheet.png", over="shape", steps=2)
+    assert (tmp_path / "sheet.png").exists()
+
+
+def test_a_walk_without_music_is_a_loop_of_its_length(tmp_path: Path) -> None:
+    written = interpolations.walk("cgn-digits", tmp_path / "walk.gif", points=2)
+    with Image.open(written) as moving:
+        assert moving.n_frames == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"over": "colour"}, "over must be one of"),
+        ({"between": "worlds"}, "between must be one of"),
+        ({"points": 1}, "points must be at least 2"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"classes": [10]}, "classes"),
+        ({"truncation": 0.0}, "truncation"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        interpolations.interpolate("cgn-digits", tmp_path / "sheet.png", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_generator_without_mechanisms_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"generator must have mechanisms .* but cgan-digits has none"):
+        interpolations.interpolate("cgan-digits", tmp_path / "sheet.png")
+
+
+@pytest.fixture
+def vgg(tmp_path: Path) -> Path:
+    """A VGG19 of random weights."""
+    draw = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.randn(shape, generator=draw) * (2 / math.prod(shape[1:])) ** 0.5 if len(shape) > 1
+        else torch.zeros(shape)
+        for name, shape in shapes_of("vgg19").items()
+    }  # fmt: skip
+    return save_asset(tmp_path / "vgg19.safetensors", state, "vgg19")
+
+
+def test_a_photograph_is_drawn_to_the_texture(tmp_path: Path, vgg: Path) -> None:
+    photo = torch.full((3, 40, 32), 128, dtype=torch.uint8)
+    photo[:, 10:30, 8:24] = 200
+    to_pil_image(photo).save(tmp_path / "photo.png")
+    options = {"generator": "cgn-double-colored-mnist", "network": vgg, "steps": 10, "size": 32}
+    stylize.run(tmp_path / "photo.png", tmp_path / "styled.png", label=6, **options)
+    with Image.open(tmp_path / "styled.png") as styled:
+        assert styled.size == (32, 40)
+        made = pil_to_tensor(styled).float()
+    one = {"points": 1, "over": "texture", "between": "noises", "classes": [6]}
+    texture = way("cgn-double-colored-mnist", **one).at([0.0])["texture"][0].add(1).mul(127.5)
+    wanted = texture.mean(dim=(1, 2))
+    assert (made.mean(dim=(1, 2)) - wanted).abs().sum() < (photo.float().mean(dim=(1, 2)) - wanted).abs().sum()
+
+
+def test_what_cannot_be_stylised_is_named(tmp_path: Path, vgg: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(ValueError, match=r"notes\.txt does not open as an image"):
+        stylize.run(tmp_path / "notes.txt", tmp_path / "out.png", label=1, generator="cgn-digits", network=vgg)
+    to_pil_image(torch.zeros(3, 20, 20, dtype=torch.uint8)).save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match="classes"):
+        stylize.run(tmp_path / "photo.png", tmp_path / "out.png", label=10, generator="cgn-digits", network=vgg)
+    with pytest.raises(AssetError, match="cgn-digits"):
+        stylize.run(tmp_path / "photo.png", tmp_path / "out.png", label=1, generator="cgn-digits", network="cgn-digits")

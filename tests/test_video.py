@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import wave
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from genaug.video import beats, keep_step, read_wav, save_video
+
+CLICKS = (0.5, 1.0, 1.75, 2.5)
+
+
+def clicks(path: Path, *, rate: int = 8000, channels: int = 1, seconds: float = 3.0) -> Path:
+    """Faint noise with a loud, decaying click at each of `CLICKS`."""
+    draw = torch.Generator().manual_seed(0)
+    samples = 0.01 * torch.randn(round(seconds * rate), generator=draw)
+    for click in CLICKS:
+        begin = round(click * rate)
+        samples[begin : begin + 400] += torch.linspace(0.8, 0, 400) * torch.randn(400, generator=draw).sign()
+    whole = (samples.clamp(-1, 1) * 32767).to(torch.int16)[:, None].expand(-1, channels).contiguous()
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(whole.numpy().tobytes())
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_beats_are_where_the_clicks_are(tmp_path: Path, channels: int) -> None:
+    samples, rate = read_wav(clicks(tmp_path / "clicks.wav", channels=channels))
+    assert (rate, len(samples)) == (8000, 24_000)
+    found = beats(samples, rate)
+    assert all(min(abs(found - click)) < 0.02 for click in CLICKS)
+    assert len(found) <= len(CLICKS) + 1  # the beginning itself may count as one
+
+
+def test_silence_has_no_beat_but_its_beginning() -> None:
+    assert len(beats(torch.zeros(8000), 8000)) == 0
+
+
+def test_a_walk_that_keeps_step_is_at_point_k_at_beat_k_and_fastest_right_after() -> None:
+    times = [i / 100 for i in range(300)]
+    where = keep_step(times, [0.5, 1.0, 2.0])
+    assert where[0] == 0
+    assert [where[i] for i in (50, 100, 200)] == pytest.approx([1, 2, 3], abs=1e-6)
+    steps = torch.tensor(where).diff()
+    assert (steps >= 0).all()
+    for beat in (50, 100, 200):
+        assert steps[beat] > 5 * steps[beat - 2]
+
+
+def test_without_beats_a_walk_goes_on_at_an_even_pace() -> None:
+    where = keep_step([0.0, 0.5, 1.0, 1.5], [])
+    assert where == pytest.approx([0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF of no music"])
+def test_what_is_no_wav_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "song.wav").write_bytes(content)
+    with pytest.raises(ValueError, match=r"music must be a \.wav of whole numbers, but song\.wav is not"):
+        read_wav(tmp_path / "song.wav")
+
+
+def test_a_gif_has_every_frame_at_25_a_second(tmp_path: Path) -> None:
+    frames = torch.randint(0, 256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert save_video(tmp_path / "walk.gif", frames) == tmp_path / "walk.gif"
+    with Image.open(tmp_path / "walk.gif") as picture:
+        assert picture.n_frames == 5
+        assert picture.info["duration"] == 40
+    with pytest.raises(ValueError, match=r"must end in \.gif or \.mp4, but got 'walk\.avi'"):
+        save_video(tmp_path / "walk.avi", frames)
+
+
+def test_without_ffmpeg_an_mp4_becomes_a_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    frames = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    assert save_video(tmp_path / "walk.mp4", frames) == tmp_path / "walk.gif"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["walk.gif"]
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
+def test_an_mp4_has_pictures_and_music(tmp_path: Path) -> None:
+    song = clicks(tmp_path / "clicks.wav")
+    frames = torch.zeros(75, 3, 33, 33, dtype=torch.uint8)  # odd sides, which players do not like
+    assert save_video(tmp_path / "dance.mp4", frames, music=song) == tmp_path / "dance.mp4"
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_type,width", "-of", "csv=p=0"]
+    shown = subprocess.run([*command, str(tmp_path / "dance.mp4")], capture_output=True, text=True, check=True).stdout
+    assert "video,34" in shown
+    assert "audio" in shown
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
+def test_what_ffmpeg_says_is_passed_on_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "song.wav").write_bytes(b"no music")
+    with pytest.raises(RuntimeError, match=r"ffmpeg could not write dance\.mp4"):
+        save_video(tmp_path / "dance.mp4", torch.zeros(2, 3, 8, 8, dtype=torch.uint8), music=tmp_path / "song.wav")
+    assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
