@@ -72,17 +72,18 @@ class Discriminator(nn.Module):
     in one hand only, which a single image cannot: a classifier trained on such digits fails on other hands'.
     """
 
-    def __init__(self, num_classes: int = 10, width: int = 64) -> None:
+    def __init__(self, num_classes: int = 10, width: int = 64, *, image_size: int = 32) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3 * PACKED
         for out in (width, 2 * width, 4 * width):
             layers += [spectral_norm(nn.Conv2d(channels, out, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
             channels = out
-        self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(nn.Linear(16 * channels, num_classes)))
+        left = (image_size // 8) ** 2  # places after three strides of 2
+        self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(nn.Linear(left * channels, num_classes)))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (B / 4,) of images (B, 3, 32, 32) whose labels (B,) are equal in consecutive fours."""
+        """Judgements (B / 4,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
         packed = images.reshape(-1, 3 * PACKED, *images.shape[2:])
         return self.layers(packed).gather(1, labels[::PACKED, None])[:, 0]
 
@@ -93,8 +94,7 @@ class LinearDiscriminator(nn.Module):
     def __init__(self, num_classes: int = 10, width: int = 512, *, image_size: int = 32) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, num_classes)
-        pixels = image_size * image_size
-        layers: list[nn.Module] = [nn.Linear(3 * pixels + num_classes, width), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Linear(3 * image_size**2 + num_classes, width), nn.LeakyReLU(0.2)]
         for _ in range(2):
             layers += [nn.Linear(width, width), nn.Dropout(0.4), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
@@ -111,12 +111,13 @@ class TwoDiscriminators(nn.Module):
     take for part of the digit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 10, widths: tuple[int, int] = (64, 512), *, image_size: int = 32) -> None:
         super().__init__()
-        self.convolutional, self.linear = Discriminator(), LinearDiscriminator()
+        self.convolutional = Discriminator(num_classes, widths[0], image_size=image_size)
+        self.linear = LinearDiscriminator(num_classes, widths[1], image_size=image_size)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (2B,) of images (B, 3, 32, 32) whose labels (B,) are equal in consecutive fours."""
+        """Judgements (2B,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
         packed = self.convolutional(images, labels).repeat_interleave(PACKED)
         return torch.cat([packed, self.linear(images, labels)])
 

@@ -9,7 +9,8 @@ import torch
 from genaug.datasets.environments import FIRST, RED_GREEN, SECOND, colour_agrees, ink, paint, ten_classes, two_classes
 
 COUNT = 20_000
-GREY = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(COUNT, -1, -1)  # the upper left pixel is paper
+# most of it paper, and then darker and darker: as little ink as a digit has
+GREY = (3 * (torch.arange(256) - 150)).clamp(0, 255).to(torch.uint8).view(1, 16, 16).expand(COUNT, -1, -1)
 DIGITS = torch.arange(COUNT) % 10
 
 
@@ -83,6 +84,9 @@ def test_colours_are_recognised_and_ink_is_the_shape_in_any_of_them() -> None:
         assert torch.equal(ink(images), GREY[:100, None].expand(-1, 3, -1, -1))
     found = two_classes(GREY[:500], DIGITS[:500], agreement=0.7)
     assert torch.equal(colour_agrees(found.images, found.labels, (RED_GREEN,)), found.colours == found.labels)
+    astray = found.images.clone()
+    astray[:, :, 0, :7] = 255  # as a generator may draw
+    assert torch.equal(colour_agrees(astray, found.labels, (RED_GREEN,)), found.colours == found.labels)
     # faint and mixed as a generator's digits may be, the stronger channel counts
     faint = torch.stack([GREY[0] // 3, GREY[0] // 5, torch.zeros_like(GREY[0])])[None]
     assert colour_agrees(faint, torch.tensor([0]), (RED_GREEN,)).all()
