@@ -249,3 +249,21 @@ def test_a_module_in_training_is_evaluated_and_goes_on_training():
     assert torch.equal(dataset.images(range(16))[:8], dataset.images(range(8)))
     assert cgn.training
     assert all(torch.equal(before[name], value) for name, value in cgn.state_dict().items())
+
+
+@pytest.mark.parametrize("pool", [None, 9])
+def test_jittered_masks_are_a_function_of_the_sample_and_change_no_label(generator, pool):
+    plain, jittered = (
+        CounterfactualDataset(generator, length=40, pool=pool, mask_jitter=jitter) for jitter in (0, 1.0)
+    )
+    together = jittered.images(range(40))
+    assert torch.equal(jittered.images([17]), together[17:18])
+    assert not torch.equal(plain.images(range(40)), together)
+    assert all(torch.equal(plain.labels(range(40))[f], jittered.labels(range(40))[f]) for f in ("shape", "texture"))
+    assert jittered.describe(3)["mask_jitter"] == 1.0
+    assert "Mask jitter: 1" in repr(jittered)
+
+
+def test_a_negative_jitter_is_refused(generator):
+    with pytest.raises(ValueError, match="mask_jitter must be"):
+        CounterfactualDataset(generator, mask_jitter=-1.0)

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from genaug.interventions.composition import compose
+from genaug.interventions.composition import compose, warp
 
 
 def parts(seed=0):
@@ -24,3 +25,39 @@ def test_equal_parts_hide_the_mask():
     texture, _ = parts()
     mask = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(compose(mask, texture, texture), texture)
+
+
+def test_no_change_warps_nothing():
+    mask = torch.rand(2, 1, 9, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(warp(mask, torch.zeros(2, 6)), mask, rtol=0, atol=1e-6)
+
+
+def test_a_shift_moves_each_mask_by_its_own_share_of_the_side():
+    mask = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    moved = warp(mask, torch.tensor([[0, 0, 0, 0, 1.0, 0], [0, 0, 0, 0, 0, -2.0]]))
+    torch.testing.assert_close(moved[0, :, 1:], mask[0, :, :-1], rtol=0, atol=1e-5)  # 1/16 of 16 pixels down
+    torch.testing.assert_close(moved[1, :, :, :-2], mask[1, :, :, 2:], rtol=0, atol=1e-5)
+    assert moved[0, :, 0].abs().max() < 1e-5  # from outside comes background
+
+
+def test_six_units_of_angle_are_a_quarter_turn():
+    mask = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    turned = warp(mask, torch.tensor([[6.0, 0, 0, 0, 0, 0]]))
+    quarters = [torch.rot90(mask, turns, (2, 3)) for turns in (1, 3)]
+    assert min((turned - quarter).abs().max() for quarter in quarters) < 1e-4
+
+
+def test_stretching_makes_a_bar_as_much_longer():
+    mask = torch.zeros(1, 1, 200, 200)
+    mask[:, :, 90:110, 50:150] = 1
+    both = torch.tensor([[0, 1.0, 0, 0, 0, 0], [0, 0, 1.0, 0, 0, 0]])
+    tall, wide = warp(mask.expand(2, -1, -1, -1), both)
+    assert tall[0, :, 100].sum() == pytest.approx(20 * 1.15, abs=0.1)
+    assert tall[0, 100].sum() == pytest.approx(100, abs=0.1)
+    assert wide[0, 100].sum() == pytest.approx(100 * 1.15, abs=0.1)
+
+
+def test_a_warped_mask_does_not_depend_on_its_batch():
+    draw = torch.Generator().manual_seed(0)
+    mask, change = torch.rand(13, 1, 32, 32, generator=draw), torch.randn(13, 6, generator=draw)
+    assert torch.equal(warp(mask, change)[5:6], warp(mask[5:6], change[5:6]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genaug.models.mnist_cnn import MnistCNN
+from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
 
 
 def layer_by_layer(model: MnistCNN) -> nn.Sequential:
@@ -62,3 +62,22 @@ def test_images_must_be_floats_of_32_pixels(model: MnistCNN) -> None:
         model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"\(B, 3, 32, 32\), got \(2, 1, 28, 28\)"):
         model(torch.zeros(2, 1, 28, 28))
+
+
+def test_with_contrast_a_faint_digit_is_as_plain_as_a_bold_one(images: Tensor) -> None:
+    model = NormalisedMnistCNN().eval()
+    faint = 0.3 + 0.1 * images
+    torch.testing.assert_close(model(faint), model(images), rtol=0.05, atol=0.01)
+    plain = NormalisedMnistCNN(contrast=False).eval()
+    assert (plain(faint) - plain(images)).abs().max() > 0.01
+
+
+def test_one_colour_all_over_is_no_error(images: Tensor) -> None:
+    assert NormalisedMnistCNN(num_classes=7)(torch.zeros_like(images)).isfinite().all()
+
+
+def test_the_normalised_classifier_wants_floats_of_32_pixels(images: Tensor) -> None:
+    with pytest.raises(TypeError, match="images must be floats"):
+        NormalisedMnistCNN()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"\(B, 3, 32, 32\), got \(2, 3, 28, 28\)"):
+        NormalisedMnistCNN()(torch.zeros(2, 3, 28, 28))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from genaug.evaluation import accuracy
-from genaug.training.digit_classifier import fit_classifier
+from genaug.training.digit_classifier import fit_classifier, fit_normalised
 
 
 def bars(number: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -109,3 +109,17 @@ def test_bad_input_is_named(change: dict, error: type[Exception], message: str) 
     options |= change
     with pytest.raises(error, match=message):
         fit_classifier(options.pop("images"), options.pop("labels"), **options)
+
+
+def test_batches_made_on_the_way_train_a_normalised_classifier() -> None:
+    images, labels = bars(960, 0)
+    batches = zip(images.split(32), labels.split(32), strict=True)
+    model = fit_normalised(batches, 30, seed=0)
+    assert not model.training
+    test_images, test_labels = bars(200, 1)
+    assert accuracy(model, zip(test_images.split(64), test_labels.split(64), strict=True)) > 0.8
+
+
+def test_no_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        fit_normalised([], 0, seed=0)
