@@ -787,7 +787,12 @@ def reproduce_cgn_table1(
     "cgn-table2", epilog="Example: genaug reproduce cgn-table2 --variant colored --root data --seeds 0,1,2"
 )
 def reproduce_cgn_table2(
-    rows: Annotated[str, typer.Option(help="Which rows, with commas between.")] = "original,cgn",
+    rows: Annotated[
+        str,
+        typer.Option(
+            help="Which rows, with commas between: original, gan, irm-2, irm-5, lntl, cgn, mixed, ...; or all."
+        ),
+    ] = "original,cgn",
     variant: Annotated[
         list[str], typer.Option(help="colored, double-colored or wildlife; repeat for several.")
     ] = MNIST_VARIANTS,

@@ -1,6 +1,6 @@
 """CGN, Table 2: digits classified where colour and texture no longer tell the class.
 
-    genaug reproduce cgn-table2 --root DATA --textures TEXTURES --rows original,cgn --seeds 0,1,2 --out runs/cgn-table2
+    genaug reproduce cgn-table2 --root DATA --textures TEXTURES --rows all --seeds 0,1,2 --out runs/cgn-table2
 
 Accuracy in percent, training / test; the paper's and an independent rerun's (counterfactuals alone, 10^5 images):
 
