@@ -213,7 +213,7 @@ def test_entries_of_a_pool_are_made_once_and_only_when_they_are_drawn():
     renewed = CounterfactualDataset(Counting(), length=6400, pool=40, refresh=0.2)
     renewed.images(range(6400))
     assert sum(made) == pytest.approx(40 + 99 * 8, abs=3)
-    assert len(made) <= 101  # a batch's new entries in one call
+    assert len(made) <= 200  # a batch's new entries in one call, or two where a group began in the batch before
 
 
 def test_a_pool_that_does_not_fit_says_the_bytes_of_an_entry(monkeypatch):
