@@ -389,9 +389,18 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str 
     if wrong:
         complaints.append(_few("wrong shape", wrong))
     if complaints:
+        if (size := _resolution(found, kind)) is not None and size != (given := json.loads(config or "")["output_dim"]):
+            raise AssetError(f"{file} is a {kind} checkpoint of {size} pixels, but expected is one of {given}")
         raise AssetError(f"{file} is no {kind} checkpoint: {'; '.join(complaints)}")
     if bad := [name for name in expected if not _sound(state[name])]:
         raise AssetError(f"{file} is damaged: {_few('no finite floating-point numbers in', bad)}")
+
+
+def _resolution(names: set[str], kind: str) -> int | None:
+    """The image size of the released BigGAN-deep that has tensors of these names, or of a CGN of such."""
+    if kind not in _CONFIGURED:
+        return None
+    return next((size for size, config in BIGGAN_CONFIGS.items() if LAYOUTS[kind](config).keys() == names), None)
 
 
 def _check_tensors(state: Mapping[Any, Any], file: str) -> None:

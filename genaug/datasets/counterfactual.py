@@ -166,10 +166,13 @@ class CounterfactualDataset(GeneratedDataset):
         indices = {"shape": groups, "texture": positions, "background": positions}
         if self.pool is None:
             return indices
-        # a group's shape stays where the others move on, so that all three begin where the group does
-        steps = groups * self.counterfactuals_per_noise // REFRESHED_EVERY
-        begin = (steps.double() * (self.refresh * self.pool)).long()
+        begin = self._begin(positions)
         return {name: begin + integers(self.seed, index, self.pool, f"{name} entry") for name, index in indices.items()}
+
+    def _begin(self, positions: Tensor) -> Tensor:
+        """The first of the pool's entries that each sample draws from: its group's, whose shape is to stay one."""
+        steps = positions // self.counterfactuals_per_noise * self.counterfactuals_per_noise // REFRESHED_EVERY
+        return (steps.double() * (self.refresh * (self.pool or 0))).long()
 
     def _labels(self, factor: str, sources: Tensor) -> Tensor:
         classes = self.classes[factor] if isinstance(self.classes, dict) else self.classes
@@ -216,10 +219,16 @@ class CounterfactualDataset(GeneratedDataset):
 
     def _recombined(self, positions: Tensor) -> Tensor:
         parts = self._bank().parts(*self._sources(positions).values())
-        if parts is None:  # samples so far apart that an entry of one lies in the place of another's
-            return torch.cat([self._recombined(half) for half in positions.tensor_split(2)])
-        mask, texture, background = parts
-        return blend_uint8(self._jittered(mask.float(), positions.to(mask.device)), texture, background)
+        if parts is not None:
+            mask, texture, background = parts
+            return blend_uint8(self._jittered(mask.float(), positions.to(mask.device)), texture, background)
+        # an entry of some lies in the place of another's: the pool of the earlier ones first, then that of the later
+        begin = self._begin(positions)
+        first = begin.unique()
+        later = begin >= first[len(first) // 2]
+        order = later.long().argsort(stable=True)
+        halves = [self._recombined(positions[~later]), self._recombined(positions[later])]
+        return torch.cat(halves)[order.argsort().to(self.device)]
 
     def _bank(self) -> Pool:
         if self._held is None:

@@ -102,7 +102,7 @@ def _cgn_imagenet(metadata: Mapping[str, str]) -> Any:
 # an asset's kind -> its trainable form, from the metadata of its file
 _TRAINABLE: dict[str, Callable[[Mapping[str, str]], Any]] = {
     "cgn-mnist": _cgn_mnist,
-    "cgn-imagenet": _cgn_imagenet,
     "biggan-deep": _biggan_deep,
+    "cgn-imagenet": _cgn_imagenet,
     "conditional-digits": _conditional_digits,
 }

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.testing import assert_close
 
-from genaug import AssetError
+from genaug import AssetError, load_generator
 from genaug.assets import load_asset, save_asset
 from genaug.assets.convert import convert
 from genaug.assets.formats import digest
 from genaug.assets.layouts import BIGGAN_CONFIGS, canonical, shapes_of
+from genaug.generators.cgn import CGN, MINIATURE, FastCGN
 from genaug.generators.cgn_mnist import CGNMnist
 
 
@@ -153,15 +155,57 @@ def test_a_biggan_without_its_configuration_is_no_asset(tmp_path: Path) -> None:
         save_asset(tmp_path / "own.safetensors", random_state("biggan-deep", SMALLEST), "biggan-deep")
 
 
-@pytest.mark.parametrize(("module", "copy"), [("", True), ("module.", False)])
-def test_cgn_for_imagenet_is_kept_without_its_copy_of_biggan(tmp_path: Path, module: str, copy: bool) -> None:
-    state = random_state("cgn-imagenet", TINY)
+NARROW = {**TINY, "u2net_width": 4}
+
+
+def cgn_checkpoint(path: Path, module: str = "", copy: bool = True) -> dict[str, torch.Tensor]:
+    """Writes tensors named as in the authors' cgn.pth, and their configuration; returns what of them is to be kept."""
+    state = random_state("cgn-imagenet", NARROW)
     surplus = {f"biggan_GT.{name}": value for name, value in random_state("biggan-deep", TINY).items()} if copy else {}
-    torch.save({f"{module}{name}": value for name, value in (state | surplus).items()}, tmp_path / "cgn.pth")
-    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    torch.save({f"{module}{name}": value for name, value in (state | surplus).items()}, path)
+    path.with_name("config.json").write_text(json.dumps(NARROW))
+    return state
+
+
+@pytest.mark.parametrize(("module", "copy"), [("", True), ("module.", True), ("module.", False)])
+def test_cgn_for_imagenet_is_kept_without_its_copy_of_biggan(tmp_path: Path, module: str, copy: bool) -> None:
+    state = cgn_checkpoint(tmp_path / "cgn.pth", module, copy)
     loaded, metadata = load_asset(convert(tmp_path / "cgn.pth", tmp_path / "target.safetensors"))
     assert same(loaded, state)
-    assert metadata["kind"] == "cgn-imagenet"
+    assert (metadata["kind"], json.loads(metadata["config"])) == ("cgn-imagenet", json.loads(json.dumps(NARROW)))
+
+
+def test_a_converted_cgn_for_imagenet_makes_the_images_of_its_checkpoint(tmp_path: Path) -> None:
+    trained = CGN(MINIATURE, target=True).power_iterate().eval()
+    torch.save({f"module.{name}": value for name, value in trained.state_dict().items()}, tmp_path / "cgn.pth")
+    (tmp_path / "config.json").write_text(json.dumps(MINIATURE))
+    generator = load_generator(convert(tmp_path / "cgn.pth", tmp_path / "cgn.safetensors", kind="cgn-imagenet"))
+    assert isinstance(generator, FastCGN)
+    z, labels = torch.randn(2, 16), torch.tensor([3, 9])
+    with torch.no_grad():
+        assert_close(generator(z, labels, 0.5), trained(z, labels, 0.5), atol=1e-5, rtol=0)
+
+
+def test_a_cgn_of_another_resolution_is_told_by_its_layers(tmp_path: Path) -> None:
+    names = shapes_of("cgn-imagenet", json.dumps(BIGGAN_CONFIGS[128]))
+    torch.save({name: torch.zeros(1) for name in names}, tmp_path / "cgn.pth")
+    refused(tmp_path / "cgn.pth", r"cgn\.pth is a cgn-imagenet checkpoint of 128 pixels, but expected is one of 256")
+
+
+def test_what_a_cgn_lacks_is_named(tmp_path: Path) -> None:
+    cgn_checkpoint(tmp_path / "cgn.pth")
+    state = torch.load(tmp_path / "cgn.pth", weights_only=True)
+    lacking = {name: value for name, value in state.items() if not name.startswith("u2net.stage3d")}
+    torch.save(lacking, tmp_path / "cgn.pth")
+    refused(
+        tmp_path / "cgn.pth", r"is no cgn-imagenet checkpoint: missing u2net\.stage3d\.rebnconvin\.conv_s1\.weight, "
+    )
+
+
+def test_a_width_that_is_none_is_refused(tmp_path: Path) -> None:
+    cgn_checkpoint(tmp_path / "cgn.pth")
+    (tmp_path / "config.json").write_text(json.dumps({**NARROW, "u2net_width": 6}))
+    refused(tmp_path / "cgn.pth", r"u2net_width must be a multiple of 4 in 4\.\.1024, got 6")
 
 
 @pytest.mark.slow

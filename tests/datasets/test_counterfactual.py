@@ -11,10 +11,14 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from genaug import CounterfactualDataset
+from genaug.datasets import pool as pools
 from genaug.datasets.counterfactual import blend_uint8
+from genaug.generators.cgn import CGN, MINIATURE
 from genaug.generators.cgn_mnist import CGNMnist
 from genaug.interventions.composition import compose
-from genaug.interventions.sampling import normal
+from genaug.interventions.sampling import normal, truncated_normal
+
+FACTORS = ("shape", "texture", "background")
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,14 @@ def generator():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.kaiming_normal_(module.weight)
     return cgn.eval().fast()
+
+
+@pytest.fixture(scope="module")
+def imagenet():
+    """The CGN for ImageNet, at 32 pixels and of ten classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return CGN(MINIATURE).power_iterate().eval().fast()
 
 
 class Flat(nn.Module):
@@ -39,6 +51,17 @@ class Flat(nn.Module):
         mask = torch.ones(len(labels[0]), 1, 4, 4)
         mask[:, :, :2] = 0
         return mask, plane(labels[1] / 5, 3), plane(-labels[2] / 5, 3)
+
+
+class Drawn(Flat):
+    """Parts that are their noise, so that another draw is another image."""
+
+    def mechanisms(self, z, labels, truncation=1.0):
+        mask, texture, background = super().mechanisms(z, labels, truncation)
+        mask, texture, background = (
+            (part + 0.3 * noise[:, :1, None, None]) for part, noise in zip((mask, texture, background), z, strict=True)
+        )
+        return mask.clamp(0, 1), texture.clamp(-1, 1), background.clamp(-1, 1)
 
 
 @pytest.mark.parametrize("pool", [None, 50])
@@ -127,9 +150,86 @@ def test_a_pool_is_within_two_grey_levels_of_its_exact_parts(generator):
     assert ((exact + 1) * 127.5 - dataset.images(range(64)).float()).abs().max() <= 1.5 + 1e-3
 
 
-def test_every_pool_recombination_is_possible():
-    dataset = CounterfactualDataset(Flat(), length=4000, pool=3, counterfactuals_per_noise=1)
-    assert len({tuple(dataset.describe(i)["pool_entries"].values()) for i in range(400)}) == 27
+@pytest.mark.parametrize("refresh", [0.0, 0.5])
+def test_recombinations_draw_their_parts_independently_and_all_alike(refresh):
+    """All 4 ** 3 triples of places come up as often: 63 degrees of freedom, above 103.4 once in a thousand."""
+    count = 20_000
+    dataset = CounterfactualDataset(Flat(), length=count, pool=4, refresh=refresh, counterfactuals_per_noise=1)
+    entries = [described["pool_entries"] for described in dataset.descriptions(range(count))]
+    places = torch.tensor([[entry[name] % 4 for name in FACTORS] for entry in entries])
+    found = torch.bincount(places @ torch.tensor([16, 4, 1]), minlength=64).double()
+    assert ((found - count / 64) ** 2 / (count / 64)).sum() < 103.4
+
+
+@pytest.mark.parametrize("size", [1, 3, 50, 300])
+@pytest.mark.parametrize("refresh", [0.03, 0.4, 1.0])
+def test_a_renewed_pool_is_a_function_of_seed_and_index(refresh, size):
+    options = {"length": 300, "seed": 3, "pool": 7, "refresh": refresh, "counterfactuals_per_noise": 5}
+    whole = CounterfactualDataset(Drawn(), **options).images(range(300))
+    dataset = CounterfactualDataset(Drawn(), batch_size=48, **options)
+    order = torch.randperm(300)
+    pieces = torch.cat([dataset.images(piece) for piece in order.split(size)])
+    assert torch.equal(pieces, whole[order])
+    assert torch.equal(CounterfactualDataset(Drawn(), **options)[211][0], whole[211])
+    assert [dataset.labels([i])["texture"].item() for i in range(150, 160)] == dataset.labels(range(150, 160))[
+        "texture"
+    ].tolist()
+
+
+def test_renewing_moves_a_window_over_numbered_entries():
+    dataset = CounterfactualDataset(Flat(), length=6400, pool=20, refresh=0.1, counterfactuals_per_noise=1)
+    entries = [described["pool_entries"] for described in dataset.descriptions(range(6400))]
+    for i, entry in enumerate(entries):
+        begin = i // 64 * 2
+        assert all(begin <= entry[name] < begin + 20 for name in FACTORS)
+    assert len({entry["texture"] for entry in entries[:64]}) > 15
+    assert max(entry["texture"] for entry in entries) >= 2 * 99 + 15
+
+
+def test_a_group_keeps_its_shape_while_the_pool_is_renewed():
+    dataset = CounterfactualDataset(Flat(), length=1000, pool=6, refresh=1.0, counterfactuals_per_noise=10)
+    shapes = [described["pool_entries"]["shape"] for described in dataset.descriptions(range(1000))]
+    assert all(len(set(shapes[i : i + 10])) == 1 for i in range(0, 1000, 10))
+    assert len(set(shapes)) > 50
+
+
+def test_entries_of_a_pool_are_made_once_and_only_when_they_are_drawn():
+    made = []
+
+    class Counting(Drawn):
+        one_by_one = True  # so that a dataset adds none to fill up a batch
+
+        def mechanisms(self, z, labels, truncation=1.0):
+            made.append(len(labels[0]))
+            return super().mechanisms(z, labels, truncation)
+
+    dataset = CounterfactualDataset(Counting(), length=6400, pool=40)
+    dataset.images(range(3))
+    assert len(made) == 1
+    assert made[0] <= 3 + 3 + 1  # textures, backgrounds, and a group's shape, where none is an entry of another
+    dataset.images(range(6400))
+    assert sum(made) == 40
+    made.clear()
+    renewed = CounterfactualDataset(Counting(), length=6400, pool=40, refresh=0.2)
+    renewed.images(range(6400))
+    assert sum(made) == pytest.approx(40 + 99 * 8, abs=3)
+    assert len(made) <= 200  # a batch's new entries in one call, or two where a group began in the batch before
+
+
+def test_a_pool_that_does_not_fit_says_the_bytes_of_an_entry(monkeypatch):
+    monkeypatch.setattr(pools, "_free", lambda device: 10_000)
+    message = (
+        r"pool must fit on cpu, but 90 entries of 112 bytes each \(a mask, a texture and a background "
+        r"of 4 x 4 pixels\) are 0\.0 GB, of 0\.0 GB that are free: 89 entries at most"
+    )
+    with pytest.raises(ValueError, match=message):
+        CounterfactualDataset(Flat(), pool=90)
+    CounterfactualDataset(Flat(), pool=89)
+
+
+def test_the_free_memory_of_this_machine_is_known_or_not_asked_for():
+    free = pools._free(torch.device("cpu"))
+    assert free is None or 1e6 < free < 1e15
 
 
 def test_blend_ends_are_exact():
@@ -154,6 +254,22 @@ def test_describe_is_enough_to_make_the_sample_again(generator):
     assert torch.equal(((made + 1) * 127.5).round().to(torch.uint8), image)
 
 
+def test_each_factor_has_classes_of_its_own():
+    dataset = CounterfactualDataset(
+        Flat(), length=300, targets="all", classes={"background": [0, 2], "shape": 4, "texture": None}
+    )
+    labels = dataset.labels(range(300))
+    assert {name: set(values.tolist()) for name, values in labels.items()} == {
+        "shape": {4},
+        "texture": {0, 1, 2, 3, 4},
+        "background": {0, 2},
+    }
+    assert dataset.describe(0)["classes"] == {"shape": [4], "texture": [0, 1, 2, 3, 4], "background": [0, 2]}
+    for image, target in dataset.__getitems__(range(50)):
+        assert image[0, 3, 0].item() == round((target["texture"] / 5 + 1) * 127.5)
+        assert image[0, 0, 0].item() == round((1 - target["background"] / 5) * 127.5)
+
+
 def test_classes_restrict_every_factor():
     labels = CounterfactualDataset(Flat(), length=300, classes=[4, 1]).labels(range(300))
     assert all(set(values.tolist()) == {1, 4} for values in labels.values())
@@ -172,6 +288,37 @@ def test_targets_transforms_and_output():
     tensor, _ = CounterfactualDataset(Flat(), length=10)[3]
     assert isinstance(tensor, tv_tensors.Image)
     assert tensor.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_noise": True}, {"pool": 9, "refresh": 0.3}])
+def test_the_cgn_for_imagenet_makes_the_same_samples_in_any_batch(imagenet, options):
+    dataset = CounterfactualDataset(imagenet, length=40, counterfactuals_per_noise=3, batch_size=16, **options)
+    whole = dataset.images(range(40))
+    assert whole.shape == (40, 3, 32, 32)
+    assert torch.equal(torch.cat([dataset.images(piece) for piece in torch.arange(40).split(7)]), whole)
+    assert len(whole.flatten(1).unique(dim=0)) >= 36  # noise that is shared leaves ten classes' worth of variety
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_noise_of_imagenets_cgn_is_truncated_and_shared_as_asked(imagenet, shared):
+    """`describe` is enough to make a sample again, by the noise that BigGAN takes."""
+    dataset = CounterfactualDataset(imagenet, length=50, seed=2, truncation=0.5, shared_noise=shared)
+    described = dataset.describe(37)
+    assert described["noise_indices"] == {"shape": 3} | dict.fromkeys(FACTORS[1:], 3 if shared else 37)
+    noise = [
+        truncated_normal(2, torch.tensor([number]), 16, "shape noise" if shared else f"{name} noise") * 0.5
+        for name, number in described["noise_indices"].items()
+    ]
+    labels = [torch.tensor([label]) for label in described["labels"].values()]
+    made = imagenet(noise, labels, 0.5)[0]
+    assert torch.equal(((made + 1) * 127.5).round().to(torch.uint8), dataset[37][0])
+
+
+def test_shared_noise_leaves_the_labels_alone():
+    one, other = (
+        CounterfactualDataset(Flat(), length=200, targets="all", shared_noise=shared) for shared in (False, True)
+    )
+    assert one._targets(range(200)) == other._targets(range(200))
 
 
 def test_a_batch_is_one_generator_call():
@@ -217,6 +364,16 @@ def test_an_empty_dataset_is_a_dataset():
         ({"classes": [0, 5]}, ValueError, r"classes must lie in 0\.\.4, but got 5"),
         ({"classes": [-1]}, ValueError, r"classes must lie in 0\.\.4, but got -1"),
         ({"classes": []}, ValueError, "classes must name at least one class"),
+        (
+            {"classes": {"shape": [1], "texture": [2]}},
+            ValueError,
+            r"classes must have the three keys shape, texture, background, but got \['shape', 'texture'\]",
+        ),
+        ({"classes": {"shape": 1, "texture": 2, "background": 5}}, ValueError, r"lie in 0\.\.4, but got 5"),
+        ({"classes": {"shape": 1, "texture": [2], "background": ["a"]}}, TypeError, "classes must be an int"),
+        ({"refresh": 0.1}, ValueError, "refresh is of a pool, but pool is None and refresh 0.1"),
+        ({"refresh": 2, "pool": 3}, ValueError, r"refresh must be in \[0, 1\], but got 2"),
+        ({"shared_noise": True, "pool": 3}, ValueError, "shared_noise does not go with a pool"),
         ({"targets": "colour"}, ValueError, "targets must be .* but got 'colour'"),
         ({"output": "numpy"}, ValueError, "output must be .* but got 'numpy'"),
         ({"truncation": 0}, ValueError, r"truncation must be in \(0, 1\], but got 0"),
