@@ -214,6 +214,59 @@ def table5() -> str:
     return "\n".join([*lines, "", note])
 
 
+# rows of genint-colored-mnist, and what the page calls them
+COLOURED = {
+    "real": "training digits",
+    "irm": "training digits, IRM",
+    "irm-released": "training digits, IRM at GenInt's released learning rate",
+    "grey": "training digits, in grey",
+    "vae": "samples of the VAE",
+    "vae-intervened": "interventions on the VAE",
+    "real+vae": "half training digits, half interventions on the VAE",
+    "gan": "samples of the GAN",
+    "gan-intervened": "interventions on the GAN",
+    "real+gan": "half training digits, half interventions on the GAN",
+}
+
+
+def _percent(figure: dict | None) -> str:
+    if figure is None:
+        return "-"
+    return f"{100 * figure['mean']:.1f}" + ("" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}")
+
+
+def coloured() -> str:
+    results = _content("genint-colored-mnist")
+    if results is None:
+        return "Not run."
+    parts = []
+    for variant, rows in results["summary"].items():
+        names = list(next(iter(rows.values())))
+        tests = [name for name in names if name not in ("colour", "shape")]
+        heads = [*tests, "the colour agrees", "the shape agrees", "n"]
+        lines = [f"| {variant}: trained on | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+        for row, label in COLOURED.items():
+            figures = rows.get(row)
+            if figures is None:
+                lines.append(f"| {label} |" + " not run |" * len(heads))
+                continue
+            cells = [_percent(figures.get(name)) for name in (*tests, "colour", "shape")]
+            lines.append(f"| {label} | {' | '.join(cells)} | {figures[tests[0]]['n']} |")
+        parts.append("\n".join(lines))
+    runs = results["runs"]
+    where = "; ".join(
+        dict.fromkeys(f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
+    )
+    seeds = ", ".join(map(str, sorted({run["seed"] for run in runs})))
+    seconds = [run["seconds"] for run in runs]
+    note = (
+        "Accuracy by test, and agreement with the label in the training set, in percent, mean ± standard deviation of "
+        f"n seeds (of {seeds}); {where}, other work running, {min(seconds):.0f} to {max(seconds):.0f} seconds a row "
+        "and seed."
+    )
+    return "\n\n".join([*parts, note])
+
+
 def rendering() -> str:
     """Hours and room for two sizes of set, from the rates of benchmarks/render.py and benchmarks/biggan.py."""
     rows: list[tuple[str, float, float]] = []
@@ -305,8 +358,8 @@ def cgn_memory() -> str:
         cells = [f"{sizes[name, batch, what]:.2f}" for name in ("paper", "released")]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     note = (
-        "Counted, not run on a GPU (`python benchmarks/cgn_memory.py`): the sizes of all tensors that live at once in a "
-        "step on torch's fake tensors. CUDA's context, its libraries' workspaces and gaps between blocks come on top."
+        "Counted, not run on a GPU (`python benchmarks/cgn_memory.py`): the sizes of all tensors that live at once in "
+        "a step on torch's fake tensors. CUDA's context, its libraries' workspaces and gaps between blocks come on top."
     )
     return "\n".join([*lines, "", note])
 
@@ -341,6 +394,14 @@ def measured() -> str:
         n = rows["all"]["mask"]["n"]
         found["cgn-table1"] = {
             "full": f"not run; --tiny --as released, a score of at most 4 and mean mask: {pairs} (n={n})"
+        }
+    if results := _content("genint-colored-mnist"):
+        random = {
+            variant: ", ".join(f"{row} {_percent(figures['random'])}" for row, figures in rows.items())
+            for variant, rows in results["summary"].items()
+        }
+        found["genint-colored-mnist"] = {
+            "full": "in random colours: " + "; ".join(f"{variant}: {cells}" for variant, cells in random.items())
         }
     found["cgn-figure3"] = {"full": "the sheet that the command draws"}
     if results := _content("cgn-table5"):
@@ -399,12 +460,14 @@ def main() -> int:
     readme, page, rendered = ROOT / "README.md", ROOT / "docs" / "reproduce.md", ROOT / "docs" / "rendering.md"
     gallery = ROOT / "docs" / "gallery.md"
     trained = ROOT / "docs" / "imagenet_cgn.md"
+    digits = ROOT / "docs" / "digits.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2=table2(), speed=speed()),
         page: written(page.read_text(), twins=twins()),
         gallery: written(gallery.read_text(), figure6=figure6(), figure7=figure7(), table5=table5()),
         rendered: written(rendered.read_text(), rendering=rendering()),
         trained: written(trained.read_text(), cgn_table1=cgn_table1(), cgn_memory=cgn_memory()),
+        digits: written(digits.read_text(), coloured=coloured()),
         ROOT / "genaug" / "recipes" / "measured.json": measured(),
     }
     for name, results in _twins().items():

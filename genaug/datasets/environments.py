@@ -37,12 +37,14 @@ class Environment(NamedTuple):
 
     Attributes:
         images: (N, 3, H, W) uint8.
+        grey: (N, H, W) uint8, the digits before they were coloured.
         labels: (N,) int64, what a classifier is told.
         shapes: (N,) int64, the class of the digit's shape; another than the label where that is wrong.
         colours: (N,) int64, the class that the colour speaks for; -1 where it is nobody's.
     """
 
     images: Tensor
+    grey: Tensor
     labels: Tensor
     shapes: Tensor
     colours: Tensor
@@ -80,7 +82,7 @@ def two_classes(
     wrong = uniform(seed, everyone, 1, f"{split}/label")[:, 0] < label_noise
     labels = shapes ^ wrong
     colours = labels ^ (uniform(seed, everyone, 1, f"{split}/colour")[:, 0] >= agreement)
-    return Environment(paint(grey, RED_GREEN[colours]), labels, shapes, colours)
+    return Environment(paint(grey, RED_GREEN[colours]), grey, labels, shapes, colours)
 
 
 def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: int = 0) -> Environment:
@@ -98,14 +100,14 @@ def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: i
     """
     check_integer("seed", seed)
     if palette is not None:
-        return Environment(paint(grey, palette[digits]), digits, digits, digits)
+        return Environment(paint(grey, palette[digits]), grey, digits, digits, digits)
     everyone = torch.arange(len(digits))
     colours = torch.full((len(digits), 3), INK)
     for draw in ("first", "second"):
         channel = integers(seed, everyone, 3, f"test/{draw}/channel")
         level = torch.where(uniform(seed, everyone, 1, f"test/{draw}/level")[:, 0] < 0.5, 0.5, 1.0)
         colours[everyone, channel] = level
-    return Environment(paint(grey, colours), digits, digits, torch.full_like(digits, -1))
+    return Environment(paint(grey, colours), grey, digits, digits, torch.full_like(digits, -1))
 
 
 def colour_agrees(images: Tensor, labels: Tensor, palettes: Sequence[Tensor]) -> Tensor:
