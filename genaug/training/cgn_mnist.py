@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from genaug.files import writable_folder
 from genaug.generators.cgn_mnist import MASK_RANGE, CGNMnist
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.composition import compose
+from genaug.training.cgn_losses import RandomFeatures, gram_matrix, mask_entropy
 from genaug.training.resumable import machine, optimise, resume
 
 PACKED = 4  # images of one class that the discriminator judges together
@@ -119,17 +119,6 @@ class TwoDiscriminators(nn.Module):
         return torch.cat([packed, self.linear(images, labels)])
 
 
-def mask_entropy(mask: Tensor) -> Tensor:
-    """Mean binary entropy of the mask in bits (CGN, L_binary): 1 where undecided, 0 where every pixel is 0 or 1."""
-    return -(mask * mask.log2() + (1 - mask) * (1 - mask).log2()).mean()
-
-
-def gram_matrix(features: Tensor) -> Tensor:
-    """Correlations of the channels of (B, C, H, W) over all places, divided by CHW: (B, C, C)."""
-    flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat[0].numel()
-
-
 def mask_frame(mask: Tensor) -> Tensor:
     """Mean of the mask over the image's outermost two pixels: an object lies inside its picture.
 
@@ -195,16 +184,12 @@ class StyleLoss(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        draw = torch.Generator().manual_seed(0)
-        for i, (channels, out) in enumerate(((3, 32), (32, 64))):
-            filters = torch.randn(out, channels, 3, 3, generator=draw) * math.sqrt(2 / (9 * channels))
-            self.register_buffer(f"filters{i}", filters, persistent=False)
+        self.features = RandomFeatures()
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        x, loss = torch.cat([images, targets]), images.new_zeros(())
-        for filters in self.buffers():
-            x = F.relu(F.conv2d(F.avg_pool2d(x, 2), filters, padding=1))
-            style = gram_matrix(x.float())
+        loss = images.new_zeros(())
+        for features in self.features(torch.cat([images, targets])):
+            style = gram_matrix(features.float())
             made, real = style.reshape(-1, PACKED, *style.shape[1:]).mean(dim=1).chunk(2)
             loss = loss + F.l1_loss(made, real)
         return loss
