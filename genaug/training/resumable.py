@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ from genaug.progress import progress
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 100
 SAMPLE_EVERY = 500
+
+
+class Every(NamedTuple):
+    """Steps between two rows of the log, two checkpoints, two sheets of samples."""
+
+    log: int
+    checkpoint: int
+    sample: int
 
 
 def machine(device: torch.device) -> str:
@@ -57,6 +66,8 @@ def optimise(
     sheet: Callable[[Path], None],
     shown: Sequence[str],
     description: str,
+    every: Every | None = None,
+    writes: bool = True,
 ) -> None:
     """Runs the steps that are left, and writes log.jsonl, samples/ and checkpoint.pt as it goes.
 
@@ -69,12 +80,16 @@ def optimise(
         sheet: draws a sheet of samples to a path.
         shown: the losses that the progress bar shows.
         description: what the progress bar says.
+        every: how many steps lie between two of what it writes; by default 50, 100 and 500.
+        writes: whether this process does; of several only the first.
 
     Raises:
         FloatingPointError: a loss or a weight is no longer finite; the last checkpoint stays.
     """
-    log = folder / "log.jsonl"
-    truncate_log(log, run.step)
+    every = every or Every(LOG_EVERY, CHECKPOINT_EVERY, SAMPLE_EVERY)
+    log = folder / "log.jsonl" if writes else Path(os.devnull)
+    if writes:
+        truncate_log(log, run.step)
     bar = progress(total=steps, initial=run.step, description=description, unit="step")
     begin = time.monotonic() - run.seconds
     with bar, log.open("a") as lines:
@@ -84,7 +99,7 @@ def optimise(
             run.seconds = time.monotonic() - begin
             bar.update()
             last = run.step == steps
-            if run.step % LOG_EVERY == 0 or last:
+            if run.step % every.log == 0 or last:
                 row = {name: round(float(value), 5) for name, value in losses.items()}
                 if bad := [name for name, value in row.items() if not math.isfinite(value)]:
                     raise FloatingPointError(
@@ -93,15 +108,16 @@ def optimise(
                 lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
                 lines.flush()
                 bar.set_postfix({name: row[name] for name in shown})
-            if run.step % SAMPLE_EVERY == 0 or last:
+            if writes and (run.step % every.sample == 0 or last):
                 sheet(folder / "samples" / f"{run.step:06d}.png")
-            if run.step % CHECKPOINT_EVERY == 0 or last:
+            if run.step % every.checkpoint == 0 or last:
                 if not all(weight.isfinite().all() for weight in run.generator.parameters()):
                     raise FloatingPointError(
                         f"weights are not finite at step {run.step}; the last checkpoint in {folder} is from before"
                     )
-                with atomic_path(folder / "checkpoint.pt") as path:
-                    torch.save({**run.state(), "settings": described}, path)
+                if writes:
+                    with atomic_path(folder / "checkpoint.pt") as path:
+                        torch.save({**run.state(), "settings": described}, path)
 
 
 def truncate_log(path: Path, step: int) -> None:

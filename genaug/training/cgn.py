@@ -1,0 +1,494 @@
+"""Training of the counterfactual generative network on ImageNet (CGN, sections 3.1 and 4.2, appendix C).
+
+No data are loaded. A BigGAN that is not trained draws an image from noise and a class; three copies of it, one a
+mechanism, get the same noise and class, and learn to compose that image from a mask, a texture and a background. A
+saliency network that is not trained, either, cuts the mask out of what the shape mechanism draws, and tells how much of
+an object the background still has.
+
+One process, or `torchrun`, which shares out the parts of a step. Draw i is a function of (seed, i), so that a run that
+was cut off goes on as if it had not been, on a CPU to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.arguments import check_choice, check_integer, check_number, check_truncation
+from genaug.assets import load_asset
+from genaug.assets.store import save_asset
+from genaug.evaluation.generation_quality import generation_quality
+from genaug.files import digest, writable_folder
+from genaug.generators.cgn import CGN
+from genaug.generators.cgn_mnist import MASK_RANGE
+from genaug.generators.images import to_uint8
+from genaug.interventions.composition import compose
+from genaug.interventions.sampling import integers, truncated_normal, uniform
+from genaug.progress import progress
+from genaug.records import circumstances, write_results
+from genaug.training.cgn_losses import (
+    TAU,
+    RandomFeatures,
+    StyleDistance,
+    VGG16Features,
+    mask_entropy,
+    mask_interval,
+    patch_grid,
+)
+from genaug.training.processes import World, processes
+from genaug.training.resumable import Every, machine, optimise, resume
+
+LOSSES = ("rec", "shape", "text", "bg")
+MECHANISMS = ("f_shape", "f_text", "f_bg")
+AS = ("paper", "released")
+GRID = 6  # patches a side
+# the classes of the authors' own sheets: robin, husky, rabbit, elephant, baboon, cauldron, cannon, ...
+SHEET_CLASSES = (15, 251, 330, 382, 385, 483, 559, 751, 938, 947)
+COLLAPSE = 1.5 * TAU  # a mean mask nearer to 0 or 1 than this; L_mask holds a collapsed one near TAU, which is too late
+EVERY = Every(log=1, checkpoint=5, sample=25)  # a step is 4,000 images, a checkpoint two gigabytes
+_SCORED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a CGN is trained; by default as the paper says (appendix C.3), where it says. `RELEASED` is the code's way.
+
+    Attributes:
+        without: losses to leave out, of "rec", "shape", "text" and "bg".
+        steps: of the optimiser. The paper does not tell their number; this is the released command line's.
+        batch_size: images at a time.
+        accumulate: batches a step, of all processes together.
+        shape_rate, texture_rate, background_rate: learning rates of the mechanisms (Adam).
+        l1_weight, style_weights: of L_rec's two terms; styles are weighted by block of features.
+        entropy_weight, interval_weight: of L_shape's two terms, binary entropy and mask interval.
+        texture_weights: of L_text, by block.
+        saliency_weight: of L_bg.
+        squared: how styles are compared, see `StyleDistance`.
+        features: "vgg16-bn" or "vgg16", the network that they are compared in, or "random", which needs no weights.
+        patches_of: "composite", what the CGN makes, or "target", what BigGAN makes: where L_text's patches come from.
+        patch: their side in pixels.
+        patch_side: to which the image is resized before they are taken; None leaves it as it is.
+        truncation: of the noise.
+        dtype: "float32", or "bfloat16" for autocast.
+        measured: images that the mean mask and the Inception score are measured on.
+        inception: whether to measure the Inception score, too; it needs torch-fidelity and its network's weights.
+        seed: of everything random.
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: it is of another kind.
+    """
+
+    without: tuple[str, ...] = ()
+    steps: int = 300
+    batch_size: int = 1
+    accumulate: int = 4000
+    shape_rate: float = 8e-6
+    texture_rate: float = 1e-5
+    background_rate: float = 1e-5
+    l1_weight: float = 100.0
+    style_weights: tuple[float, ...] = (5.0,) * 4
+    entropy_weight: float = 300.0
+    interval_weight: float = 500.0
+    texture_weights: tuple[float, ...] = (5.0,) * 4
+    saliency_weight: float = 2000.0
+    squared: bool = True
+    features: str = "vgg16-bn"
+    patches_of: str = "composite"
+    patch: int = 15
+    patch_side: int | None = None
+    truncation: float = 1.0
+    dtype: str = "float32"
+    measured: int = 5000
+    inception: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.without, str):
+            raise TypeError(f"without must be a tuple of losses, but got {self.without!r}")
+        for loss in self.without:
+            check_choice("without", loss, LOSSES)
+        if set(self.without) == set(LOSSES):
+            raise ValueError(f"without must leave one of {', '.join(LOSSES)}, but got all of them")
+        for name in ("steps", "batch_size", "accumulate", "patch"):
+            check_integer(name, getattr(self, name), 1)
+        check_integer("measured", self.measured, 20)
+        check_integer("seed", self.seed)
+        for name in (
+            *("shape_rate", "texture_rate", "background_rate", "l1_weight", "entropy_weight", "interval_weight"),
+            "saliency_weight",
+        ):
+            check_number(name, getattr(self, name))
+        for name in ("style_weights", "texture_weights"):
+            for weight in getattr(self, name):
+                check_number(name, weight)
+        check_truncation(self.truncation)
+        check_choice("features", self.features, ("vgg16-bn", "vgg16", "random"))
+        check_choice("patches_of", self.patches_of, ("composite", "target"))
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+PAPER = Settings()
+# a block's weight w counts as 5000 w^2 there: 4 in L_rec's four blocks, 0, 5, 5, 0 in L_text's
+RELEASED = Settings(
+    texture_rate=3e-5,
+    style_weights=(5e3 * 4**2,) * 4,
+    texture_weights=(0.0, 5e3 * 5**2, 5e3 * 5**2, 0.0),
+    squared=False,
+    features="vgg16",
+    patches_of="target",
+    patch_side=128,
+)
+
+
+class Pretrained(NamedTuple):
+    """What a training starts from.
+
+    Attributes:
+        cgn: all weights pretrained, the mechanisms as copies of BigGAN.
+        features: what styles are compared in, see `StyleDistance`.
+        score: images (N, 3, H, W) uint8 -> their score; None to leave it out.
+    """
+
+    cgn: CGN
+    features: nn.Module
+    score: Callable[[Tensor], float] | None
+
+
+def settings_as(name: str) -> Settings:
+    """Those of the paper or of the released code: "paper" or "released"."""
+    check_choice("as", name, AS)
+    return PAPER if name == "paper" else RELEASED
+
+
+def train(
+    out: str | os.PathLike[str],
+    *,
+    settings: Settings = PAPER,
+    start: Callable[[torch.device], Pretrained] | None = None,
+    device: torch.device | str | None = None,
+    every: Every = EVERY,
+) -> dict[str, Any]:
+    """Trains a CGN; the same call again goes on where it stopped.
+
+    `out` gets generator.safetensors (for `CounterfactualDataset`), results.json, checkpoint.pt, log.jsonl (each loss as
+    it enters the sum, the mean mask, and now and then what `measure` finds) and samples/ (sheets of fixed noise).
+
+    Args:
+        out: folder to write to; with several processes one that all of them see.
+        settings: the recipe, `PAPER`, `RELEASED` or one's own.
+        start: what to start from; by default BigGAN-deep-256, U2-Net and the features, from the assets.
+        device: where to train, the CPU by default; with "cuda" `torchrun` gives each process a GPU of its own.
+        every: steps between rows of the log, checkpoints and sheets, which measures go with.
+
+    Returns:
+        What results.json holds: "settings", "start" and "end", what `measure` found, and circumstances.
+
+    Raises:
+        ValueError: the batches of a step cannot be shared evenly, or `out` holds a run with other settings.
+        FloatingPointError: a loss or a weight is no longer finite; the last checkpoint stays.
+        ModuleNotFoundError: torch-fidelity is not installed, and `settings.inception` is on.
+        genaug.AssetError: weights are not to be had.
+        OSError: `out` cannot be written.
+
+    Warns:
+        UserWarning: the mean mask of a step lies outside [0.15, 0.85]: the mask collapses. L_mask lets the mean of an
+            image go as far as 0.1 or 0.9; a collapsed mask stays there, and one mechanism draws the whole image.
+    """
+    begin = time.perf_counter()
+    with processes(device) as world, torch.random.fork_rng(devices=world.gpus):
+        if settings.accumulate % world.size:
+            raise ValueError(
+                f"accumulate must be a multiple of the {world.size} processes, but got {settings.accumulate}"
+            )
+        folder = writable_folder(out)
+        found = (start or _from_assets(settings))(world.device)
+        cgn = found.cgn.to(world.device).eval()
+        described = {**asdict(settings), "weights": digest({k: v.cpu() for k, v in cgn.state_dict().items()})}
+        run = _Run(cgn, settings)
+        resume(run, folder, described)
+        loop = _Loop(run, found, settings, world, every)
+        if world.rank == 0 and run.first is None:
+            run.first = measure(found, settings)
+        optimise(
+            run,
+            settings.steps,
+            folder,
+            described,
+            step=loop.step,
+            sheet=lambda path: save_sheet(cgn, path, settings.truncation),
+            shown=("mask",),
+            description="training the CGN",
+            every=every,
+            writes=world.rank == 0,
+        )
+        results = {
+            "settings": asdict(settings),
+            "start": run.first,
+            "end": run.last,
+            "processes": world.size,
+            **circumstances(begin, world.device),
+            "training_seconds": round(run.seconds, 1),
+        }
+        if world.rank == 0:
+            _write_generator(cgn, folder, described, machine(world.device))
+            write_results(folder / "results.json", results)
+        return results
+
+
+def _from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
+    """BigGAN four times, U2-Net, and the features that styles are compared in."""
+
+    def load(device: torch.device) -> Pretrained:
+        biggan, metadata = load_asset("biggan-deep-256")
+        cgn = CGN(json.loads(metadata["config"]))
+        for name in ("biggan_GT", *MECHANISMS):
+            cgn.get_submodule(name).load_state_dict(biggan)
+        cgn.u2net.load_state_dict(load_asset("u2net")[0])
+        score = None
+        if settings.inception:
+            score = lambda images: generation_quality(images, device=device)["inception_score"]  # noqa: E731
+        return Pretrained(cgn, load_features(settings.features).to(device), score)
+
+    return load
+
+
+def load_features(name: str) -> nn.Module:
+    """The network that styles are compared in: "vgg16-bn" in the paper's way, "vgg16" in the released code's, "random".
+
+    Raises:
+        genaug.AssetError: its weights are not to be had.
+    """
+    if name == "random":
+        return RandomFeatures()
+    return VGG16Features(load_asset(name)[0], paper=name == "vgg16-bn")
+
+
+class _Run:
+    """Everything that a training step changes, so that one dict can hold it and bring it back."""
+
+    def __init__(self, cgn: CGN, settings: Settings) -> None:
+        cgn.requires_grad_(False)
+        self.generator = nn.ModuleDict({name: cgn.get_submodule(name).requires_grad_(True) for name in MECHANISMS})
+        rates = settings.shape_rate, settings.texture_rate, settings.background_rate
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(self.generator[name].parameters()), "lr": rate}
+                for name, rate in zip(MECHANISMS, rates, strict=True)
+            ]
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.first: dict[str, float] | None = None  # what `measure` found before the first step, and last
+        self.last: dict[str, float] | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "first": self.first,
+            "last": self.last,
+            "mechanisms": self.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.generator.load_state_dict(state["mechanisms"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("step", "seconds", "first", "last"):
+            setattr(self, name, state[name])
+
+
+class Draws(NamedTuple):
+    """What is random in the training on some images: function of (seed, image) alone."""
+
+    z: Tensor
+    labels: Tensor
+    patches: Tensor
+
+    @classmethod
+    def of(cls, cgn: CGN, settings: Settings, indices: Tensor, stream: str, device: torch.device) -> Draws:
+        """Noise, classes, and which patches to take, of the images of these numbers; streams are independent."""
+        draws = (
+            truncated_normal(settings.seed, indices, cgn.z_dim, f"cgn {stream} noise") * settings.truncation,
+            integers(settings.seed, indices, cgn.num_classes, f"cgn {stream} class"),
+            uniform(settings.seed, indices, GRID * GRID, f"cgn {stream} patches"),
+        )
+        return cls(*(draw.to(device) for draw in draws))
+
+
+def losses(found: Pretrained, draws: Draws, settings: Settings) -> dict[str, Tensor]:
+    """The losses of some images, each as it enters the sum, and "mask", the mean mask, which does not."""
+    cgn = found.cgn
+    z, labels, truncation = draws.z, draws.labels, settings.truncation
+    without, device = set(settings.without), z.device.type
+    cast = torch.autocast(device, torch.bfloat16, enabled=settings.dtype == "bfloat16")
+    with cast:
+        with torch.no_grad():
+            target = cgn.biggan_GT(z, labels, truncation).float()
+        parts = cgn.parts(z, labels, truncation)
+    # again, since bfloat16 rounds 0.9999 to 1, whose entropy is not a number
+    mask = parts.mask.float().clamp(*MASK_RANGE)
+    texture, background = parts.texture.float(), parts.background.float()
+    composite = compose(mask, texture, background)
+    terms: dict[str, Tensor] = {}
+    if "rec" not in without:
+        terms["l1"] = settings.l1_weight * F.l1_loss(composite, target)
+        with cast:
+            terms["style"] = StyleDistance(found.features, settings.style_weights, squared=settings.squared)(
+                composite, target
+            )
+    if "shape" not in without:
+        terms["entropy"] = settings.entropy_weight * mask_entropy(mask)
+        terms["interval"] = settings.interval_weight * mask_interval(mask)
+    if "text" not in without:
+        source = composite if settings.patches_of == "composite" else target
+        patches = patch_grid(source, mask, draws.patches, patch=settings.patch, side=settings.patch_side)
+        with cast:
+            terms["texture"] = StyleDistance(found.features, settings.texture_weights, squared=settings.squared)(
+                texture, patches
+            )
+    if "bg" not in without:
+        with cast:
+            saliency = cgn.saliency(parts.background)
+        terms["saliency"] = settings.saliency_weight * saliency.float().mean()
+    return {**terms, "mask": mask.detach().mean()}
+
+
+class _Loop:
+    """The steps of a run."""
+
+    def __init__(self, run: _Run, found: Pretrained, settings: Settings, world: World, every: Every) -> None:
+        self.run, self.found, self.settings, self.world, self.every = run, found, settings, world, every
+        self.warned = False
+
+    def step(self) -> dict[str, Any]:
+        """One step of the optimiser: the mean gradient over all of its parts."""
+        run, settings, world = self.run, self.settings, self.world
+        mechanisms: list[Any] = list(run.generator.values())
+        for mechanism in mechanisms:
+            # spectral norm follows the weights, which change once a step: its vectors move as often, and all parts of
+            # a step see the same function, however many processes share them
+            mechanism.power_iterate(1)
+        run.optimizer.zero_grad()
+        totals: dict[str, Tensor] = {}
+        for part in range(world.rank, settings.accumulate, world.size):
+            begin = (run.step * settings.accumulate + part) * settings.batch_size
+            indices = torch.arange(begin, begin + settings.batch_size)
+            found = losses(self.found, Draws.of(self.found.cgn, settings, indices, "training", world.device), settings)
+            total = torch.stack([value for name, value in found.items() if name != "mask"]).sum()
+            (total / settings.accumulate).backward()
+            for name, value in found.items():
+                totals[name] = totals.get(name, 0) + value.detach() / settings.accumulate
+        if world.size > 1:
+            for tensor in chain(totals.values(), (p.grad for p in run.generator.parameters() if p.grad is not None)):
+                torch.distributed.all_reduce(tensor)
+        run.optimizer.step()
+        self._warn(float(totals["mask"]))
+        step = run.step + 1
+        if world.rank == 0 and (step % self.every.sample == 0 or step == settings.steps):
+            run.last = measure(self.found, settings)
+            totals |= {f"measured_{name}": value for name, value in run.last.items()}  # type: ignore[misc]
+        return totals
+
+    def _warn(self, mask: float) -> None:
+        if self.world.rank == 0 and not self.warned and not COLLAPSE <= mask <= 1 - COLLAPSE:
+            self.warned = True
+            warnings.warn(
+                f"the mask collapses: its mean is {mask:.3f} at step {self.run.step + 1}, outside "
+                f"[{COLLAPSE:.2f}, {1 - COLLAPSE:.2f}]; one mechanism is about to draw the whole image",
+                stacklevel=3,
+            )
+
+
+@torch.no_grad()
+def _images(found: Pretrained, settings: Settings) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Masks, composites and targets of the images that are measured, a few at a time; others than those trained on."""
+    device = next(found.cgn.parameters()).device
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16")
+    parts = torch.arange(settings.measured).split(_SCORED_AT_ONCE)
+    for indices in progress(parts, description="measuring the CGN", unit="batch"):
+        draws = Draws.of(found.cgn, settings, indices, "measured", device)
+        with cast:
+            target = found.cgn.biggan_GT(draws.z, draws.labels, settings.truncation).float()
+            made = found.cgn.parts(draws.z, draws.labels, settings.truncation)
+        mask = made.mask.float().clamp(*MASK_RANGE)
+        yield mask, compose(mask, made.texture.float(), made.background.float()), target
+
+
+def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> dict[str, float]:
+    """What Table 1 measures, on images of the CGN from noise and classes that training does not see.
+
+    Args:
+        found: the CGN, and the score.
+        settings: how many images, and of which seed.
+        target: measure BigGAN's images, the upper bound, instead: the score alone.
+
+    Returns:
+        "mask", the mean mask, in [0, 1]; "entropy" of its pixels in bits; "distance", the mean absolute difference
+        between composite and target, in [0, 2]; and "score", if there is one.
+    """
+    sums, kept = torch.zeros(3, dtype=torch.float64), []
+    for mask, composite, wanted in _images(found, settings):
+        distance = F.l1_loss(composite, wanted)
+        sums += len(mask) * torch.stack([mask.mean(), mask_entropy(mask), distance]).cpu()
+        if found.score is not None:
+            kept.append(to_uint8(wanted if target else composite).cpu())
+    result = (
+        {} if target else dict(zip(("mask", "entropy", "distance"), (sums / settings.measured).tolist(), strict=True))
+    )
+    if found.score is not None:
+        result["score"] = found.score(torch.cat(kept))
+    return result
+
+
+@torch.no_grad()
+def save_sheet(cgn: CGN, path: str | os.PathLike[str], truncation: float = 1.0) -> None:
+    """Draws what each mechanism makes of fixed noise, a column a class, as the paper's Figure 5 and appendix D."""
+    from genaug.plotting import save_sheet as save
+
+    columns = torch.arange(len(SHEET_CLASSES))
+    known = cgn.num_classes > max(SHEET_CLASSES)
+    labels = torch.tensor(SHEET_CLASSES) if known else columns % cgn.num_classes
+    z = truncated_normal(0, columns, cgn.z_dim, "cgn sheet noise") * truncation
+    device = next(cgn.parameters()).device
+    rows: dict[str, list[Tensor]] = {}
+    for noise, label in zip(z.to(device).split(1), labels.to(device).split(1), strict=True):
+        parts = cgn.parts(noise, label, truncation)
+        made = {
+            "pre-mask": parts.premask,
+            "mask": parts.mask.expand(-1, 3, -1, -1) * 2 - 1,
+            "texture": parts.texture,
+            "background": parts.background,
+            "composite": compose(*parts[1:]),
+            "BigGAN": cgn.biggan_GT(noise, label, truncation),
+        }
+        for name, image in made.items():
+            rows.setdefault(name, []).append(to_uint8(image).cpu())
+    save(path, {name: torch.cat(images) for name, images in rows.items()}, columns=[f"{c}" for c in labels.tolist()])
+
+
+def _write_generator(cgn: CGN, folder: Path, described: dict[str, Any], made_on: str) -> Path:
+    config: Any = cgn.f_shape.config
+    state = {name: value for name, value in cgn.state_dict().items() if not name.startswith("biggan_GT.")}
+    return save_asset(
+        folder / "generator.safetensors",
+        state,
+        "cgn-imagenet",
+        config=json.dumps(config.to_dict()),
+        source="genaug train cgn-imagenet",
+        licence="unknown",
+        training=json.dumps(described),
+        machine=made_on,
+    )

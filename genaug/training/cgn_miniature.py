@@ -1,0 +1,224 @@
+"""A world of four classes at 32 pixels, in which the training of the CGN on ImageNet can be watched in minutes.
+
+There are no pretrained weights to begin with, so they are made here, of pictures that are drawn by a formula: a narrow
+BigGAN-deep learns to draw them from noise and class, a small network in the place of U2-Net to find the object in them,
+and a small classifier in the place of the Inception network to name their class. The rest is as at full size.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.files import atomic_path
+from genaug.generators.cgn import CGN
+from genaug.generators.images import from_uint8
+from genaug.interventions.sampling import integers, truncated_normal, uniform
+from genaug.progress import progress
+from genaug.training.cgn import MECHANISMS, Pretrained, Settings
+from genaug.training.cgn_losses import RandomFeatures
+from genaug.training.resumable import Every
+
+SIZE, CLASSES, Z_DIM = 32, 4, 16
+CONFIG: dict[str, Any] = {
+    "output_dim": SIZE,
+    "z_dim": Z_DIM,
+    "class_embed_dim": Z_DIM,
+    "channel_width": 8,
+    "num_classes": CLASSES,
+    "layers": [[True, 16, 8], [True, 8, 4], [True, 4, 2], [False, 2, 1]],
+    "attention_layer_position": -1,
+    "eps": 1e-4,
+    "n_stats": 51,
+}
+OBJECTS = ((0.9, -0.5, -0.5), (0.8, 0.7, -0.7), (-0.2, 0.6, 0.9), (0.7, -0.4, 0.8))  # colours, by class
+GROUNDS = ((-0.4, 0.1, -0.6), (-0.6, -0.3, 0.3), (0.2, -0.1, -0.5), (-0.3, 0.3, 0.1))
+
+
+def scene(z: Tensor, labels: Tensor, radius: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """An object on a background: a patterned disc, square, diamond or cross before a plain gradient.
+
+    Args:
+        z: noise (B, 16): where the object is, how large, its and the background's hue, the gradient; the rest is idle.
+        labels: (B,) int64, 0..3: shape, pattern and colours.
+        radius: (B,) in place of the noise's, in half images; below zero for no object.
+
+    Returns:
+        Images (B, 3, 32, 32) in [-1, 1] and masks (B, 1, 32, 32) in [0, 1].
+    """
+    u = (2 * torch.special.ndtr(z) - 1)[:, :, None, None]
+    line = torch.linspace(-1, 1, SIZE)
+    y, x = line[:, None].expand(SIZE, SIZE), line.expand(SIZE, SIZE)
+    radius = 0.55 + 0.1 * u[:, 2, 0, 0] if radius is None else radius
+    r = radius.abs()[:, None, None]
+    across, down = ((x - 0.25 * u[:, 0]) / r).abs(), ((y - 0.25 * u[:, 1]) / r).abs()
+    outlines = [
+        (across.square() + down.square() + 1e-6).sqrt() - 1,
+        torch.maximum(across, down) - 0.85,
+        (across + down) / 1.3 - 0.9,
+        torch.minimum(torch.maximum(across - 1, down - 0.45), torch.maximum(across - 0.45, down - 1)),
+    ]
+    distance = torch.stack(outlines, dim=1)[torch.arange(len(z)), labels]  # below zero inside
+    mask = torch.sigmoid(-24 * r * distance)[:, None] * (radius > 0)[:, None, None, None]
+    waves = 5 * math.pi * x, 5 * math.pi * y, 3.5 * math.pi * (x + y)
+    patterns = [*(wave.sin() for wave in waves), 1.4 * waves[0].sin() * waves[1].sin()]
+    pattern = torch.stack(patterns)[labels][:, None]
+    colours, grounds = (torch.tensor(c)[labels][:, :, None, None] for c in (OBJECTS, GROUNDS))
+    texture = (colours + 0.3 * u[:, 3:6]) * (1 + 0.45 * pattern) / 1.5
+    ground = grounds + 0.4 * u[:, 6:9] + 0.25 * (u[:, 9:10] * x + u[:, 10:11] * y)
+    return (mask * texture + (1 - mask) * ground).clamp(-1, 1), mask
+
+
+class Saliency(nn.Module):
+    """A small U-Net, in the place of U2-Net, which is as deep at any width and would take most of the time."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        w = width
+        self.down = nn.ModuleList(_unit(*sizes) for sizes in ((3, w), (w, 2 * w), (2 * w, 2 * w), (2 * w, 2 * w)))
+        self.up = nn.ModuleList(_unit(*sizes) for sizes in ((4 * w, 2 * w), (4 * w, w), (2 * w, w)))
+        self.out = nn.Conv2d(w, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), sides multiples of 8, to saliency (B, 1, H, W) in [0, 1]."""
+        x, kept = self.down[0](images), []
+        for layer in list(self.down)[1:]:
+            kept.append(x)
+            x = layer(F.max_pool2d(x, 2))
+        for layer in self.up:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = layer(torch.cat([x, kept.pop()], dim=1))
+        return self.out(x).sigmoid()
+
+
+def _unit(channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU())
+
+
+def _classifier() -> nn.Sequential:
+    layers = [layer for sizes in ((3, 16), (16, 32), (32, 32)) for layer in (*_unit(*sizes), nn.MaxPool2d(2))]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * (SIZE // 8) ** 2, CLASSES))
+
+
+def class_score(logits: Tensor) -> float:
+    """The Inception score's formula, of the logits (N, C) of any classifier: between 1 and C."""
+    log = logits.double().log_softmax(dim=1)
+    mean = log.exp().mean(dim=0)
+    return float((log.exp() * (log - mean.log())).sum(dim=1).mean().exp())
+
+
+def tiny(settings: Settings) -> Settings:
+    """The same at the miniature's size; what makes paper or released code what it is stays, and so do the weights.
+
+    Styles are compared in random features, of two blocks instead of VGG16's four. Their squared distances, which are
+    the paper's, are far smaller than VGG16's: 2,000 times the weight makes them as large as the released code's.
+    """
+    scale = 2000.0 if settings.squared else 1.0
+    return replace(
+        settings,
+        steps=STEPS,
+        batch_size=8,
+        accumulate=1,
+        shape_rate=500 * settings.shape_rate,
+        texture_rate=500 * settings.texture_rate,
+        background_rate=500 * settings.background_rate,
+        style_weights=tuple(scale * weight for weight in settings.style_weights[:2]),
+        texture_weights=tuple(scale * weight for weight in settings.texture_weights[1:3]),
+        features="random",
+        patch=5,  # 15 of 256 pixels would be 2, which have no texture
+        patch_side=None,
+        measured=256,
+        inception=False,
+    )
+
+
+STEPS = 100
+EVERY = Every(log=5, checkpoint=20, sample=50)
+
+
+def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretrained]:
+    """What the miniature's training starts from, made at first use in about a minute and kept in a folder."""
+
+    def load(device: torch.device) -> Pretrained:
+        file = Path(folder) / "miniature.pt"
+        cgn, classifier = _networks(), _classifier()
+        networks = nn.ModuleDict({"biggan": cgn.biggan_GT, "saliency": cgn.u2net, "classifier": classifier})
+        if not file.exists():
+            _fit(cgn, classifier)
+            with atomic_path(file) as path:
+                torch.save(networks.state_dict(), path)
+        networks.load_state_dict(torch.load(file, weights_only=True))
+        for name in MECHANISMS:
+            cgn.get_submodule(name).load_state_dict(cgn.biggan_GT.state_dict())
+        classifier.eval().to(device)
+
+        @torch.no_grad()
+        def score(images: Tensor) -> float:
+            return class_score(torch.cat([classifier(from_uint8(part.to(device))) for part in images.split(64)]))
+
+        return Pretrained(cgn.eval(), RandomFeatures().to(device), score)
+
+    return load
+
+
+def _networks() -> CGN:
+    cgn = CGN(CONFIG)
+    cgn.u2net = Saliency()
+    return cgn
+
+
+def _scenes(stream: str, steps: int, size: int = 16) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Indices, noise and classes of batches."""
+    for indices in progress(torch.arange(steps * size).split(size), description=f"miniature: {stream}", unit="step"):
+        noise = truncated_normal(0, indices, Z_DIM, f"miniature {stream} noise")
+        yield indices, noise, integers(0, indices, CLASSES, f"miniature {stream} class")
+
+
+def _fit(cgn: CGN, classifier: nn.Module, steps: tuple[int, int, int] = (400, 300, 60)) -> None:
+    """Teaches BigGAN to draw scenes, the saliency network to find their objects, the classifier to name them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        for network in (cgn.u2net, classifier, cgn.biggan_GT):
+            for module in network.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+    cgn.biggan_GT.power_iterate()
+    cgn.train()
+
+    def draw(indices: Tensor, z: Tensor, labels: Tensor) -> Tensor:
+        return F.l1_loss(cgn.biggan_GT(z, labels), scene(z, labels)[0])
+
+    def find(indices: Tensor, z: Tensor, labels: Tensor) -> Tensor:
+        # objects of all sizes, and none at all, which is what backgrounds have to be told by
+        dice = uniform(0, indices, 2, "miniature size").float()
+        radius = torch.where(dice[:, 0] < 0.15, -1.0, torch.where(dice[:, 0] > 0.85, 2.0, 0.35 + 0.5 * dice[:, 1]))
+        images, masks = scene(z, labels, radius)
+        with torch.no_grad():  # half of them as BigGAN draws them
+            images[::2], masks[::2] = cgn.biggan_GT(z[::2], labels[::2]), scene(z[::2], labels[::2])[1]
+        grain = 0.05 * truncated_normal(0, indices, images[0].numel(), "miniature grain").view_as(images)
+        return F.binary_cross_entropy(cgn.saliency((images + grain).clamp(-1, 1)).clamp(1e-4, 1 - 1e-4), masks)
+
+    def name(indices: Tensor, z: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(classifier(scene(z, labels)[0]), labels)
+
+    for what, network, rate, loss, count in (
+        ("drawing", cgn.biggan_GT, 6e-3, draw, steps[0]),
+        ("finding", cgn.u2net, 1e-2, find, steps[1]),
+        ("naming", classifier, 3e-3, name, steps[2]),
+    ):
+        optimizer = torch.optim.Adam(network.parameters(), rate, (0.5, 0.99))
+        for step, batch in enumerate(_scenes(what, count)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / 20, 2 * (1 - step / count))
+            optimizer.zero_grad()
+            loss(*batch).backward()
+            optimizer.step()
+    cgn.eval()
