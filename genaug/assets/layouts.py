@@ -193,8 +193,9 @@ def _cgn_imagenet(config: Mapping[str, Any]) -> Shapes:
     return shapes
 
 
-def _vgg(*blocks: int) -> Callable[[Mapping[str, Any]], Shapes]:
-    """The convolutions of a VGG of so many a block, as torchvision numbers them; its classifier is not kept."""
+def _vgg(*blocks: int, normed: bool = False) -> Callable[[Mapping[str, Any]], Shapes]:
+    """The convolutions of a VGG of so many a block, each with a batch norm or without, as torchvision numbers them; its
+    classifier is not kept."""
 
     def layout(_: Mapping[str, Any]) -> Shapes:
         shapes: Shapes = {}
@@ -202,7 +203,9 @@ def _vgg(*blocks: int) -> Callable[[Mapping[str, Any]], Shapes]:
         for block, out in zip(blocks, (64, 128, 256, 512, 512), strict=True):
             for _i in range(block):
                 shapes |= _convolution(f"features.{place}", out, channels)
-                place, channels = place + 2, out
+                if normed:
+                    shapes |= _batch_norm(f"features.{place + 1}", out)
+                place, channels = place + 2 + normed, out
             place += 1
         return shapes
 
@@ -236,6 +239,7 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Shapes]] = {
     "cgn-imagenet": _cgn_imagenet,
     "u2net": _u2net,
     "vgg16": _vgg(2, 2, 3, 3, 3),
+    "vgg16-bn": _vgg(2, 2, 3, 3, 3, normed=True),
     "vgg19": _vgg(2, 2, 4, 4, 4),
     "adain-decoder": _adain_decoder,
     "adain-encoder": _adain_encoder,
@@ -247,7 +251,7 @@ _CONFIGURED = ("biggan-deep", "cgn-imagenet")
 _SURPLUS = {
     "cgn-imagenet": ("biggan_GT.",),
     "adain-encoder": ("32.", "35.", "38.", "42.", "45.", "48.", "51."),
-} | dict.fromkeys(("vgg16", "vgg19"), ("classifier.", "pre_logits.", "head."))
+} | dict.fromkeys(("vgg16", "vgg16-bn", "vgg19"), ("classifier.", "pre_logits.", "head."))
 
 
 def shapes_of(kind: str, config: str | None = None) -> Shapes:

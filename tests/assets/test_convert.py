@@ -209,7 +209,7 @@ def test_a_width_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["u2net", "vgg16", "vgg19", "adain-decoder", "adain-encoder"])
+@pytest.mark.parametrize("kind", ["u2net", "vgg16", "vgg16-bn", "vgg19", "adain-decoder", "adain-encoder"])
 def test_the_other_networks_convert(tmp_path: Path, kind: str) -> None:
     state = random_state(kind)
     surplus = {"classifier.0.weight": torch.zeros(2, 2), "head.fc.bias": torch.zeros(2)} if "vgg" in kind else {}
@@ -224,10 +224,11 @@ def test_the_other_networks_convert(tmp_path: Path, kind: str) -> None:
 def test_the_layouts_of_vgg_and_u2net_are_the_published_ones() -> None:
     from torchvision import models
 
-    for kind in ("vgg16", "vgg19"):
+    for kind in ("vgg16", "vgg16-bn", "vgg19"):
         with torch.device("meta"):
-            state = models.get_model(kind).state_dict()
-        features = {name: tuple(value.shape) for name, value in state.items() if name.startswith("features.")}
+            state = models.get_model(kind.replace("-", "_")).state_dict()
+        names = [name for name in state if name.startswith("features.") and not name.endswith("num_batches_tracked")]
+        features = {name: tuple(state[name].shape) for name in names}
         assert features == shapes_of(kind)
     parameters = [math.prod(shape) for name, shape in shapes_of("u2net").items() if "running" not in name]
     assert sum(parameters) == 44_009_869  # of the released 176 MB model

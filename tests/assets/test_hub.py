@@ -446,14 +446,14 @@ def test_a_row_without_a_checksum_fetches_nothing(monkeypatch: pytest.MonkeyPatc
 
 def test_the_rows_that_are_fetched_are_those_that_can_be_checked() -> None:
     pinned = {name for name, row in ASSETS.items() if row.pinned}
-    assert pinned == {"vgg16", "vgg19"}
+    assert pinned == {"vgg16", "vgg16-bn", "vgg19"}
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+@pytest.mark.parametrize("name", ["vgg16", "vgg16-bn", "vgg19"])
 def test_vggs_urls_are_torchvisions(name: str) -> None:
     from torchvision.models import get_model_weights
 
-    assert ASSETS[name].url == get_model_weights(name).IMAGENET1K_V1.url
+    assert ASSETS[name].url == get_model_weights(name.replace("-", "_")).IMAGENET1K_V1.url
     assert ASSETS[name].sha256.startswith(ASSETS[name].url.removesuffix(".pth").rpartition("-")[2])
 
 
