@@ -49,7 +49,9 @@ RECIPES = {
     "cgn-table1": Recipe(
         what="CGN, Table 1: which losses the CGN on ImageNet needs, by Inception score and mean mask",
         paper="all 130.2 / 0.3; without L_shape 85.9 / 0.2, L_text 198.4 / 0.9, L_bg 195.6 / 0.1, L_rec 38.4 / 0.3",
-        lacks=_CGN,
+        command="genaug reproduce cgn-table1 --device cuda --dtype bfloat16",
+        needs="the weights of BigGAN-deep, U2-Net, VGG16 (genaug assets list) and Inception; --tiny nothing",
+        cost="not run; the paper: 12 hours a row on a GTX 1080 Ti; --tiny: minutes, one CPU core",
     ),
     "cgn-table2": Recipe(
         what="CGN, Table 2, rows Original and Original + CGN: test accuracy in percent on colored / double-colored / "

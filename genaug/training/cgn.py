@@ -16,7 +16,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -213,7 +213,7 @@ def train(
                 f"accumulate must be a multiple of the {world.size} processes, but got {settings.accumulate}"
             )
         folder = writable_folder(out)
-        found = (start or _from_assets(settings))(world.device)
+        found = (start or from_assets(settings))(world.device)
         cgn = found.cgn.to(world.device).eval()
         described = {**asdict(settings), "weights": digest({k: v.cpu() for k, v in cgn.state_dict().items()})}
         run = _Run(cgn, settings)
@@ -247,7 +247,7 @@ def train(
         return results
 
 
-def _from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
+def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
     """BigGAN four times, U2-Net, and the features that styles are compared in."""
 
     def load(device: torch.device) -> Pretrained:

@@ -57,7 +57,7 @@ def scene(z: Tensor, labels: Tensor, radius: Tensor | None = None) -> tuple[Tens
     u = (2 * torch.special.ndtr(z) - 1)[:, :, None, None]
     line = torch.linspace(-1, 1, SIZE)
     y, x = line[:, None].expand(SIZE, SIZE), line.expand(SIZE, SIZE)
-    radius = 0.55 + 0.1 * u[:, 2, 0, 0] if radius is None else radius
+    radius = 0.7 + 0.1 * u[:, 2, 0, 0] if radius is None else radius
     r = radius.abs()[:, None, None]
     across, down = ((x - 0.25 * u[:, 0]) / r).abs(), ((y - 0.25 * u[:, 1]) / r).abs()
     outlines = [
@@ -127,9 +127,9 @@ def tiny(settings: Settings) -> Settings:
         steps=STEPS,
         batch_size=8,
         accumulate=1,
-        shape_rate=500 * settings.shape_rate,
-        texture_rate=500 * settings.texture_rate,
-        background_rate=500 * settings.background_rate,
+        shape_rate=200 * settings.shape_rate,
+        texture_rate=200 * settings.texture_rate,
+        background_rate=200 * settings.background_rate,
         style_weights=tuple(scale * weight for weight in settings.style_weights[:2]),
         texture_weights=tuple(scale * weight for weight in settings.texture_weights[1:3]),
         features="random",
@@ -149,7 +149,10 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
 
     def load(device: torch.device) -> Pretrained:
         file = Path(folder) / "miniature.pt"
-        cgn, classifier = _networks(), _classifier()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            cgn, classifier = CGN(CONFIG), _classifier()
+            cgn.u2net = Saliency()
         networks = nn.ModuleDict({"biggan": cgn.biggan_GT, "saliency": cgn.u2net, "classifier": classifier})
         if not file.exists():
             _fit(cgn, classifier)
@@ -169,12 +172,6 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
     return load
 
 
-def _networks() -> CGN:
-    cgn = CGN(CONFIG)
-    cgn.u2net = Saliency()
-    return cgn
-
-
 def _scenes(stream: str, steps: int, size: int = 16) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Indices, noise and classes of batches."""
     for indices in progress(torch.arange(steps * size).split(size), description=f"miniature: {stream}", unit="step"):
@@ -184,12 +181,6 @@ def _scenes(stream: str, steps: int, size: int = 16) -> Iterator[tuple[Tensor, T
 
 def _fit(cgn: CGN, classifier: nn.Module, steps: tuple[int, int, int] = (400, 300, 60)) -> None:
     """Teaches BigGAN to draw scenes, the saliency network to find their objects, the classifier to name them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        for network in (cgn.u2net, classifier, cgn.biggan_GT):
-            for module in network.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
     cgn.biggan_GT.power_iterate()
     cgn.train()
 
@@ -199,7 +190,7 @@ def _fit(cgn: CGN, classifier: nn.Module, steps: tuple[int, int, int] = (400, 30
     def find(indices: Tensor, z: Tensor, labels: Tensor) -> Tensor:
         # objects of all sizes, and none at all, which is what backgrounds have to be told by
         dice = uniform(0, indices, 2, "miniature size").float()
-        radius = torch.where(dice[:, 0] < 0.15, -1.0, torch.where(dice[:, 0] > 0.85, 2.0, 0.35 + 0.5 * dice[:, 1]))
+        radius = torch.where(dice[:, 0] < 0.15, -1.0, torch.where(dice[:, 0] > 0.85, 2.0, 0.45 + 0.5 * dice[:, 1]))
         images, masks = scene(z, labels, radius)
         with torch.no_grad():  # half of them as BigGAN draws them
             images[::2], masks[::2] = cgn.biggan_GT(z[::2], labels[::2]), scene(z[::2], labels[::2])[1]

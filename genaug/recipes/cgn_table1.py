@@ -1,0 +1,214 @@
+"""CGN, Table 1: which losses the CGN on ImageNet needs.
+
+    genaug reproduce cgn-table1 --device cuda --dtype bfloat16 --out runs/cgn-table1
+    genaug reproduce cgn-table1 --tiny --seeds 0,1,2 --out runs/cgn-table1-tiny
+
+Inception score / mean mask; the paper's and an independent rerun's:
+
+    row                   paper         rerun
+    all                   130.2 / 0.3   156.1 / 0.3
+    without L_shape        85.9 / 0.2   100.8 / 0.3
+    without L_text        198.4 / 0.9   186.5 / 0.4
+    without L_bg          195.6 / 0.1   200.9 / 0.1
+    without L_rec          38.4 / 0.3    19.3 / 0.4
+    BigGAN                202.9 / -         -
+
+What is done: each row is a run of `genaug train cgn-imagenet` in a folder of its own, `--without` one loss, measured on
+images of noise and classes that it was not trained on, the mechanisms of each image with the same noise and class.
+
+With `--tiny` everything is small (`training.cgn_miniature`), and the score is that of a small classifier of its four
+classes, at most 4, by the Inception score's formula. Directions may be compared with the paper's, numbers not.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genaug.arguments import check_choice, check_integer
+from genaug.files import writable_folder
+from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.training import cgn_miniature
+from genaug.training.cgn import EVERY, Pretrained, Settings, from_assets, measure, settings_as, train
+
+WHAT = "this recipe"
+BIGGAN = "biggan"
+# row -> the loss that it is without
+ROWS: dict[str, tuple[str, ...]] = {
+    "all": (),
+    "without-shape": ("shape",),
+    "without-text": ("text",),
+    "without-bg": ("bg",),
+    "without-rec": ("rec",),
+    BIGGAN: (),
+}
+# Inception score and mean mask
+PUBLISHED: dict[str, dict[str, tuple[float, float | None]]] = {
+    "paper": {
+        "all": (130.2, 0.3),
+        "without-shape": (85.9, 0.2),
+        "without-text": (198.4, 0.9),
+        "without-bg": (195.6, 0.1),
+        "without-rec": (38.4, 0.3),
+        BIGGAN: (202.9, None),
+    },
+    "rerun": {
+        "all": (156.1, 0.3),
+        "without-shape": (100.8, 0.3),
+        "without-text": (186.5, 0.4),
+        "without-bg": (200.9, 0.1),
+        "without-rec": (19.3, 0.4),
+    },
+}
+
+
+def run(
+    out: str | os.PathLike[str],
+    *,
+    rows: Sequence[str] = tuple(ROWS),
+    seeds: Sequence[int] = (0,),
+    as_: str = "paper",
+    tiny: bool = False,
+    changes: dict[str, Any] | None = None,
+    device: torch.device | str | None = None,
+) -> dict[str, Any]:
+    """Trains and measures every row and seed, writes `out`/results.json after each, and prints the table.
+
+    What `out` already holds of the same settings is kept and not run again; a row that was cut off goes on from its
+    last checkpoint.
+
+    Args:
+        out: folder of results.json and of a folder a row and seed, as `training.cgn.train` writes it.
+        rows: of `ROWS`; "biggan" measures the images that the CGN is taught with.
+        seeds: one run each.
+        as_: "paper" or "released", where the two disagree.
+        tiny: the miniature, in minutes on a CPU.
+        changes: settings in place of the recipe's, such as steps.
+        device: where to train; the CPU by default.
+
+    Returns:
+        What results.json holds: "settings"; "runs", one a row and seed with what `measure` found and circumstances;
+        "summary", mean and standard deviation (None for one run); "published".
+
+    Raises:
+        ValueError: an unknown row, no seeds, or settings other than those of the results in `out`.
+        Exception: as `training.cgn.train`.
+    """
+    for argument, given in (("rows", rows), ("seeds", seeds)):
+        if not given:
+            raise ValueError(f"{argument} must name at least one, but got none")
+    for row in rows:
+        check_choice("rows", row, ROWS)
+    seeds = [check_integer("seeds", seed, 0) for seed in seeds]
+    settings = cgn_miniature.tiny(settings_as(as_)) if tiny else settings_as(as_)
+    settings = replace(settings, **(changes or {}))
+    described = {key: value for key, value in asdict(settings).items() if key not in ("seed", "without")}
+    described = {"as": as_, "tiny": tiny, **{key: _plain(value) for key, value in described.items()}}
+    file = Path(out) / "results.json"
+    runs = _finished(file, described)
+    folder = writable_folder(out)
+    start = cgn_miniature.pretrained(folder) if tiny else from_assets(settings)
+    writes = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+    for seed in seeds:
+        for row in rows:
+            if (row, seed) in runs:
+                continue
+            own = replace(settings, seed=seed, without=ROWS[row])
+            runs[row, seed] = _row(row, folder / f"{row}-{seed}", own, start, tiny, device)
+            if writes:
+                _write(file, described, runs)
+    results = _results(described, runs)
+    if writes:
+        write_results(file, results)
+        print(f"{table(results)}\n\n{file}")
+    return results
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _row(
+    row: str,
+    folder: Path,
+    settings: Settings,
+    start: Callable[[torch.device], Pretrained],
+    tiny: bool,
+    device: torch.device | str | None,
+) -> dict[str, Any]:
+    if row != BIGGAN:
+        every = cgn_miniature.EVERY if tiny else EVERY
+        found = train(folder, settings=settings, start=start, device=device, every=every)
+        return {**found["end"], **{key: found[key] for key in ("seconds", "device", "threads", "torch", "genaug")}}
+    began = time.perf_counter()
+    where = torch.device(device or "cpu")
+    with torch.random.fork_rng(devices=[]):
+        pretrained = start(where)
+    pretrained.cgn.to(where).eval()
+    return {**measure(pretrained, settings, target=True), **circumstances(began, where)}
+
+
+def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Runs that `file` holds, by row and seed."""
+    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
+    try:
+        return {(run.pop("row"), run.pop("seed")): run for run in runs}
+    except (KeyError, TypeError, AttributeError):
+        raise foreign(file, WHAT) from None
+
+
+def _results(settings: dict[str, Any], runs: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+    ordered = sorted(runs, key=lambda key: (list(ROWS).index(key[0]), key[1]))
+    summary: dict[str, dict[str, Any]] = {}
+    for row in dict.fromkeys(row for row, _ in ordered):
+        found = [runs[key] for key in ordered if key[0] == row]
+        for figure in ("score", "mask", "entropy", "distance"):
+            if values := [run[figure] for run in found if figure in run]:
+                sd = statistics.stdev(values) if len(values) > 1 else None
+                summary.setdefault(row, {})[figure] = {"mean": statistics.mean(values), "sd": sd, "n": len(values)}
+    return {
+        "recipe": "cgn-table1",
+        "settings": settings,
+        "runs": [{"row": row, "seed": seed, **runs[row, seed]} for row, seed in ordered],
+        "summary": summary,
+        "published": {
+            source: {row: {"score": score, "mask": mask} for row, (score, mask) in found.items()}
+            for source, found in PUBLISHED.items()
+        },
+    }
+
+
+def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, int], dict[str, Any]]) -> None:
+    write_results(file, _results(settings, runs))
+
+
+def table(results: dict[str, Any]) -> str:
+    """Published figures beside ours: score / mean mask, and of ours the distance between composite and target."""
+    lines = [("row", "paper", "rerun", "ours", "distance")]
+    for row, found in results["summary"].items():
+        published = [PUBLISHED[source].get(row) for source in ("paper", "rerun")]
+        cells = ["-" if pair is None else f"{pair[0]:.1f} / {_or_dash(pair[1])}" for pair in published]
+        ours = f"{_figure(found.get('score'))} / {_figure(found.get('mask'))}"
+        lines.append((row, *cells, ours, _figure(found.get("distance"))))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    small = results["settings"]["tiny"]
+    head = "score / mean mask" + (": the miniature, whose score is at most 4" if small else " (Inception score)")
+    return "\n".join([f"CGN, Table 1, as {results['settings']['as']}: {head}", "", *text])
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _figure(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found['mean']:.2f}" + ("" if found["sd"] is None else f" ± {found['sd']:.2f}")
