@@ -31,9 +31,8 @@ from genaug.assets.store import save_asset
 from genaug.evaluation.generation_quality import generation_quality
 from genaug.files import digest, writable_folder
 from genaug.generators.cgn import CGN
-from genaug.generators.cgn_mnist import MASK_RANGE
 from genaug.generators.images import to_uint8
-from genaug.interventions.composition import compose
+from genaug.interventions.composition import MASK_RANGE, compose
 from genaug.interventions.sampling import integers, truncated_normal, uniform
 from genaug.progress import progress
 from genaug.records import circumstances, write_results
@@ -252,7 +251,7 @@ def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
 
     def load(device: torch.device) -> Pretrained:
         biggan, metadata = load_asset("biggan-deep-256")
-        cgn = CGN(json.loads(metadata["config"]))
+        cgn = CGN(json.loads(metadata["config"]), target=True)
         for name in ("biggan_GT", *MECHANISMS):
             cgn.get_submodule(name).load_state_dict(biggan)
         cgn.u2net.load_state_dict(load_asset("u2net")[0])
@@ -480,13 +479,12 @@ def save_sheet(cgn: CGN, path: str | os.PathLike[str], truncation: float = 1.0) 
 
 
 def _write_generator(cgn: CGN, folder: Path, described: dict[str, Any], made_on: str) -> Path:
-    config: Any = cgn.f_shape.config
     state = {name: value for name, value in cgn.state_dict().items() if not name.startswith("biggan_GT.")}
     return save_asset(
         folder / "generator.safetensors",
         state,
         "cgn-imagenet",
-        config=json.dumps(config.to_dict()),
+        config=json.dumps(cgn.config),
         source="genaug train cgn-imagenet",
         licence="unknown",
         training=json.dumps(described),

@@ -1,8 +1,8 @@
 """A world of four classes at 32 pixels, in which the training of the CGN on ImageNet can be watched in minutes.
 
 There are no pretrained weights to begin with, so they are made here, of pictures that are drawn by a formula: a narrow
-BigGAN-deep learns to draw them from noise and class, a small network in the place of U2-Net to find the object in them,
-and a small classifier in the place of the Inception network to name their class. The rest is as at full size.
+BigGAN-deep learns to draw them from noise and class, a narrow U2-Net to find the object in them, and a small
+classifier, in the place of the Inception network, to name their class. The rest is as at full size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.files import atomic_path
-from genaug.generators.cgn import CGN
+from genaug.generators.cgn import CGN, MINIATURE
 from genaug.generators.images import from_uint8
 from genaug.interventions.sampling import integers, truncated_normal, uniform
 from genaug.progress import progress
@@ -29,15 +29,11 @@ from genaug.training.resumable import Every
 
 SIZE, CLASSES, Z_DIM = 32, 4, 16
 CONFIG: dict[str, Any] = {
-    "output_dim": SIZE,
+    **MINIATURE,
     "z_dim": Z_DIM,
     "class_embed_dim": Z_DIM,
-    "channel_width": 8,
     "num_classes": CLASSES,
-    "layers": [[True, 16, 8], [True, 8, 4], [True, 4, 2], [False, 2, 1]],
-    "attention_layer_position": -1,
-    "eps": 1e-4,
-    "n_stats": 51,
+    "attention_layer_position": -1,  # the scenes need none
 }
 OBJECTS = ((0.9, -0.5, -0.5), (0.8, 0.7, -0.7), (-0.2, 0.6, 0.9), (0.7, -0.4, 0.8))  # colours, by class
 GROUNDS = ((-0.4, 0.1, -0.6), (-0.6, -0.3, 0.3), (0.2, -0.1, -0.5), (-0.3, 0.3, 0.1))
@@ -75,28 +71,6 @@ def scene(z: Tensor, labels: Tensor, radius: Tensor | None = None) -> tuple[Tens
     texture = (colours + 0.3 * u[:, 3:6]) * (1 + 0.45 * pattern) / 1.5
     ground = grounds + 0.4 * u[:, 6:9] + 0.25 * (u[:, 9:10] * x + u[:, 10:11] * y)
     return (mask * texture + (1 - mask) * ground).clamp(-1, 1), mask
-
-
-class Saliency(nn.Module):
-    """A small U-Net, in the place of U2-Net, which is as deep at any width and would take most of the time."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        w = width
-        self.down = nn.ModuleList(_unit(*sizes) for sizes in ((3, w), (w, 2 * w), (2 * w, 2 * w), (2 * w, 2 * w)))
-        self.up = nn.ModuleList(_unit(*sizes) for sizes in ((4 * w, 2 * w), (4 * w, w), (2 * w, w)))
-        self.out = nn.Conv2d(w, 1, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), sides multiples of 8, to saliency (B, 1, H, W) in [0, 1]."""
-        x, kept = self.down[0](images), []
-        for layer in list(self.down)[1:]:
-            kept.append(x)
-            x = layer(F.max_pool2d(x, 2))
-        for layer in self.up:
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = layer(torch.cat([x, kept.pop()], dim=1))
-        return self.out(x).sigmoid()
 
 
 def _unit(channels: int, out: int) -> nn.Sequential:
@@ -140,7 +114,7 @@ def tiny(settings: Settings) -> Settings:
     )
 
 
-STEPS = 100
+STEPS = 80
 EVERY = Every(log=5, checkpoint=20, sample=50)
 
 
@@ -151,9 +125,8 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
         file = Path(folder) / "miniature.pt"
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            cgn, classifier = CGN(CONFIG), _classifier()
-            cgn.u2net = Saliency()
-        networks = nn.ModuleDict({"biggan": cgn.biggan_GT, "saliency": cgn.u2net, "classifier": classifier})
+            cgn, classifier = CGN(CONFIG, target=True), _classifier()
+        networks = nn.ModuleDict({"biggan": cgn.biggan_GT, "u2net": cgn.u2net, "classifier": classifier})
         if not file.exists():
             _fit(cgn, classifier)
             with atomic_path(file) as path:
@@ -179,8 +152,8 @@ def _scenes(stream: str, steps: int, size: int = 16) -> Iterator[tuple[Tensor, T
         yield indices, noise, integers(0, indices, CLASSES, f"miniature {stream} class")
 
 
-def _fit(cgn: CGN, classifier: nn.Module, steps: tuple[int, int, int] = (400, 300, 60)) -> None:
-    """Teaches BigGAN to draw scenes, the saliency network to find their objects, the classifier to name them."""
+def _fit(cgn: CGN, classifier: nn.Module, steps: tuple[int, int, int] = (400, 250, 60)) -> None:
+    """Teaches BigGAN to draw scenes, U2-Net to find their objects, the classifier to name them."""
     cgn.biggan_GT.power_iterate()
     cgn.train()
 
