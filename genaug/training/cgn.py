@@ -463,7 +463,7 @@ def save_sheet(cgn: CGN, path: str | os.PathLike[str], truncation: float = 1.0) 
     z = truncated_normal(0, columns, cgn.z_dim, "cgn sheet noise") * truncation
     device = next(cgn.parameters()).device
     rows: dict[str, list[Tensor]] = {}
-    for noise, label in zip(z.to(device).split(1), labels.to(device).split(1), strict=True):
+    for noise, label in zip(z.to(device).split(5), labels.to(device).split(5), strict=True):
         parts = cgn.parts(noise, label, truncation)
         made = {
             "pre-mask": parts.premask,

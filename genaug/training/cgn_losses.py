@@ -166,7 +166,7 @@ class StyleDistance(nn.Module):
         """The weighted sum over blocks; the targets get no gradient."""
         blocks = max((i + 1 for i, weight in enumerate(self.weights) if weight), default=0)
         with torch.no_grad():
-            wanted = self.features(targets, blocks)
+            wanted = self.features(targets.detach(), blocks)
         total = torch.zeros((), device=images.device)
         made = self.features(images, blocks)
         with torch.autocast(images.device.type, enabled=False):  # sums over many places need more than eight bits
