@@ -39,6 +39,7 @@ from genaug.training import cgn_miniature
 from genaug.training.cgn import EVERY, Pretrained, Settings, from_assets, measure, settings_as, train
 
 WHAT = "this recipe"
+FIGURES = ("score", "mask", "entropy", "distance", "texture", "saliency")  # see `training.cgn.measure`
 BIGGAN = "biggan"
 # row -> the loss that it is without
 ROWS: dict[str, tuple[str, ...]] = {
@@ -169,7 +170,7 @@ def _results(settings: dict[str, Any], runs: dict[tuple[str, int], dict[str, Any
     summary: dict[str, dict[str, Any]] = {}
     for row in dict.fromkeys(row for row, _ in ordered):
         found = [runs[key] for key in ordered if key[0] == row]
-        for figure in ("score", "mask", "entropy", "distance"):
+        for figure in FIGURES:
             if values := [run[figure] for run in found if figure in run]:
                 sd = statistics.stdev(values) if len(values) > 1 else None
                 summary.setdefault(row, {})[figure] = {"mean": statistics.mean(values), "sd": sd, "n": len(values)}
@@ -190,13 +191,13 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, int], dic
 
 
 def table(results: dict[str, Any]) -> str:
-    """Published figures beside ours: score / mean mask, and of ours the distance between composite and target."""
-    lines = [("row", "paper", "rerun", "ours", "distance")]
+    """Published figures beside ours: score / mean mask, and of ours what else `measure` finds."""
+    lines = [("row", "paper", "rerun", "ours", *FIGURES[2:])]
     for row, found in results["summary"].items():
         published = [PUBLISHED[source].get(row) for source in ("paper", "rerun")]
         cells = ["-" if pair is None else f"{pair[0]:.1f} / {_or_dash(pair[1])}" for pair in published]
         ours = f"{_figure(found.get('score'))} / {_figure(found.get('mask'))}"
-        lines.append((row, *cells, ours, _figure(found.get("distance"))))
+        lines.append((row, *cells, ours, *(_figure(found.get(name)) for name in FIGURES[2:])))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     small = results["settings"]["tiny"]

@@ -15,8 +15,8 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ GRID = 6  # patches a side
 SHEET_CLASSES = (15, 251, 330, 382, 385, 483, 559, 751, 938, 947)
 COLLAPSE = 1.5 * TAU  # a mean mask nearer to 0 or 1 than this; L_mask holds a collapsed one near TAU, which is too late
 EVERY = Every(log=1, checkpoint=5, sample=25)  # a step is 4,000 images, a checkpoint two gigabytes
-_SCORED_AT_ONCE = 16
+_MEASURED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -329,6 +329,11 @@ class Draws(NamedTuple):
 
 def losses(found: Pretrained, draws: Draws, settings: Settings) -> dict[str, Tensor]:
     """The losses of some images, each as it enters the sum, and "mask", the mean mask, which does not."""
+    return _forward(found, draws, settings)[1]
+
+
+def _forward(found: Pretrained, draws: Draws, settings: Settings) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+    """Composites and targets, and their losses."""
     cgn = found.cgn
     z, labels, truncation = draws.z, draws.labels, settings.truncation
     without, device = set(settings.without), z.device.type
@@ -362,7 +367,7 @@ def losses(found: Pretrained, draws: Draws, settings: Settings) -> dict[str, Ten
         with cast:
             saliency = cgn.saliency(parts.background)
         terms["saliency"] = settings.saliency_weight * saliency.float().mean()
-    return {**terms, "mask": mask.detach().mean()}
+    return (composite, target), {**terms, "mask": mask.detach().mean()}
 
 
 class _Loop:
@@ -412,41 +417,32 @@ class _Loop:
 
 
 @torch.no_grad()
-def _images(found: Pretrained, settings: Settings) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Masks, composites and targets of the images that are measured, a few at a time; others than those trained on."""
-    device = next(found.cgn.parameters()).device
-    cast = torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16")
-    parts = torch.arange(settings.measured).split(_SCORED_AT_ONCE)
-    for indices in progress(parts, description="measuring the CGN", unit="batch"):
-        draws = Draws.of(found.cgn, settings, indices, "measured", device)
-        with cast:
-            target = found.cgn.biggan_GT(draws.z, draws.labels, settings.truncation).float()
-            made = found.cgn.parts(draws.z, draws.labels, settings.truncation)
-        mask = made.mask.float().clamp(*MASK_RANGE)
-        yield mask, compose(mask, made.texture.float(), made.background.float()), target
-
-
 def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> dict[str, float]:
-    """What Table 1 measures, on images of the CGN from noise and classes that training does not see.
+    """What Table 1 measures, and what each loss is for, on noise and classes that training does not see.
 
     Args:
         found: the CGN, and the score.
-        settings: how many images, and of which seed.
+        settings: how many images, and of which seed; all losses are measured, those of `without`, too.
         target: measure BigGAN's images, the upper bound, instead: the score alone.
 
     Returns:
-        "mask", the mean mask, in [0, 1]; "entropy" of its pixels in bits; "distance", the mean absolute difference
-        between composite and target, in [0, 2]; and "score", if there is one.
+        "mask", the mean mask, in [0, 1]; "entropy" of its pixels in bits (L_shape); "distance", the mean absolute
+        difference between composite and target, in [0, 2] (L_rec); "texture", L_text as it enters the sum; "saliency",
+        the mean saliency of backgrounds, in [0, 1] (L_bg); and "score", if there is one.
     """
-    sums, kept = torch.zeros(3, dtype=torch.float64), []
-    for mask, composite, wanted in _images(found, settings):
-        distance = F.l1_loss(composite, wanted)
-        sums += len(mask) * torch.stack([mask.mean(), mask_entropy(mask), distance]).cpu()
+    device = next(found.cgn.parameters()).device
+    settings = replace(settings, without=(), l1_weight=1.0, entropy_weight=1.0, saliency_weight=1.0)
+    sums, kept = torch.zeros(5, dtype=torch.float64), []
+    parts = torch.arange(settings.measured).split(_MEASURED_AT_ONCE)
+    for indices in progress(parts, description="measuring the CGN", unit="batch"):
+        draws = Draws.of(found.cgn, settings, indices, "measured", device)
+        images, terms = _forward(found, draws, settings)
+        names = ("mask", "entropy", "l1", "texture", "saliency")
+        sums += len(indices) * torch.stack([terms[name].double().cpu() for name in names])
         if found.score is not None:
-            kept.append(to_uint8(wanted if target else composite).cpu())
-    result = (
-        {} if target else dict(zip(("mask", "entropy", "distance"), (sums / settings.measured).tolist(), strict=True))
-    )
+            kept.append(to_uint8(images[target]).cpu())
+    names = ("mask", "entropy", "distance", "texture", "saliency")
+    result = {} if target else dict(zip(names, (sums / settings.measured).tolist(), strict=True))
     if found.score is not None:
         result["score"] = found.score(torch.cat(kept))
     return result

@@ -25,6 +25,7 @@ from torch import Tensor
 from genaug import CounterfactualDataset
 from genaug.assets import AssetError
 from genaug.generators.cgn import CGN, MINIATURE
+from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
 from genaug.training import cgn as training
 from genaug.training import cgn_miniature
@@ -122,7 +123,7 @@ def test_what_a_run_leaves_behind(whole: Path) -> None:
     assert (whole / "samples" / "000003.png").exists()
     results = json.loads((whole / "results.json").read_text())
     assert results["settings"]["without"] == []
-    assert set(results["end"]) == {"mask", "entropy", "distance", "score"}
+    assert set(results["end"]) == {"mask", "entropy", "distance", "texture", "saliency", "score"}
     assert results["start"]["distance"] < 1e-6  # texture and background are BigGAN's image, whatever the mask
     assert results["end"]["distance"] > 1e-3
 
@@ -252,16 +253,30 @@ def test_draws_are_of_seed_and_image_alone() -> None:
     assert not torch.equal(other.z, late.z)
 
 
-def test_measures_of_known_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = untrained(CPU)
-    known = torch.full((20, 1, 32, 32), 0.25), torch.full((20, 3, 32, 32), 0.5), torch.full((20, 3, 32, 32), -0.1)
-    monkeypatch.setattr(training, "_images", lambda *_: iter([known]))
-    result = measure(found, SMALL)
-    assert result["mask"] == pytest.approx(0.25)
-    assert result["distance"] == pytest.approx(0.6)
-    assert result["score"] == 20
-    monkeypatch.setattr(training, "_images", lambda *_: iter([known]))
-    assert measure(found._replace(score=None), SMALL, target=True) == {}
+def test_measures_are_of_all_images_alike_and_of_all_losses() -> None:
+    """20 images in batches of 16 and 4: the mean over images, not over batches."""
+    found, settings = untrained(CPU), replace(SMALL, without=("text", "bg"))
+    with torch.no_grad():
+        found.cgn.f_bg.generator.bn.bias += 1
+        draws = Draws.of(found.cgn, settings, torch.arange(20), "measured", CPU)
+        parts = found.cgn.parts(draws.z, draws.labels)
+        composite, target = compose(*parts[1:]), found.cgn.biggan_GT(draws.z, draws.labels)
+    seen: list[Tensor] = []
+
+    def score(images: Tensor) -> float:
+        seen.append(images)
+        return 7.0
+
+    found = found._replace(score=score)
+    result = measure(found, settings)
+    assert result["mask"] == pytest.approx(parts.mask.mean().item(), rel=1e-4)
+    assert result["distance"] == pytest.approx((composite - target).abs().mean().item(), rel=1e-4)
+    assert result["saliency"] == pytest.approx(found.cgn.u2net(parts.background).mean().item(), rel=1e-4)
+    assert result["texture"] > 0
+    assert result["score"] == 7
+    assert measure(found, settings, target=True) == {"score": 7}
+    assert (seen[0].int() - to_uint8(composite).int()).abs().max() <= 1
+    assert (seen[1].int() - to_uint8(target).int()).abs().max() <= 1
 
 
 def test_a_mask_that_collapses_is_told_once() -> None:
