@@ -30,11 +30,13 @@ COMMANDS = [
     "evaluate",
     "train",
     "train cgn-mnist",
+    "train cgn-imagenet",
     "train cgan-digits",
     "train classifier",
     "train adain",
     "reproduce",
     "reproduce list",
+    "reproduce cgn-table1",
     "reproduce cgn-table2",
     *(f"reproduce {name}" for name, recipe in RECIPES.items() if recipe.twin),
     "assets",
@@ -309,6 +311,46 @@ def test_train_and_reproduce_hand_on_every_option(
     ]
 
 
+def test_the_cgn_on_imagenet_is_handed_every_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genaug.recipes import cgn_table1
+    from genaug.training import cgn, cgn_miniature
+
+    calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    def noted(*args: object, **options: object) -> dict[str, object]:
+        calls.append((args, options))
+        return {"end": {"mask": 0.25}}
+
+    monkeypatch.setattr(cgn, "train", noted)
+    monkeypatch.setattr(cgn_table1, "run", noted)
+    given = "--steps 3 --batch-size 4 --accumulate 5 --measured 60 --no-inception --device cuda --dtype bfloat16"
+    code, out, _ = run(capsys, *f"train cgn-imagenet --out o --without shape,bg --as released --seed 7 {given}".split())
+    assert code == 0
+    assert out.splitlines() == ["mask 0.250", str(Path("o", "generator.safetensors"))]
+    assert run(capsys, "train", "cgn-imagenet", "--out", "o", "--tiny")[0] == 0
+    line = f"reproduce cgn-table1 --rows all,without-bg --as released --tiny --seeds 1,2 --out o {given}"
+    assert run(capsys, *line.split())[0] == 0
+    (full, tiny, table) = [options for _, options in calls]
+    changes = {"steps": 3, "batch_size": 4, "accumulate": 5, "measured": 60, "inception": False, "dtype": "bfloat16"}
+    expected = replace(cgn.RELEASED, without=("shape", "bg"), seed=7, **changes)
+    assert full == {"settings": expected, "start": None, "device": "cuda", "every": cgn.EVERY}
+    assert tiny["settings"] == cgn_miniature.tiny(cgn.PAPER)
+    assert tiny["every"] == cgn_miniature.EVERY
+    assert tiny["start"] is not None
+    assert table == {
+        "rows": ("all", "without-bg"),
+        "seeds": (1, 2),
+        "as_": "released",
+        "tiny": True,
+        "changes": changes,
+        "device": "cuda",
+    }
+    message = refused(capsys, "train", "cgn-imagenet", "--out", "o", "--without", "textures")
+    assert "without must be one of 'rec', 'shape', 'text', 'bg', but got 'textures'" in message
+
+
 def test_train_classifier_hands_on_every_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -442,7 +484,7 @@ def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_pat
     message = refused(capsys, "reproduce", "genint-table1", "--out", "run")
     assert "its twin: genaug reproduce genint-table1 --twin, or as far as it goes: genaug train classifier" in message
     assert "lacks the CGN on ImageNet; see genaug reproduce list" in refused(
-        capsys, "reproduce", "cgn-table1", "--twin"
+        capsys, "reproduce", "cgn-figure4", "--twin"
     )
     assert "genaug sample cgn-double-colored-mnist" in refused(capsys, "reproduce", "cgn-figure3")
     assert "got none" in refused(capsys, "reproduce", "genint-table1", "--twin", "--seeds", ",", "--out", "run")

@@ -194,6 +194,66 @@ def rendering() -> str:
     return "\n".join([*lines, "", note])
 
 
+def cgn_table1() -> str:
+    """The loss ablation of the miniature, beside the paper's of the full network."""
+    files = [RESULTS / "cgn-table1" / name / "results.json" for name in ("tiny-paper", "tiny-released")]
+    lines = [
+        "| row | paper, at full size | here, as | score / mean mask | entropy | distance | texture | saliency |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for results in [json.loads(file.read_text()) for file in files if file.exists()]:
+        for row, found in results["summary"].items():
+            paper = results["published"]["paper"][row]
+            pair = f"{paper['score']} / {'-' if paper['mask'] is None else paper['mask']}"
+            cells = [
+                _spread(found.get(name)) for name in ("score", "mask", "entropy", "distance", "texture", "saliency")
+            ]
+            ours = " / ".join(cells[:2]).removesuffix(" / -")
+            lines.append(f"| {row} | {pair} | {results['settings']['as']} | {ours} | {' | '.join(cells[2:])} |")
+        runs = [run for run in results["runs"] if run["row"] != "biggan"]
+        seconds = [run["seconds"] for run in runs]
+        seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
+        where = f"{runs[0]['device']}, {runs[0]['threads']} thread, torch {runs[0]['torch'].split('+')[0]}"
+        times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a row, other work running"
+        notes.append(
+            f"as {results['settings']['as']}: {results['settings']['steps']} steps, seeds {seeds}, {where}, {times}"
+        )
+    if not notes:
+        return "Not run."
+    return "\n".join([*lines, "", f"Mean ± standard deviation over seeds; {'; '.join(notes)}."])
+
+
+def _spread(figure: dict | None) -> str:
+    if figure is None:
+        return "-"
+    digits = 2 if figure["mean"] < 10 else 0
+    return f"{figure['mean']:.{digits}f}" + ("" if figure["sd"] is None else f" ± {figure['sd']:.{digits}f}")
+
+
+def cgn_memory() -> str:
+    files = sorted(RESULTS.glob("cgn_memory-*.csv"))
+    if not files:
+        return "Not run."
+    with files[0].open() as text:
+        rows = [row for row in csv.DictReader(text) if row["dtype"] == "float32"]
+    sizes = {(row["as"], row["batch"], row["what"]): int(row["bytes"]) / 2**30 for row in rows}
+    lines = ["| GiB, 256 pixels, float32 | as paper | as released |", "|---|---|---|"]
+    for batch, what, label in (
+        ("1", "weights", "weights of the four BigGAN, U2-Net and VGG16"),
+        ("1", "between parts", "the same, gradients, Adam's state, the weights that spectral norm divides"),
+        ("1", "peak of a part", "**peak of a step, one image at a time**"),
+        ("2", "peak of a part", "two images at a time"),
+    ):
+        cells = [f"{sizes[name, batch, what]:.2f}" for name in ("paper", "released")]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    note = (
+        "Counted, not run on a GPU (`python benchmarks/cgn_memory.py`): the sizes of all tensors that live at once in a "
+        "step on torch's fake tensors. CUDA's context, its libraries' workspaces and gaps between blocks come on top."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def measured() -> str:
     """genaug/recipes/measured.json: what `genaug reproduce list` says of ours."""
     found: dict[str, dict[str, str]] = {}
@@ -207,6 +267,16 @@ def measured() -> str:
         cells = [f"{100 * t['mean']:.1f}" + ("" if t["sd"] is None else f" ± {100 * t['sd']:.1f}") for t in tests]
         parts.append(f"{row} {' / '.join(cells)} (n={min(t['n'] for t in tests)})")
     found["cgn-table2"] = {"full": "; ".join(parts)}
+    tiny = RESULTS / "cgn-table1" / "tiny-released" / "results.json"
+    if tiny.exists():
+        rows = json.loads(tiny.read_text())["summary"]
+        pairs = "; ".join(
+            f"{row} {_spread(of['score'])} / {_spread(of['mask'])}" for row, of in rows.items() if "mask" in of
+        )
+        n = rows["all"]["mask"]["n"]
+        found["cgn-table1"] = {
+            "full": f"not run; --tiny --as released, a score of at most 4 and mean mask: {pairs} (n={n})"
+        }
     found["cgn-figure3"] = {"full": "the sheet that the command draws"}
     for name, results in _twins().items():
         effects = [f"{effect['what']}: {_here(effect)}, {effect['verdict']}" for effect in results["effects"]]
@@ -243,11 +313,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     readme, page, rendered = ROOT / "README.md", ROOT / "docs" / "reproduce.md", ROOT / "docs" / "rendering.md"
     imagenet = ROOT / "docs" / "imagenet.md"
+    trained = ROOT / "docs" / "imagenet_cgn.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2=table2(), speed=speed()),
         page: written(page.read_text(), twins=twins()),
         rendered: written(rendered.read_text(), rendering=rendering()),
         imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
+        trained: written(trained.read_text(), cgn_table1=cgn_table1(), cgn_memory=cgn_memory()),
         ROOT / "genaug" / "recipes" / "measured.json": measured(),
     }
     for name, results in _twins().items():
