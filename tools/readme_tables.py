@@ -248,8 +248,8 @@ def cgn_memory() -> str:
         cells = [f"{sizes[name, batch, what]:.2f}" for name in ("paper", "released")]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     note = (
-        "Counted, not run on a GPU (`python benchmarks/cgn_memory.py`): the sizes of all tensors that live at once in a "
-        "step on torch's fake tensors. CUDA's context, its libraries' workspaces and gaps between blocks come on top."
+        "Counted, not run on a GPU (`python benchmarks/cgn_memory.py`): the sizes of all tensors that live at once in "
+        "a step on torch's fake tensors. CUDA's context, its libraries' workspaces and gaps between blocks come on top."
     )
     return "\n".join([*lines, "", note])
 
