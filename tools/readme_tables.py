@@ -107,6 +107,29 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def imagenet_speed() -> str:
+    files = sorted(RESULTS.glob("counterfactual-imagenet-256-*.csv"))
+    if not files:
+        return "Not run."
+    lines = ["| way | images/s | lowest to highest | against the released way |", "|---|---|---|---|"]
+    notes = []
+    for file in files:
+        with file.open() as text:
+            rows = list(csv.DictReader(text))
+        for row in rows:
+            rate = row["images_per_second_median"]
+            spread = f"{row['lowest']} to {row['highest']}" if row["lowest"] != rate else rate
+            ratio = row["ratio"] if row["ratio"] in ("", "not run") else f"{float(row['ratio']):,.2f}x"
+            added = "" if row["added_step_percent"] in ("", "not run") else f"{row['added_step_percent']}% a step"
+            lines.append(f"| {row['way']} | {rate} | {spread} | {ratio or added} |")
+        difference, rounds = rows[0]["composite_largest_difference"], rows[0]["rounds"]
+        place = file.stem.removeprefix("counterfactual-imagenet-256-").replace("-", ", ")
+        notes.append(
+            f"{place}, medians of {rounds} rounds by the {rows[0]['clock']} clock; the largest difference of the composite in float32 is {difference}"
+        )
+    return "\n".join([*lines, "", f"Measured with {'; '.join(notes)}."])
+
+
 def _twins() -> dict[str, dict]:
     files = {file.parent.name: file for file in (RESULTS / "twins").glob("*/results.json")}
     return {name: json.loads(files[name].read_text()) for name in RECIPES if name in files}
@@ -461,6 +484,7 @@ def main() -> int:
     gallery = ROOT / "docs" / "gallery.md"
     trained = ROOT / "docs" / "imagenet_cgn.md"
     digits = ROOT / "docs" / "digits.md"
+    imagenet = ROOT / "docs" / "imagenet.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2=table2(), speed=speed()),
         page: written(page.read_text(), twins=twins()),
@@ -468,6 +492,7 @@ def main() -> int:
         rendered: written(rendered.read_text(), rendering=rendering()),
         trained: written(trained.read_text(), cgn_table1=cgn_table1(), cgn_memory=cgn_memory()),
         digits: written(digits.read_text(), coloured=coloured()),
+        imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
         ROOT / "genaug" / "recipes" / "measured.json": measured(),
     }
     for name, results in _twins().items():

@@ -56,9 +56,9 @@ class CounterfactualDataset(GeneratedDataset):
         target_transform: applied to each target.
         output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.
         refresh: the fraction of the pool that is new after every 64 samples, in [0, 1]; 0 by default. Entries are
-            numbered, and sample i draws from the `pool` entries that begin at number (i // 64) * refresh * pool,
-            rounded down; so it is a function of (seed, i) still. Read in order, without shuffling (samples are
-            independent as they are): else entries that have left the pool are made again.
+            numbered without end, and sample i draws from the `pool` of them that begin at i // 64 * refresh * pool, of
+            samples that share a shape the first one's i; so it is a function of (seed, i) still. Read in order (samples
+            are independent as they are): a shuffled order asks for entries that have left the pool.
         shared_noise: whether the three mechanisms share the shape's noise, as in the released code for ImageNet, and
             only their labels differ. By default each has its own, as in the paper (section 3.1).
 

@@ -40,6 +40,7 @@ class Recipe:
 _TWIN_COST = "the twin minutes a seed on one CPU core"
 _PICTURES = "pictures"
 _CGN = "the CGN on ImageNet"
+_CGN_WEIGHTS = "the weights of the CGN on ImageNet (genaug assets list)"
 
 _TRAINING = "ImageNet and BigGAN-deep's weights for training"
 _TRANSFER = "stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR"
@@ -63,19 +64,19 @@ RECIPES = {
     "cgn-table3": Recipe(
         what="CGN, Table 3: shape bias on cue conflict and ImageNet accuracy in percent, ResNet-50",
         paper="ImageNet 21.4; CGN's heads: shape 54.8, texture 16.7, background 22.9; accuracy 76.1, ensemble 74.0",
-        command="genaug evaluate resnet50 --suite shape-bias --data DIR --out DIR",
-        lacks="CGN's row: genaug train classifier --row cgn has its settings, but not yet the CGN on ImageNet",
+        command="genaug train classifier --row cgn --data DIR --val DIR --out RUN",
+        then="genaug evaluate RUN/model --suite shape-bias --data DIR --out DIR",
         twin=True,
-        needs="the cue-conflict stimuli; the twin nothing",
+        needs="the cue-conflict stimuli; ImageNet and the CGN's weights for training; the twin nothing",
         cost=_TWIN_COST,
     ),
     "cgn-table4": Recipe(
         what="CGN, Table 4: accuracy in percent on IN-9, Mixed-Same and Mixed-Rand, and the background gap, ResNet-50",
         paper="ImageNet 95.6, 86.2, 78.9, gap 7.3; ImageNet + CGN 94.2, 83.4, 80.1, gap 3.3",
-        command="genaug evaluate resnet50 --suite background-gap --data DIR --out DIR",
-        lacks="CGN's row: genaug train classifier --row cgn has its settings, but not yet the CGN on ImageNet",
+        command="genaug train classifier --row cgn --data DIR --val DIR --out RUN",
+        then="genaug evaluate RUN/model --suite background-gap --data DIR --out DIR",
         twin=True,
-        needs="ImageNet-9; the twin nothing",
+        needs="ImageNet-9; ImageNet and the CGN's weights for training; the twin nothing",
         cost=_TWIN_COST,
     ),
     "cgn-table5": Recipe(
@@ -91,7 +92,12 @@ RECIPES = {
         command="genaug sample cgn-double-colored-mnist --out sheet.png",
         cost="seconds, one CPU core",
     ),
-    "cgn-figure4": Recipe(what="CGN, Figures 4 and 24: counterfactuals of ImageNet", paper=_PICTURES, lacks=_CGN),
+    "cgn-figure4": Recipe(
+        what="CGN, Figures 4 and 24: counterfactuals of ImageNet",
+        paper=_PICTURES,
+        command="genaug sample cgn-imagenet-256 --out sheet.png",
+        needs=_CGN_WEIGHTS,
+    ),
     "cgn-figure5": Recipe(
         what="CGN, Figures 5, 28 and 29: masks, foregrounds and backgrounds over training", paper=_PICTURES, lacks=_CGN
     ),
@@ -112,7 +118,8 @@ RECIPES = {
     "cgn-figure12": Recipe(
         what="CGN, Figures 12 to 19: mask, foreground, background and composite of eight classes",
         paper=_PICTURES,
-        lacks=_CGN,
+        command="genaug sample cgn-imagenet-256 --truncation 0.5 --out sheet.png",
+        needs=_CGN_WEIGHTS,
     ),
     "cgn-figure21": Recipe(
         what="CGN, Figures 21 and 22: interpolations of textures and of backgrounds",

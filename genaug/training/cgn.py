@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,6 +221,7 @@ def train(
         loop = _Loop(run, found, settings, world, every)
         if world.rank == 0 and run.first is None:
             run.first = measure(found, settings)
+            save_sheet(cgn, folder / "samples" / "000000.png", settings.truncation)
         optimise(
             run,
             settings.steps,
@@ -250,6 +252,11 @@ def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
     """BigGAN four times, U2-Net, and the features that styles are compared in."""
 
     def load(device: torch.device) -> Pretrained:
+        if settings.inception and find_spec("torch_fidelity") is None:
+            raise ModuleNotFoundError(
+                "the Inception score needs torch-fidelity: pip install 'genaug[eval]', or inception=False "
+                "(--no-inception)"
+            )
         biggan, metadata = load_asset("biggan-deep-256")
         cgn = CGN(json.loads(metadata["config"]), target=True)
         for name in ("biggan_GT", *MECHANISMS):
