@@ -30,6 +30,8 @@ MEASURED = (
     ("embedded-pool10000", "cgn", "counterfactuals, embedded weights, `pool=10_000`"),
     ("embedded-pool2000", "cgn", "counterfactuals, embedded weights, `pool=2_000`"),
     ("authors", "cgn", "counterfactuals, the authors' checkpoints"),
+    ("best", "best", "**counterfactuals, our recipe (`--rows best`), its own classifier**"),
+    ("best", "best-original", "the control: that classifier, biased digits alone"),
 )
 
 
@@ -50,9 +52,9 @@ def table2() -> str:
             spread = "" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}"
             cells.append(f"{100 * figure['mean']:.1f}{spread} (n={figure['n']})")
             settings = found[0]["settings"]
-            count = "" if row not in GENERATED else f"{settings['num_counterfactuals']:,} counterfactuals, "
             circumstances += [
-                f"{count}{settings['dtype']}, {run['device']}, torch {run['torch'].split('+')[0]}"
+                (f"{run['train_images']:,} counterfactuals, " if row in GENERATED else "")
+                + f"{settings['dtype']}, {run['device']}, torch {run['torch'].split('+')[0]}"
                 for run in found[0]["runs"]
                 if (run["row"], run["variant"]) == (row, variant)
             ]
