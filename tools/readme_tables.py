@@ -187,6 +187,26 @@ def _where(runs: list[dict]) -> str:
     )
 
 
+def best() -> str:
+    files = sorted(RESULTS.glob("best-on-digits-*.csv"))
+    if not files:
+        return "Not run."
+    with files[-1].open() as text:
+        rows = list(csv.DictReader(text))
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    lines = ["| accuracy, % | " + " | ".join(variants) + " |", "|---|" + "---|" * len(variants)]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        cells = []
+        for variant in variants:
+            values = [float(row["accuracy"]) for row in rows if (row["variant"], row["way"]) == (variant, way)]
+            cells.append(f"{statistics.mean(values):.1f}" if values else "not run")
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    seeds = ", ".join(dict.fromkeys(row["seed"] for row in rows))
+    place = files[-1].stem.split("-", 4)[-1].replace("-", ", ")
+    note = f"{int(rows[0]['images']):,} images each, seed {seeds}, bfloat16, {place}."
+    return "\n".join([*lines, "", note])
+
+
 def figure7() -> str:
     results = _content("cgn-figure7")
     if results is None:
@@ -494,7 +514,7 @@ def main() -> int:
         gallery: written(gallery.read_text(), figure6=figure6(), figure7=figure7(), table5=table5()),
         rendered: written(rendered.read_text(), rendering=rendering()),
         trained: written(trained.read_text(), cgn_table1=cgn_table1(), cgn_memory=cgn_memory()),
-        digits: written(digits.read_text(), coloured=coloured()),
+        digits: written(digits.read_text(), coloured=coloured(), best=best()),
         imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
         ROOT / "genaug" / "recipes" / "measured.json": measured(),
     }
