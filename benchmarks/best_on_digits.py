@@ -6,8 +6,8 @@ in random colours, other ones, in the generated ones' place: what no generator c
 
     python benchmarks/best_on_digits.py --root FOLDER_OF_MNIST --textures FOLDER --images 100000 --threads 1
 
-Writes benchmarks/results/best-on-digits-IMAGES-cpuTHREADS-torchVERSION.csv, a row a variant, way and seed; rows that are
-there are kept, so that calls add up.
+Writes benchmarks/results/best-on-digits-IMAGES-cpuTHREADS-torchVERSION.csv, a row a variant, way and seed; rows that
+are there are kept, so that calls add up.
 """
 
 import argparse
