@@ -127,8 +127,8 @@ def imagenet_speed() -> str:
         difference, rounds = rows[0]["composite_largest_difference"], rows[0]["rounds"]
         place = file.stem.removeprefix("counterfactual-imagenet-256-").replace("-", ", ")
         notes.append(
-            f"{place}, medians of {rounds} rounds by the {rows[0]['clock']} clock; the largest difference of "
-            f"the composite in float32 is {difference}"
+            f"{place}, medians of {rounds} rounds by the {rows[0]['clock']} clock; the composite's largest "
+            f"difference in float32 is {difference}"
         )
     return "\n".join([*lines, "", f"Measured with {'; '.join(notes)}."])
 

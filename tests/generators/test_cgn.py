@@ -91,6 +91,13 @@ def test_full_size_is_the_packages_networks_put_together():
     assert (network.fast()(z, labels, 1.0) - composite).abs().max() < 1e-5
 
 
+def test_compiling_is_asked_of_all_four_networks(cgn):
+    """What it then takes minutes to do; `test_biggan.py` does it for BigGAN."""
+    network = cgn.fast(compile=True)
+    for name in (*MECHANISMS, "u2net"):
+        assert network.get_submodule(name).layers._compiled_call_impl is not None
+
+
 def test_the_full_network_has_the_names_of_the_checkpoint():
     with torch.device("meta"):
         cgn = CGN(256, target=True)
