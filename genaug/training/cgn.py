@@ -15,6 +15,7 @@ import json
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -58,6 +59,7 @@ SHEET_CLASSES = (15, 251, 330, 382, 385, 483, 559, 751, 938, 947)
 COLLAPSE = 1.5 * TAU  # a mean mask nearer to 0 or 1 than this; L_mask holds a collapsed one near TAU, which is too late
 EVERY = Every(log=1, checkpoint=5, sample=25)  # a step is 4,000 images, a checkpoint two gigabytes
 _MEASURED_AT_ONCE = 16
+_WATCHED = 200  # images whose mean mask tells of a collapse, or a step's, if that has more
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,9 @@ def train(
         OSError: `out` cannot be written.
 
     Warns:
-        UserWarning: the mean mask of a step lies outside [0.15, 0.85]: the mask collapses. L_mask lets the mean of an
-            image go as far as 0.1 or 0.9; a collapsed mask stays there, and one mechanism draws the whole image.
+        UserWarning: the mean mask of a step, or of 200 images if that is more, lies outside [0.15, 0.85]: the mask
+            collapses. L_mask lets the mean of an image go as far as 0.1 or 0.9; a collapsed mask stays there, and one
+            mechanism draws the whole image.
     """
     begin = time.perf_counter()
     with processes(device) as world, torch.random.fork_rng(devices=world.gpus):
@@ -383,6 +386,8 @@ class _Loop:
     def __init__(self, run: _Run, found: Pretrained, settings: Settings, world: World, every: Every) -> None:
         self.run, self.found, self.settings, self.world, self.every = run, found, settings, world, every
         self.warned = False
+        # mean masks of the last steps: of so many images that chance does not move them
+        self.masks = deque[float](maxlen=max(1, _WATCHED // (settings.batch_size * settings.accumulate)))
 
     def step(self) -> dict[str, Any]:
         """One step of the optimiser: the mean gradient over all of its parts."""
@@ -414,10 +419,13 @@ class _Loop:
         return totals
 
     def _warn(self, mask: float) -> None:
-        if self.world.rank == 0 and not self.warned and not COLLAPSE <= mask <= 1 - COLLAPSE:
+        self.masks.append(mask)
+        mean = sum(self.masks) / len(self.masks)
+        full = len(self.masks) == self.masks.maxlen
+        if self.world.rank == 0 and full and not self.warned and not COLLAPSE <= mean <= 1 - COLLAPSE:
             self.warned = True
             warnings.warn(
-                f"the mask collapses: its mean is {mask:.3f} at step {self.run.step + 1}, outside "
+                f"the mask collapses: its mean is {mean:.3f} at step {self.run.step + 1}, outside "
                 f"[{COLLAPSE:.2f}, {1 - COLLAPSE:.2f}]; one mechanism is about to draw the whole image",
                 stacklevel=3,
             )

@@ -119,7 +119,10 @@ EVERY = Every(log=5, checkpoint=20, sample=50)
 
 
 def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretrained]:
-    """What the miniature's training starts from, made at first use in about a minute and kept in a folder."""
+    """What the miniature's training starts from, made at first use in about a minute and kept in a folder.
+
+    What comes back raises ValueError if the folder's miniature.pt is damaged.
+    """
 
     def load(device: torch.device) -> Pretrained:
         file = Path(folder) / "miniature.pt"
@@ -131,7 +134,10 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
             _fit(cgn, classifier)
             with atomic_path(file) as path:
                 torch.save(networks.state_dict(), path)
-        networks.load_state_dict(torch.load(file, weights_only=True))
+        try:
+            networks.load_state_dict(torch.load(file, weights_only=True))
+        except Exception as error:  # torch names a dozen kinds of damage by as many classes
+            raise ValueError(f"{file} is no miniature ({type(error).__name__}); remove it to make it anew") from None
         for name in MECHANISMS:
             cgn.get_submodule(name).load_state_dict(cgn.biggan_GT.state_dict())
         classifier.eval().to(device)

@@ -279,17 +279,24 @@ def test_measures_are_of_all_images_alike_and_of_all_losses() -> None:
     assert (seen[1].int() - to_uint8(target).int()).abs().max() <= 1
 
 
-def test_a_mask_that_collapses_is_told_once() -> None:
-    run = types.SimpleNamespace(step=6)
-    loop: Any = types.SimpleNamespace(world=World(0, 1, CPU), run=run, warned=False)
+@pytest.mark.parametrize(
+    ("images", "masks", "told_at"),
+    [
+        (4000, (0.2, 0.8, 0.1, 0.9, 0.0), "0.100 at step 7"),  # a step is enough, and one warning
+        (100, (0.1, 0.3, 0.1, 0.16, 0.1), "0.130 at step 7"),  # two steps together
+        (100, (0.1, 0.3, 0.1, 0.3), None),
+    ],
+)
+def test_a_mask_that_collapses_is_told_once(images: int, masks: tuple[float, ...], told_at: str | None) -> None:
+    run: Any = types.SimpleNamespace(step=6)
+    settings = replace(SMALL, batch_size=images, accumulate=1)
+    loop = training._Loop(run, untrained(CPU), settings, World(0, 1, CPU), OFTEN)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        for mask in (0.2, 0.8, 0.1, 0.9, 0.0):
-            training._Loop._warn(loop, mask)
-    (warning,) = told
-    assert str(warning.message).startswith(
-        "the mask collapses: its mean is 0.100 at step 7, outside [0.15, 0.85]; one mechanism"
-    )
+        for mask in masks:
+            loop._warn(mask)
+    start = f"the mask collapses: its mean is {told_at}, outside [0.15, 0.85]; one mechanism"
+    assert [str(warning.message).startswith(start) for warning in told] == [True] * (told_at is not None)
 
 
 def test_other_settings_or_other_weights_in_the_same_folder_are_refused(whole: Path) -> None:
@@ -372,6 +379,12 @@ def test_scenes_have_their_object_where_the_mask_is() -> None:
     assert none.max() == 0
     outside = masks < 0.01
     torch.testing.assert_close(images[outside.expand_as(images)], empty[outside.expand_as(images)], atol=0.03, rtol=0)
+
+
+def test_a_damaged_miniature_is_named(tmp_path: Path) -> None:
+    (tmp_path / "miniature.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"miniature\.pt is no miniature .*; remove it to make it anew"):
+        cgn_miniature.pretrained(tmp_path)(CPU)
 
 
 def test_the_class_score_is_one_for_no_idea_and_the_number_of_classes_for_certainty() -> None:
