@@ -25,7 +25,9 @@ COMMANDS = [
     "",
     "demo",
     "sample",
+    "interpolate",
     "walk",
+    "stylize",
     "render",
     "evaluate",
     "train",
@@ -256,11 +258,11 @@ def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypa
     seen: list[dict[str, object]] = []
     record = lambda *given, **options: seen.append({"given": given, **options})  # noqa: E731
     monkeypatch.setattr("genaug.recipes.samples.walk", record)
-    line = "walk some --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4 --truncation 0.5"
+    line = "walk cgan-digits --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4 --truncation 0.5"
     assert run(capsys, *line.split()) == (0, "w.gif\n", "")
     assert seen == [
         {
-            "given": ("some", Path("w.gif")),
+            "given": ("cgan-digits", Path("w.gif")),
             "components": (3, 1),
             "scale": 2.0,
             "classes": (207,),
@@ -270,6 +272,59 @@ def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypa
             "device": "cpu",
         }
     ]
+
+
+def test_a_counterfactual_generator_walks_to_music(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def record(*given: object, **options: object) -> Path:
+        seen.append({"given": given, **options})
+        return Path("w.gif")
+
+    monkeypatch.setattr("genaug.recipes.interpolations.walk", record)
+    (tmp_path / "song.wav").touch()
+    line = f"walk cgn-digits --out w.mp4 --music {tmp_path}/song.wav --points 3 --classes 2 --seed 4 --truncation 0.5"
+    code, out, error = run(capsys, *line.split())
+    assert (code, out) == (0, "w.gif\n")
+    assert "ffmpeg is not installed: wrote a GIF in place of w.mp4" in error
+    common = {"classes": (2,), "seed": 4, "truncation": 0.5, "device": "cpu"}
+    assert seen == [{"given": ("cgn-digits", Path("w.mp4")), "music": tmp_path / "song.wav", "points": 3, **common}]
+    assert "--components is for one with principal directions" in refused(
+        capsys, "walk", "cgn-digits", "--out", "w.gif", "--components", "1"
+    )
+    assert "--points is for a counterfactual one" in refused(
+        capsys, "walk", "cgan-digits", "--out", "w.gif", "--points", "3"
+    )
+    assert "--music must be a file" in refused(capsys, "walk", "cgn-digits", "--out", "w.gif", "--music", "no.wav")
+
+
+def test_interpolate_and_stylize_hand_on_every_option(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def record(*given: object, **options: object) -> object:
+        seen.append({"given": given, **options})
+        return given[1]
+
+    monkeypatch.setattr("genaug.recipes.interpolations.interpolate", record)
+    monkeypatch.setattr("genaug.recipes.stylize.run", record)
+    line = "interpolate some --out s.png --over shape --between noises --classes 1,2 --points 3 --steps 4 --seed 5"
+    assert run(capsys, *line.split(), "--truncation", "0.5") == (0, "s.png\n", "")
+    (tmp_path / "photo.jpg").touch()
+    line = (
+        f"stylize {tmp_path}/photo.jpg --class 3 --out s.png --generator g --steps 4 --size 64 --frames 5 --network n"
+    )
+    assert run(capsys, *line.split(), "--truncation", "0.5", "--seed", "5") == (0, "s.png\n", "")
+    common = {"steps": 4, "seed": 5, "truncation": 0.5, "device": "cpu"}
+    assert seen == [
+        {"given": ("some", Path("s.png")), "over": "shape", "between": "noises", "classes": (1, 2), "points": 3, **common},
+        {"given": (tmp_path / "photo.jpg", Path("s.png")), "label": 3, "generator": "g", "size": 64, "frames": 5,
+         "network": "n", **common},
+    ]  # fmt: skip
+    assert "IMAGE must be a file" in refused(capsys, "stylize", "no.jpg", "--class", "1", "--out", "s.png")
 
 
 def test_train_and_reproduce_hand_on_every_option(
@@ -532,9 +587,7 @@ def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureF
 def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(capsys, "reproduce", "genint-table1", "--out", "run")
     assert "its twin: genaug reproduce genint-table1 --twin, or as far as it goes: genaug train classifier" in message
-    assert "lacks the CGN on ImageNet; see genaug reproduce list" in refused(
-        capsys, "reproduce", "cgn-figure4", "--twin"
-    )
+    assert "lacks the training; see genaug reproduce list" in refused(capsys, "reproduce", "genint-figure7", "--twin")
     assert "genaug sample cgn-double-colored-mnist" in refused(capsys, "reproduce", "cgn-figure3")
     assert "got none" in refused(capsys, "reproduce", "genint-table1", "--twin", "--seeds", ",", "--out", "run")
     assert list(tmp_path.iterdir()) == []

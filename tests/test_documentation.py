@@ -229,7 +229,7 @@ def test_tables_are_those_of_the_results():
 def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkeypatch):
     figure = {"test": {"mean": 0.5, "sd": None, "n": 1}}
     runs = [
-        {"row": row, "variant": variant, "device": device, "torch": "2.15.0+cpu"}
+        {"row": row, "variant": variant, "device": device, "torch": "2.15.0+cpu", "train_images": 1234}
         for row, variant, device in (
             ("mixed", "colored", "none"),
             ("original", "wildlife", "first"),
@@ -237,7 +237,7 @@ def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkey
         )
     ]
     content = {
-        "settings": {"num_counterfactuals": 1234, "dtype": "float32"},
+        "settings": {"dtype": "float32"},
         "runs": runs,
         "summary": {"original": {"wildlife": figure}, "cgn": {"colored": figure}},
     }

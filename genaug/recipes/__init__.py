@@ -39,7 +39,6 @@ class Recipe:
 
 _TWIN_COST = "the twin minutes a seed on one CPU core"
 _PICTURES = "pictures"
-_CGN = "the CGN on ImageNet"
 _CGN_WEIGHTS = "the weights of the CGN on ImageNet (genaug assets list)"
 
 _TRAINING = "ImageNet and BigGAN-deep's weights for training"
@@ -99,7 +98,10 @@ RECIPES = {
         needs=_CGN_WEIGHTS,
     ),
     "cgn-figure5": Recipe(
-        what="CGN, Figures 5, 28 and 29: masks, foregrounds and backgrounds over training", paper=_PICTURES, lacks=_CGN
+        what="CGN, Figures 5, 28 and 29: masks, foregrounds and backgrounds over training",
+        paper=_PICTURES,
+        command="genaug train cgn-imagenet --out RUN",
+        needs="the weights of BigGAN-deep, U2-Net and VGG16 (genaug assets list)",
     ),
     "cgn-figure6": Recipe(
         what="CGN, Figure 6: the latent space of a beta-VAE on colored MNIST",
@@ -124,9 +126,15 @@ RECIPES = {
     "cgn-figure21": Recipe(
         what="CGN, Figures 21 and 22: interpolations of textures and of backgrounds",
         paper=_PICTURES,
-        lacks=_CGN,
+        command="genaug interpolate cgn-imagenet-256 --over texture --out sheet.png",
+        needs=_CGN_WEIGHTS,
     ),
-    "cgn-figure32": Recipe(what="CGN, Figure 32: how realism falls while the CGN trains", paper=_PICTURES, lacks=_CGN),
+    "cgn-figure32": Recipe(
+        what="CGN, Figure 32: how realism falls while the CGN trains",
+        paper=_PICTURES,
+        command="genaug train cgn-imagenet --out RUN",
+        needs="the weights of BigGAN-deep, U2-Net and VGG16 (genaug assets list)",
+    ),
     "genint-table1": Recipe(
         what="GenInt, Table 1: ObjectNet accuracy in percent by training distribution, ResNet-18 and -152",
         paper="ResNet-18, top-1: ImageNet only 20.48, GAN augmentation 20.63, GenInt 22.07, with transfer 22.34",

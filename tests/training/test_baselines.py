@@ -208,9 +208,9 @@ def test_the_penaltys_weight_rises_linearly_from_nothing(
 ) -> None:
     weights: list[float] = []
 
-    def noting(model: Any, batches: Any, loss: Any, *, steps: int, epochs: int, **_: Any) -> None:
+    def noting(model: Any, batches: Any, loss: Any, *, steps: int, drops: int, **_: Any) -> None:
         weights.extend(now for now, _ in batches)
-        assert len(weights) == steps * epochs
+        assert (len(weights), drops) == (steps, 2)
 
     monkeypatch.setattr(baselines, "descend", noting)
     images, labels = digits.images(range(32)), digits.targets[:32]
