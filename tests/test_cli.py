@@ -258,8 +258,8 @@ def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypa
     seen: list[dict[str, object]] = []
     record = lambda *given, **options: seen.append({"given": given, **options})  # noqa: E731
     monkeypatch.setattr("genaug.recipes.samples.walk", record)
-    line = "walk cgan-digits --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4 --truncation 0.5"
-    assert run(capsys, *line.split()) == (0, "w.gif\n", "")
+    line = "walk cgan-digits --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4"
+    assert run(capsys, *line.split(), "--truncation", "0.5") == (0, "w.gif\n", "")
     assert seen == [
         {
             "given": ("cgan-digits", Path("w.gif")),
@@ -320,7 +320,8 @@ def test_interpolate_and_stylize_hand_on_every_option(
     assert run(capsys, *line.split(), "--truncation", "0.5", "--seed", "5") == (0, "s.png\n", "")
     common = {"steps": 4, "seed": 5, "truncation": 0.5, "device": "cpu"}
     assert seen == [
-        {"given": ("some", Path("s.png")), "over": "shape", "between": "noises", "classes": (1, 2), "points": 3, **common},
+        {"given": ("some", Path("s.png")), "over": "shape", "between": "noises", "classes": (1, 2), "points": 3,
+         **common},
         {"given": (tmp_path / "photo.jpg", Path("s.png")), "label": 3, "generator": "g", "size": 64, "frames": 5,
          "network": "n", **common},
     ]  # fmt: skip
