@@ -588,7 +588,7 @@ def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureF
 def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(capsys, "reproduce", "genint-table1", "--out", "run")
     assert "its twin: genaug reproduce genint-table1 --twin, or as far as it goes: genaug train classifier" in message
-    assert "lacks the training; see genaug reproduce list" in refused(capsys, "reproduce", "genint-figure7", "--twin")
+    assert "lacks the training; the sheets are" in refused(capsys, "reproduce", "genint-figure7", "--twin")
     assert "genaug sample cgn-double-colored-mnist" in refused(capsys, "reproduce", "cgn-figure3")
     assert "got none" in refused(capsys, "reproduce", "genint-table1", "--twin", "--seeds", ",", "--out", "run")
     assert list(tmp_path.iterdir()) == []
