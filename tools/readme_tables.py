@@ -289,7 +289,7 @@ def coloured() -> str:
     for variant, rows in results["summary"].items():
         names = list(next(iter(rows.values())))
         tests = [name for name in names if name not in ("colour", "shape")]
-        heads = [*tests, "the colour agrees", "the shape agrees", "n"]
+        heads = [*tests, "colour tells", "shape agrees", "n"]
         lines = [f"| {variant}: trained on | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
         for row, label in COLOURED.items():
             figures = rows.get(row)
@@ -306,8 +306,8 @@ def coloured() -> str:
     seeds = ", ".join(map(str, sorted({run["seed"] for run in runs})))
     seconds = [run["seconds"] for run in runs]
     note = (
-        "Accuracy by test, and agreement with the label in the training set, in percent, mean ± standard deviation of "
-        f"n seeds (of {seeds}); {where}, other work running, {min(seconds):.0f} to {max(seconds):.0f} seconds a row "
+        "In percent, mean ± standard deviation of n "
+        f"seeds (of {seeds}); {where}, other work running, {min(seconds):.0f} to {max(seconds):.0f} seconds a row "
         "and seed."
     )
     return "\n\n".join([*parts, note])

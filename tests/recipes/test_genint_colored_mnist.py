@@ -16,7 +16,7 @@ TINY: dict[str, Any] = {"digits": "sklearn"}
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Makes everything tiny, and lists what is trained."""
     calls: list[str] = []
-    small = {**recipe.SETTINGS, "generated": 40}
+    small = {**recipe.SETTINGS, "generated": 100}
     small["classifier"] = {**small["classifier"], "steps": 3, "batch_size": 20}
     small |= {key: {**small[key], "batch_size": 20} for key in ("irm", "irm-released")}
     small |= {route: {**small[route], "steps": 2} for route in recipe.FIT}
@@ -57,7 +57,7 @@ def test_every_row_of_both_variants_is_measured_and_drawn(
         assert all(0 <= share <= 1 for share in [*run["tests"].values(), run["shape"]])
         assert {"torch", "device", "threads", "seconds"} <= set(run)
     rows = {run["row"]: run for run in results["runs"] if run["variant"] == "two-class"}
-    assert rows["real"]["colour"] == pytest.approx(0.85, abs=0.03)
+    assert rows["real"]["colour"] == pytest.approx(0.85, abs=0.05)
     assert rows["grey"]["colour"] is None
     assert len(set(rows["grey"]["tests"].values())) == 1  # without colours the tests are one
     printed = capsys.readouterr().out
