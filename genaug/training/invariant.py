@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genaug.arguments import check_integer, check_number
 from genaug.generators.images import from_uint8
 from genaug.progress import progress
 from genaug.training.objectives import irm_penalty
@@ -45,12 +46,26 @@ def fit_invariant(
 
     Returns:
         The classifier, in evaluation mode.
+
+    Raises:
+        ValueError: no environments, one without images or with another number of labels, or an option out of its range.
+        TypeError: an option is of another kind.
     """
+    if not environments:
+        raise ValueError("environments must hold at least one, but got none")
+    for place, (images, labels) in enumerate(environments):
+        if not len(images) or labels.shape != images.shape[:1]:
+            came = f"{tuple(images.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"environments must be images (N, 3, H, W) and labels (N,), but number {place} is {came}")
+    check_number("penalty_weight", penalty_weight)
+    check_number("weight_decay", weight_decay)
+    check_integer("steps", steps, 1)
+    check_integer("batch_size", batch_size, len(environments))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = network()
         optimizer = torch.optim.Adam(model.parameters(), learning_rate)
-        share = max(1, batch_size // len(environments))
+        share = batch_size // len(environments)
         for step in progress(range(steps), description=description, unit="step"):
             weight = penalty_weight if step >= anneal else min(penalty_weight, 1.0)
             losses = []

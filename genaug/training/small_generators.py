@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genaug.arguments import check_integer
 from genaug.generators.conditional_perceptron import ConditionalPerceptron
 from genaug.generators.images import from_uint8
 from genaug.progress import progress
@@ -35,7 +36,7 @@ def fit_vae(
     """A conditional VAE's decoder, by GenInt's released losses: binary cross entropy of all channels, and divergence.
 
     Args:
-        images: (N, 3, H, W) uint8.
+        images: (N, 3, S, S) uint8.
         labels: (N,) int64.
         num_classes: how many classes.
         seed: of weights, noise and order; the global random state is neither read nor moved.
@@ -45,7 +46,12 @@ def fit_vae(
 
     Returns:
         The decoder, in evaluation mode.
+
+    Raises:
+        ValueError: shapes do not match, or steps are fewer than one.
+        TypeError: steps are no integer.
     """
+    _check(images, labels, steps)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         generator = ConditionalPerceptron(num_classes, z_dim=z_dim, image_size=images.shape[-1], hidden=hidden)
@@ -73,12 +79,18 @@ def fit_gan(
     that the class has seldom.
 
     Args:
-        images, labels, num_classes, seed, z_dim, hidden: as `fit_vae`; H and W are multiples of 8.
+        images, labels, num_classes, seed, z_dim, hidden: as `fit_vae`; S is a multiple of 8.
         steps: batches of 64 to train on, sixteen classes drawn as often as they are, with replacement.
 
     Returns:
         The generator, in evaluation mode.
+
+    Raises:
+        ValueError, TypeError: as `fit_vae`, or the images' sides are no multiples of 8.
     """
+    _check(images, labels, steps)
+    if images.shape[-1] % 8:
+        raise ValueError(f"images must have sides that are multiples of 8, but got {tuple(images.shape)}")
     # images in the order of their labels, so that four of a class are drawn from a range
     order, counts = labels.argsort(stable=True), labels.bincount(minlength=num_classes)
     starts = counts.cumsum(0) - counts
@@ -101,3 +113,12 @@ def fit_gan(
             ((real - 1).square().mean() + fake.square().mean()).backward()
             theirs.step()
     return generator.requires_grad_(False).eval()
+
+
+def _check(images: Tensor, labels: Tensor, steps: int) -> None:
+    check_integer("steps", steps, 1)
+    square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
+    if not square or not len(images) or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"images must be (N, 3, S, S) and labels (N,), but got {tuple(images.shape)} and {tuple(labels.shape)}"
+        )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -59,3 +60,20 @@ def test_training_neither_reads_nor_moves_the_global_state_and_a_seed_says_all()
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(*states[:2], strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(*states[1:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"environments": []}, "environments must hold at least one, but got none"),
+        ({"environments": [(torch.zeros(2, 3, 1, 2), torch.zeros(3))]}, r"number 0 is \(2, 3, 1, 2\) and \(3,\)"),
+        ({"environments": [(torch.zeros(0, 3, 1, 2), torch.zeros(0))]}, r"number 0 is \(0, 3, 1, 2\) and \(0,\)"),
+        ({"steps": 0}, "steps must be at least 1, but got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2, but got 1"),  # there are two environments
+        ({"penalty_weight": -1.0}, "penalty_weight must be at least 0 and finite, but got -1.0"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0 and finite, but got -1.0"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_invariant(**{"environments": two_pixels(10, (0.9, 0.8)), "network": network, "seed": 0, **change})

@@ -37,3 +37,15 @@ def test_a_generator_learns_what_its_classes_look_like(fit: Any) -> None:
     brightness = made.flatten(2).mean(dim=2)
     assert (brightness[0::2, 0] > brightness[0::2, 1]).all()
     assert (brightness[1::2, 1] > brightness[1::2, 0]).all()
+
+
+@pytest.mark.parametrize("fit", [fit_vae, fit_gan])
+def test_bad_input_is_named(fit: Any) -> None:
+    images, labels = red_and_green()
+    with pytest.raises(ValueError, match=r"but got \(200, 3, 8, 8\) and \(10,\)"):
+        fit(images, labels[:10], num_classes=2, seed=0, steps=1)
+    with pytest.raises(ValueError, match="steps must be at least 1, but got 0"):
+        fit(images, labels, num_classes=2, seed=0, steps=0)
+    if fit is fit_gan:
+        with pytest.raises(ValueError, match="multiples of 8"):
+            fit(images[:, :, :6, :6], labels, num_classes=2, seed=0, steps=1)
