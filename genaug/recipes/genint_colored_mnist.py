@@ -32,7 +32,7 @@ released 50 epochs; interventions as of GenInt's section 4.1, where the released
 latent, which is to say samples. The GAN is not in the released code; it has the VAE's decoder, with 256 hidden units
 and 16 latent dimensions, and the two discriminators of CGN's digits (`training.small_generators`).
 
-Ours, with seeds, hardware and time of each run: benchmarks/results/genint-colored-mnist; the table is in docs/digits.md.
+Ours, with seeds, hardware and time of each run: benchmarks/results/genint-colored-mnist, and docs/digits.md.
 """
 
 from __future__ import annotations
