@@ -28,7 +28,7 @@ from genaug.video import RATE, beats, keep_step, read_wav, save_video
 OVER = (*FACTORS, "all")
 BETWEEN = ("classes", "noises", "both")
 STRIDE = 0.8  # seconds from one point of a walk to the next, without music
-SMALLEST = 256  # pixels a side of a walk's frames: smaller images are enlarged by a whole factor
+SMALLEST = 128  # pixels a side of a walk's frames: smaller images are enlarged by a whole factor
 AT_ONCE = 8  # images in a generator call: bounds memory
 
 
@@ -233,7 +233,7 @@ def found_counterfactual(
 
 
 def enlarged(images: Tensor) -> Tensor:
-    """Small images times a whole factor, so that a player does not blur them: at least 256 pixels a side."""
+    """Small images times a whole factor, so that a player does not blur them: at least 128 pixels a side."""
     scale = max(1, SMALLEST // images.shape[-1])
     return images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
 

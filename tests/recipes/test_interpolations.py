@@ -86,7 +86,7 @@ def test_every_kind_of_file_is_written(tmp_path: Path) -> None:
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 4 * 64
     with Image.open(tmp_path / "there.gif") as moving:
-        assert (moving.n_frames, moving.size) == (8, (256, 256))  # five, and back without the two ends
+        assert (moving.n_frames, moving.size) == (8, (128, 128))  # five, and back without the two ends
     frames = sorted((tmp_path / "frames").iterdir())
     assert [frame.name for frame in frames] == [f"000{i}.png" for i in range(5)]
     first = way(seed=0).at([0.0])["counterfactual"]
