@@ -289,7 +289,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     seeds = "one seed" if counts == [1] else f"whiskers: one standard error of {' or '.join(map(str, counts))} seeds"
     epochs = results["settings"]["epochs"]
     training = (
-        f"every point trained on {SEEN:,} images, larger sets on each once" if epochs is None else f"{epochs} epochs"
+        f"every point trained on {SEEN:,} images, larger sets once through" if epochs is None else f"{epochs} epochs"
     )
     title = "CGN, Figure 7: accuracy over the number of counterfactuals, and of those a noise"
     save_curves(path, panels, title=title, subtitle=f"{training}; {seeds}")
