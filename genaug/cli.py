@@ -751,7 +751,9 @@ def reproduce_list() -> None:
         typer.echo()
 
 
-@reproduce.command("cgn-table1", epilog="Example: genaug reproduce cgn-table1 --tiny --out runs/cgn-table1")
+@reproduce.command(
+    "cgn-table1", epilog="Example: genaug reproduce cgn-table1 --tiny --as released --out runs/cgn-table1"
+)
 def reproduce_cgn_table1(
     rows: Annotated[
         str, typer.Option(help="Which rows, with commas between.")

@@ -1,7 +1,7 @@
 """CGN, Table 1: which losses the CGN on ImageNet needs.
 
     genaug reproduce cgn-table1 --device cuda --dtype bfloat16 --out runs/cgn-table1
-    genaug reproduce cgn-table1 --tiny --seeds 0,1,2 --out runs/cgn-table1-tiny
+    genaug reproduce cgn-table1 --tiny --as released --seeds 0,1,2 --out runs/cgn-table1-tiny
 
 Inception score / mean mask; the paper's and an independent rerun's:
 
@@ -147,7 +147,9 @@ def _row(
     if row != BIGGAN:
         every = cgn_miniature.EVERY if tiny else EVERY
         found = train(folder, settings=settings, start=start, device=device, every=every)
-        return {**found["end"], **{key: found[key] for key in ("seconds", "device", "threads", "torch", "genaug")}}
+        about = {key: found[key] for key in ("device", "threads", "torch", "genaug")}
+        # of all calls together, if it was cut off
+        return {**found["end"], "seconds": found["training_seconds"], **about}
     began = time.perf_counter()
     where = torch.device(device or "cpu")
     with torch.random.fork_rng(devices=[]):
