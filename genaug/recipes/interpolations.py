@@ -216,8 +216,8 @@ def walk(
     network, _, _ = found_counterfactual(generator, device)
     way = Way(network, points, over="all", between="both", classes=classes, seed=seed, truncation=truncation)
     chunks = [positions[i : i + 4 * AT_ONCE] for i in range(0, len(positions), 4 * AT_ONCE)]
-    made = [to_uint8(way.at(c)["counterfactual"]) for c in progress(chunks, description="walk", unit="second")]
-    return save_video(out, enlarged(torch.cat(made)), music=music)
+    made = (enlarged(to_uint8(way.at(c)["counterfactual"])) for c in progress(chunks, description="walk", unit="chunk"))
+    return save_video(out, made, music=music)
 
 
 def found_counterfactual(
