@@ -114,7 +114,7 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, T
             pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8).reshape(height, width, 4)
             pictures.append(pixels[..., :3].permute(2, 0, 1))
     pictures += pictures[-2:0:-1]
-    return save_video(path, torch.stack(pictures).repeat_interleave(2, dim=0))  # 80 ms each
+    return save_video(path, torch.stack(pictures), rate=12.5)
 
 
 @dataclass(frozen=True)

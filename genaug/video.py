@@ -24,14 +24,19 @@ LEAST_RISE = 3.0  # decibels within 10 ms: what even noise does not reach by cha
 
 
 def save_video(
-    path: str | os.PathLike[str], frames: Tensor | Iterable[Tensor], *, music: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    frames: Tensor | Iterable[Tensor],
+    *,
+    rate: float = RATE,
+    music: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Writes 25 frames a second.
+    """Writes frames one after the other.
 
     Args:
         path: ends in .gif or .mp4. Where ffmpeg is not installed, an .mp4 becomes a .gif of the same name.
         frames: (N, 3, H, W) uint8, N at least 1; or such batches one after the other, so that a long film need not lie
             in memory.
+        rate: frames a second.
         music: a .wav to lay under an .mp4; a GIF is silent.
 
     Returns:
@@ -48,25 +53,25 @@ def save_video(
     batches = iter([frames] if isinstance(frames, Tensor) else frames)
     pixels = (frame.permute(1, 2, 0).contiguous().numpy() for batch in batches for frame in batch.cpu())
     if path.suffix == ".mp4" and shutil.which("ffmpeg"):
-        _save_mp4(path, pixels, music)
+        _save_mp4(path, pixels, rate, music)
         return path
     path = path.with_suffix(".gif")
     from PIL import Image
 
     pictures = map(Image.fromarray, pixels)
     with atomic_path(path) as temporary:
-        next(pictures).save(temporary, save_all=True, append_images=pictures, duration=1000 // RATE, loop=0)
+        next(pictures).save(temporary, save_all=True, append_images=pictures, duration=round(1000 / rate), loop=0)
     return path
 
 
-def _save_mp4(path: Path, pixels: Iterator[Any], music: str | os.PathLike[str] | None) -> None:
+def _save_mp4(path: Path, pixels: Iterator[Any], rate: float, music: str | os.PathLike[str] | None) -> None:
     first = next(pixels)
     height, width = first.shape[:2]
     sound = [] if music is None else ["-i", os.fspath(music), "-c:a", "aac", "-shortest"]
     with atomic_path(path) as temporary, tempfile.TemporaryFile() as said:
         command = [
             *("ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"),
-            *("-s", f"{width}x{height}", "-r", str(RATE), "-i", "-", *sound),
+            *("-s", f"{width}x{height}", "-r", str(rate), "-i", "-", *sound),
             # players want even sides and this order of colours
             *("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-pix_fmt", "yuv420p", os.fspath(temporary)),
         ]

@@ -6,7 +6,6 @@ genaug walk cgn-wildlife-mnist --music song.wav --out dance.mp4
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,7 +210,7 @@ def walk(
         positions = [i * points / count for i in range(count)]
     else:
         samples, rate = read_wav(music)
-        count = max(1, math.ceil(len(samples) / rate * RATE))
+        count = max(1, -(-len(samples) * RATE // rate))
         positions = keep_step([i / RATE for i in range(count)], beats(samples, rate).tolist())
     network, _, _ = found_counterfactual(generator, device)
     way = Way(network, points, over="all", between="both", classes=classes, seed=seed, truncation=truncation)
