@@ -245,27 +245,22 @@ def walk(
     """Draw what moving along a generator's principal directions changes; of a counterfactual one, a walk of images."""
     steered = {"--components": components, "--scale": scale, "--directions": directions}
     danced = {"--music": music, "--points": points}
-    given = [next((name for name, value in of.items() if value is not None), None) for of in (steered, danced)]
-    if all(given):
-        raise ValueError(
-            f"{given[0]} is for principal directions and {given[1]} for a counterfactual generator: not both"
-        )
     chosen = _integers(components, "--components")
     common: dict[str, Any] = {"seed": seed, "truncation": truncation, "device": device}
     common["classes"] = _integers(classes, "--classes")
     if music is not None and not music.is_file():
         raise ValueError(f"--music must be a file, but there is no {music}")
-    generator: Any = name
-    if not any(given):
-        from genaug.generators import load_generator
+    from genaug.generators import load_generator
 
-        generator = load_generator(name, device)
-    if given[1] or hasattr(generator, "mechanisms"):
+    generator = load_generator(name, device)
+    counterfactual = hasattr(generator, "mechanisms")
+    if foreign := [option for option, given in (steered if counterfactual else danced).items() if given is not None]:
+        whose = "one with principal directions" if counterfactual else "a counterfactual one"
+        raise ValueError(f"{foreign[0]} is for {whose}, which {name} is not")
+    if counterfactual:
         from genaug.recipes import interpolations
 
-        _written(
-            out, interpolations.walk(generator, out, music=music, points=8 if points is None else points, **common)
-        )
+        _written(out, interpolations.walk(name, out, music=music, points=8 if points is None else points, **common))
         return
     from genaug.recipes import samples
 
