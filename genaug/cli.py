@@ -260,11 +260,11 @@ def walk(
     if counterfactual:
         from genaug.recipes import interpolations
 
-        _written(out, interpolations.walk(name, out, music=music, points=points or 8, **common))
+        _written(out, interpolations.walk(name, out, music=music, points=8 if points is None else points, **common))
         return
     from genaug.recipes import samples
 
-    samples.walk(
+    written = samples.walk(
         name,
         out,
         components=(0, 1, 2, 3, 4) if components is None else chosen or (),
@@ -272,7 +272,7 @@ def walk(
         directions=directions,
         **common,
     )
-    typer.echo(out)
+    _written(out, written)
 
 
 @app.command(epilog="Example: genaug stylize photo.jpg --class 340 --out zebra.png")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from genaug.files import atomic_path
+from genaug.video import save_video
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,20 +88,21 @@ def save_sheet(
         save(figure, path)
 
 
-def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, Tensor]], *, title: str = "") -> None:
-    """Writes sheets one after the other, forth and back without end, as a GIF.
+def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, Tensor]], *, title: str = "") -> Path:
+    """Writes sheets one after the other, forth and back, as a GIF without end or an MP4.
 
     Args:
-        path: the file, ends in .gif.
+        path: the file, ends in .gif or .mp4, as `save_video` takes it.
         frames: the rows of each sheet, as `save_sheet` takes them; all of the same sizes.
         title: a line above the rows.
+
+    Returns:
+        The file that was written; without ffmpeg, an .mp4 becomes a .gif.
 
     Raises:
         TypeError, ValueError: there are no frames, or rows are not as above.
         OSError: the folder cannot be written.
     """
-    from PIL import Image
-
     if not frames:
         raise ValueError("frames must hold at least one sheet, got none")
     pictures = []
@@ -108,11 +110,11 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, T
         with _sheet(rows, title) as figure:
             canvas: Any = figure.canvas
             canvas.draw()
-            size = canvas.get_width_height()
-            pictures.append(Image.frombytes("RGBA", size, bytes(canvas.buffer_rgba())).convert("RGB"))
+            width, height = canvas.get_width_height()
+            pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8).reshape(height, width, 4)
+            pictures.append(pixels[..., :3].permute(2, 0, 1))
     pictures += pictures[-2:0:-1]
-    with atomic_path(path) as temporary:
-        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=80, loop=0)
+    return save_video(path, torch.stack(pictures), rate=12.5)
 
 
 @dataclass(frozen=True)

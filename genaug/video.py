@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import wave
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +20,23 @@ from genaug.files import atomic_path
 
 RATE = 25  # frames a second, of which a GIF keeps the exact time: 40 ms a frame
 SHORTEST_BEAT = 0.25  # seconds between beats
-_HOP = 441  # samples between two looks at the loudness, at 44.1 kHz: 10 ms
+LEAST_RISE = 3.0  # decibels within 10 ms: what even noise does not reach by chance
 
 
-def save_video(path: str | os.PathLike[str], frames: Tensor, *, music: str | os.PathLike[str] | None = None) -> Path:
-    """Writes 25 frames a second.
+def save_video(
+    path: str | os.PathLike[str],
+    frames: Tensor | Iterable[Tensor],
+    *,
+    rate: float = RATE,
+    music: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Writes frames one after the other.
 
     Args:
         path: ends in .gif or .mp4. Where ffmpeg is not installed, an .mp4 becomes a .gif of the same name.
-        frames: (N, 3, H, W) uint8, N at least 1.
+        frames: (N, 3, H, W) uint8, N at least 1; or such batches one after the other, so that a long film need not lie
+            in memory.
+        rate: frames a second.
         music: a .wav to lay under an .mp4; a GIF is silent.
 
     Returns:
@@ -38,32 +50,47 @@ def save_video(path: str | os.PathLike[str], frames: Tensor, *, music: str | os.
     path = Path(path)
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"a moving picture's name must end in .gif or .mp4, but got {path.name!r}")
+    batches = iter([frames] if isinstance(frames, Tensor) else frames)
+    pixels = (frame.permute(1, 2, 0).contiguous().numpy() for batch in batches for frame in batch.cpu())
     if path.suffix == ".mp4" and shutil.which("ffmpeg"):
-        _save_mp4(path, frames, music)
+        _save_mp4(path, pixels, rate, music)
         return path
     path = path.with_suffix(".gif")
     from PIL import Image
 
-    pictures = [Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()) for frame in frames.cpu()]
+    pictures = map(Image.fromarray, pixels)
     with atomic_path(path) as temporary:
-        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=1000 // RATE, loop=0)
+        next(pictures).save(temporary, save_all=True, append_images=pictures, duration=round(1000 / rate), loop=0)
     return path
 
 
-def _save_mp4(path: Path, frames: Tensor, music: str | os.PathLike[str] | None) -> None:
-    height, width = frames.shape[-2:]
+def _save_mp4(path: Path, pixels: Iterator[Any], rate: float, music: str | os.PathLike[str] | None) -> None:
+    first = next(pixels)
+    height, width = first.shape[:2]
     sound = [] if music is None else ["-i", os.fspath(music), "-c:a", "aac", "-shortest"]
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, tempfile.TemporaryFile() as said:
         command = [
             *("ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"),
-            *("-s", f"{width}x{height}", "-r", str(RATE), "-i", "-", *sound),
+            *("-s", f"{width}x{height}", "-r", str(rate), "-i", "-", *sound),
             # players want even sides and this order of colours
             *("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-pix_fmt", "yuv420p", os.fspath(temporary)),
         ]
-        pixels = frames.cpu().permute(0, 2, 3, 1).contiguous().numpy().tobytes()
-        done = subprocess.run(command, input=pixels, capture_output=True, check=False)
-        if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as ffmpeg:
+            assert ffmpeg.stdin is not None
+            try:
+                with suppress(BrokenPipeError):  # it has stopped, and has said why
+                    for frame in chain([first], pixels):
+                        ffmpeg.stdin.write(frame.tobytes())
+                    ffmpeg.stdin.flush()
+            except BaseException:
+                ffmpeg.kill()
+                raise
+            finally:
+                with suppress(BrokenPipeError):
+                    ffmpeg.stdin.close()
+        if ffmpeg.returncode:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines() or ["no message"]
             raise RuntimeError(f"ffmpeg could not write {path.name}: {lines[-1]}")
 
 
@@ -80,21 +107,25 @@ def read_wav(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
             content = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
         raise ValueError(f"music must be a .wav of whole numbers, but {Path(path).name} is not ({error})") from None
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
-    if width not in kinds or not content:
+    content = content[: len(content) // (width * channels) * (width * channels)]  # a file cut short may end within one
+    if width not in (1, 2, 3, 4) or not content:
         raise ValueError(
-            f"music must have samples of 8, 16 or 32 bits, but {Path(path).name} has {8 * width}, {len(content)} bytes"
+            f"music must have samples of 8 to 32 bits, but {Path(path).name} has {8 * width}, {len(content)} bytes"
         )
-    samples = torch.frombuffer(bytearray(content), dtype=kinds[width]).double()
-    samples = (samples - 128) / 128 if width == 1 else samples / 2 ** (8 * width - 1)
+    numbers = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(-1, width)
+    if width == 1:
+        samples = (numbers.double()[:, 0] - 128) / 128
+    else:  # low bytes of nought make every width the same
+        padded = torch.nn.functional.pad(numbers, (4 - width, 0))
+        samples = padded.contiguous().view(torch.int32).double()[:, 0] / 2**31
     return samples.reshape(-1, channels).mean(dim=1).float(), rate
 
 
 def beats(samples: Tensor, rate: int) -> Tensor:
     """When the music gets suddenly louder, in seconds: (K,) float64, rising, at least a quarter of a second apart.
 
-    The loudness of every 10 ms in decibels is compared with that of 10 ms before; rises of more than a deviation above
-    the mean of the second around them are beats, the greatest first.
+    The loudness of every 10 ms in decibels is compared with that of 10 ms before; rises of at least 3 dB that are more
+    than a deviation above the mean of the second around them are beats, the greatest first.
 
     Args:
         samples: (N,) in [-1, 1].
@@ -107,7 +138,7 @@ def beats(samples: Tensor, rate: int) -> Tensor:
     loudness = 10 * (frames.square().mean(dim=1) + 1e-6).log10()
     rise = torch.cat([loudness[:1] + 60, loudness.diff()]).clamp(min=0)
     around = torch.nn.functional.pad(rise[None], (50, 50), mode="constant")[0].unfold(0, 101, 1)
-    strong = rise > around.mean(dim=1) + around.std(dim=1).clamp(min=1)
+    strong = (rise > around.mean(dim=1) + around.std(dim=1)) & (rise >= LEAST_RISE)
     chosen: list[int] = []
     for frame in rise.argsort(descending=True, stable=True).tolist():
         if strong[frame] and all(abs(frame - other) * hop >= SHORTEST_BEAT * rate for other in chosen):

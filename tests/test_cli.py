@@ -130,6 +130,15 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("sample cgn-digits", "Missing option '--out'"),
         ("sample cgn-colred-mnist --out sheet.png", "did you mean 'cgn-colored-mnist'"),
         ("sample gone.safetensors --out sheet.png", "no such file: gone.safetensors"),
+        ("interpolate cgn-digits --out sheet.png --over colour", "over must be one of"),
+        ("interpolate cgn-digits --out sheet.png --classes 3,10", "10"),
+        ("interpolate cgan-digits --out sheet.png", "cgan-digits has none"),
+        ("walk cgn-digits --out walk.png", "out must end in .gif or .mp4, but got 'walk.png'"),
+        ("walk cgn-digits --out walk.gif --music gone.wav", "--music must be a file, but there is no gone.wav"),
+        ("walk cgn-digits --out walk.gif --scale 2 --points 3", "--scale is for one with principal directions"),
+        ("walk cgn-digits --out walk.gif --points 0", "points must be at least 2"),
+        ("walk cgan-digits --out walk.gif --points 3", "--points is for a counterfactual one"),
+        ("stylize gone.jpg --class 1 --out styled.png", "IMAGE must be a file, but there is no gone.jpg"),
         ("assets path cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
         ("assets pull cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
         ("assets verify cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
@@ -254,9 +263,19 @@ def test_sample_draws_a_sheet(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert a != c
 
 
+def test_without_ffmpeg_a_walk_is_a_gif_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    for name in ("cgn-digits --points 2", "cgan-digits --components 0 --scale 2"):
+        code, out, err = run(capsys, "walk", *name.split(), "--out", "walk.mp4")
+        assert (code, out) == (0, "walk.gif\n")
+        assert "ffmpeg is not installed: wrote a GIF in place of walk.mp4\n" in err
+
+
 def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, object]] = []
-    record = lambda *given, **options: seen.append({"given": given, **options})  # noqa: E731
+    record = lambda *given, **options: seen.append({"given": given, **options}) or given[1]  # noqa: E731
     monkeypatch.setattr("genaug.recipes.samples.walk", record)
     line = "walk cgan-digits --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4"
     assert run(capsys, *line.split(), "--truncation", "0.5") == (0, "w.gif\n", "")

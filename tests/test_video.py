@@ -39,6 +39,30 @@ def test_beats_are_where_the_clicks_are(tmp_path: Path, channels: int) -> None:
     assert len(found) <= len(CLICKS) + 1  # the beginning itself may count as one
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_every_width_of_samples_is_read_alike_and_an_end_cut_short_is_left_out(tmp_path: Path, width: int) -> None:
+    wanted = [0.0, 0.5, -0.5, -1.0]
+    with wave.open(str(tmp_path / "song.wav"), "wb") as file:
+        file.setparams((2, width, 8000, 0, "NONE", ""))
+        for value in wanted:
+            number = round(value * 2 ** (8 * width - 1)) + (128 if width == 1 else 0)
+            file.writeframes(2 * number.to_bytes(width, "little", signed=width > 1))
+    samples, _ = read_wav(tmp_path / "song.wav")
+    assert samples.tolist() == wanted
+    whole = (tmp_path / "song.wav").read_bytes()
+    (tmp_path / "song.wav").write_bytes(whole[:-1])
+    assert read_wav(tmp_path / "song.wav")[0].tolist() == wanted[:-1]
+
+
+def test_between_clicks_that_are_far_apart_noise_is_no_beat() -> None:
+    draw = torch.Generator().manual_seed(0)
+    samples = 0.05 * torch.randn(10 * 44_100, generator=draw)
+    for second in (2, 5, 8):
+        samples[second * 44_100 :][:2000] *= 10
+    assert beats(samples, 44_100).tolist()[-3:] == pytest.approx([2, 5, 8], abs=0.011)
+    assert len(beats(samples, 44_100)) <= 4  # the beginning itself may count as one
+
+
 def test_silence_has_no_beat_but_its_beginning() -> None:
     assert len(beats(torch.zeros(8000), 8000)) == 0
 

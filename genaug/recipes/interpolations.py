@@ -6,7 +6,6 @@ genaug walk cgn-wildlife-mnist --music song.wav --out dance.mp4
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,13 +210,13 @@ def walk(
         positions = [i * points / count for i in range(count)]
     else:
         samples, rate = read_wav(music)
-        count = max(1, math.ceil(len(samples) / rate * RATE))
+        count = max(1, -(-len(samples) * RATE // rate))
         positions = keep_step([i / RATE for i in range(count)], beats(samples, rate).tolist())
     network, _, _ = found_counterfactual(generator, device)
     way = Way(network, points, over="all", between="both", classes=classes, seed=seed, truncation=truncation)
     chunks = [positions[i : i + 4 * AT_ONCE] for i in range(0, len(positions), 4 * AT_ONCE)]
-    made = [to_uint8(way.at(c)["counterfactual"]) for c in progress(chunks, description="walk", unit="second")]
-    return save_video(out, enlarged(torch.cat(made)), music=music)
+    made = (enlarged(to_uint8(way.at(c)["counterfactual"])) for c in progress(chunks, description="walk", unit="chunk"))
+    return save_video(out, made, music=music)
 
 
 def found_counterfactual(

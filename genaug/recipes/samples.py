@@ -95,13 +95,13 @@ def walk(
     directions: str | os.PathLike[str] | None = None,
     truncation: float = 1.0,
     device: torch.device | str | None = None,
-) -> None:
+) -> Path:
     """Draws what moving along principal directions changes (GenInt, section 4.1; as GANSpace's figures show it).
 
     Args:
         generator: a name from `genaug assets list`, a converted checkpoint, or a module, as the datasets take it.
-        out: a picture such as .png: a row a component, from -scale to scale, of one image. A .gif: the same movement
-            in time, a row a component and a column an image.
+        out: a picture such as .png: a row a component, from -scale to scale, of one image. A .gif or .mp4: the same
+            movement in time, a row a component and a column an image.
         components: which, counted from 0, the one of most variance.
         scale: how far, in standard deviations along the direction.
         seed: of noise and classes.
@@ -110,6 +110,9 @@ def walk(
             exact ones of `gen_z`.
         truncation: scale of the noise, in (0, 1].
         device: where images are made; the CPU, or where a module lies, by default.
+
+    Returns:
+        The file that was written; without ffmpeg, an .mp4 becomes a .gif.
 
     Raises:
         ValueError: there are no components or one is not known, `scale` is negative, `truncation` outside (0, 1], a
@@ -133,7 +136,7 @@ def walk(
         if most > len(found):
             raise ValueError(f"components must be below {len(found)}, which {directions} has, but got {most - 1}")
     known = torch.tensor(check_classes(classes, network.num_classes))
-    animated = Path(out).suffix == ".gif"
+    animated = Path(out).suffix in (".gif", ".mp4")
     count = ROWS if animated else 1
     z = truncated_normal(seed, torch.arange(count), network.z_dim, "noise") * truncation
     labels = known[integers(seed, torch.arange(count), len(known), "class")]
@@ -151,10 +154,10 @@ def walk(
         for offset in progress(offsets, description="walk", unit="step")
     ]
     if animated:
-        save_animation(out, frames, title=title)
-    else:
-        rows = {row: torch.cat([frame[row] for frame in frames]) for row in frames[0]}
-        save_sheet(out, rows, title=title, columns=[_signed(offset) for offset in offsets])
+        return save_animation(out, frames, title=title)
+    rows = {row: torch.cat([frame[row] for frame in frames]) for row in frames[0]}
+    save_sheet(out, rows, title=title, columns=[_signed(offset) for offset in offsets])
+    return Path(out)
 
 
 def save_image(path: str | os.PathLike[str], image: Tensor) -> None:

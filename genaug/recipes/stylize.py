@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.transforms.v2 import functional as v2
 
@@ -69,7 +70,7 @@ def run(
     check_integer("frames", frames, 2)
     check_truncation(truncation)
     picture = v2.pil_to_tensor(open_image(image))
-    if not Path(out).suffix:
+    if Path(out).suffix != ".mp4" and Path(out).suffix not in Image.registered_extensions():
         raise ValueError(f"a picture's name must end in its format, such as .png, but got {os.fspath(out)!r}")
     found, _, place = found_counterfactual(generator, device)
     check_classes([label], found.num_classes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import wave
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from genaug.assets import save_asset
 from genaug.assets.layouts import shapes_of
 from genaug.generators import classes_of
 from genaug.generators.cgn import CGN, MINIATURE
+from genaug.interventions.composition import compose
 from genaug.recipes import interpolations, stylize
 from genaug.recipes.interpolations import Way, spherical
 
@@ -89,9 +91,13 @@ def test_every_kind_of_file_is_written(tmp_path: Path) -> None:
         assert (moving.n_frames, moving.size) == (8, (128, 128))  # five, and back without the two ends
     frames = sorted((tmp_path / "frames").iterdir())
     assert [frame.name for frame in frames] == [f"000{i}.png" for i in range(5)]
-    first = way(seed=0).at([0.0])["counterfactual"]
-    with Image.open(frames[0]) as frame:
-        assert torch.equal(pil_to_tensor(frame), interpolations.to_uint8(first)[0])
+    ends = way(seed=0)  # what the generator itself makes of the noises and classes at both ends
+    for frame, point in ((frames[0], 0), (frames[-1], 2)):
+        labels = [shares[point : point + 1].argmax(dim=1) for shares in ends.labels]
+        made = ends.generator.mechanisms([z[point : point + 1] for z in ends.noise], labels)
+        with Image.open(frame) as picture:
+            difference = pil_to_tensor(picture).int() - interpolations.to_uint8(compose(*made))[0].int()
+        assert difference.abs().max() <= 1
 
 
 def test_the_imagenet_cgn_shows_its_premask(tmp_path: Path) -> None:
@@ -106,6 +112,25 @@ def test_a_walk_without_music_is_a_loop_of_its_length(tmp_path: Path) -> None:
     written = interpolations.walk("cgn-digits", tmp_path / "walk.gif", points=2)
     with Image.open(written) as moving:
         assert moving.n_frames == 40
+
+
+def test_a_walk_to_music_leaps_at_every_click(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate, clicks = 8000, (0.4, 0.8, 1.4, 1.8)
+    samples = torch.zeros(round(2.2 * rate), dtype=torch.int16)
+    for click in clicks:
+        samples[round(click * rate) :][:200] = 20_000
+    with wave.open(str(tmp_path / "clicks.wav"), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(samples.numpy().tobytes())
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(interpolations, "save_video", lambda path, frames, music: seen.extend(frames))
+    interpolations.walk("cgn-digits", tmp_path / "dance.mp4", music=tmp_path / "clicks.wav", points=4)
+    frames = torch.cat(seen).float()
+    assert len(frames) == 55  # as long as the music
+    changes = frames.diff(dim=0).abs().mean(dim=(1, 2, 3))  # [k]: from frame k to k + 1
+    for click in clicks:
+        beat = round(click * 25)
+        assert changes[beat : beat + 2].mean() > 3 * changes[beat - 3 : beat - 1].mean()
 
 
 @pytest.mark.parametrize(
@@ -162,6 +187,8 @@ def test_what_cannot_be_stylised_is_named(tmp_path: Path, vgg: Path) -> None:
     with pytest.raises(ValueError, match=r"notes\.txt does not open as an image"):
         stylize.run(tmp_path / "notes.txt", tmp_path / "out.png", label=1, generator="cgn-digits", network=vgg)
     to_pil_image(torch.zeros(3, 20, 20, dtype=torch.uint8)).save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match=r"must end in its format, such as \.png, but got .*out\.photo"):
+        stylize.run(tmp_path / "photo.png", tmp_path / "out.photo", label=1, generator="cgn-digits", network=vgg)
     with pytest.raises(ValueError, match="classes"):
         stylize.run(tmp_path / "photo.png", tmp_path / "out.png", label=10, generator="cgn-digits", network=vgg)
     with pytest.raises(AssetError, match="cgn-digits"):
