@@ -760,7 +760,7 @@ def reproduce_cgn_table1(
     ] = "all,without-shape,without-text,without-bg,without-rec,biggan",
     as_: As = "paper",
     tiny: Tiny = False,
-    seeds: Annotated[str, typer.Option(help="One run each, with commas between.")] = "0",
+    seeds: Seeds = "0",
     steps: Steps = None,
     batch_size: AtOnce = None,
     accumulate: Accumulate = None,
@@ -932,7 +932,7 @@ def reproduce_genint_colored_mnist(
     rows: Annotated[str | None, typer.Option(help="Which rows, with commas between; by default all.")] = None,
     digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.mnist,
     root: Root = DATA,
-    seeds: Annotated[str, typer.Option(help="One run each, with commas between.")] = "0",
+    seeds: Seeds = "0",
     out: Annotated[Path, typer.Option(help="Where results.json, generators and pictures go.")] = Path(
         "runs/genint-colored-mnist"
     ),

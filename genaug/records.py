@@ -1,10 +1,12 @@
-"""results.json of long work: what an earlier call left is read and kept, and each figure says how it came about."""
+"""results.json of long work: what an earlier call left is read and kept, each figure says how it came about, and how
+far seeds differ; and figures as text."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,43 @@ def read_results(file: Path, what: str, key: str, settings: dict[str, Any], hold
         other = ", ".join(f"{name} {before.get(name)!r}" for name in names)
         raise ValueError(f"{file} has results {_OTHERS[key]} ({other}): choose another folder")
     return content
+
+
+def read_runs(
+    file: Path, what: str, settings: dict[str, Any], names: Sequence[str], holds: Collection[str] = ()
+) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The runs that an earlier call left in `file`, by what tells them apart; {} if it left nothing.
+
+    Args:
+        file, what, settings: as `read_results` takes them.
+        names: the entries of a run that tell it from others, such as ("row", "seed"); they become its key.
+        holds: other entries that each run has.
+
+    Raises:
+        ValueError: as `read_results`; or a run is not of this kind.
+    """
+    runs = read_results(file, what, "settings", settings, ("runs",)).get("runs", [])
+    try:
+        if all(set(holds) <= set(run) for run in runs):
+            return {tuple(run.pop(name) for name in names): run for run in runs}
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise foreign(file, what)
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (None for one value) and number of values, as results.json has them."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "sd": sd, "n": len(values)}
+
+
+def aligned(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
+    """Lines of cells as a table; all columns to the left, or but for the first to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    adjust = str.rjust if right else str.ljust
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(adjust, line[1:], widths[1:])]).rstrip() for line in lines
+    )
 
 
 def foreign(file: Path, what: str) -> ValueError:

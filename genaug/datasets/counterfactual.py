@@ -187,9 +187,7 @@ class CounterfactualDataset(GeneratedDataset):
 
     def _noise(self, factor: str, sources: Tensor) -> Tensor:
         name, numbers = self._noise_of(factor, sources)
-        if getattr(self.generator, "truncated_noise", False):
-            return truncated_normal(self.seed, numbers, self.generator.z_dim, f"{name} noise") * self.truncation
-        return normal(self.seed, numbers, self.generator.z_dim, f"{name} noise")
+        return noise_for(self.generator, self.seed, numbers, f"{name} noise", self.truncation)
 
     def _mechanisms(self, sources: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Mask, texture and background of these draws, of which each factor may have another number."""
@@ -251,6 +249,17 @@ class CounterfactualDataset(GeneratedDataset):
             + (f", of which {self.refresh:g} is new every {REFRESHED_EVERY}" if self.refresh else ""),
             f"Mask jitter: {self.mask_jitter:g}",
         ]
+
+
+def noise_for(generator: Any, seed: int, indices: Tensor, stream: str, truncation: float) -> Tensor:
+    """What a counterfactual generator's mechanism is given, (B, z_dim), of samples (B,); `uniform` says of the draw.
+
+    Standard normal, and the truncation is the generator's to apply; or, where its `truncated_noise` is true, BigGAN's,
+    cut off at [-2, 2] and multiplied by the truncation.
+    """
+    if getattr(generator, "truncated_noise", False):
+        return truncated_normal(seed, indices, generator.z_dim, stream) * truncation
+    return normal(seed, indices, generator.z_dim, stream)
 
 
 def _classes_of_factors(classes: Mapping[str, Any], count: int) -> dict[str, list[int]]:

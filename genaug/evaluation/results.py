@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from genaug.evaluation.scoring import ENSEMBLE
+from genaug.records import aligned
 
 One = TypeVar("One", bound="Result")
 
@@ -60,9 +61,9 @@ class Result(ABC):
         lines += [
             [figure, *(f"{result.figures()[figure]:.2f}" for result in results.values())] for figure in self.figures()
         ]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-        return "\n".join([f"{self.what}, {self.images:,} images{partial_mark(self.missing)}", *text])
+        return "\n".join(
+            [f"{self.what}, {self.images:,} images{partial_mark(self.missing)}", aligned(lines, right=True)]
+        )
 
 
 def of_heads(results: Mapping[str, One]) -> One:

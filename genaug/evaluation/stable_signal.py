@@ -20,6 +20,7 @@ from genaug.arguments import check_number
 from genaug.evaluation.results import Result
 from genaug.evaluation.scoring import ENSEMBLE, Model, score
 from genaug.plotting import FAINT, INK, axes_at, new_figure, save, text_width, write
+from genaug.records import aligned
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,9 +85,9 @@ class StableSignal(Result):
             for model, found in self.accuracies.items()
         ]
         lines += [["chance", *(f"{value:.2f}" for value in self.chance.values()), ""]]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-        return "\n".join([f"{self.what}, accuracy in percent, {self.images:,} images", *text, self._verdict()])
+        return "\n".join(
+            [f"{self.what}, accuracy in percent, {self.images:,} images", aligned(lines, right=True), self._verdict()]
+        )
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws a table of models and environments, the darker the more often right."""

@@ -36,7 +36,7 @@ from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.mutual_information import mutual_information
 from genaug.files import atomic_path, writable_folder
 from genaug.generators.images import from_uint8, to_uint8
-from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.records import aligned, circumstances, read_runs, write_results
 from genaug.training.beta_vae import BetaVAE, fit_beta_vae
 
 BETA = 4.0
@@ -45,6 +45,7 @@ BINS = 10  # an axis
 TRAININGS = {"biased": 1.0, "random": 0.0}  # what colours are in training -> bias
 AXES = ("axis 1", "axis 2", "both axes")
 WHAT = "this recipe"
+KEYS = ("training", "seed")  # of a run
 
 REACH = 2.4  # of the grid that is drawn, in standard deviations of the latent's prior
 SIDE = 13  # images a row of it
@@ -141,17 +142,13 @@ def measure(latents: Tensor, factors: dict[str, Tensor]) -> dict[str, dict[str, 
     return bits
 
 
-def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Runs that `file` holds, by training and seed, whose weights are there, too."""
-    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
-    try:
-        found = {(run.pop("training"), run.pop("seed")): run for run in runs if set(run["bits"]) == set(TRAININGS)}
-    except (KeyError, TypeError, AttributeError):
-        raise foreign(file, WHAT) from None
+    found = read_runs(file, WHAT, settings, KEYS, ("bits",))
     return {key: run for key, run in found.items() if (file.parent / f"{key[0]}-{key[1]}.pt").is_file()}
 
 
-def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
     keys = sorted(runs, key=lambda key: (list(TRAININGS).index(key[0]), key[1]))
     summary: dict[str, Any] = {}
     for training in dict.fromkeys(key[0] for key in keys):
@@ -169,7 +166,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, int], dic
     results = {
         "recipe": "cgn-figure6",
         "settings": settings,
-        "runs": [{"training": key[0], "seed": key[1], **runs[key]} for key in keys],
+        "runs": [dict(zip(KEYS, key, strict=True)) | runs[key] for key in keys],
         "summary": summary,
     }
     write_results(file, results)
@@ -226,8 +223,6 @@ def _table(summary: dict[str, Any]) -> str:
         for axis, bits in found["random"].items():
             cells = [f"{bits[figure]:.2f}" for figure in ("shape", "colour", "mixed")]
             lines.append((training if axis == AXES[0] else "", axis, *cells))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     head = "CGN, Figure 6: what each axis tells of test digits in random colours, of 3.32 bits"
     counts = ", ".join(f"{training} n={found['n']}" for training, found in summary.items())
-    return "\n".join([head, "", *text, "", counts])
+    return "\n".join([head, "", aligned(lines), "", counts])

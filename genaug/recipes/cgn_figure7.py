@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +45,7 @@ from genaug.generators.images import to_uint8
 from genaug.interventions.sampling import integers, normal
 from genaug.plotting import Panel, save_curves
 from genaug.progress import progress
-from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.training.digit_classifier import fit_classifier
 
 NUMBERS = (10_000, 100_000, 1_000_000)
@@ -57,8 +56,9 @@ BATCH_SIZE = 64
 POOL = 10_000  # textures and backgrounds
 CHUNK = 1_000  # images made at a time: bounds the memory that floats take
 WHAT = "this recipe"
+KEYS = ("variant", "per_noise", "counterfactuals", "seed")  # of a run, which is a point
 
-Point = tuple[str, int, int, int]  # variant, counterfactuals a noise, number of counterfactuals, seed
+Point = tuple[Any, ...]  # `KEYS`: a str and three ints
 
 
 def run(
@@ -116,7 +116,7 @@ def run(
         "dtype": str(dtype).removeprefix("torch."),
     }
     file = Path(out) / "results.json"
-    runs = _finished(file, settings)
+    runs = read_runs(file, WHAT, settings, KEYS, ("test", "weights_sha256"))
     # what is missing of any variant is known before anything is trained or written
     weights: dict[str, str] = {}
     tests: dict[str, Any] = {}
@@ -237,34 +237,16 @@ def _points(
     return points
 
 
-def _finished(file: Path, settings: dict[str, Any]) -> dict[Point, dict[str, Any]]:
-    """Runs that `file` holds, by point."""
-    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
-    try:
-        return {
-            (run.pop("variant"), run.pop("per_noise"), run.pop("counterfactuals"), run.pop("seed")): run
-            for run in runs
-            if {"test", "weights_sha256"} <= set(run)
-        }
-    except (KeyError, TypeError, AttributeError):
-        raise foreign(file, WHAT) from None
-
-
 def _write(file: Path, settings: dict[str, Any], runs: dict[Point, dict[str, Any]]) -> dict[str, Any]:
     keys = sorted(runs, key=lambda key: (list(VARIANTS).index(key[0]), *key[1:]))
     summary: dict[str, Any] = {}
     for (variant, ratio, number), group in itertools.groupby(keys, key=lambda key: key[:3]):
-        tests = [runs[key]["test"] for key in group]
-        summary.setdefault(variant, {}).setdefault(str(ratio), {})[str(number)] = {
-            "mean": statistics.mean(tests),
-            "sd": statistics.stdev(tests) if len(tests) > 1 else None,
-            "n": len(tests),
-        }
-    names = ("variant", "per_noise", "counterfactuals", "seed")
+        tests = spread([runs[key]["test"] for key in group])
+        summary.setdefault(variant, {}).setdefault(str(ratio), {})[str(number)] = tests
     results = {
         "recipe": "cgn-figure7",
         "settings": settings,
-        "runs": [dict(zip(names, key, strict=True)) | runs[key] for key in keys],
+        "runs": [dict(zip(KEYS, key, strict=True)) | runs[key] for key in keys],
         "summary": summary,
     }
     write_results(file, results)
@@ -303,6 +285,4 @@ def _table(summary: dict[str, Any]) -> str:
             for number, at in numbers.items():
                 spread = "" if at["sd"] is None else f" ± {100 * at['sd']:.1f} (n={at['n']})"
                 lines.append((variant, ratio, f"{int(number):,}", f"{100 * at['mean']:.1f}{spread}"))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(["CGN, Figure 7", "", *text])
+    return "\n".join(["CGN, Figure 7", "", aligned(lines)])

@@ -23,7 +23,6 @@ classes, at most 4, by the Inception score's formula. Directions may be compared
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -34,11 +33,12 @@ import torch
 
 from genaug.arguments import check_choice, check_integer
 from genaug.files import writable_folder
-from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.training import cgn_miniature
 from genaug.training.cgn import EVERY, Pretrained, Settings, from_assets, measure, settings_as, train
 
 WHAT = "this recipe"
+KEYS = ("row", "seed")  # of a run
 FIGURES = ("score", "mask", "entropy", "distance", "texture", "saliency")  # see `training.cgn.measure`
 BIGGAN = "biggan"
 # row -> the loss that it is without
@@ -113,7 +113,7 @@ def run(
     described = {key: value for key, value in asdict(settings).items() if key not in ("seed", "without")}
     described = {"as": as_, "tiny": tiny, **{key: _plain(value) for key, value in described.items()}}
     file = Path(out) / "results.json"
-    runs = _finished(file, described)
+    runs = read_runs(file, WHAT, described, KEYS)
     folder = writable_folder(out)
     start = cgn_miniature.pretrained(folder) if tiny else from_assets(settings)
     writes = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
@@ -158,24 +158,14 @@ def _row(
     return {**measure(pretrained, settings, target=True), **circumstances(began, where)}
 
 
-def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Runs that `file` holds, by row and seed."""
-    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
-    try:
-        return {(run.pop("row"), run.pop("seed")): run for run in runs}
-    except (KeyError, TypeError, AttributeError):
-        raise foreign(file, WHAT) from None
-
-
-def _results(settings: dict[str, Any], runs: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+def _results(settings: dict[str, Any], runs: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
     ordered = sorted(runs, key=lambda key: (list(ROWS).index(key[0]), key[1]))
     summary: dict[str, dict[str, Any]] = {}
     for row in dict.fromkeys(row for row, _ in ordered):
         found = [runs[key] for key in ordered if key[0] == row]
         for figure in FIGURES:
             if values := [run[figure] for run in found if figure in run]:
-                sd = statistics.stdev(values) if len(values) > 1 else None
-                summary.setdefault(row, {})[figure] = {"mean": statistics.mean(values), "sd": sd, "n": len(values)}
+                summary.setdefault(row, {})[figure] = spread(values)
     return {
         "recipe": "cgn-table1",
         "settings": settings,
@@ -188,7 +178,7 @@ def _results(settings: dict[str, Any], runs: dict[tuple[str, int], dict[str, Any
     }
 
 
-def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, int], dict[str, Any]]) -> None:
+def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dict[str, Any]]) -> None:
     write_results(file, _results(settings, runs))
 
 
@@ -200,11 +190,9 @@ def table(results: dict[str, Any]) -> str:
         cells = ["-" if pair is None else f"{pair[0]:.1f} / {_or_dash(pair[1])}" for pair in published]
         ours = f"{_figure(found.get('score'))} / {_figure(found.get('mask'))}"
         lines.append((row, *cells, ours, *(_figure(found.get(name)) for name in FIGURES[2:])))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     small = results["settings"]["tiny"]
     head = "score / mean mask" + (": the miniature, whose score is at most 4" if small else " (Inception score)")
-    return "\n".join([f"CGN, Table 1, as {results['settings']['as']}: {head}", "", *text])
+    return "\n".join([f"CGN, Table 1, as {results['settings']['as']}: {head}", "", aligned(lines)])
 
 
 def _or_dash(value: float | None) -> str:

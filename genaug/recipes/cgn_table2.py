@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import statistics
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -56,7 +55,7 @@ from genaug.evaluation.accuracy import accuracy, batches
 from genaug.files import writable_folder
 from genaug.models.mnist_cnn import NormalisedMnistCNN
 from genaug.progress import progress
-from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.training import plain_gan
 from genaug.training.baselines import ENVIRONMENTS, EPOCHS, environments, fit_irm, fit_lntl
 from genaug.training.digit_classifier import fit_classifier, fit_normalised, shuffled
@@ -68,6 +67,7 @@ BEST_IMAGES = {"colored": 300_000, "double-colored": 300_000, "wildlife": 700_00
 BEST_POOL, BEST_JITTER = 30_000, 1.0
 BATCH = 64
 WHAT = "this recipe"
+KEYS = ("row", "variant", "seed")  # of a run
 
 _IRM = {"colored": 59.8, "double-colored": 67.7, "wildlife": 11.3}
 _LNTL = {"colored": 81.8, "double-colored": 69.9, "wildlife": 11.5}
@@ -163,7 +163,7 @@ def run(
     }
     device = torch.device(device or "cpu")
     file = Path(out) / "results.json"
-    runs = _finished(file, settings)
+    runs = read_runs(file, WHAT, settings, KEYS)
 
     # all variants' generators and data are opened before anything is trained or written, so that what is missing is
     # known at once; they are light until their images are asked for
@@ -178,15 +178,16 @@ def run(
         unfinished = [(row, seed) for row in rows for seed in seeds if (row, variant, seed) not in runs]
         for row, seed in unfinished:
             if row in generated:
-                best = row == "best"
+                options: dict[str, Any] = {
+                    "length": num_counterfactuals,
+                    "counterfactuals_per_noise": COUNTERFACTUALS_PER_NOISE,
+                    "pool": pool,
+                }
+                if row == "best":
+                    options = {"length": BEST_IMAGES[variant], "counterfactuals_per_noise": 1}
+                    options |= {"pool": BEST_POOL, "mask_jitter": BEST_JITTER}
                 counterfactuals[row, variant, seed] = CounterfactualDataset(
-                    generator,
-                    length=BEST_IMAGES[variant] if best else num_counterfactuals,
-                    seed=seed,
-                    counterfactuals_per_noise=1 if best else COUNTERFACTUALS_PER_NOISE,
-                    pool=BEST_POOL if best else pool,
-                    mask_jitter=BEST_JITTER if best else 0.0,
-                    device=device,
+                    generator, seed=seed, device=device, **options
                 )
         if unfinished:
             data[variant] = [
@@ -228,17 +229,8 @@ def _check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> N
         check_choice(argument, name, known)
 
 
-def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Runs that `file` holds, by (row, variant, seed)."""
-    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
-    try:
-        return {(run.pop("row"), run.pop("variant"), run.pop("seed")): run for run in runs}
-    except (KeyError, TypeError, AttributeError):
-        raise foreign(file, WHAT) from None
-
-
 def _check_weights(
-    file: Path, runs: dict[tuple[str, str, int], dict[str, Any]], variant: str, rows: Sequence[str], weights: str
+    file: Path, runs: dict[tuple[Any, ...], dict[str, Any]], variant: str, rows: Sequence[str], weights: str
 ) -> None:
     for (row, other, _), finished in runs.items():
         if other == variant and row in rows and finished["weights_sha256"] != weights:
@@ -308,18 +300,13 @@ def _images_and_labels(dataset: CounterfactualDataset) -> tuple[Tensor, Tensor]:
     return images, dataset.labels(indices)["shape"].cpu()
 
 
-def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, Any]:
+def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
     keys = sorted(runs, key=lambda key: (ROWS.index(key[0]), list(VARIANTS).index(key[1]), key[2]))
     summary: dict[str, Any] = {}
     for row, variant in dict.fromkeys(key[:2] for key in keys):
         finished = [runs[key] for key in keys if key[:2] == (row, variant)]
         summary.setdefault(row, {})[variant] = {
-            split: {
-                "mean": statistics.mean(run[split] for run in finished),
-                "sd": statistics.stdev(run[split] for run in finished) if len(finished) > 1 else None,
-                "n": len(finished),
-            }
-            for split in ("train", "test")
+            split: spread([run[split] for run in finished]) for split in ("train", "test")
         }
     published: dict[str, Any] = {}
     for source, figures in PUBLISHED.items():
@@ -330,7 +317,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, str, int]
     results = {
         "recipe": "cgn-table2",
         "settings": settings,
-        "runs": [dict(zip(("row", "variant", "seed"), key, strict=True)) | runs[key] for key in keys],
+        "runs": [dict(zip(KEYS, key, strict=True)) | runs[key] for key in keys],
         "summary": summary,
         "published": published,
     }
@@ -350,10 +337,9 @@ def _table(summary: dict[str, Any]) -> str:
                 " / ".join(_percent(ours[split]) for split in ("train", "test")) + f"  (n={ours['test']['n']})"
             )
             lines.append((row, variant, *cells))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    memory = ["", "(m): from memory, unverified"] if any("(m)" in line for line in text) else []
-    return "\n".join(["CGN, Table 2: accuracy in percent, training / test", "", *text, *memory])
+    text = aligned(lines)
+    memory = ["", "(m): from memory, unverified"] if "(m)" in text else []
+    return "\n".join(["CGN, Table 2: accuracy in percent, training / test", "", text, *memory])
 
 
 def _published(pair: tuple[float | None, float] | None) -> str:

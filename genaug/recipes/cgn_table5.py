@@ -35,7 +35,7 @@ from genaug.evaluation.accuracy import accuracy
 from genaug.evaluation.stable_signal import StableSignal, stable_signal
 from genaug.files import writable_folder
 from genaug.progress import progress
-from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.records import circumstances, foreign, read_runs, write_results
 from genaug.training.digit_classifier import fit_classifier
 
 GENERATOR = "cgn-double-colored-mnist"
@@ -159,14 +159,13 @@ def result_of(one: dict[str, Any]) -> StableSignal:
 
 def _finished(file: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """Runs that `file` holds, by seed."""
-    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
+    runs = read_runs(file, WHAT, settings, ("seed",))
     try:
-        found = {run.pop("seed"): run for run in runs}
-        for run in found.values():
+        for run in runs.values():
             str(result_of(run))
     except (KeyError, TypeError, AttributeError):
         raise foreign(file, WHAT) from None
-    return found
+    return {seed: run for (seed,), run in runs.items()}
 
 
 def _write(file: Path, settings: dict[str, Any], runs: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -70,11 +70,12 @@ from genaug.interventions.directions import read_tensors
 from genaug.interventions.fitting import fit_directions
 from genaug.interventions.sampling import truncated_normal
 from genaug.interventions.steering import intervene
-from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.training.invariant import fit_invariant
 from genaug.training.small_generators import fit_gan, fit_vae
 
 WHAT = "this recipe"
+KEYS = ("variant", "row", "seed")  # of a run
 VARIANTS = ("two-class", "ten-class")
 ROWS = ("real", "irm", "irm-released", "grey", "vae", "vae-intervened", "real+vae", "gan", "gan-intervened", "real+gan")
 AGREEMENTS = (0.9, 0.8)  # of colour and label in the two environments
@@ -211,7 +212,7 @@ def run(
     seeds = [check_integer("seeds", seed, 0) for seed in seeds]
     file = Path(out) / "results.json"
     settings = {"digits": digits, **SETTINGS}
-    runs = _finished(file, settings)
+    runs = read_runs(file, WHAT, settings, KEYS)
     data = {variant: load_data(variant, root, digits, download) for variant in variants}
     folder = writable_folder(out)
     for variant, of_variant in data.items():
@@ -297,34 +298,18 @@ def _measure(data: Data, row: str, seed: int, stem: Path, judge: nn.Module) -> d
     }
 
 
-def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Runs that `file` holds, by (variant, row, seed)."""
-    runs = read_results(file, WHAT, "settings", settings, ("runs",)).get("runs", [])
-    try:
-        return {(run.pop("variant"), run.pop("row"), run.pop("seed")): run for run in runs}
-    except (KeyError, TypeError, AttributeError):
-        raise foreign(file, WHAT) from None
-
-
-def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, Any]:
+def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
     keys = sorted(runs, key=lambda key: (VARIANTS.index(key[0]), ROWS.index(key[1]), key[2]))
     summary: dict[str, Any] = {}
     for variant, row in dict.fromkeys(key[:2] for key in keys):
         found = [runs[key] for key in keys if key[:2] == (variant, row)]
         columns = {name: [run["tests"][name] for run in found] for name in found[0]["tests"]}
         columns |= {name: [run[name] for run in found] for name in ("colour", "shape") if found[0][name] is not None}
-        summary.setdefault(variant, {})[row] = {
-            name: {
-                "mean": statistics.mean(values),
-                "sd": statistics.stdev(values) if len(values) > 1 else None,
-                "n": len(values),
-            }
-            for name, values in columns.items()
-        }
+        summary.setdefault(variant, {})[row] = {name: spread(values) for name, values in columns.items()}
     results = {
         "recipe": "genint-colored-mnist",
         "settings": settings,
-        "runs": [dict(zip(("variant", "row", "seed"), key, strict=True)) | runs[key] for key in keys],
+        "runs": [dict(zip(KEYS, key, strict=True)) | runs[key] for key in keys],
         "summary": summary,
     }
     write_results(file, results)
@@ -341,9 +326,7 @@ def table(results: dict[str, Any]) -> str:
         for row, figures in rows.items():
             cells = [percent(figures.get(name)) for name in columns]
             lines.append([row, *cells, str(next(iter(figures.values()))["n"])])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-        parts.append("\n".join(text))
+        parts.append(aligned(lines, right=True))
     head = (
         "GenInt's coloured digits: accuracy in percent by test, and how often a training set's colour and shape agree"
     )

@@ -15,20 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_classes, check_integer, check_truncation
-from genaug.datasets.counterfactual import FACTORS
+from genaug.datasets.counterfactual import FACTORS, noise_for
 from genaug.files import writable_folder
 from genaug.generators.images import to_uint8
-from genaug.interventions.sampling import integers, normal, truncated_normal
+from genaug.interventions.sampling import integers
+from genaug.interventions.steering import generator_device
 from genaug.plotting import save_sheet
 from genaug.progress import progress
-from genaug.recipes.samples import found_generator, made_parts, save_image
+from genaug.recipes.samples import AT_ONCE, found_generator, made_parts, save_image
 from genaug.video import RATE, beats, keep_step, read_wav, save_video
 
 OVER = (*FACTORS, "all")
 BETWEEN = ("classes", "noises", "both")
 STRIDE = 0.8  # seconds from one point of a walk to the next, without music
 SMALLEST = 128  # pixels a side of a walk's frames: smaller images are enlarged by a whole factor
-AT_ONCE = 8  # images in a generator call: bounds memory
 
 
 def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
@@ -71,10 +71,6 @@ class Way:
         truncation: float,
     ) -> None:
         self.generator, self.truncation = generator, truncation
-        # BigGAN's noise is cut off and scaled by its caller, the digits' is scaled inside
-        cut_off = getattr(generator, "truncated_noise", False)
-        draw = truncated_normal if cut_off else normal
-        scale = truncation if cut_off else 1.0
         known = torch.tensor(check_classes(classes, generator.num_classes))
         places = torch.arange(points)
         drawn = known[integers(seed, places, len(known), "class")] if classes is None else known[places % len(known)]
@@ -83,14 +79,13 @@ class Way:
         for factor in FACTORS:
             moves = over in (factor, "all")
             fixed = torch.zeros_like(places)
-            self.noise.append(
-                scale * draw(seed, places if moves and between != "classes" else fixed, generator.z_dim, factor)
-            )
+            drawn_at = places if moves and between != "classes" else fixed
+            self.noise.append(noise_for(generator, seed, drawn_at, factor, truncation))
             self.labels.append(shares[places if moves and between != "noises" else fixed])
 
     def at(self, positions: Sequence[float]) -> dict[str, Tensor]:
         """The parts, and what they compose, at these positions: (N, 1 or 3, H, W) floats in [-1, 1], on the CPU."""
-        device = next(iter([*self.generator.parameters(), *self.generator.buffers()])).device
+        device = generator_device(self.generator)
         parts: dict[str, list[Tensor]] = {}
         for begin in range(0, len(positions), AT_ONCE):
             where = torch.tensor(positions[begin : begin + AT_ONCE], dtype=torch.float64)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.assets import asset_path
+from genaug.datasets.counterfactual import noise_for
 from genaug.files import atomic_path
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
@@ -69,7 +70,7 @@ def run(
         draw = torch.Generator().manual_seed(seed)
         if getattr(network, "truncated_noise", False):
             places = torch.arange(num)
-            noise = [truncated_normal(seed, places, network.z_dim, f"{i}") * truncation for i in range(3)]
+            noise = [noise_for(network, seed, places, f"{i}", truncation) for i in range(3)]
         else:
             noise = [torch.randn(num, network.z_dim, generator=draw) for _ in range(3)]
         labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 from genaug import plotting
 from genaug.arguments import check_integer
 from genaug.files import writable_folder
-from genaug.records import circumstances, foreign, read_results, write_results
+from genaug.records import aligned, circumstances, foreign, read_results, spread, write_results
 
 Figures = dict[str, dict[str, float]]  # row -> column -> value
 
@@ -139,7 +138,7 @@ class Twin:
             "settings": {"twin": self.name, **self.settings},
             "runs": ordered,
             "summary": {
-                row: {column: _spread([figures[row][column] for figures in every]) for column in columns}
+                row: {column: spread([figures[row][column] for figures in every]) for column in columns}
                 for row, columns in every[0].items()
             },
             "effects": [
@@ -156,11 +155,6 @@ class Twin:
         return results
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "sd": sd, "n": len(values)}
-
-
 def of_effect(values: Sequence[float]) -> dict[str, Any]:
     """Mean, 95% interval by Student's t, and verdict of an effect that one value a seed tells of.
 
@@ -169,7 +163,7 @@ def of_effect(values: Sequence[float]) -> dict[str, Any]:
     """
     from scipy.stats import t  # takes a second to import
 
-    found = _spread(values)
+    found = spread(values)
     mean, sd, n = found["mean"], found["sd"], found["n"]
     if sd is None:
         return {**found, "interval": None, "verdict": OPEN}
@@ -188,7 +182,7 @@ def table(results: Mapping[str, Any]) -> str:
     for rows in groups.values():
         columns = list(dict.fromkeys(column for row in rows for column in summary[row]))
         lines = [[row, *(_figure(summary[row].get(column)) for column in columns)] for row in rows]
-        figures.append(_aligned([["", *columns], *lines], right=True))
+        figures.append(aligned([["", *columns], *lines], right=True))
     n = len(results["runs"])
     effects = [["effect", "paper", "here [95% interval]", ""]]
     for effect in results["effects"]:
@@ -199,21 +193,13 @@ def table(results: Mapping[str, Any]) -> str:
     seeds = ", ".join(str(run["seed"]) for run in results["runs"])
     spread = "mean ± standard deviation of seeds" if n > 1 else "seed"
     head = f"{results['title']}: desk-scale twin on digits, {spread} {seeds}"
-    return "\n\n".join([head, *figures, _aligned(effects)])
+    return "\n\n".join([head, *figures, aligned(effects)])
 
 
 def _figure(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
     return f"{found['mean']:.2f}" + ("" if found["sd"] is None else f" ± {found['sd']:.2f}")
-
-
-def _aligned(lines: Sequence[Sequence[str]], right: bool = False) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    adjust = str.rjust if right else str.ljust
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(adjust, line[1:], widths[1:])]).rstrip() for line in lines
-    )
 
 
 def draw_effects(results: Mapping[str, Any], path: Path) -> None:
@@ -254,7 +240,7 @@ def draw_effects(results: Mapping[str, Any], path: Path) -> None:
 
 def points(every: Sequence[Figures], row: str) -> list[tuple[float, float, float]]:
     """A row whose columns are numbers, as `plotting.Panel` takes lines: means over seeds with standard errors."""
-    found = {column: _spread([figures[row][column] for figures in every]) for column in every[0][row]}
+    found = {column: spread([figures[row][column] for figures in every]) for column in every[0][row]}
     return [(float(x), at["mean"], (at["sd"] or 0.0) / at["n"] ** 0.5) for x, at in found.items()]
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from genaug.arguments import check_device, check_integer, check_number
 from genaug.generators.images import from_uint8
 from genaug.progress import progress
+from genaug.training.cgan_digits import divergence
+from genaug.training.digit_classifier import check_training
 
 LEARNING_RATE = 1e-3  # constant for the first half of the steps, then linearly down to zero
 BATCH_SIZE = 128
@@ -68,9 +70,7 @@ class BetaVAE(nn.Module):
         mean, log_variance = self.encode(images)
         logits = self.decoder(mean + (log_variance / 2).exp() * noise).float()  # sums are not for bfloat16
         missed = F.binary_cross_entropy_with_logits(logits, (images + 1) / 2, reduction="sum")
-        mean, log_variance = mean.float(), log_variance.float()
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
-        return (missed + beta * divergence) / len(images)
+        return (missed + beta * divergence(mean.float(), log_variance.float()).sum()) / len(images)
 
 
 def fit_beta_vae(
@@ -110,8 +110,7 @@ def fit_beta_vae(
     check_integer("latent", latent, 1)
     check_integer("steps", steps, 1)
     beta = check_number("beta", beta)
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, but got {dtype}")
+    check_training(1, BATCH_SIZE, dtype)
     device = check_device("device", device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
