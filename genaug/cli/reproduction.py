@@ -1,0 +1,301 @@
+"""Commands that make tables and figures of the papers again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genaug.cli.options import (
+    DATA,
+    MNIST_VARIANTS,
+    Accumulate,
+    ArithmeticType,
+    As,
+    AtOnce,
+    Device,
+    Digits,
+    Download,
+    Dtype,
+    Measured,
+    NoInception,
+    Root,
+    Seeds,
+    Steps,
+    Textures,
+    Tiny,
+    cgn_changes,
+    integers,
+    need_mnist,
+    reproduce,
+    split,
+)
+from genaug.recipes import RECIPES, Recipe
+
+
+@reproduce.command("list", epilog="Example: genaug reproduce list")
+def reproduce_list() -> None:
+    """Name every table and figure of results of both papers: what makes it, needs, costs, the paper's and ours."""
+    import shutil
+    import textwrap
+
+    from genaug.recipes import measured
+
+    columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
+    found = measured()
+    for name, recipe in RECIPES.items():
+        ours = found.get(name, {})
+        lines = {
+            "": recipe.what,
+            "command": recipe.command,
+            "then": recipe.then,
+            "twin": f"genaug reproduce {name} --twin" if recipe.twin else "",
+            "lacks": recipe.lacks,
+            "needs": recipe.needs if recipe.command or recipe.twin else "",
+            "cost": recipe.cost if recipe.command or recipe.twin else "",
+            "paper": recipe.paper,
+            "ours": ours.get("full", "not run"),
+            "our twin": ours.get("twin", "not run") if recipe.twin else "",
+        }
+        for field, text in lines.items():
+            if text:
+                head = f"  {field:<10}" if field else f"{name}: "
+                options: Any = {"break_on_hyphens": False, "break_long_words": False}
+                typer.echo(textwrap.fill(head + text, columns, subsequent_indent=" " * 12, **options))
+        typer.echo()
+
+
+@reproduce.command(
+    "cgn-table1", epilog="Example: genaug reproduce cgn-table1 --tiny --as released --out runs/cgn-table1"
+)
+def reproduce_cgn_table1(
+    rows: Annotated[
+        str, typer.Option(help="Which rows, with commas between.")
+    ] = "all,without-shape,without-text,without-bg,without-rec,biggan",
+    as_: As = "paper",
+    tiny: Tiny = False,
+    seeds: Seeds = "0",
+    steps: Steps = None,
+    batch_size: AtOnce = None,
+    accumulate: Accumulate = None,
+    measured: Measured = None,
+    no_inception: NoInception = False,
+    out: Annotated[Path, typer.Option(help="Where results.json and a folder a row go.")] = Path("runs/cgn-table1"),
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+) -> None:
+    """CGN, Table 1: which losses the CGN on ImageNet needs; a row that was cut off goes on where it stopped."""
+    chosen = integers(seeds, "--seeds") or ()
+    from genaug.recipes import cgn_table1
+
+    cgn_table1.run(
+        out,
+        rows=split(rows),
+        seeds=chosen,
+        as_=as_,
+        tiny=tiny,
+        changes=cgn_changes(steps, batch_size, accumulate, measured, no_inception, dtype),
+        device=device,
+    )
+
+
+@reproduce.command(
+    "cgn-table2", epilog="Example: genaug reproduce cgn-table2 --variant colored --root data --seeds 0,1,2"
+)
+def reproduce_cgn_table2(
+    rows: Annotated[
+        str,
+        typer.Option(
+            help="Which rows, with commas between: original, gan, irm-2, irm-5, lntl, cgn, mixed, ...; or all."
+        ),
+    ] = "original,cgn",
+    variant: Annotated[
+        list[str], typer.Option(help="colored, double-colored or wildlife; repeat for several.")
+    ] = MNIST_VARIANTS,
+    root: Root = DATA,
+    textures: Textures = None,
+    seeds: Seeds = "0",
+    num: Annotated[int, typer.Option(help="How many counterfactuals to train on.")] = 100_000,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A .safetensors file in place of the embedded weights.")
+    ] = None,
+    pool: Annotated[int | None, typer.Option(help="Recombine a pool of that many masks and textures.")] = None,
+    out: Annotated[Path, typer.Option(help="Where results.json goes.")] = Path("runs/cgn-table2"),
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    download: Download = False,
+) -> None:
+    """CGN, Table 2: digits classified where colour and texture no longer tell the class."""
+    chosen_seeds = integers(seeds, "--seeds") or ()
+    if set(variant) <= set(MNIST_VARIANTS):
+        need_mnist(root, download)
+    from genaug.recipes import cgn_table2
+
+    cgn_table2.run(
+        out,
+        rows=split(rows),
+        variants=tuple(variant),
+        root=root,
+        textures=textures,
+        seeds=chosen_seeds,
+        num_counterfactuals=num,
+        checkpoint=checkpoint,
+        pool=pool,
+        download=download,
+        device=device,
+        dtype=dtype.of_torch(),
+    )
+
+
+@reproduce.command(
+    "cgn-table5", epilog="Example: genaug reproduce cgn-table5 --root data --seeds 0,1,2 --out runs/cgn-table5"
+)
+def reproduce_cgn_table5(
+    root: Root = DATA,
+    seeds: Seeds = "0",
+    num: Annotated[int, typer.Option(help="How many counterfactuals to train on.")] = 30_000,
+    out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs/cgn-table5"),
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    download: Download = False,
+) -> None:
+    """CGN, Table 5: which signal of double-colored MNIST is stable across environments."""
+    chosen = integers(seeds, "--seeds") or ()
+    need_mnist(root, download)
+    from genaug.recipes import cgn_table5
+
+    cgn_table5.run(
+        out,
+        root=root,
+        seeds=chosen,
+        num_counterfactuals=num,
+        download=download,
+        device=device,
+        dtype=dtype.of_torch(),
+    )
+
+
+@reproduce.command("cgn-figure6", epilog="Example: genaug reproduce cgn-figure6 --root data --out runs/cgn-figure6")
+def reproduce_cgn_figure6(
+    root: Root = DATA,
+    seeds: Seeds = "0",
+    out: Annotated[Path, typer.Option(help="Where results.json, weights and the picture go.")] = Path(
+        "runs/cgn-figure6"
+    ),
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    download: Download = False,
+) -> None:
+    """CGN, Figure 6: the latent space of a beta-VAE on colored MNIST, and how far it mixes colour and shape."""
+    chosen = integers(seeds, "--seeds") or ()
+    need_mnist(root, download)
+    from genaug.recipes import cgn_figure6
+
+    cgn_figure6.run(out, root=root, seeds=chosen, download=download, device=device, dtype=dtype.of_torch())
+
+
+@reproduce.command(
+    "cgn-figure7", epilog="Example: genaug reproduce cgn-figure7 --variants colored --num 10000,100000 --root data"
+)
+def reproduce_cgn_figure7(
+    variants: Annotated[str, typer.Option(help="Which, with commas between.")] = ",".join(MNIST_VARIANTS),
+    num: Annotated[
+        str, typer.Option(help="How many counterfactuals to train on, with commas between.")
+    ] = "10000,100000,1000000",
+    per_noise: Annotated[
+        str, typer.Option(help="How many share a shape's noise, with commas between; on colored at most 10.")
+    ] = "1,5,10,20",
+    root: Root = DATA,
+    textures: Textures = None,
+    seeds: Seeds = "0",
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of each set, 10 in the paper; by default every point has as many steps.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs/cgn-figure7"),
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+    download: Download = False,
+) -> None:
+    """CGN, Figure 7: test accuracy over the number of counterfactuals, and of those a noise."""
+    numbers, ratios = integers(num, "--num") or (), integers(per_noise, "--per-noise") or ()
+    chosen = integers(seeds, "--seeds") or ()
+    if set(split(variants)) <= set(MNIST_VARIANTS):
+        need_mnist(root, download)
+    from genaug.recipes import cgn_figure7
+
+    cgn_figure7.run(
+        out,
+        variants=split(variants),
+        numbers=numbers,
+        per_noise=ratios,
+        root=root,
+        textures=textures,
+        seeds=chosen,
+        epochs=epochs,
+        download=download,
+        device=device,
+        dtype=dtype.of_torch(),
+    )
+
+
+@reproduce.command(
+    "genint-colored-mnist", epilog="Example: genaug reproduce genint-colored-mnist --root data --seeds 0,1,2"
+)
+def reproduce_genint_colored_mnist(
+    variant: Annotated[str | None, typer.Option(help="two-class or ten-class; by default both.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Which rows, with commas between; by default all.")] = None,
+    digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.mnist,
+    root: Root = DATA,
+    seeds: Seeds = "0",
+    out: Annotated[Path, typer.Option(help="Where results.json, generators and pictures go.")] = Path(
+        "runs/genint-colored-mnist"
+    ),
+    download: Download = False,
+) -> None:
+    """GenInt's coloured digits: a conditional VAE's and GAN's interventions, and IRM, where colours mislead."""
+    chosen_seeds = integers(seeds, "--seeds") or ()
+    chosen = {"variants": None if variant is None else (variant,), "rows": None if rows is None else split(rows)}
+    if digits == Digits.mnist:
+        need_mnist(root, download)
+    from genaug.recipes import genint_colored_mnist
+
+    genint_colored_mnist.run(
+        out,
+        root=root,
+        digits=digits.value,
+        seeds=chosen_seeds,
+        download=download,
+        **{option: names for option, names in chosen.items() if names is not None},
+    )
+
+
+def _add_recipe(name: str, recipe: Recipe) -> None:
+    """A recipe's twin as a command; of one without a twin, hidden, what there is instead."""
+
+    @reproduce.command(
+        name,
+        help=f"{recipe.what}.",
+        epilog=f"Example: genaug reproduce {name} --twin --out runs/{name}",
+        hidden=not recipe.twin,
+    )
+    def reproduce_twin(
+        twin: Annotated[bool, typer.Option("--twin", help="At desk scale, on scikit-learn's digits.")] = False,
+        seeds: Seeds = "0,1,2",
+        out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs", name),
+    ) -> None:
+        if not (twin and recipe.twin):
+            ways = [f"its twin: genaug reproduce {name} --twin"] if recipe.twin else []
+            ways += [f"as far as it goes: {recipe.command}"] if recipe.command else []
+            lacks = f"lacks {recipe.lacks}; " if recipe.lacks else "has no command of this name; "
+            raise ValueError(f"{name} in full {lacks}{', or '.join(ways) or 'see genaug reproduce list'}")
+        chosen = integers(seeds, "--seeds") or ()
+        import importlib
+
+        importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}").TWIN.run(out, chosen)
+
+
+_WITH_COMMANDS = {command.name for command in reproduce.registered_commands}
+for _name, _recipe in RECIPES.items():
+    if _name not in _WITH_COMMANDS:
+        _add_recipe(_name, _recipe)

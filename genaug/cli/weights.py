@@ -1,0 +1,107 @@
+"""Commands for assets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genaug.cli.options import READABLE, assets
+
+
+@assets.command("list", epilog="Example: genaug assets list")
+def assets_list() -> None:
+    """Name every asset: its size, its licence, where it is now, and what it is."""
+    import shutil
+    import textwrap
+
+    from genaug.assets import ASSETS
+    from genaug.assets.store import EMBEDDED, where
+
+    columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
+    names = max(map(len, ASSETS))
+    margin = names + 42  # where the last column starts, if there is room for one: else it is below, indented
+    wide = columns - margin >= READABLE
+    indent = margin if wide else 2
+    typer.echo(f"{'name':<{names}} {'size':>9}  {'licence':<12}  {'where':<14}  {'what' if wide else ''}".rstrip())
+    for row in ASSETS.values():
+        path = where(row.name)
+        if path is None:
+            place = "missing" if row.embedded else "to be fetched" if row.pinned else "to be supplied"
+        else:
+            place = "embedded" if path.parent == EMBEDDED else "here"
+        size = row.size if path is None else path.stat().st_size
+        megabytes = "-" if size is None else f"{size / 1e6:.1f} MB"
+        what = textwrap.wrap(row.what, columns - indent, break_on_hyphens=False)
+        if place == "here":
+            what.append(str(path))
+        line = f"{row.name:<{names}} {megabytes:>9}  {row.licence:<12}  {place:<14}".ljust(margin if wide else 0)
+        typer.echo(f"\n{' ' * indent}".join([line + what[0], *what[1:]] if wide else [line.rstrip(), *what]))
+
+
+@assets.command("pull", epilog="Example: genaug assets pull vgg19")
+def assets_pull(name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")]) -> None:
+    """Fetch an asset now, check it, and print where its file is."""
+    from genaug.assets.store import pull
+
+    typer.echo(pull(name))
+
+
+@assets.command("verify", epilog="Example: genaug assets verify cgn-colored-mnist")
+def assets_verify(
+    name: Annotated[str | None, typer.Argument(help="By default every asset that is on this machine.")] = None,
+) -> None:
+    """Compare files with their checksums, and their tensors with the network that they are for; nothing is fetched."""
+    from genaug.assets import ASSETS
+    from genaug.assets.registry import AssetError, UnavailableAssetError
+    from genaug.assets.store import verify, where
+
+    where(next(iter(ASSETS)))  # a GENAUG_ASSETS that is no folder is to be said once
+    damaged, chosen = [], [name] if name else list(ASSETS)
+    names = max(map(len, chosen))
+    for asset in chosen:
+        try:
+            path = verify(asset)
+        except AssetError as error:
+            if name:
+                raise
+            damaged.append(asset)
+            typer.echo(f"{asset:<{names}}  DAMAGED   {error}")
+        else:
+            typer.echo(f"{asset:<{names}}  {'not here' if path is None else f'whole     {path}'}")
+    if damaged:
+        raise UnavailableAssetError(f"{len(damaged)} damaged: {', '.join(damaged)}")
+
+
+@assets.command("path", epilog="Example: genaug assets path cgn-colored-mnist")
+def assets_path(name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")]) -> None:
+    """Print where an asset's file is; it is fetched if it has to be."""
+    from genaug.assets import asset_path
+
+    typer.echo(asset_path(name))
+
+
+@assets.command("convert", epilog="Example: genaug assets convert colored_mnist_ckp.pth colored.safetensors")
+def assets_convert(
+    source: Annotated[Path, typer.Argument(help="The authors' file: .pth, .bin, .safetensors or .npz.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    kind: Annotated[str | None, typer.Option(help="Which network it is; by default found out.")] = None,
+) -> None:
+    """Turn the original authors' checkpoint, or GANSpace's directions, into safetensors; nothing in them is run."""
+    from genaug.assets.convert import convert
+
+    typer.echo(convert(source, target, kind))
+
+
+@assets.command("publish", epilog="Example: genaug assets publish cgn-colored-mnist me/cgn-colored-mnist --dry-run")
+def assets_publish(
+    name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub; made if it is new.")],
+    out: Annotated[Path, typer.Option(help="Where the weights and their card are put together.")] = Path("publish"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder and upload nothing.")] = False,
+) -> None:
+    """Upload an asset to the Hub as safetensors with a model card, and print the lines that pin it."""
+    from genaug.assets.publish import publish
+
+    typer.echo(publish(name, repo, folder=out / name, dry_run=dry_run))
