@@ -15,8 +15,9 @@ import typer
 from genaug.cli import pictures, rendering, evaluation, training, reproduction, weights  # isort: skip  # noqa: F401
 from genaug.cli.evaluation import SUITE_NAMES
 from genaug.cli.options import MNIST_VARIANTS, app, assets, reproduce, train
+from genaug.cli.training import TRAINING_ROWS
 
-__all__ = ["MNIST_VARIANTS", "SUITE_NAMES", "app", "assets", "main", "reproduce", "train"]
+__all__ = ["MNIST_VARIANTS", "SUITE_NAMES", "TRAINING_ROWS", "app", "assets", "main", "reproduce", "train"]
 
 # click's classes have moved into typer; this finds them in either place
 _UsageError = typer.BadParameter.__mro__[1]
