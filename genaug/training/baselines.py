@@ -194,8 +194,25 @@ class ColourPredictor(nn.Module):
 
 
 def colour_levels(images: Tensor, size: int) -> Tensor:
-    """Which of eight levels the mean of each field of the images has: (B, 3, H, W) uint8 -> (B, 3, size, size) 0..7."""
-    return (F.adaptive_avg_pool2d(images.float(), size) / (256 / LEVELS)).long().clamp_(max=LEVELS - 1)
+    """Which of eight levels each channel has at size x size places; -1 where it is black.
+
+    Black is no colour: else a coloured digit on black would have the predictor mostly tell where nothing is drawn.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        size: places along each side, to each of which the nearest pixel is taken.
+
+    Returns:
+        (B, 3, size, size) int64, -1..7.
+    """
+    pixels = F.interpolate(images.float(), size, mode="nearest-exact")
+    return torch.where(pixels > 0, (pixels / (256 / LEVELS)).long(), -1)
+
+
+def colour_loss(logits: Tensor, levels: Tensor) -> Tensor:
+    """Cross-entropy of (B, 8, 3, H, W) logits where the levels are not -1: mean over places, summed over channels."""
+    loss = F.cross_entropy(logits, levels, ignore_index=-1, reduction="sum")
+    return 3 * loss / (levels >= 0).sum().clamp(min=1)  # a batch may be black
 
 
 def fit_lntl(
@@ -213,11 +230,11 @@ def fit_lntl(
 
     A second network predicts the image's colours from the features after the second convolution; the classifier is
     trained to be right, to leave that network undecided (`negative_entropy`), and against its progress
-    (`reverse_gradient`). What it predicts is the image itself, averaged to the 16x16 places of the feature map, in
-    eight levels a channel: the same for one colour, for two and for textures. Features, levels and weights are those of
-    the released code, which is of coloured digits alone; CGN's paper does not say what it predicted elsewhere.
+    (`reverse_gradient`). What it predicts is the image itself at the 16x16 places of the feature map, in eight levels a
+    channel, black left out: the same for one colour, for two and for textures. Features, levels and weights are those
+    of the released code, which is of coloured digits alone; CGN's paper does not say what it predicted elsewhere.
     Classifier and predictor take one step together, where the released code takes two, by the optimiser of the other
-    rows.
+    rows, for few epochs instead of 100, and from random weights, where its script starts from a trained classifier.
 
     Args, returns and raises as `digit_classifier.fit_classifier`.
     """
@@ -240,7 +257,7 @@ def fit_lntl(
         return (
             F.cross_entropy(logits, labels[batch])
             + LNTL_ENTROPY * negative_entropy(undecided)
-            + 3 * F.cross_entropy(guessed, colour_levels(pixels, features.shape[-1]))  # the sum over the channels
+            + colour_loss(guessed, colour_levels(pixels, features.shape[-1]))
         )
 
     order = shuffled(len(labels), batch_size, epochs, seed=seed, device=device)

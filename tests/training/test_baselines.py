@@ -13,6 +13,7 @@ from genaug.training import baselines
 from genaug.training.baselines import (
     ENVIRONMENTS,
     colour_levels,
+    colour_loss,
     environments,
     fit_irm,
     fit_lntl,
@@ -149,13 +150,24 @@ def test_to_descend_negative_entropy_is_to_become_undecided() -> None:
     assert (logits.grad[0, 1:] < 0).all()
 
 
-def test_colour_levels_are_of_the_mean_of_each_field() -> None:
+def test_colour_levels_are_of_the_nearest_pixels_and_leave_out_black() -> None:
     images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    images[0, 0, :2, :2] = torch.tensor([[0, 64], [64, 128]])  # mean 64
+    images[0, 0, :2, :2] = torch.tensor([[255, 255], [255, 64]])  # the last is the one that stands for the four
     images[0, 1, 2:, 2:] = 255
     images[0, 2, :2, 2:] = 31
     levels = colour_levels(images, 2)
-    assert levels.tolist() == [[[[2, 0], [0, 0]], [[0, 0], [0, 7]], [[0, 0], [0, 0]]]]
+    assert levels.tolist() == [[[[2, -1], [-1, -1]], [[-1, -1], [-1, 7]], [[-1, 0], [-1, -1]]]]
+
+
+def test_the_loss_of_colours_leaves_out_black_and_sums_over_channels() -> None:
+    levels = torch.full((1, 3, 2, 2), -1)
+    logits = torch.zeros(1, 8, 3, 2, 2)
+    assert colour_loss(logits, levels) == 0  # all black
+    levels[0, 0, 0, 0], levels[0, 1, 0, 0] = 5, 2
+    logits[0, 5, 0, 0, 0] = math.log(7)  # probability 7 / 14 there, 1 / 8 in the other
+    assert colour_loss(logits, levels).item() == pytest.approx(3 * (math.log(2) + math.log(8)) / 2)
+    logits[0, :, 2] = 100 * torch.randn(8, 2, 2)  # where it is black nothing counts
+    assert colour_loss(logits, levels).item() == pytest.approx(3 * (math.log(2) + math.log(8)) / 2)
 
 
 def test_the_predictor_is_taught_the_colour_and_the_features_alone_to_hide_it(
