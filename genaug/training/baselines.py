@@ -84,17 +84,18 @@ def fit_irm(
 ) -> nn.Module:
     """Trains the digits' classifier by invariant risk minimisation (IRMv1; CGN, appendix C.4).
 
-    Every step takes as many images of each environment. The penalty's weight rises linearly from 0 to `weight`, and the
-    loss is divided by it where it is above 1, as Arjovsky et al. do. CGN's paper names no weight, and Arjovsky et al.
-    chose theirs by test accuracy too. 10 is the largest of 1, 10 and 100 with which training came about, by held-out
+    Every step takes as many images of each environment, whose halves give the penalty (`irm_penalty`, unbiased: the
+    square over a few images would mostly be noise). Its weight rises linearly from 0 to `weight`, and the loss is
+    divided by it where it is above 1, as Arjovsky et al. do. CGN's paper names no weight, and Arjovsky et al. chose
+    theirs by test accuracy too. 10 is the largest of 1, 10 and 100 with which training came about, by held-out
     training digits of the environments (`benchmarks/irm_weight.py` and its results; double-coloured, one seed); with
     100, DomainBed's default, accuracy stays below chance.
 
     Args:
-        environments: images (n, 3, 32, 32) uint8 and labels (n,) int64 of each, as the function of that name gives
-            them; an epoch ends with the smallest.
+        environments: images (n, 3, 32, 32) uint8 and labels (n,) int64 of each, as many, as the function of that name
+            gives them.
         seed: of the initial weights and of the order.
-        epochs: how often each image is seen.
+        epochs: how often each image is seen, but for those that an epoch's last step would lack.
         batch_size: images a step, of all environments together.
         weight: of the penalty at the end.
         device: where to train; the CPU by default.
@@ -105,27 +106,31 @@ def fit_irm(
         The trained classifier, in evaluation mode.
 
     Raises:
-        TypeError, ValueError: no environments, more of them than images in a batch, images that are no digits, or an
-            option out of its range.
+        TypeError, ValueError: no environments, more of them than pairs of images in a batch, environments of unequal
+            size, images that are no digits, or an option out of its range.
     """
     check_training(epochs, batch_size, dtype)
     check_number("weight", weight)
-    if not 0 < len(environments) <= batch_size:
-        raise ValueError(f"environments must be 1 to batch_size, {batch_size}, but got {len(environments)}")
+    if not 0 < len(environments) <= batch_size // 2:
+        raise ValueError(f"environments must be 1 to half of batch_size, {batch_size}, but got {len(environments)}")
     for images, labels in environments:
         check_images(images, labels)
+    sizes = [len(labels) for _, labels in environments]
+    if len(set(sizes)) > 1 or sizes[0] < 2:
+        raise ValueError(f"environments must have as many images each, at least two, but got {sizes}")
     device = torch.device(device or "cpu")
     model = initialised(MnistCNN, seed, device)
     there = [(x.to(device, memory_format=torch.channels_last), y.to(device)) for x, y in environments]
-    share = batch_size // len(there)
-    size = min(len(labels) for _, labels in there)
-    steps = -(-size // share)
+    size = sizes[0]
+    share = min(batch_size // len(there), size)
+    steps = size // share
 
     def together() -> Iterator[tuple[float, list[Tensor]]]:
         orders = [
             shuffled(size, share, epochs, seed=seed * len(there) + place, device=device) for place in range(len(there))
         ]
-        for step, batches in enumerate(zip(*orders, strict=True)):
+        whole = (batches for batches in zip(*orders, strict=True) if len(batches[0]) == share)
+        for step, batches in enumerate(whole):
             yield weight * step / (steps * epochs), list(batches)
 
     def loss(drawn: tuple[float, list[Tensor]]) -> Tensor:
@@ -137,7 +142,7 @@ def fit_irm(
         risks, penalties = [], []
         for answers, (_, labels), batch in parts:
             risks.append(F.cross_entropy(answers, labels[batch]))
-            penalties.append(irm_penalty(answers, labels[batch]))
+            penalties.append(irm_penalty(answers, labels[batch], unbiased=True))
         return (torch.stack(risks).mean() + now * torch.stack(penalties).mean()) / max(1.0, now)
 
     descend(model, together(), loss, steps=steps * epochs, drops=epochs, description=description)

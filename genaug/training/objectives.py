@@ -125,7 +125,7 @@ class MultiHeadLoss(nn.Module):
         return f"label_smoothing={self.label_smoothing}" if self.label_smoothing else ""
 
 
-def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
+def irm_penalty(logits: Tensor, labels: Tensor, *, unbiased: bool = False) -> Tensor:
     """The penalty of invariant risk minimisation, IRMv1 (Arjovsky et al. 2019, section 3.1), of one environment.
 
     The squared derivative of the mean cross entropy with respect to a number that multiplies all logits, where it is 1.
@@ -135,23 +135,27 @@ def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, num_classes); or (B,) of two classes, of which the sigmoid is class 1's probability, as
             `binary_cross_entropy_with_logits` takes them. Two logits (0, z) are the same as one logit z.
         labels: (B,) int64; with logits (B,), 0 and 1.
+        unbiased: for a batch of an environment: its square is above the environment's by the variance of a mean of so
+            few images, so that the product of two halves' derivatives stands for it. It may be below 0.
 
     Returns:
-        A scalar, at least 0; its gradient reaches the logits.
+        A scalar; its gradient reaches the logits.
 
     Raises:
-        ValueError: the shapes do not match, or there are no images.
+        ValueError: the shapes do not match, or there are no images, or too few to halve.
     """
-    if logits.ndim not in (1, 2) or labels.shape != logits.shape[:1] or not len(labels):
+    few = 2 if unbiased else 1
+    if logits.ndim not in (1, 2) or labels.shape != logits.shape[:1] or len(labels) < few:
         raise ValueError(
-            "logits must be (B, num_classes) or (B,) and labels (B,), B at least 1, but got "
+            f"logits must be (B, num_classes) or (B,) and labels (B,), B at least {few}, but got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     if logits.ndim == 1:
         logits = torch.stack([torch.zeros_like(logits), logits], dim=1)
     expected = (logits.softmax(dim=1) * logits).sum(dim=1)
     own = logits.gather(1, labels[:, None])[:, 0]
-    return (expected - own).mean().square()
+    slopes = expected - own
+    return slopes[::2].mean() * slopes[1::2].mean() if unbiased else slopes.mean().square()
 
 
 def _mean(losses: Tensor, chosen: Tensor) -> Tensor:

@@ -230,11 +230,27 @@ def test_the_penaltys_weight_rises_linearly_from_nothing(
     assert weights == [0.0, 2.0, 4.0, 6.0]
 
 
+def test_an_image_that_is_left_of_an_epoch_takes_no_step(
+    monkeypatch: pytest.MonkeyPatch, digits: DoubleColoredMNIST
+) -> None:
+    """The penalty needs two halves."""
+    sizes: list[int] = []
+
+    def noting(model: Any, batches: Any, loss: Any, *, steps: int, **_: Any) -> None:
+        sizes.extend(len(batch) for _, pair in batches for batch in pair)
+        assert len(sizes) == 2 * steps
+
+    monkeypatch.setattr(baselines, "descend", noting)
+    there = [(digits.images(range(9)), digits.targets[:9])] * 2
+    fit_irm(there, seed=0, epochs=2, batch_size=8)
+    assert sizes == [4] * 8
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"environments": []}, ValueError, "environments must be 1 to batch_size, 64, but got 0"),
-        ({"batch_size": 1}, ValueError, "environments must be 1 to batch_size, 1, but got 2"),
+        ({"environments": []}, ValueError, "environments must be 1 to half of batch_size, 64, but got 0"),
+        ({"batch_size": 3}, ValueError, "environments must be 1 to half of batch_size, 3, but got 2"),
         ({"weight": -1.0}, ValueError, "weight must be at least 0 and finite, but got -1.0"),
         ({"epochs": 0}, ValueError, "epochs and batch_size must be at least 1, got 0 and 64"),
         ({"dtype": torch.float16}, ValueError, "dtype must be torch.float32 or torch.bfloat16"),
@@ -247,6 +263,12 @@ def test_bad_input_to_irm_is_named(
     options: dict[str, Any] = {"environments": [one, one], "seed": 0} | change
     with pytest.raises(error, match=message):
         fit_irm(options.pop("environments"), **options)
+
+
+def test_environments_of_unequal_size_are_refused(digits: DoubleColoredMNIST) -> None:
+    there = [(digits.images(range(size)), digits.targets[:size]) for size in (4, 6)]
+    with pytest.raises(ValueError, match=r"environments must have as many images each, at least two, but got \[4, 6\]"):
+        fit_irm(there, seed=0)
 
 
 def test_bad_input_to_the_others_is_named(digits: DoubleColoredMNIST) -> None:

@@ -126,6 +126,23 @@ def test_the_penalty_of_irm_is_the_squared_derivative_in_a_multiplier_of_the_log
     assert float(irm_penalty(many, classes)) == pytest.approx(float(slope) ** 2)
 
 
+def test_the_unbiased_penalty_is_the_product_of_two_halves_derivatives() -> None:
+    # the derivatives of its images are 0, -1/4 log 3 and 3/4 log 3: (0 + 3/4) / 2 times -1/4
+    log3 = math.log(3)
+    assert float(irm_penalty(LOGITS, LABELS, unbiased=True)) == pytest.approx(0.375 * -0.25 * log3**2)
+
+
+def test_over_batches_the_unbiased_penalty_has_the_environments_mean() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.tensor([0.0, math.log(3)], dtype=torch.float64).expand(40_000, 2)
+    labels = (torch.rand(40_000, generator=draw) < 0.75).long()  # calibrated: of all, the penalty is next to nothing
+    pairs = [(logits[start : start + 4], labels[start : start + 4]) for start in range(0, 40_000, 4)]
+    biased, unbiased = (
+        torch.stack([irm_penalty(*pair, unbiased=way) for pair in pairs]).mean() for way in (False, True)
+    )
+    assert abs(float(unbiased)) < 0.003 < 0.05 < float(biased)
+
+
 def test_one_logit_of_two_classes_has_the_penalty_of_binary_cross_entropy() -> None:
     log3 = math.log(3)
     assert float(irm_penalty(torch.tensor([log3]), torch.tensor([1]))) == pytest.approx((0.25 * log3) ** 2)
@@ -168,6 +185,7 @@ def test_the_penalty_of_irm_is_nothing_where_confidence_is_calibrated_and_it_has
         ),
         (lambda: GenIntLoss()(LOGITS, LABELS[:2]), ValueError, r"but got \(3, 2\), \(2,\) and \(2,\)"),
         (lambda: irm_penalty(LOGITS, LABELS[:2]), ValueError, r"but got \(3, 2\) and \(2,\)"),
+        (lambda: irm_penalty(LOGITS[:1], LABELS[:1], unbiased=True), ValueError, "B at least 2, but got"),
         (lambda: irm_penalty(LOGITS[:0], LABELS[:0]), ValueError, r"B at least 1, but got \(0, 2\) and \(0,\)"),
         (lambda: MultiHeadLoss()(LOGITS, LABELS), TypeError, r"with an 'ensemble'.* but got Tensor"),
         (lambda: MultiHeadLoss()({"shape": LOGITS}, LABELS), TypeError, "but got a mapping of shape"),
