@@ -23,6 +23,11 @@ SHORTEST_BEAT = 0.25  # seconds between beats
 LEAST_RISE = 3.0  # decibels within 10 ms: what even noise does not reach by chance
 
 
+def moves(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name is a moving picture, as its suffix says: .gif or .mp4."""
+    return Path(path).suffix.lower() in (".gif", ".mp4")
+
+
 def save_video(
     path: str | os.PathLike[str],
     frames: Tensor | Iterable[Tensor],
@@ -34,8 +39,8 @@ def save_video(
 
     Args:
         path: ends in .gif or .mp4. Where ffmpeg is not installed, an .mp4 becomes a .gif of the same name.
-        frames: (N, 3, H, W) uint8, N at least 1; or such batches one after the other, so that a long film need not lie
-            in memory.
+        frames: (N, 3, H, W) uint8, N at least 1; or such batches one after the other, so that a long .mp4 need not lie
+            in memory, as a .gif does.
         rate: frames a second.
         music: a .wav to lay under an .mp4; a GIF is silent.
 
@@ -43,19 +48,23 @@ def save_video(
         The file that was written, whose suffix says what it became.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or no frames.
         RuntimeError: ffmpeg failed; the message is its own.
         OSError: the folder cannot be written.
     """
     path = Path(path)
-    if path.suffix not in (".gif", ".mp4"):
+    if not moves(path):
         raise ValueError(f"a moving picture's name must end in .gif or .mp4, but got {path.name!r}")
     batches = iter([frames] if isinstance(frames, Tensor) else frames)
     pixels = (frame.permute(1, 2, 0).contiguous().numpy() for batch in batches for frame in batch.cpu())
-    if path.suffix == ".mp4" and shutil.which("ffmpeg"):
+    if (first := next(pixels, None)) is None:
+        raise ValueError("frames must hold at least one, but got none")
+    pixels = chain([first], pixels)
+    if path.suffix.lower() == ".mp4" and shutil.which("ffmpeg"):
         _save_mp4(path, pixels, rate, music)
         return path
-    path = path.with_suffix(".gif")
+    if path.suffix.lower() == ".mp4":
+        path = path.with_suffix(".gif")
     from PIL import Image
 
     pictures = map(Image.fromarray, pixels)
@@ -147,17 +156,21 @@ def beats(samples: Tensor, rate: int) -> Tensor:
 
 
 def keep_step(times: Sequence[float], beats: Sequence[float]) -> list[float]:
-    """Where a walk is at each time: at 0 at first, at k at the k-th beat; fastest right after a beat.
+    """Where a walk is at each time: at 0 at first, a point further at every beat; fastest right after a beat.
 
     Args:
         times: in seconds, rising from 0.
-        beats: in seconds, rising; before the first and after the last the walk goes on at their pace.
+        beats: in seconds, rising, a quarter of a second apart or more. Where the music has none, before the first and
+            after the last, the walk goes on at the mean pace of those that there are, or at two a second.
 
     Returns:
         Positions, rising.
     """
-    marks = [0.0, *(beat for beat in beats if beat > 0)]
+    marks = [beat for beat in beats if beat >= SHORTEST_BEAT]
     pace = (marks[-1] - marks[0]) / (len(marks) - 1) if len(marks) > 1 else 0.5
+    while marks and marks[0] - pace >= SHORTEST_BEAT:
+        marks.insert(0, marks[0] - pace)
+    marks.insert(0, 0.0)
     while marks[-1] <= times[-1]:
         marks.append(marks[-1] + pace)
     positions, at = [], 0

@@ -78,6 +78,26 @@ def test_a_walk_that_keeps_step_is_at_point_k_at_beat_k_and_fastest_right_after(
         assert steps[beat] > 5 * steps[beat - 2]
 
 
+def test_beats_are_filled_in_at_their_own_pace_where_the_music_has_none() -> None:
+    """An intro without a beat is walked through, and what comes before the first has no part in the pace after it."""
+    times = [i / 100 for i in range(1300)]
+    where = keep_step(times, [10.0, 10.5, 11.0])
+    assert [where[i] for i in (50, 100, 1000, 1050, 1100, 1150, 1200)] == pytest.approx(
+        [1, 2, 20, 21, 22, 23, 24], abs=1e-6
+    )
+
+
+def test_a_beat_at_once_does_not_set_the_pace() -> None:
+    assert keep_step([0.0, 0.5, 1.0, 10.0], [0.02]) == pytest.approx([0, 1, 2, 20])
+
+
+def test_a_film_of_nothing_is_refused(tmp_path: Path) -> None:
+    for name in ("walk.gif", "walk.mp4"):
+        with pytest.raises(ValueError, match="frames must hold at least one, but got none"):
+            save_video(tmp_path / name, [])
+        assert not (tmp_path / name).exists()
+
+
 def test_without_beats_a_walk_goes_on_at_an_even_pace() -> None:
     where = keep_step([0.0, 0.5, 1.0, 1.5], [])
     assert where == pytest.approx([0, 1, 2, 3])

@@ -292,6 +292,9 @@ def _complaint(config: Any) -> str | None:
     for layer in layers:
         if not (isinstance(layer, list) and len(layer) == 3 and all(whole(part, 64) for part in layer[1:])):
             return f"each of layers must be [upsamples, channels in, channels out], got {layer!r:.40}"
+    size = 4 * 2 ** sum(bool(layer[0]) for layer in layers)
+    if config.get("output_dim") != size:
+        return f"output_dim must be {size}, which its layers come to, got {config.get('output_dim')!r:.40}"
     position, eps = config.get("attention_layer_position"), config.get("eps")
     if type(position) is not int:
         return f"attention_layer_position must be a whole number, got {position!r:.40}"

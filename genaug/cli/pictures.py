@@ -130,8 +130,10 @@ def walk(
     if counterfactual:
         from genaug.recipes import interpolations
 
-        tell_written(out, interpolations.walk(name, out, music=music, points=8 if points is None else points, **common))
+        points = 8 if points is None else points
+        tell_written(out, interpolations.walk(generator, out, music=music, points=points, **common))
         return
+    del generator  # the recipe calls the picture by its name, and loads it again
     from genaug.recipes import samples
 
     written = samples.walk(

@@ -47,8 +47,6 @@ class CounterfactualDataset(GeneratedDataset):
             than the price of blending. They lie as uint8 on the device, 7 bytes a pixel and entry, each made when it
             is first drawn, by each worker for itself: `num_workers=0` is the fastest. By default each sample has noise
             of its own.
-        mask_jitter: how far each sample's mask is turned, stretched, slanted and moved before it is composed, so that
-            fewer masks show more shapes: at 1 by up to 15 degrees, 15% a side, 0.15 and 1/16 of the side, drawn evenly.
         device: where images are made and returned; the CPU by default.
         dtype: floating-point type of the generator; float32 by default.
         batch_size: the most images in one generator call: bounds memory, does not change the images.
@@ -59,6 +57,8 @@ class CounterfactualDataset(GeneratedDataset):
             numbered without end, and sample i draws from the `pool` of them that begin at i // 64 * refresh * pool, of
             samples that share a shape the first one's i; so it is a function of (seed, i) still. Read in order (samples
             are independent as they are): a shuffled order asks for entries that have left the pool.
+        mask_jitter: how far each sample's mask is turned, stretched, slanted and moved before it is composed, so that
+            fewer masks show more shapes: at 1 by up to 15 degrees, 15% a side, 0.15 and 1/16 of the side, drawn evenly.
         shared_noise: whether the three mechanisms share the shape's noise, as in the released code for ImageNet, and
             only their labels differ. By default each has its own, as in the paper (section 3.1).
 
@@ -79,7 +79,6 @@ class CounterfactualDataset(GeneratedDataset):
         classes: Sequence[int] | Mapping[str, Sequence[int] | int | None] | None = None,
         truncation: float = 1.0,
         pool: int | None = None,
-        mask_jitter: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         batch_size: int = 64,
@@ -88,6 +87,7 @@ class CounterfactualDataset(GeneratedDataset):
         output: str = "tensor",
         *,
         refresh: float = 0.0,
+        mask_jitter: float = 0.0,
         shared_noise: bool = False,
     ) -> None:
         check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)

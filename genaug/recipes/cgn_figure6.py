@@ -116,7 +116,7 @@ def run(
             _write(file, settings, runs)
     results = _write(file, settings, runs)
     model = BetaVAE()
-    model.load_state_dict(torch.load(folder / f"biased-{seeds[0]}.pt", weights_only=True))
+    model.load_state_dict(torch.load(folder / f"biased-{seeds[0]}.pt", map_location="cpu", weights_only=True))
     picture = folder / "cgn-figure6.png"
     bits = runs["biased", seeds[0]]["bits"]
     draw(model.eval(), {name: data["test", name] for name in TRAININGS}, bits, picture)

@@ -36,6 +36,7 @@ from genaug.files import writable_folder
 from genaug.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.training import cgn_miniature
 from genaug.training.cgn import EVERY, Pretrained, Settings, from_assets, measure, settings_as, train
+from genaug.training.processes import processes
 
 WHAT = "this recipe"
 KEYS = ("row", "seed")  # of a run
@@ -96,7 +97,8 @@ def run(
 
     Returns:
         What results.json holds: "settings"; "runs", one a row and seed with what `measure` found and circumstances;
-        "summary", mean and standard deviation (None for one run); "published".
+        "summary", mean and standard deviation (None for one run); "published". Of `torchrun`'s processes the first
+        has the figures and writes them.
 
     Raises:
         ValueError: an unknown row, no seeds, or settings other than those of the results in `out`.
@@ -148,14 +150,17 @@ def _row(
         every = cgn_miniature.EVERY if tiny else EVERY
         found = train(folder, settings=settings, start=start, device=device, every=every)
         about = {key: found[key] for key in ("device", "threads", "torch", "genaug")}
-        # of all calls together, if it was cut off
-        return {**found["end"], "seconds": found["training_seconds"], **about}
+        # of torchrun's processes the first alone measures; seconds are of all calls together, if it was cut off
+        return {**(found["end"] or {}), "seconds": found["training_seconds"], **about}
     began = time.perf_counter()
-    where = torch.device(device or "cpu")
-    with torch.random.fork_rng(devices=[]):
-        pretrained = start(where)
-    pretrained.cgn.to(where).eval()
-    return {**measure(pretrained, settings, target=True), **circumstances(began, where)}
+    with processes(device) as world:
+        figures = {}
+        if world.rank == 0:
+            with torch.random.fork_rng(devices=[]):
+                pretrained = start(world.device)
+            pretrained.cgn.to(world.device).eval()
+            figures = measure(pretrained, settings, target=True)
+        return {**figures, **circumstances(began, world.device)}
 
 
 def _results(settings: dict[str, Any], runs: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug.arguments import check_choice
+from genaug.arguments import check_choice, check_device
 from genaug.assets import asset_path
 from genaug.assets.hub import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
@@ -57,7 +57,17 @@ from genaug.models.mnist_cnn import NormalisedMnistCNN
 from genaug.progress import progress
 from genaug.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.training import plain_gan
-from genaug.training.baselines import ENVIRONMENTS, EPOCHS, environments, fit_irm, fit_lntl
+from genaug.training.baselines import (
+    ENVIRONMENTS,
+    EPOCHS,
+    IRM_WEIGHT,
+    LEVELS,
+    LNTL_ENTROPY,
+    LNTL_REVERSAL,
+    environments,
+    fit_irm,
+    fit_lntl,
+)
 from genaug.training.digit_classifier import fit_classifier, fit_normalised, shuffled
 
 GENERATED = ("cgn", "mixed", "best")  # rows that need the CGN's weights
@@ -68,6 +78,16 @@ BEST_POOL, BEST_JITTER = 30_000, 1.0
 BATCH = 64
 WHAT = "this recipe"
 KEYS = ("row", "variant", "seed")  # of a run
+# what no option changes, but another version of the package may: its results do not mix with these
+CONSTANTS: dict[str, Any] = {
+    "gan_steps": plain_gan.STEPS,
+    "baseline_epochs": EPOCHS,
+    "irm": [IRM_WEIGHT, "unbiased"],
+    "lntl": [LNTL_ENTROPY, LNTL_REVERSAL, LEVELS, "black left out"],
+    "best_images": BEST_IMAGES,
+    "best_pool": BEST_POOL,
+    "best_mask_jitter": BEST_JITTER,
+}
 
 _IRM = {"colored": 59.8, "double-colored": 67.7, "wildlife": 11.3}
 _LNTL = {"colored": 81.8, "double-colored": 69.9, "wildlife": 11.5}
@@ -160,8 +180,9 @@ def run(
         "pool": pool,
         "checkpoint": None if checkpoint is None else os.fspath(checkpoint),
         "dtype": str(dtype).removeprefix("torch."),
+        **CONSTANTS,
     }
-    device = torch.device(device or "cpu")
+    device = check_device("device", device)
     file = Path(out) / "results.json"
     runs = read_runs(file, WHAT, settings, KEYS)
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_classes, check_integer, check_truncation
 from genaug.datasets.counterfactual import FACTORS, noise_for
-from genaug.files import writable_folder
+from genaug.files import one_line, writable_folder
 from genaug.generators.images import to_uint8
 from genaug.interventions.sampling import integers
 from genaug.interventions.steering import generator_device
 from genaug.plotting import save_sheet
 from genaug.progress import progress
 from genaug.recipes.samples import AT_ONCE, found_generator, made_parts, save_image
-from genaug.video import RATE, beats, keep_step, read_wav, save_video
+from genaug.video import RATE, beats, keep_step, moves, read_wav, save_video
 
 OVER = (*FACTORS, "all")
 BETWEEN = ("classes", "noises", "both")
@@ -74,30 +74,36 @@ class Way:
         known = torch.tensor(check_classes(classes, generator.num_classes))
         places = torch.arange(points)
         drawn = known[integers(seed, places, len(known), "class")] if classes is None else known[places % len(known)]
-        shares = nn.functional.one_hot(drawn, generator.num_classes).float()
+        self.mixes = between != "noises"  # classes, which the generator is then given as shares
+        shares = nn.functional.one_hot(drawn, generator.num_classes).float() if self.mixes else drawn
         self.labels, self.noise, self.classes = [], [], drawn.tolist()
         for factor in FACTORS:
-            moves = over in (factor, "all")
+            changes = over in (factor, "all")
             fixed = torch.zeros_like(places)
-            drawn_at = places if moves and between != "classes" else fixed
+            drawn_at = places if changes and between != "classes" else fixed
             self.noise.append(noise_for(generator, seed, drawn_at, factor, truncation))
-            self.labels.append(shares[places if moves and between != "noises" else fixed])
+            self.labels.append(shares[places if changes and self.mixes else fixed])
 
     def at(self, positions: Sequence[float]) -> dict[str, Tensor]:
         """The parts, and what they compose, at these positions: (N, 1 or 3, H, W) floats in [-1, 1], on the CPU."""
-        device = generator_device(self.generator)
-        parts: dict[str, list[Tensor]] = {}
-        for begin in range(0, len(positions), AT_ONCE):
-            where = torch.tensor(positions[begin : begin + AT_ONCE], dtype=torch.float64)
-            count = len(self.classes)
-            start = where.floor().long()
-            share = (where - start)[:, None].float()
-            start, end = start % count, (start + 1) % count
-            noise = [spherical(z[start], z[end], share).to(device) for z in self.noise]
-            labels = [torch.lerp(y[start], y[end], share.expand(-1, y.shape[1])).to(device) for y in self.labels]
-            for name, part in made_parts(self.generator, noise, labels, self.truncation).items():
-                parts.setdefault(name, []).append(part)
-        return {name: torch.cat(part) for name, part in parts.items()}
+        device, count = generator_device(self.generator), len(self.classes)
+        where = torch.tensor(positions, dtype=torch.float64)
+        start = where.floor().long()
+        share = (where - start)[:, None].float()
+        start, end = start % count, (start + 1) % count
+        noise = [spherical(z[start], z[end], share).to(device) for z in self.noise]
+        if not self.mixes:
+            return made_parts(self.generator, noise, [y[start].to(device) for y in self.labels], self.truncation)
+        labels = [torch.lerp(y[start], y[end], share.expand(-1, y.shape[1])).to(device) for y in self.labels]
+        try:
+            return made_parts(self.generator, noise, labels, self.truncation)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise TypeError(
+                "between classes the generator is given labels (B, num_classes), the share of each class; this one may "
+                f"take labels (B,) alone, which do for interpolate(between='noises') ({one_line(error)})"
+            ) from error
 
 
 def interpolate(
@@ -116,7 +122,8 @@ def interpolate(
     """Draws what lies between images: noises along an arc, classes by mixing their embeddings.
 
     Args:
-        generator: a counterfactual one: a name from `genaug assets list`, a converted checkpoint, or a module.
+        generator: a counterfactual one: a name from `genaug assets list`, a converted checkpoint, or a module, which
+            between classes has to take labels (B, num_classes), the share of each class.
         out: a picture such as .png: a column a step, a row a part. A .gif or .mp4: the same in time, forth and back.
             A name without suffix: a folder of frames, 0000.png and so on, of the composed images alone.
         over: the mechanism that changes: "shape", "texture", "background" or "all"; the others stay as they are.
@@ -132,7 +139,7 @@ def interpolate(
         The file or folder that was written; without ffmpeg, an .mp4 becomes a .gif.
 
     Raises:
-        TypeError: the generator has no mechanisms.
+        TypeError: the generator has no mechanisms, or takes no shares of classes.
         ValueError: another argument is out of its range.
         genaug.AssetError: the generator cannot be had.
         OSError: `out` cannot be written.
@@ -150,7 +157,7 @@ def interpolate(
     title += f", over {over if over != 'all' else 'shape, texture and background'}"
     if not suffix:
         save_frames(out, parts["counterfactual"])
-    elif suffix in (".gif", ".mp4"):
+    elif moves(out):
         frames = enlarged(parts["counterfactual"])
         return save_video(out, torch.cat([frames, frames.flip(0)[1:-1]]))
     else:
@@ -198,7 +205,7 @@ def walk(
     """
     check_integer("points", points, 2)
     check_truncation(truncation)
-    if Path(out).suffix not in (".gif", ".mp4"):
+    if not moves(out):
         raise ValueError(f"out must end in .gif or .mp4, but got {Path(out).name!r}")
     if music is None:
         count = round(points * STRIDE * RATE)

@@ -27,6 +27,7 @@ from genaug.interventions.sampling import integers, truncated_normal
 from genaug.interventions.steering import as_input, evaluating, generator_device, intervene
 from genaug.plotting import save_animation, save_sheet
 from genaug.progress import progress
+from genaug.video import moves
 
 ROWS = 5  # classes of a sheet, unless they are named
 STEPS = 9  # columns of a walk's sheet
@@ -137,7 +138,7 @@ def walk(
         if most > len(found):
             raise ValueError(f"components must be below {len(found)}, which {directions} has, but got {most - 1}")
     known = torch.tensor(check_classes(classes, network.num_classes))
-    animated = Path(out).suffix in (".gif", ".mp4")
+    animated = moves(out)
     count = ROWS if animated else 1
     z = truncated_normal(seed, torch.arange(count), network.z_dim, "noise") * truncation
     labels = known[integers(seed, torch.arange(count), len(known), "class")]
@@ -182,16 +183,22 @@ def made_parts(
 
     A generator with `parts` shows its pre-mask, too, as the figures of CGN's appendix do.
     """
-    shown: dict[str, Tensor] = {}
-    if hasattr(generator, "parts"):
-        premask, mask, texture, background = generator.parts(noise, labels, truncation)
-        shown["pre-mask"] = premask
-    else:
-        mask, texture, background = generator.mechanisms(noise, labels, truncation)
-    mask, texture, background = mask.float(), texture.float(), background.float()
-    shown |= {"mask": mask * 2 - 1, "texture": texture, "background": background}
-    shown["counterfactual"] = compose(mask, texture, background)
-    return {name: part.float().cpu() for name, part in shown.items()}
+    made: dict[str, list[Tensor]] = {}
+    chunks = [[part.split(AT_ONCE) for part in parts] for parts in (noise, labels)]
+    with evaluating(generator):
+        for z, y in zip(zip(*chunks[0], strict=True), zip(*chunks[1], strict=True), strict=True):
+            shown: dict[str, Tensor] = {}
+            if hasattr(generator, "parts"):
+                premask, mask, texture, background = generator.parts(z, y, truncation)
+                shown["pre-mask"] = premask
+            else:
+                mask, texture, background = generator.mechanisms(z, y, truncation)
+            mask, texture, background = mask.float(), texture.float(), background.float()
+            shown |= {"mask": mask * 2 - 1, "texture": texture, "background": background}
+            shown["counterfactual"] = compose(mask, texture, background)
+            for name, part in shown.items():
+                made.setdefault(name, []).append(part.float().cpu())
+    return {name: torch.cat(part) for name, part in made.items()}
 
 
 def _signed(number: float) -> str:

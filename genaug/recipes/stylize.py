@@ -21,7 +21,7 @@ from genaug.recipes.interpolations import Way, found_counterfactual
 from genaug.recipes.samples import save_image
 from genaug.transforms.style_transfer import CONTENT_LAYER, STYLE_LAYERS, gatys
 from genaug.transforms.vgg import load_encoder
-from genaug.video import save_video
+from genaug.video import moves, save_video
 
 SMALLEST = 16  # pixels a side of what can be stylised
 
@@ -70,13 +70,13 @@ def run(
     check_integer("frames", frames, 2)
     check_truncation(truncation)
     picture = v2.pil_to_tensor(open_image(image))
-    if Path(out).suffix != ".mp4" and Path(out).suffix not in Image.registered_extensions():
+    moving = moves(out)
+    if not moving and Image.registered_extensions().get(Path(out).suffix.lower()) not in Image.SAVE:
         raise ValueError(f"a picture's name must end in its format, such as .png, but got {os.fspath(out)!r}")
     found, _, place = found_counterfactual(generator, device)
     check_classes([label], found.num_classes)
     vgg = load_encoder(network, ("vgg19",), max(STYLE_LAYERS, CONTENT_LAYER), reflect=False).to(place)
     content = v2.resize(picture, [size], antialias=True).float()[None].to(place) / 255
-    moving = Path(out).suffix in (".gif", ".mp4")
     points = 3 if moving else 1
     way = Way(found, points, over="texture", between="noises", classes=[label], seed=seed, truncation=truncation)
     positions = [i * points / frames for i in range(frames)] if moving else [0.0]

@@ -34,7 +34,7 @@ from genaug.evaluation.generation_quality import generation_quality
 from genaug.files import digest, writable_folder
 from genaug.generators.cgn import CGN
 from genaug.generators.images import to_uint8
-from genaug.interventions.composition import MASK_RANGE, compose
+from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, truncated_normal, uniform
 from genaug.progress import progress
 from genaug.records import circumstances, write_results
@@ -342,19 +342,24 @@ def losses(found: Pretrained, draws: Draws, settings: Settings) -> dict[str, Ten
     return _forward(found, draws, settings)[1]
 
 
-def _forward(found: Pretrained, draws: Draws, settings: Settings) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-    """Composites and targets, and their losses."""
-    cgn = found.cgn
-    z, labels, truncation = draws.z, draws.labels, settings.truncation
-    without, device = set(settings.without), z.device.type
-    cast = torch.autocast(device, torch.bfloat16, enabled=settings.dtype == "bfloat16")
+def _cast(settings: Settings, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16")
+
+
+@torch.no_grad()
+def _target(found: Pretrained, draws: Draws, settings: Settings) -> Tensor:
+    """What BigGAN makes, (B, 3, H, W) in [-1, 1]."""
+    with _cast(settings, draws.z.device):
+        return found.cgn.biggan_GT(draws.z, draws.labels, settings.truncation).float()
+
+
+def _forward(found: Pretrained, draws: Draws, settings: Settings) -> tuple[Tensor, dict[str, Tensor]]:
+    """Composites and their losses."""
+    cgn, without, cast = found.cgn, set(settings.without), _cast(settings, draws.z.device)
+    target = _target(found, draws, settings)
     with cast:
-        with torch.no_grad():
-            target = cgn.biggan_GT(z, labels, truncation).float()
-        parts = cgn.parts(z, labels, truncation)
-    # again, since bfloat16 rounds 0.9999 to 1, whose entropy is not a number
-    mask = parts.mask.float().clamp(*MASK_RANGE)
-    texture, background = parts.texture.float(), parts.background.float()
+        parts = cgn.parts(draws.z, draws.labels, settings.truncation)
+    mask, texture, background = parts.mask, parts.texture.float(), parts.background.float()
     composite = compose(mask, texture, background)
     terms: dict[str, Tensor] = {}
     if "rec" not in without:
@@ -377,7 +382,7 @@ def _forward(found: Pretrained, draws: Draws, settings: Settings) -> tuple[tuple
         with cast:
             saliency = cgn.saliency(parts.background)
         terms["saliency"] = settings.saliency_weight * saliency.float().mean()
-    return (composite, target), {**terms, "mask": mask.detach().mean()}
+    return composite, {**terms, "mask": mask.detach().mean()}
 
 
 class _Loop:
@@ -451,11 +456,14 @@ def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> d
     parts = torch.arange(settings.measured).split(_MEASURED_AT_ONCE)
     for indices in progress(parts, description="measuring the CGN", unit="batch"):
         draws = Draws.of(found.cgn, settings, indices, "measured", device)
-        images, terms = _forward(found, draws, settings)
-        names = ("mask", "entropy", "l1", "texture", "saliency")
-        sums += len(indices) * torch.stack([terms[name].double().cpu() for name in names])
+        if target:
+            images = _target(found, draws, settings)
+        else:
+            images, terms = _forward(found, draws, settings)
+            names = ("mask", "entropy", "l1", "texture", "saliency")
+            sums += len(indices) * torch.stack([terms[name].double().cpu() for name in names])
         if found.score is not None:
-            kept.append(to_uint8(images[target]).cpu())
+            kept.append(to_uint8(images).cpu())
     names = ("mask", "entropy", "distance", "texture", "saliency")
     result = {} if target else dict(zip(names, (sums / settings.measured).tolist(), strict=True))
     if found.score is not None:

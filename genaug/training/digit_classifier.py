@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genaug.arguments import check_device
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
 from genaug.progress import progress
@@ -61,7 +62,7 @@ def fit_classifier(
     """
     check_images(images, labels)
     check_training(epochs, batch_size, dtype, steps)
-    device = torch.device(device or "cpu")
+    device = check_device("device", device)
     model = initialised(network, seed, device)
     images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
 
@@ -151,7 +152,7 @@ def fit_normalised(
         ValueError: an option out of its range.
     """
     check_training(steps, 1, dtype)
-    device = torch.device(device or "cpu")
+    device = check_device("device", device)
     model = initialised(network, seed, device)
     optimizer = torch.optim.Adam(model.parameters(), ADAM)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

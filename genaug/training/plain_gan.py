@@ -77,6 +77,9 @@ def train(
     device = check_device("device", device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":  # all draws but dropout's are made on the CPU
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         generator = PlainGenerator().to(device).to(memory_format=torch.channels_last)
         discriminator = TwoDiscriminators().to(device)
         average = copy.deepcopy(generator).requires_grad_(False)

@@ -75,6 +75,7 @@ def test_counters_of_batches_may_be_missing(source: Path, tmp_path: Path) -> Non
 
 TINY = {
     **BIGGAN_CONFIGS[256],
+    "output_dim": 64,
     "z_dim": 4,
     "channel_width": 8,
     "num_classes": 5,
@@ -82,7 +83,7 @@ TINY = {
     "layers": BIGGAN_CONFIGS[256]["layers"][:8],
     "attention_layer_position": 1,
 }
-SMALLEST = {**TINY, "layers": TINY["layers"][:1], "attention_layer_position": 0}
+SMALLEST = {**TINY, "output_dim": 4, "layers": TINY["layers"][:1], "attention_layer_position": 0}
 
 
 def random_state(kind: str, config: dict[str, object] | None = None) -> dict[str, torch.Tensor]:
@@ -138,6 +139,8 @@ def test_the_layout_of_biggan_is_that_of_the_package(size: int) -> None:
         (json.dumps({**TINY, "layers": 3}), "layers must be a list of 1 to 64"),
         (json.dumps({**TINY, "layers": [[True, 1, 1]] * 65}), "layers must be a list of 1 to 64"),
         (json.dumps({**TINY, "layers": [[True, 1, 2 * 10**10]]}), "each of layers must be"),
+        (json.dumps({**TINY, "output_dim": 128}), "output_dim must be 64, which its layers come to, got 128"),
+        (json.dumps({**TINY, "output_dim": None}), "output_dim must be 64, which its layers come to, got None"),
         (json.dumps({**TINY, "eps": "x"}), "eps must be a small positive number, got 'x'"),
         (json.dumps({**TINY, "attention_layer_position": None}), "attention_layer_position must be"),
     ],

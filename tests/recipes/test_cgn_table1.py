@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from genaug.recipes import cgn_table1
 from genaug.training import cgn_miniature
+from genaug.training.processes import World
 
 FOUND = {"mask": 0.25, "entropy": 0.1, "distance": 0.2, "texture": 30.0, "saliency": 0.01, "score": 3.0}
 CIRCUMSTANCES = {"training_seconds": 1.0, "device": "cpu", "threads": 1, "torch": "2", "genaug": "0"}
@@ -53,6 +55,26 @@ def test_each_row_is_a_run_without_its_loss_beside_what_was_published(
     printed = capsys.readouterr().out
     assert "without-text   198.4 / 0.9  186.5 / 0.4  3.00 ± 0.00 / 0.30 ± 0.07" in printed
     assert "at most 4" in printed
+
+
+def test_of_torchruns_processes_the_first_alone_measures_and_writes(
+    tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def second(device: Any) -> Any:
+        yield World(1, 2, torch.device("cpu"))
+
+    def measured(*_: Any, **__: Any) -> dict[str, float]:
+        raise AssertionError("this is the first one's")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cgn_table1, "processes", second)
+    monkeypatch.setattr(cgn_table1, "measure", measured)
+    monkeypatch.setattr(cgn_table1, "train", lambda *_, **__: {"end": None, **CIRCUMSTANCES})
+    results = cgn_table1.run(tmp_path, tiny=True, rows=("all", "biggan"))
+    assert [run["row"] for run in results["runs"]] == ["all", "biggan"]
+    assert results["summary"] == {}
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_rows_that_are_there_are_not_run_again_and_others_join_them(tmp_path: Path, trained: list) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +174,14 @@ def test_a_baselines_run_follows_from_the_seed(tmp_path: Path, light: None, row:
     assert (runs[0]["train"], runs[0]["test"]) == (runs[1]["train"], runs[1]["test"])
 
 
-def test_results_from_before_the_baselines_are_read_and_kept(tmp_path: Path, trained: list) -> None:
-    earlier = Path(__file__).parents[2] / "benchmarks" / "results" / "cgn-table2" / "original-colored" / "results.json"
-    shutil.copy(earlier, tmp_path)
-    before = json.loads(earlier.read_text())["runs"]
-    options = {"rows": ("original",), "variants": ("colored",), "dtype": torch.bfloat16}
-    assert cgn_table2.run(tmp_path, **options)["runs"] == before
-    assert trained == []
+def test_results_of_another_recipe_of_the_package_are_not_mixed(
+    tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"rows": ("original",), "variants": ("colored",), "root": tmp_path}
+    cgn_table2.run(tmp_path / "out", **options)
+    monkeypatch.setitem(cgn_table2.CONSTANTS, "baseline_epochs", 7)
+    with pytest.raises(ValueError, match=r"other settings \(baseline_epochs 5\): choose another folder"):
+        cgn_table2.run(tmp_path / "out", **options)
 
 
 @pytest.mark.parametrize(

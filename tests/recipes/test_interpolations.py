@@ -75,9 +75,41 @@ def test_a_way_is_closed_and_its_points_do_not_depend_on_what_lies_between() -> 
 
 def test_between_noises_the_class_stays_and_between_classes_the_noise() -> None:
     noises, classes = way(between="noises", classes=[3, 8]), way(between="classes", classes=[3, 8])
-    assert all(bool((labels.argmax(dim=1) == 3).all()) for labels in noises.labels)
+    assert all(labels.tolist() == [3, 3, 3] for labels in noises.labels)
     assert classes.labels[0].argmax(dim=1).tolist() == [3, 8, 3]
     assert all(bool((z == z[0]).all()) for z in classes.noise)
+
+
+class Embedding(torch.nn.Module):
+    """A user's own generator, by the protocol of `CounterfactualDataset`: classes are whole numbers."""
+
+    z_dim, num_classes, image_size = 2, 4, 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = torch.nn.Embedding(4, 3)
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def mechanisms(self, z: list, labels: list, truncation: float) -> tuple:
+        texture, background = (self.colours(y)[:, :, None, None].expand(-1, -1, 16, 16) for y in labels[1:])
+        return torch.full((len(z[0]), 1, 16, 16), 0.5), self.norm(texture).tanh(), background.tanh()
+
+
+def test_a_generator_of_whole_classes_goes_between_noises_and_is_refused_between_classes(tmp_path: Path) -> None:
+    own = Embedding()
+    before = own.norm.running_mean.clone()
+    interpolations.interpolate(own, tmp_path / "noises.png", between="noises", steps=2)
+    assert own.training  # it is asked in evaluation mode, and left as it was
+    assert torch.equal(own.norm.running_mean, before)
+    with pytest.raises(TypeError, match=r"labels \(B, num_classes\), the share of each class"):
+        interpolations.interpolate(own, tmp_path / "classes.png", steps=2)
+    assert not (tmp_path / "classes.png").exists()
+
+
+def test_suffixes_may_be_capitals(tmp_path: Path) -> None:
+    interpolations.interpolate("cgn-digits", tmp_path / "there.GIF", steps=2)
+    with Image.open(tmp_path / "there.GIF") as moving:
+        assert moving.n_frames == 4
 
 
 def test_every_kind_of_file_is_written(tmp_path: Path) -> None:
@@ -172,8 +204,8 @@ def test_a_photograph_is_drawn_to_the_texture(tmp_path: Path, vgg: Path) -> None
     photo[:, 10:30, 8:24] = 200
     to_pil_image(photo).save(tmp_path / "photo.png")
     options = {"generator": "cgn-double-colored-mnist", "network": vgg, "steps": 10, "size": 32}
-    stylize.run(tmp_path / "photo.png", tmp_path / "styled.png", label=6, **options)
-    with Image.open(tmp_path / "styled.png") as styled:
+    stylize.run(tmp_path / "photo.png", tmp_path / "styled.PNG", label=6, **options)
+    with Image.open(tmp_path / "styled.PNG") as styled:
         assert styled.size == (32, 40)
         made = pil_to_tensor(styled).float()
     one = {"points": 1, "over": "texture", "between": "noises", "classes": [6]}
@@ -189,6 +221,10 @@ def test_what_cannot_be_stylised_is_named(tmp_path: Path, vgg: Path) -> None:
     to_pil_image(torch.zeros(3, 20, 20, dtype=torch.uint8)).save(tmp_path / "photo.png")
     with pytest.raises(ValueError, match=r"must end in its format, such as \.png, but got .*out\.photo"):
         stylize.run(tmp_path / "photo.png", tmp_path / "out.photo", label=1, generator="cgn-digits", network=vgg)
+    with pytest.raises(
+        ValueError, match=r"must end in its format, .*out\.psd"
+    ):  # which Pillow reads and does not write
+        stylize.run(tmp_path / "photo.png", tmp_path / "out.psd", label=1, generator="cgn-digits", network=vgg)
     with pytest.raises(ValueError, match="classes"):
         stylize.run(tmp_path / "photo.png", tmp_path / "out.png", label=10, generator="cgn-digits", network=vgg)
     with pytest.raises(AssetError, match="cgn-digits"):
