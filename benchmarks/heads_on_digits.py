@@ -6,7 +6,7 @@ object's colour and the background's colour of test digits whose three classes a
 not the generator's. Images are enlarged to 64 px, since a ResNet of ImageNet leaves a digit of 32 px one place of its
 last features: so the model stays as `MultiHeadResNet` makes and loads it.
 
-One test digit in ten has its background's colour and cannot be seen; figures are with and without these.
+One test digit in ten has its background's colour but for a few grey levels; figures are with and without these.
 
     python benchmarks/heads_on_digits.py --root FOLDER_OF_MNIST --seeds 0,1,2 --threads 1
 

@@ -180,10 +180,10 @@ def _where(runs: list[dict]) -> str:
     places = dict.fromkeys(
         f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs
     )
-    seconds = [run["seconds"] for run in runs]
+    seconds = [f"{run['seconds']:.0f}" for run in sorted(runs, key=lambda run: run["seconds"])]
+    times = f"{seconds[0]} seconds" if len(seconds) == 1 else f"{seconds[0]} to {seconds[-1]} seconds each"
     return (
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {'; '.join(places)}; {min(seconds):.0f} to "
-        f"{max(seconds):.0f} seconds each, other work running"
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {'; '.join(places)}; {times}, other work running"
     )
 
 

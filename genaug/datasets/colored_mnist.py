@@ -42,7 +42,7 @@ _OBJECT = tuple(_BACKGROUND[(i - 6) % 10] for i in range(10))
 
 
 def same_colour(texture: Tensor, background: Tensor) -> Tensor:
-    """Where a double-coloured digit has its background's colour, but for the jitter, and cannot be seen.
+    """Where a double-coloured digit has its background's colour, but for the jitter of a few grey levels.
 
     Args:
         texture: (N,) int64, the classes whose colour the objects have.
