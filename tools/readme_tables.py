@@ -26,12 +26,13 @@ MEASURED = (
     ("all", "irm-2", "IRM, 2 environments"),
     ("all", "irm-5", "IRM, 5 environments"),
     ("all", "lntl", "LNTL"),
+    ("all", "mixed", "biased digits and counterfactuals"),
     ("embedded", "cgn", "**counterfactuals, embedded weights**"),
     ("embedded-pool10000", "cgn", "counterfactuals, embedded weights, `pool=10_000`"),
     ("embedded-pool2000", "cgn", "counterfactuals, embedded weights, `pool=2_000`"),
     ("authors", "cgn", "counterfactuals, the authors' checkpoints"),
     ("best", "best", "**counterfactuals, our recipe (`--rows best`), its own classifier**"),
-    ("best", "best-original", "the control: that classifier, biased digits alone"),
+    ("all", "best-original", "the control: that classifier, biased digits alone"),
 )
 
 
