@@ -121,5 +121,7 @@ def check_device(argument: str, device: torch.device | str | None) -> torch.devi
         found = None
     if found is not None and (found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < count)):
         return found
-    here = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone" if count else "no CUDA"
+    if not count:
+        raise ValueError(f"{argument} must be cpu, since there is no CUDA device here, but got {str(device)!r}")
+    here = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone"
     raise ValueError(f"{argument} must be cpu, cuda or cuda:N (there is {here} here), but got {str(device)!r}")

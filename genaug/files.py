@@ -79,6 +79,8 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except FileExistsError:
+        raise FileExistsError(f"cannot write to the folder {str(folder)!r}: it is a file") from None
     except OSError as error:
         raise type(error)(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from None
     return folder

@@ -261,7 +261,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         ValueError: the file has no suffix, or that of no picture format.
         OSError: the folder cannot be written.
     """
-    if not Path(path).suffix:
+    if Path(path).suffix.lower().removeprefix(".") not in figure.canvas.get_supported_filetypes():
         raise ValueError(f"a picture's name must end in its format, such as .png, but got {os.fspath(path)!r}")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI)

@@ -67,10 +67,15 @@ def test_what_are_no_indices_is_a_type_error(indices: object) -> None:
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_device("device", None) == check_device("device", "cpu") == torch.device("cpu")
-    for count, here in ((0, "no CUDA"), (1, "cuda:0 alone"), (2, "cuda:0 to cuda:1")):
+    known = "cpu, cuda or cuda:N (there is"
+    for count, here in (
+        (0, "cpu, since there is no CUDA device here"),
+        (1, f"{known} cuda:0 alone here)"),
+        (2, f"{known} cuda:0 to cuda:1 here)"),
+    ):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         for device in ("gpu", "mps", "meta", "", f"cuda:{count}", torch.device("cuda", count)):
-            message = f"device must be cpu, cuda or cuda:N (there is {here} here), but got '{device}'"
+            message = f"device must be {here}, but got '{device}'"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 check_device("device", device)
         if count:

@@ -20,6 +20,7 @@ from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.models.multi_head_resnet import MultiHeadResNet
 from genaug.recipes import RECIPES, measured
+from genaug.recipes.genint_colored_mnist import VARIANTS as COLOURED
 
 COMMANDS = [
     "",
@@ -155,7 +156,7 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("reproduce cgn-table5", "MNIST/raw, or --download to fetch it there\n"),
         ("reproduce cgn-figure6", "MNIST/raw, or --download to fetch it there\n"),
         ("reproduce cgn-figure7", "MNIST/raw, or --download to fetch it there\n"),
-        ("reproduce cgn-figure7 --variants colred", "did you mean 'colored'"),
+        ("reproduce cgn-figure7 --variant colred", "did you mean 'colored'"),
         ("reproduce cgn-figure7 --num 1e5", "--num takes integers with commas between, got '1e5'"),
         ("reproduce cgn-table2 --seeds 0,one", "--seeds takes integers with commas between, got 'one'"),
         ("train cgn-mnist --variant colred --out run", "'colred'"),
@@ -309,7 +310,9 @@ def test_a_counterfactual_generator_walks_to_music(
     assert (code, out) == (0, "w.gif\n")
     assert "ffmpeg is not installed: wrote a GIF in place of w.mp4" in error
     common = {"classes": (2,), "seed": 4, "truncation": 0.5, "device": "cpu"}
-    assert seen == [{"given": ("cgn-digits", Path("w.mp4")), "music": tmp_path / "song.wav", "points": 3, **common}]
+    (generator, written), *_ = [call.pop("given") for call in seen]
+    assert (type(generator).__name__, written) == ("FastCGNMnist", Path("w.mp4"))  # loaded once, to tell what it is
+    assert seen == [{"music": tmp_path / "song.wav", "points": 3, **common}]
     assert "--components is for one with principal directions" in refused(
         capsys, "walk", "cgn-digits", "--out", "w.gif", "--components", "1"
     )
@@ -371,7 +374,7 @@ def test_train_and_reproduce_hand_on_every_option(
         "--num 10 --checkpoint c --pool 7 --out o --device cuda --dtype bfloat16 --download",
         "reproduce cgn-table5 --root r --seeds 4,5 --num 10 --out o --device cuda --dtype bfloat16 --download",
         "reproduce cgn-figure6 --root r --seeds 4,5 --out o --device cuda --dtype bfloat16 --download",
-        "reproduce cgn-figure7 --variants colored,wildlife --num 10,20 --per-noise 1,2 --root r --textures t "
+        "reproduce cgn-figure7 --variant colored --variant wildlife --num 10,20 --per-noise 1,2 --root r --textures t "
         "--seeds 4,5 --epochs 3 --out o --device cuda --dtype bfloat16 --download",
         "reproduce genint-colored-mnist --variant two-class --rows real,vae --digits sklearn --root r --seeds 4,5 "
         "--out o --download",
@@ -429,7 +432,13 @@ def test_train_and_reproduce_hand_on_every_option(
         ),
         (
             (Path("runs/genint-colored-mnist"),),
-            {"root": Path("r"), "digits": "mnist", "seeds": (0,), "download": True},
+            {
+                "variants": ("two-class", "ten-class"),
+                "root": Path("r"),
+                "digits": "mnist",
+                "seeds": (0,),
+                "download": True,
+            },
         ),
         ((Path("d"),), {"seed": 2, "digits": "sklearn", "root": Path("r")}),
     ]
@@ -550,6 +559,7 @@ def test_train_classifier_hands_on_every_option(
 
 def test_variants_are_those_of_the_datasets() -> None:
     assert list(VARIANTS) == cli.MNIST_VARIANTS
+    assert list(COLOURED) == cli.COLOURED_VARIANTS
 
 
 def test_reproduce_list_names_every_recipe_and_its_figures(

@@ -194,7 +194,7 @@ _ROWS = (
         licence="MIT",
         what="counterfactual ImageNet at 256 pixels: shape, texture and background of three classes",
         paper="Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 3",
-        source="the CGN authors' release (cgn.pth, on a file-sharing site that their repository links to)",
+        source="the CGN authors' release (github.com/autonomousvision/counterfactual_generative_networks links to it)",
         figures="not run",
     ),
     Asset(

@@ -14,10 +14,20 @@ import typer
 
 from genaug.cli import pictures, rendering, evaluation, training, reproduction, weights  # isort: skip  # noqa: F401
 from genaug.cli.evaluation import SUITE_NAMES
-from genaug.cli.options import MNIST_VARIANTS, app, assets, reproduce, train
+from genaug.cli.options import COLOURED_VARIANTS, MNIST_VARIANTS, app, assets, reproduce, train
 from genaug.cli.training import TRAINING_ROWS
 
-__all__ = ["MNIST_VARIANTS", "SUITE_NAMES", "TRAINING_ROWS", "app", "assets", "main", "reproduce", "train"]
+__all__ = [
+    "COLOURED_VARIANTS",
+    "MNIST_VARIANTS",
+    "SUITE_NAMES",
+    "TRAINING_ROWS",
+    "app",
+    "assets",
+    "main",
+    "reproduce",
+    "train",
+]
 
 # click's classes have moved into typer; this finds them in either place
 _UsageError = typer.BadParameter.__mro__[1]
@@ -78,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
             message, code = str(error), 2
         else:
             message, code = str(error), 1
-            if not isinstance(error, UnavailableAssetError):
+            if not isinstance(error, (UnavailableAssetError, ModuleNotFoundError)):  # both say what to do
                 message = f"{type(error).__name__}: {message}"
         if os.environ.get("GENAUG_DEBUG", "") not in ("", "0"):
             traceback.print_exc()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 DATA = Path("data")
 READABLE = 30  # characters that a column of sentences needs
 MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
+COLOURED_VARIANTS = ["two-class", "ten-class"]
 
 app = typer.Typer(
     help="Counterfactual and generatively intervened images for training classifiers that do not take shortcuts.",

@@ -48,7 +48,7 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw a sheet: of a counterfactual generator mask, object, background and composite, of any other its classes."""
+    """Draw a sheet: of a counterfactual generator masks, textures, backgrounds and images, of any other its classes."""
     from genaug.recipes import samples
 
     chosen = integers(classes, "--classes")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from genaug.cli.options import (
+    COLOURED_VARIANTS,
     DATA,
     MNIST_VARIANTS,
     Accumulate,
@@ -107,7 +108,8 @@ def reproduce_cgn_table2(
     rows: Annotated[
         str,
         typer.Option(
-            help="Which rows, with commas between: original, gan, irm-2, irm-5, lntl, cgn, mixed, ...; or all."
+            help="Which rows, with commas between: original, gan, irm-2, irm-5, lntl, cgn, mixed, best, best-original; "
+            "or all."
         ),
     ] = "original,cgn",
     variant: Annotated[
@@ -196,10 +198,12 @@ def reproduce_cgn_figure6(
 
 
 @reproduce.command(
-    "cgn-figure7", epilog="Example: genaug reproduce cgn-figure7 --variants colored --num 10000,100000 --root data"
+    "cgn-figure7", epilog="Example: genaug reproduce cgn-figure7 --variant colored --num 10000,100000 --root data"
 )
 def reproduce_cgn_figure7(
-    variants: Annotated[str, typer.Option(help="Which, with commas between.")] = ",".join(MNIST_VARIANTS),
+    variant: Annotated[
+        list[str], typer.Option(help="colored, double-colored or wildlife; repeat for several.")
+    ] = MNIST_VARIANTS,
     num: Annotated[
         str, typer.Option(help="How many counterfactuals to train on, with commas between.")
     ] = "10000,100000,1000000",
@@ -220,13 +224,13 @@ def reproduce_cgn_figure7(
     """CGN, Figure 7: test accuracy over the number of counterfactuals, and of those a noise."""
     numbers, ratios = integers(num, "--num") or (), integers(per_noise, "--per-noise") or ()
     chosen = integers(seeds, "--seeds") or ()
-    if set(split(variants)) <= set(MNIST_VARIANTS):
+    if set(variant) <= set(MNIST_VARIANTS):
         need_mnist(root, download)
     from genaug.recipes import cgn_figure7
 
     cgn_figure7.run(
         out,
-        variants=split(variants),
+        variants=tuple(variant),
         numbers=numbers,
         per_noise=ratios,
         root=root,
@@ -243,8 +247,14 @@ def reproduce_cgn_figure7(
     "genint-colored-mnist", epilog="Example: genaug reproduce genint-colored-mnist --root data --seeds 0,1,2"
 )
 def reproduce_genint_colored_mnist(
-    variant: Annotated[str | None, typer.Option(help="two-class or ten-class; by default both.")] = None,
-    rows: Annotated[str | None, typer.Option(help="Which rows, with commas between; by default all.")] = None,
+    variant: Annotated[list[str], typer.Option(help="two-class or ten-class; repeat for both.")] = COLOURED_VARIANTS,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Which rows, with commas between: real, irm, irm-released, grey, vae, vae-intervened, real+vae, gan, "
+            "gan-intervened, real+gan; by default all."
+        ),
+    ] = None,
     digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.mnist,
     root: Root = DATA,
     seeds: Seeds = "0",
@@ -255,18 +265,19 @@ def reproduce_genint_colored_mnist(
 ) -> None:
     """GenInt's coloured digits: a conditional VAE's and GAN's interventions, and IRM, where colours mislead."""
     chosen_seeds = integers(seeds, "--seeds") or ()
-    chosen = {"variants": None if variant is None else (variant,), "rows": None if rows is None else split(rows)}
+    chosen = {} if rows is None else {"rows": split(rows)}
     if digits == Digits.mnist:
         need_mnist(root, download)
     from genaug.recipes import genint_colored_mnist
 
     genint_colored_mnist.run(
         out,
+        variants=tuple(variant),
         root=root,
         digits=digits.value,
         seeds=chosen_seeds,
         download=download,
-        **{option: names for option, names in chosen.items() if names is not None},
+        **chosen,
     )
 
 

@@ -18,6 +18,7 @@ from genaug.interventions.composition import compose, warp
 from genaug.interventions.sampling import integers, normal, truncated_normal, uniform
 
 FACTORS = ("shape", "texture", "background")
+_MOST_JITTER = 4.0  # beyond it masks leave the image
 REFRESHED_EVERY = 64  # samples; not `batch_size`, which changes no image
 
 
@@ -59,6 +60,7 @@ class CounterfactualDataset(GeneratedDataset):
             are independent as they are): a shuffled order asks for entries that have left the pool.
         mask_jitter: how far each sample's mask is turned, stretched, slanted and moved before it is composed, so that
             fewer masks show more shapes: at 1 by up to 15 degrees, 15% a side, 0.15 and 1/16 of the side, drawn evenly.
+            In [0, 4]; 0 by default.
         shared_noise: whether the three mechanisms share the shape's noise, as in the released code for ImageNet, and
             only their labels differ. By default each has its own, as in the paper (section 3.1).
 
@@ -68,6 +70,7 @@ class CounterfactualDataset(GeneratedDataset):
     """
 
     method = "mechanisms"
+    otherwise = "; GenerativeInterventionDataset takes a generator without mechanisms"
 
     def __init__(
         self,
@@ -93,7 +96,7 @@ class CounterfactualDataset(GeneratedDataset):
         check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
         if pool is not None:
             check_integer("pool", pool, 1)
-        self.mask_jitter = check_number("mask_jitter", mask_jitter)
+        self.mask_jitter = check_number("mask_jitter", mask_jitter, high=_MOST_JITTER)
         check_number("refresh", refresh, 1)
         if refresh and pool is None:
             raise ValueError(f"refresh is of a pool, but pool is None and refresh {refresh}")

@@ -25,6 +25,7 @@ class GeneratedDataset(Dataset[Any], ABC):
     """
 
     method = "forward"  # what a generator must have
+    otherwise = ""  # what takes one that has it not
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class GeneratedDataset(Dataset[Any], ABC):
         if not hasattr(generator, self.method):
             raise TypeError(
                 f"generator must have a method {self.method}(z, labels, truncation), "
-                f"but {type(generator).__name__} has none"
+                f"but {type(generator).__name__} has none{self.otherwise}"
             )
         for name in ("z_dim", "num_classes", "image_size"):
             if not isinstance(getattr(generator, name, None), int):

@@ -134,6 +134,11 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     def _checked_directions(self, directions: Any) -> Directions:
         size = self.generator.z_dim
+        if hasattr(self.generator, "mechanisms") and self.layer not in dict(self.generator.named_modules()):
+            raise TypeError(
+                f"generator must have one noise, which {self.layer} takes, but {self.generator_name} has mechanisms "
+                "with noise of their own: CounterfactualDataset takes it"
+            )
         if self.components > size:
             raise ValueError(f"components must be at most the latent size, {size}, but got {self.components}")
         if directions is None:
