@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_integer, check_number, check_truncation
-from genaug.assets import load_asset
+from genaug.assets import AssetError, asset_path, load_asset
 from genaug.assets.store import save_asset
 from genaug.evaluation.generation_quality import generation_quality
 from genaug.files import digest, writable_folder
@@ -260,6 +260,16 @@ def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
                 "the Inception score needs torch-fidelity: pip install 'genaug[eval]', or inception=False "
                 "(--no-inception)"
             )
+        needed = ["biggan-deep-256", "u2net", *([settings.features] if settings.features != "random" else [])]
+        lacking: dict[str, AssetError] = {}
+        for name in needed:  # what is missing is known at once, not one after the other
+            try:
+                asset_path(name)
+            except AssetError as error:
+                lacking[name] = error
+        if len(lacking) > 1:
+            first = next(iter(lacking.values()))
+            raise type(first)(f"the training lacks {', '.join(lacking)}: {first}")
         biggan, metadata = load_asset("biggan-deep-256")
         cgn = CGN(json.loads(metadata["config"]), target=True)
         for name in ("biggan_GT", *MECHANISMS):
