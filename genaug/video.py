@@ -56,7 +56,7 @@ def save_video(
     if not moves(path):
         raise ValueError(f"a moving picture's name must end in .gif or .mp4, but got {path.name!r}")
     batches = iter([frames] if isinstance(frames, Tensor) else frames)
-    pixels = (frame.permute(1, 2, 0).contiguous().numpy() for batch in batches for frame in batch.cpu())
+    pixels: Iterator[Any] = (frame.permute(1, 2, 0).contiguous().numpy() for batch in batches for frame in batch.cpu())
     if (first := next(pixels, None)) is None:
         raise ValueError("frames must hold at least one, but got none")
     pixels = chain([first], pixels)
