@@ -187,7 +187,7 @@ def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title:
                     size=9,
                 )
             axes.set(xlabel=panel.x, ylabel=panel.y)
-            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             if panel.logarithmic:
                 axes.set_xscale("log")
                 axes.minorticks_off()
