@@ -1,6 +1,6 @@
 """What IRM's penalty does to test accuracy: the same environments and training with its weight and with none.
 
-    python benchmarks/irm_control.py --root DIR --variant colored --num 12000
+    python benchmarks/irm_control.py --root DIR --variant colored --num 60000
 
 Not for choosing anything, since it looks at test digits: it tells why a figure of Table 2 is what it is.
 """
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", required=True, help="the folder that holds MNIST/raw")
     parser.add_argument("--variant", default="colored", help="colored or double-colored")
-    parser.add_argument("--num", type=int, default=12_000, help="the first so many training digits")
+    parser.add_argument("--num", type=int, default=60_000, help="the first so many training digits")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/irm-control"))
     options = parser.parse_args()
     data = load_variant(options.variant, root=options.root, train=True)
