@@ -135,7 +135,7 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
             with atomic_path(file) as path:
                 torch.save(networks.state_dict(), path)
         try:
-            networks.load_state_dict(torch.load(file, weights_only=True))
+            networks.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         except Exception as error:  # torch names a dozen kinds of damage by as many classes
             raise ValueError(f"{file} is no miniature ({type(error).__name__}); remove it to make it anew") from None
         for name in MECHANISMS:
