@@ -69,6 +69,7 @@ class Digits(str, Enum):
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Seeds = Annotated[str, typer.Option(help="One run each, with commas between.")]
 Root = Annotated[Path, typer.Option(help="Folder that holds MNIST/raw, as torchvision lays it out.")]
+MnistVariants = Annotated[list[str], typer.Option(help="colored, double-colored or wildlife; repeat for several.")]
 Textures = Annotated[
     Path | None, typer.Option(help="For wildlife: folder with object/ and background/, ten images each.")
 ]

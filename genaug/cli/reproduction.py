@@ -20,6 +20,7 @@ from genaug.cli.options import (
     Download,
     Dtype,
     Measured,
+    MnistVariants,
     NoInception,
     Root,
     Seeds,
@@ -112,9 +113,7 @@ def reproduce_cgn_table2(
             "or all."
         ),
     ] = "original,cgn",
-    variant: Annotated[
-        list[str], typer.Option(help="colored, double-colored or wildlife; repeat for several.")
-    ] = MNIST_VARIANTS,
+    variant: MnistVariants = MNIST_VARIANTS,
     root: Root = DATA,
     textures: Textures = None,
     seeds: Seeds = "0",
@@ -201,9 +200,7 @@ def reproduce_cgn_figure6(
     "cgn-figure7", epilog="Example: genaug reproduce cgn-figure7 --variant colored --num 10000,100000 --root data"
 )
 def reproduce_cgn_figure7(
-    variant: Annotated[
-        list[str], typer.Option(help="colored, double-colored or wildlife; repeat for several.")
-    ] = MNIST_VARIANTS,
+    variant: MnistVariants = MNIST_VARIANTS,
     num: Annotated[
         str, typer.Option(help="How many counterfactuals to train on, with commas between.")
     ] = "10000,100000,1000000",
