@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles import write_images
 
 from genaug.assets import save_asset
 from genaug.assets.layouts import BIGGAN_CONFIGS, shapes_of
@@ -177,6 +178,9 @@ def test_the_page_of_evaluation_works(tmp_path, monkeypatch, shared, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cue-conflict").symlink_to(shared / "data" / "cue_conflict" / "stimuli")
     (tmp_path / "decisions").symlink_to(shared / "data" / "cue_conflict" / "decisions")
+    write_images(tmp_path / "waterbirds", [f"{i}.png" for i in range(8)])
+    rows = "".join(f"{i}.png,{i % 2},{2 * (i // 4)},{i // 2 % 2}\n" for i in range(8))
+    (tmp_path / "waterbirds" / "metadata.csv").write_text("img_filename,y,split,place\n" + rows)
     fetched = Classifier("timm/resnet50.a1_in1k", Heads(1000), preprocessing(), preprocessing(None, None))
     monkeypatch.setattr("genaug.evaluation.load_classifier", lambda name: fetched)
     page = (ROOT / "docs" / "evaluation.md").read_text().split("## Corruptions")[0]

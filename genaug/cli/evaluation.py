@@ -14,6 +14,7 @@ from genaug.cli.options import ArithmeticType, Device, Dtype, app
 SUITE_NAMES = [
     "shape-bias",
     "background-gap",
+    "groups",
     "imagenet",
     "imagenet-v2",
     "imagenet-c",

@@ -7,6 +7,7 @@ from genaug.evaluation.corruption_error import corruption_error, mean_corruption
 from genaug.evaluation.corruptions import CORRUPTIONS, corrupt
 from genaug.evaluation.generation_quality import generation_quality
 from genaug.evaluation.grad_cam import grad_cam, save_grad_cams
+from genaug.evaluation.groups import GroupAccuracy, group_accuracy, read_groups
 from genaug.evaluation.imagenet import (
     imagenet,
     imagenet_a,
@@ -31,6 +32,7 @@ from genaug.evaluation.suites import SUITES, evaluate
 __all__ = [
     "CORRUPTIONS",
     "SUITES",
+    "GroupAccuracy",
     "accuracy",
     "background_gap",
     "causal_bound",
@@ -40,6 +42,7 @@ __all__ = [
     "fit_nuisance_regressor",
     "generation_quality",
     "grad_cam",
+    "group_accuracy",
     "imagenet",
     "imagenet_a",
     "imagenet_r",
@@ -55,6 +58,7 @@ __all__ = [
     "plot_nuisance_correlation",
     "plot_shape_bias",
     "preprocessing",
+    "read_groups",
     "save_grad_cams",
     "score",
     "search_interventions",

@@ -18,6 +18,7 @@ from torch import nn
 from genaug.arguments import check_choice
 from genaug.evaluation.background_gap import OTHERS, background_gap
 from genaug.evaluation.corruption_error import corruption_error
+from genaug.evaluation.groups import groups_suite
 from genaug.evaluation.imagenet import (
     imagenet,
     imagenet_a,
@@ -69,6 +70,7 @@ SUITES = {
         _background_gap,
         cropped=True,
     ),
+    "groups": Suite("Waterbirds' metadata.csv, CelebA's lists, Spawrious, or folders <domain>/<class>/", groups_suite),
     "imagenet": Suite(_CLASSES, imagenet),
     "imagenet-v2": Suite("imagenetv2-*-format-val/, each with folders 0 to 999", imagenet_v2),
     "imagenet-c": Suite(f"<corruption>/<severity>/, each with {_CLASSES}", corruption_error, cropped=True),

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from genaug.evaluation.intervals import NOTHING, Composites, difference, share, wilson, worst
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 10), (3, 10), (10, 10), (1, 1000)])
+def test_wilson_is_scipys(right: int, total: int) -> None:
+    expected = binomtest(right, total).proportion_ci(method="wilson")
+    assert wilson(right, total) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_wilson_refuses_what_is_no_share() -> None:
+    with pytest.raises(ValueError, match="right must be between 0 and total, and total above 0, got 3 of 2"):
+        wilson(3, 2)
+
+
+def test_repeats_of_a_photograph_bring_no_certainty() -> None:
+    """Ten composites of one object with the same answer are one observation."""
+    values = np.tile([1.0, 0.0, 1.0, 1.0], 8)
+    once = share(values, Composites(np.arange(32)[:, None]))
+    often = share(np.repeat(values, 10), Composites(np.repeat(np.arange(32), 10)[:, None]))
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    assert often.photographs == 32
+
+
+def test_a_shared_background_widens_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    backgrounds = rng.integers(100, 105, 100)  # five backgrounds for a hundred objects
+    values = (backgrounds % 2).astype(float)  # the background alone decides
+    shared = share(values, Composites(np.stack([np.arange(100), backgrounds], 1)))
+    alone = share(values, Composites(np.stack([np.arange(100), np.arange(100, 200)], 1)))
+    assert shared.high - shared.low > 2 * (alone.high - alone.low)
+
+
+def test_a_difference_is_paired() -> None:
+    values = np.tile([1.0, 0.0, 1.0], 10)
+    composites = Composites(np.arange(30)[:, None])
+    same = difference(values, values, composites)
+    one = share(values, composites)
+    assert same.value == 0
+    assert same.low == pytest.approx(-same.high)
+    assert 0 < same.high < (one.high - one.low) / 4  # no answer differs, but few were asked
+    other = difference(values, 1 - values, composites)
+    assert other.value == pytest.approx(1 / 3)
+    assert other.low < 0 < other.value < other.high
+
+
+def test_certain_answers_still_have_an_interval() -> None:
+    found = share(np.ones(20), Composites(np.arange(20)[:, None]))
+    assert found.value == found.high == 1
+    assert 0.7 < found.low < 0.95
+
+
+def test_the_worst_group_of_many_equal_ones_is_corrected() -> None:
+    values = np.concatenate([np.tile([1.0, 0.0], 20)] * 5)
+    groups = [np.arange(200) // 40 == number for number in range(5)]
+    composites = Composites(np.arange(200)[:, None])
+    number, found = worst(values, composites, groups)
+    assert number == 0
+    assert found.high > share(values, composites, groups[0]).high
+    number, most = worst(1 - values, composites, groups, highest=True)
+    assert (most.value, most.low, most.high) == pytest.approx((1 - found.value, 1 - found.high, 1 - found.low))
+    assert worst(values, composites, [np.zeros(200, dtype=bool)]) == (-1, NOTHING)
+
+
+def test_nothing_measured_is_no_estimate() -> None:
+    assert share(np.zeros(3), Composites(np.arange(3)[:, None]), np.zeros(3, dtype=bool)) is NOTHING
