@@ -75,6 +75,7 @@ class _BiasedDigits(VisionDataset):
 
     _painted: tuple[str, ...] = ("texture", "background")
     _official_split = False
+    _resize = "nearest"
     _digits: Digits
 
     def __init__(
@@ -94,7 +95,9 @@ class _BiasedDigits(VisionDataset):
         self.train = train
         self.seed = check_integer("seed", seed)
         self.digits = digits
-        source = load_digits(digits, root, train, official_split=self._official_split, download=download)
+        source = load_digits(
+            digits, root, train, official_split=self._official_split, resize=self._resize, download=download
+        )
         super().__init__(root, transform=transform, target_transform=target_transform)
 
         self._digits = source
@@ -184,7 +187,7 @@ class ColoredMNIST(_BiasedDigits):
     """MNIST in one colour a class on black (Kim et al. 2019, as in CGN, appendix A.2).
 
     The digit's grey levels scale its colour, which is drawn for each image around the class's. MNIST's official split:
-    60,000 train and 10,000 test.
+    60,000 train and 10,000 test. Digits are resized to 32x32 as by PIL's NEAREST, like the released data.
 
     Args:
         root: the folder that holds MNIST/raw, as for `torchvision.datasets.MNIST`; None for `digits="sklearn"`.
@@ -210,6 +213,7 @@ class ColoredMNIST(_BiasedDigits):
 
     _painted = ("texture",)
     _official_split = True
+    _resize = "nearest-exact"  # the released loader's, which resizes PIL images
     _palette = torch.tensor(_SINGLE)
 
     def __init__(
@@ -238,7 +242,9 @@ class DoubleColoredMNIST(_BiasedDigits):
 
     MNIST's first 50,000 training digits train and its last 10,000 test: CGN's released code does not use the official
     test digits here. Objects and backgrounds share ten colours: where they are random, as in the test, one image in ten
-    shows its digit in its background's colour, only a few grey levels apart.
+    shows its digit in its background's colour, only a few grey levels apart. Colours are clipped to 8 bits, where the
+    released loader keeps floats below 0 and above 1. Where both show the same saturated colour, clipping hides the
+    digit, so that this data set is a little harder than the released one.
 
     Args:
         root, train, transform, target_transform, download, seed, digits: as `ColoredMNIST`.
@@ -274,8 +280,7 @@ class DoubleColoredMNIST(_BiasedDigits):
         super().__init__(root, train, transform, target_transform, download, bias, seed, digits)
 
     def _paint(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # the released loader adds its jitter to the stored colour in place, so that its colours drift over an epoch;
-        # here, as in the paper's text, each image draws around the same class colour
+        # colours are clipped to 0..255, as any file of images has them; the released loader trains on unclipped floats
         return (
             self._binary(indices),
             self._colour("texture", self._objects, indices),

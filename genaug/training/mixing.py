@@ -10,93 +10,156 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug.arguments import check_device
+from genaug.training.batches import Form, Targets
+from genaug.training.class_names import check_classes_agree, classes_of
 from genaug.training.objectives import IGNORED, REAL
+from genaug.training.streams import Stream, length, processes_of_torch
+
+_STATE = ("epoch", "step", "synthetic", "loaders", "processes")
 
 
 class MixedLoader:
     """Joins one batch of each loader to one batch.
 
-    An epoch is one of the real loader's: loaders that are shorter start over, and what longer ones have left waits for
-    the next epoch. Whoever of a loader, its samplers and its dataset has a `set_epoch` is told the number of the round.
-    On a CUDA device the next batch is fetched, generated and copied on a stream of its own while the model works on
-    this one; the real loader should pin its memory.
+    An epoch is one of the real loader's. Shorter loaders start over, and longer ones continue in the next epoch. Each
+    loader, its samplers and its dataset are told the number of the round through `set_epoch`, where they have it. On a
+    CUDA device the next batch is fetched, generated and copied on a stream of its own while the model works on this
+    one; the real loader should pin its memory.
+
+    With several processes of torch.distributed each loader is shared: a plain `DataLoader` as by `DistributedSampler`,
+    so that its batch size is that of one process. Loaders that are shared already stay as they are. To frameworks it
+    looks like the real loader: `dataset`, `sampler`, `batch_size` and `drop_last` are the real one's.
 
     Args:
         real: yields images (B, 3, H, W) and labels: (B,) int64, or (B, num_classes) probabilities, such as Mixup's.
+            Pairs, longer tuples, and dicts with the usual names (`pixel_values`, `image`, `img`; `label`, `labels`)
+            are understood. Images may be lists of PIL images, labels lists or (B, 1).
         synthetic: loaders of generated images, of the real ones' size and type. Their labels are (B,) int64, or a dict
             of these by head, as `CounterfactualDataset(targets="all")` gives; of such the label is that of the shape.
         device: where batches go; by default they stay where they are, and all loaders' must be on one device.
-        labels_only: yield plain (images, labels), for a loop that is not to change.
+        labels_only: yield plain labels in place of targets, for a loop that is not to change.
+        keys: the names, or positions, of images and labels in each batch; by default the usual ones.
 
     Yields:
-        images (B, 3, H, W), and targets: "labels", (B,) int64, or (B, num_classes) where the real ones are
-        probabilities; "source", (B,) int64, 0 for real images and then 1, 2, ... in the loaders' order; and "heads", a
-        dict of (B,) int64 by head, -100 where an image has no label for it, if any loader has such targets.
+        A batch in the real loader's form, a tuple or a dict: images (B, 3, H, W), and `Targets`, a dict with "labels",
+        (B,) int64, or (B, num_classes) where the real ones are probabilities; "source", (B,) int64, 0 for real images
+        and then 1, 2, ... in the loaders' order; and "heads", a dict of (B,) int64 by head, -100 where an image has no
+        label for it, if any loader has such targets. What else a batch has is the real loader's.
 
     Raises:
-        ValueError: a loader is empty, or batches do not fit together; the message says which.
+        ValueError: a loader is empty; batches do not fit together; or a dataset's classes are known and differ from
+            the real one's in number, name or order. The message says which.
         TypeError: a loader yields something else than images and labels.
     """
 
     def __init__(
-        self, real: Any, *synthetic: Any, device: torch.device | str | None = None, labels_only: bool = False
+        self,
+        real: Any,
+        *synthetic: Any,
+        device: torch.device | str | None = None,
+        labels_only: bool = False,
+        keys: tuple[Any, Any] | None = None,
     ) -> None:
         self.loaders = (real, *synthetic)
         for number, loader in enumerate(self.loaders):
             if isinstance(loader, Dataset):
-                raise TypeError(f"{_name(number)} must be a loader, such as DataLoader(dataset), but is a dataset")
-            if _length(loader) == 0:
-                raise ValueError(f"{_name(number)} must have at least one batch, but has none; is it drop_last?")
+                raise TypeError(f"{_name(number)} must be a loader, such as DataLoader(dataset), got a dataset")
+            if length(loader) == 0:
+                raise ValueError(
+                    f"{_name(number)} must have at least one batch, got none: with drop_last it needs a whole batch"
+                )
+        of_real = classes_of(getattr(real, "dataset", None))
+        for number, loader in enumerate(synthetic, 1):
+            check_classes_agree(of_real, classes_of(getattr(loader, "dataset", None)), _name(number))
         self.device = None if device is None else check_device("device", device)
         self.labels_only = labels_only
+        self.keys = keys
         self.epoch = 0
         self._step = 0  # batches of this epoch that have been yielded
         self._skip = 0  # that a resumed epoch has behind it
-        self._streams = [_Endless(loader, number) for number, loader in enumerate(synthetic, 1)]
+        self._real, *self._streams = (Stream(loader, _name(number)) for number, loader in enumerate(self.loaders))
         self._places = [stream.place() for stream in self._streams]  # after the last batch that was yielded
         self._side: Any = None  # a CUDA stream
 
     def __len__(self) -> int:
-        return len(self.loaders[0])
+        return len(self._real.loader)
+
+    @property
+    def dataset(self) -> Any:
+        """The real loader's dataset."""
+        return self._real.loader.dataset
+
+    @property
+    def sampler(self) -> Any:
+        """The real loader's sampler."""
+        return self._real.loader.sampler
+
+    @property
+    def batch_size(self) -> int | None:
+        """Real images in a batch."""
+        return self._real.loader.batch_size
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether the real loader leaves out a last batch that is not whole."""
+        return self._real.loader.drop_last
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the real loader's sampler and dataset the epoch, as `DistributedSampler.set_epoch`.
+        """Tell the real loader's sampler and dataset the epoch, as `DistributedSampler.set_epoch`.
 
         Without a call epochs count up by themselves, each when it has been gone through to its end.
         """
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is: the epoch, how many of its batches have been yielded, and the same of each synthetic loader."""
-        return {"epoch": self.epoch, "step": self._step, "synthetic": self._places}
+        """Return where it is: the epoch, how many of its batches have been yielded, and the order's seeds."""
+        return {
+            "epoch": self.epoch,
+            "step": self._step,
+            "synthetic": [dict(place) for place in self._places],
+            "loaders": [stream.described() for stream in (self._real, *self._streams)],
+            "processes": processes_of_torch()[1],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from there: the next iteration yields what would have come.
+        """Continue from a state: the next iteration yields what would have come.
 
-        Loaders' batches before that place are gone through and dropped, or left out unread by a batch sampler that has
-        `skip(batches)`. This is exact for loaders whose order and images are functions of the epoch: samplers with
-        `set_epoch`, datasets of this package.
+        Batches before that place are read and dropped, or left out unread by a batch sampler that has `skip(batches)`.
+        The order is exact for plain `DataLoader`s, shuffled or not, for samplers with `set_epoch`, and for datasets of
+        this package. Random transforms of other datasets draw from torch's generator, which is not kept here.
 
         Raises:
-            ValueError: the state is of another number of loaders.
+            ValueError: the state is of another kind of loader, of other loaders, or of another number of processes;
+                or the order of a loader cannot be repeated.
         """
+        if missing := [key for key in _STATE if key not in state]:
+            raise ValueError(f"state must be of a MixedLoader, got one without {missing[0]!r}")
         if len(state["synthetic"]) != len(self._streams):
-            raise ValueError(
-                f"state must be of {len(self._streams)} synthetic loaders, but is of {len(state['synthetic'])}"
-            )
+            raise ValueError(f"state must be of {len(self._streams)} synthetic loaders, got {len(state['synthetic'])}")
+        own = self.state_dict()
+        if state["processes"] != own["processes"]:
+            raise ValueError(f"state must be of {own['processes']} processes, got {state['processes']}")
+        streams = (self._real, *self._streams)
+        for stream, before, now in zip(streams, state["loaders"], own["loaders"], strict=True):
+            stream.check_resumable()
+            for name in ("images", "batch_size", "batches"):
+                if before[name] != now[name]:
+                    raise ValueError(f"{stream.who} must have {name} {before[name]} as in the state, got {now[name]}")
+        for stream, before in zip(streams, state["loaders"], strict=True):
+            stream.seed = before["seed"]
         self.epoch, self._skip = state["epoch"], state["step"]
-        self._step, self._places = self._skip, list(state["synthetic"])
+        self._step, self._places = self._skip, [dict(place) for place in state["synthetic"]]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         skip, self._skip = self._skip, 0
         self._step = skip
-        real = _Endless(self.loaders[0], REAL)
+        real = self._real
         real.go_to({"round": self.epoch, "step": skip})
         # where what was yielded last ended: an iteration that was broken off may have fetched more
         for stream, place in zip(self._streams, self._places, strict=True):
             if place != stream.place():
                 stream.go_to(place)
-        batches, length = self._joined(real), _length(self)
+        batches, last = self._joined(real), length(self)
         if self.device is not None and self.device.type == "cuda":
             # one for all epochs: memory is kept apart for each
             self._side = self._side or torch.cuda.Stream(self.device)
@@ -104,48 +167,28 @@ class MixedLoader:
         for batch, places in batches:
             self._places = places
             self._step += 1
-            if self._step == length:
+            if self._step == last:
                 self.epoch, self._step = self.epoch + 1, 0  # what a state saved after the last batch says
             yield batch
         if self._step:  # of a loader that does not know its length
             self.epoch, self._step = self.epoch + 1, 0
 
-    def _joined(self, real: _Endless) -> Iterator[tuple[Any, list[dict[str, int]]]]:
+    def _joined(self, real: Stream) -> Iterator[tuple[Any, list[dict[str, int]]]]:
         """Batches, and where the synthetic loaders are after each."""
         for batch in real.once():
             joined = self._join([batch, *(stream.next() for stream in self._streams)])
             yield joined, [stream.place() for stream in self._streams]
 
-    def _join(self, batches: list[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
-        parts = [self._place(batch, number) for number, batch in enumerate(batches)]
-        images = [image for image, _, _ in parts]
-        for number, other in enumerate(images[1:], 1):
-            if other.shape[1:] != images[0].shape[1:] or other.dtype != images[0].dtype:
-                expected, came = (f"{part.dtype} {tuple(part.shape[1:])}" for part in (images[0], other))
-                raise ValueError(
-                    f"{_name(number)} must have images like the real ones, {expected}, but has {came}: "
-                    "give it a transform"
-                )
-            if other.device != images[0].device:
-                raise ValueError(
-                    f"{_name(number)} is on {other.device} and the real images on {images[0].device}: pass device="
-                )
-        joined = torch.cat(images) if len(images) > 1 else images[0]
-        soft = [labels.ndim == 2 for _, labels, _ in parts]
-        every = [labels for _, labels, _ in parts]
-        if any(soft):
-            classes = every[soft.index(True)].shape[1]
-            like = every[soft.index(True)].dtype
-            every = [
-                labels if is_soft else torch.nn.functional.one_hot(labels, classes).to(like)
-                for labels, is_soft in zip(every, soft, strict=True)
-            ]
-        labels = torch.cat(every)
+    def _join(self, batches: list[Any]) -> Any:
+        forms = [Form(batch, self.keys, _name(number)) for number, batch in enumerate(batches)]
+        parts = [self._parts(form, number) for number, form in enumerate(forms)]
+        joined = _joined_images([images for images, _, _ in parts])
+        labels = _joined_labels([labels for _, labels, _ in parts])
         if self.labels_only:
-            return joined, labels
-        sizes = [len(image) for image in images]
+            return forms[REAL].joined(joined, labels, self._move)
+        sizes = [len(images) for images, _, _ in parts]
         source = torch.cat([labels.new_full((size,), number, dtype=torch.long) for number, size in enumerate(sizes)])
-        targets: dict[str, Any] = {"labels": labels, "source": source}
+        targets = Targets(labels=labels, source=source)
         names = dict.fromkeys(name for _, _, heads in parts for name in heads)
         if names:
             none = [labels.new_full((size,), IGNORED, dtype=torch.long) for size in sizes]
@@ -153,77 +196,55 @@ class MixedLoader:
                 name: torch.cat([heads.get(name, missing) for (_, _, heads), missing in zip(parts, none, strict=True)])
                 for name in names
             }
-        return joined, targets
+        return forms[REAL].joined(joined, targets, self._move)
 
-    def _place(self, batch: Any, number: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _parts(self, form: Form, number: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Images, labels and labels by head, on the device."""
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
-            raise TypeError(
-                f"{_name(number)} must yield pairs of images and labels, but yielded {type(batch).__name__}"
-            )
-        images, labels = batch
+        images, labels = form.images(_name(number)), form.labels()
         heads: dict[str, Tensor] = {}
         if isinstance(labels, Mapping) and number != REAL:
             heads = {name: self._move(torch.as_tensor(classes)) for name, classes in labels.items()}
             if "shape" not in heads:
-                raise TypeError(f"{_name(number)} must have labels of the shape, but has {', '.join(heads) or 'none'}")
+                raise TypeError(f"{_name(number)} must have labels of the shape, got {', '.join(heads) or 'none'}")
             labels = heads["shape"]
         if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != len(images):
             came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(f"{_name(number)} must yield labels (B,) with B = {len(images)}, but yielded {came}")
+            raise TypeError(f"{_name(number)} must yield labels (B,) with B = {len(images)}, got {came}")
         return self._move(images), self._move(labels), heads
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor if self.device is None else tensor.to(self.device, non_blocking=True)
 
 
-class _Endless:
-    """A loader that starts over, told the number of the round each time."""
-
-    def __init__(self, loader: Any, number: int) -> None:
-        self.loader, self.number = loader, number
-        self.round = self.step = 0
-        self._batches: Iterator[Any] | None = None
-
-    def place(self) -> dict[str, int]:
-        return {"round": self.round, "step": self.step}
-
-    def go_to(self, place: Mapping[str, int]) -> None:
-        self.round, self.step, self._batches = place["round"], place["step"], None
-
-    def once(self) -> Iterator[Any]:
-        """What is left of this round."""
-        parts = [getattr(self.loader, name, None) for name in ("sampler", "batch_sampler", "dataset")]
-        owners = {id(owner): owner for owner in (self.loader, *parts, getattr(parts[1], "sampler", None))}
-        for owner in owners.values():
-            if hasattr(owner, "set_epoch"):
-                owner.set_epoch(self.round)
-        sampler: Any = getattr(self.loader, "batch_sampler", None)
-        skips = hasattr(sampler, "skip")
-        if skips:
-            sampler.skip(self.step)
-        batches = iter(self.loader)
-        for _ in range(0 if skips else self.step):
-            next(batches, None)
-        return batches
-
-    def next(self) -> Any:
-        for _ in range(2):
-            if self._batches is None:
-                self._batches = self.once()
-            for batch in self._batches:
-                self.step += 1
-                return batch
-            self.round, self.step, self._batches = self.round + 1, 0, None
-        raise ValueError(f"{_name(self.number)} must have at least one batch, but has none; is it drop_last?")
+def _joined_images(images: list[Tensor]) -> Tensor:
+    """One batch of all, in the real images' memory format."""
+    first = images[0]
+    for number, other in enumerate(images[1:], 1):
+        if other.shape[1:] != first.shape[1:] or other.dtype != first.dtype:
+            expected, came = (f"{part.dtype} {tuple(part.shape[1:])}" for part in (first, other))
+            raise ValueError(
+                f"{_name(number)} must have images like the real ones, {expected}, got {came}: give it a transform"
+            )
+        if other.device != first.device:
+            raise ValueError(
+                f"{_name(number)} is on {other.device} and the real images on {first.device}: pass device="
+            )
+    if len(images) == 1:
+        return first
+    last = first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
+    kind = torch.channels_last if last else torch.contiguous_format
+    return torch.cat([part.contiguous(memory_format=kind) for part in images])
 
 
-def _length(loader: Any) -> int | None:
-    """How many batches it has; None if it does not know, as a loader of a dataset that is iterated."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None
+def _joined_labels(labels: list[Tensor]) -> Tensor:
+    """(B,) int64; or probabilities, if those of any loader are, of which the others become one-hot."""
+    soft = next((part for part in labels if part.ndim == 2), None)
+    if soft is None:
+        return torch.cat(labels)
+    classes = soft.shape[1]
+    return torch.cat(
+        [part if part.ndim == 2 else torch.nn.functional.one_hot(part, classes).to(soft) for part in labels]
+    )
 
 
 def _name(number: int) -> str:

@@ -20,10 +20,12 @@ class GenIntLoss(nn.Module):
 
     Each term is the mean over its own images of the batch, whatever their number, as in the paper: with weights
     (1, 0.05) 256 real and 64 intervened images count as 1 to 0.05. A term whose images are not in the batch is 0.
+    Images with the label -100 are ignored, as by `cross_entropy`.
 
     Args:
         weights: of source 0, 1, 2, ...: real images, interventions (lambda_1), transferred ones (lambda_2).
         label_smoothing: as `torch.nn.functional.cross_entropy` has it, in [0, 1].
+        class_weight: (num_classes,) weights of the classes, as `cross_entropy`'s `weight`; None weighs them alike.
 
     Raises:
         ValueError: a weight below zero or none, or smoothing outside [0, 1].
@@ -31,8 +33,15 @@ class GenIntLoss(nn.Module):
     """
 
     lambdas: Tensor
+    class_weight: Tensor | None
 
-    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0), *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        weights: Sequence[float] = (1.0, 1.0, 1.0),
+        *,
+        label_smoothing: float = 0.0,
+        class_weight: Tensor | Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         if isinstance(weights, (int, float)):
             raise TypeError(f"weights must be one for each source, such as (1.0, 0.05), but got {weights}")
@@ -41,6 +50,9 @@ class GenIntLoss(nn.Module):
             raise ValueError("weights must have at least one, of the real images, but got none")
         self.label_smoothing = check_number("label_smoothing", label_smoothing, high=1)
         self.register_buffer("lambdas", torch.tensor(self.weights), persistent=False)
+        if class_weight is not None:
+            class_weight = torch.tensor([check_number("class_weight", float(weight)) for weight in class_weight])
+        self.register_buffer("class_weight", class_weight, persistent=False)
 
     def forward(self, logits: Tensor | Mapping[str, Tensor], targets: Tensor | Mapping[str, Any]) -> Tensor:
         """The loss.
@@ -51,20 +63,27 @@ class GenIntLoss(nn.Module):
                 Mixup's, and "source", (B,). Labels alone are all of real images.
 
         Raises:
-            ValueError: a source has no weight, or shapes do not match.
+            ValueError: a source or a class has no weight, a label is no class of the logits, or shapes do not match.
         """
         if not isinstance(logits, Tensor):
             logits = logits["ensemble"]
         labels, source = _checked(logits, targets)
-        # on a GPU the look-up itself complains; a check here would wait for it at every step
-        last = int(source.max()) if source.device.type == "cpu" and len(source) else 0
-        if last >= len(self.weights):
+        if _looks(source) and len(source) and (last := int(source.max())) >= len(self.weights):
             raise ValueError(f"weights must have one for each source, 0 to {last}, but has {len(self.weights)}")
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        of_class = None if self.class_weight is None else self.class_weight.to(logits)
+        if of_class is not None and len(of_class) != logits.shape[1]:
+            raise ValueError(f"class_weight must have one for each of {logits.shape[1]} classes, got {len(of_class)}")
+        losses = F.cross_entropy(
+            logits, labels, of_class, ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
+        )
         # without a branch on what is in the batch, for which a GPU would have to be waited for
-        self.lambdas = self.lambdas.to(losses.device)
-        counts = torch.zeros_like(self.lambdas).scatter_add(0, source, torch.ones_like(source, dtype=torch.float32))
-        shares = (self.lambdas / counts.clamp(min=1))[source]
+        counted = torch.ones_like(source, dtype=torch.float32)  # as `cross_entropy` averages: probabilities count as 1
+        if labels.ndim == 1:
+            kept = labels != IGNORED
+            counted = kept.float() if of_class is None else of_class[labels.clamp(min=0)].float() * kept
+        lambdas = self.lambdas.to(losses.device)
+        totals = torch.zeros_like(lambdas).scatter_add(0, source, counted)
+        shares = torch.where(totals > 0, lambdas / totals, 0)[source]
         return torch.where(shares > 0, losses * shares, 0).sum()
 
     def extra_repr(self) -> str:
@@ -107,14 +126,18 @@ class MultiHeadLoss(nn.Module):
             )
         ensemble = outputs["ensemble"]
         labels, source = _checked(ensemble, targets)
-        losses = F.cross_entropy(ensemble, labels, reduction="none", label_smoothing=self.label_smoothing)
-        total = _mean(losses, source == REAL)
+        losses = F.cross_entropy(
+            ensemble, labels, ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
+        )
+        real = source == REAL
+        total = _mean(losses, real & (labels != IGNORED) if labels.ndim == 1 else real)
         heads = {} if isinstance(targets, Tensor) else targets.get("heads", {})
-        if not heads and source.device.type == "cpu" and source.any():
+        if not heads and _looks(source) and source.any():
             raise ValueError("targets of generated images must have labels by head, but have none: use targets='all'")
         for head, classes in heads.items():
             if head not in outputs:
                 raise ValueError(f"outputs must have each head of the targets, but lack {head!r}")
+            _check_labels(outputs[head], classes)
             losses = F.cross_entropy(
                 outputs[head], classes, reduction="none", ignore_index=IGNORED, label_smoothing=self.label_smoothing
             )
@@ -168,10 +191,28 @@ def _checked(logits: Tensor, targets: Tensor | Mapping[str, Any]) -> tuple[Tenso
     if isinstance(targets, Tensor):
         targets = {"labels": targets, "source": targets.new_zeros(len(targets), dtype=torch.long)}
     labels, source = targets["labels"], targets["source"]
+    if labels.ndim == 2 and labels.shape[1] == 1 and not labels.is_floating_point():
+        labels = labels[:, 0]
     soft = labels.ndim == 2 and labels.is_floating_point() and labels.shape == logits.shape
     if logits.ndim != 2 or not (soft or labels.shape == logits.shape[:1]) or source.shape != logits.shape[:1]:
         raise ValueError(
             "logits must be (B, num_classes), labels (B,) or probabilities (B, num_classes) and source (B,), but got "
             f"{tuple(logits.shape)}, {tuple(labels.shape)} and {tuple(source.shape)}"
         )
+    _check_labels(logits, labels)
     return labels, source
+
+
+def _looks(tensor: Tensor) -> bool:
+    """Whether values may be looked at: a GPU would have to be waited for, and a compiler would end its graph."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    if labels.ndim == 1 and len(labels) and _looks(labels):
+        wrong = labels[((labels < 0) & (labels != IGNORED)) | (labels >= logits.shape[1])]
+        if len(wrong):
+            raise ValueError(
+                f"labels must be of the {logits.shape[1]} classes of the logits, got {int(wrong[0])}: do the generated "
+                "images have the classes of the real ones?"
+            )

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from scipy.stats import binom, chi2, chi2_contingency
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -482,3 +485,24 @@ def test_digits_show_unless_both_colours_happen_to_be_one(shared: Path) -> None:
     contrast = test.images().float().std((2, 3)).amax(1)
     assert contrast[~one].min() > 10
     assert contrast[one].max() < 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "resized"),
+    [(ColoredMNIST, "pillow"), (DoubleColoredMNIST, "torch")],
+)
+def test_digits_are_resized_as_the_released_loader_resizes_them(
+    tmp_path: Path, mnist_writer: Callable[..., Path], kind: Any, resized: str
+) -> None:
+    # columns of MNIST's file number themselves, so that a resized row says which column each pixel came from
+    root = mnist_writer(tmp_path, torch.arange(10).repeat(6), torch.arange(10))
+    digit = torch.arange(28, dtype=torch.uint8).mul(9).expand(28, 28)
+    if resized == "pillow":
+        expected = torch.from_numpy(np.array(Image.fromarray(digit.numpy()).resize((32, 32), Image.Resampling.NEAREST)))
+    else:
+        expected = F.interpolate(digit[None, None], size=(32, 32))[0, 0]
+    raw = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    content = raw.read_bytes()
+    raw.write_bytes(content[:16] + digit.numpy().tobytes() * 60)
+    grey = kind(root, jitter=0)._digits.grey
+    assert torch.equal(grey, expected.expand_as(grey))

@@ -158,7 +158,7 @@ class Empty(Dataset[Any]):
         (
             lambda: MixedLoader(loader(0, 2, 1), loader(0, 2, 3, drop_last=True)),
             ValueError,
-            "synthetic loader 1 must have at least one batch, but has none; is it drop_last?",
+            "synthetic loader 1 must have at least one batch, got none: with drop_last it needs a whole batch",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), iter([])))),
@@ -168,38 +168,40 @@ class Empty(Dataset[Any]):
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), [(torch.zeros(1, 3, 4, 4), torch.zeros(1).long())]))),
             ValueError,
-            r"synthetic loader 1 must have images like the real ones, torch.float32 \(3, 2, 2\), but has torch.float32 "
+            r"synthetic loader 1 must have images like the real ones, torch.float32 \(3, 2, 2\), got torch.float32 "
             r"\(3, 4, 4\): give it a transform",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), [(torch.zeros(1, 3, 2, 2).byte(), torch.zeros(1).long())]))),
             ValueError,
-            "but has torch.uint8",
+            "got torch.uint8",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), [torch.zeros(1, 3, 2, 2)]))),
             TypeError,
-            "synthetic loader 1 must yield pairs of images and labels, but yielded Tensor",
+            "synthetic loader 1 must yield pairs of images and labels, got Tensor",
         ),
         (
             lambda: next(iter(MixedLoader([(torch.zeros(1, 3, 2, 2), {"shape": torch.zeros(1)})]))),
             TypeError,
-            r"the real loader must yield labels \(B,\) with B = 1, but yielded dict",
+            r"the real loader must yield labels \(B,\) with B = 1, got dict",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 1, 1), [(torch.zeros(1, 3, 2, 2), {"hue": torch.zeros(1)})]))),
             TypeError,
-            "synthetic loader 1 must have labels of the shape, but has hue",
+            "synthetic loader 1 must have labels of the shape, got hue",
         ),
         (
-            lambda: MixedLoader(loader(0, 1, 1)).load_state_dict({"epoch": 0, "step": 0, "synthetic": [{}]}),
+            lambda: MixedLoader(loader(0, 1, 1)).load_state_dict(
+                MixedLoader(loader(0, 1, 1), loader(0, 1, 1)).state_dict()
+            ),
             ValueError,
-            "state must be of 0 synthetic loaders, but is of 1",
+            "state must be of 0 synthetic loaders, got 1",
         ),
         (
             lambda: MixedLoader(loader(0, 1, 1), loader(0, 1, 1).dataset),
             TypeError,
-            r"synthetic loader 1 must be a loader, such as DataLoader\(dataset\), but is a dataset",
+            r"synthetic loader 1 must be a loader, such as DataLoader\(dataset\), got a dataset",
         ),
         (lambda: MixedLoader(loader(0, 1, 1), device="tpu"), ValueError, "device must be cpu"),
     ],

@@ -199,3 +199,35 @@ def test_the_penalty_of_irm_is_nothing_where_confidence_is_calibrated_and_it_has
 def test_bad_input_is_named(make: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_ignored_labels_do_not_count_as_in_cross_entropy() -> None:
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([1, -100, 2, -100, 0, 3])
+    expected = F.cross_entropy(logits, labels, ignore_index=-100)
+    assert GenIntLoss()(logits, labels).item() == pytest.approx(expected.item())
+    assert MultiHeadLoss()({"ensemble": logits}, labels).item() == pytest.approx(expected.item())
+    assert GenIntLoss()(logits, torch.full((6,), -100)) == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_are_those_of_cross_entropy_for_each_source(smoothing: float) -> None:
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    labels, source = torch.tensor([0, 1, 2, -100, 1, 2, 0, 0]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    weight = torch.tensor([1.0, 5.0, 0.5])
+    parts = [
+        F.cross_entropy(logits[source == i], labels[source == i], weight, label_smoothing=smoothing) for i in range(2)
+    ]
+    loss = GenIntLoss((1.0, 0.2), label_smoothing=smoothing, class_weight=weight)
+    found = loss(logits, {"labels": labels, "source": source})
+    assert found.item() == pytest.approx((parts[0] + 0.2 * parts[1]).item())
+    with pytest.raises(ValueError, match="class_weight must have one for each of 3 classes, got 2"):
+        GenIntLoss(class_weight=[1, 2])(logits, labels)
+
+
+def test_the_loss_compiles_as_one_graph() -> None:
+    # what a graph is broken by is found where it is traced; no compiler is needed for that
+    loss = torch.compile(GenIntLoss((1.0, 0.1)), fullgraph=True, backend="eager")
+    logits, labels = torch.zeros(3, 4), torch.tensor([0, 1, 2])
+    targets = {"labels": labels, "source": torch.tensor([0, 0, 1])}
+    assert loss(logits, targets).item() == pytest.approx(GenIntLoss((1.0, 0.1))(logits, targets).item())

@@ -1,0 +1,101 @@
+"""Which classes a dataset's labels stand for, and whether two datasets mean the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch.utils.data import Subset
+
+from genaug.training.batches import LABEL_KEYS
+
+_NAMED = 6  # classes of a list before a message says ...
+
+
+class Classes(NamedTuple):
+    """The classes of a dataset's labels.
+
+    Attributes:
+        number: how many there are.
+        names: of each, if they have names.
+        used: those that labels are drawn from.
+    """
+
+    number: int
+    names: tuple[str, ...] | None
+    used: frozenset[int]
+
+
+def classes_of(dataset: Any) -> Classes | None:
+    """Return a dataset's classes, or None if it does not tell them, or a `target_transform` renames them."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    generator, known = getattr(dataset, "generator", None), getattr(dataset, "classes", None)
+    count = getattr(generator, "num_classes", None)
+    if isinstance(count, int):  # generated images, whose `classes` are numbers
+        parts = known.values() if isinstance(known, Mapping) else [known or range(count)]
+        used = frozenset(number for part in parts for number in part)
+        return Classes(count, _names(getattr(generator, "classes", None)), used)
+    if isinstance(settings := getattr(dataset, "settings", None), Mapping):  # a rendered set
+        known = settings.get("classes")
+    if isinstance(features := getattr(dataset, "features", None), Mapping):  # Hugging Face's datasets
+        known = next((features[key].names for key in LABEL_KEYS if hasattr(features.get(key), "names")), None)
+    names = _names(known)
+    count = known if isinstance(known, int) else len(names) if names else None
+    return None if count is None else Classes(count, names, frozenset(range(count)))
+
+
+def _names(known: Any) -> tuple[str, ...] | None:
+    if isinstance(known, Sequence) and known and all(isinstance(name, str) for name in known):
+        return tuple(known)
+    return None
+
+
+def check_classes_agree(real: Classes | None, generated: Classes | None, who: str) -> None:
+    """Raise ValueError if a label of the generated images stands for another class among the real ones.
+
+    Args:
+        real: the classes of the real images; None if they are unknown, which agrees with any.
+        generated: the classes of the generated images.
+        who: makes them, for error messages.
+    """
+    if real is None or generated is None:
+        return
+    way = "; choose some by classes=, or map them by target_transform="
+    everything = len(generated.used) == generated.number
+    if max(generated.used) >= real.number or (everything and generated.number != real.number):
+        raise ValueError(
+            f"{who} must have the real loader's {real.number} classes{_listed(real.names)}, got {generated.number}"
+            f"{_listed(generated.names)}{way}"
+        )
+    if real.names is None:
+        return
+    if generated.names is not None:
+        if wrong := [i for i in sorted(generated.used) if generated.names[i] != real.names[i]]:
+            first = wrong[0]
+            raise ValueError(
+                f"{who} must have the real loader's classes in the same order, got class {first} "
+                f"{generated.names[first]!r} where the real one is {real.names[first]!r}: real{_listed(real.names)}, "
+                f"generated{_listed(generated.names)}{way}"
+            )
+    elif by_value(real.names) != real.names:
+        raise ValueError(
+            f"{who} must have the real loader's classes in the same order, but folders with numbers as names are "
+            f"sorted as text{_listed(real.names)}, and generated classes by value{_listed(by_value(real.names))}: add "
+            "leading zeros to the folders' names, or map the labels by target_transform="
+        )
+
+
+def by_value(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names that are all integers in the order of their values, other names as they are."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(names)
+
+
+def _listed(names: Sequence[str] | None) -> str:
+    if not names:
+        return ""
+    return f" ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
