@@ -19,6 +19,7 @@ from genaug.interventions.sampling import integers, normal, truncated_normal, un
 
 FACTORS = ("shape", "texture", "background")
 _MOST_JITTER = 4.0  # beyond it masks leave the image
+BACKGROUNDS = ("any", "other", "same")
 REFRESHED_EVERY = 64  # samples; not `batch_size`, which changes no image
 
 
@@ -35,7 +36,9 @@ class CounterfactualDataset(GeneratedDataset):
             takes a triple of noises (B, z_dim), float32, and a triple of labels (B,), batch sizes being free to
             differ, and returns masks (B, 1, H, W) in [0, 1] and images (B, 3, H, W) in [-1, 1]. It is called in
             evaluation mode. Noise is standard normal, and the truncation is the module's to apply; one with
-            `truncated_noise = True` gets it as BigGAN's, cut off at [-2, 2] and multiplied by the truncation.
+            `truncated_noise = True` gets it as BigGAN's, cut off at [-2, 2] and multiplied by the truncation. It may
+            have its own `compose(mask, texture, background, draws)`: draws are (B, `compose_draws`) uniform in (0, 1),
+            masks lie in [0, 1], and images may come in any range.
         length: number of samples; images are made when asked for, so that any length is free.
         seed: another seed is another dataset.
         counterfactuals_per_noise: that many consecutive samples share the shape's noise and label, and differ in
@@ -61,6 +64,10 @@ class CounterfactualDataset(GeneratedDataset):
         mask_jitter: how far each sample's mask is turned, stretched, slanted and moved before it is composed, so that
             fewer masks show more shapes: at 1 by up to 15 degrees, 15% a side, 0.15 and 1/16 of the side, drawn evenly.
             In [0, 4]; 0 by default.
+        tie: names of factors that share label and draw, such as ("shape", "texture"): the object stays whole, and only
+            its background changes. The first in the order shape, texture, background leads. By default none are tied.
+        backgrounds: the background's class relative to the shape's: "any", "other" or "same". "same" is the control
+            for "other". With a pool, the entry is drawn from those of the right class.
         shared_noise: whether the three mechanisms share the shape's noise, as in the released code for ImageNet, and
             only their labels differ. By default each has its own, as in the paper (section 3.1).
 
@@ -91,6 +98,8 @@ class CounterfactualDataset(GeneratedDataset):
         *,
         refresh: float = 0.0,
         mask_jitter: float = 0.0,
+        tie: Sequence[str] = (),
+        backgrounds: str = "any",
         shared_noise: bool = False,
     ) -> None:
         check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
@@ -103,6 +112,10 @@ class CounterfactualDataset(GeneratedDataset):
         if shared_noise and pool is not None:
             raise ValueError("shared_noise does not go with a pool, which recombines parts of different noise")
         check_choice("targets", targets, (*FACTORS, "all"))
+        self.tie = _checked_tie(tie)
+        check_choice("backgrounds", backgrounds, BACKGROUNDS)
+        if backgrounds != "any" and "background" in self.tie:
+            raise ValueError(f"backgrounds must be 'any' when tie has the background, got {backgrounds!r}")
         super().__init__(
             generator,
             length=length,
@@ -118,6 +131,8 @@ class CounterfactualDataset(GeneratedDataset):
         )
         if isinstance(classes, Mapping):
             self.classes = _classes_of_factors(classes, self.generator.num_classes)
+        self.backgrounds = backgrounds
+        self._check_classes_agree()
         if pool is not None:
             check_fits(pool, self.generator.image_size, self.device)
         self.counterfactuals_per_noise = counterfactuals_per_noise
@@ -126,12 +141,13 @@ class CounterfactualDataset(GeneratedDataset):
         self.refresh = refresh
         self.shared_noise = shared_noise
         self._held: Pool | None = None
+        if pool is not None and backgrounds != "any":
+            self._check_pool_has_classes()
 
     def labels(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Classes of these samples' shape, texture and background, each (B,) int64 on the device."""
         positions = check_indices(indices, self.length).to(self.device)
-        sources = self._sources(positions)
-        return {factor: self._labels(factor, sources[factor]) for factor in FACTORS}
+        return self._labels_of(self._sources(positions))
 
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
         columns = {name: values.tolist() for name, values in self.labels(indices).items()}
@@ -143,7 +159,7 @@ class CounterfactualDataset(GeneratedDataset):
         """What `describe` says of each of these samples: everything that made it, as plain numbers and strings."""
         positions = check_indices(indices, self.length)
         sources = self._sources(positions)
-        labels = {name: self._labels(name, source) for name, source in sources.items()}
+        labels = self._labels_of(sources)
         numbers = {name: self._noise_of(name, source)[1] for name, source in sources.items()}
         return [
             {
@@ -155,6 +171,8 @@ class CounterfactualDataset(GeneratedDataset):
                 "pool_entries" if self.pool else "noise_indices": dict(zip(FACTORS, source, strict=True)),
                 "pool": self.pool,
                 "mask_jitter": self.mask_jitter,
+                "tie": list(self.tie),
+                "backgrounds": self.backgrounds,
                 "refresh": self.refresh,
                 "shared_noise": self.shared_noise,
                 "truncation": self.truncation,
@@ -167,10 +185,95 @@ class CounterfactualDataset(GeneratedDataset):
         """Which draw each sample's shape, texture and background come from: its number, or that of a pool's entry."""
         groups = positions // self.counterfactuals_per_noise
         indices = {"shape": groups, "texture": positions, "background": positions}
+        indices = {name: indices[self._lead(name)] for name in FACTORS}
         if self.pool is None:
             return indices
         begin = self._begin(positions)
-        return {name: begin + integers(self.seed, index, self.pool, f"{name} entry") for name, index in indices.items()}
+        entries = {
+            name: begin + integers(self.seed, index, self.pool, f"{self._lead(name)} entry")
+            for name, index in indices.items()
+        }
+        if self.backgrounds != "any":
+            entries["background"] = self._related_entries(entries["shape"], begin, positions)
+        return entries
+
+    def _lead(self, factor: str) -> str:
+        """The factor whose label and draw this one has."""
+        return self.tie[0] if factor in self.tie else factor
+
+    def _related_entries(self, shapes: Tensor, begin: Tensor, positions: Tensor) -> Tensor:
+        """Entries of the pool whose background has the same class as the shape, or another one, drawn evenly."""
+        assert self.pool is not None
+        wanted, draws = self._labels("shape", shapes), uniform(self.seed, positions, 1, "background entry")[:, 0]
+        entries = torch.empty_like(positions)
+        for first in begin.unique():
+            here = begin == first
+            labels = self._labels("background", first + torch.arange(self.pool, device=first.device))
+            order = labels.argsort(stable=True)  # the entries of each class are a run in this order
+            counts = torch.bincount(labels, minlength=self.generator.num_classes)
+            runs, own = (counts.cumsum(0) - counts)[wanted[here]], counts[wanted[here]]
+            eligible = own if self.backgrounds == "same" else self.pool - own
+            if (eligible == 0).any():
+                label = int(wanted[here][eligible == 0][0])
+                kind = "class" if self.backgrounds == "same" else "another class than"
+                raise ValueError(
+                    f"pool must hold a background of {kind} {label} for backgrounds={self.backgrounds!r}, got "
+                    f"{self.pool} entries without one. Use a larger pool."
+                )
+            number = (draws[here] * eligible).long()
+            number = number + (runs if self.backgrounds == "same" else (number >= runs) * own)
+            entries[here] = first + order[number]
+        return entries
+
+    def _labels_of(self, sources: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Classes of the samples with these draws."""
+        labels = {name: self._labels(name, source) for name, source in sources.items()}
+        if self.pool is None and self.backgrounds == "same":
+            labels["background"] = labels["shape"]
+        elif self.pool is None and self.backgrounds == "other":
+            labels["background"] = self._other_labels(labels["shape"], sources["background"])
+        return labels
+
+    def _other_labels(self, shapes: Tensor, sources: Tensor) -> Tensor:
+        """A background class for each sample, drawn evenly from those that are not the shape's."""
+        classes = torch.tensor(self._classes("background"), device=sources.device)
+        draws = uniform(self.seed, sources, 1, "background label")[:, 0]
+        labels = torch.empty_like(sources)
+        for shape in shapes.unique():
+            here, others = shapes == shape, classes[classes != shape]
+            labels[here] = others[(draws[here] * len(others)).long()]
+        return labels
+
+    def _classes(self, factor: str) -> list[int]:
+        """The classes that this factor's label is drawn from."""
+        return self.classes[self._lead(factor)] if isinstance(self.classes, dict) else self.classes
+
+    def _check_classes_agree(self) -> None:
+        """Raises ValueError if tied factors have different classes, or a shape has no background of the right class."""
+        if isinstance(self.classes, dict):
+            for factor in self.tie[1:]:
+                if self.classes[factor] != self.classes[self.tie[0]]:
+                    raise ValueError(
+                        f"classes must be the same for tied factors, got {self.classes[self.tie[0]]} for "
+                        f"{self.tie[0]} and {self.classes[factor]} for {factor}"
+                    )
+        shapes, behind = set(self._classes("shape")), set(self._classes("background"))
+        if self.backgrounds == "same" and not shapes <= behind:
+            raise ValueError(
+                f"classes of the background must include each shape's for backgrounds='same', got none of class "
+                f"{min(shapes - behind)}"
+            )
+        if self.backgrounds == "other" and len(behind) == 1 and behind <= shapes:
+            raise ValueError(
+                f"classes must leave each shape another class's background for backgrounds='other', got only class "
+                f"{min(behind)}"
+            )
+
+    def _check_pool_has_classes(self) -> None:
+        """Raises ValueError at once if the first pool cannot serve one of its shapes."""
+        assert self.pool is not None
+        entries = torch.arange(self.pool, device=self.device)
+        self._related_entries(entries, torch.zeros_like(entries), entries)
 
     def _begin(self, positions: Tensor) -> Tensor:
         """The first of the pool's entries that each sample draws from: its group's, whose shape is to stay one."""
@@ -178,51 +281,72 @@ class CounterfactualDataset(GeneratedDataset):
         return (steps.double() * (self.refresh * (self.pool or 0))).long()
 
     def _labels(self, factor: str, sources: Tensor) -> Tensor:
-        classes = self.classes[factor] if isinstance(self.classes, dict) else self.classes
-        drawn = integers(self.seed, sources, len(classes), f"{factor} label")
+        classes = self._classes(factor)
+        drawn = integers(self.seed, sources, len(classes), f"{self._lead(factor)} label")
         return torch.tensor(classes, device=sources.device)[drawn]
 
     def _noise_of(self, factor: str, sources: Tensor) -> tuple[str, Tensor]:
         """The name of the factor's noise, and its number for each of these draws."""
+        lead = self._lead(factor)
         if not self.shared_noise:
-            return factor, sources
-        return "shape", sources if factor == "shape" else sources // self.counterfactuals_per_noise
+            return lead, sources
+        return "shape", sources if lead == "shape" else sources // self.counterfactuals_per_noise
 
     def _noise(self, factor: str, sources: Tensor) -> Tensor:
         name, numbers = self._noise_of(factor, sources)
         return noise_for(self.generator, self.seed, numbers, f"{name} noise", self.truncation)
 
-    def _mechanisms(self, sources: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _mechanisms(self, sources: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Mask, texture and background of these draws, of which each factor may have another number."""
         counts = [len(source) for source in sources.values()]
-        sources = {name: self._pad(source) for name, source in sources.items()}
-        noise = [self._noise(name, source) for name, source in sources.items()]
-        labels = [self._labels(name, source) for name, source in sources.items()]
+        noise = [self._noise(name, self._pad(source)) for name, source in sources.items()]
+        classes = [self._pad(labels[name]) for name in sources]
         with self._generating():
-            parts = self.generator.mechanisms(noise, labels, self.truncation)
+            parts = self.generator.mechanisms(noise, classes, self.truncation)
         mask, texture, background = (part[:count] for part, count in zip(parts, counts, strict=True))
         return mask, texture, background
 
     def _make(self, positions: Tensor) -> Tensor:
         if self.pool is not None:
             return self._recombined(positions)
-        sources = self._sources(positions.to(self.device))
+        positions = positions.to(self.device)
+        sources = self._sources(positions)
+        labels = self._labels_of(sources)
         # consecutive samples share a shape: its mechanism runs once for all of them
-        sources["shape"], inverse = torch.unique(sources["shape"], return_inverse=True)
-        mask, texture, background = self._mechanisms(sources)
-        mask = self._jittered(mask.float()[inverse], positions.to(mask.device))
-        return to_uint8(compose(mask, texture.float(), background.float()))
+        shapes, inverse = torch.unique(sources["shape"], return_inverse=True)
+        shared = [name for name in FACTORS if self._lead(name) == "shape"]
+        for name in shared:
+            sources[name], labels[name] = shapes, self._labels("shape", shapes)
+        made = dict(zip(FACTORS, self._mechanisms(sources, labels), strict=True))
+        made = {name: part.float()[inverse] if name in shared else part.float() for name, part in made.items()}
+        mask, texture = self._jittered(made["shape"], made["texture"], positions)
+        return to_uint8(self._composed(mask, texture, made["background"], positions))
 
-    def _jittered(self, mask: Tensor, positions: Tensor) -> Tensor:
+    def _jittered(self, mask: Tensor, texture: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The masks, and textures that are tied to them, turned, stretched, slanted and moved."""
         if not self.mask_jitter:
-            return mask
-        return warp(mask, (2 * uniform(self.seed, positions, 6, "mask jitter") - 1) * self.mask_jitter)
+            return mask, texture
+        change = (2 * uniform(self.seed, positions.to(mask.device), 6, "mask jitter") - 1) * self.mask_jitter
+        if self._lead("texture") == "shape":
+            texture = warp(texture.float(), change)
+        return warp(mask.float(), change), texture
+
+    def _composed(self, mask: Tensor, texture: Tensor, background: Tensor, positions: Tensor) -> Tensor:
+        """The images, by the generator's own `compose` where it has one, with draws of each sample's own."""
+        if not hasattr(self.generator, "compose"):
+            return compose(mask, texture, background)
+        draws = uniform(self.seed, positions.to(mask.device), self.generator.compose_draws, "compose")
+        return self.generator.compose(mask, texture, background, draws)
 
     def _recombined(self, positions: Tensor) -> Tensor:
         parts = self._bank().parts(*self._sources(positions).values())
         if parts is not None:
-            mask, texture, background = parts
-            return blend_uint8(self._jittered(mask.float(), positions.to(mask.device)), texture, background)
+            mask, texture = self._jittered(parts[0], parts[1], positions)
+            background = parts[2]
+            if not hasattr(self.generator, "compose"):
+                return blend_uint8(mask, texture, background)
+            pixels = self._composed(mask.float() / 255, texture.float(), background.float(), positions)
+            return pixels.round_().clamp_(0, 255).to(torch.uint8)
         # an entry of some lies in the place of another's: the pool of the earlier ones first, then that of the later
         begin = self._begin(positions)
         first = begin.unique()
@@ -236,7 +360,8 @@ class CounterfactualDataset(GeneratedDataset):
             assert self.pool is not None
 
             def make(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                return self._mechanisms(dict.fromkeys(FACTORS, entries))
+                sources = dict.fromkeys(FACTORS, entries)
+                return self._mechanisms(sources, {name: self._labels(name, entries) for name in FACTORS})
 
             self._held = Pool(self.pool, self.generator.image_size, self.device, make, self.batch_size)
         return self._held
@@ -251,6 +376,7 @@ class CounterfactualDataset(GeneratedDataset):
             f"Pool: {self.pool}"
             + (f", of which {self.refresh:g} is new every {REFRESHED_EVERY}" if self.refresh else ""),
             f"Mask jitter: {self.mask_jitter:g}",
+            f"Tied: {', '.join(self.tie) or 'none'}; backgrounds: {self.backgrounds}",
         ]
 
 
@@ -263,6 +389,17 @@ def noise_for(generator: Any, seed: int, indices: Tensor, stream: str, truncatio
     if getattr(generator, "truncated_noise", False):
         return truncated_normal(seed, indices, generator.z_dim, stream) * truncation
     return normal(seed, indices, generator.z_dim, stream)
+
+
+def _checked_tie(tie: Sequence[str]) -> tuple[str, ...]:
+    """These factors in the order of `FACTORS`; raises ValueError unless there are none, two or three different ones."""
+    if isinstance(tie, str):
+        raise TypeError(f"tie must be a sequence of factors such as ('shape', 'texture'), got {tie!r}")
+    for factor in tie:
+        check_choice("tie", factor, FACTORS)
+    if len(tie) == 1 or len(set(tie)) != len(tie):
+        raise ValueError(f"tie must name two or three different factors, or none, got {tuple(tie)}")
+    return tuple(factor for factor in FACTORS if factor in tie)
 
 
 def _classes_of_factors(classes: Mapping[str, Any], count: int) -> dict[str, list[int]]:

@@ -144,7 +144,9 @@ def test_pooled_samples_are_their_stored_parts_composed(generator):
 def test_a_pool_is_within_two_grey_levels_of_its_exact_parts(generator):
     """Each part is held to the nearest of 256 levels; the mask's half level weighs at most the full contrast."""
     dataset = CounterfactualDataset(generator, length=64, pool=9)
-    parts = dataset._mechanisms(dict.fromkeys(("shape", "texture", "background"), torch.arange(9)))
+    entries = torch.arange(9)
+    labels = {name: dataset._labels(name, entries) for name in FACTORS}
+    parts = dataset._mechanisms(dict.fromkeys(FACTORS, entries), labels)
     sources = dataset._sources(torch.arange(64))
     exact = compose(*(part[source] for part, source in zip(parts, sources.values(), strict=True)))
     assert ((exact + 1) * 127.5 - dataset.images(range(64)).float()).abs().max() <= 1.5 + 1e-3
@@ -424,3 +426,140 @@ def test_jittered_masks_are_a_function_of_the_sample_and_change_no_label(generat
 def test_a_negative_jitter_is_refused(generator):
     with pytest.raises(ValueError, match="mask_jitter must be"):
         CounterfactualDataset(generator, mask_jitter=-1.0)
+
+
+class Placed(Drawn):
+    """Composes by its own rule, with a draw of each sample's."""
+
+    compose_draws = 1
+
+    def compose(self, mask, texture, background, draws):
+        return compose(mask * (draws[:, :, None, None] > 0.5), texture, background)
+
+
+@pytest.mark.parametrize("pool", [None, 40])
+@pytest.mark.parametrize("shared_noise", [False, True])
+def test_tied_factors_share_label_and_draw(pool, shared_noise):
+    if pool and shared_noise:
+        return
+    dataset = CounterfactualDataset(
+        Drawn(), length=60, counterfactuals_per_noise=4, pool=pool, tie=("texture", "shape"), shared_noise=shared_noise
+    )
+    labels = dataset.labels(range(60))
+    assert torch.equal(labels["shape"], labels["texture"])
+    assert not torch.equal(labels["shape"], labels["background"])
+    kind = "pool_entries" if pool else "noise_indices"
+    for described in dataset.descriptions(range(60)):
+        assert described[kind]["shape"] == described[kind]["texture"]
+        assert described["tie"] == ["shape", "texture"]
+
+
+def test_a_tied_texture_gets_the_shape_s_noise():
+    class Same(Flat):
+        def mechanisms(self, z, labels, truncation=1.0):
+            assert torch.equal(z[0], z[1])
+            assert torch.equal(labels[0], labels[1])
+            assert not torch.equal(z[0], z[2][: len(z[0])])
+            return super().mechanisms(z, labels, truncation)
+
+    for pool in (None, 30):
+        CounterfactualDataset(Same(), length=20, tie=("shape", "texture"), pool=pool).images(range(20))
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": 11}, {"pool": 11, "refresh": 0.4}, {"mask_jitter": 1.0}])
+@pytest.mark.parametrize("relation", [{"tie": ("shape", "texture")}, {"tie": FACTORS}, {"backgrounds": "other"}])
+def test_tied_and_related_samples_do_not_depend_on_the_batch(options, relation):
+    dataset = CounterfactualDataset(
+        Placed(), length=90, counterfactuals_per_noise=4, batch_size=32, **options, **relation
+    )
+    whole = dataset.images(range(90))
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat([dataset.images(piece) for piece in order.split(7)]), whole[order])
+    assert len(whole.flatten(1).unique(dim=0)) > 10
+
+
+@pytest.mark.parametrize("pool", [None, 400])
+@pytest.mark.parametrize("backgrounds", ["other", "same"])
+def test_backgrounds_have_the_class_asked_for_and_are_drawn_evenly(pool, backgrounds):
+    count = 20_000
+    dataset = CounterfactualDataset(
+        Flat(), length=count, counterfactuals_per_noise=1, pool=pool, backgrounds=backgrounds, targets="all"
+    )
+    labels = dataset.labels(range(count))
+    same = labels["shape"] == labels["background"]
+    assert same.all() if backgrounds == "same" else not same.any()
+    if backgrounds == "other" and pool is None:
+        table = torch.bincount(labels["shape"] * 5 + labels["background"], minlength=25).double().view(5, 5)
+        expected = table.sum(1, keepdim=True) / 4 * (1 - torch.eye(5, dtype=torch.double))
+        # 15 degrees of freedom: above 37.7 once in a thousand
+        assert (((table - expected) ** 2 / expected.clamp(min=1e-9)) * (expected > 0)).sum() < 37.7
+    if pool:  # every entry of the right class comes up as often
+        entries = torch.tensor([d["pool_entries"]["background"] for d in dataset.descriptions(range(4000))])
+        assert len(entries.unique()) > 0.95 * pool
+    # the picture shows the label
+    for image, target in dataset.__getitems__(range(40)):
+        assert image[0, 0, 0].item() == round((1 - target["background"] / 5) * 127.5)
+
+
+def test_each_eligible_entry_of_a_pool_is_drawn_as_often():
+    count = 20_000
+    dataset = CounterfactualDataset(Flat(), length=count, counterfactuals_per_noise=1, pool=20, backgrounds="other")
+    entries = [described["pool_entries"] for described in dataset.descriptions(range(count))]
+    labels = dataset._labels("background", torch.arange(20))
+    shape = dataset.labels(range(count))["shape"]
+    drawn = torch.tensor([entry["background"] for entry in entries])
+    for label in shape.unique():
+        eligible = (labels != label).nonzero()[:, 0]
+        counts = torch.bincount(drawn[shape == label], minlength=20)[eligible].double()
+        expected = counts.sum() / len(eligible)
+        # at most 19 degrees of freedom: above 43.8 once in a thousand
+        assert ((counts - expected) ** 2 / expected).sum() < 43.8
+
+
+def test_the_tied_texture_moves_with_a_jittered_mask():
+    class Marked(Flat):
+        image_size = 32
+
+        def mechanisms(self, z, labels, truncation=1.0):
+            mask = torch.zeros(len(labels[0]), 1, 32, 32)
+            mask[:, :, 10:20, 10:20] = 1
+            texture = torch.where(mask > 0, 1.0, -1.0).expand(-1, 3, -1, -1)
+            return mask, texture[: len(labels[1])], torch.zeros(len(labels[2]), 3, 32, 32)
+
+    tied = CounterfactualDataset(Marked(), length=16, tie=("shape", "texture"), mask_jitter=1.0)
+    # nothing darker than the background shows: the object's surroundings stay outside its mask, but for half a pixel
+    assert tied.images(range(16)).float().amin() > 80
+    assert (tied.images(range(16)) == 255).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tie": ("shape",)}, ValueError, "tie must name two or three"),
+        ({"tie": ("shape", "shape")}, ValueError, "tie must name two or three"),
+        ({"tie": "shape"}, TypeError, "tie must be a sequence"),
+        ({"tie": ("shape", "textur")}, ValueError, "did you mean 'texture'"),
+        ({"backgrounds": "others"}, ValueError, "backgrounds must be one of"),
+        ({"tie": ("shape", "background"), "backgrounds": "other"}, ValueError, "backgrounds must be 'any'"),
+        ({"classes": [3], "backgrounds": "other"}, ValueError, "got only class 3"),
+        (
+            {"classes": {"shape": [1, 2], "texture": None, "background": [2]}, "backgrounds": "same"},
+            ValueError,
+            "none of class 1",
+        ),
+        (
+            {"classes": {"shape": [1], "texture": [2], "background": [2]}, "tie": ("shape", "texture")},
+            ValueError,
+            "classes must be the same for tied factors",
+        ),
+        ({"pool": 2, "backgrounds": "same"}, ValueError, "Use a larger pool"),
+    ],
+)
+def test_ties_and_backgrounds_that_cannot_be_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        CounterfactualDataset(Flat(), **options)
+
+
+def test_repr_tells_ties_and_backgrounds():
+    dataset = CounterfactualDataset(Flat(), tie=("shape", "texture"), backgrounds="other")
+    assert "Tied: shape, texture; backgrounds: other" in repr(dataset)
