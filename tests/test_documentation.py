@@ -14,10 +14,11 @@ import torch
 from oracles import write_images
 
 from genaug.assets import save_asset
-from genaug.assets.layouts import BIGGAN_CONFIGS, shapes_of
+from genaug.assets.layouts import shapes_of
 from genaug.cli import main
 from genaug.evaluation import SUITES, preprocessing
 from genaug.evaluation.models import Classifier
+from genaug.generators.biggan import BIGGAN_CONFIGS
 from genaug.models.mnist_cnn import MnistCNN
 from genaug.recipes import demo
 from genaug.recipes.training_rows import ROWS

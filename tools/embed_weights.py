@@ -7,6 +7,7 @@ Every figure on the card comes from the run's own metadata and log, and from the
 """
 
 import argparse
+import importlib
 import json
 import re
 import shutil
@@ -106,6 +107,12 @@ def card_of(name: str, run: Path, figures: str) -> str:
     )
 
 
+def home_of(name: str) -> Path:
+    """The module that has the asset's row."""
+    paths = [Path(importlib.import_module(home).__file__) for home in registry.HOMES]
+    return next(path for path in paths if f'name="{name}"' in path.read_text())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=list(registry.ASSETS))
@@ -130,17 +137,18 @@ def main() -> None:
         text = re.sub(r"\| measured \| .* \|", lambda _: f"| measured | {figures} |", singular(card.read_text()))
     card.write_text(text)
 
-    source = Path(registry.__file__)
+    source = home_of(name)
     text = source.read_text()
     begin = text.index(f'name="{name}"')
-    end = text.index("\n    ),", begin)
+    end = text.index("\n            ),", begin)
     block = text[begin:end]
     for field, value in (
         ("sha256", f'"{store.sha256(target)}"'),
         ("size", f"{target.stat().st_size:_}"),
         ("figures", json.dumps(figures)),
     ):
-        block = re.sub(rf"(\n\s+{field}=).*,", lambda match, value=value: f"{match[1]}{value},", block)
+        written = rf"(\n\s+{field}=)(\((?:\n.*)*?\n\s+\)|.*),"  # a long text is in parentheses
+        block = re.sub(written, lambda match, value=value: f"{match[1]}{value},", block)
     source.write_text(text[:begin] + block + text[end:])
     print(card.read_text())
 

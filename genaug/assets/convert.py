@@ -27,7 +27,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
             it, the configuration is that of the released BigGAN-deep (128, 256 or 512 pixels) whose layers these are.
         target: where to write, ends in `.safetensors`. Its metadata keep the source's name and SHA-256, and the licence
             of a checkpoint that the authors released.
-        kind: which network it should be, one of `genaug.assets.layouts.KINDS`; None finds out by the names.
+        kind: which network it should be, one of `genaug.assets.KINDS`; None finds out by the names.
 
     Returns:
         The target.

@@ -7,34 +7,10 @@ from textwrap import dedent
 
 from genaug.assets.formats import SUFFIX
 from genaug.assets.hub import check_repository, sha256, upload
-from genaug.assets.registry import ASSETS, NAMESPACE, Asset, AssetError
+from genaug.assets.registry import ASSETS, KINDS, NAMESPACE, Asset, AssetError
 from genaug.assets.store import EMBEDDED, asset_path, load_asset, save_asset
 from genaug.files import DIGEST, atomic_path, writable_folder
 
-_EXAMPLES = {
-    "cgn-mnist": """
-        from genaug import CounterfactualDataset
-
-        counterfactuals = CounterfactualDataset("{file}", length=50_000)
-        image, label = counterfactuals[0]
-        """,
-    "biggan-deep": """
-        from genaug import GenerativeInterventionDataset
-
-        interventions = GenerativeInterventionDataset("{file}", length=50_000)
-        image, label = interventions[0]
-        """,
-    "directions": """
-        from genaug import GenerativeInterventionDataset
-
-        interventions = GenerativeInterventionDataset(
-            "biggan-deep-256",  # or whichever generator they are of
-            length=50_000,
-            directions="{file}",
-        )
-        image, label = interventions[0]
-        """,
-}
 _ANY_EXAMPLE = """
     from genaug.assets import load_asset
 
@@ -107,7 +83,7 @@ def _card(row: Asset, licence: str, repository: str) -> str:
             | measured | {row.figures} |
             | licence | {licence} |""")
     file = f"{row.name}{SUFFIX}"
-    example = dedent(_EXAMPLES.get(row.kind, _ANY_EXAMPLE)).strip().format(file=file)
+    example = dedent(KINDS[row.kind].example or _ANY_EXAMPLE).strip().format(file=file)
     return (
         f"---\nlicense: {licence.lower()}\nlibrary_name: genaug\ntags:\n- genaug\n- {row.kind}\n---\n\n{body}\n\n"
         f"## Use\n\n```bash\npip install genaug\nhf download {repository} {file} --local-dir .\n```\n\n"

@@ -1,12 +1,37 @@
-"""The one table of assets: what each is, where it comes from, and how to know that a file is the right one.
+"""The tables of kinds and of assets: what each is, where it comes from, and how to know that a file is the right one.
 
-Reading this module opens no file and no connection. A new asset is one row.
+A kind of network is one file: its module, and one call of `register` with its assets. The tables fill at first use.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-from dataclasses import dataclass
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# The modules that register kinds. They are named, not imported: they belong to
+# later rooms. Other packages name theirs as entry points of the group GROUP.
+HOMES = (
+    "genaug.generators.cgn_mnist",
+    "genaug.generators.conditional_digits",
+    "genaug.generators.biggan",
+    "genaug.generators.cgn",
+    "genaug.generators.u2net",
+    "genaug.transforms.vgg",
+    "genaug.assets.directions",
+)
+GROUP = "genaug.kinds"
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 class AssetError(RuntimeError):
@@ -22,16 +47,29 @@ NAMESPACE = os.environ.get("GENAUG_NAMESPACE", "genaug")
 
 
 @dataclass(frozen=True)
-class Asset:
-    """One row of the table: an asset that ships with the package, lies on the network, or has no known home yet.
+class File:
+    """One file of an asset.
 
-    The store fetches a file only where it can tell that it is the right one: it wants a checksum, and either a
-    repository with a revision or a URL. Any other row tells its user how to supply the file.
+    Attributes:
+        name: its path in the repository, or its name.
+        sha256: in hexadecimal; fewer than 64 digits where its publisher names no more; None if not known.
+        size: in bytes; None if not known.
+        url: where it is if it is not in the asset's repository.
+    """
+
+    name: str
+    sha256: str | None = None
+    size: int | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One row of the table of assets.
 
     Attributes:
         name: what users call it.
-        file: the file's name where it is kept.
-        kind: which network the weights are for, or "directions"; one of `genaug.assets.layouts.KINDS`.
+        file: the name of the file with the weights.
         sha256: of the file, in hexadecimal; fewer than 64 digits where its publisher names no more; None if not known.
         size: of the file, in bytes; None if not known.
         licence: SPDX identifier of the weights' licence, or "unknown".
@@ -41,13 +79,16 @@ class Asset:
         figures: what they measured here, with the number of runs, or "not run".
         repository: the Hub repository; None for weights that ship with the package or are not on the Hub.
         revision: the pinned commit of that repository; None if not known.
-        url: the file where it is not on the Hub: fetched if there is a checksum, otherwise named to the user.
+        url: the file where it is not on the Hub.
         embedded: whether it ships with the package.
+        others: further files, of the same repository or with URLs of their own: a configuration (`.json`), or the
+            other parts of weights that are stored in several files.
+        config: which of its kind's released configurations it has.
+        kind: the name of its kind; `register` fills it in.
     """
 
     name: str
     file: str
-    kind: str
     sha256: str | None
     size: int | None
     licence: str
@@ -59,6 +100,14 @@ class Asset:
     revision: str | None = None
     url: str | None = None
     embedded: bool = False
+    others: tuple[File, ...] = ()
+    config: Any = None
+    kind: str = ""
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """Every file, the one that `file` names first."""
+        return File(self.file, self.sha256, self.size, self.url), *self.others
 
     @property
     def home(self) -> str | None:
@@ -74,243 +123,109 @@ class Asset:
         return self.sha256 is not None and (self.url if self.repository is None else self.revision) is not None
 
 
-_CGN = "Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 4.1"
-_GENINT = "Mao et al., Generative Interventions for Causal Learning, CVPR 2021, section 4.1"
-_BIGGAN = "Brock et al., Large Scale GAN Training for High Fidelity Natural Image Synthesis, ICLR 2019"
-_BUCKET = "https://s3.amazonaws.com/models.huggingface.co/biggan"
-_VGG = "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015"
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """What genaug has to know of a kind of network to find, check, convert and build its weights.
 
-_ROWS = (
-    Asset(
-        name="cgn-colored-mnist",
-        file="cgn-colored-mnist.safetensors",
-        kind="cgn-mnist",
-        sha256="7b6cd416b467b82a7d9da19cb9c3b23970928d3b3c8374f0abebf5f0a2b66fcd",
-        size=1_351_728,
-        licence="MIT",
-        what="counterfactual digits: coloured digits on black",
-        paper=_CGN,
-        source="genaug train cgn-mnist --variant colored",
-        figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 94.1% +/- 0.5 (n=3, bfloat16, cpu)",
-        embedded=True,
-    ),
-    Asset(
-        name="cgn-double-colored-mnist",
-        file="cgn-double-colored-mnist.safetensors",
-        kind="cgn-mnist",
-        sha256="1b9d2ad367dde550006526270040f4e74e7a97f023af7f77487b39428fd5939d",
-        size=1_351_928,
-        licence="MIT",
-        what="counterfactual digits: coloured digits on coloured backgrounds",
-        paper=_CGN,
-        source="genaug train cgn-mnist --variant double-colored",
-        figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 88.9% +/- 0.9 (n=3, bfloat16, cpu)",
-        embedded=True,
-    ),
-    Asset(
-        name="cgn-wildlife-mnist",
-        file="cgn-wildlife-mnist.safetensors",
-        kind="cgn-mnist",
-        sha256="b60b25335ce2cbbae5752a0c5dda5fb2cf660cba780caad819bf851c55fdda11",
-        size=1_351_624,
-        licence="MIT",
-        what="counterfactual digits: striped digits on veined backgrounds",
-        paper=_CGN,
-        source="genaug train cgn-mnist --variant wildlife",
-        figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 84.7% +/- 0.8 (n=3, bfloat16, cpu)",
-        embedded=True,
-    ),
-    Asset(
-        name="cgn-digits",
-        file="cgn-digits.safetensors",
-        kind="cgn-mnist",
-        sha256="3cb95b86aab37c22b279ba22fbdf497bb689bb7852d90c7b2d0e5bdb60ef7d87",
-        size=1_351_648,
-        licence="MIT",
-        what="counterfactual digits of the demo, learnt from its own biased scikit-learn digits",
-        paper=_CGN,
-        source="genaug train cgn-mnist --variant digits",
-        figures="not run",
-        embedded=True,
-    ),
-    Asset(
-        name="cgan-digits",
-        file="cgan-digits.safetensors",
-        kind="conditional-digits",
-        sha256="8c84072b75ff653b6937adf560b0e037377c7dcb999024ea8080f098e191fc9c",
-        size=623_592,
-        licence="MIT",
-        what="conditional digits of the demo (a VAE's decoder), learnt from its own biased scikit-learn digits",
-        paper=_GENINT,
-        source="genaug train cgan-digits",
-        figures="demo, 10,000 interventions, 12 components, scale 10: test accuracy 82.0 +/- 2.4% (n=3, CPU, 1 thread)",
-        embedded=True,
-    ),
-    Asset(
-        name="biggan-deep-128",
-        file="pytorch_model.bin",
-        kind="biggan-deep",
-        sha256=None,
-        size=None,
-        licence="unknown",
-        what="ImageNet at 128 pixels, 1,000 classes",
-        paper=_BIGGAN,
-        source="DeepMind's release, converted by pytorch-pretrained-biggan",
-        figures="not run",
-        repository="osanseviero/BigGAN-deep-128",
-    ),
-    Asset(
-        name="biggan-deep-256",
-        file="biggan-deep-256-pytorch_model.bin",
-        kind="biggan-deep",
-        sha256=None,
-        size=None,
-        licence="unknown",
-        what="ImageNet at 256 pixels, 1,000 classes",
-        paper=_BIGGAN,
-        source="DeepMind's release, converted by pytorch-pretrained-biggan",
-        figures="not run",
-        url=f"{_BUCKET}/biggan-deep-256-pytorch_model.bin",
-    ),
-    Asset(
-        name="biggan-deep-512",
-        file="biggan-deep-512-pytorch_model.bin",
-        kind="biggan-deep",
-        sha256=None,
-        size=None,
-        licence="unknown",
-        what="ImageNet at 512 pixels, 1,000 classes",
-        paper=_BIGGAN,
-        source="DeepMind's release, converted by pytorch-pretrained-biggan",
-        figures="not run",
-        url=f"{_BUCKET}/biggan-deep-512-pytorch_model.bin",
-    ),
-    Asset(
-        name="cgn-imagenet-256",
-        file="cgn.pth",
-        kind="cgn-imagenet",
-        sha256=None,
-        size=None,
-        licence="MIT",
-        what="counterfactual ImageNet at 256 pixels: shape, texture and background of three classes",
-        paper="Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 3",
-        source="the CGN authors' release (github.com/autonomousvision/counterfactual_generative_networks links to it)",
-        figures="not run",
-    ),
-    Asset(
-        name="u2net",
-        file="pytorch_model.bin",
-        kind="u2net",
-        sha256=None,
-        size=None,
-        licence="Apache-2.0",
-        what="saliency: which pixels are the object",
-        paper="Qin et al., U2-Net, Pattern Recognition 2020",
-        source="the U2-Net authors' release",
-        figures="not run",
-        repository="netradrishti/u2net-saliency",
-    ),
-    # torchvision names its files by the first eight digits of their checksum, and publishes no more: enough to notice
-    # damage, not forgery. All 64 of the first are on record in many public projects.
-    Asset(
-        name="vgg16",
-        file="vgg16-397923af.pth",
-        kind="vgg16",
-        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        size=553_433_881,
-        licence="BSD-3-Clause",
-        what="features for style and perceptual losses, of ImageNet",
-        paper=_VGG,
-        source="torchvision, VGG16_Weights.IMAGENET1K_V1; timm/vgg16.tv_in1k on the Hub has the same weights",
-        figures="not run",
-        url="https://download.pytorch.org/models/vgg16-397923af.pth",
-    ),
-    Asset(
-        name="vgg16-bn",
-        file="vgg16_bn-6c64b313.pth",
-        kind="vgg16-bn",
-        sha256="6c64b313",
-        size=None,
-        licence="BSD-3-Clause",
-        what="features for the perceptual losses of CGN's paper: VGG16 with batch norm, of ImageNet",
-        paper=_VGG,
-        source="torchvision, VGG16_BN_Weights.IMAGENET1K_V1; timm/vgg16_bn.tv_in1k on the Hub has the same weights",
-        figures="not run",
-        url="https://download.pytorch.org/models/vgg16_bn-6c64b313.pth",
-    ),
-    Asset(
-        name="vgg19",
-        file="vgg19-dcbb9e9d.pth",
-        kind="vgg19",
-        sha256="dcbb9e9d",
-        size=None,
-        licence="BSD-3-Clause",
-        what="features for style transfer, of ImageNet",
-        paper=_VGG,
-        source="torchvision, VGG19_Weights.IMAGENET1K_V1; timm/vgg19.tv_in1k on the Hub has the same weights",
-        figures="not run",
-        url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
-    ),
-    Asset(
-        name="adain-decoder",
-        file="decoder.pth",
-        kind="adain-decoder",
-        sha256=None,
-        size=None,
-        licence="MIT",
-        what="style transfer in one pass: features back to an image",
-        paper="Huang and Belongie, Arbitrary Style Transfer in Real-time, ICCV 2017",
-        source="naoto0804/pytorch-AdaIN, release v0.0.0",
-        figures="not run",
-        url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth",
-    ),
-    Asset(
-        name="adain-encoder",
-        file="vgg_normalised.pth",
-        kind="adain-encoder",
-        sha256=None,
-        size=None,
-        licence="MIT",
-        what="features for style transfer in one pass: the VGG19 that adain-decoder was trained for",
-        paper="Huang and Belongie, Arbitrary Style Transfer in Real-time, ICCV 2017",
-        source="naoto0804/pytorch-AdaIN, release v0.0.0",
-        figures="not run",
-        url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/vgg_normalised.pth",
-    ),
-    *(
-        Asset(
-            name=f"biggan-deep-{size}-directions",
-            file=f"biggan-deep-{size}-directions.safetensors",
-            kind="directions",
-            sha256=None,
-            size=None,
-            licence="unknown",
-            what=f"80 exact directions of biggan-deep-{size}'s gen_z: those of directions=None",
-            paper=_GENINT,
-            source=(
-                f"genaug.fit_directions(genaug.load_generator('biggan-deep-{size}'))"
-                f".save('biggan-deep-{size}-directions.safetensors')"
-            ),
-            figures="not run",
-        )
-        for size in (128, 256, 512)
-    ),
-    # the authors publish none of these files: their code writes one at its first run, under this name
-    Asset(
-        name="genint-directions",
-        file="biggan-256-husky_generator.gen_z_ipca_c80_n1000000.npz",
-        kind="directions",
-        sha256=None,
-        size=None,
-        licence="unknown",
-        what="80 sampled directions of biggan-deep-256's gen_z, for scale='released'",
-        paper=_GENINT,
-        source=(
-            "a run of the GenInt authors' code (github.com/cvlab-columbia/GenInt, IntervenedGAN: model BigGAN-256, "
-            "class husky, layer generator.gen_z, n 1000000), which comes without it"
-        ),
-        figures="not run",
-    ),
-)
+    Attributes:
+        name: what the files' metadata call it.
+        build: the trainable module of a configuration, which is a dict, empty for kinds without one. The names and
+            shapes of its state dict are the layout of the kind's files. Called on the "meta" device.
+        assets: the weights that have names.
+        generates: whether it makes images of noise and labels, so that `load_generator` opens it. If the module has
+            `fast(device, dtype)`, `load_generator` returns what that returns.
+        configs: the configurations of the released networks, by their image size: a checkpoint without a configuration
+            is told by the names of its tensors.
+        complaint: what is wrong with a configuration, or None; a function for kinds that have configurations.
+        surplus: how names begin that a published checkpoint may have and nothing depends on.
+        layout: the shapes of a file's tensors, for kinds without a module, whose shapes follow from one another.
+        marker: for generators that are folders: the file that tells a folder of this kind, such as "bank.json".
+        open: for those: the generator of a folder.
+        example: Python lines for a model card, with {file} for the name of the weights.
+    """
 
-ASSETS = {row.name: row for row in _ROWS}
+    name: str
+    build: Callable[[dict[str, Any]], nn.Module] | None = None
+    assets: tuple[Asset, ...] = ()
+    generates: bool = False
+    configs: Mapping[Any, dict[str, Any]] = field(default_factory=dict)
+    complaint: Callable[[Any], str | None] | None = None
+    surplus: tuple[str, ...] = ()
+    layout: Callable[[Mapping[str, Tensor]], Shapes] | None = None
+    marker: str | None = None
+    open: Callable[[Path, torch.device | str | None, torch.dtype | None], nn.Module] | None = None
+    example: str = field(default="", repr=False)
+
+
+Row = TypeVar("Row")
+
+
+class _Table(MutableMapping[str, Row]):
+    """A dict, sorted by name, that knows the registered rows from its first use on."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+
+    def __getitem__(self, name: str) -> Row:
+        _load()
+        return self.rows[name]
+
+    def __setitem__(self, name: str, row: Row) -> None:
+        _load()
+        self.rows[name] = row
+
+    def __delitem__(self, name: str) -> None:
+        _load()
+        del self.rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        _load()
+        return iter(sorted(self.rows))  # whichever module was imported first
+
+    def __len__(self) -> int:
+        _load()
+        return len(self.rows)
+
+
+KINDS: _Table[Kind] = _Table()
+ASSETS: _Table[Asset] = _Table()
+_lock, _state = threading.RLock(), {"loaded": False}
+
+
+def register(kind: Kind) -> Kind:
+    """Adds a kind and its assets to the tables.
+
+    Raises:
+        ValueError: another kind has this name, or another kind's asset has the name of one of these.
+    """
+    with _lock:
+        if kind.name in KINDS.rows:
+            raise ValueError(f"a kind must have a name of its own, got {kind.name!r}, which is registered already")
+        if taken := [row.name for row in kind.assets if row.name in ASSETS.rows]:
+            raise ValueError(f"an asset must have a name of its own, got {taken[0]!r}, which is registered already")
+        KINDS.rows[kind.name] = kind
+        ASSETS.rows.update({row.name: replace(row, kind=kind.name) for row in kind.assets})
+    return kind
+
+
+def _load() -> None:
+    """Imports the modules that register kinds, once."""
+    if _state["loaded"]:
+        return
+    with _lock:
+        if _state["loaded"]:
+            return
+        from importlib.metadata import entry_points
+
+        _state["loaded"] = True  # before the imports: a module may look into the tables while it registers
+        for home in HOMES:
+            importlib.import_module(home)
+        for entry in entry_points(group=GROUP):
+            try:
+                entry.load()
+            except Exception as error:  # somebody else's package must not take this one down
+                warnings.warn(
+                    f"the plugin {entry.value!r} could not be imported ({type(error).__name__}: {error}); "
+                    "its kinds of networks are unknown",
+                    stacklevel=2,
+                )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from genaug.arguments import check_choice, near
 from genaug.assets.formats import SUFFIX, read
 from genaug.assets.hub import cached, fetch, sha256
-from genaug.assets.layouts import KINDS, canonical, check_layout
-from genaug.assets.registry import ASSETS, Asset, AssetError, UnavailableAssetError
+from genaug.assets.layouts import canonical, check_layout
+from genaug.assets.registry import ASSETS, KINDS, Asset, AssetError, UnavailableAssetError
 from genaug.files import DIGEST, atomic_path, digest, one_line
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
 
     Returns:
         The state dict on the CPU, in the precision that it is stored in, and the file's metadata: `kind` says which
-        network it is for (one of `genaug.assets.layouts.KINDS`), `config`, for kinds that have one, how it is built.
+        network it is for (one of `genaug.assets.KINDS`), `config`, for kinds that have one, how it is built.
 
     Raises:
         AssetError: the asset cannot be found, is damaged, or is not what its metadata says.
@@ -136,7 +136,7 @@ def _read(path: Path, row: Asset | None, ours: bool) -> tuple[dict[str, Tensor],
         raise AssetError(f"{path} is no .safetensors file; `genaug assets convert {path} TARGET.safetensors` makes one")
     state, metadata = read(path)
     if row is not None and ours and "kind" not in metadata:  # as its authors published it
-        state, kind, config = canonical(state, str(path), row.kind)
+        state, kind, config = canonical(state, str(path), row.kind, row.config)
         metadata = {"kind": kind, "format_version": FORMAT, "source": row.source, "licence": row.licence}
         if config is not None:
             metadata["config"] = config
@@ -156,7 +156,7 @@ def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: 
     Args:
         path: ends in `.safetensors`; an existing file is replaced.
         state: the state dict, of the layout of its kind, written in its own precision.
-        kind: one of `genaug.assets.layouts.KINDS`.
+        kind: one of `genaug.assets.KINDS`.
         metadata: more entries, such as source, licence and figures.
 
     Raises:

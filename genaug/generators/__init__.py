@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +48,8 @@ def load_generator(
     """The generator behind a name, in its fast form, ready to sample from.
 
     Args:
-        name: a name from `genaug assets list`, or the path of a converted `.safetensors` file.
+        name: a name from `genaug assets list`, the path of a converted `.safetensors` file, or of a folder that is a
+            generator, such as a bank of photographs.
         device: where it lives; the CPU by default.
         dtype: its floating-point type; float32 by default.
 
@@ -60,49 +60,25 @@ def load_generator(
     Raises:
         genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
     """
-    from genaug.assets import AssetError, load_asset
+    from genaug.assets import KINDS, AssetError, load_asset
+    from genaug.assets.layouts import parsed_config
 
+    for known in KINDS.values():
+        if known.marker is not None and Path(name, known.marker).is_file():
+            assert known.open is not None
+            return known.open(Path(name), device, dtype)
     state, metadata = load_asset(name)
-    kind = metadata.get("kind", "")
-    if kind not in _TRAINABLE:
-        raise AssetError(f"{str(name)!r} is no generator: its kind is {kind!r}, expected {' or '.join(_TRAINABLE)}")
+    kind = KINDS[metadata["kind"]]
+    if not kind.generates:
+        known_kinds = " or ".join(row.name for row in KINDS.values() if row.generates)
+        raise AssetError(f"{str(name)!r} is no generator: its kind is {kind.name!r}, expected {known_kinds}")
+    assert kind.build is not None
     # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway
     with torch.device("meta"):
-        generator = _TRAINABLE[kind](metadata)
+        generator: Any = kind.build(parsed_config(kind, metadata.get("config")))
     weights = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     generator.load_state_dict(weights, assign=True)
+    if not hasattr(generator, "fast"):
+        return generator.requires_grad_(False).eval().to(device=device, dtype=dtype)
     # folded in float32, cast afterwards: the products of folding deserve the precision
     return generator.fast(device, dtype)
-
-
-def _cgn_mnist(_: Mapping[str, str]) -> Any:
-    from genaug.generators.cgn_mnist import CGNMnist
-
-    return CGNMnist()
-
-
-def _conditional_digits(_: Mapping[str, str]) -> Any:
-    from genaug.generators.conditional_digits import ConditionalDigits
-
-    return ConditionalDigits()
-
-
-def _biggan_deep(metadata: Mapping[str, str]) -> Any:
-    from genaug.generators.biggan import BigGANDeep
-
-    return BigGANDeep(json.loads(metadata["config"]))
-
-
-def _cgn_imagenet(metadata: Mapping[str, str]) -> Any:
-    from genaug.generators.cgn import CGN
-
-    return CGN(json.loads(metadata["config"]))
-
-
-# an asset's kind -> its trainable form, from the metadata of its file
-_TRAINABLE: dict[str, Callable[[Mapping[str, str]], Any]] = {
-    "cgn-mnist": _cgn_mnist,
-    "biggan-deep": _biggan_deep,
-    "cgn-imagenet": _cgn_imagenet,
-    "conditional-digits": _conditional_digits,
-}

@@ -17,11 +17,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_device, check_integer
-from genaug.assets.layouts import BIGGAN_CONFIGS
+from genaug.assets.registry import Asset, Kind, register
 from genaug.generators import CPU_BATCH, check_labels, classes_of
 from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, normed
 
 STATISTICS = ("interpolated", "package")
+
+# (upsamples, channels in, channels out), in multiples of the width; by image size. The rest is common to all three.
+_TO_128 = [
+    (False, 16, 16),
+    (True, 16, 16),
+    (False, 16, 16),
+    (True, 16, 8),
+    (False, 8, 8),
+    (True, 8, 4),
+    (False, 4, 4),
+    (True, 4, 2),
+    (False, 2, 2),
+    (True, 2, 1),
+]
+_TO_256 = [*_TO_128[:5], (True, 8, 8), (False, 8, 8), (True, 8, 4), *_TO_128[6:]]
+_LAYERS = {128: _TO_128, 256: _TO_256, 512: [*_TO_256, (False, 1, 1), (True, 1, 1)]}
+BIGGAN_CONFIGS: dict[int, dict[str, Any]] = {
+    size: {
+        "output_dim": size,
+        "z_dim": 128,
+        "class_embed_dim": 128,
+        "channel_width": 128,
+        "num_classes": 1000,
+        "layers": layers,
+        "attention_layer_position": 8,
+        "eps": 1e-4,
+        "n_stats": 51,
+    }
+    for size, layers in _LAYERS.items()
+}
 
 
 def interpolate(table: Tensor, truncation: Tensor, rule: str = "interpolated") -> Tensor:
@@ -467,3 +497,94 @@ def _check_finite(module: nn.Module) -> None:
             f"generator has NaN or infinite weights (in {', '.join(bad[:3])}); "
             "if they are fresh, call power_iterate first"
         )
+
+
+def complaint(config: Any) -> str | None:
+    """What is wrong with a configuration of BigGAN-deep; None if nothing is. Bounds keep a hostile one from costing."""
+    if not isinstance(config, dict):
+        return "expected a JSON object"
+
+    def whole(value: Any, high: int) -> bool:
+        return type(value) is int and 0 < value <= high
+
+    for key, high in (("z_dim", 4096), ("channel_width", 1024), ("num_classes", 10**6), ("n_stats", 10**4)):
+        if not whole(config.get(key), high):
+            return f"{key} must be a whole number in 1..{high}, got {config.get(key)!r:.40}"
+    layers = config.get("layers")
+    if not isinstance(layers, list) or not 0 < len(layers) <= 64:
+        return "layers must be a list of 1 to 64"
+    for layer in layers:
+        if not (isinstance(layer, list) and len(layer) == 3 and all(whole(part, 64) for part in layer[1:])):
+            return f"each of layers must be [upsamples, channels in, channels out], got {layer!r:.40}"
+    size = 4 * 2 ** sum(bool(layer[0]) for layer in layers)
+    if config.get("output_dim") != size:
+        return f"output_dim must be {size}, which its layers come to, got {config.get('output_dim')!r:.40}"
+    position, eps = config.get("attention_layer_position"), config.get("eps")
+    if type(position) is not int:
+        return f"attention_layer_position must be a whole number, got {position!r:.40}"
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        return f"eps must be a small positive number, got {eps!r:.40}"
+    u2net = config.get("u2net_width", 64)
+    if not whole(u2net, 1024) or u2net % 4:
+        return f"u2net_width must be a multiple of 4 in 4..1024, got {u2net!r:.40}"
+    return None
+
+
+_BUCKET = "https://s3.amazonaws.com/models.huggingface.co/biggan"
+_PAPER = "Brock et al., Large Scale GAN Training for High Fidelity Natural Image Synthesis, ICLR 2019"
+KIND = register(
+    Kind(
+        name="biggan-deep",
+        build=BigGANDeep,
+        generates=True,
+        configs=BIGGAN_CONFIGS,
+        complaint=complaint,
+        assets=(
+            Asset(
+                name="biggan-deep-128",
+                config=128,
+                file="pytorch_model.bin",
+                sha256=None,
+                size=None,
+                licence="unknown",
+                what="ImageNet at 128 pixels, 1,000 classes",
+                paper=_PAPER,
+                source="DeepMind's release, converted by pytorch-pretrained-biggan",
+                figures="not run",
+                repository="osanseviero/BigGAN-deep-128",
+            ),
+            Asset(
+                name="biggan-deep-256",
+                config=256,
+                file="biggan-deep-256-pytorch_model.bin",
+                sha256=None,
+                size=None,
+                licence="unknown",
+                what="ImageNet at 256 pixels, 1,000 classes",
+                paper=_PAPER,
+                source="DeepMind's release, converted by pytorch-pretrained-biggan",
+                figures="not run",
+                url=f"{_BUCKET}/biggan-deep-256-pytorch_model.bin",
+            ),
+            Asset(
+                name="biggan-deep-512",
+                config=512,
+                file="biggan-deep-512-pytorch_model.bin",
+                sha256=None,
+                size=None,
+                licence="unknown",
+                what="ImageNet at 512 pixels, 1,000 classes",
+                paper=_PAPER,
+                source="DeepMind's release, converted by pytorch-pretrained-biggan",
+                figures="not run",
+                url=f"{_BUCKET}/biggan-deep-512-pytorch_model.bin",
+            ),
+        ),
+        example="""
+            from genaug import GenerativeInterventionDataset
+
+            interventions = GenerativeInterventionDataset("{file}", length=50_000)
+            image, label = interventions[0]
+            """,
+    )
+)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genaug.assets.layouts import BIGGAN_CONFIGS
-from genaug.generators.biggan import BigGANDeep
+from genaug.assets.registry import Asset, Kind, register
+from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, complaint
 from genaug.generators.u2net import U2Net
 from genaug.interventions.composition import MASK_RANGE, compose
 
@@ -192,3 +192,35 @@ def _three(argument: str, given: Three) -> tuple[Tensor, Tensor, Tensor]:
         )
     shape, texture, background = given
     return shape, texture, background
+
+
+KIND = register(
+    Kind(
+        name="cgn-imagenet",
+        build=CGN,
+        generates=True,
+        configs=BIGGAN_CONFIGS,
+        complaint=complaint,
+        surplus=("biggan_GT.",),  # the frozen BigGAN that supervised the training
+        assets=(
+            Asset(
+                name="cgn-imagenet-256",
+                config=256,
+                file="cgn.pth",
+                sha256=None,
+                size=None,
+                licence="MIT",
+                what="counterfactual ImageNet at 256 pixels: shape, texture and background of three classes",
+                paper="Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 3",
+                source="the CGN authors' release (github.com/autonomousvision/counterfactual_generative_networks)",
+                figures="not run",
+            ),
+        ),
+        example="""
+            from genaug import CounterfactualDataset
+
+            counterfactuals = CounterfactualDataset("{file}", length=50_000)
+            image, label = counterfactuals[0]
+            """,
+    )
+)

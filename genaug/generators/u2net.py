@@ -15,9 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.arguments import check_device, check_integer
-from genaug.assets.layouts import U2NET_STAGES
+from genaug.assets.registry import Asset, Kind, register
 from genaug.generators.biggan_layers import winograd_convolve, winograd_kernel
 
+# U2-Net's stages, figure 5 of its paper: depth, channels in, in between and out, at the published width of 64
+U2NET_STAGES = (
+    ("stage1", 7, 3, 32, 64),
+    ("stage2", 6, 64, 32, 128),
+    ("stage3", 5, 128, 64, 256),
+    ("stage4", 4, 256, 128, 512),
+    ("stage5", 4, 512, 256, 512),
+    ("stage6", 4, 512, 256, 512),
+    ("stage5d", 4, 1024, 256, 512),
+    ("stage4d", 4, 1024, 128, 256),
+    ("stage3d", 5, 512, 64, 128),
+    ("stage2d", 6, 256, 32, 64),
+    ("stage1d", 7, 128, 16, 64),
+)
 # of the stages whose maps are too small to pool: units' dilations instead
 _DILATIONS = (1, 2, 4, 8)
 _FLAT = ("stage5", "stage6", "stage5d")
@@ -290,3 +304,25 @@ def _folded(unit: Unit) -> tuple[Tensor, Tensor]:
     bias: Any = unit.conv_s1.bias
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return unit.conv_s1.weight * scale[:, None, None, None], norm.bias + (bias - norm.running_mean) * scale
+
+
+KIND = register(
+    Kind(
+        name="u2net",
+        build=lambda _: U2Net(),
+        assets=(
+            Asset(
+                name="u2net",
+                file="pytorch_model.bin",
+                sha256=None,
+                size=None,
+                licence="Apache-2.0",
+                what="saliency: which pixels are the object",
+                paper="Qin et al., U2-Net, Pattern Recognition 2020",
+                source="the U2-Net authors' release",
+                figures="not run",
+                repository="netradrishti/u2net-saliency",
+            ),
+        ),
+    )
+)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.assets import AssetError, load_asset
+from genaug.assets.registry import Asset, Kind, register
 from genaug.files import digest
 
 # the channels of the image and of VGG19's convolutions up to conv4_1, and after which of these it halves the sides
@@ -123,3 +125,131 @@ def load_decoder(name: str | os.PathLike[str], encoder: Encoder, encoder_name: s
         network = decoder()
     network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def _features(name: str) -> nn.Module:
+    """The convolutions of one of torchvision's networks, as torchvision names them."""
+    from torchvision import models
+
+    return nn.ModuleDict({"features": models.get_model(name, weights=None).features})
+
+
+def _released_encoder(_: dict[str, Any]) -> nn.Sequential:
+    """AdaIN's encoder as its authors number it: a VGG19 up to conv4_1 after a convolution that normalises colours."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
+    for i, (channels, out) in enumerate(pairwise(WIDTHS), start=1):
+        if i - 1 in POOLS:
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, out, 3), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+_PAPER = "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015"
+# names of torchvision's and timm's classifiers, which no style depends on
+_CLASSIFIER = ("classifier.", "pre_logits.", "head.")
+# torchvision names its files by the first eight digits of their checksum, and publishes no more: enough to notice
+# damage, not forgery. All 64 of the first are on record in many public projects.
+register(
+    Kind(
+        name="vgg16",
+        build=lambda _: _features("vgg16"),
+        surplus=_CLASSIFIER,
+        assets=(
+            Asset(
+                name="vgg16",
+                file="vgg16-397923af.pth",
+                sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+                size=553_433_881,
+                licence="BSD-3-Clause",
+                what="features for style and perceptual losses, of ImageNet",
+                paper=_PAPER,
+                source="torchvision, VGG16_Weights.IMAGENET1K_V1",
+                figures="not run",
+                url="https://download.pytorch.org/models/vgg16-397923af.pth",
+            ),
+        ),
+    )
+)
+register(
+    Kind(
+        name="vgg16-bn",
+        build=lambda _: _features("vgg16_bn"),
+        surplus=_CLASSIFIER,
+        assets=(
+            Asset(
+                name="vgg16-bn",
+                file="vgg16_bn-6c64b313.pth",
+                sha256="6c64b313",
+                size=None,
+                licence="BSD-3-Clause",
+                what="features for the perceptual losses of CGN's paper: VGG16 with batch norm, of ImageNet",
+                paper=_PAPER,
+                source="torchvision, VGG16_BN_Weights.IMAGENET1K_V1",
+                figures="not run",
+                url="https://download.pytorch.org/models/vgg16_bn-6c64b313.pth",
+            ),
+        ),
+    )
+)
+register(
+    Kind(
+        name="vgg19",
+        build=lambda _: _features("vgg19"),
+        surplus=_CLASSIFIER,
+        assets=(
+            Asset(
+                name="vgg19",
+                file="vgg19-dcbb9e9d.pth",
+                sha256="dcbb9e9d",
+                size=None,
+                licence="BSD-3-Clause",
+                what="features for style transfer, of ImageNet",
+                paper=_PAPER,
+                source="torchvision, VGG19_Weights.IMAGENET1K_V1",
+                figures="not run",
+                url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+            ),
+        ),
+    )
+)
+register(
+    Kind(
+        name="adain-decoder",
+        build=lambda _: decoder(),
+        assets=(
+            Asset(
+                name="adain-decoder",
+                file="decoder.pth",
+                sha256=None,
+                size=None,
+                licence="MIT",
+                what="style transfer in one pass: features back to an image",
+                paper="Huang and Belongie, Arbitrary Style Transfer in Real-time, ICCV 2017",
+                source="naoto0804/pytorch-AdaIN, release v0.0.0",
+                figures="not run",
+                url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth",
+            ),
+        ),
+    )
+)
+register(
+    Kind(
+        name="adain-encoder",
+        build=_released_encoder,
+        surplus=tuple(f"{i}." for i in (32, 35, 38, 42, 45, 48, 51)),  # what follows relu4_1
+        assets=(
+            Asset(
+                name="adain-encoder",
+                file="vgg_normalised.pth",
+                sha256=None,
+                size=None,
+                licence="MIT",
+                what="features for style transfer in one pass: the VGG19 that adain-decoder was trained for",
+                paper="Huang and Belongie, Arbitrary Style Transfer in Real-time, ICCV 2017",
+                source="naoto0804/pytorch-AdaIN, release v0.0.0",
+                figures="not run",
+                url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/vgg_normalised.pth",
+            ),
+        ),
+    )
+)

@@ -18,7 +18,8 @@ from genaug import AssetError, load_generator
 from genaug.assets import load_asset, save_asset
 from genaug.assets.convert import convert
 from genaug.assets.formats import digest
-from genaug.assets.layouts import BIGGAN_CONFIGS, canonical, shapes_of
+from genaug.assets.layouts import canonical, shapes_of
+from genaug.generators.biggan import BIGGAN_CONFIGS
 from genaug.generators.cgn import CGN, MINIATURE, FastCGN
 from genaug.generators.cgn_mnist import CGNMnist
 
@@ -192,7 +193,8 @@ def test_a_converted_cgn_for_imagenet_makes_the_images_of_its_checkpoint(tmp_pat
 def test_a_cgn_of_another_resolution_is_told_by_its_layers(tmp_path: Path) -> None:
     names = shapes_of("cgn-imagenet", json.dumps(BIGGAN_CONFIGS[128]))
     torch.save({name: torch.zeros(1) for name in names}, tmp_path / "cgn.pth")
-    refused(tmp_path / "cgn.pth", r"cgn\.pth is a cgn-imagenet checkpoint of 128 pixels, but expected is one of 256")
+    (tmp_path / "config.json").write_text(json.dumps(BIGGAN_CONFIGS[256]))
+    refused(tmp_path / "cgn.pth", r"cgn\.pth .* is a cgn-imagenet checkpoint of 128 pixels, but expected is one of 256")
 
 
 def test_what_a_cgn_lacks_is_named(tmp_path: Path) -> None:
@@ -362,7 +364,7 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes) -> 
 
 def test_another_models_checkpoint_names_the_first_few_tensors(tmp_path: Path) -> None:
     torch.save(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5)).state_dict(), tmp_path / "mlp.pth")
-    refused(tmp_path / "mlp.pth", r"mlp\.pth is of none of the kinds cgn-mnist, .*: it has tensors 0\.weight, ")
+    refused(tmp_path / "mlp.pth", r"mlp\.pth is of none of the kinds adain-decoder, .*: it has tensors 0\.weight, ")
     refused(
         tmp_path / "mlp.pth",
         r"mlp\.pth is no cgn-mnist checkpoint: missing label_emb\.weight, f_shape\.0\.weight, f_shape\.0\.bias and \d+ "
@@ -402,7 +404,7 @@ def test_wrong_arguments_are_value_errors(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the target must end in \.safetensors, got '.*target\.pt'"):
         convert(source, tmp_path / "target.pt")
     with pytest.raises(
-        ValueError, match=r"kind must be one of 'cgn-mnist', .* got 'cgn-mnits'; did you mean 'cgn-mnist'"
+        ValueError, match=r"kind must be one of 'adain-decoder', .* got 'cgn-mnits'; did you mean 'cgn-mnist'"
     ):
         convert(source, tmp_path / "target.safetensors", kind="cgn-mnits")
 

@@ -72,7 +72,7 @@ def test_saving_what_is_no_such_network_writes_nothing(tmp_path: Path, state: di
     with pytest.raises(AssetError, match=r"missing label_emb\.weight"):
         save_asset(tmp_path / "own.safetensors", state, "cgn-mnist")
     with pytest.raises(
-        ValueError, match=r"kind must be one of 'cgn-mnist', .* got 'cgn-mnits'; did you mean 'cgn-mnist'"
+        ValueError, match=r"kind must be one of 'adain-decoder', .* got 'cgn-mnits'; did you mean 'cgn-mnist'"
     ):
         save_asset(tmp_path / "own.safetensors", state, "cgn-mnits")
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
@@ -106,7 +106,7 @@ def test_a_changed_embedded_file_is_not_used(tmp_path: Path, monkeypatch: pytest
 def test_unknown_name_lists_the_near_ones() -> None:
     with pytest.raises(AssetError, match="no asset is called 'cgn-colred-mnist'; did you mean 'cgn-colored-mnist'"):
         load_asset("cgn-colred-mnist")
-    with pytest.raises(AssetError, match="no asset is called 'zebra'; known: cgn-colored-mnist, "):
+    with pytest.raises(AssetError, match="no asset is called 'zebra'; known: adain-decoder, "):
         load_asset("zebra")
     with pytest.raises(AssetError, match="no asset is called ''"):
         load_asset("")
@@ -158,8 +158,8 @@ def test_weights_of_another_model_name_the_first_few_differences(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "is of kind None, this version knows cgn-mnist, "),
-        ({**METADATA, "kind": "biggan"}, "is of kind 'biggan', this version knows cgn-mnist, "),
+        (None, "is of kind None, this version knows adain-decoder, "),
+        ({**METADATA, "kind": "biggan"}, "is of kind 'biggan', this version knows adain-decoder, "),
         ({**METADATA, "format_version": "2"}, "has format version '2', this version of genaug reads '1'"),
     ],
 )

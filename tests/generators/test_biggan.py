@@ -11,8 +11,8 @@ from pytorch_pretrained_biggan import BigGAN
 from torch import nn
 
 from genaug import GenerativeInterventionDataset, fit_directions
-from genaug.assets.layouts import BIGGAN_CONFIGS, shapes_of
-from genaug.generators.biggan import BigGANDeep, interpolate
+from genaug.assets.layouts import shapes_of
+from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, interpolate
 from genaug.generators.biggan_layers import (
     Batched,
     difference_kernels,

@@ -11,8 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from genaug import fit_directions, load_generator
 from genaug.assets import save_asset
-from genaug.assets.layouts import BIGGAN_CONFIGS
-from genaug.generators.biggan import BigGANDeep
+from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep
 from genaug.recipes import samples
 
 

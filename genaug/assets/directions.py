@@ -1,0 +1,63 @@
+"""Directions as a kind of asset: the tensors that `genaug.Directions` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from genaug.assets.registry import Asset, AssetError, Kind, Shapes, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _directions(state: Mapping[str, Tensor]) -> Shapes:
+    """What `genaug.Directions` writes; all but the vectors may be missing, and components are of any shape."""
+    vectors = state.get("vectors")
+    if vectors is None or vectors.ndim != 2 or not len(vectors):
+        found = "none" if vectors is None else str(tuple(vectors.shape))
+        raise AssetError(f"directions have vectors (k, z_dim), but here are {found}")
+    k, given = len(vectors), {name: tuple(tensor.shape) for name, tensor in state.items()}
+    shapes: Shapes = {
+        "vectors": tuple(vectors.shape),
+        **dict.fromkeys(("stdev", "explained_variance_ratio", "latent_stdev", "latent_centre"), (k,)),
+        "components": (k, *given.get("components", ())[1:]),
+        "centre": (*given.get("centre", ())[:1], k),
+        "probe": given.get("probe", ())[:1],
+    }
+    return {name: shape for name, shape in shapes.items() if name in state}
+
+
+KIND = register(
+    Kind(
+        name="directions",
+        layout=_directions,
+        assets=(
+            # the authors publish no such file: their code writes one at its first run, under this name
+            Asset(
+                name="genint-directions",
+                file="biggan-256-husky_generator.gen_z_ipca_c80_n1000000.npz",
+                sha256=None,
+                size=None,
+                licence="unknown",
+                what="80 sampled directions of biggan-deep-256's gen_z, for scale='released'",
+                paper="Mao et al., Generative Interventions for Causal Learning, CVPR 2021, section 4.1",
+                source=(
+                    "a run of the GenInt authors' code (github.com/cvlab-columbia/GenInt, IntervenedGAN: model "
+                    "BigGAN-256, class husky, layer generator.gen_z, n 1000000), which comes without it"
+                ),
+                figures="not run",
+            ),
+        ),
+        example="""
+            from genaug import GenerativeInterventionDataset
+
+            interventions = GenerativeInterventionDataset(
+                "biggan-deep-256",  # or whichever generator they are of
+                length=50_000,
+                directions="{file}",
+            )
+            image, label = interventions[0]
+            """,
+    )
+)
