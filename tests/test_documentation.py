@@ -13,7 +13,7 @@ import pytest
 import torch
 from oracles import write_images
 
-from genaug.assets import save_asset
+from genaug.assets import ASSETS, KINDS, save_asset
 from genaug.assets.layouts import shapes_of
 from genaug.cli import main
 from genaug.evaluation import SUITES, preprocessing
@@ -41,7 +41,7 @@ def test_the_loop_of_the_readme_trains():
 
 def test_the_generator_of_ones_own_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    example, pictures = re.findall(
+    example, pictures, kind, saved = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "generators.md").read_text(), flags=re.DOTALL
     )
     names = {"__name__": "example"}
@@ -53,6 +53,13 @@ def test_the_generator_of_ones_own_works(tmp_path, monkeypatch):
     assert names["label"] == dataset.describe(7)["label"]
     # one noise, five interventions: each another image
     assert len({image.numpy().tobytes() for image in dataset.images(range(5))}) == 5
+    images = dataset.images(range(5))
+    try:
+        exec(kind, names)
+        exec(saved, names)
+    finally:
+        del KINDS["blobs"], ASSETS["blobs-10"]
+    assert names["dataset"].images(range(5)).shape == images.shape
 
 
 def test_the_page_of_interventions_works(tmp_path, monkeypatch):
