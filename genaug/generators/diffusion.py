@@ -1,0 +1,461 @@
+"""Any `diffusers` pipeline that makes images of text or of classes, as a generator with named nuisances."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genaug.arguments import check_integer, check_number
+from genaug.files import atomic_path
+from genaug.generators import pipelines
+from genaug.generators.pipeline_layers import LayerAt, hooked, read
+from genaug.interventions.nuisances import Nuisances
+
+KIND = "diffusion"  # of a file of settings
+SMALL = 64  # pixels; larger images are made one by one on a CPU, where a batch saves nothing
+
+
+class DiffusionGenerator(nn.Module):
+    """A diffusion pipeline as a generator: (noise, class) -> an image, with nuisances that have names.
+
+    The noise of a sample is not a vector. It is a row of integers: the seed of the sample's own `torch.Generator`,
+    which the pipeline and its scheduler draw from, a number that chooses a photograph, and the number of each
+    nuisance's value. So nuisances are drawn with the noise, alike for every class: do(nuisance).
+
+    Args:
+        pipeline: a Hub name ("stabilityai/sd-turbo", also with "@revision"), a folder, or a pipeline object of
+            `diffusers` that makes images of text (Stable Diffusion, SDXL, SANA, FLUX) or of classes (DiT, consistency
+            models). Its networks are put in evaluation mode.
+        classes: the names of the classes, which the prompt calls {label}. A class-conditional model has its own; given
+            here, they must be as many.
+        prompt: a template with {label} and a field for each nuisance ({nuisance}, or the factor's name), or a template
+            for each class: a list, or a dict by class name. By default "a photo of a {label}, {nuisance}".
+        nuisances: a list of phrases, a dict of lists for several factors, or "default" (see
+            `genaug.interventions.nuisances.NUISANCES`). For text pipelines alone.
+        observed: how often each nuisance was seen with each class, (num_classes, values), which the dataset's
+            `balance="observed"` draws from; a dict of tables for several factors.
+        negative_prompt: what the images should not show; needs a guidance above 1.
+        steps: denoising steps; the pipeline's default if None.
+        guidance: scale of the guidance toward the prompt or class; the pipeline's default if None.
+        size: pixels a side; the model's own if None.
+        guide: a photograph bank. Each image begins as a photograph of its class, noised (image-to-image).
+        inpaint: a photograph bank. Each image keeps the object of a photograph of its class; the pipeline paints a new
+            background.
+        strength: how far images may leave the photograph, in (0, 1].
+        device: where the pipeline is moved; it stays where it is if None.
+        dtype: type of its weights; unchanged if None. torch.bfloat16 halves the memory.
+        trust_remote_code: allow a repository to run code of its own.
+
+    Attributes:
+        num_classes, image_size: as every generator has them.
+        z_dim: integers of a sample's noise.
+        class_names: a name for each class.
+        nuisances: a `Nuisances`.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range or of another kind; the message names it.
+        ModuleNotFoundError: diffusers is not installed.
+        genaug.AssetError: the pipeline cannot be opened.
+        torch.OutOfMemoryError: its weights do not fit on the GPU.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        classes: Sequence[str] | None = None,
+        prompt: str | Sequence[str] | Mapping[str, str] | None = None,
+        *,
+        nuisances: Any = None,
+        observed: Any = None,
+        negative_prompt: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        size: int | None = None,
+        guide: Any = None,
+        inpaint: Any = None,
+        strength: float = 0.6,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self.pipeline = pipelines.open_pipeline(pipeline, dtype, trust_remote_code)
+        self.kind = pipelines.kind_of(self.pipeline)
+        self.takes = pipelines.arguments_of(self.pipeline)
+        for name, part in pipelines.modules_of(self.pipeline).items():
+            self.add_module(name, part)
+        self.steps = check_integer("steps", self._default("num_inference_steps", 50) if steps is None else steps, 1)
+        self.guidance = None if guidance is None else check_number("guidance", guidance)
+        self.negative_prompt = negative_prompt
+        self.image_size = pipelines.image_size_of(self.pipeline, None if size is None else check_integer("size", size))
+        self.class_names = self._classes(classes)
+        self.num_classes = len(self.class_names)
+        if self.kind == "class" and (nuisances is not None or prompt is not None):
+            what = "prompt" if nuisances is None else "nuisances"
+            raise ValueError(
+                f"{what} are words, which {type(self.pipeline).__name__} does not take: it makes images of classes. "
+                'Intervene on its activations: GenerativeInterventionDataset(mode="activation")'
+            )
+        self.nuisances = Nuisances(nuisances, observed, self.num_classes)
+        self._templates = self._prompts(prompt) if self.kind == "text" else ()
+        self._check_call()
+        self.bank, self.strength = self._photographs(guide, inpaint, strength)
+        self.z_dim = 2 + len(self.nuisances)
+        self._embeddings = pipelines.Prompts()
+        self.requires_grad_(False).eval()
+        self.to(device=device, dtype=dtype)
+
+    def _default(self, argument: str, otherwise: Any) -> Any:
+        found = self.takes.get(argument)
+        return otherwise if found is None or found.default in (None, found.empty) else found.default
+
+    def _classes(self, classes: Sequence[str] | None) -> tuple[str, ...]:
+        if self.kind == "text":
+            if classes is None or isinstance(classes, str) or not all(isinstance(c, str) for c in classes):
+                raise ValueError(f"classes must be a list of names for the prompt's {{label}}, got {classes!r}")
+            if not classes:
+                raise ValueError("classes must not be empty")
+            return tuple(classes)
+        config: Any = pipelines.denoiser_of(self.pipeline).config
+        count = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
+        if not count:
+            raise TypeError(f"pipeline must make images of classes, this {type(self.pipeline).__name__} knows none")
+        if classes is not None and len(classes) != count:
+            raise ValueError(
+                f"classes must name all {count} classes of the model, got {len(classes)}. To draw from some of them, "
+                "give their numbers as classes= of the dataset"
+            )
+        words = {number: name for name, number in reversed(list(getattr(self.pipeline, "labels", {}).items()))}
+        return tuple(classes) if classes is not None else tuple(words.get(i, str(i)) for i in range(count))
+
+    def _prompts(self, prompt: Any) -> tuple[str, ...]:
+        """A template for each class."""
+        if prompt is None:
+            prompt = ", ".join(["a photo of a {label}", *(f"{{{factor}}}" for factor in self.nuisances.factors)])
+        one = isinstance(prompt, str)
+        if isinstance(prompt, Mapping):
+            if missing := [name for name in self.class_names if name not in prompt]:
+                raise ValueError(f"prompt must have a template for every class, {missing[0]!r} has none")
+            prompt = [prompt[name] for name in self.class_names]
+        templates = [prompt] * self.num_classes if one else list(prompt)
+        if len(templates) != self.num_classes:
+            raise ValueError(
+                f"prompt must be one template or {self.num_classes}, one for each class, got {len(templates)}"
+            )
+        known = ["label", *self.nuisances.factors]
+        for template in dict.fromkeys(templates):
+            fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+            if one and "label" not in fields:
+                raise ValueError(f"prompt must contain {{label}}, or every class looks alike, got {template!r}")
+            if missing := [name for name in self.nuisances.factors if name not in fields]:
+                raise ValueError(f"prompt must contain {{{missing[0]}}}, where that nuisance goes, got {template!r}")
+            if unknown := [name for name in fields if name not in known]:
+                raise ValueError(f"prompt must have the fields {', '.join(known)} alone, got {{{unknown[0]}}}")
+        return tuple(templates)
+
+    def _check_call(self) -> None:
+        pipelines.check_scheduler(self.pipeline, self.steps)
+        scale = self._default("guidance_scale", 1.0) if self.guidance is None else self.guidance
+        name = type(self.pipeline).__name__
+        if self.guidance is not None and "guidance_scale" not in self.takes:
+            raise ValueError(f"guidance must be None for {name}, which has none, got {self.guidance:g}")
+        if self.kind == "class":
+            if name == "DiTPipeline" and self.num_classes != 1000 and scale > 1:
+                raise ValueError(
+                    f"guidance must be 1 here, got {scale:g}: {name} guides with class 1000, and this model has "
+                    f"{self.num_classes} classes"
+                )
+            return
+        if self.negative_prompt is not None and "negative_prompt" not in self.takes:
+            raise ValueError(f"negative_prompt must be None for {name}, which takes none")
+        tokenizer = getattr(self.pipeline, "tokenizer", None)
+        # the longest value of each factor says enough of the others
+        longest = [
+            max(range(len(values)), key=lambda i: len(tokenizer.tokenize(values[i]) if tokenizer else values[i]))
+            for values in self.nuisances.factors.values()
+        ]
+        prompts = [self.prompt(label, longest) for label in range(self.num_classes)]
+        pipelines.check_prompts(self.pipeline, [*prompts, *([self.negative_prompt] if self.negative_prompt else [])])
+
+    def prompt(self, label: int, nuisances: Sequence[int]) -> str:
+        """The prompt of a class and the numbers (F,) of its nuisances' values."""
+        return self._templates[label].format(label=self.class_names[label], **self.nuisances.names(nuisances))
+
+    def _photographs(self, guide: Any, inpaint: Any, strength: float) -> tuple[Any, float]:
+        """The bank, and how far its photographs are left; changes to the pipeline's other form."""
+        bank = guide if guide is not None else inpaint
+        if bank is None:
+            return None, 0.0
+        if guide is not None and inpaint is not None:
+            raise ValueError("guide and inpaint must not both be given")
+        if self.kind != "text":
+            raise ValueError(f"guide and inpaint need a text pipeline, got {type(self.pipeline).__name__}")
+        if check_number("strength", strength, 1) == 0:
+            raise ValueError("strength must be in (0, 1], got 0")
+        if int(self.steps * strength) < 1:
+            raise ValueError(f"steps * strength must be at least 1, got {self.steps} * {strength:g}: raise either")
+        bank = getattr(bank, "files", bank)  # a PhotographBank reads its files
+        if missing := [name for name in self.class_names if name not in bank.classes]:
+            raise ValueError(
+                f"the bank must have photographs of every class, {missing[0]!r} has none; it knows "
+                f"{', '.join(bank.classes[:5])}"
+            )
+        numbers = [list(bank.classes).index(name) for name in self.class_names]
+        self._entries = [(bank.labels == number).nonzero()[:, 0] for number in numbers]
+        if empty := [name for name, rows in zip(self.class_names, self._entries, strict=True) if not len(rows)]:
+            raise ValueError(f"the bank must have photographs of every class, {empty[0]!r} has none")
+        diffusers = pipelines.import_diffusers()
+        kind = diffusers.AutoPipelineForImage2Image if guide is not None else diffusers.AutoPipelineForInpainting
+        try:
+            self.pipeline = kind.from_pipe(self.pipeline)
+        except ValueError:
+            what = "guide" if guide is not None else "inpaint"
+            raise ValueError(
+                f"{what} is not possible with {type(self.pipeline).__name__}: it has no such form"
+            ) from None
+        self.takes = pipelines.arguments_of(self.pipeline)
+        self._inpaints = inpaint is not None
+        return bank, strength
+
+    def to(self, *args: Any, **kwargs: Any) -> DiffusionGenerator:
+        """As `nn.Module.to`; says so if the weights do not fit on the GPU."""
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        if device is not None:
+            pipelines.check_memory(self.pipeline, device, dtype)
+        self._embeddings.clear()
+        return super().to(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> DiffusionGenerator:
+        """Stays in evaluation mode: in training mode DiT drops labels at random."""
+        return super().train(False)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a CPU makes images one by one, whatever the batch."""
+        return self.image_size > SMALL
+
+    def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] on the labels' device.
+
+        Args:
+            z: (B, z_dim) int64: of each sample the generator's seed, the photograph's number in 0..2**31 - 1, and the
+                numbers of the nuisances' values.
+            labels: (B,) int64.
+            truncation: must be 1: this noise has no scale.
+
+        Raises:
+            ValueError: the scheduler draws noise from elsewhere than the samples' generators; or another argument is
+                out of its range.
+        """
+        self._check_noise(z, labels, truncation)
+        return self._each(self._images, z, labels)
+
+    def activation(self, z: Tensor, labels: Tensor, truncation: float, layer: str) -> Tensor:
+        """What a layer returns at its first chosen step, (B, ...); arguments as `forward` and `LayerAt`."""
+        self._check_noise(z, labels, truncation)
+        where = LayerAt(self.pipeline, layer, self.steps)
+
+        def one(z: Tensor, labels: Tensor) -> Tensor:
+            return read(self.pipeline, where, len(z), self._conditional, lambda: self._call(z, labels))
+
+        with pipelines.calling(self.pipeline, self._embeddings):
+            return self._each(one, z, labels)
+
+    def steered(
+        self, layer: str, change: Callable[[Tensor, slice], Tensor], z: Tensor, labels: Tensor, truncation: float
+    ) -> Tensor:
+        """Images in which a layer's output is changed, and the change held at its other steps; see `steer`."""
+        self._check_noise(z, labels, truncation)
+        where = LayerAt(self.pipeline, layer, self.steps)
+        done = 0
+
+        def one(z: Tensor, labels: Tensor) -> Tensor:
+            nonlocal done
+            rows = slice(done, done + len(z))
+            done += len(z)
+            with hooked(self.pipeline, where, len(z), self._conditional, lambda output: change(output, rows)):
+                return self._images(z, labels)
+
+        return self._each(one, z, labels)
+
+    @property
+    def _conditional(self) -> int:
+        """Which half of a guided batch has the class or the prompt."""
+        return 0 if self.kind == "class" else -1
+
+    def _check_noise(self, z: Tensor, labels: Tensor, truncation: float) -> None:
+        if truncation != 1:
+            raise ValueError(
+                f"truncation must be 1 for a diffusion pipeline, whose noise has no scale, got {truncation}"
+            )
+        if z.ndim != 2 or z.shape[1] != self.z_dim or z.is_floating_point():
+            raise ValueError(f"z must be (B, {self.z_dim}) integers, got {z.dtype} of {tuple(z.shape)}")
+        if labels.shape != (len(z),) or (len(z) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes):
+            raise ValueError(f"labels must be ({len(z)},) integers in 0..{self.num_classes - 1}")
+
+    def _each(self, make: Callable[[Tensor, Tensor], Tensor], z: Tensor, labels: Tensor) -> Tensor:
+        alone = self.one_by_one and torch.device(self.pipeline._execution_device).type == "cpu"
+        size = 1 if alone else max(1, len(z))
+        return torch.cat([make(*part) for part in zip(z.split(size), labels.split(size), strict=True)])
+
+    @torch.no_grad()
+    def _images(self, z: Tensor, labels: Tensor) -> Tensor:
+        with pipelines.calling(self.pipeline, self._embeddings):
+            images = self._call(z, labels)
+        if not isinstance(images, Tensor) or images.shape[1:] != (3, self.image_size, self.image_size):
+            made = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"pipeline must make images (B, 3, {self.image_size}, {self.image_size}), it made {made}")
+        return images.to(labels.device).float() * 2 - 1
+
+    def _call(self, z: Tensor, labels: Tensor) -> Any:
+        calls = [self.call(numbers, label) for numbers, label in zip(z.tolist(), labels.tolist(), strict=True)]
+        together: dict[str, Any] = dict(calls[0])
+        for name in ("prompt", "negative_prompt"):
+            if name in together:
+                together[name] = [call[name] for call in calls]
+        if "class_labels" in together:
+            together["class_labels"] = [label for call in calls for label in call["class_labels"]]
+        if "batch_size" in together:
+            together["batch_size"] = len(z)
+        if self.bank is not None:
+            photographs, colours, mask, _ = self._parts(z, labels)
+            together["image"] = photographs
+            if self._inpaints:
+                together["mask_image"] = 1 - mask
+        generators = [torch.Generator().manual_seed(seed) for seed in z[:, 0].tolist()]
+        result = self.pipeline(**together, generator=generators, output_type="pt")
+        if not hasattr(result, "images"):
+            raise TypeError(
+                f"pipeline must make images, {type(self.pipeline).__name__} returned {type(result).__name__}"
+            )
+        if self.bank is None or not self._inpaints:
+            return result.images
+        # the object is put back, which the autoencoder has changed a little
+        mask, colours = mask.to(result.images), colours.to(result.images)
+        return mask * colours + (1 - mask) * result.images
+
+    def call(self, z: Sequence[int], label: int) -> dict[str, Any]:
+        """The arguments, beside generator and photograph, with which the pipeline makes this sample alone."""
+        found: dict[str, Any] = {"num_inference_steps": self.steps}
+        if self.kind == "class":
+            found["class_labels"] = [label]
+            found |= {"batch_size": 1} if "batch_size" in self.takes else {}
+        else:
+            found["prompt"] = self.prompt(label, z[2:])
+            found |= {} if self.negative_prompt is None else {"negative_prompt": self.negative_prompt}
+        found |= {} if self.guidance is None else {"guidance_scale": self.guidance}
+        if "height" in self.takes:
+            found |= {"height": self.image_size, "width": self.image_size}
+        return found | ({} if self.bank is None else {"strength": self.strength})
+
+    def _numbers(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Which entry of the bank each sample has."""
+        found = []
+        for number, label in zip(z[:, 1].tolist(), labels.tolist(), strict=True):
+            rows = self._entries[label]
+            found.append(rows[number * len(rows) >> 31])
+        return torch.stack(found)
+
+    def _parts(self, z: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Photograph, object's colours, mask and background in [0, 1], at the images' size."""
+        parts = [part.float() / 255 for part in self.bank.parts(self._numbers(z, labels))]
+        size = (self.image_size, self.image_size)
+        if parts[0].shape[2:] == size:
+            return tuple(parts)
+        return tuple(F.interpolate(part, size, mode="bilinear", antialias=True).clamp(0, 1) for part in parts)
+
+    def describe(self, z: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+        """What makes each sample, JSON-serializable: `pipeline(**call, generator=torch.Generator().manual_seed(seed))`.
+
+        With a bank, `photograph` names the file and the entry, whose parts are the call's image and mask.
+        """
+        source = self._given["pipeline"]
+        found = []
+        entries = None if self.bank is None else self._numbers(z, labels).tolist()
+        for place, (numbers, label) in enumerate(zip(z.tolist(), labels.tolist(), strict=True)):
+            said: dict[str, Any] = {
+                "pipeline": os.fspath(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__,
+                "pipeline_class": type(self.pipeline).__name__,
+                "scheduler": type(self.pipeline.scheduler).__name__,
+                "generator_seed": numbers[0],
+                "call": self.call(numbers, label),
+                "class_name": self.class_names[label],
+                "nuisances": self.nuisances.names(numbers[2:]),
+            }
+            if entries is not None:
+                said["photograph"] = {"file": self.bank.entries[entries[place]].file, "entry": entries[place]}
+            found.append(said)
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the settings, not the weights, as JSON, which every command takes as a generator's name.
+
+        Raises:
+            ValueError: the pipeline was given as an object, or a bank was: a file can only name them.
+        """
+        settings: dict[str, Any] = {"kind": KIND}
+        for name, value in self._given.items():
+            if name in ("device", "dtype"):
+                continue
+            if name in ("guide", "inpaint"):
+                value = getattr(value, "path", value)
+            if isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            settings[name] = value
+        if not isinstance(settings["pipeline"], str):
+            raise ValueError("pipeline must be a name or a folder for save(), got an object: save_pretrained it first")
+        with atomic_path(path) as temporary:
+            Path(temporary).write_text(json.dumps(settings, indent=2, default=_plain) + "\n")
+        return Path(path)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> DiffusionGenerator:
+        """The generator of a file of `save`, or of a folder of diffusers with class names of its own.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        if Path(path).is_dir():
+            return cls(os.fspath(path), device=device, dtype=dtype)
+        try:
+            settings = json.loads(Path(path).read_text())
+        except ValueError:
+            raise ValueError(f"{path} must be JSON, as DiffusionGenerator.save writes it") from None
+        if not isinstance(settings, dict) or settings.pop("kind", None) != KIND:
+            raise ValueError(f'{path} must hold the settings of a DiffusionGenerator, with "kind": "{KIND}"')
+        try:
+            return cls(**settings, device=device, dtype=dtype)
+        except TypeError as error:
+            if "argument" not in str(error):
+                raise
+            raise ValueError(f"{path} has settings that DiffusionGenerator does not take: {error}") from None
+
+    def __reduce__(self) -> Any:
+        # what has a name is opened again where it is unpickled
+        if not isinstance(self._given["pipeline"], (str, os.PathLike)):
+            return super().__reduce__()
+        weight = next(self.parameters())
+        return _again, ({**self._given, "device": weight.device, "dtype": weight.dtype},)
+
+    def extra_repr(self) -> str:
+        return f"{type(self.pipeline).__name__}, steps={self.steps}, nuisances: {self.nuisances}"
+
+
+def _again(settings: dict[str, Any]) -> DiffusionGenerator:
+    return DiffusionGenerator(**settings)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,169 @@
+"""Reads and changes what a layer of a `diffusers` pipeline returns, at chosen denoising steps, through hooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from genaug.arguments import near
+from genaug.generators.pipelines import denoiser_of, modules_of
+
+CALLS = 2  # of a layer in one step: some pipelines call their network once with the prompt and once without
+
+
+class LayerAt:
+    """A layer of a pipeline, and the denoising steps at which it is read and changed.
+
+    Args:
+        pipeline: whose layer.
+        text: a path such as "unet.mid_block", "transformer.transformer_blocks.12" or, within the network that is called
+            in each step, "mid_block". "@" and steps may follow: "mid_block@0", "mid_block@0,2-4". All by default.
+
+    Raises:
+        ValueError: there is no such layer (the message lists near names), or the steps cannot be read.
+    """
+
+    def __init__(self, pipeline: Any, text: str, steps: int | None = None) -> None:
+        path, _, chosen = text.partition("@")
+        self.text = text
+        self.path, self.module = _find(pipeline, path)
+        self.steps = _steps(text, chosen, steps) if chosen else None
+        if self.path.startswith("text_encoder"):
+            raise ValueError(
+                f"layer {path!r} does not run for each image, since prompts are encoded once: choose another"
+            )
+        inside = self.module in list(denoiser_of(pipeline).modules())
+        if self.steps is not None and not inside:
+            raise ValueError(f"layer {path!r} is called outside the denoising steps: leave out '@{chosen}'")
+
+    @property
+    def first(self) -> int:
+        """The first of the steps."""
+        return 0 if self.steps is None else min(self.steps)
+
+
+def _find(pipeline: Any, path: str) -> tuple[str, nn.Module]:
+    parts = modules_of(pipeline)
+    inner = denoiser_of(pipeline)
+    whole = nn.ModuleDict(parts)
+    within = next(name for name, part in parts.items() if part is inner)
+    for candidate in (path, f"{within}.{path}"):
+        try:
+            return candidate, whole.get_submodule(candidate)
+        except AttributeError:
+            continue
+    known = [name for name, _ in whole.named_modules() if name]
+    raise ValueError(f"unknown layer {path!r} in {type(pipeline).__name__}{near(path, known)}")
+
+
+def _steps(text: str, chosen: str, count: int | None) -> frozenset[int]:
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", chosen):
+        raise ValueError(f"layer {text!r} must end in steps such as @0 or @0,2-4")
+    found: set[int] = set()
+    for part in chosen.split(","):
+        low, _, high = part.partition("-")
+        found.update(range(int(low), int(high or low) + 1))
+    if not found or (count is not None and max(found) >= count):
+        raise ValueError(f"layer {text!r} must name steps in 0..{(count or 1) - 1}, got {chosen}")
+    return frozenset(found)
+
+
+@contextmanager
+def hooked(
+    pipeline: Any, layer: LayerAt, rows: int, conditional: int, change: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Meanwhile the layer's output is moved at the chosen steps.
+
+    At the first chosen step `change` is given the output of the samples with their prompt, (B, ...), and returns what
+    replaces it. The difference is added there, to the guidance's output without prompt, too, and again at the other
+    chosen steps: an intervention is set once, and held.
+
+    Args:
+        pipeline: it is called within this.
+        layer: its layer.
+        rows: B, samples of the call.
+        conditional: which B of the network's rows are those with their prompt: 0 for the first, -1 for the last.
+        change: is called once.
+
+    Raises:
+        ValueError: the layer was never called, or more often than twice in a step.
+        TypeError: it returns no tensor.
+    """
+    scheduler = pipeline.scheduler
+    take_step = scheduler.step
+    step = calls = 0
+    moved: Tensor | None = None
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal step, calls
+        step += 1
+        calls = 0
+        return take_step(*args, **kwargs)
+
+    def replace(module: nn.Module, inputs: Any, output: Any) -> Any:
+        nonlocal calls, moved
+        if layer.steps is not None and step not in layer.steps:
+            return output
+        calls += 1
+        if calls > CALLS:
+            raise ValueError(f"layer {layer.path!r} runs more than {CALLS} times in a step: choose a layer around it")
+        tensor = _tensor(output)
+        if tensor is None or len(tensor) % rows:
+            found = type(output).__name__ if tensor is None else f"{tuple(tensor.shape)} for {rows} samples"
+            raise TypeError(f"layer {layer.path!r} must return a tensor of one row a sample, it returned {found}")
+        blocks = tensor.unflatten(0, (-1, rows))
+        if moved is None:
+            before = blocks[conditional]
+            moved = change(before).float() - before.float()
+        return _with_tensor(output, (blocks.float() + moved).to(tensor.dtype).flatten(0, 1))
+
+    handle = layer.module.register_forward_hook(replace)
+    scheduler.step = counted
+    try:
+        yield
+    finally:
+        handle.remove()
+        del scheduler.step
+    if moved is None:
+        raise ValueError(f"layer {layer.text!r} is never called by {type(pipeline).__name__}: its output is unknown")
+
+
+def _tensor(output: Any) -> Tensor | None:
+    """The tensor of a layer's output: the first of a tuple or of an output object."""
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, (tuple, list)):
+        output = output[0] if output else None
+    return output if isinstance(output, Tensor) else None
+
+
+def _with_tensor(output: Any, tensor: Tensor) -> Any:
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, dict):  # diffusers' output classes are dicts of their fields
+        return type(output)(**{**output, next(iter(output)): tensor})
+    return type(output)([tensor, *output[1:]])
+
+
+class Seen(BaseException):
+    """Ends a call whose rest is of no interest; no `except Exception` on the way stops it."""
+
+
+def read(pipeline: Any, layer: LayerAt, rows: int, conditional: int, call: Callable[[], Any]) -> Tensor:
+    """What the layer returns at the first chosen step for the samples with their prompt, (B, ...)."""
+    kept: list[Tensor] = []
+
+    def keep(output: Tensor) -> Tensor:
+        kept.append(output)
+        raise Seen
+
+    try:
+        with hooked(pipeline, layer, rows, conditional, keep):
+            call()
+    except Seen:
+        pipeline.maybe_free_model_hooks()
+    return kept[0].clone()

@@ -1,0 +1,308 @@
+"""What `DiffusionGenerator` knows about `diffusers` pipelines: opening, checking and calling them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import re
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genaug.assets import AssetError
+from genaug.files import one_line
+
+CACHE_BYTES = 256 * 2**20  # of prompt embeddings that are kept
+DETERMINISTIC = "DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"
+# arguments of pipelines that make something other than an image of their prompt
+_NO_IMAGES = ("num_frames", "frame_size", "video_length")
+_NEED_IMAGES = ("strength", "mask_image")
+
+_LOCKS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+
+
+def import_diffusers() -> Any:
+    """The library; raises ModuleNotFoundError that names the extra."""
+    try:
+        import diffusers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"DiffusionGenerator needs {error.name}: pip install 'genaug[diffusion]'", name=error.name
+        ) from None
+    return diffusers
+
+
+def open_pipeline(source: Any, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
+    """The pipeline of this folder, Hub name ("owner/repo" or "owner/repo@revision") or object.
+
+    Raises:
+        TypeError: it is something else.
+        AssetError: it is not there, has no safetensors, or wants to run code of its own.
+    """
+    diffusers = import_diffusers()
+    if isinstance(source, diffusers.DiffusionPipeline):
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"pipeline must be a name, a folder or a diffusers pipeline, got {type(source).__name__}")
+    name, _, revision = os.fspath(source).partition("@")
+    if Path(os.fspath(source)).is_dir():
+        name, revision = os.fspath(source), ""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "use_safetensors": True}
+    options |= {"revision": revision} if revision else {}
+    options |= {} if dtype is None else {"dtype": dtype}
+    try:
+        return diffusers.DiffusionPipeline.from_pretrained(name, **options)
+    except Exception as error:  # the Hub's, diffusers' and transformers' errors have no common class
+        advice = "give a folder with model_index.json and safetensors, a Hub name, or a pipeline object"
+        if "trust_remote_code" in str(error):
+            advice = "it runs code of its own: read that code, then pass trust_remote_code=True"
+        raise AssetError(f"pipeline {os.fspath(source)!r} cannot be opened: {one_line(error)}; {advice}") from None
+
+
+def modules_of(pipeline: Any) -> dict[str, nn.Module]:
+    """The networks of a pipeline by name."""
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+def arguments_of(pipeline: Any) -> dict[str, inspect.Parameter]:
+    """What the pipeline's call takes."""
+    return dict(inspect.signature(type(pipeline).__call__).parameters)
+
+
+def kind_of(pipeline: Any) -> str:
+    """ "text" or "class": what a pipeline makes images of.
+
+    Raises:
+        TypeError: it makes no images, none of text or classes, or none without an image to begin with.
+    """
+    name, takes = type(pipeline).__name__, arguments_of(pipeline)
+    if found := [a for a in takes if a in _NO_IMAGES or "audio" in a]:
+        raise TypeError(
+            f"pipeline must make images, {name} does not: its call takes {found[0]}. "
+            "Give a text-to-image pipeline or one of classes"
+        )
+    required = takes["image"].default is inspect.Parameter.empty if "image" in takes else False
+    if required or any(a in _NEED_IMAGES for a in takes):
+        raise TypeError(
+            f"pipeline must make images of text or of classes alone, {name} needs an image. "
+            "Give its text-to-image form; guide=bank and inpaint=bank find the other by themselves"
+        )
+    if "class_labels" in takes:
+        return "class"
+    if "prompt" in takes:
+        return "text"
+    raise TypeError(f"pipeline must make images of text or of classes, {name} takes neither prompt nor class_labels")
+
+
+def check_scheduler(pipeline: Any, steps: int) -> None:
+    """Raises ValueError for a scheduler that draws noise in a pipeline that does not pass it the generators."""
+    try:
+        source = inspect.getsource(type(pipeline).__call__)
+    except (OSError, TypeError):
+        return  # `same_random_state` finds out at the first batch
+    calls = re.findall(r"scheduler\.step\((?:[^()]|\([^()]*\))*\)", source)
+    passed = all("generator" in call or "extra_step_kwargs" in call for call in calls)
+    if calls and not passed and _draws(pipeline.scheduler, steps):
+        raise ValueError(_ignored(pipeline))
+
+
+def _draws(scheduler: Any, steps: int) -> bool:
+    """Whether its steps draw noise."""
+    scheduler = copy.deepcopy(scheduler)
+    sample = torch.zeros(1, 4, 2, 2)
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        try:
+            scheduler.set_timesteps(max(2, steps))
+            scheduler.step(sample, scheduler.timesteps[0], sample)
+        except Exception:
+            return False  # it wants other inputs; `same_random_state` finds out at the first batch
+        return not torch.equal(torch.get_rng_state(), before)
+
+
+def _ignored(pipeline: Any) -> str:
+    return (
+        f"scheduler must draw its noise from each sample's generator: {type(pipeline.scheduler).__name__} in "
+        f"{type(pipeline).__name__} ignores them, and a sample would depend on its batch. Use {DETERMINISTIC}, as in "
+        "pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)"
+    )
+
+
+@contextmanager
+def same_random_state(pipeline: Any, device: torch.device) -> Iterator[None]:
+    """Raises ValueError, and puts the state back, if the global random state moves meanwhile."""
+    before = torch.get_rng_state()
+    on_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    yield
+    same = torch.equal(torch.get_rng_state(), before)
+    same &= on_gpu is None or torch.equal(torch.cuda.get_rng_state(device), on_gpu)
+    if not same:
+        torch.set_rng_state(before)
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu, device)
+        raise ValueError(_ignored(pipeline))
+
+
+def image_size_of(pipeline: Any, size: int | None) -> int:
+    """Pixels a side of the images, checked against what the pipeline can make.
+
+    Raises:
+        ValueError: the size is not a multiple of the autoencoder's, is needed and missing, or cannot be chosen.
+    """
+    network = denoiser_of(pipeline)
+    side = getattr(getattr(network, "config", None), "sample_size", None)
+    side = side[0] if isinstance(side, (list, tuple)) else side
+    vae: Any = getattr(pipeline, "vae", None)
+    scale = 1 if vae is None else getattr(pipeline, "vae_scale_factor", None)
+    if scale is None:
+        scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    own = None if side is None else int(side) * int(scale)
+    if size is None:
+        if own is None:
+            raise ValueError(f"size must be given, in pixels: {type(pipeline).__name__} does not say its own")
+        return own
+    if "height" not in arguments_of(pipeline) and size != own:
+        raise ValueError(f"size must be {own} for {type(pipeline).__name__}, got {size}")
+    if size < 1 or size % scale:
+        raise ValueError(f"size must be a multiple of {scale} pixels, got {size}")
+    return size
+
+
+def denoiser_of(pipeline: Any) -> nn.Module:
+    """The network that is called in each denoising step."""
+    for name in ("unet", "transformer", "prior", "decoder"):
+        part = getattr(pipeline, name, None)
+        if isinstance(part, nn.Module):
+            return part
+    raise TypeError(f"pipeline must have a unet or a transformer, {type(pipeline).__name__} has none")
+
+
+def check_prompts(pipeline: Any, prompts: Sequence[str]) -> None:
+    """Raises ValueError, quoting what is cut, for a prompt that none of the pipeline's text encoders takes whole."""
+    limits = []
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        tokenizer = getattr(pipeline, name, None)
+        limit = getattr(tokenizer, "model_max_length", None)
+        if limit is not None:
+            default = arguments_of(pipeline).get("max_sequence_length")
+            if limit > 100_000:  # transformers' way to say that the tokenizer has no limit
+                limit = default.default if default is not None and isinstance(default.default, int) else None
+        if tokenizer is not None and limit is not None:
+            limits.append((limit, tokenizer))
+    if not limits:
+        return
+    limit, tokenizer = max(limits, key=lambda pair: pair[0])
+    for prompt in prompts:
+        tokens = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+        if len(tokens) > limit:
+            cut = tokenizer.decode(tokens[limit - 1 : -1]).strip()
+            raise ValueError(
+                f"prompt must have at most {limit} tokens, got {len(tokens)}: {cut!r} would be cut off the end of "
+                f"{prompt!r}"
+            )
+
+
+def check_memory(pipeline: Any, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Raises OutOfMemoryError if the weights alone do not fit on a GPU: bytes needed, and what reduces them."""
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    tensors = [t for part in modules_of(pipeline).values() for t in (*part.parameters(), *part.buffers())]
+    moved = [t for t in tensors if t.device != device]
+    needed = sum(
+        t.numel() * (dtype.itemsize if dtype is not None and t.is_floating_point() else t.itemsize) for t in moved
+    )
+    if needed > free:
+        raise torch.OutOfMemoryError(
+            f"the weights of {type(pipeline).__name__} need {needed:,} bytes on {device}, which has {free:,} free. "
+            "Use dtype=torch.bfloat16 (half of float32), a pipeline on which you called enable_model_cpu_offload(), "
+            "or a smaller model"
+        )
+
+
+class Prompts:
+    """Embeddings of prompts, each made alone and kept, so that neither its batch nor its repetition matters."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self.bytes = 0
+
+    def clear(self) -> None:
+        self.kept.clear()
+        self.bytes = 0
+
+    @contextmanager
+    def used_by(self, pipeline: Any) -> Iterator[None]:
+        """Meanwhile the pipeline's `encode_prompt` asks here first."""
+        original = getattr(pipeline, "encode_prompt", None)
+        if original is None:
+            yield
+            return
+        signature = inspect.signature(original)
+
+        def encode(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            prompts = given.get("prompt")
+            if not isinstance(prompts, list) or any(isinstance(value, Tensor) for value in given.values()):
+                return original(*args, **kwargs)
+            lists = [name for name, value in given.items() if isinstance(value, list) and len(value) == len(prompts)]
+            parts = [
+                self._one(original, {**given, **{name: [given[name][i]] for name in lists}})
+                for i in range(len(prompts))
+            ]
+            return tuple(_joined(values) for values in zip(*parts, strict=True))
+
+        pipeline.encode_prompt = encode
+        try:
+            yield
+        finally:
+            del pipeline.encode_prompt
+
+    def _one(self, original: Any, given: dict[str, Any]) -> tuple[Any, ...]:
+        key = tuple((name, repr(value)) for name, value in given.items())
+        found = self.kept.pop(key, None)
+        if found is None:
+            found = original(**given)
+            found = found if isinstance(found, tuple) else (found,)
+            self.bytes += _bytes(found)
+        self.kept[key] = found
+        while self.bytes > CACHE_BYTES and len(self.kept) > 1:
+            self.bytes -= _bytes(self.kept.popitem(last=False)[1])
+        return found
+
+
+def _bytes(values: Sequence[Any]) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, list):
+        return [entry for value in values for entry in value]
+    # what has no row for its one prompt, such as the positions of tokens, is shared by all
+    return torch.cat(list(values)) if isinstance(first, Tensor) and len(first) == 1 else first
+
+
+@contextmanager
+def calling(pipeline: Any, prompts: Prompts) -> Iterator[None]:
+    """How every call is made: one at a time, since a scheduler has a state, silently, and with known embeddings."""
+    lock = _LOCKS.setdefault(pipeline, threading.RLock())
+    with lock:
+        before = getattr(pipeline, "_progress_bar_config", None)
+        pipeline.set_progress_bar_config(**{**(before or {}), "disable": True})
+        try:
+            with prompts.used_by(pipeline), same_random_state(pipeline, torch.device(pipeline._execution_device)):
+                yield
+        finally:
+            if before is None:
+                del pipeline._progress_bar_config
+            else:
+                pipeline._progress_bar_config = before
