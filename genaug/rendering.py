@@ -16,12 +16,11 @@ import os
 import shutil
 import sys
 import tarfile
-import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -39,9 +38,11 @@ from genaug.assets.hub import sha256
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
-from genaug.datasets.rendered import BLOCK, FORMATS, SETTINGS, SUFFIXES, Layout, key, members, read_settings
+from genaug.datasets.rendered import BLOCK, FORMATS, SETTINGS, SUFFIXES, Layout, key, read_settings
+from genaug.datasets.rendered_problems import index_problems, shard_problems
 from genaug.datasets.transferred import TransferredFolder
-from genaug.files import writable_folder
+from genaug.evaluation.classes import IMAGENET
+from genaug.files import FULL, staging_folder, sweep, writable_folder
 from genaug.generators import load_generator
 from genaug.progress import progress
 from genaug.records import write_results
@@ -55,7 +56,6 @@ _TRANSFER = ("method", "steps", "alpha", "network", "decoder", "style_weight", "
 _BATCH = 64  # samples asked for at a time of a source that has no batch size of its own
 _PLACE = ("device", "batch_size")  # options that say how images are made, not which
 _PAGE = 4096  # bytes: what most file systems count a file in
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def render(
         # of a dict of labels every reader knows KEY.cls, which has the first
         "target": "labels" if isinstance(source[0][1], dict) else "label",
         # how many there are, or their folders' names, for who trains on the set
-        "classes": getattr(getattr(source, "generator", None), "num_classes", None) or getattr(source, "classes", None),
+        "classes": _classes(source),
     }
     try:
         settings = json.loads(json.dumps(settings))
@@ -165,7 +165,8 @@ def render(
 def verify(folder: str | os.PathLike[str]) -> list[str]:
     """What is missing or damaged in a set, one line each; nothing for a set that is whole.
 
-    Every byte is read and compared with the manifests.
+    Every byte is read and compared with the manifests, and every sample is decoded: whatever reading a sample could
+    fail on is found.
 
     Raises:
         FileNotFoundError: the folder is no rendered set.
@@ -173,9 +174,9 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
     """
     layout = Layout(folder, read_settings(folder))
     with ThreadPoolExecutor(_threads()) as pool:
-        found = pool.map(lambda shard: _problems(layout, shard), range(layout.shards))
+        found = pool.map(lambda shard: shard_problems(layout, shard), range(layout.shards))
         bar = progress(found, total=layout.shards, description="verify", unit="shard")
-        return [problem for problems in bar for problem in problems]
+        return [*index_problems(layout), *(problem for problems in bar for problem in problems)]
 
 
 def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -> Rendered:
@@ -198,8 +199,10 @@ def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -
         del made_from["sha256"]
         source = made_from.pop("name")
         options = {**made_from, **options}
+    if index_problems(layout):
+        layout.index_file().unlink()
     for shard in range(layout.shards):
-        if _problems(layout, shard):
+        if shard_problems(layout, shard):
             layout.manifest(shard).unlink(missing_ok=True)
     arguments = {name: settings[name] for name in ("num", "shard_size", "format", "image", "quality")}
     return render(source, folder, **arguments, rank=0, world_size=1, **options)
@@ -273,6 +276,17 @@ def _length(source: Any, num: int | None) -> int:
     return num
 
 
+def _classes(source: Any) -> Any:
+    """Names of the classes, if they have any, or their number."""
+    generator = getattr(source, "generator", None)
+    if generator is None:
+        return getattr(source, "classes", None)
+    names, count = getattr(generator, "classes", None), generator.num_classes
+    if names is None and count == len(IMAGENET):
+        return list(IMAGENET)
+    return list(names) if isinstance(names, Sequence) else count
+
+
 def _described(source: Any, indices: Sequence[int]) -> list[dict[str, Any]]:
     if hasattr(source, "descriptions"):
         return source.descriptions(indices)
@@ -288,13 +302,13 @@ def _begun(folder: Path, settings: dict[str, Any]) -> Layout:
     if not path.exists():
         if others:
             raise ValueError(f"{folder} holds something else ({others[0]}): choose another folder")
-        with _staging(folder, "settings") as staged:
+        with staging_folder(folder, "settings") as staged:
             write_results(staged / SETTINGS, {"settings": settings, "versions": _versions()})
             (staged / SETTINGS).replace(path)
     # read back, since another rank may have written them
     if differences := list(_differences(read_settings(folder), settings)):
         raise ValueError(f"{folder} holds a set with other settings ({'; '.join(differences)}): choose another folder")
-    _sweep(folder)
+    sweep(folder)
     return Layout(folder, settings)
 
 
@@ -314,43 +328,6 @@ def _versions() -> dict[str, str]:
     return {"genaug": genaug.__version__, "torch": torch.__version__, "pillow": pillow}
 
 
-@contextmanager
-def _staging(folder: Path, name: str) -> Iterator[Path]:
-    """A folder beside the result, gone at the end; while its owner lives, its lock keeps `_sweep` of others away."""
-    import fcntl
-
-    while True:
-        staged = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
-        with suppress(FileNotFoundError):  # it was swept away before it had its lock: once more
-            lock = (staged / "lock").open("w")
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if (staged / "lock").exists():
-                break
-            lock.close()
-    try:
-        yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-        lock.close()
-
-
-def _sweep(folder: Path) -> None:
-    """Removes the staging folders of processes that are no longer there."""
-    import fcntl
-
-    for staged in [*folder.glob(".settings-*"), *folder.glob(".shard-*")]:
-        with suppress(OSError):  # another process has its lock, or has swept it
-            try:
-                lock = (staged / "lock").open("r+")
-            except FileNotFoundError:
-                staged.rmdir()  # fails unless it is empty
-                continue
-            with lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(staged)
-
-
 def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], rank: int, world_size: int) -> None:
     if shards:
         layout.index_file().unlink(missing_ok=True)  # a reader's, of what was there before
@@ -364,7 +341,7 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
             begin = time.monotonic()
             indices = layout.indices(shard)
             try:
-                with _staging(layout.folder, f"shard-{shard:06d}") as staged:
+                with staging_folder(layout.folder, f"shard-{shard:06d}") as staged:
                     writer = _Writer(layout, shard, quality, staged)
                     # closed at once, whatever happens: nothing may go on writing where all is removed
                     with writer.path.open("wb") as file, closing(_encoded(source, indices, writer, pool)) as batches:
@@ -379,7 +356,9 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
                 with log.open("a") as lines:
                     lines.write(json.dumps(line) + "\n")
             except OSError as error:
-                if error.errno not in _FULL:
+                if not layout.folder.is_dir():
+                    raise OSError(f"{layout.folder} was removed while it was rendered to: render it again") from None
+                if error.errno not in FULL:
                     raise
                 raise _full(layout, size / max(samples, 1)) from error
 
@@ -553,35 +532,3 @@ def _full(layout: Layout, bytes_each: float) -> OSError:
     )
     error.errno = errno.ENOSPC
     return error
-
-
-def _problems(layout: Layout, shard: int) -> list[str]:
-    """What is missing or damaged in a shard; every byte of it is read."""
-    data = layout.data(shard)
-    try:
-        manifest = layout.read_manifest(shard)
-        if manifest is None:
-            return [f"{layout.manifest(shard)} is missing: the shard is not finished"]
-        layout.check_size(shard, manifest["bytes"])
-    except ValueError as error:
-        return [str(error)]
-    if sha256(data) != manifest["sha256"]:
-        return [f"{data} is damaged: its sha256 is not the manifest's"]
-    found = []
-    with data.open("rb") as file:
-        for index, size in zip(layout.indices(shard), manifest["sizes"], strict=True):
-            record = file.read(size)
-            try:
-                line = None if layout.format == "webdataset" else json.loads(record)
-                if line is None:
-                    members(record, index)
-            except ValueError:
-                return [f"{layout.manifest(shard)} is damaged: its sizes are not those of the samples"]
-            if line is None:
-                continue
-            path = layout.folder / line["file"]
-            if not path.exists():
-                found.append(f"{path} is missing")
-            elif sha256(path) != line["sha256"]:
-                found.append(f"{path} is damaged: its sha256 is not the one of {data.name}")
-    return found

@@ -20,6 +20,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import ColoredMNIST, RenderedDataset, rendering
+from genaug.files import staging_folder
 from genaug.rendering import render, repair, verify
 
 
@@ -125,12 +126,12 @@ def test_a_shard_without_its_manifest_is_rendered_anew(tmp_path: Path, kind: str
 
 
 def test_what_the_dead_left_is_cleared_away_and_the_living_are_left_alone(tmp_path: Path) -> None:
-    dead, unlocked = tmp_path / ".shard-000000-dead", tmp_path / ".shard-000001-dead"
+    dead, unlocked = tmp_path / ".genaug-shard-000000-dead", tmp_path / ".genaug-shard-000001-dead"
     for folder in (dead, unlocked):
         folder.mkdir()
     (dead / "lock").touch()
     (dead / "data").write_bytes(b"half")
-    with rendering._staging(tmp_path, "shard-000002") as alive:
+    with staging_folder(tmp_path, "shard-000002") as alive:
         (alive / "data").write_bytes(b"half")
         render(Source(), tmp_path, shard_size=6)
         assert (alive / "data").read_bytes() == b"half"
@@ -268,7 +269,7 @@ def test_verify_names_everything_that_is_missing_or_damaged(tmp_path: Path, kind
         first, second = sorted(folder.glob("*/00000002[56].png"), key=lambda path: path.name)
         first.unlink()
         second.write_bytes(b"something else")
-        expected += [f"{first} is missing", f"{second} is damaged: its sha256 is not the one of shard-000005.jsonl"]
+        expected += [f"{first} is missing", f"sample 26 of {data[5]} is damaged: the sha256 of {second} is not"]
     found = verify(folder)
     assert len(found) == len(expected)
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
@@ -346,7 +347,7 @@ def test_thirty_kills_lose_double_and_damage_nothing(tmp_path: Path, world_size:
         running[rank].join()
         if running[rank].exitcode == -signal.SIGKILL:
             kills += 1
-            in_a_shard += any(folder.glob(".shard-*"))
+            in_a_shard += any(folder.glob(".genaug-shard-*"))
         running[rank] = start(rank)
     for process in running.values():
         process.join()

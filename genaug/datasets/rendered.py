@@ -11,9 +11,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaug.arguments import check_choice, check_indices
+from genaug.arguments import check_choice, check_indices, check_integer
 from genaug.datasets.generated import sample_of
 from genaug.files import atomic_path, one_line
 
 SETTINGS = "settings.json"
 FORMATS = {"webdataset": ".tar", "imagefolder": ".jsonl"}  # and the data file of each
+TARGETS = ("label", "labels")
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # of the images
 BLOCK = 512  # bytes: what a tar is counted in
 
+_KEYS = ("source", "format", "image", "num", "shard_size", "target")  # of the settings
+_MOST = 1_000_000  # shards of a set
 _INDEX = "index.npy"
 _OPEN = 64  # data files that a process keeps open
 
@@ -46,12 +50,21 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / SETTINGS
     try:
         settings = json.loads(path.read_text())["settings"]
-        if not {"format", "image", "num", "shard_size", "target"} <= set(settings):
+        if not set(_KEYS) <= set(settings) or not isinstance(settings["source"], dict):
             raise KeyError
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{str(folder)!r} is no rendered set: it has no {SETTINGS}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged, or not of a rendered set") from None
+    try:
+        for name in ("num", "shard_size"):
+            check_integer(name, settings[name], 1)
+        if settings["num"] > _MOST * settings["shard_size"]:
+            raise ValueError(f"num must be at most {_MOST:,} shards, got {settings['num']:,}")
+        for name, known in (("format", FORMATS), ("image", SUFFIXES), ("target", TARGETS)):
+            check_choice(name, settings[name], known)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
     return settings
 
 
@@ -69,6 +82,8 @@ class Layout:
         self.image: str = settings["image"]
         self.num: int = settings["num"]
         self.shard_size: int = settings["shard_size"]
+        self.target: str = settings["target"]
+        self.classes: int | list[str] | None = settings.get("classes")
         self.shards = -(-self.num // self.shard_size)
         self.tail = 2 * BLOCK if self.format == "webdataset" else 0  # bytes of a data file after its last sample
 
@@ -85,8 +100,35 @@ class Layout:
         return self.folder / f"shard-{shard:06d}.json"
 
     def image_file(self, index: int, label: int, description: dict[str, Any]) -> str:
-        """Where an ImageFolder has a sample's image, from the set's folder on: as the file it came from, if any."""
-        return description.get("file", f"{label:04d}/{key(index)}") + SUFFIXES[self.image]
+        """Where an ImageFolder has a sample's image, from the set's folder on: as the file it came from, if any.
+
+        Folders are named by class, or by number with leading zeros, so that sorted as text they are in order.
+        """
+        if isinstance(self.classes, list):
+            name = self.classes[label]
+        else:
+            name = f"{label:0{len(str((self.classes or 10_000) - 1))}d}"
+        return description.get("file", f"{name}/{key(index)}") + SUFFIXES[self.image]
+
+    def image_path(self, file: Any) -> Path:
+        """The path of an image that a data file names, raises ValueError if that is not inside the set."""
+        if not isinstance(file, str) or not file or "\0" in file:
+            raise ValueError(f"{file!r:.80} is no name of a file")
+        path = self.folder / file
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"{file!r:.80} is outside of the set")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{file!r:.80} is no file")
+        return path
+
+    def starts(self, shard: int, sizes: Sequence[int]) -> np.ndarray:
+        """Where a shard's part of the index is to say that its samples begin, and the last one ends."""
+        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def part(self, index: np.ndarray, shard: int) -> np.ndarray:
+        """A shard's part of the index."""
+        indices = self.indices(shard)
+        return index[indices.start + shard : indices.stop + shard + 1]
 
     def read_manifest(self, shard: int) -> dict[str, Any] | None:
         """A shard's `sha256`, `bytes` and `sizes`, the last of one entry a sample; None if it is not finished.
@@ -99,6 +141,8 @@ class Layout:
             manifest = json.loads(path.read_bytes())
             sizes = manifest["sizes"]
             if len(sizes) != len(self.indices(shard)) or sum(sizes) + self.tail != manifest["bytes"]:
+                raise ValueError
+            if not all(isinstance(size, int) and size > 0 for size in sizes):
                 raise ValueError
             if not isinstance(manifest["sha256"], str):
                 raise TypeError
@@ -224,33 +268,43 @@ class RenderedDataset(Dataset[Any]):
 
     def describe(self, index: int) -> dict[str, Any]:
         """Everything that made a sample: what the dataset that was rendered says of it."""
-        return self._read(int(check_indices([index], len(self))))[2]()
+        place = int(check_indices([index], len(self)))
+        description = self._read(place)[2]
+        with self._naming(place):
+            return description()
 
     def _sample(self, index: int) -> tuple[Any, Any]:
         image, label, description = self._read(index)
-        return sample_of(self, image, description()["labels"] if self._labels else label)
+        with self._naming(index):
+            target = description()["labels"] if self._labels else label
+        return sample_of(self, image, target)
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Errors of a damaged sample name it, its file and the way out."""
+        try:
+            yield
+        except Exception as error:  # pillow names a dozen kinds of damage by as many classes
+            raise ValueError(
+                f"sample {index} of {self._layout.data(index // self._layout.shard_size)} cannot be read "
+                f"({one_line(error)}): genaug render --verify {self.folder} names what is damaged"
+            ) from error
 
     def _read(self, index: int) -> tuple[Tensor, int, Callable[[], dict[str, Any]]]:
         """A sample's image, its label, and what gives its description."""
         shard = index // self._layout.shard_size
         begin, end = self._index()[index + shard : index + shard + 2].tolist()
-        try:
+        with self._naming(index):
             opened = self._open(shard)
-            record = os.pread(
-                opened.descriptor, end - begin, begin
-            )  # moves no position: threads and forks may share it
+            # moves no position: threads and forks may share it
+            record = os.pread(opened.descriptor, end - begin, begin)
             if self._layout.format == "webdataset":
                 parts = members(record, index)
                 content, label, text = parts[self._suffix], int(parts["cls"]), parts["json"]
-                return _decoded(content, self._layout.image), label, lambda: json.loads(text)
+                return decoded(content, self._layout.image), label, lambda: json.loads(text)
             line = json.loads(record)
-            content = (self.folder / line["file"]).read_bytes()
-            return _decoded(content, self._layout.image), line["label"], lambda: line["describe"]
-        except Exception as error:  # pillow names a dozen kinds of damage by as many classes
-            raise ValueError(
-                f"sample {index} of {self._layout.data(shard)} cannot be read ({one_line(error)}): "
-                f"genaug render --verify {self.folder} names what is damaged"
-            ) from error
+            content = self._layout.image_path(line["file"]).read_bytes()
+            return decoded(content, self._layout.image), line["label"], lambda: line["describe"]
 
     def _open(self, shard: int) -> _Opened:
         """A shard's data file, of which few stay open."""
@@ -275,15 +329,17 @@ class RenderedDataset(Dataset[Any]):
             found = np.load(path, mmap_mode="r")  # mapped: workers share one copy
             if found.dtype == np.int64 and found.shape == (layout.num + layout.shards,):
                 return np.asarray(found)
+        for shard in range(layout.shards):  # before memory is asked for
+            if not layout.manifest(shard).exists():
+                raise ValueError(
+                    f"{layout.folder} is unfinished, there is no {layout.manifest(shard).name}: run the command that "
+                    "began it again"
+                )
         starts = np.zeros(layout.num + layout.shards, np.int64)
         for shard in range(layout.shards):
-            indices = layout.indices(shard)
-            if (manifest := layout.read_manifest(shard)) is None:
-                raise ValueError(
-                    f"{layout.folder} is unfinished, there is no {layout.manifest(shard).name}: "
-                    "the command that began it goes on where it stopped"
-                )
-            np.cumsum(manifest["sizes"], out=starts[indices.start + shard + 1 : indices.stop + shard + 1])
+            manifest = layout.read_manifest(shard)
+            assert manifest is not None
+            layout.part(starts, shard)[:] = layout.starts(shard, manifest["sizes"])
         with suppress(OSError), atomic_path(path) as temporary:  # in a folder that is read-only it is made every time
             np.save(temporary, starts)
         return starts
@@ -307,13 +363,12 @@ class _Opened:
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        # not by __del__: when the interpreter ends, what that would call may be gone before
+        weakref.finalize(self, os.close, self.descriptor)
 
 
-def _decoded(content: bytes, kind: str) -> Tensor:
+def decoded(content: bytes, kind: str) -> Tensor:
+    """The pixels of an encoded image, (3, H, W) uint8."""
     image: Image.Image = Image.open(io.BytesIO(content), formats=(kind,))
     if image.mode != "RGB":
         image = image.convert("RGB")

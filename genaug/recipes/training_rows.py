@@ -34,14 +34,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.arguments import check_choice
 from genaug.datasets.colored_mnist import DoubleColoredMNIST, demo_digits
-from genaug.files import writable_folder
+from genaug.files import staging_folder, writable_folder
 from genaug.models.multi_head_resnet import HEADS
 from genaug.recipes.demo import COMPONENTS, GENERATORS, INTERVENED, SCALE
 from genaug.training.classifier import Settings, Source, train
@@ -267,17 +266,17 @@ def write_digits(folder: str | os.PathLike[str]) -> Path:
         return folder
     recoloured = DoubleColoredMNIST(None, train=True, bias=0.0, digits="sklearn")
     parts = {"train": demo_digits(train=True), "val": demo_digits(train=False), "stylized": recoloured}
-    with TemporaryDirectory(prefix=f".{folder.name}-", dir=writable_folder(folder.parent)) as temporary:
+    with staging_folder(writable_folder(folder.parent), folder.name) as temporary:
         for part, digits in parts.items():
             for label in range(10):
-                (Path(temporary) / "digits" / part / str(label)).mkdir(parents=True)
+                (temporary / "digits" / part / str(label)).mkdir(parents=True)
             images, labels = digits.images(range(len(digits))), digits.targets.tolist()
             for index, (image, label) in enumerate(zip(images, labels, strict=True)):
                 to_pil_image(image).save(
-                    Path(temporary) / "digits" / part / str(label) / f"{index:04d}.png", compress_level=1
+                    temporary / "digits" / part / str(label) / f"{index:04d}.png", compress_level=1
                 )
         try:
-            (Path(temporary) / "digits").rename(folder)
+            (temporary / "digits").rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process of this training was faster
                 raise

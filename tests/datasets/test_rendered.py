@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contract import counterfactual, generative
@@ -16,9 +20,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from genaug import RenderedDataset
+from genaug import RenderedDataset, rendering
 from genaug.datasets import rendered
-from genaug.rendering import render, repair
+from genaug.rendering import render, repair, verify
 
 
 @pytest.fixture(params=["webdataset", "imagefolder"])
@@ -55,7 +59,7 @@ def test_an_image_folder_is_one_for_torchvision(tmp_path: Path) -> None:
     live = generative(tmp_path, classes=[3, 7])
     render(live, tmp_path / "set", format="imagefolder", image="png")
     folder = ImageFolder(tmp_path / "set")
-    assert folder.classes == ["0003", "0007"]
+    assert folder.classes == ["3", "7"]
     found = {Path(path).stem: (path, [3, 7][label]) for path, label in folder.samples}
     assert len(found) == 60
     for i in range(60):
@@ -167,3 +171,102 @@ def test_damage_that_shows_at_reading_names_the_sample_and_the_way_out(tmp_path:
     assert back[29][1] == live[29][1]
     assert repair(folder, live).written == 1
     assert RenderedDataset(folder)[30][1] == live[30][1]
+
+
+def damaged_settings(folder: Path, **changes: Any) -> None:
+    content = json.loads((folder / "settings.json").read_text())
+    content["settings"] |= changes
+    (folder / "settings.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num": -3}, "num must be at least 1, but got -3"),
+        ({"num": 10**15}, "num must be at most 1,000,000 shards"),
+        ({"num": "ten"}, "num must be an int"),
+        ({"shard_size": 0}, "shard_size must be at least 1, but got 0"),
+        ({"format": "zip"}, "format must be one of 'webdataset', 'imagefolder', but got 'zip'"),
+        ({"image": "bmp"}, "image must be one of 'png', 'jpeg', 'webp', but got 'bmp'"),
+        ({"source": "digits"}, "or not of a rendered set"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_with_their_file_and_key(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    render(generative(tmp_path, length=4), tmp_path / "set", image="png")
+    damaged_settings(tmp_path / "set", **changes)
+    for use in (RenderedDataset, verify, repair):
+        with pytest.raises(ValueError, match=r"settings\.json is damaged") as error:
+            use(tmp_path / "set")
+        assert named in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["../secret.png", "{outside}/secret.png", "link/secret.png", "/dev/zero"])
+def test_files_outside_of_the_set_are_refused_by_readers_and_found_by_verify(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "set"
+    render(generative(tmp_path, length=4), folder, format="imagefolder", image="png")
+    image = next(folder.glob("*/000000000.png"))
+    (tmp_path / "secret.png").write_bytes(image.read_bytes())
+    (folder / "link").symlink_to(tmp_path)
+    data = folder / "shard-000000.jsonl"
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    lines[0]["file"] = file.format(outside=tmp_path)
+    records = [(json.dumps(line) + "\n").encode() for line in lines]
+    rewrite(data, records, b"".join(records))
+    with pytest.raises(ValueError, match=r"sample 0 of .* is outside of the set"):
+        RenderedDataset(folder)[0]
+    assert len(verify(folder)) == 1
+    assert "is outside of the set" in verify(folder)[0]
+
+
+def rewrite(data: Path, records: list[bytes], content: bytes) -> None:
+    """A shard whose manifest says what is in it: whoever can write one can write the other."""
+    data.write_bytes(content)
+    manifest = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "sizes": list(map(len, records))}
+    data.with_suffix(".json").write_text(json.dumps(manifest))
+    (data.parent / "index.npy").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(("member", "content"), [("cls", None), ("png", None), ("json", b"{"), ("png", b"no image")])
+def test_verify_finds_what_a_read_fails_on_in_a_shard_whose_digest_matches(
+    tmp_path: Path, member: str, content: bytes | None
+) -> None:
+    folder, source = tmp_path / "set", generative(tmp_path, length=4)
+    render(source, folder, image="png")
+    assert verify(folder) == []
+    with tarfile.open(folder / "shard-000000.tar") as tar:
+        parts = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+    name = f"000000002.{member}"
+    parts = {key: part for key, part in parts.items() if key != name} | ({} if content is None else {name: content})
+    records: dict[str, bytes] = {}
+    for key in sorted(parts):
+        records[key[:9]] = records.get(key[:9], b"") + rendering._member(key, parts[key])
+    rewrite(folder / "shard-000000.tar", list(records.values()), b"".join(records.values()) + bytes(1024))
+    with pytest.raises(ValueError, match="sample 2 of"):
+        (RenderedDataset(folder)[2], RenderedDataset(folder).describe(2))
+    assert [line.split(" is damaged")[0] for line in verify(folder)] == [f"sample 2 of {folder}/shard-000000.tar"]
+    assert repair(folder, source).written == 1
+    assert verify(folder) == []
+    assert torch.equal(RenderedDataset(folder)[2][0], source[2][0])
+
+
+def test_verify_finds_an_index_that_misleads_and_repair_mends_it(tmp_path: Path) -> None:
+    folder, source = tmp_path / "set", generative(tmp_path, length=6)
+    render(source, folder, shard_size=3, image="png")
+    RenderedDataset(folder)  # writes the index
+    index = np.load(folder / "index.npy")
+    np.save(folder / "index.npy", index + np.int64(7) * (np.arange(len(index)) == 5))
+    with pytest.raises(ValueError, match="genaug render --verify"):
+        RenderedDataset(folder)[4]
+    assert verify(folder) == [f"{folder}/index.npy is damaged: it does not say where the samples begin"]
+    assert repair(folder, source).written == 0
+    assert verify(folder) == []
+    assert torch.equal(RenderedDataset(folder)[4][0], source[4][0])
+
+
+def test_a_program_that_ends_with_files_open_says_nothing(tmp_path: Path) -> None:
+    render(generative(tmp_path, length=4), tmp_path / "set", image="png")
+    code = f"from genaug import RenderedDataset\ndataset = RenderedDataset({str(tmp_path / 'set')!r})\ndataset[0]"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""

@@ -1,0 +1,90 @@
+"""What is wrong with a rendered set: whatever reading a sample could fail on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from genaug.arguments import check_integer
+from genaug.assets.hub import sha256
+from genaug.datasets.rendered import SUFFIXES, Layout, decoded, members
+from genaug.files import one_line
+
+
+def shard_problems(layout: Layout, shard: int) -> list[str]:
+    """What is missing or damaged in a shard; every byte of it is read."""
+    data = layout.data(shard)
+    try:
+        manifest = layout.read_manifest(shard)
+        if manifest is None:
+            return [f"{layout.manifest(shard)} is missing: the shard is not finished"]
+        layout.check_size(shard, manifest["bytes"])
+    except ValueError as error:
+        return [str(error)]
+    if sha256(data) != manifest["sha256"]:
+        return [f"{data} is damaged: its sha256 is not the manifest's"]
+    found = []
+    with data.open("rb") as file:
+        for index, size in zip(layout.indices(shard), manifest["sizes"], strict=True):
+            try:
+                parts = _read_parts(layout, file.read(size), index)
+            except ValueError:
+                return [f"{layout.manifest(shard)} is damaged: its sizes are not those of the samples"]
+            try:
+                _check_sample(layout, *parts)
+            except FileNotFoundError as error:
+                found.append(f"{error.filename} is missing")
+            except Exception as error:  # pillow names a dozen kinds of damage by as many classes
+                found.append(f"sample {index} of {data} is damaged: {one_line(error)}")
+    return found
+
+
+def _read_parts(layout: Layout, record: bytes, index: int) -> tuple[Any, ...]:
+    """A sample as its data file has it: an image's bytes, or a line that names its file; its label and description."""
+    if layout.format == "imagefolder":
+        line = json.loads(record)
+        return None, line, None, None
+    parts = members(record, index)
+    return parts.get(SUFFIXES[layout.image][1:]), None, parts.get("cls"), parts.get("json")
+
+
+def _check_sample(layout: Layout, content: bytes | None, line: Any, label: Any, description: Any) -> None:
+    """Raises whatever reading the sample would raise."""
+    if line is not None:
+        if missing := [name for name in ("file", "sha256", "label", "describe") if name not in line]:
+            raise ValueError(f"it has no {missing[0]!r}")
+        path = layout.image_path(line["file"])
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != line["sha256"]:
+            raise ValueError(f"the sha256 of {path} is not the one on record")
+        label, description = line["label"], line["describe"]
+    else:
+        for name, part in ((SUFFIXES[layout.image][1:], content), ("cls", label), ("json", description)):
+            if part is None:
+                raise ValueError(f"it has no {name!r}")
+        label, description = int(label), json.loads(description)
+    decoded(content or b"", layout.image)
+    check_integer("label", label)
+    if not isinstance(description, dict) or (layout.target == "labels" and not isinstance(description["labels"], dict)):
+        raise ValueError("its description has no labels")
+
+
+def index_problems(layout: Layout) -> list[str]:
+    """Whether the cached index says what the manifests do."""
+    path = layout.index_file()
+    try:
+        index = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # absent or no array: readers make another
+        return []
+    if index.dtype != np.int64 or index.shape != (layout.num + layout.shards,):
+        return []
+    for shard in range(layout.shards):
+        with suppress(ValueError):  # a manifest's own damage is told of its shard
+            manifest = layout.read_manifest(shard)
+            if manifest and not np.array_equal(layout.part(index, shard), layout.starts(shard, manifest["sizes"])):
+                return [f"{path} is damaged: it does not say where the samples begin"]
+    return []
