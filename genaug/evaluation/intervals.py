@@ -10,8 +10,8 @@ images that has this variance in place of the number of composites, as Korn and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -29,15 +29,14 @@ class Estimate:
         low: lower end of the interval.
         high: upper end.
         photographs: how many photographs' objects it is of.
+        deviations: (N,) what each composite adds to `value`; their sum is 0. Differences are paired by them.
     """
 
     value: float
     low: float
     high: float
     photographs: int
-
-    def __sub__(self, other: Estimate) -> float:
-        return self.value - other.value
+    deviations: Any = field(default=None, repr=False, compare=False)
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
@@ -64,7 +63,7 @@ def wilson(right: float, total: float, quantile: float | None = None) -> tuple[f
 
 
 class Composites:
-    """Which photographs a set of composites is made of.
+    """Which photographs each of N composites is made of.
 
     Args:
         photographs: (N, M) the numbers of the photographs that each composite is made of, its object's first; -1 for
@@ -77,21 +76,20 @@ class Composites:
         members = np.asarray(photographs)
         self.objects = members[:, 0]
         rows, columns = np.nonzero(members >= 0)
-        used = members[rows, columns]
         shape = (len(members), int(members.max(initial=0)) + 1)
-        of = csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, used)), shape=shape)
-        self._share = (of @ of.T).astype(bool).astype(np.float64)
+        of = csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, members[rows, columns])), shape=shape)
+        self._common = of @ of.T
+        self._common.data[:] = 1
 
-    def variance(self, first: np.ndarray, second: np.ndarray | None = None) -> float:
-        """Return the (co)variance of one or two sums of deviations (N,) over the composites.
+    def covariance(self, first: np.ndarray, second: np.ndarray) -> float:
+        """Return the covariance of two sums of deviations (N,) over the composites."""
+        rows = np.flatnonzero(first)
+        return float(first[rows] @ (self._common[rows] @ second))
 
-        It is at least what composites of the same object alone give, so that it is never negative.
-        """
-        other = first if second is None else second
-        found = float(first @ (self._share @ other))
-        if second is not None:
-            return found
-        return max(found, float((np.bincount(self.objects, weights=first) ** 2).sum()))
+    def variance(self, deviations: np.ndarray) -> float:
+        """Return the variance of a sum of deviations (N,): at least what composites of the same object alone give."""
+        least = float((np.bincount(self.objects, weights=deviations) ** 2).sum())
+        return max(self.covariance(deviations, deviations), least)
 
 
 def share(
@@ -105,102 +103,80 @@ def share(
         chosen: (N,) bool, the composites to count; all by default.
         tail: the probability that each end of the interval misses; 0.025 for 95%.
     """
-    chosen = np.ones(len(values), dtype=bool) if chosen is None else chosen
-    photographs = len(np.unique(composites.objects[chosen]))
+    from scipy.stats import t
+
+    rows = np.arange(len(values)) if chosen is None else np.flatnonzero(chosen)
+    photographs = len(np.unique(composites.objects[rows]))
     if not photographs:
         return NOTHING
-    value = float(values[chosen].mean())
-    variance = _variance(values, composites, chosen, photographs)
+    value = float(values[rows].mean())
+    deviations = np.zeros(len(values))
+    deviations[rows] = (values[rows] - value) / len(rows)
+    variance = composites.variance(deviations) * photographs / max(1, photographs - 1)
     spread = value * (1 - value)
     # without any variance, as where every answer is right, a photograph counts once
     total = spread / variance if variance > 0 and spread > 0 else float(photographs)
-    low, high = wilson(value * total, total, _quantile(photographs, tail))
-    return Estimate(value, min(low, value), max(high, value), photographs)
+    low, high = wilson(value * total, total, float(t.ppf(1 - tail, max(1, photographs - 1))))
+    return Estimate(value, min(low, value), max(high, value), photographs, deviations)
 
 
-def difference(
-    first: np.ndarray,
-    second: np.ndarray,
-    composites: Composites,
-    chosen: np.ndarray | None = None,
-    also: np.ndarray | None = None,
-) -> Estimate:
-    """Return mean(first) - mean(second), with its paired interval over photographs.
+def difference(first: Estimate, second: Estimate, composites: Composites) -> Estimate:
+    """Return first - second with its paired interval over photographs.
 
     The two intervals are combined as Newcombe (1998) and Zou and Donner (2008) do, which holds near 0 and 1, too.
 
     Args:
-        first: (N,) values in [0, 1] of the first share.
-        second: (N,) of the second.
+        first: an estimate, of `composites`.
+        second: another one.
         composites: what both were measured on.
-        chosen: (N,) bool, the composites of the first share; all by default.
-        also: (N,) bool, the composites of the second share; those of the first by default.
     """
-    chosen = np.ones(len(first), dtype=bool) if chosen is None else chosen
-    also = chosen if also is None else also
-    a, b = share(first, composites, chosen), share(second, composites, also)
-    if not a.photographs or not b.photographs:
+    if not first.photographs or not second.photographs:
         return NOTHING
-    deviations = [_deviations(values, rows) for values, rows in ((first, chosen), (second, also))]
-    of_both = composites.variance(*deviations)
-    of_each = math.prod(composites.variance(one) for one in deviations)
-    together = min(1.0, max(-1.0, of_both / math.sqrt(of_each))) if of_each > 0 else 0.0
+    a, b = first.deviations, second.deviations
+    of_each = composites.variance(a) * composites.variance(b)
+    together = composites.covariance(a, b) / math.sqrt(of_each) if of_each > 0 else 0.0
+    together = min(1.0, max(-1.0, together))
 
     def end(one: float, other: float) -> float:
         return math.sqrt(max(0.0, one * one + other * other - 2 * together * one * other))
 
-    value = a.value - b.value
+    value = first.value - second.value
     return Estimate(
         value,
-        max(-1.0, value - end(a.value - a.low, b.high - b.value)),
-        min(1.0, value + end(a.high - a.value, b.value - b.low)),
-        max(a.photographs, b.photographs),
+        value - end(first.value - first.low, second.high - second.value),
+        value + end(first.high - first.value, second.value - second.low),
+        min(first.photographs, second.photographs),
+        a - b,
     )
 
 
-def worst(
-    values: np.ndarray, composites: Composites, groups: Sequence[np.ndarray], *, highest: bool = False
-) -> tuple[int, Estimate]:
-    """Return the group with the lowest mean, and an interval of the lowest mean among all groups.
+def worst(estimate: Callable[[int, float], Estimate], groups: int, *, highest: bool = False) -> tuple[int, Estimate]:
+    """Return the group with the lowest estimate, and an interval of the lowest value among all groups.
 
-    The lowest of several estimates is too low on average, most where groups are alike. The upper end is therefore
-    corrected for the number of groups that may be the lowest one.
+    The lowest of several estimates is too low on average, most where groups are alike. The end toward the other groups
+    is therefore corrected for the number of groups that may be the lowest one.
 
     Args:
-        values: (N,) in [0, 1].
-        composites: what they were measured on.
-        groups: (N,) bool each, the composites of a group.
-        highest: look for the highest mean in place of the lowest.
+        estimate: (group, tail) -> its estimate, with `tail` as `share` takes it.
+        groups: how many there are.
+        highest: look for the highest value in place of the lowest.
 
     Returns:
         The group's number, -1 if nothing was measured, and the estimate.
     """
-    if highest:
-        number, found = worst(1 - values, composites, groups)
-        return number, Estimate(1 - found.value, 1 - found.high, 1 - found.low, found.photographs)
-    estimates = {number: share(values, composites, group) for number, group in enumerate(groups)}
-    estimates = {number: found for number, found in estimates.items() if found.photographs}
-    if not estimates:
+    found = {group: estimate(group, (1 - CONFIDENCE) / 2) for group in range(groups)}
+    found = {group: one for group, one in found.items() if one.photographs}
+    if not found:
         return -1, NOTHING
-    number = min(estimates, key=lambda number: estimates[number].value)
-    found = estimates[number]
-    contenders = [other for other, estimate in estimates.items() if estimate.low <= found.high]
+    number = (max if highest else min)(found, key=lambda group: found[group].value)
+    one = found[number]
+    contenders = [g for g, other in found.items() if (other.high >= one.low if highest else other.low <= one.high)]
     tail = (1 - CONFIDENCE) / max(2, len(contenders))
-    high = min(share(values, composites, groups[other], tail).high for other in contenders)
-    low = min(estimate.low for estimate in estimates.values())
-    return number, Estimate(found.value, low, max(high, found.value), found.photographs)
-
-
-def _deviations(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return np.where(chosen, values - values[chosen].mean(), 0.0) / chosen.sum()
-
-
-def _variance(values: np.ndarray, composites: Composites, chosen: np.ndarray, photographs: int) -> float:
-    found = composites.variance(_deviations(values, chosen))
-    return found * photographs / max(1, photographs - 1)
-
-
-def _quantile(photographs: int, tail: float) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(1 - tail, max(1, photographs - 1)))
+    narrow = [estimate(group, tail) for group in contenders]
+    if highest:
+        low = min(one.value, max(other.low for other in narrow))
+        high = max(other.high for other in found.values())
+    else:
+        low = min(other.low for other in found.values())
+        high = max(one.value, min(other.high for other in narrow))
+    return number, Estimate(one.value, low, high, one.photographs, one.deviations)

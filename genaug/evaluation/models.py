@@ -1,108 +1,192 @@
-"""Classifiers by name: torchvision's and timm's, with published weights or a file of one's own."""
+"""Load a classifier from a name, a file, a folder or a Python path, with its class names and preprocessing."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
-from collections.abc import Callable
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from genaug.arguments import near
 from genaug.assets.formats import read
-from genaug.evaluation.scoring import preprocessing
+from genaug.assets.registry import AssetError
+from genaug.evaluation.scoring import IMAGENET_MEAN, IMAGENET_STD, Model, preprocessing
 from genaug.files import one_line
 from genaug.models.multi_head_resnet import MultiHeadResNet
 
 TIMM = "timm/"
+PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved model
+PREFIXES = ("_orig_mod.", "module.", "model.")  # of torch.compile, DistributedDataParallel, Lightning
 _SAVED = ("config.json", "model.safetensors")  # what `save_pretrained` writes
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier of ImageNet's 1,000 classes and what its images go through.
+    """A classifier and what its images go through.
 
     Attributes:
         name: what it was asked for by.
-        model: (B, 3, H, W) -> (B, 1000).
+        model: (B, 3, H, W) -> (B, num_classes).
         transform: PIL image -> what the model takes, as its weights were tested.
-        cropped_transform: the same for images that have been cut to 224 x 224 already.
+        cropped_transform: the same for images that are square already, as PIL images or (B, 3, H, W) uint8 tensors:
+            224 x 224 as the suites have them.
+        class_names: name of each logit; None where they are not known.
+        batch_transform: (B, 3, S, S) uint8 -> what the model takes, resized to the model's size whatever S is; None for
+            224 pixels and ImageNet's mean and deviation.
     """
 
     name: str
-    model: nn.Module
+    model: Model
     transform: Callable[[Any], Any]
     cropped_transform: Callable[[Any], Any]
+    class_names: tuple[str, ...] | None = None
+    batch_transform: Callable[[Any], Any] | None = None
 
 
 def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) -> Classifier:
-    """Builds a classifier and loads its weights.
+    """Load a classifier of any classes.
 
     Args:
-        name: one of torchvision's, such as "resnet50", or of timm's, such as "timm/resnet50.a1_in1k"; or a folder that
-            `MultiHeadResNet.save_pretrained` wrote, such as the model/ of `genaug train classifier`. Its images are
-            resized to 256 and cut to 224.
-        weights: a file with a state dict (.pth, .pt, .bin, .safetensors), or one of torchvision's names for published
-            weights, such as "IMAGENET1K_V1"; by default the best published ones. Published weights are fetched.
+        name: one of:
+
+            - a name of torchvision's, such as "resnet50", or of timm's, such as "timm/resnet50.a1_in1k";
+            - a folder of `MultiHeadResNet.save_pretrained` or of Hugging Face's `save_pretrained`, or the name of a
+              Hugging Face repository, such as "microsoft/resnet-50";
+            - a TorchScript file (`torch.jit.save`) or an exported program (`torch.export.save`);
+            - a Python path "package.module:function" to a model, a `Classifier`, or a function that returns one.
+        weights: for a name of torchvision's or timm's, a file with a state dict (.pth, .pt, .ckpt, .bin, .safetensors);
+            the number of classes is the file's. Or torchvision's name for published weights, such as "IMAGENET1K_V1".
+            By default the best published ones, which are fetched.
 
     Raises:
         ValueError: an unknown name, weights that do not fit, or a folder without a model.
-        ModuleNotFoundError: timm is not installed.
+        ModuleNotFoundError: timm, transformers or the module of a Python path is not installed.
         genaug.AssetError: the file does not exist, is damaged, or needs code to be run to be read.
         RuntimeError: published weights cannot be fetched.
     """
+    path = Path(name)
+    if weights is not None and (path.exists() or ":" in name or _of_hub(name)):
+        raise ValueError(f"weights must be left out for {name}, which has its own, but got {os.fspath(weights)!r}")
+    if path.is_dir():
+        return _saved(path) if not _huggingface_folder(path) else _huggingface(name)
+    if path.is_file():
+        return _program(path)
+    if ":" in name:
+        return _python(name)
+    if _of_hub(name):
+        return _huggingface(name)
     file = Path(weights) if weights is not None and (isinstance(weights, os.PathLike) or Path(weights).suffix) else None
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
-    if Path(name).is_file():
-        raise ValueError(f"{name} is a file: pass the name of its network, such as 'resnet50', and the file as weights")
-    if Path(name).is_dir():
-        return _saved(Path(name), weights)
     label = name if weights is None else f"{name}, {file.name if file else weights}"
+    state = None if file is None else _state(file)
     try:
         if name.startswith(TIMM):
             if weights is not None and file is None:
                 raise ValueError(f"weights must be a file for timm's models, whose names say theirs, got {weights!r}")
-            classifier = _timm(name, label, pretrained=file is None)
-        else:
-            classifier = _torchvision(name, label, None if file else str(weights or "DEFAULT"))
+            return _timm(name, label, file, state)
+        return _torchvision(name, label, file, state, None if file else str(weights or "DEFAULT"))
     except OSError as error:  # of a download
         raise RuntimeError(
             f"the weights of {name} could not be fetched ({one_line(error)}); pass a file of them as weights"
         ) from error
-    if file is not None:
-        _load(classifier.model, file, name)
-    return classifier
 
 
-def _saved(folder: Path, weights: Any) -> Classifier:
-    if weights is not None:
-        raise ValueError(f"weights must be left out for the folder {folder}, which has its own, but got {weights!r}")
+def imagenet_names() -> tuple[str, ...]:
+    """Return the names of ImageNet's 1,000 classes, as torchvision has them."""
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def _of_hub(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith(TIMM) and not Path(name).suffix
+
+
+def _prepared(
+    name: str,
+    model: Model,
+    transform: Callable[[Any], Any] | None,
+    size: int = 224,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    class_names: Sequence[str] | None = None,
+) -> Classifier:
+    cropped = None if size == 224 else size
+    return Classifier(
+        name,
+        model,
+        preprocessing(round(size * 8 / 7), size, mean, std) if transform is None else transform,
+        preprocessing(cropped, cropped, mean, std),
+        None if class_names is None else tuple(class_names),
+        preprocessing(size, size, mean, std),
+    )
+
+
+def _described(file: Path) -> dict[str, Any]:
+    """What a preprocessing.json says, as `_prepared` takes it; nothing if there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+        if not isinstance(found, dict):
+            raise TypeError(f"got {type(found).__name__}")
+        said = {
+            "size": int(found["image_size"]) if "image_size" in found else 224,
+            "mean": tuple(map(float, found.get("mean", IMAGENET_MEAN))),
+            "std": tuple(map(float, found.get("std", IMAGENET_STD))),
+        }
+        names = found.get("class_names")
+        return said | ({} if names is None else {"class_names": tuple(map(str, names))})
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{file} must be JSON with any of class_names, image_size, mean and std ({one_line(error)})"
+        ) from None
+
+
+def _saved(folder: Path) -> Classifier:
     if missing := [file for file in _SAVED if not (folder / file).is_file()]:
         raise ValueError(
             f"{folder} must be a folder of MultiHeadResNet.save_pretrained, such as the model/ that `genaug train "
-            f"classifier` writes, but has no {missing[0]}"
+            f"classifier` writes, or of Hugging Face, but has no {missing[0]}"
         )
     config, weights = (folder / file for file in _SAVED)
     try:
         model = MultiHeadResNet(**json.loads(config.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{config} is not one of MultiHeadResNet's: {one_line(error)}") from None
-    _load(model, weights, "its config.json")
+    _fit(model, _state(weights), weights, "its config.json")
     # a single head is the model's answer and needs no figures beside it
     whole: Any = model if len(model.heads) > 1 else model.only(*model.heads)
-    return Classifier(os.fspath(folder), whole, preprocessing(), preprocessing(None, None))
+    described = _described(folder / PREPROCESSING)
+    names = described.get("class_names")
+    if names is not None and len(names) != model.num_classes:
+        raise ValueError(f"{folder / PREPROCESSING} must name {model.num_classes} classes, got {len(names)}")
+    transform = None if described else preprocessing()
+    return _prepared(os.fspath(folder), whole, transform, **described)
 
 
-def _torchvision(name: str, label: str, weights: str | None) -> Classifier:
+def _torchvision(
+    name: str, label: str, file: Path | None, state: dict[str, Tensor] | None, weights: str | None
+) -> Classifier:
     from torchvision import models
 
     known = models.list_models(module=models)
     if name not in known:
-        raise ValueError(f"torchvision has no classifier {name!r}{near(name, known)}; timm's are called timm/NAME")
+        raise ValueError(
+            f"torchvision has no classifier {name!r}{near(name, known)}; timm's are called timm/NAME, and a model of "
+            "your own is a file, a folder or package.module:function"
+        )
     published = models.get_model_weights(name)
     if weights is not None and weights not in published.__members__:
         raise ValueError(
@@ -114,15 +198,20 @@ def _torchvision(name: str, label: str, weights: str | None) -> Classifier:
     # built for published weights these two change what they are given; a file of weights is taken to want the same
     as_published = chosen is None and name in ("googlenet", "inception_v3")
     extra = {"transform_input": True, "init_weights": False} if as_published else {}
-    return Classifier(
-        label,
-        models.get_model(name, weights=chosen, **extra),
-        preset,
-        _cropped(preset.crop_size[0], preset.mean, preset.std),
-    )
+    model = models.get_model(name, weights=chosen, **extra)
+    count = None if state is None else _class_count(model, state)
+    if state is not None and file is not None:
+        if count is not None:
+            model = models.get_model(name, weights=None, num_classes=count, **extra)
+        _fit(model, state, file, name)
+    given = {"size": preset.crop_size[0], "mean": preset.mean, "std": preset.std}
+    if count is None:
+        given["class_names"] = imagenet_names()
+    named = {} if file is None else _described(file.parent / PREPROCESSING)
+    return _prepared(label, model, None if named else preset, **(given | named))
 
 
-def _timm(name: str, label: str, pretrained: bool) -> Classifier:
+def _timm(name: str, label: str, file: Path | None, state: dict[str, Tensor] | None) -> Classifier:
     try:
         import timm
     except ModuleNotFoundError:
@@ -131,34 +220,204 @@ def _timm(name: str, label: str, pretrained: bool) -> Classifier:
     bare = name.removeprefix(TIMM)
     if not timm.is_model(bare):
         raise ValueError(f"timm has no model {bare!r}{near(bare, timm.list_models())}")
-    model = timm.create_model(bare, pretrained=pretrained)
+    model = timm.create_model(bare, pretrained=state is None)
+    if state is not None and file is not None:
+        if (count := _class_count(model, state)) is not None:
+            model = timm.create_model(bare, pretrained=False, num_classes=count)
+        _fit(model, state, file, name)
     config = timm.data.resolve_model_data_config(model)
-    return Classifier(
-        label,
-        model,
-        timm.data.create_transform(**config, is_training=False),
-        _cropped(config["input_size"][-1], config["mean"], config["std"]),
+    given = {"size": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
+    if getattr(model, "num_classes", None) == len(imagenet_names()):
+        given["class_names"] = imagenet_names()
+    named = {} if file is None else _described(file.parent / PREPROCESSING)
+    transform = None if named else timm.data.create_transform(**config, is_training=False)
+    return _prepared(label, model, transform, **(given | named))
+
+
+def _huggingface_folder(folder: Path) -> bool:
+    try:
+        return "model_type" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+class _Logits(nn.Module):
+    """A Hugging Face classifier that returns its logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(pixel_values=images).logits
+
+
+def _huggingface(name: str) -> Classifier:
+    try:
+        from transformers import AutoModelForImageClassification
+        from transformers.image_processing_base import ImageProcessingMixin
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"{name} needs transformers: pip install transformers") from None
+
+    try:
+        model = AutoModelForImageClassification.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise RuntimeError(
+            f"{name} could not be loaded as an image classifier of Hugging Face ({one_line(error)})"
+        ) from error
+    try:
+        settings = ImageProcessingMixin.get_image_processor_dict(name)[0]
+    except OSError:  # a model without its preprocessing is taken to want ImageNet's
+        settings = {}
+    lengths = settings.get("crop_size") or settings.get("size") or 224
+    size = lengths if isinstance(lengths, int) else int(next(iter(lengths.values())))
+    normalised = settings.get("do_normalize", True)
+    names = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+    return _prepared(
+        name,
+        _Logits(model),
+        None,
+        size,
+        settings.get("image_mean", IMAGENET_MEAN) if normalised else (0.0,) * 3,
+        settings.get("image_std", IMAGENET_STD) if normalised else (1.0,) * 3,
+        names,
     )
 
 
-def _cropped(size: int, mean: Any, std: Any) -> Callable[[Any], Any]:
-    resize = None if size == 224 else size
-    return preprocessing(resize, resize, mean, std)
+class _FixedBatch(nn.Module):
+    """An exported program that takes batches of one size: the last batch is filled up."""
+
+    def __init__(self, module: nn.Module, batch: int) -> None:
+        super().__init__()
+        self.module, self.batch = module, batch
+
+    def forward(self, images: Tensor) -> Tensor:
+        parts = [self.module(part) for part in self._filled(images).split(self.batch)]
+        return torch.cat(parts)[: len(images)]
+
+    def _filled(self, images: Tensor) -> Tensor:
+        over = -len(images) % self.batch
+        return torch.cat([images, images[-1:].expand(over, -1, -1, -1)]) if over else images
 
 
-def _load(model: nn.Module, file: Path, name: str) -> None:
-    state: dict[str, Any] = read(file)[0]
-    for key in ("state_dict", "model"):  # what training scripts wrap it in
-        if isinstance(state.get(key), dict):
+class _Program(nn.Module):
+    """A program whose mode is fixed: neither `train` nor `eval` may be called on it."""
+
+    def __init__(self, program: Any) -> None:
+        super().__init__()
+        self.program = [program]  # not a submodule
+
+    def forward(self, images: Tensor) -> Any:
+        return self.program[0](images)
+
+
+def _program(file: Path) -> Classifier:
+    entries: list[str] = []
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.namelist()
+    described = _described(file.parent / PREPROCESSING)
+    try:
+        if any(entry.rpartition("/")[2] == "constants.pkl" for entry in entries):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch calls TorchScript deprecated; the file is there all the same
+                model: nn.Module = torch.jit.load(str(file), map_location="cpu")
+        elif any(entry.endswith(("serialized_exported_program.json", "models/model.json")) for entry in entries):
+            exported = torch.export.load(str(file))
+            taken = [node for node in exported.graph.nodes if node.op == "placeholder"][-1].meta["val"].shape
+            model = _Program(exported.module())
+            if isinstance(taken[0], int):
+                model = _FixedBatch(model, taken[0])
+            if isinstance(taken[-1], int):
+                described = {"size": taken[-1]} | described
+        else:
+            raise ValueError(
+                f"{file} must be a TorchScript file or an exported program. For a file of weights pass the name of its "
+                "network, such as 'resnet50', and the file as weights (--weights)"
+            )
+    except (RuntimeError, OSError) as error:
+        raise AssetError(f"{file} cannot be opened as a model ({one_line(error)})") from error
+    return _prepared(os.fspath(file), model, None, **described)
+
+
+def _python(name: str) -> Classifier:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"a Python path must be package.module:function, got {name!r}")
+    if os.getcwd() not in sys.path:  # as `python -m` has it; a console script does not
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{name} cannot be imported ({error})") from None
+    if not hasattr(module, attribute):
+        raise ValueError(f"{module_name} has no {attribute!r}{near(attribute, dir(module))}")
+    found = getattr(module, attribute)
+    if callable(found) and not isinstance(found, nn.Module):
+        try:
+            required = [
+                p
+                for p in inspect.signature(found).parameters.values()
+                if p.default is p.empty and p.kind < p.VAR_POSITIONAL
+            ]
+        except (TypeError, ValueError):
+            required = []
+        found = found if required else found()
+    if isinstance(found, Classifier):
+        return found
+    if not callable(found):
+        raise TypeError(
+            f"{name} must be a model, a Classifier or a function that returns one, got {type(found).__name__}"
+        )
+    return _prepared(name, found, None)
+
+
+def _state(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights, whatever its training script wrapped them in."""
+    state: Mapping[Any, Any] = read(file)[0]
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state.get(key), Mapping):
             state = state[key]
-    # DataParallel's and DistributedDataParallel's names
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the prefixes of torch.compile, DistributedDataParallel and Lightning.
+
+    Tensors outside the prefix, such as a loss's weights in Lightning's file, are left out.
+    """
+    found = dict(state)
+    first = next(iter(own), "")
+    while first not in found:
+        prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in found)), None)
+        if prefix is None:
+            return dict(state)
+        found = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+    return found
+
+
+def _class_count(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """How many classes a file's last layer has; None if as many as the model's."""
+    state = _unwrapped(model.state_dict(), state)
+    counts = {
+        len(state[key])
+        for key, tensor in model.state_dict().items()
+        if key in state and tensor.ndim and len(state[key]) != len(tensor) and state[key].shape[1:] == tensor.shape[1:]
+    }
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _fit(model: nn.Module, state: Mapping[str, Tensor], file: Path, name: str) -> None:
     own = model.state_dict()
+    state = _unwrapped(own, state)
     wrong = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     wrong += [key for key in state if key not in own]
     wrong += [key for key in own if key in state and state[key].shape != own[key].shape]
     if wrong:
+        first = next(iter(own), "")
+        prefixed = next((key for key in state if key.endswith(f".{first}")), None)
+        advice = f"; its names begin with {prefixed.removesuffix(first)!r}: save them without it" if prefixed else ""
         raise ValueError(
-            f"{file} does not fit {name}: {len(wrong)} tensors differ in name or shape, such as {wrong[0]}"
+            f"{file} does not fit {name}: {len(wrong)} tensors differ in name or shape, such as {wrong[0]}{advice}"
         )
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(dict(state), strict=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from genaug.evaluation.intervals import NOTHING, Composites, difference, share, wilson, worst
+from genaug.evaluation.intervals import NOTHING, Composites, Estimate, difference, share, wilson, worst
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (3, 10), (10, 10), (1, 1000)])
@@ -39,12 +39,12 @@ def test_a_shared_background_widens_the_interval() -> None:
 def test_a_difference_is_paired() -> None:
     values = np.tile([1.0, 0.0, 1.0], 10)
     composites = Composites(np.arange(30)[:, None])
-    same = difference(values, values, composites)
     one = share(values, composites)
+    same = difference(one, one, composites)
     assert same.value == 0
     assert same.low == pytest.approx(-same.high)
     assert 0 < same.high < (one.high - one.low) / 4  # no answer differs, but few were asked
-    other = difference(values, 1 - values, composites)
+    other = difference(one, share(1 - values, composites), composites)
     assert other.value == pytest.approx(1 / 3)
     assert other.low < 0 < other.value < other.high
 
@@ -59,12 +59,16 @@ def test_the_worst_group_of_many_equal_ones_is_corrected() -> None:
     values = np.concatenate([np.tile([1.0, 0.0], 20)] * 5)
     groups = [np.arange(200) // 40 == number for number in range(5)]
     composites = Composites(np.arange(200)[:, None])
-    number, found = worst(values, composites, groups)
+
+    def of(group: int, tail: float) -> Estimate:
+        return share(values, composites, groups[group], tail)
+
+    number, found = worst(of, 5)
     assert number == 0
     assert found.high > share(values, composites, groups[0]).high
-    number, most = worst(1 - values, composites, groups, highest=True)
+    _, most = worst(lambda group, tail: share(1 - values, composites, groups[group], tail), 5, highest=True)
     assert (most.value, most.low, most.high) == pytest.approx((1 - found.value, 1 - found.high, 1 - found.low))
-    assert worst(values, composites, [np.zeros(200, dtype=bool)]) == (-1, NOTHING)
+    assert worst(lambda group, tail: NOTHING, 5) == (-1, NOTHING)
 
 
 def test_nothing_measured_is_no_estimate() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,11 +82,11 @@ def test_weights_that_do_not_fit_or_are_none_are_refused(tmp_path: Path, state) 
     with pytest.raises(ValueError, match="does not fit squeezenet1_1: 1 tensors differ in name or shape, such as more"):
         load_classifier(NAME, tmp_path / "more.pth")
     torch.save({**state, "classifier.1.bias": torch.zeros(10)}, tmp_path / "ten.pth")
-    with pytest.raises(ValueError, match=r"such as classifier\.1\.bias"):
+    with pytest.raises(ValueError, match=r"such as classifier\.1\.weight"):
         load_classifier(NAME, tmp_path / "ten.pth")
     with pytest.raises(FileNotFoundError, match="no such file: gone"):
         load_classifier(NAME, "gone.pth")
-    with pytest.raises(ValueError, match="is a file: pass the name of its network"):
+    with pytest.raises(ValueError, match="For a file of weights pass the name of its network"):
         load_classifier(str(tmp_path / "ten.pth"))
     (tmp_path / "damaged.pth").write_bytes(b"PK\3\4 and then nothing")
     with pytest.raises(AssetError, match=r"damaged\.pth"):
@@ -160,7 +161,7 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"such as the model/ that .* but has no config\.json"):
         load_classifier(str(tmp_path))
     MultiHeadResNet("resnet18", 2).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"weights must be left out for the folder .* got 'DEFAULT'"):
+    with pytest.raises(ValueError, match=r"weights must be left out for .* got 'DEFAULT'"):
         load_classifier(str(tmp_path), "DEFAULT")
     MultiHeadResNet("resnet18", 3).save_pretrained(tmp_path / "other")
     (tmp_path / "other" / "config.json").replace(tmp_path / "config.json")
@@ -173,3 +174,114 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(wrong)
         with pytest.raises(ValueError, match=r"config\.json is not one of MultiHeadResNet's"):
             load_classifier(str(tmp_path))
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "model._orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_training_are_taken_off(tmp_path: Path, state, prefix: str) -> None:
+    wrapped = {f"{prefix}{key}": tensor for key, tensor in state.items()} | {"loss.weight": torch.ones(3)}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "last.ckpt")
+    found = load_classifier(NAME, tmp_path / "last.ckpt").model.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in found.items())
+
+
+def test_another_prefix_is_named(tmp_path: Path, state) -> None:
+    torch.save({f"student.{key}": tensor for key, tensor in state.items()}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"its names begin with 'student\.': save them without it"):
+        load_classifier(NAME, tmp_path / "weights.pth")
+
+
+def test_the_number_of_classes_is_the_files(tmp_path: Path) -> None:
+    seven = models.get_model(NAME, num_classes=7)
+    torch.save({f"module.{key}": tensor for key, tensor in seven.state_dict().items()}, tmp_path / "weights.pth")
+    classifier = load_classifier(NAME, tmp_path / "weights.pth")
+    assert classifier.model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    assert classifier.class_names is None
+    names = list("abcdefg")
+    described = {"class_names": names, "image_size": 96, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessing.json").write_text(json.dumps(described))
+    classifier = load_classifier(NAME, tmp_path / "weights.pth")
+    assert classifier.class_names == tuple(names)
+    white = torch.full((2, 3, 40, 40), 255, dtype=torch.uint8)
+    assert torch.equal(classifier.batch_transform(white), torch.ones(2, 3, 96, 96))
+    assert classifier.transform(Image.new("RGB", (300, 200))).shape == (3, 96, 96)
+    (tmp_path / "preprocessing.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"preprocessing\.json must be JSON with any of class_names"):
+        load_classifier(NAME, tmp_path / "weights.pth")
+
+
+def test_a_trained_folder_says_its_classes_and_size(tmp_path: Path) -> None:
+    MultiHeadResNet("resnet18", 2).save_pretrained(tmp_path)
+    (tmp_path / "preprocessing.json").write_text('{"class_names": ["cat", "dog"], "image_size": 64}')
+    classifier = load_classifier(str(tmp_path))
+    assert classifier.class_names == ("cat", "dog")
+    assert classifier.transform(Image.new("RGB", (300, 200))).shape == (3, 64, 64)
+    (tmp_path / "preprocessing.json").write_text('{"class_names": ["cat"]}')
+    with pytest.raises(ValueError, match=r"preprocessing\.json must name 2 classes, got 1"):
+        load_classifier(str(tmp_path))
+
+
+class Colours(torch.nn.Module):
+    """The mean colour as three logits."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("kind", ["script", "fixed", "dynamic"])
+def test_programs_are_opened(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "model.pt2"
+    if kind == "script":
+        torch.jit.save(torch.jit.script(Colours().eval()), str(file))
+    else:
+        batch = {0: torch.export.Dim("batch")} if kind == "dynamic" else None
+        exported = torch.export.export(
+            Colours().eval(), (torch.zeros(4, 3, 32, 32),), dynamic_shapes=None if batch is None else (batch,)
+        )
+        torch.export.save(exported, str(file))
+    classifier = load_classifier(str(file))
+    images = torch.rand(6, 3, 32, 32)
+    [(found, _)] = score(classifier.model, [(images, torch.zeros(6))])
+    assert torch.allclose(found["ensemble"], images.mean((2, 3)), atol=1e-6)
+    size = 224 if kind == "script" else 32
+    assert classifier.batch_transform(torch.zeros(1, 3, 50, 50, dtype=torch.uint8)).shape[2:] == (size, size)
+
+
+def test_a_python_path_to_a_model_or_to_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_models.py").write_text(
+        "import torch\n"
+        "def function(images):\n    return images.mean((2, 3))\n"
+        "def make():\n    return function\n"
+        "module = torch.nn.Identity()\n"
+        "number = 3\n"
+    )
+    images = torch.rand(2, 3, 4, 4)
+    for name in ("function", "make"):
+        assert torch.equal(load_classifier(f"my_models:{name}").model(images), images.mean((2, 3)))
+    assert isinstance(load_classifier("my_models:module").model, torch.nn.Identity)
+    with pytest.raises(TypeError, match="must be a model, a Classifier or a function that returns one, got int"):
+        load_classifier("my_models:number")
+    with pytest.raises(ValueError, match="my_models has no 'functon'; did you mean 'function'"):
+        load_classifier("my_models:functon")
+    with pytest.raises(ModuleNotFoundError, match="their_models:make cannot be imported"):
+        load_classifier("their_models:make")
+
+
+def test_a_folder_of_hugging_face(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 4], depths=[1, 1], id2label={0: "cat", 1: "dog", 2: "owl"}
+    )
+    model = transformers.ResNetForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 96}, "do_normalize": false}'
+    )
+    classifier = load_classifier(str(tmp_path))
+    assert classifier.class_names == ("cat", "dog", "owl")
+    images = classifier.batch_transform(torch.full((2, 3, 40, 40), 255, dtype=torch.uint8))
+    assert torch.equal(images, torch.ones(2, 3, 96, 96))
+    with torch.no_grad():
+        assert torch.allclose(classifier.model(images), model(images).logits)
