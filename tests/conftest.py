@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-# the tensors here are small: more threads would only wait for each other, long where the machine is busy
-torch.set_num_threads(1)
+# One thread: the tensors here are small, and more threads would only wait for each other. OMP_NUM_THREADS=2 tests two.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

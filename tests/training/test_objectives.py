@@ -120,8 +120,8 @@ def test_the_penalty_of_irm_is_the_squared_derivative_in_a_multiplier_of_the_log
     assert float(irm_penalty(LOGITS[1:2], torch.tensor([0]))) == pytest.approx((0.75 * log3) ** 2)
     # over the batch the derivatives are 0, -1/4 log 3 and 3/4 log 3: their mean is squared, not they
     assert float(irm_penalty(LOGITS, LABELS)) == pytest.approx((0.5 / 3 * log3) ** 2)
-    many, classes = torch.linspace(-3, 4, 60).view(12, 5), torch.arange(12) % 5
-    multiplier = torch.ones((), requires_grad=True)
+    many, classes = torch.linspace(-3, 4, 60, dtype=torch.float64).view(12, 5), torch.arange(12) % 5
+    multiplier = torch.ones((), dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(F.cross_entropy(multiplier * many, classes), multiplier)
     assert float(irm_penalty(many, classes)) == pytest.approx(float(slope) ** 2)
 
@@ -146,9 +146,9 @@ def test_over_batches_the_unbiased_penalty_has_the_environments_mean() -> None:
 def test_one_logit_of_two_classes_has_the_penalty_of_binary_cross_entropy() -> None:
     log3 = math.log(3)
     assert float(irm_penalty(torch.tensor([log3]), torch.tensor([1]))) == pytest.approx((0.25 * log3) ** 2)
-    one, labels = torch.tensor([0.3, -1.2, 2.0]), torch.tensor([0, 1, 1])
-    multiplier = torch.ones((), requires_grad=True)
-    loss = F.binary_cross_entropy_with_logits(multiplier * one, labels.float())
+    one, labels = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64), torch.tensor([0, 1, 1])
+    multiplier = torch.ones((), dtype=torch.float64, requires_grad=True)
+    loss = F.binary_cross_entropy_with_logits(multiplier * one, labels.double())
     (slope,) = torch.autograd.grad(loss, multiplier)
     assert float(irm_penalty(one, labels)) == pytest.approx(float(slope) ** 2)
 
