@@ -25,6 +25,7 @@ HOMES = (
     "genaug.generators.conditional_digits",
     "genaug.generators.biggan",
     "genaug.generators.cgn",
+    "genaug.generators.diffusion",
     "genaug.generators.u2net",
     "genaug.transforms.vgg",
     "genaug.assets.directions",

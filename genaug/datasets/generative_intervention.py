@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from numbers import Real
 from typing import Any
 
@@ -15,11 +16,12 @@ from genaug.arguments import check_choice, check_indices, check_integer, check_n
 from genaug.assets import asset_path
 from genaug.datasets.generated import GeneratedDataset
 from genaug.generators import CPU_BATCH
-from genaug.generators.images import to_uint8
+from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions, noiseless_centre
-from genaug.interventions.sampling import integers, permutation, truncated_normal, uniform
-from genaug.interventions.steering import as_input, intervene, steer
+from genaug.interventions.nuisances import Nuisances
+from genaug.interventions.sampling import integers, permutation, uniform
+from genaug.interventions.steering import as_input, evaluating, has_latent, intervene, noise_of, steer
 
 # The released code's hand-set range of the offset for each of 60 components, in the latent's own units
 RELEASED_RANGES = (
@@ -67,6 +69,13 @@ class GenerativeInterventionDataset(GeneratedDataset):
             layers see it in their batch norms. The default also moves those, as the paper's step back to the noise by
             regression does.
         layer: the layer whose principal components they are.
+        balance: of a generator with named nuisances: "uniform" draws each alike for every class, do(nuisance);
+            "observed" as often as the generator's `observed` table says for the class, the biased control. The samples
+            of one noise have different nuisances as long as there are others.
+        recognized_by: a classifier, (B, 3, H, W) in [-1, 1] to logits (B, num_classes). A sample that it takes for
+            another class is replaced by that sample's next draw of noise and nuisances.
+        draws: the most draws of a sample; the last one stays, recognized or not.
+        targets: "label" for the class, an int; "all" for a dict of "label" and the number of each nuisance's value.
         directions: None for the exact ones, where the layer is linear in the noise; a name from `genaug assets list`; a
             file of `Directions.save` or of GANSpace; an array (k, z_dim) of latent directions; or `Directions`. With
             mode="activation" sampled ones serve the classes that the fit had samples of.
@@ -74,7 +83,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         dtype: floating-point type of the generator; float32 by default.
         batch_size: the most images in one generator call of a GPU: bounds memory, does not change the images.
         transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
-        target_transform: applied to each target, an int.
+        target_transform: applied to each target.
         output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.
 
     Raises:
@@ -95,6 +104,10 @@ class GenerativeInterventionDataset(GeneratedDataset):
         mode: str = "latent",
         layer: str = "gen_z",
         directions: Any = None,
+        balance: str = "uniform",
+        recognized_by: Callable[[Tensor], Tensor] | None = None,
+        draws: int = 10,
+        targets: str = "label",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         batch_size: int = 64,
@@ -105,6 +118,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
         check_integer("components", components, 0)
         check_integer("interventions_per_noise", interventions_per_noise, 1)
         check_choice("mode", mode, ("latent", "activation"))
+        check_choice("targets", targets, ("label", "all"))
+        check_integer("draws", draws, 1)
         self._ranges = _ranges(scale, components)
         super().__init__(
             generator,
@@ -119,9 +134,23 @@ class GenerativeInterventionDataset(GeneratedDataset):
             target_transform=target_transform,
             output=output,
         )
+        self.nuisances: Nuisances = getattr(self.generator, "nuisances", None) or Nuisances()
+        self.balance = balance
+        self.nuisances.check_balance(balance)
+        if mode == "latent" and directions is None and not has_latent(self.generator):
+            if components and not self.nuisances:
+                raise ValueError(
+                    f'{self.generator_name} must have nuisances=, or mode="activation" and directions of '
+                    "fit_directions(samples=...), for there to be interventions; components=0 samples without any"
+                )
+            components = 0
+        self.recognized_by, self.draws, self.targets = recognized_by, draws, targets
         self.components = components
         self.scale = scale
-        self.interventions_per_noise = interventions_per_noise if components else 1
+        if not components:  # of one noise there are no more different samples than a factor has values
+            values = self.nuisances.factors.values()
+            interventions_per_noise = min(interventions_per_noise, max(map(len, values), default=1))
+        self.interventions_per_noise = interventions_per_noise
         self.mode = mode
         self.layer = layer
         self.directions = self._checked_directions(directions) if components else None
@@ -133,13 +162,13 @@ class GenerativeInterventionDataset(GeneratedDataset):
         self._placed: tuple[Tensor, ...] | None = None
 
     def _checked_directions(self, directions: Any) -> Directions:
-        size = self.generator.z_dim
+        latent, size = has_latent(self.generator), self.generator.z_dim
         if hasattr(self.generator, "mechanisms") and self.layer not in dict(self.generator.named_modules()):
             raise TypeError(
                 f"generator must have one noise, which {self.layer} takes, but {self.generator_name} has mechanisms "
                 "with noise of their own: CounterfactualDataset takes it"
             )
-        if self.components > size:
+        if latent and self.components > size:
             raise ValueError(f"components must be at most the latent size, {size}, but got {self.components}")
         if directions is None:
             return fit_directions(self.generator, self.layer, self.components, truncation=self.truncation)
@@ -186,8 +215,19 @@ class GenerativeInterventionDataset(GeneratedDataset):
             raise ValueError("components must be at least 1 for there to be interventions, but is 0")
         return self._interventions(check_indices(indices, self.length).to(self.device))
 
+    def factors(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """The class of each sample under "label" and the number of each nuisance's value by the factor's name, (B,)
+        int64 on the device, such as `group_accuracy` takes them; `nuisances.factors` has the names of the values."""
+        positions = check_indices(indices, self.length).to(self.device)
+        drawn = self._drawn(positions)
+        numbers = self._noise(positions, drawn)[:, -len(self.nuisances) :].unbind(1) if self.nuisances else ()
+        return {"label": self._labels(positions), **dict(zip(self.nuisances.factors, numbers, strict=True))}
+
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
-        return self.labels(indices).tolist()
+        if self.targets == "label":
+            return self.labels(indices).tolist()
+        columns = {name: column.tolist() for name, column in self.factors(indices).items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
         """What `describe` says of each of these samples: everything that made it, as plain numbers and strings.
@@ -198,6 +238,13 @@ class GenerativeInterventionDataset(GeneratedDataset):
         nothing: list[Any] = [None] * len(positions)
         chosen, offsets = [v.tolist() for v in self._interventions(positions)] if self.components else [nothing] * 2
         labels = self._labels(positions).tolist()
+        more: list[dict[str, Any]] = [{} for _ in labels]
+        drawn = self._drawn(positions)
+        if self.recognized_by is not None:
+            more = [{"draws": draw + 1} for draw in drawn.tolist()]
+        if hasattr(self.generator, "describe"):
+            said = self.generator.describe(self._noise(positions, drawn), self._labels(positions))
+            more = [{**a, **b, "balance": self.balance} for a, b in zip(said, more, strict=True)]
         return [
             {
                 "generator": self.generator_name,
@@ -213,8 +260,11 @@ class GenerativeInterventionDataset(GeneratedDataset):
                 "layer": self.layer,
                 "directions": self._source,
                 "truncation": self.truncation,
+                **added,
             }
-            for index, label, component, offset in zip(positions.tolist(), labels, chosen, offsets, strict=True)
+            for index, label, component, offset, added in zip(
+                positions.tolist(), labels, chosen, offsets, more, strict=True
+            )
         ]
 
     def _labels(self, positions: Tensor) -> Tensor:
@@ -244,12 +294,77 @@ class GenerativeInterventionDataset(GeneratedDataset):
             self._placed = tuple(part.to(self.device) for part in parts)
         return self._placed
 
+    def _noise(self, positions: Tensor, drawn: Tensor) -> Tensor:
+        """The noise of samples (B,), each of its draw (B,), counted from 0; (B, z_dim) on the device."""
+        groups = positions // self.interventions_per_noise
+        z = self._noise_of_draw(positions, groups, 0)
+        for draw in drawn[drawn > 0].unique().tolist():
+            rows = drawn == draw
+            z[rows] = self._noise_of_draw(positions[rows], groups[rows], draw)
+        return z
+
+    def _noise_of_draw(self, positions: Tensor, groups: Tensor, draw: int) -> Tensor:
+        if draw:  # the sample's own: those of one noise are not all replaced with one of them
+            stream, groups = f"noise/draw {draw}", positions
+        else:
+            stream = "noise"
+        z = noise_of(self.generator, self.seed, groups, self.truncation, stream)
+        if self.nuisances:
+            z[:, -len(self.nuisances) :] = self.nuisances.draw(
+                self.seed,
+                positions,
+                labels=self._labels(positions),
+                per_group=1 if draw else self.interventions_per_noise,
+                balance=self.balance,
+                stream=f"{stream} of nuisances",
+            )
+        return z
+
+    def _drawn(self, positions: Tensor) -> Tensor:
+        """Which draw each sample is, (B,): all are the first, unless a classifier has a say; then they are made."""
+        drawn = torch.zeros_like(positions)
+        if self.recognized_by is not None:
+            for part in torch.arange(len(positions), device=positions.device).split(self.batch_size):
+                drawn[part] = self._accepted(positions[part])[1]
+        return drawn
+
     def _make(self, positions: Tensor) -> Tensor:
-        padded = self._pad(positions.to(self.device))
+        if self.recognized_by is not None:
+            return self._accepted(positions.to(self.device))[0]
+        return self._made(positions.to(self.device), torch.zeros_like(positions, device=self.device))
+
+    def _accepted(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Images of samples, each of its first draw that the classifier recognizes, and which draw that is."""
+        drawn = torch.zeros_like(positions)
+        images = self._made(positions, drawn)
+        waiting = torch.arange(len(positions), device=positions.device)
+        while True:
+            waiting = waiting[~self._recognized(images[waiting], self._labels(positions[waiting]))]
+            waiting = waiting[drawn[waiting] < self.draws - 1]
+            if not len(waiting):
+                return images, drawn
+            drawn[waiting] += 1
+            images[waiting] = self._made(positions[waiting], drawn[waiting])
+
+    def _recognized(self, images: Tensor, labels: Tensor) -> Tensor:
+        classifier: Any = self.recognized_by
+        # on a CPU always as many, as the images themselves
+        images = from_uint8(images[self._pad(torch.arange(len(images), device=images.device))])
+        module = evaluating(classifier) if isinstance(classifier, nn.Module) else nullcontext()
+        with torch.no_grad(), module:
+            logits = torch.cat([classifier(part) for part in images.split(CPU_BATCH)])[: len(labels)]
+        if logits.shape != (len(labels), self.generator.num_classes):
+            raise ValueError(
+                f"recognized_by must return logits of shape ({len(labels)}, {self.generator.num_classes}), "
+                f"got {tuple(logits.shape)}"
+            )
+        return logits.argmax(1).to(labels.device) == labels
+
+    def _made(self, positions: Tensor, drawn: Tensor) -> Tensor:
+        """Images of samples, each of its draw."""
+        padded = self._pad(positions)
         labels = self._labels(padded)
-        groups = padded // self.interventions_per_noise
-        z = truncated_normal(self.seed, groups, self.generator.z_dim, "noise") * self.truncation
-        inputs = [z, labels]
+        inputs = [self._noise(padded, self._pad(drawn)), labels]
         if self.components:
             chosen, offsets = self._interventions(padded)
             _, unit, centre = self._steering()
@@ -278,9 +393,11 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return {**super().__getstate__(), "_placed": None}
 
     def _lines(self) -> list[str]:
+        words = [f"Nuisances: {self.nuisances}", f"Balance: {self.balance}"] if self.nuisances else []
         if not self.components:
-            return ["Components: 0 (observational)"]
+            return words or ["Components: 0 (observational)"]
         return [
+            *words,
             f"Components: {self.components}",
             f"Scale: {self.scale}",
             f"Interventions per noise: {self.interventions_per_noise}",

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.arguments import check_integer, check_number
+from genaug.assets.registry import Kind, register
 from genaug.files import atomic_path
 from genaug.generators import pipelines
 from genaug.generators.pipeline_layers import LayerAt, hooked, read
-from genaug.interventions.nuisances import Nuisances
+from genaug.interventions.nuisances import Nuisances, worded_noise
 
-KIND = "diffusion"  # of a file of settings
+SETTINGS = "diffusion.json"  # tells a folder of `save`
+PIPELINE = "model_index.json"  # tells a folder of diffusers
 SMALL = 64  # pixels; larger images are made one by one on a CPU, where a batch saves nothing
 
 
@@ -239,6 +241,10 @@ class DiffusionGenerator(nn.Module):
         """Stays in evaluation mode: in training mode DiT drops labels at random."""
         return super().train(False)
 
+    def draw_noise(self, seed: int, indices: Tensor, stream: str) -> Tensor:
+        """The noise of these samples, (B, z_dim) int64, as `forward` takes it; arguments as `sampling.uniform`."""
+        return worded_noise(self.nuisances, seed, indices, stream)
+
     @property
     def one_by_one(self) -> bool:
         """Whether a CPU makes images one by one, whatever the batch."""
@@ -397,13 +403,13 @@ class DiffusionGenerator(nn.Module):
             found.append(said)
         return found
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the settings, not the weights, as JSON, which every command takes as a generator's name.
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the settings, not the weights, to a folder that every command and dataset takes as a name.
 
         Raises:
             ValueError: the pipeline was given as an object, or a bank was: a file can only name them.
         """
-        settings: dict[str, Any] = {"kind": KIND}
+        settings: dict[str, Any] = {}
         for name, value in self._given.items():
             if name in ("device", "dtype"):
                 continue
@@ -414,27 +420,29 @@ class DiffusionGenerator(nn.Module):
             settings[name] = value
         if not isinstance(settings["pipeline"], str):
             raise ValueError("pipeline must be a name or a folder for save(), got an object: save_pretrained it first")
-        with atomic_path(path) as temporary:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with atomic_path(Path(folder, SETTINGS)) as temporary:
             Path(temporary).write_text(json.dumps(settings, indent=2, default=_plain) + "\n")
-        return Path(path)
+        return Path(folder)
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        cls, folder: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> DiffusionGenerator:
-        """The generator of a file of `save`, or of a folder of diffusers with class names of its own.
+        """The generator of a folder of `save`, or of a diffusers pipeline that has class names of its own.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the settings are not what `save` writes.
         """
-        if Path(path).is_dir():
-            return cls(os.fspath(path), device=device, dtype=dtype)
+        path = Path(folder, SETTINGS)
+        if not path.is_file():
+            return cls(os.fspath(folder), device=device, dtype=dtype)
         try:
-            settings = json.loads(Path(path).read_text())
+            settings = json.loads(path.read_text())
         except ValueError:
-            raise ValueError(f"{path} must be JSON, as DiffusionGenerator.save writes it") from None
-        if not isinstance(settings, dict) or settings.pop("kind", None) != KIND:
-            raise ValueError(f'{path} must hold the settings of a DiffusionGenerator, with "kind": "{KIND}"')
+            settings = None
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path} must be a JSON object, the arguments of DiffusionGenerator by name")
         try:
             return cls(**settings, device=device, dtype=dtype)
         except TypeError as error:
@@ -459,3 +467,7 @@ def _again(settings: dict[str, Any]) -> DiffusionGenerator:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+register(Kind("diffusion", marker=SETTINGS, open=DiffusionGenerator.load))
+register(Kind("diffusers", marker=PIPELINE, open=DiffusionGenerator.load))

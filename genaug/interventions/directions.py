@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from genaug.files import DIGEST, atomic_path, digest, one_line
 from genaug.ganspace import read_ganspace
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
-from genaug.interventions.steering import evaluating, generator_device, layer_output
+from genaug.interventions.sampling import TRUNCATED_VARIANCE
+from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of
 
 FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
 
@@ -28,7 +28,8 @@ class Directions:
     All tensors are float32 on the CPU.
 
     Args:
-        vectors: (k, z_dim), the latent directions c; scaled to unit rows.
+        vectors: (k, z_dim), the latent directions c; scaled to unit rows. None where the noise is no vector: then the
+            components alone can be moved along, with `mode="activation"`.
         stdev: (k,) sigma, standard deviation of the layer's output along each component, among samples of one class.
         explained_variance_ratio: (k,) in [0, 1], share of the variance of the layer's output.
         latent_stdev: (k,), standard deviation of the noise along each direction; that of BigGAN's noise by default.
@@ -47,7 +48,7 @@ class Directions:
 
     def __init__(
         self,
-        vectors: Any,
+        vectors: Any = None,
         *,
         stdev: Tensor | None = None,
         explained_variance_ratio: Tensor | None = None,
@@ -58,21 +59,25 @@ class Directions:
         layer: str | None = None,
         probe: Tensor | None = None,
     ) -> None:
-        vectors = _finite("vectors", vectors)
-        if vectors.ndim != 2 or not len(vectors):
-            raise ValueError(f"directions must be (k, z_dim), but got {tuple(vectors.shape)}")
-        lengths = vectors.norm(dim=1, keepdim=True)
-        if not lengths.all():
-            raise ValueError("directions must not be zero")
-        lengths[(lengths - 1).abs() < 1e-6] = 1  # so that reading a file changes no bit
-        k = len(vectors)
-        self.vectors = vectors / lengths
+        vectors, components = _finite("vectors", vectors), _finite("components", components)
+        if vectors is None and components is None:
+            raise ValueError("directions must have vectors or components, got neither")
+        if vectors is not None:
+            if vectors.ndim != 2 or not len(vectors):
+                raise ValueError(f"directions must be (k, z_dim), but got {tuple(vectors.shape)}")
+            lengths = vectors.norm(dim=1, keepdim=True)
+            if not lengths.all():
+                raise ValueError("directions must not be zero")
+            lengths[(lengths - 1).abs() < 1e-6] = 1  # so that reading a file changes no bit
+            vectors = vectors / lengths
+        k = len(components if vectors is None else vectors)
+        self.vectors: Any = vectors
         default = torch.full((k,), math.sqrt(TRUNCATED_VARIANCE))
         self.latent_stdev = default if latent_stdev is None else _finite("latent_stdev", latent_stdev)
         self.latent_centre = torch.zeros(k) if latent_centre is None else _finite("latent_centre", latent_centre)
         self.stdev = self.latent_stdev.clone() if stdev is None else _finite("stdev", stdev)
         self.explained_variance_ratio = _finite("explained_variance_ratio", explained_variance_ratio)
-        self.components = _finite("components", components)
+        self.components = components
         self.centre = _finite("centre", centre, unknown=True)
         self.layer = layer
         self.probe = _finite("probe", probe)
@@ -93,11 +98,11 @@ class Directions:
                 self.centre = self.centre / sizes
 
     def __len__(self) -> int:
-        return len(self.vectors)
+        return len(self.latent_stdev)
 
     def __repr__(self) -> str:
-        k, size = self.vectors.shape
-        return f"Directions(k={k}, z_dim={size}, layer={self.layer!r})"
+        size = None if self.vectors is None else self.vectors.shape[1]
+        return f"Directions(k={len(self)}, z_dim={size}, layer={self.layer!r})"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes a `.safetensors` file, whole or not at all, and returns its path."""
@@ -129,7 +134,12 @@ class Directions:
     def check(self, generator: nn.Module, layer: str | None = None) -> None:
         """Raises ValueError if these are the directions of another generator, or cannot steer the output of `layer`."""
         network: Any = generator
-        if self.vectors.shape[1] != network.z_dim:
+        if layer is None and (self.vectors is None or not has_latent(generator)):
+            raise ValueError(
+                f"{type(generator).__name__} cannot be moved along directions of its noise, which is no vector or too "
+                'large for least squares: use mode="activation" with the layer that the directions were fitted on'
+            )
+        if self.vectors is not None and self.vectors.shape[1] != network.z_dim:
             raise ValueError(
                 f"directions are of another generator: of latent size {self.vectors.shape[1]}, "
                 f"but {type(generator).__name__} has z_dim {network.z_dim}"
@@ -191,7 +201,7 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
 def _read_safetensors(path: Path) -> dict[str, Any]:
     tensors, metadata = read_tensors(path)
     kind, version = metadata.get("kind"), metadata.get("format_version")
-    if kind != "directions" or version != FORMAT or "vectors" not in tensors:
+    if kind != "directions" or version != FORMAT or not {"vectors", "components"} & set(tensors):
         raise ValueError(f"{path} holds no directions: its metadata say kind {kind!r}, format version {version!r}")
     if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
         raise ValueError(f"{path} is damaged: its tensors are not those that it was written with")
@@ -202,7 +212,7 @@ def fixed_output(generator: Any, layer: str) -> Tensor:
     """What a layer makes of a fixed noise and the first class, (...)."""
     zero = torch.zeros(1, dtype=torch.int64, device=generator_device(generator))
     with evaluating(generator):
-        output = layer_output(generator, layer, truncated_normal(0, zero, generator.z_dim, "probe"), zero, 1.0)[0]
+        output = layer_output(generator, layer, noise_of(generator, 0, zero, 1.0, "probe"), zero, 1.0)[0]
     if not output.isfinite().all():
         raise ValueError(f"layer {layer!r} returns NaN or infinity: are the generator's weights finite?")
     return output

@@ -21,8 +21,15 @@ from torch import Tensor, nn
 from genaug.arguments import check_classes, check_integer, check_truncation
 from genaug.files import atomic_path
 from genaug.interventions.directions import Directions, fingerprint, fixed_output, read_tensors
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, permutation, truncated_normal
-from genaug.interventions.steering import evaluating, fitting_memory, generator_device, layer_output
+from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, permutation
+from genaug.interventions.steering import (
+    evaluating,
+    fitting_memory,
+    generator_device,
+    has_latent,
+    layer_output,
+    noise_of,
+)
 from genaug.progress import progress
 
 GROUP = 32  # consecutive samples that share a class: subtracting their mean takes the class out of the covariance
@@ -57,6 +64,9 @@ def fit_directions(
     stays small; its leading components have then converged, those that differ little in variance may still be mixed.
     A latent direction is the least-squares answer to which z goes with one more unit of the component.
 
+    Of a generator whose noise is no vector, such as `DiffusionGenerator`, components alone are found, which
+    `mode="activation"` moves along. Its layers may name denoising steps: "mid_block@0".
+
     Args:
         generator: a module with `z_dim`, `num_classes` and `forward(z, labels, truncation)`; where it lies, the work
             is done. It is put into evaluation mode meanwhile.
@@ -84,7 +94,13 @@ def fit_directions(
         raise TypeError(f"generator must be a module (see load_generator), but got {type(generator).__name__}")
     module: Any = generator
     check_integer("components", components, 1)
-    if components > module.z_dim:
+    latent = has_latent(generator)
+    if not latent and samples is None:
+        raise ValueError(
+            f"samples must be given, say 2_000: the noise of {type(generator).__name__} is no vector, and no layer is "
+            "linear in it"
+        )
+    if latent and components > module.z_dim:
         raise ValueError(f"components must be at most the latent size, {module.z_dim}, but got {components}")
     check_integer("seed", seed)
     check_integer("batch_size", batch_size, 1)
@@ -184,6 +200,7 @@ class _Fit:
 
     def __post_init__(self) -> None:
         self.device = generator_device(self.generator)
+        self.latent = has_latent(self.generator)
         self.groups = math.ceil(self.samples / GROUP)
         self.shape = fixed_output(self.generator, self.layer).shape
         self.entries = math.prod(self.shape)
@@ -200,7 +217,7 @@ class _Fit:
         """Noise, labels and outputs of some groups; each group is of one class, the classes taking turns at random."""
         groups = torch.arange(first, last, device=self.device)
         index = torch.arange(first * GROUP, last * GROUP, device=self.device)
-        z = truncated_normal(self.seed, index, self.generator.z_dim, "directions") * self.truncation
+        z = noise_of(self.generator, self.seed, index, self.truncation, "directions")
         order = permutation(self.seed, torch.zeros(1, dtype=torch.int64), len(self.classes), "classes")[0]
         classes = torch.tensor(self.classes)[order].to(self.device)
         labels = classes[groups % len(classes)].repeat_interleave(GROUP)
@@ -247,7 +264,9 @@ class _Fit:
         return {
             **fresh,
             "gram": zeros(width, width),
-            "cross": zeros(width, self.generator.z_dim),
+            # where the noise is a vector; least squares over a diffusion model's 16,384 numbers and more would want
+            # several times as many samples
+            **({"cross": zeros(width, self.generator.z_dim)} if self.latent else {}),
             "total": zeros(1),
             "class_sum": zeros(classes, width),
             "class_count": zeros(classes),
@@ -262,7 +281,8 @@ class _Fit:
             state["product"] += centred.t() @ seen
             return
         state["gram"] += seen.t() @ seen
-        state["cross"] += seen.t() @ _within(z)
+        if self.latent:
+            state["cross"] += seen.t() @ _within(z)
         state["total"] += centred.square().sum()
         coordinates = raw @ state["basis"] if self.rounds else raw
         state["class_sum"].index_add_(0, labels, coordinates.double())
@@ -275,9 +295,9 @@ class _Fit:
         rotation = rotation.flip(1)[:, : self.count]
         # coordinates in the principal basis are uncorrelated, so that least squares is one division each, and the
         # length of a direction does not matter
-        vectors = rotation.t() @ state["cross"]
-        signs = _signs(vectors)
-        vectors, rotation = vectors * signs, rotation * signs.t()
+        vectors = rotation.t() @ state["cross"] if self.latent else None
+        signs = _signs(rotation.t() if vectors is None else vectors)
+        vectors, rotation = None if vectors is None else vectors * signs, rotation * signs.t()
         sums, counts = state["class_sum"] @ rotation, state["class_count"][:, None]
         # NaN where a class did not come up: its mean is not known, and another class's would be a wrong one
         centre = sums / counts

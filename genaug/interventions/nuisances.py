@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genaug.arguments import check_choice
-from genaug.interventions.sampling import permutation, uniform
+from genaug.interventions.sampling import integers, permutation, seeds, uniform
 
 # Phrases that fit after "a photo of a {label}, " for things one can photograph
 NUISANCES: dict[str, tuple[str, ...]] = {
@@ -107,6 +107,15 @@ class Nuisances:
         """The value of each factor by its name, for its numbers (F,)."""
         return {factor: values[number] for (factor, values), number in zip(self.factors.items(), numbers, strict=True)}
 
+    def check_balance(self, balance: str) -> None:
+        """Raises ValueError for an unknown one, and for "observed" where there is no table of what was observed."""
+        check_choice("balance", balance, ("uniform", "observed"))
+        if balance == "observed" and self.observed is None:
+            raise ValueError(
+                'balance="observed" needs the generator\'s observed=: how often each nuisance was seen with each '
+                "class, a table of (num_classes, values)"
+            )
+
     def draw(
         self,
         seed: int,
@@ -115,6 +124,7 @@ class Nuisances:
         labels: Tensor | None = None,
         per_group: int = 1,
         balance: str = "uniform",
+        stream: str = "noise",
     ) -> Tensor:
         """Numbers of the values of each sample, (B, F) int64.
 
@@ -126,35 +136,42 @@ class Nuisances:
                 any comes up again.
             balance: "uniform" draws every value equally often, for every class alike: do(nuisance). "observed" draws
                 as often as was observed with the sample's class: the biased control.
+            stream: names the draw.
 
         Raises:
-            ValueError: the balance is "observed" and there is no table of what was observed.
+            ValueError: as `check_balance`.
         """
-        check_choice("balance", balance, ("uniform", "observed"))
+        self.check_balance(balance)
         if balance == "observed":
-            if self.observed is None:
-                raise ValueError(
-                    'balance="observed" needs the generator\'s observed=: how often each nuisance was seen with each '
-                    "class, a table of (num_classes, values)"
-                )
+            assert self.observed is not None
             assert labels is not None
             columns = [
                 _inverse(
-                    self.observed[factor].to(positions.device)[labels], uniform(seed, positions, 1, _stream(factor))
+                    self.observed[factor].to(positions.device)[labels],
+                    uniform(seed, positions, 1, f"{stream}/{factor}"),
                 )
                 for factor in self.factors
             ]
         else:
             groups, place = positions // per_group, positions % per_group
             columns = [
-                permutation(seed, groups, len(values), _stream(factor)).gather(1, (place % len(values))[:, None])[:, 0]
+                permutation(seed, groups, len(values), f"{stream}/{factor}").gather(1, (place % len(values))[:, None])[
+                    :, 0
+                ]
                 for factor, values in self.factors.items()
             ]
         return torch.stack(columns, 1) if columns else positions.new_empty(len(positions), 0)
 
 
-def _stream(factor: str) -> str:
-    return f"nuisance/{factor}"
+def worded_noise(nuisances: Nuisances, seed: int, indices: Tensor, stream: str) -> Tensor:
+    """The noise of a generator that is told its nuisances in words, (B, 2 + F) int64; arguments as `sampling.uniform`.
+
+    Of each sample: a seed for the generator's own noise, a number in 0..2**31 - 1 that chooses among the photographs of
+    a class, and the numbers of the nuisances' values.
+    """
+    photographs = integers(seed, indices, 2**31, f"{stream}/photograph")
+    own = seeds(seed, indices, f"{stream}/seed")
+    return torch.cat([torch.stack([own, photographs], 1), nuisances.draw(seed, indices, stream=stream)], 1)
 
 
 def _inverse(shares: Tensor, draws: Tensor) -> Tensor:

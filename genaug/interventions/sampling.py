@@ -18,6 +18,7 @@ from torch import Tensor
 TRUNCATED_VARIANCE = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))
 
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio as a signed integer: the step of SplitMix64 (Steele et al. 2014)
+_32_BITS = (1 << 32) - 1
 _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)
 
 
@@ -77,6 +78,20 @@ def integers(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
 def permutation(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
     """Each row is a random order of 0..high-1, (B, high) int64; arguments as `uniform`."""
     return uniform(seed, indices, high, stream).argsort(dim=1)
+
+
+def seeds(seed: int, indices: Tensor, stream: str) -> Tensor:
+    """Seeds for generators of others, (B,) int64 in 0..2**32-1: different for different samples below 2**32.
+
+    torch's generator on a CPU looks at the lower 32 bits of its seed alone. Of random ones two would soon be equal, so
+    these are the indices themselves, scrambled by a one-to-one function (MurmurHash3's finaliser, with the key inside).
+    """
+    key = _key(seed, stream)
+    x = (indices + key).bitwise_and_(_32_BITS)
+    for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x ^= x >> shift
+        x = (x * multiplier).bitwise_and_(_32_BITS) ^ (key >> 32 & _32_BITS)
+    return x ^ (x >> 16)
 
 
 def generator_of(seed: int, index: int, stream: str) -> torch.Generator:

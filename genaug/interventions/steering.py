@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import near
 from genaug.files import one_line
+from genaug.interventions.sampling import truncated_normal
 
 
 def coordinate(x: Tensor, directions: Tensor) -> Tensor:
@@ -94,8 +95,27 @@ def fitting_memory(otherwise: str) -> Iterator[None]:
         raise
 
 
+def has_latent(generator: nn.Module) -> bool:
+    """Whether its noise is a vector, which can be moved along directions.
+
+    A generator with `draw_noise(seed, indices, stream)` has noise of its own form: (B, z_dim) integers.
+    """
+    return not hasattr(generator, "draw_noise")
+
+
+def noise_of(generator: nn.Module, seed: int, indices: Tensor, truncation: float, stream: str = "noise") -> Tensor:
+    """Noise (B, z_dim) of samples (B,) for a generator, multiplied by the truncation; `sampling.uniform` says of the
+    draw."""
+    network: Any = generator
+    if not has_latent(generator):
+        return network.draw_noise(seed, indices, stream)
+    return truncated_normal(seed, indices, network.z_dim, stream) * truncation
+
+
 def as_input(generator: nn.Module, z: Tensor) -> Tensor:
     """Noise in the generator's floating-point type; one with `from_activation` takes float32 and casts by itself."""
+    if not z.is_floating_point():
+        return z
     kinds = {weight.dtype for weight in generator.parameters() if weight.is_floating_point()}
     return z if hasattr(generator, "from_activation") or len(kinds) != 1 else z.to(kinds.pop())
 
@@ -110,15 +130,18 @@ def steer(
 ) -> Tensor:
     """Images (B, 3, H, W) of a generator in which a layer's output h is replaced by `change(h, rows)`.
 
-    A generator with `activation(z, labels, truncation, layer)` and `from_activation(h, z, labels, truncation, layer)`
-    is asked through these; for any other a forward hook sits on the submodule of this name meanwhile. A generator may
-    split its batch: `rows` says which of the samples h belongs to.
+    A generator with `steered(layer, change, z, labels, truncation)` does all of it itself. One with
+    `activation(z, labels, truncation, layer)` and `from_activation(h, z, labels, truncation, layer)` is asked through
+    these; for any other a forward hook sits on the submodule of this name meanwhile. A generator may split its batch:
+    `rows` says which of the samples h belongs to.
 
     Raises:
         ValueError: there is no such layer, or the generator never calls it.
         TypeError: its output is no tensor.
     """
     network: Any = generator
+    if hasattr(network, "steered"):
+        return network.steered(layer, change, z, labels, truncation)
     if hasattr(network, "from_activation"):
         output = network.activation(z, labels, truncation, layer)
         return network.from_activation(change(output, slice(0, len(z))), z, labels, truncation, layer)
@@ -141,7 +164,7 @@ def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, tr
         return output
 
     with torch.no_grad():
-        if hasattr(network, "from_activation"):
+        if hasattr(network, "activation"):
             return network.activation(z, labels, truncation, layer)
         try:
             with _hooked(generator, layer, keep):

@@ -14,6 +14,7 @@ import torch
 from tiny_pipelines import KINDS, LIMIT, SCHEDULERS, diffusers, pipeline
 from torch import Tensor
 
+from genaug import load_generator
 from genaug.assets import AssetError
 from genaug.generators import pipelines
 from genaug.generators.diffusion import DiffusionGenerator
@@ -245,8 +246,9 @@ def test_a_folder_its_file_of_settings_and_a_pickle_are_the_same_generator(folde
         folder, ["cow", "camel"], nuisances={"place": NUISANCE}, steps=3, observed=torch.tensor([[1, 2, 0], [0, 0, 5]])
     )
     images = g(*noise(g))
-    read = DiffusionGenerator.load(g.save(tmp_path / "cows.json"))
+    read = DiffusionGenerator.load(g.save(tmp_path / "cows"))
     assert torch.equal(read(*noise(g)), images)
+    assert isinstance(load_generator(tmp_path / "cows"), DiffusionGenerator)
     assert read.nuisances.observed is not None
     assert torch.equal(read.nuisances.observed["place"][0], torch.tensor([1 / 3, 2 / 3, 0], dtype=torch.float64))
     light = pickle.dumps(g)
@@ -255,18 +257,18 @@ def test_a_folder_its_file_of_settings_and_a_pickle_are_the_same_generator(folde
     whole = text(nuisances={"place": NUISANCE})
     assert torch.equal(pickle.loads(pickle.dumps(whole))(*noise(g)), images)
     with pytest.raises(ValueError, match="pipeline must be a name or a folder for save"):
-        whole.save(tmp_path / "object.json")
+        whole.save(tmp_path / "object")
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     for content, match in (
-        ("no json", "must be JSON"),
-        ('{"kind": "other"}', "must hold the settings of a DiffusionGenerator"),
-        ('{"kind": "diffusion", "pipeline": "x", "stepz": 3}', "does not take.*stepz"),
+        ("no json", "must be a JSON object"),
+        ("[3]", "must be a JSON object"),
+        ('{"pipeline": "x", "stepz": 3}', "does not take.*stepz"),
     ):
-        (tmp_path / "bad.json").write_text(content)
+        (tmp_path / "diffusion.json").write_text(content)
         with pytest.raises(ValueError, match=match):
-            DiffusionGenerator.load(tmp_path / "bad.json")
+            DiffusionGenerator.load(tmp_path)
 
 
 def test_no_pickles_are_opened(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from genaug import Directions, fit_directions
 from genaug.interventions import fitting as module
 from genaug.interventions.fitting import noiseless_centre
-from genaug.interventions.sampling import TRUNCATED_VARIANCE
+from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import layer_output
 
 
@@ -114,7 +114,7 @@ def test_wide_layers_have_the_same_directions_as_narrow_ones(layer, monkeypatch)
 def test_sampled_directions_of_any_layer_are_its_principal_components():
     generator = Conditional()
     found = fit_directions(generator, "act", components=5, samples=3200, classes=[4], batch_size=3200)
-    z = module.truncated_normal(0, torch.arange(3200), 16, "directions")
+    z = truncated_normal(0, torch.arange(3200), 16, "directions")
     outputs = layer_output(generator, "act", z, torch.full((3200,), 4), 1.0)
     grouped = outputs.view(100, 32, -1)
     centred = (grouped - grouped.mean(1, keepdim=True)).flatten(0, 1)
