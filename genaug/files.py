@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,14 +32,165 @@ class ImageError(ValueError):
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The picture in a file, RGB; raises ImageError, which names the file, if it does not open."""
+    """Open a photograph as RGB, 8 bits a channel, the way a viewer shows it.
+
+    The EXIF orientation is applied, 16-bit gray is scaled to 8 bits by its full range, transparency is composited on
+    white, and an animation gives its first frame. CMYK is converted without its colour profile.
+
+    Published test sets are read by `open_as_published` instead.
+
+    Raises:
+        ImageError: the file does not open, or its pixels are floats or 32-bit integers; the message names the file.
+    """
+    from PIL import Image
+
+    image = open_with_alpha(path)
+    if image.mode == "RGB":
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def open_with_alpha(path: str | os.PathLike[str]) -> Image.Image:
+    """Open a photograph as `open_image` does, but keep its transparency: RGBA where the file has any, RGB otherwise."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):
+                image = _eight_bits(image)
+            elif image.mode == "F":
+                raise ValueError("its pixels are floats; convert it to 8 bits")
+            transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+            return image.convert("RGBA" if transparent else "RGB")
+    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+        raise ImageError(f"{os.fspath(path)} does not open as an image ({one_line(error)})") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit gray as 8-bit gray; pillow's own conversion would cut every value above 255."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("its pixels are 32-bit integers; convert it to 8 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def open_as_published(path: str | os.PathLike[str]) -> Image.Image:
+    """Open an image of a published test set as torchvision's `ImageFolder` does, which published figures rest on.
+
+    It differs from `open_image`: EXIF orientation is ignored, and transparent pixels keep their hidden colour.
+
+    Raises:
+        ImageError: the file does not open; the message names it.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as file:
             return file.convert("RGB")
-    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+    except Exception as error:
         raise ImageError(f"{os.fspath(path)} does not open as an image ({one_line(error)})") from None
+
+
+# those of torchvision's ImageFolder, so that both number the same files
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The image files of a folder that has one folder per class.
+
+    Attributes:
+        root: the folder.
+        classes: names of the class folders, sorted.
+        files: path of each image from `root` on, with slashes, and the index of its class; sorted by class and path.
+        hidden: number of hidden files, and of folders such as `.ipynb_checkpoints` and `__MACOSX`, that were skipped.
+        others: paths of files that were skipped since their suffix is not an image's.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    files: list[tuple[str, int]]
+    hidden: int
+    others: list[str]
+
+    @property
+    def skipped(self) -> str:
+        """What was skipped, as a text such as "3 hidden files or folders"; empty if nothing was."""
+        parts = []
+        if self.hidden:
+            parts.append(f"{self.hidden} hidden {'file or folder' if self.hidden == 1 else 'files or folders'}")
+        if count := len(self.others):
+            word = "file without an image suffix" if count == 1 else "files without an image suffix"
+            parts.append(f"{count} {word} ({', '.join(self.others[:3])}{', ...' if count > 3 else ''})")
+        return " and ".join(parts)
+
+
+def image_files(root: str | os.PathLike[str]) -> ImageFiles:
+    """List the images of a folder that has one folder per class, as torchvision's `ImageFolder` numbers them.
+
+    Unlike there, hidden files and folders are skipped and counted: names that begin with a dot (`._a.jpg`,
+    `.ipynb_checkpoints`) and `__MACOSX`. Folders inside a class folder belong to the class. Links are followed.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it has no class folder.
+        ValueError: a class has no image, or images are directly in `root` with no class folder; the message names it.
+        OSError: a folder cannot be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such folder: {root}")
+    classes: list[str] = []
+    files: list[tuple[str, int]] = []
+    others: list[str] = []
+    hidden = 0
+    for entry in sorted(root.iterdir()):
+        if _hidden(entry.name):
+            hidden += 1
+        elif entry.is_dir():
+            found, skipped, unknown = _images_below(entry, root)
+            if not found:
+                raise ValueError(f"class {entry.name!r} has no image: remove the folder {entry}, or add images to it")
+            files += [(name, len(classes)) for name in found]
+            classes.append(entry.name)
+            hidden += skipped
+            others += unknown
+        else:
+            others.append(entry.name)
+    if not classes:
+        direct = any(name.lower().endswith(IMAGE_SUFFIXES) for name in others)
+        found_text = "images without a class folder" if direct else "none"
+        raise FileNotFoundError(f"{root} must have one folder per class, such as {root / 'dog'}, got {found_text}")
+    return ImageFiles(root, tuple(classes), files, hidden, others)
+
+
+def _images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
+    """Paths of the images below a class folder, how much hidden was skipped, and paths of other files."""
+    found: list[str] = []
+    others: list[str] = []
+    hidden = 0
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    visited = []
+    for inner, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        hidden += sum(map(_hidden, folders)) + sum(map(_hidden, names))
+        folders[:] = [name for name in folders if not _hidden(name)]
+        visited.append((inner, sorted(name for name in names if not _hidden(name))))
+    for inner, names in sorted(visited):  # ImageFolder's order
+        for name in names:
+            path = Path(inner, name).relative_to(root).as_posix()
+            (found if name.lower().endswith(IMAGE_SUFFIXES) else others).append(path)
+    return found, hidden, others
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

@@ -3,9 +3,21 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
 
-from genaug.files import atomic_path, sweep, writable_folder
+from genaug.files import (
+    ImageError,
+    atomic_path,
+    image_files,
+    open_as_published,
+    open_image,
+    open_with_alpha,
+    sweep,
+    writable_folder,
+)
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -96,3 +108,106 @@ with atomic_path({str(tmp_path / "result.pt")!r}) as path:
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith(f"OSError: cannot write {tmp_path / 'result.pt'}: the disk or a quota is full (")
     assert list(tmp_path.iterdir()) == []
+
+
+def save(image, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def corner_picture(mode="RGB"):
+    """3 x 2 pixels: red in the upper left corner, blue elsewhere."""
+    image = Image.new("RGB", (3, 2), (0, 0, 255))
+    image.putpixel((0, 0), (255, 0, 0))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (2, 1)), (6, (1, 0)), (8, (0, 2))])
+def test_the_exif_orientation_is_applied(tmp_path, orientation, corner):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(corner_picture(), tmp_path / "a.png", exif=exif)
+    image = open_image(path)
+    assert image.size == ((2, 3) if orientation in (6, 8) else (3, 2))
+    pixels = np.asarray(image)
+    assert pixels[corner[1], corner[0]].tolist() == [255, 0, 0]
+    assert (pixels == [255, 0, 0]).all(-1).sum() == 1
+    assert open_as_published(path).size == (3, 2)
+
+
+def test_16_bit_gray_is_scaled_by_its_range(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    path = save(Image.fromarray(values), tmp_path / "a.png")
+    assert np.asarray(open_image(path))[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path):
+    for name, dtype in (("f.tif", np.float32), ("i.tif", np.int32)):
+        path = save(Image.fromarray(np.array([[0, 100_000]], dtype=dtype)), tmp_path / name)
+        with pytest.raises(
+            ImageError, match=rf"{name} does not open as an image \(its pixels are .*convert it to 8 bits"
+        ):
+            open_image(path)
+
+
+def test_transparency_is_composited_on_white(tmp_path):
+    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], dtype=np.uint8)
+    path = save(Image.fromarray(rgba), tmp_path / "a.png")
+    assert np.asarray(open_image(path)).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
+    assert np.asarray(open_with_alpha(path)).tolist() == rgba.tolist()
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    path = save(palette, tmp_path / "p.png", transparency=1)
+    assert np.asarray(open_image(path)).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK"])
+def test_other_modes_become_rgb(tmp_path, mode):
+    path = save(corner_picture(mode), tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
+    image = open_image(path)
+    assert (image.mode, image.size) == ("RGB", (3, 2))
+    assert np.asarray(image).tolist() == np.asarray(corner_picture(mode).convert("RGB")).tolist()
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    path = save(frames[0], tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert np.asarray(open_image(path))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_file_that_does_not_open_is_named(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"no image")
+    for opens in (open_image, open_with_alpha, open_as_published):
+        with pytest.raises(ImageError, match=r"a\.jpg does not open as an image"):
+            opens(path)
+
+
+def test_images_are_listed_as_torchvision_numbers_them_without_hidden_files(tmp_path):
+    for name in ("b/2.png", "b/10.PNG", "a/x-y/1.png", "a/x/1.png", "a/0.jpg"):
+        save(corner_picture(), tmp_path / name)
+    plain = ImageFolder(tmp_path)
+    assert [(str(tmp_path / name), label) for name, label in image_files(tmp_path).files] == plain.samples
+    for name in ("b/._2.png", "b/.ipynb_checkpoints/2.png", "a/__MACOSX/1.png", ".cache/1.png"):
+        save(corner_picture(), tmp_path / name)
+    for name in ("a/notes.txt", "README"):
+        (tmp_path / name).write_text("")
+    found = image_files(tmp_path)
+    assert [(str(tmp_path / name), label) for name, label in found.files] == plain.samples
+    assert (found.classes, found.hidden, found.others) == (("a", "b"), 4, ["README", "a/notes.txt"])
+    assert found.skipped == "4 hidden files or folders and 2 files without an image suffix (README, a/notes.txt)"
+
+
+def test_folders_without_classes_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        image_files(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"must have one folder per class, such as .*dog, got none"):
+        image_files(tmp_path)
+    save(corner_picture(), tmp_path / "1.png")
+    with pytest.raises(FileNotFoundError, match="got images without a class folder"):
+        image_files(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="class 'empty' has no image: remove the folder"):
+        image_files(tmp_path)

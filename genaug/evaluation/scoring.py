@@ -21,7 +21,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from genaug.arguments import check_device, check_integer
-from genaug.files import ImageError, open_image
+from genaug.files import ImageError, open_as_published
 from genaug.generators.images import from_uint8
 from genaug.interventions.steering import evaluating, fitting_memory
 from genaug.progress import progress
@@ -90,7 +90,8 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """The image, transformed, and its label; raises ImageError, which names the file, if it does not open."""
-        return self.transform(open_image(self.paths[index])), self.labels[index]
+        # published figures rest on torchvision's reading, which ignores EXIF orientation
+        return self.transform(open_as_published(self.paths[index])), self.labels[index]
 
 
 def image_paths(folder: str | os.PathLike[str]) -> list[Path]:

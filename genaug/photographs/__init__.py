@@ -1,0 +1,1 @@
+"""Photographs -> masks -> cutouts -> a bank on disk."""

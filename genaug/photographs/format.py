@@ -1,0 +1,408 @@
+"""A bank of cutouts on disk: its layout, its writer and its reader.
+
+A bank is a folder:
+
+- `bank.json`: the settings that it was built with, written first.
+- `shard-000000.tar`, ...: for each photograph its parts as images, NUMBER.background.jpg, NUMBER.mask.png,
+  NUMBER.object.jpg and NUMBER.photograph.jpg (.png in a lossless bank). Any tar program reads them.
+- `shard-000000.jsonl`, ...: written after the shard's tar, which is complete if this file exists. The first line has
+  the tar's size and SHA-256, then there is one line per photograph: its file, class, mask area, box and warnings.
+- `summary.json`: written last; the bank is complete if it exists. It has the numbers of photographs per class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genaug.arguments import check_indices
+from genaug.assets.hub import sha256
+from genaug.files import atomic_path, one_line, writable_folder
+
+BANK = "bank.json"
+SUMMARY = "summary.json"
+FORMAT = 1  # a reader refuses other numbers
+PARTS = ("background", "mask", "object", "photograph")  # their order in a shard
+IMAGES = {"jpeg": ".jpg", "png": ".png"}
+_QUALITY = 95
+_END = bytes(1024)  # of a tar
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One photograph and what was cut out of it: uint8 tensors with height and width `size`.
+
+    Attributes:
+        photograph: (3, size, size), the square crop.
+        object: (3, size, size), the object's colours, continued past its edge without colours of the background.
+        mask: (1, size, size), how much of each pixel is the object: 255 is all of it.
+        background: (3, size, size), the photograph with the object removed.
+    """
+
+    photograph: Tensor
+    object: Tensor
+    mask: Tensor
+    background: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a bank says of one photograph.
+
+    Attributes:
+        index: the photograph's position in the sorted list of all photographs.
+        file: its path from the folder of photographs on.
+        label: the index of its class in `BankFiles.classes`; -1 if the class was dropped.
+        area: share of the crop that the mask covers, in [0, 1].
+        box: x0, y0, x1, y1 of the object in pixels of the crop, x1 and y1 exclusive; all 0 without an object.
+        warnings: why the cutout is doubtful; empty for a good one.
+    """
+
+    index: int
+    file: str
+    label: int
+    area: float
+    box: tuple[int, int, int, int]
+    warnings: tuple[str, ...]
+
+
+def shard_name(shard: int) -> str:
+    """The name of a shard's files without a suffix."""
+    return f"shard-{shard:06d}"
+
+
+class BankFiles:
+    """Read a bank of cutouts from disk.
+
+    Only the metadata are kept in memory. Instances pickle as their path, and threads and forked processes may share
+    one.
+
+    Args:
+        path: the bank's folder.
+
+    Attributes:
+        path: the folder, absolute.
+        settings: what the bank was built with.
+        size: height and width of all images, in pixels.
+        classes: names of the classes, sorted.
+        entries: the usable cutouts, in the order of the photographs.
+        excluded: the doubtful ones; `warnings` has the reasons.
+        labels: (N,) int64, the class of each entry.
+
+    Raises:
+        FileNotFoundError: the folder is not a bank.
+        ValueError: the bank is unfinished or damaged; the message names the shard and says what to do.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self.settings = read_settings(self.path)
+        self.size: int = self.settings["size"]
+        summary = _read_json(self.path / SUMMARY)
+        if summary is None:
+            raise ValueError(f"{self.path} is unfinished: run the command that began it again")
+        self.classes: tuple[str, ...] = tuple(summary["classes"])
+        self.entries: list[Entry] = []
+        self.excluded: list[Entry] = []
+        self._records: dict[int, Record] = {}
+        labels = {name: label for label, name in enumerate(self.classes)}
+        for shard in range(shards_of(self.settings)):
+            for record in read_shard(self.path, shard):
+                label = labels.get(record.of_class, -1)
+                entry = Entry(record.index, record.file, label, record.area, record.box, record.warnings)
+                usable = label >= 0 and (not record.warnings or bool(self.settings["keep_doubtful"] and record.sizes))
+                (self.entries if usable else self.excluded).append(entry)
+                self._records[record.index] = record
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        return torch.tensor([entry.label for entry in self.entries], dtype=torch.int64)
+
+    def parts(self, numbers: Tensor | Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Read several cutouts.
+
+        Args:
+            numbers: (B,) positions in `entries`.
+
+        Returns:
+            photograph (B, 3, S, S), object colours (B, 3, S, S), mask (B, 1, S, S) and background (B, 3, S, S), uint8.
+
+        Raises:
+            IndexError: a number is out of range.
+            ValueError: a shard is damaged; the message names it.
+        """
+        chosen = check_indices(numbers, len(self)).tolist()
+        if not chosen:
+            colours = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+            return colours, colours.clone(), colours[:, :1].clone(), colours.clone()
+        read = [self.read(self.entries[number]) for number in chosen]
+        return (
+            torch.stack([parts.photograph for parts in read]),
+            torch.stack([parts.object for parts in read]),
+            torch.stack([parts.mask for parts in read]),
+            torch.stack([parts.background for parts in read]),
+        )
+
+    def read(self, entry: Entry) -> Parts:
+        """Read the parts of one entry, usable or excluded.
+
+        Raises:
+            ValueError: the shard is damaged; or the entry has no parts, since its photograph did not open.
+        """
+        record = self._records[entry.index]
+        if not record.sizes:
+            raise ValueError(f"{entry.file} has no parts: {', '.join(entry.warnings)}")
+        shard = self.path / f"{shard_name(entry.index // self.settings['shard_size'])}.tar"
+        try:
+            with shard.open("rb") as file:
+                file.seek(record.start)
+                content = file.read(sum(map(_padded, record.sizes)))
+            if zlib.crc32(content) != record.crc32:
+                raise ValueError("its checksum differs")
+            images, start = {}, 0
+            for part, size in zip(PARTS, record.sizes, strict=True):
+                images[part] = _decoded(content[start + 512 : start + 512 + size])
+                start += _padded(size)
+            return Parts(**images)
+        except Exception as error:  # pillow names a dozen kinds of damage by as many classes
+            raise ValueError(
+                f"{shard} is damaged at {entry.file} ({one_line(error)}): run genaug cutouts --repair {self.path}"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"BankFiles({str(self.path)!r}): {len(self)} cutouts of {len(self.classes)} classes, {self.size} px"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A line of a shard's jsonl: an entry, and where its parts are in the tar. `sizes` is empty without parts."""
+
+    index: int
+    file: str
+    of_class: str
+    area: float
+    box: tuple[int, int, int, int]
+    warnings: tuple[str, ...]
+    start: int = 0
+    sizes: tuple[int, ...] = ()
+    crc32: int = 0
+
+    def line(self) -> str:
+        values = {"index": self.index, "file": self.file, "class": self.of_class, "area": self.area, "box": self.box}
+        values |= {"warnings": self.warnings, "start": self.start, "sizes": self.sizes, "crc32": self.crc32}
+        return json.dumps(values)
+
+    @classmethod
+    def of_line(cls, line: str) -> Record:
+        values = json.loads(line)
+        box, warnings, sizes = (tuple(values[name]) for name in ("box", "warnings", "sizes"))
+        where = (values["start"], sizes, values["crc32"])
+        return cls(values["index"], values["file"], values["class"], values["area"], box, warnings, *where)
+
+
+def shards_of(settings: dict[str, Any]) -> int:
+    """How many shards a bank has."""
+    return -(-settings["photographs"] // settings["shard_size"])
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of a bank.
+
+    Raises:
+        FileNotFoundError: the folder is not a bank.
+        ValueError: its settings are damaged, or of another version of the format.
+    """
+    file = Path(path) / BANK
+    content = _read_json(file)
+    if content is None:
+        raise FileNotFoundError(f"{str(path)!r} is not a bank of cutouts: it has no {BANK}")
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{file} has format {content.get('format')!r}, but this version reads {FORMAT}")
+    try:
+        settings = content["settings"]
+        if not {"size", "photographs", "shard_size", "keep_doubtful", "image"} <= set(settings):
+            raise KeyError
+    except (KeyError, TypeError):
+        raise ValueError(f"{file} is damaged: its settings are incomplete") from None
+    return settings
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text())
+        if not isinstance(content, dict):
+            raise ValueError
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        raise ValueError(f"{file} is damaged: it is not a JSON object") from None
+    return content
+
+
+def read_shard(path: Path, shard: int, *, check: bool = False) -> list[Record]:
+    """The records of a finished shard.
+
+    Args:
+        path: the bank's folder.
+        shard: its number.
+        check: read the whole tar and compare its SHA-256, not just its size.
+
+    Raises:
+        ValueError: a file of the shard is missing or damaged; the message names it and says what to do.
+    """
+    lines, tar = path / f"{shard_name(shard)}.jsonl", path / f"{shard_name(shard)}.tar"
+    repair = f"run genaug cutouts --repair {path}"
+    try:
+        head, *rest = lines.read_text().splitlines()
+        size, digest = (json.loads(head)[name] for name in ("bytes", "sha256"))
+        records = [Record.of_line(line) for line in rest]
+        if len(records) != json.loads(head)["photographs"]:
+            raise ValueError
+    except FileNotFoundError:
+        raise ValueError(f"{lines} is missing: {repair}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{lines} is damaged: {repair}") from None
+    try:
+        found = tar.stat().st_size
+    except FileNotFoundError:
+        raise ValueError(f"{tar} is missing: {repair}") from None
+    if found != size:
+        raise ValueError(f"{tar} is damaged, it has {found:,} bytes instead of {size:,}: {repair}")
+    if check and sha256(tar) != digest:
+        raise ValueError(f"{tar} is damaged, its SHA-256 differs: {repair}")
+    return records
+
+
+class ShardWriter:
+    """Write the files of one shard: `shard-NNNNNN.tar` and `.jsonl` in a folder, without moving them to the bank.
+
+    Args:
+        folder: where to write; a staging folder.
+        shard: its number.
+        image: "jpeg" (quality 95, full colour resolution) or "png"; masks are always PNG.
+    """
+
+    def __init__(self, folder: Path, shard: int, image: str) -> None:
+        self.tar, self.lines = folder / f"{shard_name(shard)}.tar", folder / f"{shard_name(shard)}.jsonl"
+        self._image = image
+        self._digest = hashlib.sha256()
+        self._records: list[Record] = []
+        self._size = 0
+        self._file = self.tar.open("wb")
+
+    def add(self, index: int, file: str, of_class: str, parts: Parts | None, warnings: Sequence[str] = ()) -> None:
+        """Append a photograph; without parts if it does not open."""
+        if parts is None:
+            self._records.append(Record(index, file, of_class, 0.0, (0, 0, 0, 0), tuple(warnings)))
+            return
+        encoded = [_encoded(getattr(parts, part), "png" if part == "mask" else self._image) for part in PARTS]
+        suffixes = [".png" if part == "mask" else IMAGES[self._image] for part in PARTS]
+        content = b"".join(
+            _member(f"{index:09d}.{part}{suffix}", image)
+            for part, suffix, image in zip(PARTS, suffixes, encoded, strict=True)
+        )
+        area, box = round(float(parts.mask.double().mean()) / 255, 6), box_of(parts.mask)
+        where = (self._size, tuple(map(len, encoded)), zlib.crc32(content))
+        self._records.append(Record(index, file, of_class, area, box, tuple(warnings), *where))
+        self._write(content)
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._digest.update(content)
+        self._size += len(content)
+
+    def close(self) -> None:
+        """Finish both files and wait until they are on the disk."""
+        self._write(_END)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        head = {"bytes": self._size, "sha256": self._digest.hexdigest(), "photographs": len(self._records)}
+        with self.lines.open("w") as file:
+            file.writelines(f"{line}\n" for line in (json.dumps(head), *(record.line() for record in self._records)))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def publish(self, path: Path) -> None:
+        """Move the files to the bank, the records last."""
+        self.tar.replace(path / self.tar.name)
+        self.lines.replace(path / self.lines.name)
+
+
+def write_settings(path: str | os.PathLike[str], settings: dict[str, Any], **provenance: Any) -> None:
+    """Begin a bank.
+
+    Args:
+        path: its folder.
+        settings: what its bytes depend on: size, photographs (their number), shard_size, image, keep_doubtful, ...
+        provenance: what they do not depend on, such as versions.
+    """
+    with atomic_path(writable_folder(path) / BANK) as temporary:
+        temporary.write_text(json.dumps({"format": FORMAT, "settings": settings, **provenance}, indent=2) + "\n")
+
+
+def write_summary(path: str | os.PathLike[str], summary: dict[str, Any]) -> None:
+    """Complete a bank whose shards are all there; `summary["classes"]` names the classes, sorted."""
+    with atomic_path(Path(path) / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def box_of(mask: Tensor) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the pixels of a mask (1, H, W) uint8 that are at least half object; zeros for none."""
+    inside = mask[0] >= 128
+    columns, rows = inside.any(0).nonzero().flatten(), inside.any(1).nonzero().flatten()
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _padded(size: int) -> int:
+    """Bytes of a file in a tar: its header, and its content in blocks of 512."""
+    return 512 + -(-size // 512) * 512
+
+
+def _member(name: str, content: bytes) -> bytes:
+    """A file as a tar has it, without an owner or a time."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def _encoded(image: Tensor, kind: str) -> bytes:
+    """A file's bytes of an image (3, H, W) or (1, H, W) uint8."""
+    from PIL import Image
+
+    pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+    options: dict[str, Any] = {"quality": _QUALITY, "subsampling": 0} if kind == "jpeg" else {"compress_level": 1}
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.contiguous().numpy()).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _decoded(content: bytes) -> Tensor:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, len(image.getbands())).permute(2, 0, 1).contiguous()
