@@ -15,7 +15,8 @@ from genaug.datasets.generated import GeneratedDataset
 from genaug.datasets.pool import Pool, check_fits
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose, warp
-from genaug.interventions.sampling import integers, normal, truncated_normal, uniform
+from genaug.interventions.sampling import integers, uniform
+from genaug.interventions.steering import noise_of
 
 FACTORS = ("shape", "texture", "background")
 _MOST_JITTER = 4.0  # beyond it masks leave the image
@@ -35,10 +36,10 @@ class CounterfactualDataset(GeneratedDataset):
             `num_classes`, `image_size` and `mechanisms(z, labels, truncation) -> (mask, texture, background)`, which
             takes a triple of noises (B, z_dim), float32, and a triple of labels (B,), batch sizes being free to
             differ, and returns masks (B, 1, H, W) in [0, 1] and images (B, 3, H, W) in [-1, 1]. It is called in
-            evaluation mode. Noise is standard normal, and the truncation is the module's to apply; one with
-            `truncated_noise = True` gets it as BigGAN's, cut off at [-2, 2] and multiplied by the truncation. It may
-            have its own `compose(mask, texture, background, draws)`: draws are (B, `compose_draws`) uniform in (0, 1),
-            masks lie in [0, 1], and images may come in any range.
+            evaluation mode. The noise arrives multiplied by the truncation; the attribute `noise` declares its kind,
+            "normal" by default (see `generators.protocol`). It may have its own `compose(mask, texture, background,
+            draws)`: draws are (B, `compose_draws`) uniform in (0, 1), masks lie in [0, 1], and images may come in any
+            range.
         length: number of samples; images are made when asked for, so that any length is free.
         seed: another seed is another dataset.
         counterfactuals_per_noise: that many consecutive samples share the shape's noise and label, and differ in
@@ -294,7 +295,7 @@ class CounterfactualDataset(GeneratedDataset):
 
     def _noise(self, factor: str, sources: Tensor) -> Tensor:
         name, numbers = self._noise_of(factor, sources)
-        return noise_for(self.generator, self.seed, numbers, f"{name} noise", self.truncation)
+        return noise_of(self.generator, self.seed, numbers, self.truncation, f"{name} noise")
 
     def _mechanisms(self, sources: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Mask, texture and background of these draws, of which each factor may have another number."""
@@ -378,17 +379,6 @@ class CounterfactualDataset(GeneratedDataset):
             f"Mask jitter: {self.mask_jitter:g}",
             f"Tied: {', '.join(self.tie) or 'none'}; backgrounds: {self.backgrounds}",
         ]
-
-
-def noise_for(generator: Any, seed: int, indices: Tensor, stream: str, truncation: float) -> Tensor:
-    """What a counterfactual generator's mechanism is given, (B, z_dim), of samples (B,); `uniform` says of the draw.
-
-    Standard normal, and the truncation is the generator's to apply; or, where its `truncated_noise` is true, BigGAN's,
-    cut off at [-2, 2] and multiplied by the truncation.
-    """
-    if getattr(generator, "truncated_noise", False):
-        return truncated_normal(seed, indices, generator.z_dim, stream) * truncation
-    return normal(seed, indices, generator.z_dim, stream)
 
 
 def _checked_tie(tie: Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions, noiseless_centre
 from genaug.interventions.nuisances import Nuisances
 from genaug.interventions.sampling import integers, permutation, uniform
-from genaug.interventions.steering import as_input, evaluating, has_latent, intervene, noise_of, steer
+from genaug.interventions.steering import as_input, evaluating, has_latent, intervene, noise_moments, noise_of, steer
 
 # The released code's hand-set range of the offset for each of 60 components, in the latent's own units
 RELEASED_RANGES = (
@@ -46,14 +46,14 @@ class GenerativeInterventionDataset(GeneratedDataset):
     Args:
         generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module with `z_dim`,
             `num_classes`, `image_size` and `forward(z, labels, truncation)`, which takes noise (B, z_dim) in its type,
-            already multiplied by the truncation, and labels (B,), and returns images (B, 3, H, W) in [-1, 1]. It is
-            called in evaluation mode. With `activation` and `from_activation` (see `interventions.steering.steer`)
+            already multiplied by the truncation, and labels (B,), and returns images (B, 3, H, W) in [-1, 1]. Its
+            attribute `noise` declares the noise, "normal" by default (see `generators.protocol`). It is called in
+            evaluation mode. With `activation` and `from_activation` (see `interventions.steering.steer`)
             it says itself what its layers are; else they are its submodules.
         length: number of samples; images are made when asked for, so that any length is free.
         seed: another seed is another dataset.
         classes: classes to draw from; all of the generator's by default.
-        truncation: t, scale of the noise, in (0, 1]: less variety, more typical images. The noise is normal, truncated
-            to [-2, 2], then scaled.
+        truncation: t, scale of the noise, in (0, 1]: less variety, more typical images.
         components: k, how many of the directions are intervened on; 0 for none: observational sampling, the baseline
             that the paper calls GAN augmentation, where every sample has noise of its own.
         scale: s, range of the offset. A number s means [-s, s] and a pair its two ends, both in standard deviations
@@ -176,9 +176,11 @@ class GenerativeInterventionDataset(GeneratedDataset):
             directions = Directions.load(asset_path(directions))
         elif not isinstance(directions, Directions):
             directions = Directions(directions)
-            # an array was fitted with no noise: its unit is that of the dataset's own
-            directions.latent_stdev *= self.truncation
-            directions.stdev *= self.truncation
+            # an array was fitted with no noise: its unit and centre are those of the dataset's own
+            mean, deviation = noise_moments(self.generator, self.truncation)
+            directions.latent_stdev.fill_(deviation)
+            directions.stdev.fill_(deviation)
+            directions.latent_centre = mean * directions.vectors.sum(1)
         directions.check(self.generator, self.layer if self.mode == "activation" else None)
         if self.components > len(directions):
             raise ValueError(f"components must be at most the {len(directions)} directions, but got {self.components}")

@@ -88,6 +88,7 @@ class _Steerable(nn.Module):
     column, channel), and "layers.0", "layers.1", ..., whose outputs are (B, C, H, W).
     """
 
+    noise = "truncated"
     config: Any
     statistics: str
 

@@ -47,7 +47,7 @@ class Parts(NamedTuple):
 class _Counterfactual(nn.Module):
     """What both forms share: three mechanisms, the saliency network, and the composer."""
 
-    truncated_noise = True  # how a dataset is to draw it: cut off at [-2, 2] and multiplied by the truncation
+    noise = "truncated"
     f_shape: Any
     f_text: Any
     f_bg: Any

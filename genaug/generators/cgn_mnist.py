@@ -105,9 +105,11 @@ class _DigitCGN(nn.Module):
         """Runs the three mechanisms, each on its own batch.
 
         Args:
-            z: noise of the shape, texture and background mechanism: (B_s, 36), (B_t, 36), (B_b, 36), standard normal.
+            z: noise of the shape, texture and background mechanism: (B_s, 36), (B_t, 36), (B_b, 36), standard normal,
+                multiplied by the truncation.
             labels: their classes 0..9: (B_s,), (B_t,), (B_b,) int64; or (B, 10) floats, shares of each class.
-            truncation: what the 32 entries of u are multiplied by, in (0, 1].
+            truncation: what the noise was multiplied by, in (0, 1]. Only u is to be narrower: the entries that place
+                the textures are divided by it.
 
         Returns:
             The mask (B_s, 1, 32, 32) in [1e-4, 1 - 1e-4], the object's texture (B_t, 3, 32, 32) and the
@@ -120,10 +122,10 @@ class _DigitCGN(nn.Module):
             if noise.ndim != 2 or noise.shape[1] != self.z_dim:
                 raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(noise.shape)}")
             check_labels(classes, len(noise), self.num_classes)
-        u = [noise[:, :32] * truncation for noise in z]
+        u = [noise[:, :32] for noise in z]
         mask = self._features("f_shape", u[0], labels[0]).clamp(*MASK_RANGE)
-        texture = roll(self._features("f_text1", u[1], labels[1]), z[1][:, 32:34])
-        background = roll(self._features("f_text2", u[2], labels[2]), z[2][:, 34:36])
+        texture = roll(self._features("f_text1", u[1], labels[1]), z[1][:, 32:34] / truncation)
+        background = roll(self._features("f_text2", u[2], labels[2]), z[2][:, 34:36] / truncation)
         return mask, texture, background
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:

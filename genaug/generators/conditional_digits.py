@@ -30,6 +30,7 @@ class ConditionalDigits(nn.Module):
     SHAPE = 128  # of gen_z's outputs; the colours' logits follow them
 
     z_dim = 64
+    noise = "truncated"
     num_classes = 10
     image_size = 32
 

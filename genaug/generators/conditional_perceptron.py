@@ -20,6 +20,7 @@ class ConditionalPerceptron(nn.Module):
     """
 
     EMBEDDED = 5
+    noise = "truncated"
 
     def __init__(self, num_classes: int, *, z_dim: int = 2, image_size: int = 32, hidden: int = 1000) -> None:
         super().__init__()

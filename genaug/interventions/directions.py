@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genaug.files import DIGEST, atomic_path, digest, one_line
 from genaug.ganspace import read_ganspace
-from genaug.interventions.sampling import TRUNCATED_VARIANCE
+from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of
 
 FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
@@ -211,8 +211,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def fixed_output(generator: Any, layer: str) -> Tensor:
     """What a layer makes of a fixed noise and the first class, (...)."""
     zero = torch.zeros(1, dtype=torch.int64, device=generator_device(generator))
+    # of any latent the same probe, whatever noise it declares: files hold what was made of it
+    if has_latent(generator):
+        probe = truncated_normal(0, zero, generator.z_dim, "probe")
+    else:
+        probe = noise_of(generator, 0, zero, 1.0, "probe")
     with evaluating(generator):
-        output = layer_output(generator, layer, noise_of(generator, 0, zero, 1.0, "probe"), zero, 1.0)[0]
+        output = layer_output(generator, layer, probe, zero, 1.0)[0]
     if not output.isfinite().all():
         raise ValueError(f"layer {layer!r} returns NaN or infinity: are the generator's weights finite?")
     return output

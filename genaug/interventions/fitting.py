@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from genaug.arguments import check_classes, check_integer, check_truncation
 from genaug.files import atomic_path
 from genaug.interventions.directions import Directions, fingerprint, fixed_output, read_tensors
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, permutation
+from genaug.interventions.sampling import normal, permutation
 from genaug.interventions.steering import (
     evaluating,
     fitting_memory,
     generator_device,
     has_latent,
     layer_output,
+    noise_moments,
     noise_of,
 )
 from genaug.progress import progress
@@ -123,14 +124,14 @@ def _signs(vectors: Tensor) -> Tensor:
 def noiseless_centre(
     generator: nn.Module, layer: str, components: Tensor, truncation: float = 1.0, batch_size: int = 256
 ) -> Tensor:
-    """Coordinates of a layer's output without noise, for every class, along components (k, ...): (num_classes, k)."""
+    """Coordinates of a layer's output at the mean noise along components (k, ...), for every class: (classes, k)."""
     network: Any = generator
     device = generator_device(generator)
     rows = components.flatten(1).to(device).t()
     centre = []
     with evaluating(generator):
         for labels in torch.arange(network.num_classes, device=device).split(batch_size):
-            still = torch.zeros(len(labels), network.z_dim, device=device)
+            still = torch.full((len(labels), network.z_dim), noise_moments(generator, truncation)[0], device=device)
             centre.append(layer_output(generator, layer, still, labels, truncation).flatten(1).float() @ rows)
     return torch.cat(centre).cpu()
 
@@ -172,12 +173,13 @@ def _exact(
     # what the layer does not see has no component there: a zero one, which moves nothing
     seen = singular > 1e-7 * singular[0]
     rows = torch.where(seen[:, None], vectors / singular[:, None], 0.0).float() @ weight.float()
-    deviation = truncation * math.sqrt(TRUNCATED_VARIANCE)
+    mean, deviation = noise_moments(generator, truncation)
     return Directions(
         vectors=vectors,
         stdev=deviation * singular * seen,
         explained_variance_ratio=squares * seen / total,
         latent_stdev=torch.full((count,), deviation),
+        latent_centre=mean * vectors.sum(1),
         components=rows.view(count, *outputs.shape[1:]),
         layer=layer,
         probe=probe,
@@ -302,11 +304,14 @@ class _Fit:
         # NaN where a class did not come up: its mean is not known, and another class's would be a wrong one
         centre = sums / counts
         rows = rotation.t() @ state["basis"].double().t() if self.rounds else rotation.t()
+        mean, deviation = noise_moments(self.generator, self.truncation)
+        unit = None if vectors is None else vectors / vectors.norm(dim=1, keepdim=True)
         return Directions(
             vectors=vectors,
             stdev=variances.sqrt(),
             explained_variance_ratio=variances * freedom / state["total"],
-            latent_stdev=torch.full((self.count,), self.truncation * math.sqrt(TRUNCATED_VARIANCE)),
+            latent_stdev=torch.full((self.count,), deviation),
+            latent_centre=None if unit is None else mean * unit.sum(1),
             components=rows.reshape(self.count, *self.shape),
             centre=centre,
             layer=self.layer,

@@ -11,6 +11,7 @@ Two forms of the same intervention, `intervene`, on different spaces:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import near
+from genaug.arguments import check_choice, near
 from genaug.files import one_line
-from genaug.interventions.sampling import truncated_normal
+from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, truncated_normal, uniform
+
+# kind of noise -> how it is drawn, and its mean and standard deviation
+_NOISE: dict[str, tuple[Callable[[int, Tensor, int, str], Tensor], float, float]] = {
+    "normal": (normal, 0.0, 1.0),
+    "truncated": (truncated_normal, 0.0, math.sqrt(TRUNCATED_VARIANCE)),
+    "uniform": (lambda *draw: uniform(*draw).float(), 0.5, math.sqrt(1 / 12)),
+}
 
 
 def coordinate(x: Tensor, directions: Tensor) -> Tensor:
@@ -96,20 +104,42 @@ def fitting_memory(otherwise: str) -> Iterator[None]:
 
 
 def has_latent(generator: nn.Module) -> bool:
-    """Whether its noise is a vector, which can be moved along directions.
-
-    A generator with `draw_noise(seed, indices, stream)` has noise of its own form: (B, z_dim) integers.
-    """
+    """Whether its noise is a vector, which can be moved along directions; noise of its own form is not."""
     return not hasattr(generator, "draw_noise")
 
 
+def noise_kind(generator: nn.Module) -> str:
+    """Which noise it declares (see `generators.protocol`); raises ValueError for a name that is none."""
+    kind = getattr(generator, "noise", "normal")
+    check_choice("noise of the generator", kind, _NOISE)
+    return kind
+
+
 def noise_of(generator: nn.Module, seed: int, indices: Tensor, truncation: float, stream: str = "noise") -> Tensor:
-    """Noise (B, z_dim) of samples (B,) for a generator, multiplied by the truncation; `sampling.uniform` says of the
-    draw."""
+    """Draw the noise of samples (B,) as a generator takes it, (B, z_dim), the truncation applied.
+
+    The one place where noise is drawn and truncation is applied; `generators.protocol` states the rule.
+
+    Args:
+        generator: declares its noise.
+        seed: any integer.
+        indices: (B,) int64, which samples.
+        truncation: what normal noise is multiplied by, in (0, 1].
+        stream: names the draw.
+    """
     network: Any = generator
     if not has_latent(generator):
         return network.draw_noise(seed, indices, stream)
-    return truncated_normal(seed, indices, network.z_dim, stream) * truncation
+    kind = noise_kind(generator)
+    z = _NOISE[kind][0](seed, indices, network.z_dim, stream)
+    return z if kind == "uniform" else z * truncation
+
+
+def noise_moments(generator: nn.Module, truncation: float) -> tuple[float, float]:
+    """Mean and standard deviation of each entry of the noise of `noise_of`."""
+    kind = noise_kind(generator)
+    _, mean, deviation = _NOISE[kind]
+    return mean, deviation if kind == "uniform" else deviation * truncation
 
 
 def as_input(generator: nn.Module, z: Tensor) -> Tensor:

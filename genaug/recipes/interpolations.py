@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_classes, check_integer, check_truncation
-from genaug.datasets.counterfactual import FACTORS, noise_for
+from genaug.datasets.counterfactual import FACTORS
 from genaug.files import one_line, writable_folder
 from genaug.generators.images import to_uint8
 from genaug.interventions.sampling import integers
-from genaug.interventions.steering import generator_device
+from genaug.interventions.steering import generator_device, noise_of
 from genaug.plotting import save_sheet
 from genaug.progress import progress
 from genaug.recipes.samples import AT_ONCE, found_generator, made_parts, save_image
@@ -81,7 +81,7 @@ class Way:
             changes = over in (factor, "all")
             fixed = torch.zeros_like(places)
             drawn_at = places if changes and between != "classes" else fixed
-            self.noise.append(noise_for(generator, seed, drawn_at, factor, truncation))
+            self.noise.append(noise_of(generator, seed, drawn_at, truncation, factor))
             self.labels.append(shares[places if changes and self.mixes else fixed])
 
     def at(self, positions: Sequence[float]) -> dict[str, Tensor]:

@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.assets import asset_path
-from genaug.datasets.counterfactual import noise_for
 from genaug.files import atomic_path
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
 from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions
-from genaug.interventions.sampling import integers, truncated_normal
-from genaug.interventions.steering import as_input, evaluating, generator_device, intervene
+from genaug.interventions.sampling import integers
+from genaug.interventions.steering import as_input, evaluating, generator_device, intervene, noise_of
 from genaug.plotting import save_animation, save_sheet
 from genaug.progress import progress
 from genaug.video import moves
@@ -69,11 +68,7 @@ def run(
     rows: dict[str, Tensor] = {}
     if hasattr(network, "mechanisms"):
         draw = torch.Generator().manual_seed(seed)
-        if getattr(network, "truncated_noise", False):
-            places = torch.arange(num)
-            noise = [noise_for(network, seed, places, f"{i}", truncation) for i in range(3)]
-        else:
-            noise = [torch.randn(num, network.z_dim, generator=draw) for _ in range(3)]
+        noise = [noise_of(network, seed, torch.arange(num), truncation, f"{i}") for i in range(3)]
         labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]
         inputs = [[part.to(place) for part in parts] for parts in (noise, labels)]
         rows = made_parts(network, inputs[0], inputs[1], truncation)
@@ -81,7 +76,7 @@ def run(
         if classes is None:
             picks = torch.arange(min(ROWS, len(known)))
             known = sorted({known[i] for i in integers(seed, picks, len(known), "class").tolist()})
-        z = truncated_normal(seed, torch.arange(num), network.z_dim, "noise") * truncation
+        z = noise_of(network, seed, torch.arange(num), truncation)
         rows = {f"class {label}": _images(network, z, torch.full((num,), label), truncation, place) for label in known}
     save_sheet(out, {row: to_uint8(images) for row, images in rows.items()}, title=title)
 
@@ -140,7 +135,7 @@ def walk(
     known = torch.tensor(check_classes(classes, network.num_classes))
     animated = moves(out)
     count = ROWS if animated else 1
-    z = truncated_normal(seed, torch.arange(count), network.z_dim, "noise") * truncation
+    z = noise_of(network, seed, torch.arange(count), truncation)
     labels = known[integers(seed, torch.arange(count), len(known), "class")]
 
     def moved(component: int, offset: float) -> Tensor:

@@ -248,7 +248,7 @@ def test_describe_is_enough_to_make_the_sample_again(generator):
     image, target = dataset[73]
     assert described["labels"] == target
     noise = [
-        normal(described["seed"], torch.tensor([k] * 8), 36, f"{name} noise")
+        normal(described["seed"], torch.tensor([k] * 8), 36, f"{name} noise") * described["truncation"]
         for name, k in described["noise_indices"].items()
     ]
     labels = [torch.tensor([label] * 8) for label in described["labels"].values()]

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from genaug import Directions, GenerativeInterventionDataset, fit_directions
 from genaug.datasets.generative_intervention import RELEASED_RANGES
 from genaug.generators.images import to_uint8
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
+from genaug.interventions.sampling import normal
 from genaug.interventions.steering import intervene
 
 
@@ -84,7 +84,7 @@ def test_activations_move_by_the_papers_equation(sampled):
     after = seen.pop()
     observed = dataset(generator, components=0)
     found = Directions.load(sampled)
-    z = truncated_normal(0, torch.arange(8) // 5, 16, "noise")
+    z = normal(0, torch.arange(8) // 5, 16, "noise")
     with torch.no_grad():
         generator(z, data.labels(range(8)))
     before = seen.pop()
@@ -108,7 +108,7 @@ def test_describe_is_enough_to_make_the_sample_again(scale):
         found = fit_directions(generator, made["layer"], 12, truncation=made["truncation"])
         c = found.vectors[made["component"]]
         unit = {"stdev": found.latent_stdev[made["component"]], "latent": 1.0}[made["offset_unit"]]
-        z = truncated_normal(made["seed"], torch.tensor([made["noise_index"]]), 16, "noise") * made["truncation"]
+        z = normal(made["seed"], torch.tensor([made["noise_index"]]), 16, "noise") * made["truncation"]
         moved = z - (z @ c) * c + unit * made["offset"] * c
         with torch.no_grad():
             again = to_uint8(generator(moved, torch.tensor([target])))[0]
@@ -117,7 +117,7 @@ def test_describe_is_enough_to_make_the_sample_again(scale):
 
 def test_an_offset_that_is_the_component_leaves_the_image_unchanged():
     generator, data = Conditional(), dataset(components=0)
-    z = truncated_normal(0, torch.arange(8), 16, "noise")
+    z = normal(0, torch.arange(8), 16, "noise")
     found = fit_directions(generator, components=8)
     coordinates = (z * found.vectors).sum(1)
     same = intervene(z, found.vectors, coordinates, torch.zeros(8))
@@ -161,7 +161,7 @@ def test_components_classes_and_offsets_are_uniform_and_independent():
 def test_no_components_is_observational_sampling():
     """The baseline: every sample has noise of its own, and nothing is moved."""
     generator, data = Conditional(), dataset(components=0, truncation=0.5)
-    z = truncated_normal(0, torch.arange(16), 16, "noise") * 0.5
+    z = normal(0, torch.arange(16), 16, "noise") * 0.5
     with torch.no_grad():
         parts = [generator(*part, 0.5) for part in zip(z.split(8), data.labels(range(16)).split(8), strict=True)]
     assert torch.equal(data.images(range(16)), to_uint8(torch.cat(parts)))
@@ -273,8 +273,7 @@ def test_an_arrays_unit_is_that_of_the_datasets_noise():
         dataset = GenerativeInterventionDataset(
             Conditional(), length=1, components=3, directions=vectors, truncation=truncation
         )
-        expected = truncation * math.sqrt(TRUNCATED_VARIANCE)
-        torch.testing.assert_close(dataset.directions.latent_stdev, torch.full((3,), expected))
+        torch.testing.assert_close(dataset.directions.latent_stdev, torch.full((3,), truncation))
 
 
 def test_what_makes_images_one_by_one_is_not_given_more():

@@ -120,7 +120,8 @@ def test_truncation_scales_the_noise_and_not_the_placing():
     generator = trained_looking().fast()
     noise, labels = draws()
     scaled = [torch.cat([n[:, :32] * 0.3, n[:, 32:]], dim=1) for n in noise]
-    assert largest_difference(generator.mechanisms(noise, labels, 0.3), generator.mechanisms(scaled, labels)) == 0
+    narrow = [0.3 * n for n in noise]
+    assert largest_difference(generator.mechanisms(narrow, labels, 0.3), generator.mechanisms(scaled, labels)) < 1e-5
 
 
 def test_roll_is_a_cyclic_shift_by_the_quantile_of_the_place():
