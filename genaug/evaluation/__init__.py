@@ -1,6 +1,7 @@
 """What is measured of a trained model: one file a measure."""
 
 from genaug.evaluation.accuracy import accuracy
+from genaug.evaluation.audit import Audit, audit, compare
 from genaug.evaluation.background_gap import background_gap
 from genaug.evaluation.causal_bound import causal_bound, plot_bound_and_accuracy, search_interventions
 from genaug.evaluation.corruption_error import corruption_error, mean_corruption_error
@@ -32,10 +33,13 @@ from genaug.evaluation.suites import SUITES, evaluate
 __all__ = [
     "CORRUPTIONS",
     "SUITES",
+    "Audit",
     "GroupAccuracy",
     "accuracy",
+    "audit",
     "background_gap",
     "causal_bound",
+    "compare",
     "corrupt",
     "corruption_error",
     "evaluate",

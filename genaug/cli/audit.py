@@ -1,0 +1,124 @@
+"""The command that asks whether a classifier relies on the background."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genaug.cli.options import ArithmeticType, Device, Dtype, Seed, app
+
+
+@app.command(epilog="Example: genaug audit resnet18 --weights resnet18.pth --data bank --out report")
+def audit(
+    out: Annotated[Path, typer.Option(help="Folder for the report: index.html, JSON and CSV.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="torchvision name, timm/NAME, model folder, TorchScript or exported file, Hugging Face name, or "
+            "package.module:function.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Bank of `genaug cutouts`, or photographs in one folder per class.", rich_help_panel="Data"),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Compare two reports of the same bank: BEFORE AFTER. Needs no model.", metavar="BEFORE AFTER"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="File of weights, or torchvision's name for published weights.")
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file: the model's class names in order, or a mapping from each class of the photographs to the "
+            "model's (default: OUT/classes.json if it exists).",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    backgrounds: Annotated[
+        int, typer.Option(help="Backgrounds of random classes per object.", rich_help_panel="Data")
+    ] = 5,
+    per_class: Annotated[
+        int | None,
+        typer.Option(help="Audit at most this many photographs of each class (default: all).", rich_help_panel="Data"),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Leave out classes that the model does not know and mark the result.",
+            rich_help_panel="Data",
+        ),
+    ] = False,
+    seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option(help="Batch size.", rich_help_panel="Runtime")] = 64,
+    workers: Annotated[int, typer.Option(help="Processes that make images.", rich_help_panel="Runtime")] = 0,
+    device: Device = "cpu",
+    dtype: ArithmeticType = Dtype.float32,
+) -> None:
+    """Measure whether a classifier relies on the background, on your own photographs."""
+    if compare is not None:
+        if model is not None or data is not None:
+            raise ValueError("--compare takes two reports and no MODEL or --data")
+        from genaug.evaluation.audit import compare as compare_audits
+
+        typer.echo(compare_audits(*compare).save(out))
+        return
+    if model is None or data is None:
+        raise ValueError("audit needs MODEL and --data BANK, or --compare BEFORE AFTER")
+    if not data.is_dir():
+        raise FileNotFoundError(f"no such folder: {data}")
+    if classes is not None and not classes.is_file():
+        raise FileNotFoundError(f"no such file: {classes}")
+    from genaug.evaluation import audit as run_audit
+    from genaug.evaluation import load_classifier
+    from genaug.evaluation.matching import ClassError, read_mapping, write_mapping
+    from genaug.files import writable_folder
+
+    writable_folder(out)
+    kept = out / "classes.json"
+    file = classes or (kept if kept.is_file() else None)
+    classifier = load_classifier(model, weights)
+    try:
+        result = run_audit(
+            classifier,
+            _bank(data, out),
+            classes=None if file is None else read_mapping(file),
+            backgrounds=backgrounds,
+            per_class=per_class,
+            seed=seed,
+            partial=partial,
+            batch_size=batch_size,
+            num_workers=workers,
+            device=device,
+            dtype=dtype.of_torch(),
+        )
+    except ClassError as error:
+        if error.proposal is None or file is not None:
+            raise
+        write_mapping(kept, error.proposal)
+        raise ValueError(
+            f"{error}. A mapping is proposed in {kept}: check it, and run the same command again. An empty list leaves "
+            "a class out"
+        ) from None
+    page = result.save(out)
+    typer.echo(result.verdict())
+    typer.echo(page)
+
+
+def _bank(data: Path, out: Path) -> Path:
+    """The bank, made of the photographs where they are none."""
+    if (data / "bank.json").is_file():
+        return data
+    from genaug.photographs.build import build_bank
+
+    bank = out / "bank"
+    build_bank(data, bank)
+    return bank

@@ -1,0 +1,166 @@
+"""Compare two audits that showed the same images: two models, or one model before and after training."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genaug.evaluation.audit.composites import Design
+from genaug.evaluation.audit.measures import TITLES, Answers, as_percent, composites_of
+from genaug.evaluation.intervals import Estimate, difference
+from genaug.evaluation.scoring import ENSEMBLE
+
+ANSWERS = "answers.safetensors"
+RESULTS = "audit.json"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A measure of two models on the same images.
+
+    Attributes:
+        before: of the first model.
+        after: of the second.
+        change: after minus before, with its paired interval.
+    """
+
+    before: Estimate
+    after: Estimate
+    change: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """In percent."""
+        return {"before": as_percent(self.before), "after": as_percent(self.after), "change": as_percent(self.change)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two audits of the same images.
+
+    Attributes:
+        names: of the models.
+        classes: of the photographs.
+        overall: measure -> both values and their difference.
+        per_class: measure -> the same of each class.
+        missing: what either audit left out, in words.
+        photographs: how many took part.
+    """
+
+    names: tuple[str, str]
+    classes: tuple[str, ...]
+    overall: dict[str, Difference]
+    per_class: dict[str, tuple[Difference, ...]]
+    missing: tuple[str, ...]
+    photographs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values, in percent."""
+        return {
+            "what": "Comparison of background audits",
+            "models": list(self.names),
+            "classes": list(self.classes),
+            "photographs": self.photographs,
+            "partial": bool(self.missing),
+            "missing": list(self.missing),
+            "measures": {
+                name: {
+                    "title": TITLES[name],
+                    "overall": found.to_json(),
+                    "per_class": {
+                        label: one.to_json() for label, one in zip(self.classes, self.per_class[name], strict=True)
+                    },
+                }
+                for name, found in self.overall.items()
+            },
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write index.html, comparison.json and comparison.csv; return the path of index.html."""
+        from genaug.evaluation.audit.comparison_page import save
+
+        return save(self, folder)
+
+
+def compare(
+    before: str | os.PathLike[str], after: str | os.PathLike[str], *, names: tuple[str, str] | None = None
+) -> Comparison:
+    """Compare two saved audits, with intervals that are paired image by image.
+
+    Args:
+        before: folder of an audit.
+        after: folder of another one, with the same bank, seed and number of backgrounds.
+        names: what the two are called; by default their models' names, or the folders' if those are equal.
+
+    Raises:
+        FileNotFoundError: a folder has no audit.
+        ValueError: they showed other images, or a file is damaged.
+    """
+    (first, one), (second, two) = (_read(Path(folder)) for folder in (before, after))
+    for key in ("bank", "seed", "backgrounds"):
+        if first["settings"][key] != second["settings"][key]:
+            raise ValueError(
+                f"both audits must show the same images, but their {key} differs: {first['settings'][key]} and "
+                f"{second['settings'][key]}. Audit both with the same bank, seed and backgrounds"
+            )
+    if names is None:
+        names = (first["model"], second["model"])
+        if names[0] == names[1]:
+            names = (Path(before).name, Path(after).name)
+    composites = composites_of(one.design)
+    one.composites = two.composites = composites
+    groups = [one.of_class(number) for number in range(len(first["classes"]))]
+
+    def both(name: str, among: np.ndarray | None) -> Difference:
+        earlier, later = one.estimate(name, among), two.estimate(name, among)
+        return Difference(earlier, later, difference(later, earlier, composites))
+
+    return Comparison(
+        names,
+        tuple(first["classes"]),
+        {name: both(name, None) for name in TITLES},
+        {name: tuple(both(name, group) for group in groups) for name in TITLES},
+        tuple(dict.fromkeys([*first["missing"], *second["missing"]])),
+        len(one.design.labels),
+    )
+
+
+def write_answers(folder: Path, answers: np.ndarray, made: np.ndarray, design: Design) -> None:
+    """Keep the model's answers, from which `compare` reads them."""
+    from safetensors.numpy import save_file
+
+    from genaug.files import atomic_path
+
+    tensors = {
+        "answers": answers.astype(np.int32),
+        "made": made,
+        "labels": design.labels,
+        "same": design.same,
+        "random": design.random,
+        "texture": design.texture,
+        "edge": design.edge,
+        "corner": design.corner,
+    }
+    with atomic_path(folder / ANSWERS) as temporary:
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], Answers]:
+    from genaug.assets.formats import read_safetensors
+
+    if not (folder / RESULTS).is_file() or not (folder / ANSWERS).is_file():
+        raise FileNotFoundError(f"{folder} has no audit: run genaug audit MODEL --data BANK --out {folder}")
+    try:
+        results = json.loads((folder / RESULTS).read_text())
+        if not {"settings", "model", "classes", "heads", "missing"} <= set(results) or ENSEMBLE not in results["heads"]:
+            raise ValueError("its entries are incomplete")
+    except ValueError as error:
+        raise ValueError(f"{folder / RESULTS} is damaged ({error}): run the audit again") from None
+    tensors = {name: value.numpy() for name, value in read_safetensors(folder / ANSWERS)[0].items()}
+    answers, made = tensors.pop("answers"), tensors.pop("made")
+    design = Design(classes=tuple(results["classes"]), seed=results["settings"]["seed"], **tensors)
+    return results, Answers(answers, made, design)

@@ -1,0 +1,117 @@
+"""The page of a comparison, with JSON and CSV beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genaug.evaluation.audit import page
+from genaug.evaluation.audit.measures import ACCURACIES, EFFECTS, GEOMETRY
+from genaug.evaluation.audit.report import _SHORT, _TABLE, write_csv
+from genaug.files import atomic_path, writable_folder
+from genaug.records import write_results
+
+if TYPE_CHECKING:
+    from genaug.evaluation.audit.comparison import Comparison
+
+
+_BOTH = ("before", "after")
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """Return the result of a comparison in one or two sentences."""
+    before, after = results["models"]
+    flips = results["measures"]["flips"]["overall"]
+    original = results["measures"]["original"]["overall"]
+    if flips["change"]["percent"] is None:
+        return "There are too few backgrounds to compare how answers depend on them."
+    first = (
+        f"When only the background changes, {flips['before']['percent']:.0f}% of answers of {before} change and "
+        f"{flips['after']['percent']:.0f}% of {after}."
+    )
+    change = original["change"]
+    moved = "no measurable difference" if change["low"] <= 0 <= change["high"] else f"{change['percent']:+.1f} points"
+    return f"{first} On the original photographs: {moved}."
+
+
+def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
+    """Write index.html, comparison.json and comparison.csv to a folder."""
+    out = writable_folder(folder)
+    results = comparison.to_json()
+    results["verdict"] = verdict(results)
+    write_results(out / "comparison.json", results)
+    write_csv(
+        out / "comparison.csv",
+        ["measure", "class", "which", "percent", "low", "high", "photographs", "partial"],
+        (
+            [name, of_class, which, *estimate.values(), results["partial"]]
+            for name, found in results["measures"].items()
+            for of_class, one in {"": found["overall"], **found["per_class"]}.items()
+            for which, estimate in one.items()
+        ),
+    )
+    with atomic_path(out / "index.html") as temporary:
+        temporary.write_text(render(results), encoding="utf-8")
+    return out / "index.html"
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """Return the page of a comparison, as `Comparison.to_json` returns it with its verdict."""
+    missing, found = results["missing"], results["measures"]
+    before, after = (escape(name) for name in results["models"])
+    key = f'<p><span class="key"></span>{before} &nbsp; <span class="key other"></span>{after}</p>'
+    tables = {"Accuracy": ACCURACIES, "Effect of the background": EFFECTS, "Size and position": GEOMETRY}
+    sections = []
+    for number, (title, names) in enumerate(tables.items()):
+        sections.append(
+            page.section(
+                f"part{number}",
+                title,
+                key,
+                page.scale(
+                    "Both models on the same images. The last column is the change from the first to the second.",
+                    _rows(found, names),
+                    missing,
+                    heading="change in points (95% interval)",
+                    low=page.left_end(found[name]["overall"][which]["low"] for name in names for which in _BOTH),
+                ),
+            )
+        )
+    sections.append(
+        page.section(
+            "classes",
+            "Classes",
+            page.sortable(
+                "Change of each class in points, with paired 95% intervals. Press a heading to sort.",
+                [_SHORT[name] for name in _TABLE],
+                [(name, [found[m]["per_class"][name]["change"] for m in _TABLE]) for name in results["classes"]],
+                missing,
+            ),
+        )
+    )
+    body = [
+        f"<header><h1>Background audits of {before} and {after}</h1>",
+        f'<p class="verdict">{escape(results["verdict"])}</p>',
+        page.partial(missing),
+        page.facts({"Photographs": f"{results['photographs']:,}", "Classes": str(len(results["classes"]))}),
+        '</header><main id="content">',
+        *sections,
+        "</main>",
+        '<footer>The same figures: <a href="comparison.json">comparison.json</a>, '
+        '<a href="comparison.csv">comparison.csv</a>.</footer>',
+    ]
+    return page.page(f"Background audits of {' and '.join(results['models'])}", "\n".join(body), results)
+
+
+def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, list[Mapping[str, Any]], str]]:
+    return [
+        (
+            found[name]["title"],
+            [found[name]["overall"][which] for which in _BOTH],
+            page.number(found[name]["overall"]["change"], sign=True),
+        )
+        for name in names
+    ]

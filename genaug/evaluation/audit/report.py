@@ -1,0 +1,369 @@
+"""The report of an audit: one page that needs nothing but itself, with JSON, CSV and the answers beside it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize, to_pil_image
+
+from genaug.evaluation.audit import page
+from genaug.evaluation.audit.comparison import RESULTS, write_answers
+from genaug.evaluation.audit.measures import ACCURACIES, EFFECTS, GEOMETRY
+from genaug.evaluation.scoring import ENSEMBLE
+from genaug.files import atomic_path, writable_folder
+from genaug.records import write_results
+
+if TYPE_CHECKING:
+    from genaug.evaluation.audit.run import Audit
+
+_SIDE = 224  # pixels of a picture of a pair
+_QUALITY = 82
+_MATRIX = 20  # classes; more do not fit
+_STRONGEST = 5  # attractions in the list
+_SURE = 2.0  # points that a background must bring at least, to be mentioned
+_TABLE = ("original", "same", "random", "gap", "flips", "attraction")
+_SHORT = {
+    "original": "original",
+    "same": "same-class background",
+    "random": "random background",
+    "gap": "background gap",
+    "flips": "answers that change",
+    "attraction": "called the background's class",
+}
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """Return the result of an audit in one or two sentences.
+
+    Args:
+        results: as `Audit.to_json` returns them.
+    """
+    found = results["heads"][ENSEMBLE]
+    flips = found["measures"]["flips"]["overall"]
+    if flips["percent"] is None:
+        return "There are too few backgrounds to say whether answers depend on them."
+    strongest = attractions(results["classes"], found)
+    first = f"When only the background changes, {_percent(flips['percent'])} of answers change."
+    if not strongest:
+        return f"{first} No background measurably pulls answers toward its class."
+    one, two, rate = strongest[0]
+    share = _percent(rate["percent"])
+    return f"{first} Objects of class “{one}” in front of “{two}” are called “{two}” {share} of the time."
+
+
+def attractions(classes: Sequence[str], found: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return object class, background class and rate of the backgrounds that pull answers toward their class.
+
+    Args:
+        classes: names.
+        found: of one head, as `Audit.to_json` has it.
+
+    Returns:
+        The pairs whose rate is higher than on other backgrounds beyond doubt, the surest first.
+    """
+    pairs = [
+        (pull["low"], one, two, found["attraction"][row][column])
+        for row, one in enumerate(classes)
+        for column, two in enumerate(classes)
+        if (pull := found["pull"][row][column])["low"] is not None and pull["low"] >= _SURE
+    ]
+    return [pair[1:] for pair in sorted(pairs, key=lambda pair: -pair[0])]
+
+
+def save(audit: Audit, folder: str | os.PathLike[str]) -> Path:
+    """Write index.html, audit.json, measures.csv, attraction.csv and answers.safetensors to a folder."""
+    out = writable_folder(folder)
+    results = audit.to_json()
+    results["verdict"] = verdict(results)
+    write_results(out / RESULTS, results)
+    write_csv(
+        out / "measures.csv",
+        ["head", "measure", "class", "percent", "low", "high", "photographs", "partial"],
+        (
+            [head, name, of_class, *estimate.values(), audit.partial]
+            for head, found in results["heads"].items()
+            for name, measure in found["measures"].items()
+            for of_class, estimate in {"": measure["overall"], **measure["per_class"]}.items()
+        ),
+    )
+    write_csv(
+        out / "attraction.csv",
+        ["head", "object", "background", "percent", "low", "high", "photographs", "partial"],
+        (
+            [head, one, two, *found["attraction"][row][column].values(), audit.partial]
+            for head, found in results["heads"].items()
+            for row, one in enumerate(audit.classes)
+            for column, two in enumerate(audit.classes)
+        ),
+    )
+    write_answers(out, audit.answers, audit.made, audit.design)
+    pictures = [(data_uri(pair.original), data_uri(pair.changed)) for pair in audit.pairs]
+    with atomic_path(out / "index.html") as temporary:
+        temporary.write_text(render(results, pictures, os.fspath(folder)), encoding="utf-8")
+    return out / "index.html"
+
+
+def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, whole or not at all."""
+    with atomic_path(file) as temporary, temporary.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def data_uri(image: Tensor) -> str:
+    """Return an image (3, S, S) uint8 as a small JPEG inside a URI."""
+    buffer = io.BytesIO()
+    side = min(_SIDE, image.shape[-1])
+    to_pil_image(resize(image, [side, side], antialias=True)).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], folder: str = "report") -> str:
+    """Return the page.
+
+    Args:
+        results: as `Audit.to_json` returns them, with the verdict.
+        pictures: for each pair the URIs of the photograph and of the object on the other background.
+        folder: what the report's folder is called in the commands.
+    """
+    found = results["heads"][ENSEMBLE]["measures"]
+    missing, classes = results["missing"], results["classes"]
+    settings = results["settings"]
+    sections = [
+        page.section(
+            "accuracy",
+            "Accuracy",
+            page.paragraph(
+                "A model that looks at objects is as good on other backgrounds as on its photographs, and no better "
+                "than chance on backgrounds alone."
+            ),
+            page.scale(
+                "Accuracy by what is shown. The line is the 95% interval over photographs.",
+                _rows(found, ACCURACIES),
+                missing,
+            ),
+        ),
+        page.section(
+            "effects",
+            "Effect of the background",
+            page.scale(
+                "Effects. The gap and the answers that differ are near 0 for a model that looks at objects alone.",
+                _rows(found, EFFECTS),
+                missing,
+                low=_left(found, EFFECTS),
+            ),
+        ),
+        _attraction(results),
+        _pairs(results, pictures),
+        page.section(
+            "classes",
+            "Classes",
+            page.paragraph(_worst(found)),
+            page.sortable(
+                "Each class, in percent with 95% intervals. Press a heading to sort.",
+                [_SHORT[name] for name in _TABLE],
+                [(name, [found[measure]["per_class"][name] for measure in _TABLE]) for name in classes],
+                missing,
+                counts=[results["photographs"][name] for name in classes],
+            ),
+        ),
+        page.section(
+            "geometry",
+            "Size and position",
+            page.paragraph(
+                "The object alone is resized and moved, on a background of its own class. Objects that are moved have "
+                "half the image's side."
+            ),
+            page.scale("Accuracy by size and position.", _rows(found, GEOMETRY), missing, low=_left(found, GEOMETRY)),
+        ),
+        _heads(results),
+        _next_steps(results, folder),
+        _method(results),
+    ]
+    names = {
+        "accuracy": "Accuracy",
+        "effects": "Effects",
+        "attraction": "Attraction",
+        "pairs": "Pairs",
+        "classes": "Classes",
+        "geometry": "Size and position",
+        "next": "Next steps",
+        "method": "Method",
+    }
+    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in names.items())
+    notes = "".join(f"<li>{escape(note)}</li>" for note in results["notes"])
+    total = sum(results["photographs"].values())
+    body = [
+        "<header>",
+        f"<h1>Background audit of {escape(results['model'])}</h1>",
+        f'<p class="verdict">{escape(results["verdict"])}</p>',
+        page.partial(missing),
+        page.facts(
+            {
+                "Photographs": f"{total:,}",
+                "Classes": str(sum(1 for count in results["photographs"].values() if count)),
+                "Images scored": f"{results['images']:,}",
+                "Random backgrounds per object": str(settings["backgrounds"]),
+                "Seed": str(settings["seed"]),
+            }
+        ),
+        f'<ul class="notes">{notes}</ul>' if notes else "",
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav>',
+        "</header>",
+        '<main id="content">',
+        *filter(None, sections),
+        "</main>",
+        '<footer>The same figures: <a href="audit.json">audit.json</a>, <a href="measures.csv">measures.csv</a>, '
+        '<a href="attraction.csv">attraction.csv</a>. '
+        f"Made with genaug {escape(settings['genaug'])}, torch {escape(settings['torch'])}.</footer>",
+    ]
+    return page.page(f"Background audit of {results['model']}", "\n".join(filter(None, body)), results)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f}%" if value >= 1 or value == 0 else f"{value:.1f}%"
+
+
+def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, Sequence[Mapping[str, Any]], str]]:
+    return [
+        (found[name]["title"], [found[name]["overall"]], page.number(found[name]["overall"], name.endswith("gap")))
+        for name in names
+    ]
+
+
+def _left(found: Mapping[str, Any], names: Iterable[str]) -> float:
+    """The left end of a scale: 0, or below where a difference is negative."""
+    return page.left_end(found[name]["overall"]["low"] for name in names)
+
+
+def _worst(found: Mapping[str, Any]) -> str:
+    words = {
+        "original": "lowest accuracy on photographs",
+        "random": "lowest on backgrounds of random classes",
+        "gap": "largest background gap",
+    }
+    parts = [
+        f"{text}: {found[name]['worst_class']}, {page.number(found[name]['worst'], name == 'gap')}"
+        for name, text in words.items()
+        if found[name]["worst_class"] is not None
+    ]
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}. Intervals of the worst class allow for having chosen it."
+
+
+def _attraction(results: Mapping[str, Any]) -> str:
+    classes, found = results["classes"], results["heads"][ENSEMBLE]
+    listed = "".join(
+        f"<li>{escape(one)} in front of {escape(two)}: called {escape(two)} {escape(page.number(rate))} percent of the "
+        "time</li>"
+        for one, two, rate in attractions(classes, found)[:_STRONGEST]
+    )
+    title = (
+        "How often an object of the row's class on a background of the column's class is called what the background "
+        "is, in percent. On the diagonal: accuracy on backgrounds of the object's own class."
+    )
+    table = page.matrix(title, classes, found["attraction"], results["missing"]) if len(classes) <= _MATRIX else ""
+    return page.section(
+        "attraction",
+        "Which backgrounds pull toward which class",
+        f"<ol>{listed}</ol>" if listed else page.paragraph("No background measurably pulls answers toward its class."),
+        table or page.paragraph("The whole matrix is in attraction.csv."),
+    )
+
+
+def _pairs(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]]) -> str:
+    mark = page.partial(results["missing"])
+    if not results["pairs"]:
+        empty = page.paragraph("There is no object that is right in its photograph and wrong on another background.")
+        return page.section("pairs", "Most telling pairs", mark, empty)
+    items = []
+    for pair, (before, after) in zip(results["pairs"], pictures, strict=True):
+        one, two, answer = (escape(pair[name]) for name in ("object", "background", "answer"))
+        items.append(
+            f'<li><figure><div class="two"><img src="{before}" width="224" height="224" loading="lazy" '
+            f'alt="Photograph of class {one}"><img src="{after}" width="224" height="224" loading="lazy" '
+            f'alt="The same object on a background of class {two}"></div><figcaption>'
+            f'<span>{one}<br><span class="faint">as photographed</span></span>'
+            f'<span><span class="wrong">{answer}</span> ({pair["confidence"]:.0f}%)<br>'
+            f'<span class="faint">background of {two}</span></span></figcaption></figure></li>'
+        )
+    return page.section(
+        "pairs",
+        "Most telling pairs",
+        page.paragraph(
+            "The same object twice. The model is right on the left and wrong on the right, where only the background "
+            "differs. Answers that name the background come first, then the surest ones."
+        ),
+        mark,
+        f'<ul class="pairs">{"".join(items)}</ul>',
+    )
+
+
+def _heads(results: Mapping[str, Any]) -> str:
+    if len(results["heads"]) < 2:
+        return ""
+    rows = [
+        (head, [found["measures"][name]["overall"] for name in (*_TABLE, "texture", "to_texture")])
+        for head, found in results["heads"].items()
+    ]
+    columns = [*(_SHORT[name] for name in _TABLE), "shape, other texture", "called the texture's class"]
+    title = "Each head, in percent with 95% intervals. Press a heading to sort."
+    return page.section("heads", "Heads", page.sortable(title, columns, rows, results["missing"], first="head"))
+
+
+def _next_steps(results: Mapping[str, Any], folder: str) -> str:
+    bank, report = shlex.quote(results["settings"]["folder"]), shlex.quote(folder.rstrip("/"))
+    gap = results["heads"][ENSEMBLE]["measures"]["gap"]["overall"]
+    reliant = gap["low"] is not None and gap["low"] > 0
+    first = (
+        "The background gap is above 0. Train with whole objects on other classes' backgrounds, then audit again:"
+        if reliant
+        else "No background gap is measured. To see whether training on other backgrounds changes anything:"
+    )
+    return page.section(
+        "next",
+        "Next steps",
+        page.paragraph("Look at the cutouts first. Figures are as good as the masks:"),
+        page.commands(f"genaug sample {bank} --out sheet.png"),
+        page.paragraph(first),
+        page.commands(
+            f"genaug train classifier --data photos/train --val photos/val --counterfactual {bank} --out runs/robust",
+            f"genaug audit runs/robust/model --data {bank} --out report-robust",
+            f"genaug audit --compare {report} report-robust --out comparison",
+        ),
+    )
+
+
+def _method(results: Mapping[str, Any]) -> str:
+    count = results["settings"]["backgrounds"]
+    terms = {
+        "Original photographs": "The square crops of the bank, as they are.",
+        "Same class, random classes": (
+            "The object on the background of another photograph, whose own object was removed: 2 of its own class, the "
+            f"control, and {count} of classes drawn at random, its own among them. The gap is the difference."
+        ),
+        "Answers that change": (
+            "For each object, the share of pairs of its backgrounds of random classes with different answers."
+        ),
+        "Background alone": (
+            "The photograph with its object inpainted, or with the object's bounding box filled with tiles of the "
+            "widest strip beside it."
+        ),
+        "Texture": "The object's outline on gray, filled with patches from the inside of an object of another class.",
+        "Intervals": (
+            "95%, over photographs: images that share an object or a background count as correlated. Wilson's score "
+            "interval with the effective number of independent images; differences are paired."
+        ),
+    }
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in terms.items())
+    return page.section("method", "How this was measured", f'<dl class="terms">{listed}</dl>')

@@ -1,0 +1,424 @@
+"""Run an audit: score every image, measure, and keep the most telling pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genaug.arguments import check_integer
+from genaug.evaluation.audit.composites import Design, Images, draw
+from genaug.evaluation.audit.measures import FEW, TITLES, Answers, Measure, as_percent, composites_of
+from genaug.evaluation.intervals import Composites, Estimate
+from genaug.evaluation.matching import Mapped, match
+from genaug.evaluation.models import Classifier
+from genaug.evaluation.results import Result, of_heads
+from genaug.evaluation.scoring import ENSEMBLE, Model, place, preprocessing, score
+from genaug.interventions.sampling import permutation
+from genaug.photographs.format import BankFiles
+from genaug.records import circumstances
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from genaug.evaluation.scoring import Options
+
+BACKGROUNDS = 5
+PAIRS = 20
+_PER_ANSWER = 3  # pairs of the same object class and wrong answer
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An object that is recognized in its photograph and not on another background.
+
+    Attributes:
+        file: of the object's photograph.
+        behind: of the background's photograph.
+        object_class: the right answer.
+        background_class: class of the photograph that the background is from.
+        answer: what the model says on that background.
+        confidence: its probability of that answer, in [0, 1].
+        original: (3, S, S) uint8, the photograph.
+        changed: (3, S, S) uint8, the object on the other background.
+    """
+
+    file: str
+    behind: str
+    object_class: str
+    background_class: str
+    answer: str
+    confidence: float
+    original: Tensor = field(repr=False, compare=False)
+    changed: Tensor = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Result):
+    """The measures of an audit, each with a 95% interval over photographs.
+
+    Attributes:
+        name: what the model is called.
+        classes: of the photographs.
+        photographs: how many of each class took part.
+        measures: by name, see `genaug.evaluation.audit.measures.TITLES`.
+        attraction: (C, C) how often an object of class a on a background of class b is called b; on the diagonal, how
+            often it is right on a background of its own class.
+        pull: (C, C) how much more often than on backgrounds of all other classes; nothing on the diagonal.
+        pairs: the most telling pairs.
+        notes: what a reader should know of the data, in sentences.
+        settings: bank, seed and number of backgrounds.
+        answers: (N, V) the class of each answer to each image.
+        design: what was shown.
+    """
+
+    what: str = "Background audit"
+    name: str
+    classes: tuple[str, ...]
+    photographs: tuple[int, ...]
+    measures: Mapping[str, Measure]
+    attraction: tuple[tuple[Estimate, ...], ...] = field(repr=False)
+    pull: tuple[tuple[Estimate, ...], ...] = field(repr=False)
+    pairs: tuple[Pair, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    answers: np.ndarray = field(repr=False, compare=False)
+    made: np.ndarray = field(repr=False, compare=False)
+    design: Design = field(repr=False, compare=False)
+
+    @property
+    def gap(self) -> float:
+        """The background gap in points: accuracy on backgrounds of the same class minus that on random classes."""
+        return 100 * self.measures["gap"].overall.value
+
+    @property
+    def flips(self) -> float:
+        """How often two backgrounds of random classes get different answers for the same object, in percent."""
+        return 100 * self.measures["flips"].overall.value
+
+    def figures(self) -> dict[str, float]:
+        """In percent."""
+        return {title: 100 * self.measures[name].overall.value for name, title in TITLES.items()}
+
+    def summary(self) -> dict[str, float]:
+        """The background gap, how often answers change, and the accuracies that the gap is of."""
+        names = ("original", "same", "random", "gap", "flips")
+        return {TITLES[name]: 100 * self.measures[name].overall.value for name in names}
+
+    def verdict(self) -> str:
+        """The result in one or two sentences."""
+        from genaug.evaluation.audit.report import verdict
+
+        return verdict(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but images and answers, as plain values."""
+        return {
+            "what": self.what,
+            "model": self.name,
+            "classes": list(self.classes),
+            "photographs": dict(zip(self.classes, self.photographs, strict=True)),
+            "images": self.images,
+            "partial": self.partial,
+            "missing": list(self.missing),
+            "notes": list(self.notes),
+            "settings": dict(self.settings),
+            "heads": {head: one._figures() for head, one in self.by_head().items()},
+            "pairs": [
+                {
+                    "file": pair.file,
+                    "behind": pair.behind,
+                    "object": pair.object_class,
+                    "background": pair.background_class,
+                    "answer": pair.answer,
+                    "confidence": round(100 * pair.confidence, 1),
+                }
+                for pair in self.pairs
+            ],
+        }
+
+    def _figures(self) -> dict[str, Any]:
+        return {
+            "measures": {
+                name: {
+                    "title": TITLES[name],
+                    "overall": as_percent(found.overall),
+                    "worst_class": self.classes[found.worst_class] if found.worst_class >= 0 else None,
+                    "worst": as_percent(found.worst),
+                    "per_class": {
+                        name: as_percent(one) for name, one in zip(self.classes, found.per_class, strict=True)
+                    },
+                }
+                for name, found in self.measures.items()
+            },
+            "attraction": [[as_percent(one) for one in row] for row in self.attraction],
+            "pull": [[as_percent(one) for one in row] for row in self.pull],
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write index.html, audit.json, measures.csv, attraction.csv and answers.safetensors.
+
+        Args:
+            folder: where to; it is made if need be.
+
+        Returns:
+            The path of index.html.
+        """
+        from genaug.evaluation.audit.report import save
+
+        return save(self, folder)
+
+
+def audit(
+    model: Model | Classifier,
+    bank: BankFiles | str | os.PathLike[str] | Any,
+    *,
+    classes: Sequence[str] | Mapped | None = None,
+    backgrounds: int = BACKGROUNDS,
+    per_class: int | None = None,
+    seed: int = 0,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    partial: bool = False,
+    name: str | None = None,
+    **options: Unpack[Options],
+) -> Audit:
+    """Measure whether a model relies on backgrounds.
+
+    Every photograph of the bank is shown as it is; its object without a background and on backgrounds of its own and of
+    random classes, in other sizes and places, and with the texture of another class; and its background alone.
+
+    Args:
+        model: (B, 3, H, W) -> (B, num_classes) logits, see `genaug.evaluation.scoring`; or what `load_classifier`
+            returns, whose class names and preprocessing are taken.
+        bank: a `PhotographBank`, its files, or its folder, see `genaug cutouts`.
+        classes: names of the model's classes in the order of its logits; or a mapping from each class of the bank to
+            the names or numbers of the logits that stand for it. By default the model's own names, or else the bank's
+            classes in their order.
+        backgrounds: how many backgrounds of random classes each object gets, at least 2.
+        per_class: audit at most so many photographs of each class, chosen at random; the result is marked as partial.
+        seed: of everything random. Audits with the same bank and seed show the same images.
+        transform: (B, 3, S, S) uint8 -> what the model takes. By default resized to 224 pixels and normalized for
+            ImageNet.
+        partial: leave out classes that the model does not know, and mark the result; an error otherwise.
+        name: what the model is called in the report.
+        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
+
+    Raises:
+        ValueError: classes do not match (`ClassError`), the number of logits is wrong, the bank has too few
+            backgrounds, logits are not finite, or an argument is out of its range.
+        FileNotFoundError: the folder is not a bank.
+    """
+    started = time.perf_counter()
+    backgrounds, seed = check_integer("backgrounds", backgrounds, 2), check_integer("seed", seed)
+    files = _files(bank)
+    loaded = model if isinstance(model, Classifier) else None
+    call: Model = loaded.model if loaded is not None else model  # type: ignore[assignment]
+    names = loaded.class_names if loaded is not None else None
+    mapping = classes if isinstance(classes, Mapping) else None
+    if classes is not None and mapping is None:
+        names = tuple(classes)
+    lookup, unknown = match(files.classes, names, mapping, partial=partial)
+    chosen, missing = _chosen(files, unknown, per_class, seed)
+    design = draw(files.labels[chosen], files.classes, backgrounds, seed)
+    if transform is None:
+        transform = loaded.batch_transform if loaded is not None else None
+    images = Images(files, chosen, design, transform or preprocessing(224, 224))
+    counts = tuple(int(count) for count in torch.bincount(files.labels[chosen], minlength=len(files.classes)))
+    found = _score(call, images, lookup, names is not None, options)
+    made = images.made()
+    composites = composites_of(design)
+    device = place(call, options.get("device"))
+    common: dict[str, Any] = {
+        "name": name or (loaded.name if loaded is not None else type(call).__name__),
+        "classes": files.classes,
+        "photographs": counts,
+        "images": int(made.sum()),
+        "missing": missing,
+        "notes": _notes(files, counts, made, design),
+        "settings": {
+            "bank": _fingerprint(files, chosen),
+            "folder": files.path.name,
+            "seed": seed,
+            "backgrounds": backgrounds,
+            "per_class": per_class,
+            **circumstances(started, device),
+        },
+        "made": made,
+        "design": design,
+    }
+    pairs = _pairs(images, *found[ENSEMBLE], made, names)
+    results = {
+        head: _measured(answers, composites, pairs if head == ENSEMBLE else (), common)
+        for head, (answers, _) in found.items()
+    }
+    return of_heads(results)
+
+
+def _measured(answers: np.ndarray, composites: Composites, pairs: tuple[Pair, ...], common: dict[str, Any]) -> Audit:
+    of = Answers(answers, common["made"], common["design"], composites)
+    numbers = range(len(common["classes"]))
+    rates = [[of.attraction(one, two) for two in numbers] for one in numbers]
+    attraction, pull = (tuple(tuple(pair[part] for pair in row) for row in rates) for part in (0, 1))
+    return Audit(measures=of.measures(), attraction=attraction, pull=pull, pairs=pairs, answers=answers, **common)
+
+
+def _files(bank: Any) -> BankFiles:
+    if isinstance(bank, (str, os.PathLike)):
+        return BankFiles(bank)
+    found = bank if isinstance(bank, BankFiles) else getattr(bank, "files", None)
+    if not isinstance(found, BankFiles):
+        raise TypeError(f"bank must be a PhotographBank or the folder of one, got {type(bank).__name__}")
+    return found
+
+
+def _chosen(
+    files: BankFiles, unknown: Sequence[str], per_class: int | None, seed: int
+) -> tuple[Tensor, tuple[str, ...]]:
+    """The entries that take part, and what was left out, in words."""
+    labels = files.labels
+    keep = torch.tensor([files.classes[label] not in unknown for label in labels.tolist()], dtype=torch.bool)
+    missing: tuple[str, ...] = ()
+    if unknown:
+        missing = (f"{len(unknown)} of {len(files.classes)} classes, unknown to the model: {', '.join(unknown)}",)
+    if per_class is not None:
+        check_integer("per_class", per_class, 2)
+        order = permutation(seed, torch.zeros(1, dtype=torch.int64), len(labels), "per class")[0]
+        seen: Counter[int] = Counter()
+        for number in order.tolist():
+            label = int(labels[number])
+            seen[label] += 1
+            keep[number] &= seen[label] <= per_class
+        if len(labels) > int(keep.sum()) and not unknown:
+            missing = (f"{len(labels) - int(keep.sum()):,} of {len(labels):,} photographs (per_class={per_class})",)
+    chosen = keep.nonzero()[:, 0]
+    present = labels[chosen].unique()
+    if len(present) < 2:
+        raise ValueError(
+            f"the bank must have usable cutouts of at least 2 classes, got {len(present)} "
+            f"({len(files.entries)} usable, {len(files.excluded)} excluded); see its contact sheet for the reasons"
+        )
+    if all(int((labels[chosen] == label).sum()) < 2 for label in present):
+        raise ValueError(
+            "the bank has no usable backgrounds: at least one class must have 2 photographs, since an object needs "
+            "another background of its class"
+        )
+    return chosen, missing
+
+
+def _score(
+    model: Model, images: Images, lookup: np.ndarray | None, named: bool, options: Mapping[str, Any]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The class and the probability of each head's answer to each image, (N, V) both."""
+    count = len(images.design.classes) if lookup is None else len(lookup)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for heads, places in score(model, images, description="audit", **options):
+        where = places.cpu().numpy()
+        for head, logits in heads.items():
+            if lookup is not None and not named and logits.shape[1] > count:  # a mapping by numbers alone
+                lookup = np.concatenate([lookup, np.arange(count, logits.shape[1]) + len(images.design.classes)])
+                count = len(lookup)
+            if logits.shape[1] != count:
+                classes = images.design.classes
+                raise ValueError(
+                    f"the model must return {count} logits, got {logits.shape[1]}. "
+                    + (
+                        f"The bank's classes are {', '.join(classes)}: pass classes= (--classes) to say what the "
+                        "model's logits stand for"
+                        if lookup is None
+                        else "Its class names say otherwise: pass the right ones as classes (--classes)"
+                    )
+                )
+            if head not in found:
+                found[head] = np.zeros(len(images), dtype=np.int64), np.zeros(len(images), dtype=np.float32)
+            confidence, answer = logits.softmax(dim=1).max(dim=1)
+            numbers = answer.cpu().numpy()
+            found[head][0][where] = numbers if lookup is None else lookup[numbers]
+            found[head][1][where] = confidence.cpu().numpy()
+    shape = images.second.shape
+    return {head: (answers.reshape(shape), sure.reshape(shape)) for head, (answers, sure) in found.items()}
+
+
+def _pairs(
+    images: Images, answers: np.ndarray, confidence: np.ndarray, made: np.ndarray, names: Sequence[str] | None
+) -> tuple[Pair, ...]:
+    """Objects that are right in their photograph and wrong on another background, the surest first."""
+    design = images.design
+    columns = design.columns("random")
+    original = design.columns("original")[0]
+    right = answers[:, original] == design.labels
+    wrong = right[:, None] & (answers[:, columns] != design.labels[:, None]) & made[:, columns]
+    # an answer that names the background says most
+    named = answers[:, columns] == design.labels[images.second[:, columns]]
+    telling = confidence[:, [original]] * confidence[:, columns] + named
+    rows, places = np.nonzero(wrong)
+    order = np.argsort(-telling[rows, places], kind="stable")
+    chosen: list[tuple[int, int]] = []
+    objects: set[int] = set()
+    kinds: Counter[tuple[int, int]] = Counter()
+    for row, column in zip(rows[order].tolist(), np.array(columns)[places[order]].tolist(), strict=True):
+        kind = (int(design.labels[row]), int(answers[row, column]))
+        if row not in objects and kinds[kind] < _PER_ANSWER and len(chosen) < PAIRS:
+            objects.add(row)
+            kinds[kind] += 1
+            chosen.append((row, column))
+    wide = len(design.kinds)
+    shown = [row * wide + c for row, column in chosen for c in (original, column)]
+    pictures = images.images(shown) if shown else torch.empty(0)
+    entries = images.bank.entries
+    return tuple(
+        Pair(
+            entries[int(images.numbers[row])].file,
+            entries[int(images.numbers[images.second[row, column]])].file,
+            design.classes[design.labels[row]],
+            design.classes[design.labels[images.second[row, column]]],
+            _answer(int(answers[row, column]), design.classes, names),
+            float(confidence[row, column]),
+            pictures[2 * number],
+            pictures[2 * number + 1],
+        )
+        for number, (row, column) in enumerate(chosen)
+    )
+
+
+def _answer(number: int, classes: Sequence[str], names: Sequence[str] | None) -> str:
+    if number < len(classes):
+        return classes[number]
+    other = number - len(classes)
+    return names[other] if names is not None else f"logit {other}"
+
+
+def _notes(files: BankFiles, counts: Sequence[int], made: np.ndarray, design: Design) -> tuple[str, ...]:
+    notes = []
+    if files.excluded:
+        total = len(files.entries) + len(files.excluded)
+        notes.append(
+            f"{len(files.excluded):,} of {total:,} photographs are not part of the bank, because their cutouts are "
+            "doubtful."
+        )
+    few = [f"{name} ({count})" for name, count in zip(files.classes, counts, strict=True) if 0 < count < FEW]
+    if few:
+        notes.append(f"Too few photographs for a useful interval: {', '.join(few)}.")
+    alone = [name for name, count in zip(files.classes, counts, strict=True) if count == 1]
+    if alone:
+        notes.append(f"Without another background of the same class: {', '.join(alone)}.")
+    tiled = made[:, design.columns("tiled")].mean()
+    if tiled < 1:
+        notes.append(f"{1 - tiled:.0%} of objects fill their photograph, so that no background is left to tile.")
+    return tuple(notes)
+
+
+def _fingerprint(files: BankFiles, chosen: Tensor) -> str:
+    """A checksum of the photographs that take part."""
+    entries = [files.entries[number] for number in chosen.tolist()]
+    text = json.dumps([files.size, list(files.classes), [(e.file, e.label, e.box) for e in entries]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,373 @@
+"""Audits of models whose answers are known, from the pixels of drawn scenes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from banks import BACKGROUNDS, CLASSES, OBJECTS, read_json, write_bank
+from oracles import Chance, constant, heads_of
+from torch import Tensor
+
+from genaug.cli import main
+from genaug.evaluation import Audit, audit, compare, load_classifier
+from genaug.evaluation.audit.composites import Images, draw, paste, patches, place, tile
+from genaug.evaluation.audit.measures import ACCURACIES, TITLES
+from genaug.photographs.format import BankFiles
+
+LABELS = [0] * 12 + [1] * 8 + [2] * 5
+
+
+def floats(images: Tensor) -> Tensor:
+    return images.float()
+
+
+def _nearest(pixels: Tensor, colours: Tensor) -> Tensor:
+    return -(pixels[:, None] - colours.float()[None]).square().sum(2) / 1000
+
+
+def reads_background(images: Tensor) -> Tensor:
+    """Knows the classes by the colour of a corner."""
+    return _nearest(images[:, :, :2, :2].mean((2, 3)), BACKGROUNDS)
+
+
+def reads_object(images: Tensor) -> Tensor:
+    """Knows the classes by the object's colour, wherever it is."""
+    distance = (images[:, None] - OBJECTS.float()[None, :, :, None, None]).square().sum(2)
+    return (distance < 2000).float().sum((2, 3))
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bank(tmp_path_factory.mktemp("bank") / "bank", LABELS)
+
+
+@pytest.fixture(scope="module")
+def of_background(bank: Path) -> Audit:
+    return audit(reads_background, bank, transform=floats, name="reads the background")
+
+
+@pytest.fixture(scope="module")
+def of_object(bank: Path) -> Audit:
+    return audit(reads_object, bank, transform=floats, name="reads the object")
+
+
+def percent(result: Audit, name: str) -> float:
+    return 100 * result.measures[name].overall.value
+
+
+def test_a_model_that_reads_the_background(of_background: Audit) -> None:
+    shown = of_background.design.labels[of_background.design.random]
+    assert percent(of_background, "original") == percent(of_background, "same") == 100
+    assert percent(of_background, "inpainted") == percent(of_background, "tiled") == 100
+    assert percent(of_background, "random") == pytest.approx(
+        100 * (shown == of_background.design.labels[:, None]).mean()
+    )
+    assert percent(of_background, "attraction") == 100
+    differ = np.mean([a != b for row in shown for i, a in enumerate(row) for b in row[i + 1 :]])
+    assert of_background.flips == pytest.approx(100 * differ)
+    assert of_background.gap == pytest.approx(100 - percent(of_background, "random"))
+    assert all(of_background.attraction[one][two].value == 1 for one in range(3) for two in range(3) if one != two)
+    assert of_background.pull[0][1].low > 0.5
+    assert re.match(
+        r"When only the background changes, \d+% of answers change\. Objects of class “\w+” in front of “\w+” are "
+        r"called “\w+” 100% of the time\.",
+        of_background.verdict(),
+    )
+
+
+def test_a_model_that_reads_the_object(of_object: Audit) -> None:
+    for name in ("original", "gray", "noise", "same", "random", "size_30", "size_90", "edge", "corner"):
+        assert percent(of_object, name) == 100
+    for name in ("gap", "flips", "attraction", "size_gap", "place_gap", "texture"):
+        assert percent(of_object, name) == 0
+    assert percent(of_object, "to_texture") == 100  # its objects are their colour
+    assert "0% of answers change. No background measurably pulls" in of_object.verdict()
+    assert of_object.pairs == ()
+
+
+def test_a_constant_model_is_not_attracted_by_anything(bank: Path) -> None:
+    found = audit(constant(1, 3), bank, transform=floats)
+    share = 100 * LABELS.count(1) / len(LABELS)
+    assert all(percent(found, name) == pytest.approx(share) for name in ACCURACIES)
+    assert found.attraction[0][1].value == 1
+    assert found.pull[0][1].value == 0
+    assert found.flips == 0
+    assert "No background measurably pulls" in found.verdict()
+    worst = found.measures["original"]
+    assert (worst.worst.value, worst.worst_class) == (0, 0)
+
+
+def test_chance_has_no_gap(bank: Path) -> None:
+    gap = audit(Chance(3), bank, transform=floats).measures["gap"].overall
+    assert gap.low < 0 < gap.high
+
+
+def test_images_are_a_function_of_seed_and_photograph(bank: Path) -> None:
+    files = BankFiles(bank)
+    design = draw(files.labels, files.classes, 3, 0)
+    images = Images(files, torch.arange(len(LABELS)), design, floats)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))[:50].tolist()
+    together = images.images(order)
+    assert all(torch.equal(images.images([index])[0], image) for index, image in zip(order, together, strict=True))
+    copy = pickle.loads(pickle.dumps(images))
+    assert torch.equal(copy.images(order), together)
+    fewer = draw(files.labels, files.classes, 2, 0)
+    assert not np.array_equal(draw(files.labels, files.classes, 3, 1).random, design.random)
+    assert fewer.random.shape == (len(LABELS), 2)
+
+
+def test_backgrounds_are_of_other_photographs(bank: Path) -> None:
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    for seed in range(20):
+        design = draw(labels, CLASSES, 4, seed)
+        own = np.arange(10)[:, None]
+        assert (design.random != own).all()
+        assert (design.same[:9] != own[:9]).all()
+        assert (design.labels[design.same[:9]] == design.labels[:9, None]).all()
+        assert (design.same[9] == -1).all()  # the only one of its class
+        assert (design.labels[design.texture] != design.labels).all()
+
+
+def test_every_class_is_drawn_as_often() -> None:
+    labels = torch.tensor([0] * 900 + [1] * 50 + [2] * 50)
+    shown = draw(labels, CLASSES, 5, 0)
+    counts = np.bincount(labels.numpy()[shown.random].ravel(), minlength=3) / 5000
+    assert counts == pytest.approx(np.full(3, 1 / 3), abs=0.03)
+
+
+def test_the_pieces_of_composites() -> None:
+    red = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    red[0] = 200
+    gray = torch.full_like(red, 100)
+    mask = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    mask[:, 4:8, 4:12] = 255
+    assert torch.equal(paste(red, mask, gray), torch.where(mask == 255, red, gray))
+    placed = place(red, mask, (4, 4, 12, 8), gray, 0.5, 1.0, 0.0)
+    assert torch.equal(placed[:, :4, 8:], red[:, :4, 8:])  # in the corner, as large as before
+    assert (placed[:, 4:] == 100).all()
+    assert (placed[:, :, :8] == 100).all()
+    image = torch.arange(16, dtype=torch.uint8).repeat(3, 16, 1)
+    tiled = tile(image, (4, 0, 10, 15))
+    assert tiled is not None
+    assert tiled[0, 5].tolist() == [0, 1, 2, 3, 10, 11, 12, 13, 14, 15, *range(10, 16)]
+    assert torch.equal(tiled[:, 15:], image[:, 15:])
+    assert tile(image, (0, 0, 16, 16)) is None
+    texture = patches(torch.where(mask == 255, red, gray), mask, torch.Generator().manual_seed(0))
+    assert torch.equal(texture, red)
+
+
+def test_heads_are_measured_separately(bank: Path) -> None:
+    model = heads_of(shape=reads_object, background=reads_background, ensemble=reads_object)
+    found = audit(model, bank, transform=floats)
+    assert {head: one.flips > 0 for head, one in found.by_head().items()} == {
+        "ensemble": False,
+        "shape": False,
+        "background": True,
+    }
+    assert set(found.to_json()["heads"]) == {"ensemble", "shape", "background"}
+
+
+def test_the_report_holds_its_data_and_nothing_from_outside(of_background: Audit, tmp_path: Path) -> None:
+    page = of_background.save(tmp_path / "report")
+    assert {path.name for path in page.parent.iterdir()} == {
+        "index.html",
+        "audit.json",
+        "measures.csv",
+        "attraction.csv",
+        "answers.safetensors",
+    }
+    text = page.read_text()
+    results = read_json(page.parent / "audit.json")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    assert json.loads(data[1]) == results
+    assert results["verdict"] == of_background.verdict()
+    assert not re.search(r'(?:src|href)="(?!data:|#|audit\.json|measures\.csv|attraction\.csv)', text)
+    assert "http" not in re.sub(r"data:image[^\"]*", "", text)
+    assert text.count("<img ") == 2 * len(of_background.pairs)
+    assert all(re.search(r'alt="[^"]+"', image) for image in re.findall(r"<img [^>]*>", text))
+    rows = list(csv.DictReader((page.parent / "measures.csv").read_text().splitlines()))
+    assert len(rows) == len(TITLES) * (1 + len(CLASSES))
+    row = next(row for row in rows if row["measure"] == "gap" and not row["class"])
+    assert float(row["percent"]) == pytest.approx(of_background.gap, abs=0.01)
+
+
+GOLDEN = {  # of the model that reads the background, at seed 0: percent, by measure
+    "original": 100.0,
+    "gray": 0.0,
+    "same": 100.0,
+    "inpainted": 100.0,
+    "tiled": 100.0,
+    "attraction": 100.0,
+}
+
+
+def test_the_data_of_the_report_is_as_ever(of_background: Audit) -> None:
+    results = of_background.to_json()
+    assert list(results["heads"]["ensemble"]["measures"]) == list(TITLES)
+    found = results["heads"]["ensemble"]["measures"]
+    golden = dict(GOLDEN, gray=found["gray"]["overall"]["percent"])
+    assert {name: found[name]["overall"]["percent"] for name in GOLDEN} == golden
+    assert set(found["gap"]) == {"title", "overall", "worst_class", "worst", "per_class"}
+    assert set(found["gap"]["overall"]) == {"percent", "low", "high", "photographs"}
+    assert results["photographs"] == {"boat": 12, "car": 8, "kite": 5}
+    assert all(pair["answer"] == pair["background"] != pair["object"] for pair in results["pairs"])
+    assert any("Too few photographs" in note and "car (8), kite (5)" in note for note in results["notes"])
+
+
+def test_names_cannot_break_the_page(bank: Path, tmp_path: Path) -> None:
+    evil = '</script><script>alert("x")</script>'
+    text = audit(reads_background, bank, transform=floats, name=evil).save(tmp_path).read_text()
+    assert text.count("<script") == 2
+    assert "alert" in text
+
+
+def test_two_audits_are_compared_image_by_image(of_background: Audit, of_object: Audit, tmp_path: Path) -> None:
+    of_background.save(tmp_path / "before")
+    of_object.save(tmp_path / "after")
+    found = compare(tmp_path / "before", tmp_path / "after")
+    assert found.names == ("reads the background", "reads the object")
+    change = found.overall["random"].change
+    assert change.value == pytest.approx(1 - of_background.measures["random"].overall.value)
+    assert 0 < change.low < change.value < change.high
+    assert found.overall["original"].change.value == 0
+    same = compare(tmp_path / "before", tmp_path / "before")
+    assert same.overall["flips"].change.value == 0
+    page = found.save(tmp_path / "comparison")
+    assert "When only the background changes" in page.read_text()
+    assert main(["audit", "--compare", *(str(tmp_path / name) for name in ("before", "after", "--out", "c"))]) == 2
+    code = main(["audit", "--compare", str(tmp_path / "before"), str(tmp_path / "after"), "--out", str(tmp_path / "c")])
+    assert code == 0
+    assert read_json(tmp_path / "c" / "comparison.json")["measures"] == found.to_json()["measures"]
+
+
+def test_audits_of_other_images_are_not_compared(of_background: Audit, bank: Path, tmp_path: Path) -> None:
+    of_background.save(tmp_path / "a")
+    audit(reads_background, bank, transform=floats, seed=1).save(tmp_path / "b")
+    with pytest.raises(ValueError, match="must show the same images, but their seed differs: 0 and 1"):
+        compare(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match="gone has no audit: run genaug audit"):
+        compare(tmp_path / "a", tmp_path / "gone")
+    (tmp_path / "b" / "audit.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"audit\.json is damaged"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_bad_input_gets_one_clear_line(bank: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must return 3 logits, got 5\. The bank's classes are boat, car, kite"):
+        audit(constant(0, 5), bank, transform=floats)
+    with pytest.raises(ValueError, match=r"must be finite, but those of boat/0\.jpg \(original\) hold NaN"):
+        audit(lambda images: torch.full((len(images), 3), torch.nan), bank, transform=floats)
+    with pytest.raises(TypeError, match="bank must be a PhotographBank or the folder of one, got int"):
+        audit(reads_object, 3)
+    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
+        audit(reads_object, write_bank(tmp_path / "one", [0, 0, 0]), transform=floats)
+    with pytest.raises(ValueError, match="no usable backgrounds: at least one class must have 2 photographs"):
+        audit(reads_object, write_bank(tmp_path / "two", [0, 1, 2]), transform=floats)
+    with pytest.raises(ValueError, match="backgrounds must be at least 2, but got 1"):
+        audit(reads_object, bank, backgrounds=1)
+
+
+def test_classes_are_matched_by_name(bank: Path) -> None:
+    turned = ("kite", "Car", "boat", "tree")
+
+    def model(images: Tensor) -> Tensor:
+        return torch.cat([reads_object(images)[:, [2, 1, 0]], torch.zeros(len(images), 1)], 1)
+
+    found = audit(model, bank, classes=turned, transform=floats)
+    assert percent(found, "original") == 100
+    assert percent(audit(model, bank, classes={"boat": [2], "car": [1], "kite": [0]}, transform=floats), "same") == 100
+    with pytest.raises(ValueError, match=r"has no class 'car'\. The photographs have 'boat', 'car', 'kite'"):
+        audit(model, bank, classes=("kite", "auto", "boat", "tree"), transform=floats)
+    part = audit(model, bank, classes=("kite", "auto", "boat", "tree"), partial=True, transform=floats)
+    assert part.missing == ("1 of 3 classes, unknown to the model: car",)
+    assert part.photographs == (12, 0, 5)
+
+
+def test_a_partial_result_is_marked_in_every_table(bank: Path, tmp_path: Path) -> None:
+    found = audit(reads_background, bank, per_class=4, transform=floats)
+    assert found.photographs == (4, 4, 4)
+    assert "PARTIAL" in str(found)
+    text = found.save(tmp_path).read_text()
+    captions = re.findall(r"<caption>(.*?)</caption>", text, re.DOTALL)
+    assert len(captions) == 4
+    assert all("PARTIAL" in caption for caption in captions)
+    assert "PARTIAL" in re.search(r'id="matrix-title">(.*?)</p>', text, re.DOTALL)[1]
+    assert all(row["partial"] == "True" for row in csv.DictReader((tmp_path / "measures.csv").read_text().splitlines()))
+
+
+def test_excluded_cutouts_are_noted(tmp_path: Path) -> None:
+    folder = write_bank(tmp_path / "bank", LABELS, doubtful=[0, 20])
+    found = audit(reads_object, folder, transform=floats)
+    assert sum(found.photographs) == len(LABELS) - 2
+    assert found.notes[0].startswith("2 of 25 photographs are not part of the bank")
+
+
+MODEL = """
+import torch
+from genaug.evaluation.models import Classifier
+
+def function(images):
+    return torch.zeros(len(images), 3) + torch.arange(3)
+
+def unnamed():
+    return function
+
+def named():
+    prepare = lambda images: images.float()
+    return Classifier("named", function, prepare, prepare, ("boat", "tree", "bird"), prepare)
+"""
+
+
+def test_the_command(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "audited.py").write_text(MODEL)
+    assert main(["audit", "audited:unnamed", "--data", str(bank), "--out", "report"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out == [read_json(tmp_path / "report" / "audit.json")["verdict"], str(Path("report") / "index.html")]
+    # a proposal is written, and taken by the next call
+    command = ["audit", "audited:named", "--data", str(bank), "--out", "mapped"]
+    assert main(command) == 2
+    assert "A mapping is proposed in mapped/classes.json" in capsys.readouterr().err
+    file = tmp_path / "mapped" / "classes.json"
+    assert read_json(file) == {"boat": ["boat"], "car": [], "kite": []}
+    file.write_text('{"boat": ["boat"], "car": ["tree"], "kite": ["bird"]}')
+    assert main(command) == 0
+    assert read_json(tmp_path / "mapped" / "audit.json")["partial"] is False
+    capsys.readouterr()
+    for wrong, message in (
+        (["audit", "--out", "x"], "audit needs MODEL and --data BANK, or --compare BEFORE AFTER"),
+        (["audit", "audited:named", "--data", "gone", "--out", "x"], "no such folder: gone"),
+        ([*command, "--classes", "gone.json"], "no such file: gone.json"),
+    ):
+        assert main(wrong) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_imagenets_classes_are_proposed() -> None:
+    from genaug.evaluation.matching import propose
+    from genaug.evaluation.models import imagenet_names
+
+    found = propose(["dog", "elephant", "guitar", "n02123045", "Tabby", "person"], imagenet_names())
+    assert len(found["dog"]) > 100
+    assert set(found["elephant"]) == {"Indian elephant", "African elephant"}
+    assert set(found["guitar"]) == {"acoustic guitar", "electric guitar"}
+    assert found["n02123045"] == found["Tabby"] == ["tabby"]
+    assert found["person"] == []
+
+
+def test_a_saved_model_says_its_classes(bank: Path, tmp_path: Path) -> None:
+    from genaug import MultiHeadResNet
+
+    MultiHeadResNet("resnet18", 3, heads=("label",)).save_pretrained(tmp_path)
+    (tmp_path / "preprocessing.json").write_text('{"class_names": ["kite", "car", "boat"], "image_size": 32}')
+    found = audit(load_classifier(str(tmp_path)), bank, backgrounds=2, per_class=2)
+    assert found.images == found.made.sum() > 0
