@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from genaug.interventions.directions import Directions as Directions
     from genaug.interventions.fitting import fit_directions as fit_directions
     from genaug.models.multi_head_resnet import MultiHeadResNet as MultiHeadResNet
+    from genaug.photographs.bank import PhotographBank as PhotographBank
     from genaug.training.mixing import MixedLoader as MixedLoader
     from genaug.training.objectives import GenIntLoss as GenIntLoss
     from genaug.training.objectives import MultiHeadLoss as MultiHeadLoss
+    from genaug.transforms.background_swap import BackgroundSwap as BackgroundSwap
     from genaug.transforms.style_transfer import StyleTransferIntervention as StyleTransferIntervention
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AssetError": "genaug.assets",
+    "BackgroundSwap": "genaug.transforms.background_swap",
     "ColoredMNIST": "genaug.datasets.colored_mnist",
     "CounterfactualDataset": "genaug.datasets.counterfactual",
     "Directions": "genaug.interventions.directions",
@@ -38,6 +41,7 @@ _HOMES = {
     "MixedLoader": "genaug.training.mixing",
     "MultiHeadLoss": "genaug.training.objectives",
     "MultiHeadResNet": "genaug.models.multi_head_resnet",
+    "PhotographBank": "genaug.photographs.bank",
     "RenderedDataset": "genaug.datasets.rendered",
     "StyleTransferIntervention": "genaug.transforms.style_transfer",
     "WildlifeMNIST": "genaug.datasets.colored_mnist",

@@ -57,21 +57,28 @@ def check_truncation(value: Any) -> float:
     return number
 
 
-def check_classes(classes: Iterable[int] | None, count: int) -> list[int]:
-    """These classes, all of 0..count - 1 for None.
+def check_classes(classes: Iterable[int | str] | None, count: int, names: Sequence[str] = ()) -> list[int]:
+    """These classes, all of 0..count - 1 for None; a class may be given by its name where there are `names`.
 
     Raises:
-        ValueError: there are none, or one is outside.
-        TypeError: one is no integer.
+        ValueError: there are none, one is outside, or no class has the name.
+        TypeError: one is no integer, and there are no names.
     """
     if classes is None:
         return list(range(count))
-    chosen = [check_integer("classes", c) for c in classes]
+    chosen = [_class_number(given, names) for given in classes]
     if not chosen:
         raise ValueError("classes must name at least one class, but got none")
     if wrong := [c for c in chosen if not 0 <= c < count]:
         raise ValueError(f"classes must lie in 0..{count - 1}, but got {wrong[0]}")
     return chosen
+
+
+def _class_number(given: int | str, names: Sequence[str]) -> int:
+    if not isinstance(given, str) or not names:
+        return check_integer("classes", given)
+    check_choice("classes", given, names)
+    return list(names).index(given)
 
 
 def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:

@@ -168,6 +168,15 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
     return ImageFiles(root, tuple(classes), files, hidden, others)
 
 
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the images anywhere in a folder, sorted; hidden files and folders are skipped as by `image_files`.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    return [Path(folder, name) for name in _images_below(Path(folder), Path(folder))[0]]
+
+
 def _images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
     """Paths of the images below a class folder, how much hidden was skipped, and paths of other files."""
     found: list[str] = []

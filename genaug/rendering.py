@@ -33,7 +33,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import genaug
 from genaug.arguments import check_choice, check_integer
-from genaug.assets import asset_path
+from genaug.assets import KINDS, asset_path
 from genaug.assets.hub import sha256
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset
@@ -128,7 +128,7 @@ def render(
     if isinstance(source, (str, os.PathLike)):
         if num is None and "transfer" not in options:
             raise ValueError("num must say how many samples of a generator are wanted")
-        made_from = {"name": os.fspath(source), "sha256": sha256(asset_path(source)), **_kept(options)}
+        made_from = {"name": os.fspath(source), "sha256": _sha256(source), **_kept(options)}
         source = _transferred(source, options) if "transfer" in options else _dataset(source, num or 0, options)
         num = _length(source, num)
     else:
@@ -230,6 +230,14 @@ def _kept(options: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("dtype"), torch.dtype):
         kept["dtype"] = str(kept["dtype"]).removeprefix("torch.")
     return kept
+
+
+def _sha256(name: str | os.PathLike[str]) -> str:
+    """The digest of a generator's weights, or of the file that marks a folder as one, such as a bank of photographs."""
+    for kind in KINDS.values():
+        if kind.marker is not None and (marker := Path(name, kind.marker)).is_file():
+            return sha256(marker)
+    return sha256(asset_path(name))
 
 
 def _dataset(name: str | os.PathLike[str], num: int, options: dict[str, Any]) -> GeneratedDataset:

@@ -15,6 +15,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import (
+    BackgroundSwap,
     ColoredMNIST,
     CounterfactualDataset,
     Directions,
@@ -24,6 +25,7 @@ from genaug import (
     MixedLoader,
     MultiHeadLoss,
     MultiHeadResNet,
+    PhotographBank,
     RenderedDataset,
     StyleTransferIntervention,
     WildlifeMNIST,
@@ -111,10 +113,12 @@ DATASETS: dict[type, Callable[..., Any]] = {
 
 # public classes that are no datasets
 OTHERS: tuple[type, ...] = (
+    BackgroundSwap,
     Directions,
     GenIntLoss,
     MixedLoader,
     MultiHeadLoss,
     MultiHeadResNet,
+    PhotographBank,
     StyleTransferIntervention,
 )

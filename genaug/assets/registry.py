@@ -29,6 +29,7 @@ HOMES = (
     "genaug.generators.u2net",
     "genaug.transforms.vgg",
     "genaug.assets.directions",
+    "genaug.photographs.bank",
 )
 GROUP = "genaug.kinds"
 

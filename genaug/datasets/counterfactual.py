@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_classes, check_indices, check_integer, check_number
-from genaug.datasets.generated import GeneratedDataset
+from genaug.datasets.generated import GeneratedDataset, names_of
 from genaug.datasets.pool import Pool, check_fits
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose, warp
@@ -46,7 +46,8 @@ class CounterfactualDataset(GeneratedDataset):
             texture and background (the CF ratio of CGN's appendix A.3).
         targets: the label of a sample: "shape", "texture" or "background", or "all" for a dict of the three.
         classes: classes to draw from, all of the generator's by default: one list for the three factors, or a dict
-            with a list for each of "shape", "texture" and "background"; an int there is the only one, None all.
+            with a list for each of "shape", "texture" and "background"; an int there is the only one, None all. Where
+            the generator has names of its `classes`, as a bank of photographs, names do as well.
         truncation: scale of the noise, in (0, 1]: less variety, more typical images.
         pool: hold that many masks, textures and backgrounds, and recombine them: `pool` ** 3 images for little more
             than the price of blending. They lie as uint8 on the device, 7 bytes a pixel and entry, each made when it
@@ -66,7 +67,8 @@ class CounterfactualDataset(GeneratedDataset):
             fewer masks show more shapes: at 1 by up to 15 degrees, 15% a side, 0.15 and 1/16 of the side, drawn evenly.
             In [0, 4]; 0 by default.
         tie: names of factors that share label and draw, such as ("shape", "texture"): the object stays whole, and only
-            its background changes. The first in the order shape, texture, background leads. By default none are tied.
+            its background changes. The first in the order shape, texture, background leads. () ties none. By default
+            the generator's `default_tie`: shape and texture for a bank of photographs, none for other generators.
         backgrounds: the background's class relative to the shape's: "any", "other" or "same". "same" is the control
             for "other". With a pool, the entry is drawn from those of the right class.
         shared_noise: whether the three mechanisms share the shape's noise, as in the released code for ImageNet, and
@@ -87,7 +89,7 @@ class CounterfactualDataset(GeneratedDataset):
         seed: int = 0,
         counterfactuals_per_noise: int = 10,
         targets: str = "shape",
-        classes: Sequence[int] | Mapping[str, Sequence[int] | int | None] | None = None,
+        classes: Sequence[int | str] | Mapping[str, Sequence[int | str] | int | str | None] | None = None,
         truncation: float = 1.0,
         pool: int | None = None,
         device: torch.device | str | None = None,
@@ -99,7 +101,7 @@ class CounterfactualDataset(GeneratedDataset):
         *,
         refresh: float = 0.0,
         mask_jitter: float = 0.0,
-        tie: Sequence[str] = (),
+        tie: Sequence[str] | None = None,
         backgrounds: str = "any",
         shared_noise: bool = False,
     ) -> None:
@@ -113,10 +115,9 @@ class CounterfactualDataset(GeneratedDataset):
         if shared_noise and pool is not None:
             raise ValueError("shared_noise does not go with a pool, which recombines parts of different noise")
         check_choice("targets", targets, (*FACTORS, "all"))
-        self.tie = _checked_tie(tie)
+        if tie is not None:
+            tie = checked_tie(tie)
         check_choice("backgrounds", backgrounds, BACKGROUNDS)
-        if backgrounds != "any" and "background" in self.tie:
-            raise ValueError(f"backgrounds must be 'any' when tie has the background, got {backgrounds!r}")
         super().__init__(
             generator,
             length=length,
@@ -131,8 +132,11 @@ class CounterfactualDataset(GeneratedDataset):
             output=output,
         )
         if isinstance(classes, Mapping):
-            self.classes = _classes_of_factors(classes, self.generator.num_classes)
+            self.classes = _classes_of_factors(classes, self.generator)
+        self.tie = getattr(self.generator, "default_tie", ()) if tie is None else tie
         self.backgrounds = backgrounds
+        if backgrounds != "any" and "background" in self.tie:
+            raise ValueError(f"backgrounds must be 'any' when tie has the background, got {backgrounds!r}")
         self._check_classes_agree()
         if pool is not None:
             check_fits(pool, self.generator.image_size, self.device)
@@ -162,6 +166,7 @@ class CounterfactualDataset(GeneratedDataset):
         sources = self._sources(positions)
         labels = self._labels_of(sources)
         numbers = {name: self._noise_of(name, source)[1] for name, source in sources.items()}
+        told = self._told_by_generator(positions, sources, labels)
         return [
             {
                 "generator": self.generator_name,
@@ -178,9 +183,20 @@ class CounterfactualDataset(GeneratedDataset):
                 "shared_noise": self.shared_noise,
                 "truncation": self.truncation,
                 "classes": self.classes,
+                **more,
             }
-            for index, drawn, source in zip(positions.tolist(), _rows(labels), _rows(numbers), strict=True)
+            for index, drawn, source, more in zip(positions.tolist(), _rows(labels), _rows(numbers), told, strict=True)
         ]
+
+    def _told_by_generator(
+        self, positions: Tensor, sources: dict[str, Tensor], labels: dict[str, Tensor]
+    ) -> list[dict[str, Any]]:
+        """What the generator's own `describe` adds, such as the photographs of a bank."""
+        if not hasattr(self.generator, "describe"):
+            return [{}] * len(positions)
+        noise = [self._noise(name, source.to(self.device)) for name, source in sources.items()]
+        chosen = [labels[name].to(self.device) for name in FACTORS]
+        return self.generator.describe(noise, chosen, self._compose_draws(positions.to(self.device)))
 
     def _sources(self, positions: Tensor) -> dict[str, Tensor]:
         """Which draw each sample's shape, texture and background come from: its number, or that of a pool's entry."""
@@ -336,8 +352,10 @@ class CounterfactualDataset(GeneratedDataset):
         """The images, by the generator's own `compose` where it has one, with draws of each sample's own."""
         if not hasattr(self.generator, "compose"):
             return compose(mask, texture, background)
-        draws = uniform(self.seed, positions.to(mask.device), self.generator.compose_draws, "compose")
-        return self.generator.compose(mask, texture, background, draws)
+        return self.generator.compose(mask, texture, background, self._compose_draws(positions.to(mask.device)))
+
+    def _compose_draws(self, positions: Tensor) -> Tensor:
+        return uniform(self.seed, positions, self.generator.compose_draws, "compose")
 
     def _recombined(self, positions: Tensor) -> Tensor:
         parts = self._bank().parts(*self._sources(positions).values())
@@ -381,7 +399,7 @@ class CounterfactualDataset(GeneratedDataset):
         ]
 
 
-def _checked_tie(tie: Sequence[str]) -> tuple[str, ...]:
+def checked_tie(tie: Sequence[str]) -> tuple[str, ...]:
     """These factors in the order of `FACTORS`; raises ValueError unless there are none, two or three different ones."""
     if isinstance(tie, str):
         raise TypeError(f"tie must be a sequence of factors such as ('shape', 'texture'), got {tie!r}")
@@ -392,7 +410,7 @@ def _checked_tie(tie: Sequence[str]) -> tuple[str, ...]:
     return tuple(factor for factor in FACTORS if factor in tie)
 
 
-def _classes_of_factors(classes: Mapping[str, Any], count: int) -> dict[str, list[int]]:
+def _classes_of_factors(classes: Mapping[str, Any], generator: Any) -> dict[str, list[int]]:
     """What each factor draws its label from.
 
     Raises:
@@ -402,10 +420,8 @@ def _classes_of_factors(classes: Mapping[str, Any], count: int) -> dict[str, lis
     if set(classes) != set(FACTORS):
         raise ValueError(f"classes must have the three keys {', '.join(FACTORS)}, but got {list(classes)}")
     chosen = {name: classes[name] for name in FACTORS}
-    return {
-        name: check_classes([int(given)] if isinstance(given, Integral) else given, count)
-        for name, given in chosen.items()
-    }
+    chosen = {name: [given] if isinstance(given, (Integral, str)) else given for name, given in chosen.items()}
+    return {name: check_classes(given, generator.num_classes, names_of(generator)) for name, given in chosen.items()}
 
 
 def _rows(columns: dict[str, Tensor]) -> list[list[int]]:

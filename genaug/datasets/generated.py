@@ -33,7 +33,7 @@ class GeneratedDataset(Dataset[Any], ABC):
         *,
         length: int,
         seed: int,
-        classes: Sequence[int] | None,
+        classes: Sequence[int | str] | None,
         truncation: float,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -66,7 +66,7 @@ class GeneratedDataset(Dataset[Any], ABC):
             self._generator = load_generator(generator, self.device, dtype)
             self._check_protocol(self._generator)
         _check_finite(self._generator)
-        self.classes: Any = check_classes(classes, self.generator.num_classes)
+        self.classes: Any = check_classes(classes, self.generator.num_classes, names_of(self.generator))
 
     def _check_protocol(self, generator: nn.Module) -> None:
         if not hasattr(generator, self.method):
@@ -159,6 +159,11 @@ class GeneratedDataset(Dataset[Any], ABC):
             f"Device: {self.device}",
         ]
         return "\n".join([f"Dataset {type(self).__name__}", *(f"    {line}" for line in lines)])
+
+
+def names_of(generator: Any) -> tuple[str, ...]:
+    """The names of a generator's classes; () for one without names."""
+    return tuple(getattr(generator, "classes", ()))
 
 
 def sample_of(dataset: Any, image: Tensor, target: Any) -> tuple[Any, Any]:

@@ -50,7 +50,7 @@ def blend(mask: Tensor, texture: Tensor, background: Tensor, kinds: Tensor) -> T
         if len(rows):
             chosen, objects, behind = mask[rows], texture[rows], background[rows]
             if name == "poisson":
-                objects = objects + membrane(chosen, behind - objects)
+                objects = objects + _visible(membrane(chosen, behind - objects), chosen, objects, behind)
             blended[rows] = compose(masks[name](chosen), objects, behind)
     return blended
 
@@ -72,8 +72,7 @@ def feather(mask: Tensor, radius: int | None = None) -> Tensor:
     """
     radius = reach(mask.shape[-1]) if radius is None else radius
     for half in (radius // 2, radius - radius // 2):
-        for dim in (2, 3):
-            mask = _box_filter(mask, half, dim)
+        mask = _box(mask, half)
     return mask
 
 
@@ -86,6 +85,32 @@ def _box_filter(x: Tensor, half: int, dim: int) -> Tensor:
         total.narrow(dim, max(0, -step), kept).add_(x.narrow(dim, start, kept))
         count.narrow(0, max(0, -step), kept).add_(1)
     return total / (count[:, None] if dim == 2 else count)
+
+
+def extended(images: Tensor, mask: Tensor) -> Tensor:
+    """Continue each object's colours past its mask, so that a feathered edge shows none of what was behind it.
+
+    Args:
+        images: (B, 3, H, W).
+        mask: (B, 1, H, W) in [0, 1].
+
+    Returns:
+        (B, 3, H, W): the image where the mask is at least 0.95; elsewhere the mean of such colours nearby, as far as
+        twice the feathered edge reaches; the image's values where there are none.
+    """
+    inside = (mask >= 0.95).to(images.dtype)
+    filled, known = images * inside, inside
+    radius = max(1, reach(mask.shape[-1]) // 2)
+    for _ in range(5):  # each round extends the colours by `radius`
+        spread, weight = _box(filled, radius), _box(known, radius)
+        new = (known == 0) & (weight > 0)
+        filled = torch.where(new, spread / weight.clamp(min=1e-6), filled)
+        known = torch.where(new, 1, known)
+    return torch.where(known > 0, filled, images)
+
+
+def _box(x: Tensor, half: int) -> Tensor:
+    return _box_filter(_box_filter(x, half, 2), half, 3)
 
 
 def membrane(mask: Tensor, difference: Tensor) -> Tensor:
@@ -122,6 +147,17 @@ def membrane(mask: Tensor, difference: Tensor) -> Tensor:
         for _ in range(_SWEEPS):
             solution = torch.where(fixed, target, _neighbours(solution))
     return _enlarged(solution, (height, width), stride)
+
+
+def _visible(shift: Tensor, mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
+    """The shift, reduced where it would wash an object out: two of its deviations stay inside the range of colours."""
+    weight = mask / mask.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    mean, moved = ((weight * x).sum((2, 3), keepdim=True) for x in (texture, shift))
+    spread = 2 * (weight * (texture - mean) ** 2).sum((2, 3), keepdim=True).sqrt()
+    low = torch.minimum(texture.amin((1, 2, 3), True), background.amin((1, 2, 3), True))
+    high = torch.maximum(texture.amax((1, 2, 3), True), background.amax((1, 2, 3), True))
+    room = torch.where(moved > 0, high - spread - mean, mean - spread - low).clamp(min=0)
+    return shift * (room / moved.abs().clamp(min=1e-6)).amin(1, True).clamp(max=1)
 
 
 def _halved(x: Tensor, stride: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_classes, check_integer, check_truncation
 from genaug.datasets.counterfactual import FACTORS
+from genaug.datasets.generated import names_of
 from genaug.files import one_line, writable_folder
 from genaug.generators.images import to_uint8
 from genaug.interventions.sampling import integers
@@ -71,17 +72,19 @@ class Way:
         truncation: float,
     ) -> None:
         self.generator, self.truncation = generator, truncation
-        known = torch.tensor(check_classes(classes, generator.num_classes))
+        known = torch.tensor(check_classes(classes, generator.num_classes, names_of(generator)))
         places = torch.arange(points)
         drawn = known[integers(seed, places, len(known), "class")] if classes is None else known[places % len(known)]
         self.mixes = between != "noises"  # classes, which the generator is then given as shares
         shares = nn.functional.one_hot(drawn, generator.num_classes).float() if self.mixes else drawn
         self.labels, self.noise, self.classes = [], [], drawn.tolist()
+        tied: tuple[str, ...] = getattr(generator, "default_tie", ())
         for factor in FACTORS:
-            changes = over in (factor, "all")
+            lead = tied[0] if factor in tied else factor
+            changes = over in (factor, lead, "all")
             fixed = torch.zeros_like(places)
             drawn_at = places if changes and between != "classes" else fixed
-            self.noise.append(noise_of(generator, seed, drawn_at, truncation, factor))
+            self.noise.append(noise_of(generator, seed, drawn_at, truncation, lead))
             self.labels.append(shares[places if changes and self.mixes else fixed])
 
     def at(self, positions: Sequence[float]) -> dict[str, Tensor]:
@@ -91,6 +94,8 @@ class Way:
         start = where.floor().long()
         share = (where - start)[:, None].float()
         start, end = start % count, (start + 1) % count
+        if getattr(self.generator, "discrete_noise", False):
+            return self._faded(start, end, share)
         noise = [spherical(z[start], z[end], share).to(device) for z in self.noise]
         if not self.mixes:
             return made_parts(self.generator, noise, [y[start].to(device) for y in self.labels], self.truncation)
@@ -104,6 +109,24 @@ class Way:
                 "between classes the generator is given labels (B, num_classes), the share of each class; this one may "
                 f"take labels (B,) alone, which do for interpolate(between='noises') ({one_line(error)})"
             ) from error
+
+    def _faded(self, start: Tensor, end: Tensor, share: Tensor) -> dict[str, Tensor]:
+        """Fade from the parts at one point to those at the next, where nothing lies between two noises."""
+        device = generator_device(self.generator)
+        labels = [y.argmax(dim=1) if y.is_floating_point() else y for y in self.labels]
+        ends = [
+            made_parts(
+                self.generator,
+                [z[at].to(device) for z in self.noise],
+                [y[at].to(device) for y in labels],
+                self.truncation,
+            )
+            for at in (start, end)
+        ]
+        parts = {name: torch.lerp(first, ends[1][name], share[..., None, None]) for name, first in ends[0].items()}
+        mask = (parts["mask"] + 1) / 2
+        parts["counterfactual"] = self.generator.compose(mask, parts["texture"], parts["background"])
+        return parts
 
 
 def interpolate(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.assets import asset_path
+from genaug.datasets.generated import names_of
 from genaug.files import atomic_path
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
@@ -64,12 +65,14 @@ def run(
     check_integer("num", num, 1)
     check_truncation(truncation)
     network, title, place = found_generator(generator, device)
-    known = check_classes(classes, network.num_classes)
+    known = check_classes(classes, network.num_classes, names_of(network))
     rows: dict[str, Tensor] = {}
     if hasattr(network, "mechanisms"):
         draw = torch.Generator().manual_seed(seed)
         noise = [noise_of(network, seed, torch.arange(num), truncation, f"{i}") for i in range(3)]
         labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]
+        if getattr(network, "default_tie", ()) == ("shape", "texture"):  # whole objects
+            noise[1], labels[1] = noise[0], labels[0]
         inputs = [[part.to(place) for part in parts] for parts in (noise, labels)]
         rows = made_parts(network, inputs[0], inputs[1], truncation)
     else:
@@ -190,7 +193,7 @@ def made_parts(
                 mask, texture, background = generator.mechanisms(z, y, truncation)
             mask, texture, background = mask.float(), texture.float(), background.float()
             shown |= {"mask": mask * 2 - 1, "texture": texture, "background": background}
-            shown["counterfactual"] = compose(mask, texture, background)
+            shown["counterfactual"] = getattr(generator, "compose", compose)(mask, texture, background)
             for name, part in shown.items():
                 made.setdefault(name, []).append(part.float().cpu())
     return {name: torch.cat(part) for name, part in made.items()}

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from genaug.datasets.counterfactual import CounterfactualDataset
+from genaug.datasets.generated import names_of
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.datasets.rendered import read_settings
 from genaug.evaluation.classes import IMAGENET
@@ -118,7 +119,7 @@ def _read(
 
 def _generated(source: Source, classes: Sequence[str], settings: Settings, world: World, key: str) -> DataLoader:
     generator: Any = load_generator(source.name, world.device)
-    labels = _labels(generator.num_classes, classes, source.name)
+    labels = _labels(list(names_of(generator)) or generator.num_classes, classes, source.name)
     renamed = torch.full((generator.num_classes,), -1)
     renamed[list(labels)] = torch.tensor(list(labels.values()))
     options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": list(labels), **source.options}
