@@ -8,9 +8,15 @@ from typing import Any
 
 
 def progress(
-    iterable: Any = None, *, total: int | None = None, description: str = "", unit: str = "it", initial: int = 0
+    iterable: Any = None,
+    *,
+    total: int | None = None,
+    description: str = "",
+    unit: str = "it",
+    initial: int = 0,
+    unit_scale: bool = False,
 ) -> Any:
-    """A tqdm bar over `iterable`, or one to be moved by hand with `update`."""
+    """A tqdm bar over `iterable`, or one to be moved by hand with `update`; `unit_scale` shows 28.1M for 28,100,000."""
     from tqdm import tqdm
 
     # a terminal that does not know its size, as a container's may not, says 0 x 0, of which tqdm makes an empty line
@@ -20,6 +26,7 @@ def progress(
         total=total,
         desc=description,
         unit=unit,
+        unit_scale=unit_scale,
         initial=initial,
         dynamic_ncols=not size,
         disable=None,  # tqdm's own "only on a terminal"

@@ -34,7 +34,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 import genaug
 from genaug.arguments import check_choice, check_integer
 from genaug.assets import KINDS, asset_path
-from genaug.assets.hub import sha256
+from genaug.assets.cache import sha256
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset

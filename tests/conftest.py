@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared")
     return folder
+
+
+# no test may download; those of downloads have servers of their own
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees or fills the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENAUG_CACHE", str(tmp_path_factory.mktemp("genaug-cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from oracles import write_images
 
 from genaug import cli
 from genaug.assets import ASSETS, load_asset, save_asset
-from genaug.assets.hub import sha256
+from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS
 from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
@@ -49,6 +49,9 @@ COMMANDS = [
     "assets",
     "assets list",
     "assets pull",
+    "assets lock",
+    "assets bundle",
+    "assets unbundle",
     "assets verify",
     "assets path",
     "assets convert",
@@ -146,7 +149,7 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("assets publish cgn-colred-mnist me/x", "did you mean 'cgn-colored-mnist'"),
         ("assets publish cgn-digits a/b/c", "repository must be OWNER/NAME or NAME, got 'a/b/c'"),
         ("assets publish cgn-digits ../b", "repository must be OWNER/NAME or NAME, got '../b'"),
-        ("assets publish biggan-deep-128 me/x", "no checksum on record"),
+        ("assets publish genint-directions me/x", "no server that has it is known"),
         ("assets convert gone.pth target.safetensors", "no such file: gone.pth"),
         ("assets convert gone.pth target.pt", "the target must end in .safetensors, got 'target.pt'"),
         ("demo --digits mnist", "genaug: no MNIST in 'data': pass --root DIR, a folder that holds MNIST/raw\n"),
@@ -629,8 +632,8 @@ def test_assets_list_says_what_is_here(
     monkeypatch.setenv("COLUMNS", "1000")  # as in a pipe
     code, out, _ = run(capsys, "assets", "list")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["name", *ASSETS]
-    assert out.splitlines()[0].split() == ["name", "size", "licence", "where", "what"]
+    assert sorted(line.split()[0] for line in out.splitlines()) == sorted(["name", *ASSETS])
+    assert out.splitlines()[0].split() == ["name", "size", "licence", "trust", "where", "what"]
     assert all(row.what in out and row.licence in out for row in ASSETS.values())
     save_asset(tmp_path / "cgn-digits.safetensors", generator().state_dict(), "cgn-mnist")
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from genaug.assets.formats import read
-from genaug.assets.hub import sha256
+from genaug.assets.cache import sha256
+from genaug.assets.formats import SUFFIX, read
 from genaug.assets.layouts import canonical, check_layout
-from genaug.assets.registry import ASSETS, AssetError
+from genaug.assets.registry import ASSETS, KINDS, AssetError
 from genaug.assets.store import check_kind, check_target, save_asset
+
+WEIGHTS = (SUFFIX, ".bin", ".pth", ".pt", ".npz")  # how files with tensors end, the most welcome first
 
 # by SHA-256, what the authors released under which licence; a file of anybody else's has a licence that we do not know
 _LICENCES = {
@@ -22,9 +27,10 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
     """Turns an authors' checkpoint into a safetensors file that `load_asset` reads.
 
     Args:
-        source: their `.pth`, `.bin` or `.safetensors`: a state dict; or GANSpace's `.npz` of directions. Files that
-            need code to be run to be read are refused. A BigGAN's `config.json` is read where it lies beside; without
-            it, the configuration is that of the released BigGAN-deep (128, 256 or 512 pixels) whose layers these are.
+        source: their `.pth`, `.bin` or `.safetensors`: a state dict; or GANSpace's `.npz` of directions; or a folder
+            with such files, as the Hub's client and `git lfs` leave it. Files that need code to be run to be read are
+            refused. A `config.json` is read where it lies beside; without it, the configuration is that of the
+            released network whose layers these are.
         target: where to write, ends in `.safetensors`. Its metadata keep the source's name and SHA-256, and the licence
             of a checkpoint that the authors released.
         kind: which network it should be, one of `genaug.assets.KINDS`; None finds out by the names.
@@ -41,33 +47,119 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
     check_target(target)
     if kind is not None:
         check_kind(kind)
-    if not source.is_file():
+    if source.is_dir():
+        try:
+            files = [source / name for name in main_files(sorted(path.name for path in source.iterdir()))]
+        except ValueError as error:
+            raise AssetError(f"{source} {error}") from None
+    elif source.is_file():
+        files = [source]
+    else:
         raise AssetError(f"no such file: {source}")
-    stored, metadata = read(source)
-    state, kind, config = canonical(stored, str(source), kind)
-    origin = str(source)
+    return write_converted(files, target, kind=kind)
+
+
+def main_files(names: Sequence[str]) -> list[str]:
+    """The files of a folder or repository that are its weights, and their configuration after them.
+
+    Raises:
+        ValueError: there are none, or several that could be meant; the message lists them.
+    """
+    index = next((name for name in names if name.endswith(".safetensors.index.json")), None)
+    for suffix in WEIGHTS:
+        found = [name for name in names if name.endswith(suffix)]
+        if index is not None and suffix == SUFFIX:
+            found = [name for name in found if "-of-" in name]
+        preferred = [name for name in found if name in (f"model{suffix}", f"pytorch_model{suffix}")]
+        if len(preferred) == 1 and len(found) > 1:
+            found = preferred
+        if not found:
+            continue
+        if len(found) > 1 and index is None:
+            raise ValueError(f"has several files with weights, {', '.join(found[:5])}: name one of them")
+        beside = [name for name in _config_names(Path(found[0])) if name in names]
+        return found + beside[:1]
+    listed = ", ".join(names[:5]) or "none"
+    raise ValueError(f"has no file with weights, which end in {', '.join(WEIGHTS)}; it has {listed}")
+
+
+def write_converted(
+    files: Sequence[Path], target: Path, *, kind: str | None = None, release: Any = None, **more: str
+) -> Path:
+    """Writes the tensors of some files, which belong together, as one safetensors file.
+
+    Args:
+        files: the weights, and at most one `.json` with their configuration.
+        target: the file to write.
+        kind: which network it should be; None finds out by the names.
+        release: which released network it should be; None finds out by the names.
+        more: further metadata.
+
+    Raises:
+        AssetError: the files are damaged, unsafe, or no such network.
+        OSError: the target cannot be written.
+    """
+    weights = [path for path in files if path.suffix != ".json"]
+    stored: dict[Any, Any] = {}
+    metadata: dict[str, str] = {}
+    for path in weights:
+        tensors, metadata = read(path)
+        if twice := stored.keys() & tensors.keys():
+            raise AssetError(f"{path} has tensors of another file of the same weights, such as {min(twice)}")
+        stored |= tensors
+    beside = next((path for path in files if path.suffix == ".json"), None)
+    beside = beside or (_config_beside(weights[0]) if release is None else None)
+    own = _own_config(beside)
+    given = kind
+    if (found := metadata.get("kind") or own.get("kind")) in KINDS and kind is None:
+        kind = found
+    origin = str(weights[0])
+    try:
+        state, kind, config = canonical(stored, origin, kind, release)
+    except AssetError:
+        if beside is None or kind is None or KINDS[kind].configs:
+            raise
+        state, config = dict(stored), ""  # of a kind that has no released networks to compare with
     if config is not None and "config" in metadata:
         config = metadata["config"]
-    elif config is not None and (beside := _config_beside(source)) is not None:
-        config = beside.read_text(errors="replace")
+    elif config is not None and beside is not None:
+        config = json.dumps(own["config"]) if own else beside.read_text(errors="replace")
         origin += f" (with the configuration {beside}, which is read because it lies beside)"
+    if given is not None and metadata.get("kind", given) != given:
+        raise AssetError(f"{origin} is of kind {metadata['kind']!r}, expected {given!r}")
     check_layout(state, kind, origin, config)
     if "kind" not in metadata:  # else it is a file of ours, which says more of itself than its name
-        metadata = {"source": source.name, "source_sha256": sha256(source)}
-        if licence := _licence(metadata["source_sha256"]):
+        digest = more.pop("source_sha256", None) or sha256(weights[0])
+        metadata = {"source": weights[0].name, "source_sha256": digest, **more}
+        if licence := licence_of(digest):
             metadata["licence"] = licence
+    else:
+        metadata |= {key: more[key] for key in ("source_url", "source_sha256") if key in more}
     if config is not None:
         metadata["config"] = config
     return save_asset(target, state, kind, **{key: value for key, value in metadata.items() if key != "kind"})
 
 
-def _licence(digest: str) -> str | None:
+def licence_of(digest: str) -> str | None:
     """Of a file that somebody released; a file of anybody else's has a licence that we do not know."""
     known = {row.sha256: row.licence for row in ASSETS.values() if row.sha256 is not None}
     return _LICENCES.get(digest) or next((known[start] for start in known if digest.startswith(start)), None)
 
 
+def _own_config(path: Path | None) -> dict[str, Any]:
+    """What a config.json of `save_pretrained` says; empty for any other."""
+    try:
+        content = json.loads(path.read_text()) if path is not None else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) and {"kind", "config"} <= content.keys() else {}
+
+
 def _config_beside(source: Path) -> Path | None:
     """The JSON that lies with a released BigGAN: `config.json`, or `X-config.json` beside `X-pytorch_model.bin`."""
+    return next((Path(name) for name in _config_names(source) if Path(name).is_file()), None)
+
+
+def _config_names(source: Path) -> list[str]:
     names = dict.fromkeys((source.name.replace("pytorch_model.bin", "config.json"), "config.json"))
-    return next((path for name in names if name != source.name and (path := source.with_name(name)).is_file()), None)
+    return [str(source.with_name(name)) for name in names if name != source.name]

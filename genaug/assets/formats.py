@@ -24,6 +24,8 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     Raises:
         AssetError: it is damaged, none of these, or needs code to be run to be read.
     """
+    if _is_pointer(path):
+        raise AssetError(f"{path} is a pointer of git-lfs, not the file itself. Run `git lfs pull` in its folder")
     if path.suffix == SUFFIX:
         return read_safetensors(path)
     if path.suffix == ".npz":
@@ -34,8 +36,24 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     return read_checkpoint(path), {}
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors by name, on the CPU, and the metadata.
+def _is_pointer(path: Path) -> bool:
+    """Whether a file is what git leaves of a large file without git-lfs."""
+    try:
+        with path.open("rb") as file:
+            return file.read(42) == b"version https://git-lfs.github.com/spec/v1"
+    except OSError:
+        return False
+
+
+def read_safetensors(
+    path: Path, *, tensors: bool = True, verify: bool = True
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by name, on the CPU, and the metadata. Tensors are mapped from the file.
+
+    Args:
+        path: the file.
+        tensors: whether to read more than the metadata.
+        verify: whether to compare the tensors with the digest in the metadata, which reads all of them.
 
     Raises:
         AssetError: the file is damaged, truncated or of another format; also if it says which tensors it was written
@@ -46,12 +64,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            names = list(file.keys()) if tensors else []
+            state = {name: file.get_tensor(name) for name in names}
     except Exception as error:  # a damaged header surfaces as any of a dozen kinds
         raise AssetError(
             f"{path} cannot be read as safetensors, it is damaged or truncated ({one_line(error)})"
         ) from error
-    if DIGEST in metadata and metadata[DIGEST] != digest(state):
+    if tensors and verify and DIGEST in metadata and metadata[DIGEST] != digest(state):
         raise AssetError(f"{path} is damaged: its tensors are not those that it was written with")
     return state, metadata
 

@@ -87,26 +87,26 @@ def canonical(
         return dict(state), "directions", None
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    rows = [row for row in KINDS.values() if row.build] if kind is None else [KINDS[kind]]
+    # kinds without configurations first: their networks are small, and an exact match ends the search
+    rows = sorted((row for row in KINDS.values() if row.build), key=lambda row: len(row.configs))
     candidates: list[tuple[str, str | None]] = []
-    for row in rows:
-        if not row.configs:
-            # a kind whose configuration no release has cannot be told by its names
-            candidates += [] if row.complaint else [(row.name, None)]
+    for row in rows if kind is None else [KINDS[kind]]:
+        if not row.configs and row.complaint is None:
+            candidates.append((row.name, None))
         candidates += [(row.name, json.dumps(row.configs[key])) for key in row.configs if release in (None, key)]
     if not candidates:
         raise AssetError(f"{file} needs a configuration beside it: no released network is of kind {kind!r}")
-
-    def likeness(candidate: tuple[str, str | None]) -> float:
-        names = shapes_of(*candidate).keys()
-        return len(names & state.keys()) / len(names | state.keys())
-
-    def fits(candidate: tuple[str, str | None]) -> int:
+    names = {name for name in state if not name.endswith("num_batches_tracked")}
+    (found, config), best = candidates[0], (-1.0, 0)
+    for candidate in candidates:
         shapes = shapes_of(*candidate)
-        return sum(tuple(value.shape) == shapes.get(name) for name, value in state.items())
-
-    found, config = max(candidates, key=lambda candidate: (likeness(candidate), fits(candidate)))
-    if kind is None and likeness((found, config)) < 0.5:
+        likeness = len(shapes.keys() & names) / len(shapes.keys() | names)
+        fitting = sum(tuple(state[name].shape) == shapes.get(name) for name in names)
+        if (likeness, fitting) > best:
+            (found, config), best = candidate, (likeness, fitting)
+        if likeness == 1 and fitting == len(names):
+            break
+    if kind is None and best[0] < 0.5:
         raise AssetError(f"{file} is of none of the kinds {', '.join(KINDS)}: it has {_few('tensors', list(state))}")
     surplus = KINDS[found].surplus
     kept = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from textwrap import dedent
 
+from genaug.assets.cache import sha256
 from genaug.assets.formats import SUFFIX
-from genaug.assets.hub import check_repository, sha256, upload
+from genaug.assets.hub import check_repository, upload
 from genaug.assets.registry import ASSETS, KINDS, NAMESPACE, Asset, AssetError
 from genaug.assets.store import EMBEDDED, asset_path, load_asset, save_asset
 from genaug.files import DIGEST, atomic_path, writable_folder
@@ -57,7 +58,7 @@ def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_r
         temporary.write_text(_card(row, licence, repository))
     if dry_run:
         return str(target.parent)
-    revision = upload(repository, target.parent, [target.name, "README.md"])
+    revision = upload(repository, target.parent, [target.name, "README.md"], message=f"Publish {target.name}")
     return dedent(f"""\
         repository="{repository}",
         revision="{revision}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -66,6 +67,25 @@ class File:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A file as it was fetched.
+
+    Attributes:
+        file: its name.
+        url: where it came from.
+        sha256: in hexadecimal.
+        size: in bytes.
+        commit: of the Hub repository; None for files from elsewhere.
+    """
+
+    file: str
+    url: str
+    sha256: str
+    size: int
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
 class Asset:
     """One row of the table of assets.
 
@@ -120,9 +140,25 @@ class Asset:
         return page if self.revision is None else f"{page}/resolve/{self.revision}/{self.file}"
 
     @property
-    def pinned(self) -> bool:
-        """Whether the network can be asked for the file, since it can be told from any other."""
-        return self.sha256 is not None and (self.url if self.repository is None else self.revision) is not None
+    def commit(self) -> str | None:
+        """The pinned commit of the Hub repository; None where a branch or nothing is named."""
+        return self.revision if self.repository and re.fullmatch("[0-9a-f]{40}", self.revision or "") else None
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether a place is known that has every file."""
+        return self.repository is not None or all(file.url for file in self.files)
+
+    @property
+    def trust(self) -> str:
+        """How the right file is known: "recorded", "pinned" or "first use".
+
+        Recorded: the table has the SHA-256. Pinned: the table has the commit of a Hub repository, which names its files
+        by SHA-256. First use: what the server gives at first is written to the lock file, and must stay the same.
+        """
+        if all(len(file.sha256 or "") == 64 for file in self.files):
+            return "recorded"
+        return "pinned" if self.commit else "first use"
 
 
 @dataclass(frozen=True, eq=False)

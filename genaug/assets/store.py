@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaug.arguments import check_choice, near
-from genaug.assets.formats import SUFFIX, read
-from genaug.assets.hub import cached, fetch, sha256
-from genaug.assets.layouts import canonical, check_layout
+from genaug.assets import cache
+from genaug.assets.cache import sha256
+from genaug.assets.formats import SUFFIX, read_safetensors
+from genaug.assets.layouts import check_layout
 from genaug.assets.registry import ASSETS, KINDS, Asset, AssetError, UnavailableAssetError
 from genaug.files import DIGEST, atomic_path, digest, one_line
 
@@ -22,12 +23,12 @@ FORMAT = "1"  # of the metadata; a file of a later format may mean something els
 
 
 def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """Finds the file behind a name.
+    """Returns the safetensors file behind a name, which is fetched and converted at its first use.
 
-    Sought in this order: a path as given (anything with a folder or a suffix in it is one), `NAME.safetensors` in the
-    folder that the environment variable `GENAUG_ASSETS` names, the weights that ship with the package, the Hub's cache,
-    the Hub. Files of the registry are checked against their SHA-256 at every call; a file of the user's is taken as it
-    is.
+    Search order: (1) a path as given (anything with a folder or a suffix in it is one); the authors' own files and
+    folders of such are converted into the cache; (2) a repository of the Hub, "owner/repo", "owner/repo@revision" or
+    "hf://owner/repo/file"; (3) `NAME.safetensors` in the folder that the environment variable `GENAUG_ASSETS` names;
+    (4) the weights that ship with the package; (5) the cache, `GENAUG_CACHE`; (6) the server that the table names.
 
     Raises:
         AssetError: there is no such name or file, or it cannot be fetched; the message names each way to provide it.
@@ -38,60 +39,94 @@ def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> tuple[Path, Asset | None, bool]:
-    """The file, the row of the registry that has the name, and whether the file is that row's own."""
+    """The file, the row of the table that has the name, and whether its content was checked when it was written."""
+    from genaug.assets.fetch import local, obtain
+
     path, row = _own(name_or_path)
     if path is not None:
-        return path, row, False
+        if _is_ours(path):
+            return path, row, False
+        return local(path), row, True
     assert row is not None
-    return (_embedded(row) if row.embedded else fetch(row)), row, True
+    if row.embedded:
+        return _embedded(row), row, False
+    return obtain(row), row, True
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is one of `save_asset`, or of a later version, which says what it is in its metadata."""
+    if path.suffix != SUFFIX or path.is_dir():
+        return False
+    _, metadata = read_safetensors(path, tensors=False)
+    return bool(metadata.keys() & {"kind", "format_version"})
 
 
 def where(name: str) -> Path | None:
-    """The file behind a name of the registry if it is on this machine; nothing is fetched, nothing compared."""
+    """The file behind a name of the table if it is on this machine; nothing is fetched, nothing compared."""
     path, row = _own(name)
     if path is not None or row is None:
         return path
-    if row.embedded:
-        return path if (path := EMBEDDED / row.file).is_file() else None
-    return cached(row)
+    path = EMBEDDED / row.file if row.embedded else cache.weights(row.name)
+    return path if path.is_file() else None
 
 
-def pull(name: str | os.PathLike[str]) -> Path:
-    """The file behind a name, fetched if it has to be, and its tensors compared with the network they are for."""
+def pull(name: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]] = ()) -> Path:
+    """Fetches what is behind a name if it has to be, and checks it.
+
+    Args:
+        name: as for `asset_path`.
+        files: the asset's files where you have fetched them yourself; they are checked and converted like others.
+    """
+    from genaug.assets.fetch import obtain
+
+    if files:
+        _, row = _own(name)
+        if row is None or row.embedded:
+            raise AssetError(f"{name} takes no files: only a name whose weights are fetched does")
+        return obtain(row, [Path(file) for file in files])
     found = _find(name)
     _read(*found)
     return found[0]
 
 
 def verify(name: str) -> Path | None:
-    """The same, but nothing is fetched: None if the file is not here.
+    """Compares every byte and every tensor with what is on record; nothing is fetched. None if the file is not here.
 
     Raises:
         AssetError: it is not the file on record, or no weights of its kind.
     """
     path, row = _own(name)
-    ours = path is None
-    if row is not None and ours:
-        path = _embedded(row) if row.embedded else cached(row)
-        if path is not None and not (found := sha256(path)).startswith(str(row.sha256)):
-            raise UnavailableAssetError(
-                f"{name}: {path} is not the file on record (its sha256 is {found[:12]}...); "
-                f"`genaug assets pull {name}` fetches it anew"
-            )
+    if row is not None and path is None:
+        if row.embedded:
+            path = _embedded(row)
+        elif (path := cache.weights(name)).is_file():
+            record = cache.read_record(name)
+            if record is None or cache.ready(row) is None or cache.sha256(path) != record.sha256:
+                raise UnavailableAssetError(
+                    f"{name}: {path} is damaged or out of date; `genaug assets pull {name}` replaces it"
+                )
+        else:
+            return None
+    elif path is not None and not _is_ours(path):
+        path = _find(path)[0]
     if path is not None:
-        _read(path, row, ours)
+        _read(path, row, False)
     return path
 
 
 def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | None]:
-    """The user's own file, or else the row of the registry."""
+    """The user's own file or folder, or else the row of the table or of a repository."""
+    from genaug.assets.fetch import repository_row
+
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"an asset is a name or a path, got {type(name_or_path).__name__}")
     path = Path(name_or_path)
     if isinstance(name_or_path, os.PathLike) or path.suffix or len(path.parts) > 1:
-        if not path.is_file():
-            raise AssetError(f"no such file: {path}")
-        return path, None
+        if path.exists():
+            return path, None
+        if isinstance(name_or_path, str) and (row := repository_row(name_or_path)):
+            return None, row
+        raise AssetError(f"no such file: {path}")
     name = str(name_or_path)
     if override := os.environ.get("GENAUG_ASSETS"):
         if not Path(override).is_dir():
@@ -119,11 +154,12 @@ def _embedded(row: Asset) -> Path:
 
 
 def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Loads weights by name or from a `.safetensors` file; where they are sought, see `asset_path`.
+    """Loads weights by name or from a file; where they are sought, see `asset_path`.
 
     Returns:
         The state dict on the CPU, in the precision that it is stored in, and the file's metadata: `kind` says which
-        network it is for (one of `genaug.assets.KINDS`), `config`, for kinds that have one, how it is built.
+        network it is for (one of `genaug.assets.KINDS`), `config`, for kinds that have one, how it is built. Tensors
+        of large files are mapped from the file: they are read when they are used.
 
     Raises:
         AssetError: the asset cannot be found, is damaged, or is not what its metadata says.
@@ -131,22 +167,16 @@ def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
     return _read(*_find(name_or_path))
 
 
-def _read(path: Path, row: Asset | None, ours: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if path.suffix != SUFFIX and not ours:
-        raise AssetError(f"{path} is no .safetensors file; `genaug assets convert {path} TARGET.safetensors` makes one")
-    state, metadata = read(path)
-    if row is not None and ours and "kind" not in metadata:  # as its authors published it
-        state, kind, config = canonical(state, str(path), row.kind, row.config)
-        metadata = {"kind": kind, "format_version": FORMAT, "source": row.source, "licence": row.licence}
-        if config is not None:
-            metadata["config"] = config
+def _read(path: Path, row: Asset | None, checked: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    state, metadata = read_safetensors(path, verify=not checked)
     if (kind := metadata.get("kind", "")) not in KINDS:
         raise AssetError(f"{path} is of kind {kind or None!r}, this version knows {', '.join(KINDS)}")
-    if row is not None and kind != row.kind:
+    if row is not None and row.kind and kind != row.kind:
         raise AssetError(f"{path} is of kind {kind!r}, but {row.name} is of kind {row.kind!r}")
     if (version := metadata.get("format_version", FORMAT)) != FORMAT:
         raise AssetError(f"{path} has format version {version!r}, this version of genaug reads {FORMAT!r}")
-    check_layout(state, kind, str(path), metadata.get("config"))
+    if not checked:
+        check_layout(state, kind, str(path), metadata.get("config"))
     return state, metadata
 
 

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from genaug.assets.tasks import TASKS
 from genaug.cli.options import READABLE, assets
 
 
 @assets.command("list", epilog="Example: genaug assets list")
 def assets_list() -> None:
-    """Name every asset: its size, its licence, where it is now, and what it is."""
+    """List every asset: size, licence, how its file is recognized, where it is now, and what it is."""
     import shutil
     import textwrap
 
@@ -21,14 +22,15 @@ def assets_list() -> None:
 
     columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
     names = max(map(len, ASSETS))
-    margin = names + 42  # where the last column starts, if there is room for one: else it is below, indented
+    margin = names + 51  # where the last column starts, if there is room for one: else it is below, indented
     wide = columns - margin >= READABLE
     indent = margin if wide else 2
-    typer.echo(f"{'name':<{names}} {'size':>9}  {'licence':<12}  {'where':<14}  {'what' if wide else ''}".rstrip())
-    for row in ASSETS.values():
+    head = f"{'name':<{names}} {'size':>9}  {'licence':<12}  {'trust':<9}  {'where':<11}  {'what' if wide else ''}"
+    typer.echo(head.rstrip())
+    for row in sorted(ASSETS.values(), key=lambda row: (not row.embedded, row.name)):
         path = where(row.name)
         if path is None:
-            place = "missing" if row.embedded else "to be fetched" if row.pinned else "to be supplied"
+            place = "missing" if row.embedded else "to download" if row.fetchable else "by hand"
         else:
             place = "embedded" if path.parent == EMBEDDED else "here"
         size = row.size if path is None else path.stat().st_size
@@ -36,16 +38,69 @@ def assets_list() -> None:
         what = textwrap.wrap(row.what, columns - indent, break_on_hyphens=False)
         if place == "here":
             what.append(str(path))
-        line = f"{row.name:<{names}} {megabytes:>9}  {row.licence:<12}  {place:<14}".ljust(margin if wide else 0)
+        line = f"{row.name:<{names}} {megabytes:>9}  {row.licence:<12}  {row.trust:<9}  {place:<11}"
+        line = line.ljust(margin if wide else 0)
         typer.echo(f"\n{' ' * indent}".join([line + what[0], *what[1:]] if wide else [line.rstrip(), *what]))
 
 
 @assets.command("pull", epilog="Example: genaug assets pull vgg19")
-def assets_pull(name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")]) -> None:
-    """Fetch an asset now, check it, and print where its file is."""
+def assets_pull(
+    name: Annotated[str | None, typer.Argument(help="A name from `genaug assets list`, or OWNER/REPO.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Download every asset.")] = False,
+    purpose: Annotated[
+        str | None, typer.Option("--for", metavar="TASK", help=f"Download what a task needs: {', '.join(TASKS)}.")
+    ] = None,
+    given: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="FILE", help="Use this file instead of downloading it. Repeat for several."),
+    ] = None,
+) -> None:
+    """Download and check assets now, and print where their files are."""
+    from genaug.assets.bundle import pull_all
     from genaug.assets.store import pull
 
-    typer.echo(pull(name))
+    if (name is not None) + every + (purpose is not None) != 1:
+        raise ValueError("pull needs one of NAME, --all and --for TASK")
+    if name is not None:
+        typer.echo(pull(name, given or ()))
+        return
+    if given:
+        raise ValueError("--from needs a name")
+    for path in pull_all(purpose):
+        typer.echo(path)
+
+
+@assets.command("lock", epilog="Example: genaug assets lock genaug.lock.json")
+def assets_lock(
+    file: Annotated[Path, typer.Argument(help="The lock file to write, or to read with --import.")],
+    take: Annotated[
+        bool, typer.Option("--import", help="Read FILE instead of writing it: accept only the files that it names.")
+    ] = False,
+) -> None:
+    """Share which files were used: URL, commit and SHA-256 of every asset that was downloaded here."""
+    from genaug.assets import cache
+
+    count = cache.import_lock(file) if take else cache.export_lock(file)
+    typer.echo(f"{file}: {count} assets")
+
+
+@assets.command("bundle", epilog="Example: genaug assets bundle weights.tar biggan-deep-256 vgg19")
+def assets_bundle(
+    file: Annotated[Path, typer.Argument(help="The .tar file to write.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Names (default: all that are downloaded).")] = None,
+) -> None:
+    """Pack downloaded assets for a machine without a network."""
+    from genaug.assets.bundle import bundle
+
+    typer.echo(f"{file}: {', '.join(bundle(file, names or None))}")
+
+
+@assets.command("unbundle", epilog="Example: genaug assets unbundle weights.tar")
+def assets_unbundle(file: Annotated[Path, typer.Argument(help="A file of `genaug assets bundle`.")]) -> None:
+    """Check the files of a bundle and unpack them into the cache of this machine."""
+    from genaug.assets.bundle import unbundle
+
+    typer.echo(", ".join(unbundle(file)))
 
 
 @assets.command("verify", epilog="Example: genaug assets verify cgn-colored-mnist")

@@ -214,6 +214,7 @@ KIND = register(
                 paper="Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 3",
                 source="the CGN authors' release (github.com/autonomousvision/counterfactual_generative_networks)",
                 figures="not run",
+                url="https://drive.google.com/uc?export=download&id=12yVFHPUjKmUFGnO2D4xVlTSpF8CUj136",
             ),
         ),
         example="""

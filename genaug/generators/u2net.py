@@ -354,7 +354,7 @@ KIND = register(
         assets=(
             Asset(
                 name="u2net",
-                file="pytorch_model.bin",
+                file="models/u2net.pth",
                 sha256=None,
                 size=None,
                 licence="Apache-2.0",
@@ -363,6 +363,7 @@ KIND = register(
                 source="the U2-Net authors' release",
                 figures="not run",
                 repository="netradrishti/u2net-saliency",
+                revision="7f1d3b18bcf55a010ec4526087978d89bccd3097",
             ),
         ),
     )

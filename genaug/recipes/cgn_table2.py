@@ -48,7 +48,7 @@ from torch import Tensor
 
 from genaug.arguments import check_choice, check_device
 from genaug.assets import asset_path
-from genaug.assets.hub import sha256
+from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.evaluation.accuracy import accuracy, batches

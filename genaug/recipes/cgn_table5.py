@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from genaug.arguments import check_device, check_integer
 from genaug.assets import asset_path
-from genaug.assets.hub import sha256
+from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import load_variant
 from genaug.datasets.counterfactual import FACTORS, CounterfactualDataset
 from genaug.evaluation.accuracy import accuracy

@@ -200,8 +200,8 @@ register(
             Asset(
                 name="vgg19",
                 file="vgg19-dcbb9e9d.pth",
-                sha256="dcbb9e9d",
-                size=None,
+                sha256="dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+                size=574_673_361,
                 licence="BSD-3-Clause",
                 what="features for style transfer, of ImageNet",
                 paper=_PAPER,

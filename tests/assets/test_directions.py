@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from genaug import AssetError, Directions, GenerativeInterventionDataset, fit_directions, load_generator
 from genaug.assets import ASSETS, asset_path, load_asset, store
 from genaug.assets.convert import convert
-from genaug.assets.hub import sha256
+from genaug.assets.cache import sha256
 from genaug.assets.publish import publish
 from genaug.assets.registry import Asset
 from genaug.recipes import samples
@@ -64,9 +64,9 @@ def test_every_row_of_directions_says_how_to_supply_it(monkeypatch: pytest.Monke
     rows = [row for row in ASSETS.values() if row.kind == "directions"]
     assert [row.name for row in rows] == ["genint-directions"]
     for row in rows:
-        with pytest.raises(AssetError, match=f"{row.name} is not fetched: no place that has it is known") as caught:
+        with pytest.raises(AssetError, match=f"{row.name} is not fetched: no server that has it is known") as caught:
             asset_path(row.name)
-        assert f"`genaug assets convert {row.file} {row.name}.safetensors`" in str(caught.value)
+        assert f"`genaug assets pull {row.name} --from {row.file}`" in str(caught.value)
 
 
 def test_a_dataset_takes_directions_by_name(named: Asset, fitted: Path) -> None:

@@ -1,319 +1,143 @@
-"""The real client of the Hub against a small server of ours, each time in a process of its own, as users start it."""
+"""The Hub: what the real client says, repositories as names, publishing."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import io
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from assets.conftest import REPOSITORY, Remote, checkpoint
 from hub_server import REVISION, HubServer
 from safetensors.torch import save
 
-from genaug import Directions
-from genaug.assets import ASSETS, AssetError, asset_path, hub, load_asset, save_asset
+from genaug import AssetError, Directions, load_generator
+from genaug.assets import ASSETS, asset_path, cache, fetch, load_asset, save_asset
+from genaug.assets.convert import convert
 from genaug.assets.registry import Asset, UnavailableAssetError
+from genaug.assets.store import pull
+from genaug.cli import main
 
-CONTENT = bytes(range(256)) * 1000
-REPOSITORY = "somebody/weights"
-
-
-@pytest.fixture
-def server() -> Iterator[HubServer]:
-    with HubServer() as running:
-        running.files[REPOSITORY, REVISION, "weights.bin"] = CONTENT
-        yield running
+hub_only = pytest.mark.parametrize("remote", ["hub"], indirect=True)
 
 
-def asset(content: bytes = CONTENT, **changes: object) -> dict[str, object]:
-    """A row for that content on the server."""
-    return {
-        "name": "weights",
-        "file": "weights.bin",
-        "kind": "cgn-mnist",
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "size": len(content),
-        "licence": "MIT",
-        "what": "weights",
-        "paper": "none",
-        "source": "a test",
-        "figures": "not run",
-        "repository": REPOSITORY,
-        "revision": REVISION,
-        **changes,
-    }
-
-
-class User:
-    """Somebody with a cache of their own who runs Python against the server."""
-
-    def __init__(self, server: HubServer, folder: Path) -> None:
-        self.cache = folder / "hf"
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "GENAUG_"))},
-            "HF_ENDPOINT": server.url,
-            "HF_HOME": str(self.cache),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TORCH_HOME": str(folder / "torch"),
-        }
-
-    def start(self, code: str, row: dict[str, object] | None = None, **environment: str) -> subprocess.Popen[str]:
-        lines = [
-            "import json, sys",
-            "from genaug.assets import ASSETS, asset_path, load_asset",
-            "from genaug.assets.registry import Asset",
-            f"ASSETS['weights'] = Asset(**json.loads({json.dumps(row or asset())!r}))",
-            "from genaug.cli import main",
-            code,
-        ]
-        return subprocess.Popen(
-            [sys.executable, "-c", "\n".join(lines)],
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def path(self, row: dict[str, object] | None = None, setup: str = "", **environment: str) -> Path:
-        """The file that the asset's name stands for."""
-        process = self.start(f"{setup}\nprint(asset_path('weights'))", row, **environment)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-        return Path(out.strip())
-
-    def refusal(
-        self, row: dict[str, object] | None = None, setup: str = "", damaged: Path | None = None, **environment: str
-    ) -> str:
-        """The one line of the command line when the asset cannot be had."""
-        process = self.start(f"{setup}\nsys.exit(main(['assets', 'path', 'weights']))", row, **environment)
-        out, err = process.communicate(timeout=60)
-        line = err.rstrip("\n").split("\n")[-1]  # the client's own warnings may stand before it
-        assert line.startswith(f"genaug: {damaged} is damaged (" if damaged else "genaug: weights"), err
-        assert "Traceback" not in err
-        assert (out, process.returncode) == ("", 1)
-        return line
-
-
-@pytest.fixture
-def user(server: HubServer, tmp_path: Path) -> User:
-    return User(server, tmp_path)
-
-
-def transfers(server: HubServer) -> list[str]:
-    return [path for verb, path in server.log if verb == "GET" and path.startswith("/cdn/")]
-
-
-def test_the_first_use_downloads_and_the_second_asks_nobody(server: HubServer, user: User) -> None:
-    path = user.path()
-    assert path.read_bytes() == CONTENT
-    assert user.cache in path.parents
-    assert len(transfers(server)) == 1
-    server.log.clear()
-    assert user.path() == path
-    assert server.log == []
-
-
-def test_a_cache_is_enough_offline(server: HubServer, user: User) -> None:
-    path = user.path()
-    server.log.clear()
-    assert user.path(HF_HUB_OFFLINE="1") == path
-    assert user.path(HF_ENDPOINT="http://127.0.0.1:9") == path
-    assert server.log == []
-
-
-@pytest.mark.parametrize(
-    ("environment", "reason"),
-    [
-        ({"HF_HUB_OFFLINE": "1"}, "and HF_HUB_OFFLINE is set"),
-        pytest.param(  # the client tries for twenty seconds
-            {"HF_ENDPOINT": "http://127.0.0.1:9"}, "and asking http://127.0.0.1:9 failed (", marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_offline_without_a_cache_names_the_ways_out(
-    server: HubServer, user: User, environment: dict[str, str], reason: str
-) -> None:
-    line = user.refusal(**environment)
-    assert f"weights cannot be had: it is not in the cache {user.cache}/hub, {reason}" in line
-    assert "`genaug assets pull weights`" in line
-    assert f"get weights.bin from https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/weights.bin" in line
-    assert "`genaug assets convert weights.bin weights.safetensors`" in line
-    assert "GENAUG_ASSETS" in line
-    assert server.log == []
-
-
-def test_a_connection_cut_half_way_is_resumed(server: HubServer, user: User) -> None:
-    server.faults = ["cut"]
-    smaller = "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = 1000"  # it keeps whole ones only
-    assert user.path(setup=smaller).read_bytes() == CONTENT
-    first, second = transfers(server)
-    assert "bytes=" not in first
-    assert second.endswith(f" bytes={len(CONTENT) // 2}-")
-
-
-def test_a_byte_flipped_on_the_way_is_caught_and_fetched_again(server: HubServer, user: User) -> None:
-    server.faults = ["flip"]
-    assert user.path().read_bytes() == CONTENT
-    assert len(transfers(server)) == 2
-
-
-def test_a_file_that_stays_wrong_is_not_used_and_a_retry_heals(server: HubServer, user: User) -> None:
-    server.faults = ["flip", "flip"]
-    line = user.refusal()
-    assert "the file that was fetched is not the one on record (its sha256 is " in line
-    assert "it is not used" in line
-    assert not [path for path in user.cache.rglob("*") if path.is_file() and path.stat().st_size == len(CONTENT)]
-    assert user.path().read_bytes() == CONTENT
-
-
-def test_a_cached_file_that_has_changed_is_fetched_again(server: HubServer, user: User) -> None:
-    path = user.path()
-    path.write_bytes(b"\1" + CONTENT[1:])
-    assert user.path().read_bytes() == CONTENT
-    path.write_bytes(b"\1" + CONTENT[1:])
-    line = user.refusal(damaged=path, HF_HUB_OFFLINE="1")  # and never used
-    assert "and to fetch it anew failed: weights cannot be had: HF_HUB_OFFLINE is set" in line
-
-
+@hub_only
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (404, f"has no weights.bin in its revision {REVISION}"),
+        (404, "has no weights.bin at "),
         (401, f"has no {REPOSITORY}, or it is private and HF_TOKEN does not open it"),
         (403, f"/{REPOSITORY}, which is gated, and set HF_TOKEN"),
-        (407, "failed (407"),
-        (418, "failed (418"),
+        (407, "407 "),
+        (418, "418 "),
     ],
 )
-def test_refusals_of_the_server_say_what_to_do(server: HubServer, user: User, status: int, reason: str) -> None:
-    server.status = status
-    assert reason in user.refusal().replace("(Client error '", "(")  # as newer versions of the client word it
+def test_refusals_of_the_hub_say_what_to_do(remote: Remote, status: int, reason: str) -> None:
+    remote.server.status = status
+    assert reason in remote.refusal()
 
 
-@pytest.mark.parametrize("fault", ["500", "503"])
-def test_a_server_that_fails_once_is_asked_again(server: HubServer, user: User, fault: str) -> None:
-    server.faults = [fault]
-    assert user.path().read_bytes() == CONTENT
+@hub_only
+def test_a_hub_that_keeps_failing_is_one_line_with_the_ways_out(remote: Remote) -> None:
+    remote.server.status = 503
+    message = remote.refusal()
+    assert f"asking {remote.server.url} failed (" in message
+    assert "503 " in message
+    assert "For more" not in message
+    remote.server.status = 200
+    remote.server.faults = ["storage 500"] * 100
+    assert "weights cannot be had: the download failed (" in remote.refusal()
+    remote.server.faults = []
+    assert remote.right()  # and nothing is left that a retry would stumble over
 
 
-@pytest.mark.slow  # the client tries for twenty seconds
-@pytest.mark.parametrize("status", [500, 503])
-def test_a_server_that_keeps_failing_is_one_line_with_the_ways_out(server: HubServer, user: User, status: int) -> None:
-    server.status = status
-    line = user.refusal()
-    assert f"it is not in the cache {user.cache}/hub, and asking {server.url} failed (" in line
-    assert f"{status} " in line
-    assert "For more" not in line
-    assert "`genaug assets pull weights`" in line
-    assert "GENAUG_ASSETS" in line
-    server.status = 200
-    assert user.path().read_bytes() == CONTENT  # and leaves nothing behind that a retry would stumble over
-
-
-@pytest.mark.slow  # the client tries for twenty seconds
-def test_storage_that_keeps_failing_is_one_line(server: HubServer, user: User) -> None:
-    server.faults = ["storage 500"] * 100
-    assert "weights cannot be had: the download failed (" in user.refusal()
-    server.faults = []
-    assert user.path().read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://no-such-host.invalid:3128", "nonsense"])
-def test_a_bad_proxy_is_one_line_that_names_it(server: HubServer, user: User, proxy: str) -> None:
-    for name in ("no_proxy", "NO_PROXY"):
-        user.environment.pop(name, None)
-    quick = "import huggingface_hub.utils._http as h; h.time.sleep = lambda _: None"  # it waits between its tries
-    secret = proxy.replace("//", "//somebody:password@")
-    line = user.refusal(setup=quick, http_proxy=secret, HTTP_PROXY=secret)
-    assert f" through the proxy {proxy.removeprefix('http://')} failed (" in line
-    assert "password" not in line
-    assert "`genaug assets pull weights`" in line
-    assert server.log == []
-
-
-def test_two_processes_at_once_download_once(server: HubServer, user: User) -> None:
-    server.faults = ["wait"]  # long enough for the second to ask, too
-    both = [user.start("print(asset_path('weights'))") for _ in range(2)]
-    outs = [process.communicate(timeout=60)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert outs[0] == outs[1]
-    assert Path(outs[0].strip()).read_bytes() == CONTENT
-    assert len(transfers(server)) == 1
-
-
-def test_a_cache_that_cannot_be_written_is_one_line(user: User) -> None:
-    user.cache.write_text("a file where a folder should be")
-    line = user.refusal()
-    assert f"the cache {user.cache}/hub cannot be written (" in line
-    assert "); HF_HOME may name another folder. " in line
-
-
-def test_a_full_disk_is_one_line(user: User) -> None:
-    full = (
-        "import huggingface_hub.file_download as d\n"
-        "def write(*_, **__): raise OSError(28, 'No space left on device')\n"  # as a write has it, without a name
-        "d.http_get = write"
+def user(remote: Remote, tmp_path: Path, code: str, **variables: str) -> tuple[int, str, str]:
+    """Somebody who runs genaug in a process of their own, whose client reads its settings as everywhere."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": remote.server.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    row = {name: value for name, value in vars(remote.row).items() if name != "others"}
+    lines = ["import sys", "from genaug.assets import ASSETS, Asset", f"ASSETS['weights'] = Asset(**{row!r})"]
+    lines += ["from genaug.cli import main", code]
+    process = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert os.strerror(errno.ENOSPC) == "No space left on device"
-    assert f"the cache {user.cache}/hub cannot be written (No space left on device)" in user.refusal(setup=full)
+    return process.returncode, process.stdout, process.stderr
 
 
-def test_the_token_is_sent_to_the_endpoint(server: HubServer, user: User) -> None:
-    user.path(HF_TOKEN="hf_key")
-    assert "Bearer hf_key" in server.authorizations
+@hub_only
+def test_the_command_line_downloads_lists_and_verifies(remote: Remote, tmp_path: Path) -> None:
+    code = "sys.exit(main(['assets', 'pull', 'weights']) or main(['assets', 'list']) or main(['assets', 'verify']))"
+    status, out, err = user(remote, tmp_path, code)
+    assert status == 0, err
+    path = cache.weights("weights")
+    assert out.splitlines()[0] == str(path)
+    assert re.search(r"^weights +\d\.\d MB  MIT +pinned +here", out, re.MULTILINE)
+    assert f"whole     {path}" in out
+    remote.server.log.clear()
+    assert remote.right()  # this process finds it in the cache
+    assert remote.server.log == []
 
 
-def test_what_was_published_as_a_plain_checkpoint_is_read_as_its_network(
-    server: HubServer, user: User, tmp_path: Path
-) -> None:
-    state, _ = load_asset("cgn-digits")
-    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "weights.bin")
-    content = (tmp_path / "weights.bin").read_bytes()
-    server.files[REPOSITORY, REVISION, "weights.bin"] = content
-    code = "state, metadata = load_asset('weights'); print(metadata['kind'], len(state), min(state))"
-    process = user.start(code, asset(content))
-    out, err = process.communicate(timeout=60)
-    assert out.split() == ["cgn-mnist", str(len(state)), min(state)], err
+@hub_only
+def test_a_bad_proxy_is_one_line_that_names_it(remote: Remote, tmp_path: Path) -> None:
+    quick = "import huggingface_hub.utils._http as h; h.time.sleep = lambda _: None\n"  # it waits between its tries
+    secret = "http://somebody:password@127.0.0.1:9"
+    code = f"{quick}sys.exit(main(['assets', 'path', 'weights']))"
+    status, _, err = user(remote, tmp_path, code, http_proxy=secret, HTTP_PROXY=secret, no_proxy="", NO_PROXY="")
+    assert status == 1
+    assert " through the proxy 127.0.0.1:9 failed (" in err
+    assert "password" not in err.splitlines()[-1]
+    assert remote.server.log == []
 
 
-def test_a_malicious_pickle_is_refused_and_creates_nothing(server: HubServer, user: User, tmp_path: Path) -> None:
+@hub_only
+def test_a_malicious_pickle_is_refused_and_creates_nothing(remote: Remote, tmp_path: Path) -> None:
     made = tmp_path / "made-by-the-pickle"
 
     class Malicious:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(made),)
 
-    content = pickle.dumps({"label_emb.weight": Malicious()}, protocol=2)
-    server.files[REPOSITORY, REVISION, "weights.bin"] = content
-    process = user.start("sys.exit(main(['assets', 'pull', 'weights']))", asset(content))
-    _, err = process.communicate(timeout=60)
-    assert "weights.bin is refused: it holds more than tensors" in err
-    assert process.returncode == 2
+    remote.serve(pickle.dumps({"label_emb.weight": Malicious()}, protocol=2), {})
+    assert "is refused: it holds more than tensors" in remote.refusal()
     assert not made.exists()
 
 
-def test_safetensors_of_another_network_names_the_first_few(server: HubServer, user: User) -> None:
-    content = save({"label_emb.weight": torch.zeros(3, 3), "other": torch.zeros(1)})
-    server.files[REPOSITORY, REVISION, "weights.safetensors"] = content
-    row = asset(content, file="weights.safetensors")
-    process = user.start("sys.exit(main(['assets', 'pull', 'weights']))", row)
-    _, err = process.communicate(timeout=60)
-    assert "is no cgn-mnist checkpoint: missing f_shape.0.weight, " in err
-    assert "unexpected other; wrong shape label_emb.weight (3, 3) instead of (10, 10)" in err
+@hub_only
+def test_weights_of_another_network_name_the_first_few(remote: Remote) -> None:
+    buffer = io.BytesIO()
+    torch.save({"label_emb.weight": torch.zeros(3, 3), "other": torch.zeros(1)}, buffer)
+    remote.serve(buffer.getvalue(), {})
+    message = remote.refusal()
+    assert "is no cgn-mnist checkpoint: missing f_shape.0.weight, " in message
+    assert "unexpected other; wrong shape label_emb.weight (3, 3) instead of (10, 10)" in message
+    content, state = checkpoint()
+    state = {**state, "label_emb.weight": torch.full((10, 10), torch.nan)}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    remote.serve(buffer.getvalue(), {})
+    for path in (cache.root().parent / "hf").rglob("*"):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+    assert "no finite floating-point numbers in label_emb.weight" in remote.refusal()
+    assert content
 
 
 @pytest.mark.parametrize("form", ["npz", "safetensors"])
-def test_directions_are_fetched_and_checked_like_weights(
-    server: HubServer, user: User, tmp_path: Path, form: str
+def test_directions_are_fetched_and_converted_like_weights(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     vectors = torch.eye(3)
     if form == "npz":
@@ -321,132 +145,196 @@ def test_directions_are_fetched_and_checked_like_weights(
         content = (tmp_path / "theirs.npz").read_bytes()
     else:
         content = Directions(vectors).save(tmp_path / "ours.safetensors").read_bytes()
-    server.files[REPOSITORY, REVISION, f"weights.{form}"] = content
-    row = asset(content, file=f"weights.{form}", kind="directions")
-    code = "from genaug import Directions; code = main(['assets', 'pull', 'weights'])"
-    code += "; print(Directions.load(asset_path('weights')).vectors.tolist()); sys.exit(code)"
-    process = user.start(code, row)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert out.splitlines()[-1] == str(vectors.tolist())
-    assert len(transfers(server)) == 1
-    process = user.start("sys.exit(main(['assets', 'pull', 'weights']))", {**row, "kind": "cgn-mnist"})
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "cgn-mnist" in err
+    hub.files[REPOSITORY, REVISION, f"weights.{form}"] = content
+    row = row_of(file=f"weights.{form}", kind="directions", repository=REPOSITORY, revision=REVISION)
+    monkeypatch.setitem(ASSETS, "weights", row)
+    assert Directions.load(asset_path("weights")).vectors.equal(vectors)
 
 
-@pytest.mark.slow
-def test_a_file_with_a_url_of_its_own_is_fetched_checked_and_kept(server: HubServer, user: User) -> None:
-    url = f"{server.url}/cdn/{REPOSITORY}/resolve/{REVISION}/weights.bin"
-    row = asset(repository=None, revision=None, url=url, sha256=hashlib.sha256(CONTENT).hexdigest()[:8])
-    assert "HF_HUB_OFFLINE is set" in user.refusal(row, HF_HUB_OFFLINE="1")
-    assert server.log == []
-    path = user.path(row)
-    assert path.read_bytes() == CONTENT
-    assert path.parent.parts[-3:] == ("torch", "hub", "checkpoints")  # where torchvision's own cache is
-    server.log.clear()
-    assert user.path(row) == path
-    assert user.path(row, HF_HUB_OFFLINE="1") == path
-    assert server.log == []
-    path.write_bytes(b"\1" + CONTENT[1:])  # as torchvision would not notice
-    assert "and to fetch it anew failed" in user.refusal(row, damaged=path, HF_HUB_OFFLINE="1")
-    assert user.path(row).read_bytes() == CONTENT
-    path.unlink()
-    for fault in ("flip", "cut", "500"):
-        server.faults = [fault]
-        assert "weights cannot be had: the download failed (" in user.refusal(row)
-        assert not path.exists()
-    server.log.clear()
-    server.faults = ["wait"]
-    both = [user.start("print(asset_path('weights'))", row) for _ in range(2)]
-    assert [process.communicate(timeout=60)[0] for process in both] == [f"{path}\n"] * 2
-    assert len(transfers(server)) == 1
+def row_of(**fields: object) -> Asset:
+    facts = dict.fromkeys(("what", "paper", "source", "figures"), "a test")
+    return Asset(**{"name": "weights", "sha256": None, "size": None, "licence": "MIT", **facts, **fields})
 
 
-def test_verify_and_list_look_at_the_cache_and_fetch_nothing(server: HubServer, user: User) -> None:
-    commands = "code = main(['assets', 'list']) or main(['assets', 'verify', 'weights'])\nsys.exit(code)"
-
-    def run() -> tuple[int, str]:
-        process = user.start(commands)
-        out, err = process.communicate(timeout=60)
-        return process.returncode, out + err
-
-    code, text = run()
-    assert re.search(r"^weights +0\.3 MB  MIT +to be fetched", text, re.MULTILINE)
-    assert text.endswith("not here\n")
-    assert (code, server.log) == (0, [])
-    path = user.path()
-    path.write_bytes(b"\1" + CONTENT[1:])
-    server.log.clear()
-    code, text = run()
-    assert str(path) in text
-    assert "weights.bin is not the file on record" in text
-    assert (code, server.log) == (1, [])
+@pytest.fixture
+def repository(hub: HubServer) -> HubServer:
+    """A repository with the embedded digits under the names of `save_pretrained`, on the branch "main"."""
+    hub.files[REPOSITORY, REVISION, "model.safetensors"] = asset_path("cgn-digits").read_bytes()
+    hub.files[REPOSITORY, REVISION, "config.json"] = b'{"kind": "cgn-mnist", "config": null}'
+    hub.files[REPOSITORY, REVISION, "README.md"] = b"# weights"
+    return hub
 
 
-def test_verify_takes_ones_own_names(user: User, tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    save_asset(own / "mine.safetensors", load_asset("cgn-digits")[0], "cgn-mnist")
-    process = user.start("sys.exit(main(['assets', 'verify', 'mine']))", GENAUG_ASSETS=str(own))
-    out, err = process.communicate(timeout=60)
-    assert (out.split()[1:], process.returncode) == (["whole", str(own / "mine.safetensors")], 0), err
-    process = user.start("sys.exit(main(['assets', 'verify']))", GENAUG_ASSETS=str(tmp_path / "gone"))
-    out, err = process.communicate(timeout=60)
-    assert (out, process.returncode) == ("", 2)
-    assert err.endswith("gone', which is no folder\n")
+def same(first: str, second: str) -> bool:
+    one, other = load_asset(first)[0], load_asset(second)[0]
+    return one.keys() == other.keys() and all(torch.equal(one[name], value) for name, value in other.items())
 
 
-def test_what_is_not_the_file_on_record_is_not_published(user: User, tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    save_asset(own / "cgn-digits.safetensors", load_asset("cgn-colored-mnist")[0], "cgn-mnist")
-    code = "sys.exit(main(['assets', 'publish', 'cgn-digits', 'me/digits', '--dry-run']))"
-    process = user.start(code, GENAUG_ASSETS=str(own))
-    _, err = process.communicate(timeout=60)
-    assert "cgn-digits is not published: " in err
-    assert "is not the file on record, and the card would speak of that" in err
+def test_any_repository_is_a_name(repository: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert same(REPOSITORY, "cgn-digits")
+    generator = load_generator(f"{REPOSITORY}@{REVISION}")
+    assert generator.z_dim == 36
+    assert same(f"hf://{REPOSITORY}/model.safetensors", "cgn-digits")
+    assert cache.read_record(REPOSITORY).trust == "first use"
+    assert cache.read_record(f"{REPOSITORY}@{REVISION}").trust == "pinned"
+    # the branch moves on, and the name stays what it was at its first use
+    repository.branches["main"] = "f" * 40
+    repository.files[REPOSITORY, "f" * 40, "model.safetensors"] = asset_path("cgn-colored-mnist").read_bytes()
+    for path in cache.home(REPOSITORY).iterdir():
+        path.unlink()
+    assert same(REPOSITORY, "cgn-digits")
+    assert same(f"{REPOSITORY}@{'f' * 40}", "cgn-colored-mnist")
+    monkeypatch.setenv("GENAUG_TRUST", "pinned")
+    with pytest.raises(AssetError, match="GENAUG_TRUST is 'pinned', and neither its SHA-256 nor its commit"):
+        load_asset("somebody/other")
 
 
-def test_publishing_uploads_weights_and_a_card_and_says_how_to_pin_them(
-    server: HubServer, user: User, tmp_path: Path
+def test_repositories_that_are_not_there_or_have_no_weights_are_named(repository: HubServer) -> None:
+    with pytest.raises(UnavailableAssetError, match="has no nobody/nothing, or it is private"):
+        load_asset("nobody/nothing")
+    with pytest.raises(AssetError, match=r"no such file: gone/weights\.pth"):
+        load_asset("gone/weights.pth")
+    repository.files["somebody/text", REVISION, "README.md"] = b"#"
+    with pytest.raises(AssetError, match=r"somebody/text has no file with weights, which end in .*; it has README\.md"):
+        load_asset("somebody/text")
+    for name in ("a.bin", "b.bin"):
+        repository.files["somebody/two", REVISION, name] = checkpoint()[0]
+    with pytest.raises(AssetError, match=r"somebody/two has several files with weights, a\.bin, b\.bin: name one"):
+        load_asset("somebody/two")
+    assert load_asset("hf://somebody/two/a.bin")[1]["kind"] == "cgn-mnist"
+
+
+def test_weights_in_several_files_are_one_asset(hub: HubServer) -> None:
+    state = checkpoint()[1]
+    names = sorted(state)
+    for i, part in enumerate((names[:20], names[20:]), start=1):
+        content = save({name: state[name] for name in part})
+        hub.files["somebody/shards", REVISION, f"model-0000{i}-of-00002.safetensors"] = content
+    hub.files["somebody/shards", REVISION, "model.safetensors.index.json"] = b"{}"
+    loaded = load_asset("somebody/shards")[0]
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    assert len(cache.read_record("somebody/shards").sources) == 2
+
+
+def test_a_folder_of_the_client_and_an_authors_file_are_names(home: Path, tmp_path: Path) -> None:
+    content, state = checkpoint()
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    loaded = load_asset(folder)[0]
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    assert load_asset(folder / "pytorch_model.bin")[1]["kind"] == "cgn-mnist"
+    before = asset_path(folder).stat()
+    assert asset_path(folder).stat() == before  # converted once
+    content, state = checkpoint(1)
+    (folder / "pytorch_model.bin").write_bytes(content)
+    loaded = load_asset(folder)[0]  # a changed source is converted again
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    converted = convert(folder, tmp_path / "own.safetensors")
+    assert torch.equal(load_asset(converted)[0]["f_shape.0.weight"], state["f_shape.0.weight"])
+    (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(AssetError, match=r"is a pointer of git-lfs, not the file itself\. Run `git lfs pull`"):
+        load_asset(folder)
+
+
+@pytest.mark.parametrize("remote", ["drive"], indirect=True)
+def test_a_site_that_blocks_downloads_gives_the_link_and_the_command_to_continue(
+    remote: Remote, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    publish = f"sys.exit(main(['assets', 'publish', 'cgn-digits', 'somebody/digits', '--out', {str(out)!r}]))"
-    process = user.start(publish, HF_TOKEN="hf_wrong")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert f"somebody/digits cannot be published to {server.url} (" in err
-    assert "HF_TOKEN or `hf auth login` says who you are, and needs the right to write" in err
-    assert server.uploads == {}
-
-    process = user.start(publish, HF_TOKEN="hf_key")
-    lines, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    files = server.uploads["somebody/digits"]
-    assert sorted(files) == ["README.md", "cgn-digits.safetensors"]
-    assert f'revision="{REVISION}",' in lines
-    assert f'sha256="{hashlib.sha256(files["cgn-digits.safetensors"]).hexdigest()}",' in lines
-    (tmp_path / "again.safetensors").write_bytes(files["cgn-digits.safetensors"])
-    published, ours = load_asset(tmp_path / "again.safetensors")[0], load_asset("cgn-digits")[0]
-    assert all(torch.equal(published[name], value) for name, value in ours.items())
+    remote.server.faults = ["quota"]
+    message = remote.refusal()
+    assert "the file-sharing site offers no download now; its daily quota may be used up" in message
+    assert remote.row.url in message
+    assert "`genaug assets pull weights --from weights.bin`" in message
+    content, state = checkpoint()
+    (tmp_path / "weights.bin").write_bytes(content)
+    assert main(["assets", "pull", "weights", "--from", str(tmp_path / "weights.bin")]) == 0
+    assert remote.right()
+    (tmp_path / "weights.bin").write_bytes(checkpoint(1)[0])
+    with pytest.raises(AssetError, match="has changed since its first use"):
+        pull("weights", [tmp_path / "weights.bin"])
+    assert state
 
 
-def test_a_row_without_a_checksum_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GENAUG_ASSETS", raising=False)
-    for name, row in ASSETS.items():
-        if row.embedded or row.pinned or row.kind == "directions":  # of which test_directions.py says the like
-            continue
-        reason = "there is no checksum on record" if row.home else "no place that has it is known"
-        with pytest.raises(AssetError, match=f"{name} is not fetched: {reason}") as caught:
-            asset_path(name)
-        assert not isinstance(caught.value, UnavailableAssetError)
-        assert f"`genaug assets convert {row.file} {name}.safetensors`" in str(caught.value)
-        assert str(row.home or row.source) in str(caught.value)
+def test_lock_files_are_shared(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssetError, match="there is nothing to lock"):
+        cache.export_lock(tmp_path / "lock.json")
+    assert remote.right()
+    assert main(["assets", "lock", str(tmp_path / "lock.json")]) == 0
+    entry = json.loads((tmp_path / "lock.json").read_text())["assets"]["weights"]
+    content = next(iter(remote.server.files.values()))
+    assert entry["files"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert entry["files"][0]["url"].startswith("https://")
+    # a colleague's machine accepts these files alone, and needs no first use of its own
+    monkeypatch.setenv("GENAUG_CACHE", str(tmp_path / "theirs"))
+    monkeypatch.setenv("GENAUG_TRUST", "pinned")
+    if remote.row.trust == "first use":
+        assert "GENAUG_TRUST is 'pinned'" in remote.refusal()
+    assert main(["assets", "lock", str(tmp_path / "lock.json"), "--import"]) == 0
+    assert remote.right()
+    other = json.loads((tmp_path / "lock.json").read_text())
+    other["assets"]["weights"]["files"][0]["sha256"] = "0" * 64
+    (tmp_path / "lock.json").write_text(json.dumps(other))
+    with pytest.raises(AssetError, match=r"names another weights\.bin of weights \(sha256 0{64}\) than .*lock\.json"):
+        cache.import_lock(tmp_path / "lock.json")
+    (tmp_path / "lock.json").write_text("[]")
+    with pytest.raises(AssetError, match="is damaged or no lock file of genaug"):
+        cache.import_lock(tmp_path / "lock.json")
 
 
-def test_the_rows_that_are_fetched_are_those_that_can_be_checked() -> None:
-    pinned = {name for name, row in ASSETS.items() if row.pinned}
-    assert pinned == {"vgg16", "vgg16-bn", "vgg19"}
+@pytest.mark.parametrize("remote", ["bucket"], indirect=True)
+def test_a_bundle_takes_assets_to_a_machine_without_a_network(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = tmp_path / "weights.tar"
+    assert main(["assets", "bundle", str(tar), "weights"]) == 0
+    monkeypatch.setenv("GENAUG_CACHE", str(tmp_path / "cluster"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["assets", "unbundle", str(tar)]) == 0
+    remote.server.log.clear()
+    assert remote.right()
+    assert remote.server.log == []
+    assert cache.locked("weights")
+    content = bytearray(tar.read_bytes())
+    content[content.index(b"f_shape") + 20000] ^= 1
+    tar.write_bytes(content)
+    monkeypatch.setenv("GENAUG_CACHE", str(tmp_path / "another"))
+    assert main(["assets", "unbundle", str(tar)]) == 2
+    assert not cache.weights("weights").exists()
+    tar.write_bytes(content[:5000])
+    assert main(["assets", "unbundle", str(tar)]) == 2
+
+
+def test_pulling_for_a_task_names_all_that_failed(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["assets", "pull", "--for", "style-transfer"]) == 1
+    err = capsys.readouterr().err
+    assert "not fetched: vgg19, adain-encoder, adain-decoder. The first failed because: vgg19 cannot be had" in err
+    assert main(["assets", "pull", "--for", "style-transfre"]) == 2
+    assert "did you mean 'style-transfer'" in capsys.readouterr().err
+    assert main(["assets", "pull", "--all", "vgg19"]) == 2
+
+
+def test_every_task_names_assets() -> None:
+    from genaug.assets.tasks import TASKS
+
+    assert {name for names in TASKS.values() for name in names} <= set(ASSETS)
+
+
+def test_every_row_has_a_source_but_one() -> None:
+    assert {row.name for row in ASSETS.values() if not row.embedded and not row.fetchable} == {"genint-directions"}
+    trust = {name: row.trust for name, row in ASSETS.items() if not row.embedded}
+    assert {name for name, grade in trust.items() if grade == "recorded"} == {"biggan-deep-256", "vgg16", "vgg19"}
+    assert trust["u2net"] == "pinned"
+
+
+def test_what_has_no_server_says_how_to_supply_it(home: Path) -> None:
+    with pytest.raises(AssetError, match="genint-directions is not fetched: no server that has it is known") as caught:
+        asset_path("genint-directions")
+    assert not isinstance(caught.value, UnavailableAssetError)
+    assert f"`genaug assets pull genint-directions --from {ASSETS['genint-directions'].file}`" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg16-bn", "vgg19"])
@@ -457,16 +345,60 @@ def test_vggs_urls_are_torchvisions(name: str) -> None:
     assert ASSETS[name].sha256.startswith(ASSETS[name].url.removesuffix(".pth").rpartition("-")[2])
 
 
+@pytest.mark.parametrize("remote", ["torchvision"], indirect=True)
+def test_torchvisions_own_copy_is_used(remote: Remote, tmp_path: Path) -> None:
+    copy = tmp_path / "torch" / "hub" / "checkpoints" / "weights.bin"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(checkpoint()[0])
+    assert remote.right()
+    assert remote.server.log == []
+    assert copy.is_file()
+
+
 def test_the_client_of_the_hub_is_imported_at_the_first_use_only() -> None:
-    code = "import sys, genaug.assets, genaug.assets.hub; print('huggingface_hub' in sys.modules)"
+    code = "import sys, genaug.assets, genaug.assets.fetch; print('huggingface_hub' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out == "False\n"
 
 
-def test_own_files_come_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@hub_only
+def test_own_files_come_before_the_hub(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
-    monkeypatch.setitem(ASSETS, "weights", Asset(**asset()))
-    monkeypatch.setattr(hub, "fetch", lambda row: pytest.fail("fetched"))
+    monkeypatch.setattr(fetch, "obtain", lambda *_: pytest.fail("fetched"))
     own = save_asset(tmp_path / "weights.safetensors", load_asset("cgn-digits")[0], "cgn-mnist")
     assert asset_path("weights") == own
-    assert load_asset("weights")[1]["kind"] == "cgn-mnist"
+    assert main(["assets", "verify", "weights"]) == 0
+    monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path / "gone"))
+    assert main(["assets", "verify"]) == 2
+
+
+def test_what_is_not_the_file_on_record_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
+    save_asset(tmp_path / "cgn-digits.safetensors", load_asset("cgn-colored-mnist")[0], "cgn-mnist")
+    main(["assets", "publish", "cgn-digits", "me/digits", "--out", str(tmp_path), "--dry-run"])
+    err = capsys.readouterr().err
+    assert "cgn-digits is not published: " in err
+    assert "is not the file on record, and the card would speak of that" in err
+
+
+def test_publishing_uploads_weights_and_a_card_and_says_how_to_pin_them(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish = ["assets", "publish", "cgn-digits", "somebody/digits", "--out", str(tmp_path / "out")]
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert main(publish) == 1
+    err = capsys.readouterr().err
+    assert f"somebody/digits cannot be published to {hub.url} (" in err
+    assert "HF_TOKEN or `hf auth login` says who you are, and needs the right to write" in err
+    assert hub.uploads == {}
+    monkeypatch.setenv("HF_TOKEN", "hf_key")
+    assert main(publish) == 0
+    lines = capsys.readouterr().out
+    files = hub.uploads["somebody/digits"]
+    assert sorted(files) == ["README.md", "cgn-digits.safetensors"]
+    assert f'revision="{REVISION}",' in lines
+    assert f'sha256="{hashlib.sha256(files["cgn-digits.safetensors"]).hexdigest()}",' in lines
+    (tmp_path / "again.safetensors").write_bytes(files["cgn-digits.safetensors"])
+    assert same(str(tmp_path / "again.safetensors"), "cgn-digits")

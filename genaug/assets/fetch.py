@@ -1,0 +1,299 @@
+"""From a row of the table to converted weights in the cache: fetched, compared, converted once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from genaug.arguments import check_choice
+from genaug.assets import cache, download, hub
+from genaug.assets.convert import WEIGHTS, main_files, write_converted
+from genaug.assets.registry import Asset, AssetError, File, Source, UnavailableAssetError
+
+
+def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
+    """The converted weights of a row, from the cache or else from where the row says.
+
+    Args:
+        row: of the table, or a Hub repository.
+        given: the row's files where the user has fetched them; nothing is downloaded then.
+
+    Raises:
+        UnavailableAssetError: they cannot be had, or what can be had is another file.
+        AssetError: they are no weights of their kind, differ from the lock file, or are not trusted enough.
+    """
+    if not given and (path := cache.ready(row)) is not None:
+        return path
+    if not given and not row.fetchable:
+        raise AssetError(f"{row.name} is not fetched: no server that has it is known. {by_hand(row)}")
+    if not given and row.trust == cache.FIRST_USE and _only_pinned() and not cache.is_imported(row.name):
+        raise AssetError(
+            f"{row.name} is not fetched: GENAUG_TRUST is 'pinned', and neither its SHA-256 nor its commit is on "
+            f"record. `genaug assets lock FILE --import` takes them from somebody who has it. {by_hand(row)}"
+        )
+    try:
+        with cache.exclusive(cache.home(row.name)):
+            # another process may have been faster
+            if not given and (path := cache.ready(row)) is not None:
+                return path
+            files, sources = _given(row, given) if given else _fetched(row)
+            _convert(row, files, sources)
+            for file in files:
+                if cache.home(row.name) in file.parents:
+                    file.unlink(missing_ok=True)
+            return cache.weights(row.name)
+    except OSError as error:
+        raise cache.unwritable(error) from error
+
+
+def _only_pinned() -> bool:
+    level = os.environ.get("GENAUG_TRUST", "first-use")
+    check_choice("GENAUG_TRUST", level, ("first-use", "pinned"))
+    return level == "pinned"
+
+
+def _convert(row: Asset, files: list[Path], sources: tuple[Source, ...]) -> None:
+    """Writes the weights, their record, and their entry of the lock file, in this order."""
+    source = ", ".join(dict.fromkeys(source.url for source in sources))
+    write_converted(
+        files,
+        cache.weights(row.name),
+        kind=row.kind or None,
+        release=row.config,
+        source=source if not row.source else row.source,
+        licence=row.licence,
+        source_url=source,
+        source_sha256=sources[0].sha256,
+    )
+    cache.write_record(row.name, sources, row.trust)
+    cache.lock(row.name, sources, row.trust)
+
+
+def _given(row: Asset, paths: Sequence[Path]) -> tuple[list[Path], tuple[Source, ...]]:
+    files = row.files
+    if len(paths) != len(files):
+        names = ", ".join(file.name for file in files)
+        raise AssetError(f"{row.name} has {len(files)} files, {names}, got {len(paths)}")
+    sources = []
+    for file, path in zip(files, paths, strict=True):
+        if not path.is_file():
+            raise AssetError(f"no such file: {path}")
+        source = Source(file.name, file.url or row.home or str(path), cache.sha256(path), path.stat().st_size)
+        sources.append(source)
+        if complaint := _complaint(row, file, source, None):
+            raise AssetError(f"{row.name}: {path} {complaint}")
+    return list(paths), tuple(sources)
+
+
+def _fetched(row: Asset) -> tuple[list[Path], tuple[Source, ...]]:
+    """Each file of the row, compared with all that is known of it."""
+    if row.repository is not None:
+        row = _discovered(row)
+    found = [_one(row, file) for file in row.files]
+    return [path for path, _ in found], tuple(source for _, source in found)
+
+
+def _discovered(row: Asset) -> Asset:
+    """A repository's row with the files that it has, and the commit of its first use."""
+    assert row.repository is not None
+    known = cache.locked(row.name)
+    commit = row.commit or next((source.commit for source in known.values() if source.commit), None)
+    if row.file and commit:
+        return replace(row, revision=commit)
+    try:
+        listed, files = hub.listing(row.repository, commit or row.revision)
+    except hub.RefusedError as error:
+        raise _cannot(row, str(error)) from error
+    if row.file:
+        return replace(row, revision=listed)
+    try:
+        main, *others = main_files(files)
+    except ValueError as error:
+        raise AssetError(f"{row.repository} {error}") from None
+    return replace(row, revision=listed, file=main, others=tuple(File(name) for name in others))
+
+
+def _one(row: Asset, file: File) -> tuple[Path, Source]:
+    path, source, stated = _download(row, file, False)
+    complaint = _complaint(row, file, source, stated)
+    if complaint and (row.repository is not None and file.url is None) and not _is_change(row, source):
+        _discard(row, path)
+        path, source, stated = _download(row, file, True)
+        complaint = _complaint(row, file, source, stated)
+    if complaint:
+        _discard(row, path)
+        raise UnavailableAssetError(
+            f"{row.name}: the file that was fetched {complaint}. It is not used. If the transfer was at fault, trying "
+            f"again helps. {by_hand(row)}"
+        )
+    return path, source
+
+
+def _is_change(row: Asset, source: Source) -> bool:
+    return source.file in cache.locked(row.name)
+
+
+def _discard(row: Asset, path: Path) -> None:
+    if row.repository is not None:
+        hub.forget(path)
+    elif cache.home(row.name) in path.parents:
+        path.unlink(missing_ok=True)
+
+
+def _complaint(row: Asset, file: File, source: Source, stated: str | None) -> str | None:
+    """In what a file differs from what is known of it; None for the right one."""
+    found = source.sha256
+    if not found.startswith(file.sha256 or ""):
+        return f"is not the one on record (its sha256 is {found}, not {file.sha256})"
+    if stated is not None and found != stated:
+        return f"is not the one that the Hub states (its sha256 is {found}, not {stated})"
+    known = cache.locked(row.name).get(file.name)
+    if known is not None and known.sha256 != found:
+        return (
+            f"has changed since its first use: its sha256 is {found}, but the lock file {cache.lock_path()} has "
+            f"{known.sha256}. If you expect another file, delete the entry of {row.name} there"
+        )
+    return None
+
+
+def _download(row: Asset, file: File, force: bool) -> tuple[Path, Source, str | None]:
+    """A file, as it was fetched, and the SHA-256 that the Hub states."""
+    if file.url is None:
+        assert row.repository is not None
+        try:
+            fetched, commit, stated = hub.download(row.repository, file.name, row.revision, force=force)
+            digest, size = cache.sha256(fetched), fetched.stat().st_size
+        except hub.RefusedError as error:
+            raise _cannot(row, str(error)) from error
+        except OSError as error:
+            raise UnavailableAssetError(f"{row.name}: the fetched file cannot be read ({error.strerror})") from error
+        url = f"https://huggingface.co/{row.repository}/resolve/{commit}/{file.name}"
+        return fetched, Source(file.name, url, digest, size, commit), stated
+    if (copy := _torch_copy(file)) is not None:
+        return copy, Source(file.name, file.url, cache.sha256(copy), copy.stat().st_size), None
+    path = cache.home(row.name) / Path(file.name).name
+    digest = _by_url(row, file, path)
+    return path, Source(file.name, file.url, digest, path.stat().st_size), None
+
+
+def _torch_copy(file: File) -> Path | None:
+    """The same file where torchvision keeps it, if it is there and has the checksum on record."""
+    folder = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch")
+    path = Path(folder, "hub", "checkpoints", file.name)
+    return path if file.sha256 and path.is_file() and cache.sha256(path).startswith(file.sha256) else None
+
+
+def _by_url(row: Asset, file: File, path: Path) -> str:
+    assert file.url is not None
+    host = str(urlsplit(file.url).hostname)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise _cannot(row, f"it is not in the cache {cache.root()}, and HF_HUB_OFFLINE is set")
+    download.announce(row.name, file.size, host)
+    try:
+        return download.download(file.url, path, row.name)
+    except download.WebPageError as error:
+        raise _cannot(row, str(error.args[0])) from error
+    except HTTPError as error:
+        raise _cannot(row, f"{host} answers {error.code} ({error.reason})") from error
+    except Exception as error:
+        raise _cannot(row, hub.why(error, file.url, str(cache.root()), "GENAUG_CACHE")) from error
+
+
+def _cannot(row: Asset, reason: str) -> UnavailableAssetError:
+    return UnavailableAssetError(
+        f"{row.name} cannot be had: {reason}. Where there is a network, `genaug assets pull {row.name}` fills the "
+        f"cache, and `genaug assets bundle FILE.tar {row.name}` packs it for another machine. {by_hand(row)}"
+    )
+
+
+def by_hand(row: Asset) -> str:
+    """How a user supplies an asset without the network, and where it was sought."""
+    folder = os.environ.get("GENAUG_ASSETS")
+    sought = f"now {folder}, without {row.name}.safetensors" if folder else "not set now"
+    names = " ".join(file.name.rpartition("/")[2] for file in row.files) or "FILE"
+    get = f"get {names} from {row.home} ({row.source})" if row.home else f"get {names} from {row.source}"
+    return (
+        f"To supply it yourself: {get}; then `genaug assets pull {row.name} --from {names}`, or pass the file's path "
+        f"in place of the name, or put {row.name}.safetensors into the folder that GENAUG_ASSETS names ({sought})"
+    )
+
+
+_REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
+
+
+def repository_row(name: str) -> Asset | None:
+    """The row of a Hub repository: "owner/repo", "owner/repo@revision" or "hf://owner/repo[@revision]/file"."""
+    file = ""
+    if name.startswith("hf://"):
+        owner, _, rest = name.removeprefix("hf://").partition("/")
+        rest, _, file = rest.partition("/")
+        text = f"{owner}/{rest}"
+    else:
+        text = name
+        if Path(name).suffix in WEIGHTS:
+            return None
+    if not (match := _REPOSITORY.fullmatch(text)):
+        return None
+    return Asset(
+        name=name.removeprefix("hf://"),
+        file=file,
+        sha256=None,
+        size=None,
+        licence="unknown",
+        what="a repository of the Hub",
+        paper="",
+        source="",
+        figures="not run",
+        repository=match["repository"],
+        revision=match["revision"],
+    )
+
+
+def local(path: Path) -> Path:
+    """The converted weights of a user's checkpoint: a file of the authors', or a folder as the Hub's client leaves it.
+
+    They are converted again if a file's size or time has changed.
+
+    Raises:
+        AssetError: there are no weights, or of no known kind.
+        UnavailableAssetError: the cache cannot be written.
+    """
+    path = path.resolve()
+    if path.is_dir():
+        names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        try:
+            files = [path / name for name in main_files(names)]
+        except ValueError as error:
+            raise AssetError(f"{path} {error}") from None
+    else:
+        files = [path]
+    name = f"local-{cache.hashlib.sha256(str(path).encode()).hexdigest()[:32]}"
+    stats = [file.stat() for file in files]
+    # the digest of a local file is its size and time: 500 MB are not hashed at each use
+    marks = tuple(
+        Source(str(file), str(file), f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size)
+        for file, stat in zip(files, stats, strict=True)
+    )
+
+    def ready() -> bool:
+        record = cache.read_record(name)
+        target = cache.weights(name)
+        if record is None or record.sources != marks or not target.is_file():
+            return False
+        stat = target.stat()
+        return (stat.st_size, stat.st_mtime_ns) == (record.size, record.mtime_ns)
+
+    try:
+        if not ready():
+            with cache.exclusive(cache.home(name)):
+                if not ready():
+                    write_converted(files, cache.weights(name))
+                    cache.write_record(name, marks, cache.FIRST_USE)
+    except OSError as error:
+        raise cache.unwritable(error) from error
+    return cache.weights(name)
