@@ -70,7 +70,8 @@ def download(url: str, target: Path, name: str) -> str:
         except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             failure, wait = error, ""
         size = part.stat().st_size if part.is_file() else 0
-        tries, most = (TRIES, size) if size > most else (tries - 1, most)
+        # a server that only drips is not asked without end
+        tries, most = (TRIES, size) if size > most + SLOWEST * WINDOW else (tries - 1, most)
         if not tries:
             raise failure
         time.sleep(min(float(wait), 30) if wait.isdigit() else PAUSE * 2 ** (TRIES - tries) / 2)
