@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from genaug.arguments import check_integer
-from genaug.assets.hub import sha256
+from genaug.assets.cache import sha256
 from genaug.datasets.rendered import SUFFIXES, Layout, decoded, members
 from genaug.files import one_line
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from genaug.arguments import check_indices
-from genaug.assets.hub import sha256
+from genaug.assets.cache import sha256
 from genaug.files import atomic_path, one_line, writable_folder
 
 BANK = "bank.json"

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from genaug import AssetError, Directions, GenerativeInterventionDataset, fit_directions, load_generator
 from genaug.assets import ASSETS, asset_path, load_asset, store
-from genaug.assets.convert import convert
 from genaug.assets.cache import sha256
+from genaug.assets.convert import convert
 from genaug.assets.publish import publish
 from genaug.assets.registry import Asset
 from genaug.recipes import samples
