@@ -163,7 +163,8 @@ class GeneratedDataset(Dataset[Any], ABC):
 
 def names_of(generator: Any) -> tuple[str, ...]:
     """The names of a generator's classes; () for one without names."""
-    return tuple(getattr(generator, "classes", ()))
+    found = getattr(generator, "classes", ())  # a module may have a tensor of this name
+    return tuple(found) if isinstance(found, (tuple, list)) else ()
 
 
 def sample_of(dataset: Any, image: Tensor, target: Any) -> tuple[Any, Any]:

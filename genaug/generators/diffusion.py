@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genaug.arguments import check_integer, check_number
 from genaug.assets.registry import Kind, register
 from genaug.files import atomic_path
-from genaug.generators import pipelines
+from genaug.generators import load_generator, pipelines
 from genaug.generators.pipeline_layers import LayerAt, hooked, read
 from genaug.interventions.nuisances import Nuisances, worded_noise
 
@@ -48,9 +48,10 @@ class DiffusionGenerator(nn.Module):
         steps: denoising steps; the pipeline's default if None.
         guidance: scale of the guidance toward the prompt or class; the pipeline's default if None.
         size: pixels a side; the model's own if None.
-        guide: a photograph bank. Each image begins as a photograph of its class, noised (image-to-image).
-        inpaint: a photograph bank. Each image keeps the object of a photograph of its class; the pipeline paints a new
-            background.
+        guide: a photograph bank, or its folder. Each image begins as a photograph of its class, with noise added
+            (image-to-image).
+        inpaint: a photograph bank, or its folder. Each image keeps the object of a photograph of its class; the
+            pipeline paints a new background.
         strength: how far images may leave the photograph, in (0, 1].
         device: where the pipeline is moved; it stays where it is if None.
         dtype: type of its weights; unchanged if None. torch.bfloat16 halves the memory.
@@ -59,7 +60,7 @@ class DiffusionGenerator(nn.Module):
     Attributes:
         num_classes, image_size: as every generator has them.
         z_dim: integers of a sample's noise.
-        class_names: a name for each class.
+        classes: a name for each class; None for a class-conditional model whose classes have no names.
         nuisances: a `Nuisances`.
 
     Raises:
@@ -100,8 +101,9 @@ class DiffusionGenerator(nn.Module):
         self.guidance = None if guidance is None else check_number("guidance", guidance)
         self.negative_prompt = negative_prompt
         self.image_size = pipelines.image_size_of(self.pipeline, None if size is None else check_integer("size", size))
-        self.class_names = self._classes(classes)
-        self.num_classes = len(self.class_names)
+        self._names = self._names_of(classes)
+        self.num_classes = len(self._names)
+        self.classes = self._names if self.kind == "text" or classes is not None else None
         if self.kind == "class" and (nuisances is not None or prompt is not None):
             what = "prompt" if nuisances is None else "nuisances"
             raise ValueError(
@@ -121,7 +123,7 @@ class DiffusionGenerator(nn.Module):
         found = self.takes.get(argument)
         return otherwise if found is None or found.default in (None, found.empty) else found.default
 
-    def _classes(self, classes: Sequence[str] | None) -> tuple[str, ...]:
+    def _names_of(self, classes: Sequence[str] | None) -> tuple[str, ...]:
         if self.kind == "text":
             if classes is None or isinstance(classes, str) or not all(isinstance(c, str) for c in classes):
                 raise ValueError(f"classes must be a list of names for the prompt's {{label}}, got {classes!r}")
@@ -146,9 +148,9 @@ class DiffusionGenerator(nn.Module):
             prompt = ", ".join(["a photo of a {label}", *(f"{{{factor}}}" for factor in self.nuisances.factors)])
         one = isinstance(prompt, str)
         if isinstance(prompt, Mapping):
-            if missing := [name for name in self.class_names if name not in prompt]:
+            if missing := [name for name in self._names if name not in prompt]:
                 raise ValueError(f"prompt must have a template for every class, {missing[0]!r} has none")
-            prompt = [prompt[name] for name in self.class_names]
+            prompt = [prompt[name] for name in self._names]
         templates = [prompt] * self.num_classes if one else list(prompt)
         if len(templates) != self.num_classes:
             raise ValueError(
@@ -191,7 +193,7 @@ class DiffusionGenerator(nn.Module):
 
     def prompt(self, label: int, nuisances: Sequence[int]) -> str:
         """The prompt of a class and the numbers (F,) of its nuisances' values."""
-        return self._templates[label].format(label=self.class_names[label], **self.nuisances.names(nuisances))
+        return self._templates[label].format(label=self._names[label], **self.nuisances.names(nuisances))
 
     def _photographs(self, guide: Any, inpaint: Any, strength: float) -> tuple[Any, float]:
         """The bank, and how far its photographs are left; changes to the pipeline's other form."""
@@ -206,15 +208,17 @@ class DiffusionGenerator(nn.Module):
             raise ValueError("strength must be in (0, 1], got 0")
         if int(self.steps * strength) < 1:
             raise ValueError(f"steps * strength must be at least 1, got {self.steps} * {strength:g}: raise either")
+        if isinstance(bank, (str, os.PathLike)):
+            bank = load_generator(bank)
         bank = getattr(bank, "files", bank)  # a PhotographBank reads its files
-        if missing := [name for name in self.class_names if name not in bank.classes]:
+        if missing := [name for name in self._names if name not in bank.classes]:
             raise ValueError(
                 f"the bank must have photographs of every class, {missing[0]!r} has none; it knows "
                 f"{', '.join(bank.classes[:5])}"
             )
-        numbers = [list(bank.classes).index(name) for name in self.class_names]
+        numbers = [list(bank.classes).index(name) for name in self._names]
         self._entries = [(bank.labels == number).nonzero()[:, 0] for number in numbers]
-        if empty := [name for name, rows in zip(self.class_names, self._entries, strict=True) if not len(rows)]:
+        if empty := [name for name, rows in zip(self._names, self._entries, strict=True) if not len(rows)]:
             raise ValueError(f"the bank must have photographs of every class, {empty[0]!r} has none")
         diffusers = pipelines.import_diffusers()
         kind = diffusers.AutoPipelineForImage2Image if guide is not None else diffusers.AutoPipelineForInpainting
@@ -395,7 +399,7 @@ class DiffusionGenerator(nn.Module):
                 "scheduler": type(self.pipeline.scheduler).__name__,
                 "generator_seed": numbers[0],
                 "call": self.call(numbers, label),
-                "class_name": self.class_names[label],
+                "class_name": self._names[label],
                 "nuisances": self.nuisances.names(numbers[2:]),
             }
             if entries is not None:
@@ -414,7 +418,7 @@ class DiffusionGenerator(nn.Module):
             if name in ("device", "dtype"):
                 continue
             if name in ("guide", "inpaint"):
-                value = getattr(value, "path", value)
+                value = getattr(getattr(value, "files", value), "path", value)
             if isinstance(value, os.PathLike):
                 value = os.fspath(value)
             settings[name] = value

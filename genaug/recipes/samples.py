@@ -24,7 +24,15 @@ from genaug.interventions.composition import compose
 from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions
 from genaug.interventions.sampling import integers
-from genaug.interventions.steering import as_input, evaluating, generator_device, intervene, noise_of
+from genaug.interventions.steering import (
+    as_input,
+    evaluating,
+    generator_device,
+    has_latent,
+    intervene,
+    noise_of,
+    steer,
+)
 from genaug.plotting import save_animation, save_sheet
 from genaug.progress import progress
 from genaug.video import moves
@@ -67,6 +75,7 @@ def run(
     network, title, place = found_generator(generator, device)
     known = check_classes(classes, network.num_classes, names_of(network))
     rows: dict[str, Tensor] = {}
+    columns: list[str] = []
     if hasattr(network, "mechanisms"):
         draw = torch.Generator().manual_seed(seed)
         noise = [noise_of(network, seed, torch.arange(num), truncation, f"{i}") for i in range(3)]
@@ -80,8 +89,12 @@ def run(
             picks = torch.arange(min(ROWS, len(known)))
             known = sorted({known[i] for i in integers(seed, picks, len(known), "class").tolist()})
         z = noise_of(network, seed, torch.arange(num), truncation)
-        rows = {f"class {label}": _images(network, z, torch.full((num,), label), truncation, place) for label in known}
-    save_sheet(out, {row: to_uint8(images) for row, images in rows.items()}, title=title)
+        rows = {
+            _class_name(network, label): _images(network, z, torch.full((num,), label), truncation, place)
+            for label in known
+        }
+        columns = _captions(network, z)
+    save_sheet(out, {row: to_uint8(images) for row, images in rows.items()}, title=title, columns=columns)
 
 
 def walk(
@@ -126,13 +139,17 @@ def walk(
     check_truncation(truncation)
     network, title, place = found_generator(generator, device)
     most = 1 + max(check_integer("components", component, 0) for component in components)
+    latent = has_latent(network)
+    if directions is None and not latent:
+        shown = check_classes(classes, network.num_classes, names_of(network))[:ROWS]
+        return _nuisance_walk(network, out, shown, components[0], seed, title, place)
     if directions is None:
         if most > network.z_dim:
             raise ValueError(f"components must be below the latent size, {network.z_dim}, but got {most - 1}")
         found = fit_directions(network, components=most, truncation=truncation)
     else:
         found = Directions.load(asset_path(directions))
-        found.check(network)
+        found.check(network, None if latent else found.layer)
         if most > len(found):
             raise ValueError(f"components must be below {len(found)}, which {directions} has, but got {most - 1}")
     known = torch.tensor(check_classes(classes, network.num_classes))
@@ -142,6 +159,8 @@ def walk(
     labels = known[integers(seed, torch.arange(count), len(known), "class")]
 
     def moved(component: int, offset: float) -> Tensor:
+        if not latent:
+            return to_uint8(_steered(network, z, labels, found, component, offset, place))
         direction = found.vectors[component].expand(count, -1)
         distance = (offset * found.latent_stdev[component]).expand(count)
         z_moved = intervene(z, direction, distance, found.latent_centre[component].expand(count))
@@ -197,6 +216,63 @@ def made_parts(
             for name, part in shown.items():
                 made.setdefault(name, []).append(part.float().cpu())
     return {name: torch.cat(part) for name, part in made.items()}
+
+
+def _class_name(generator: Any, label: int) -> str:
+    names = names_of(generator)
+    return names[label] if names else f"class {label}"
+
+
+def _captions(generator: Any, z: Tensor) -> list[str]:
+    """The nuisances of each sample, one below the other; none where they have no names."""
+    nuisances = getattr(generator, "nuisances", None)
+    if not nuisances:
+        return []
+    return ["\n".join(nuisances.names(row).values()) for row in z[:, -len(nuisances) :].tolist()]
+
+
+def _nuisance_walk(
+    generator: Any, out: str | os.PathLike[str], labels: Sequence[int], factor: int, seed: int, title: str, place: Any
+) -> Path:
+    """A sheet of do(nuisance): a row for each class and a column for each value of a factor, of one noise."""
+    nuisances = generator.nuisances
+    if not nuisances:
+        raise ValueError(
+            f"{title} has no named nuisances: give --directions, a file of Directions.save for one of its layers"
+        )
+    if factor >= len(nuisances):
+        raise ValueError(f"components must be below {len(nuisances)}, the factors of its nuisances, got {factor}")
+    if moves(out):
+        raise ValueError("a walk through named nuisances is a picture: give a name that ends in .png")
+    values = list(nuisances.factors.values())[factor]
+    z = noise_of(generator, seed, torch.zeros(1, dtype=torch.int64), 1.0).repeat(len(values), 1)
+    z[:, factor - len(nuisances)] = torch.arange(len(values))
+    rows = {
+        _class_name(generator, label): to_uint8(_images(generator, z, torch.full((len(z),), label), 1.0, place))
+        for label in progress(labels, description="walk", unit="class")
+    }
+    save_sheet(out, rows, title=title, columns=values)
+    return Path(out)
+
+
+def _steered(
+    generator: Any, z: Tensor, labels: Tensor, found: Directions, component: int, offset: float, place: torch.device
+) -> Tensor:
+    """Images (B, 3, H, W) on the CPU whose layer's component is set to an offset in standard deviations."""
+    assert found.components is not None
+    assert found.centre is not None
+    assert found.layer is not None
+    centre = found.centre[:, component].expand(generator.num_classes)[labels]
+    if centre.isnan().any():
+        raise ValueError("directions must know every class that is shown: fit them with more samples=")
+    direction = found.components[component].to(place)
+    distance = (offset * found.stdev[component]).expand(len(z)).to(place)
+
+    def change(output: Tensor, rows: slice) -> Tensor:
+        return intervene(output, direction.expand_as(output), distance[rows], centre.to(place)[rows])
+
+    with torch.no_grad(), evaluating(generator):
+        return steer(generator, found.layer, change, z.to(place), labels.to(place), 1.0).cpu()
 
 
 def _signed(number: float) -> str:
