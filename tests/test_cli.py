@@ -31,6 +31,7 @@ COMMANDS = [
     "stylize",
     "render",
     "evaluate",
+    "audit",
     "train",
     "train cgn-mnist",
     "train cgn-imagenet",

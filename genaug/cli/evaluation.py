@@ -20,6 +20,7 @@ SUITE_NAMES = [
     "imagenet-c",
     "imagenet-a",
     "imagenet-r",
+    "imagenet-w",
     "imagenet-sketch",
     "objectnet",
     "objectnet-genint",

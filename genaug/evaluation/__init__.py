@@ -17,6 +17,7 @@ from genaug.evaluation.imagenet import (
     imagenet_v2,
     objectnet,
 )
+from genaug.evaluation.imagenet_w import imagenet_w
 from genaug.evaluation.invariance import invariance
 from genaug.evaluation.models import load_classifier
 from genaug.evaluation.mutual_information import mutual_information
@@ -52,6 +53,7 @@ __all__ = [
     "imagenet_r",
     "imagenet_sketch",
     "imagenet_v2",
+    "imagenet_w",
     "invariance",
     "load_classifier",
     "mean_corruption_error",

@@ -27,6 +27,7 @@ from genaug.evaluation.imagenet import (
     imagenet_v2,
     objectnet,
 )
+from genaug.evaluation.imagenet_w import imagenet_w
 from genaug.evaluation.results import Result, partial_mark
 from genaug.evaluation.scoring import Model, place, preprocessing
 from genaug.evaluation.shape_bias import shape_bias
@@ -76,6 +77,9 @@ SUITES = {
     "imagenet-c": Suite(f"<corruption>/<severity>/, each with {_CLASSES}", corruption_error, cropped=True),
     "imagenet-a": Suite(_CLASSES, imagenet_a),
     "imagenet-r": Suite(_CLASSES, imagenet_r),
+    "imagenet-w": Suite(
+        f"watermark.png, the authors' image with transparency, and {_CLASSES}", imagenet_w, cropped=True
+    ),
     "imagenet-sketch": Suite(_CLASSES, imagenet_sketch),
     "objectnet": Suite("a folder a class, as published", objectnet),
     "objectnet-genint": Suite(

