@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from genaug.generators import load_generator as load_generator
     from genaug.interventions.directions import Directions as Directions
     from genaug.interventions.fitting import fit_directions as fit_directions
+    from genaug.models.multi_head_resnet import MultiHeadClassifier as MultiHeadClassifier
     from genaug.models.multi_head_resnet import MultiHeadResNet as MultiHeadResNet
     from genaug.photographs.bank import PhotographBank as PhotographBank
     from genaug.training.mixing import MixedLoader as MixedLoader
@@ -40,6 +41,7 @@ _HOMES = {
     "GenerativeInterventionDataset": "genaug.datasets.generative_intervention",
     "MixedLoader": "genaug.training.mixing",
     "MultiHeadLoss": "genaug.training.objectives",
+    "MultiHeadClassifier": "genaug.models.multi_head_resnet",
     "MultiHeadResNet": "genaug.models.multi_head_resnet",
     "PhotographBank": "genaug.photographs.bank",
     "RenderedDataset": "genaug.datasets.rendered",

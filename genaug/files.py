@@ -27,6 +27,10 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+class DamagedFileError(Exception):
+    """A file that an earlier call wrote and that cannot be read any more; the message names it and what to do."""
+
+
 class ImageError(ValueError):
     """A file that does not open as an image."""
 

@@ -153,7 +153,7 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("assets publish genint-directions me/x", "no server that has it is known"),
         ("assets convert gone.pth target.safetensors", "no such file: gone.pth"),
         ("assets convert gone.pth target.pt", "the target must end in .safetensors, got 'target.pt'"),
-        ("demo --digits mnist", "genaug: no MNIST in 'data': pass --root DIR, a folder that holds MNIST/raw\n"),
+        ("demo --digits mnist", "MNIST/raw, or --download to fetch it there\n"),
         ("train cgn-mnist --variant colored --out run", "no MNIST in 'data': pass --root DIR"),
         ("train cgn-mnist --variant colored --out run --root x", "no MNIST in 'x': pass --root DIR"),
         ("reproduce cgn-table2", "MNIST/raw, or --download to fetch it there\n"),
@@ -171,7 +171,7 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
             "evaluate resnet50 --suite shape-bias --data . --data . --out results",
             "each --suite needs its --data, got 1",
         ),
-        ("evaluate resnet50 --suite imagenet --data . --suite imagenet --data . --out x", "must name each suite once"),
+        ("evaluate resnet50 --suite imagenet --data . --suite imagenet --data . --out x", "must name each entry once"),
         ("evaluate resnt50 --suite shape-bias --data . --out results", "did you mean 'resnet50'"),
         ("evaluate resnet50 --weights x.pth --suite shape-bias --data . --out results", "no such file: x.pth"),
         ("reproduce cgn-table2 --variant colred", "'colred'"),
@@ -259,9 +259,13 @@ def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
 
 def test_sample_draws_a_sheet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     save_asset(tmp_path / "own.safetensors", generator().state_dict(), "cgn-mnist")
-    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/a.png", "--num", "4") == (0, "sheets/a.png\n", "")
-    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/b.png", "--num", "4")[0] == 0
-    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/c.png", "--num", "4", "--seed", "1")[0] == 0
+    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/a.png", "--columns", "4") == (
+        0,
+        "sheets/a.png\n",
+        "",
+    )
+    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/b.png", "--columns", "4")[0] == 0
+    assert run(capsys, "sample", "own.safetensors", "--out", "sheets/c.png", "--columns", "4", "--seed", "1")[0] == 0
     a, b, c = ((tmp_path / "sheets" / f"{name}.png").read_bytes() for name in "abc")
     assert a.startswith(b"\x89PNG")
     assert a == b
@@ -444,7 +448,7 @@ def test_train_and_reproduce_hand_on_every_option(
                 "download": True,
             },
         ),
-        ((Path("d"),), {"seed": 2, "digits": "sklearn", "root": Path("r")}),
+        ((Path("d"),), {"seed": 2, "digits": "sklearn", "root": Path("r"), "download": False}),
     ]
 
 
@@ -623,7 +627,9 @@ def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "its twin: genaug reproduce genint-table1 --twin, or as far as it goes: genaug train classifier" in message
     assert "lacks the training; the sheets are" in refused(capsys, "reproduce", "genint-figure7", "--twin")
     assert "genaug sample cgn-double-colored-mnist" in refused(capsys, "reproduce", "cgn-figure3")
-    assert "got none" in refused(capsys, "reproduce", "genint-table1", "--twin", "--seeds", ",", "--out", "run")
+    assert "got an empty entry" in refused(
+        capsys, "reproduce", "genint-table1", "--twin", "--seeds", ",", "--out", "run"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,14 +5,19 @@ What several commands share is in `options`; the other modules have the commands
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from genaug.cli import pictures, photographs, rendering, evaluation, audit, training, reproduction, weights  # isort: skip  # noqa: F401
+from genaug.cli import pictures, rendering, evaluation, audit, training, reproduction, weights  # isort: skip  # noqa: F401
 from genaug.cli.evaluation import SUITE_NAMES
 from genaug.cli.options import COLOURED_VARIANTS, MNIST_VARIANTS, app, assets, reproduce, train
 from genaug.cli.training import TRAINING_ROWS
@@ -65,6 +70,40 @@ def _genaug(
         os.environ["GENAUG_DEBUG"] = "1"
 
 
+class _Stopped(BaseException):
+    """A scheduler's signal, on whose way out what is staged is removed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the program as an exception, as SIGINT does."""
+    if threading.current_thread() is not threading.main_thread():  # only this one may set handlers
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        raise _Stopped(number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    before = {name: signal.signal(getattr(signal, name), stop) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _check_not_empty(arguments: list[str]) -> None:
+    """No argument may be empty: an empty path would be the current folder."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument.strip() or (argument.startswith("--") and argument.endswith("=")):
+            named = argument.rstrip("= ") or (before if before.startswith("-") else "an argument")
+            raise ValueError(f"{named} must not be empty")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; an error becomes one line on standard error.
 
@@ -72,23 +111,32 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: in place of `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0, 1 for a failure, 2 for misuse, 130 if interrupted.
+        The exit code: 0, 1 for a failure, 2 for misuse, 128 + the signal's number if stopped by one (130: Ctrl-C).
     """
     from genaug.assets.registry import AssetError, UnavailableAssetError
+    from genaug.files import DamagedFileError
 
     try:
-        code = app(arguments, prog_name="genaug", standalone_mode=False) or 0
+        _check_not_empty(sys.argv[1:] if arguments is None else arguments)
+        with _stopping():
+            code = app(arguments, prog_name="genaug", standalone_mode=False) or 0
         message = "interrupted" if code == _INTERRUPTED else ""  # some versions of typer return so, others raise
     except (typer.Abort, KeyboardInterrupt):
         code, message = _INTERRUPTED, "interrupted"
+    except _Stopped as stopped:
+        name = signal.Signals(stopped.number).name
+        code, message = 128 + stopped.number, f"stopped by {name}; the same command resumes work that can be resumed"
     except Exception as error:
         if isinstance(error, _UsageError):
             message, code = error.format_message(), 2  # type: ignore[attr-defined]
-        elif isinstance(error, (*_MISUSE, AssetError)) and not isinstance(error, UnavailableAssetError):
+        elif getattr(error, "errno", None) == errno.ENAMETOOLONG or (
+            isinstance(error, (*_MISUSE, AssetError)) and not isinstance(error, UnavailableAssetError)
+        ):
             message, code = str(error), 2
         else:
             message, code = str(error), 1
-            if not isinstance(error, (UnavailableAssetError, ModuleNotFoundError)):  # both say what to do
+            # these say what to do
+            if not isinstance(error, (UnavailableAssetError, ModuleNotFoundError, DamagedFileError)):
                 message = f"{type(error).__name__}: {message}"
         if os.environ.get("GENAUG_DEBUG", "") not in ("", "0"):
             traceback.print_exc()

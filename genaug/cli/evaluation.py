@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genaug.arguments import check_choice
-from genaug.cli.options import ArithmeticType, Device, Dtype, app
+from genaug.cli.options import ArithmeticType, Device, Dtype, app, names
 
 # those of genaug.evaluation, which takes torch's seconds to import
 SUITE_NAMES = [
@@ -32,7 +32,7 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(help="A classifier of torchvision's, or of timm's as timm/NAME, or a trained model/.")
     ],
-    suite: Annotated[list[str], typer.Option(help=f"{', '.join(SUITE_NAMES)}; repeat for several.")],
+    suite: Annotated[list[str], typer.Option(help=f"{', '.join(SUITE_NAMES)}; comma-separated or repeated.")],
     data: Annotated[list[Path], typer.Option(help="The suite's folder; one for each --suite, in the same order.")],
     out: Annotated[Path, typer.Option(help="Where results.json, results.csv, summary.png and pictures go.")],
     weights: Annotated[
@@ -50,10 +50,9 @@ def evaluate(
     dtype: ArithmeticType = Dtype.float32,
 ) -> None:
     """Measure any classifier of ImageNet; the same command again goes on where it stopped."""
+    suite = list(names(suite, "--suite"))
     if len(suite) != len(data):
         raise ValueError(f"each --suite needs its --data, got {len(suite)} and {len(data)}")
-    if len(set(suite)) < len(suite):
-        raise ValueError(f"--suite must name each suite once, got {', '.join(suite)}")
     for name in suite:
         check_choice("--suite", name, SUITE_NAMES)
     for folder in data:

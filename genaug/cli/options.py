@@ -69,7 +69,7 @@ class Digits(str, Enum):
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Seeds = Annotated[str, typer.Option(help="One run each, with commas between.")]
 Root = Annotated[Path, typer.Option(help="Folder that holds MNIST/raw, as torchvision lays it out.")]
-MnistVariants = Annotated[list[str], typer.Option(help="colored, double-colored or wildlife; repeat for several.")]
+MnistVariants = Annotated[list[str], typer.Option(help="Comma-separated: colored, double-colored, wildlife.")]
 Textures = Annotated[
     Path | None, typer.Option(help="For wildlife: folder with object/ and background/, ten images each.")
 ]
@@ -117,19 +117,31 @@ def need_mnist(root: Path, download: bool | None = None) -> None:
         raise ValueError(f"no MNIST in {str(root)!r}: pass --root DIR, a folder that holds MNIST/raw{fetch}")
 
 
-def split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def split(text: str, option: str, repeats: bool = False) -> tuple[str, ...]:
+    """Comma-separated names, none of them empty and, unless `repeats`, none twice."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise ValueError(f"{option} takes a comma-separated list, got an empty entry in {text!r}")
+    if not repeats and (twice := [part for part in dict.fromkeys(parts) if parts.count(part) > 1]):
+        raise ValueError(f"{option} must name each entry once, got {twice[0]} {parts.count(twice[0])} times")
+    return parts
 
 
-def integers(text: str | None, option: str) -> tuple[int, ...] | None:
+def names(texts: list[str], option: str) -> tuple[str, ...]:
+    """Names of an option that may be repeated, and each time hold several with commas between."""
+    return split(",".join(texts), option)
+
+
+def integers(text: str | None, option: str, repeats: bool = False) -> tuple[int, ...] | None:
+    """Comma-separated integers; None for None."""
     if text is None:
         return None
-    for part in split(text):
+    for part in split(text, option, repeats=True):
         try:
             int(part)
         except ValueError:
             raise ValueError(f"{option} takes integers with commas between, got {part!r}") from None
-    return tuple(map(int, split(text)))
+    return tuple(map(int, split(text, option, repeats)))
 
 
 def as_scale(text: str | None) -> float | str | None:

@@ -12,6 +12,7 @@ from genaug.cli.options import (
     Classes,
     Device,
     Digits,
+    Download,
     Generator,
     Root,
     Seed,
@@ -29,20 +30,21 @@ def demo(
     seed: Seed = 0,
     digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.sklearn,
     root: Root = DATA,
+    download: Download = False,
 ) -> None:
     """Watch a classifier that looked at colour learn to look at shape: two or three minutes, no network."""
     if digits == Digits.mnist:
-        need_mnist(root)
+        need_mnist(root, download)
     from genaug.recipes import demo as recipe
 
-    recipe.run(out, seed=seed, digits=digits.value, root=root)
+    recipe.run(out, seed=seed, digits=digits.value, root=root, download=download)
 
 
 @app.command(epilog="Example: genaug sample cgn-double-colored-mnist --out sheet.png")
 def sample(
     name: Generator,
     out: Annotated[Path, typer.Option(help="The picture to write.")],
-    num: Annotated[int, typer.Option(help="How many columns.")] = 10,
+    columns: Annotated[int, typer.Option(help="Number of columns.")] = 10,
     classes: Classes = None,
     truncation: Truncation = 1.0,
     seed: Seed = 0,
@@ -52,7 +54,7 @@ def sample(
     from genaug.recipes import samples
 
     chosen = integers(classes, "--classes")
-    samples.run(name, out, num=num, seed=seed, classes=chosen, truncation=truncation, device=device)
+    samples.run(name, out, num=columns, seed=seed, classes=chosen, truncation=truncation, device=device)
     typer.echo(out)
 
 
@@ -72,7 +74,7 @@ def interpolate(
     device: Device = "cpu",
 ) -> None:
     """Draw what lies between counterfactual images: over their shape, texture, background or all."""
-    chosen = integers(classes, "--classes")
+    chosen = integers(classes, "--classes", repeats=True)
     from genaug.recipes import interpolations
 
     written = interpolations.interpolate(
@@ -155,7 +157,7 @@ def stylize(
     generator: Annotated[str, typer.Option(help="Whose texture mechanism.")] = "cgn-imagenet-256",
     steps: Annotated[int, typer.Option(help="Of the optimisation.")] = 50,
     size: Annotated[int, typer.Option(help="Pixels of the shorter side.")] = 256,
-    frames: Annotated[int, typer.Option(help="Of a .gif or .mp4.")] = 25,
+    frames: Annotated[int | None, typer.Option(help="Frames of a .gif or .mp4 (default: 25).")] = None,
     network: Annotated[str, typer.Option(help="VGG19's weights: an asset's name or a .safetensors file.")] = "vgg19",
     truncation: Truncation = 1.0,
     seed: Seed = 0,

@@ -84,7 +84,7 @@ def render(
 
     options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": as_scale(scale)}
     of_transfer: dict[str, Any] = {"method": method, "size": size, "network": network, "decoder": decoder}
-    of_transfer["steps"] = integers(steps, "--steps")
+    of_transfer["steps"] = integers(steps, "--steps", repeats=True)
     if transfer is None and (given := [name for name, value in of_transfer.items() if value is not None]):
         raise ValueError(f"--{given[0]} is of --transfer, which is not given")
     for option, other in (("steps", "gatys"), ("decoder", "adain")):

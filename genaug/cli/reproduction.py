@@ -29,6 +29,7 @@ from genaug.cli.options import (
     Tiny,
     cgn_changes,
     integers,
+    names,
     need_mnist,
     reproduce,
     split,
@@ -93,7 +94,7 @@ def reproduce_cgn_table1(
 
     cgn_table1.run(
         out,
-        rows=split(rows),
+        rows=split(rows, "--rows"),
         seeds=chosen,
         as_=as_,
         tiny=tiny,
@@ -129,14 +130,14 @@ def reproduce_cgn_table2(
 ) -> None:
     """CGN, Table 2: digits classified where colour and texture no longer tell the class."""
     chosen_seeds = integers(seeds, "--seeds") or ()
-    if set(variant) <= set(MNIST_VARIANTS):
+    if set(names(variant, "--variant")) <= set(MNIST_VARIANTS):
         need_mnist(root, download)
     from genaug.recipes import cgn_table2
 
     cgn_table2.run(
         out,
-        rows=split(rows),
-        variants=tuple(variant),
+        rows=split(rows, "--rows"),
+        variants=names(variant, "--variant"),
         root=root,
         textures=textures,
         seeds=chosen_seeds,
@@ -221,13 +222,13 @@ def reproduce_cgn_figure7(
     """CGN, Figure 7: test accuracy over the number of counterfactuals, and of those a noise."""
     numbers, ratios = integers(num, "--num") or (), integers(per_noise, "--per-noise") or ()
     chosen = integers(seeds, "--seeds") or ()
-    if set(variant) <= set(MNIST_VARIANTS):
+    if set(names(variant, "--variant")) <= set(MNIST_VARIANTS):
         need_mnist(root, download)
     from genaug.recipes import cgn_figure7
 
     cgn_figure7.run(
         out,
-        variants=tuple(variant),
+        variants=names(variant, "--variant"),
         numbers=numbers,
         per_noise=ratios,
         root=root,
@@ -244,7 +245,7 @@ def reproduce_cgn_figure7(
     "genint-colored-mnist", epilog="Example: genaug reproduce genint-colored-mnist --root data --seeds 0,1,2"
 )
 def reproduce_genint_colored_mnist(
-    variant: Annotated[list[str], typer.Option(help="two-class or ten-class; repeat for both.")] = COLOURED_VARIANTS,
+    variant: Annotated[list[str], typer.Option(help="Comma-separated: two-class, ten-class.")] = COLOURED_VARIANTS,
     rows: Annotated[
         str | None,
         typer.Option(
@@ -262,14 +263,14 @@ def reproduce_genint_colored_mnist(
 ) -> None:
     """GenInt's coloured digits: a conditional VAE's and GAN's interventions, and IRM, where colours mislead."""
     chosen_seeds = integers(seeds, "--seeds") or ()
-    chosen = {} if rows is None else {"rows": split(rows)}
+    chosen = {} if rows is None else {"rows": split(rows, "--rows")}
     if digits == Digits.mnist:
         need_mnist(root, download)
     from genaug.recipes import genint_colored_mnist
 
     genint_colored_mnist.run(
         out,
-        variants=tuple(variant),
+        variants=names(variant, "--variant"),
         root=root,
         digits=digits.value,
         seeds=chosen_seeds,

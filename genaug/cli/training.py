@@ -104,7 +104,7 @@ def train_cgn_imagenet(
 
     settings = cgn.settings_as(as_)
     changes = cgn_changes(steps, batch_size, accumulate, measured, no_inception, dtype)
-    changes |= {"seed": seed, "without": split(without or "")}
+    changes |= {"seed": seed, "without": split(without, "--without") if without else ()}
     settings = replace(cgn_miniature.tiny(settings) if tiny else settings, **changes)
     start = cgn_miniature.pretrained(out) if tiny else None
     results = cgn.train(
@@ -140,7 +140,9 @@ def train_classifier(
         bool, typer.Option("--tiny", help="Minutes, to see it run: ResNet-18 on small digits, which are written.")
     ] = False,
     as_: Annotated[str, typer.Option("--as", help="Where the two disagree: paper or released (the code).")] = "paper",
-    architecture: Annotated[str | None, typer.Option(help="The row's, or any ResNet of torchvision's.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="The row's, or any backbone: of torchvision, or timm/NAME.")
+    ] = None,
     augmentation: Annotated[
         str | None,
         typer.Option(help="Of photographs: standard, additional (GenInt's), autoaugment, augmix, trivialaugment."),
@@ -169,7 +171,10 @@ def train_classifier(
         str | None, typer.Option(help="torchvision's name for published ones to start from, or 'none'.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="How many.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photographs a step, of all processes together.")] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Photographs per step, over all processes (default: 256, or fewer for small sets)."),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At the start.")] = None,
     drop_every: Annotated[int | None, typer.Option(help="Epochs after which the learning rate drops.")] = None,
     drop_factor: Annotated[float | None, typer.Option(help="What it is then multiplied by.")] = None,
@@ -215,7 +220,7 @@ def train_classifier(
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f"no such folder: {folder}")
     changes: dict[str, Any] = {
-        "heads": None if heads is None else split(heads),
+        "heads": None if heads is None else split(heads, "--heads"),
         "aggregate": aggregate,
         "frozen_batch_norm": frozen_batch_norm or None,
         "epochs": epochs,
@@ -260,7 +265,8 @@ def train_classifier(
     )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
         for head, found in results["validation"].items():
-            typer.echo(f"{head}: top-1 {found['top1']:.1f}%, top-5 {found['top5']:.1f}%")
+            measured = {"top1": "top-1", "top5": "top-5"}
+            typer.echo(f"{head}: " + ", ".join(f"{measured[name]} {value:.1f}%" for name, value in found.items()))
         typer.echo(out / "model")
 
 

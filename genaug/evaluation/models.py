@@ -22,7 +22,7 @@ from genaug.assets.formats import read
 from genaug.assets.registry import AssetError
 from genaug.evaluation.scoring import IMAGENET_MEAN, IMAGENET_STD, Model, preprocessing
 from genaug.files import one_line
-from genaug.models.multi_head_resnet import MultiHeadResNet
+from genaug.models.multi_head_resnet import MultiHeadClassifier
 
 TIMM = "timm/"
 PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved model
@@ -60,7 +60,7 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
         name: one of:
 
             - a name of torchvision's, such as "resnet50", or of timm's, such as "timm/resnet50.a1_in1k";
-            - a folder of `MultiHeadResNet.save_pretrained` or of Hugging Face's `save_pretrained`, or the name of a
+            - a folder of `MultiHeadClassifier.save_pretrained` or of Hugging Face's `save_pretrained`, or the name of a
               Hugging Face repository, such as "microsoft/resnet-50";
             - a TorchScript file (`torch.jit.save`) or an exported program (`torch.export.save`);
             - a Python path "package.module:function" to a model, a `Classifier`, or a function that returns one.
@@ -157,14 +157,14 @@ def _described(file: Path) -> dict[str, Any]:
 def _saved(folder: Path) -> Classifier:
     if missing := [file for file in _SAVED if not (folder / file).is_file()]:
         raise ValueError(
-            f"{folder} must be a folder of MultiHeadResNet.save_pretrained, such as the model/ that `genaug train "
+            f"{folder} must be a folder of MultiHeadClassifier.save_pretrained, such as the model/ that `genaug train "
             f"classifier` writes, or of Hugging Face, but has no {missing[0]}"
         )
     config, weights = (folder / file for file in _SAVED)
     try:
-        model = MultiHeadResNet(**json.loads(config.read_text()))
+        model = MultiHeadClassifier(**json.loads(config.read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{config} is not one of MultiHeadResNet's: {one_line(error)}") from None
+        raise ValueError(f"{config} is not one of MultiHeadClassifier's: {one_line(error)}") from None
     _fit(model, _state(weights), weights, "its config.json")
     # a single head is the model's answer and needs no figures beside it
     whole: Any = model if len(model.heads) > 1 else model.only(*model.heads)

@@ -30,6 +30,7 @@ ENSEMBLE = "ensemble"  # the head that is the model's answer, and the only one o
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+MOST_WORKERS = 1_000  # processes that read images
 _NAMED = 5  # of the parts that are missing, before a message says ...
 
 Model = Callable[..., Any]
@@ -224,7 +225,8 @@ def score(
     """
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, but got {dtype}")
-    batch_size, num_workers = check_integer("batch_size", batch_size, 1), check_integer("num_workers", num_workers, 0)
+    batch_size = check_integer("batch_size", batch_size, 1)
+    num_workers = check_integer("num_workers", num_workers, 0, MOST_WORKERS)
     where = place(model, device)
     names = _names(images)
     total = len(images) if isinstance(images, Dataset) else None  # type: ignore[arg-type]

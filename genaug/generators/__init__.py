@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genaug.arguments import check_device
+
 # Images that a CPU is given at a time: the activations of more leave its cache, which doubles the time. Always as many,
 # since a CPU sums in another order for another number, and the last bit of an image would depend on its batch
 CPU_BATCH = 8
@@ -59,7 +61,9 @@ def load_generator(
 
     Raises:
         genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
+        ValueError: there is no such device.
     """
+    device = check_device("device", device)
     from genaug.assets import KINDS, AssetError, load_asset
     from genaug.assets.layouts import parsed_config
 

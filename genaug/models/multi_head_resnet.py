@@ -1,8 +1,10 @@
-"""A ResNet with several linear heads on the same features: CGN's classifier of ImageNet (section 4.3)."""
+"""Classifiers with several linear heads on the same features, as CGN's of ImageNet (section 4.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,21 +15,25 @@ from torchvision import models
 from torchvision.models.resnet import ResNet
 
 from genaug.arguments import check_choice, check_integer, near
+from genaug.files import atomic_path
 
 HEADS = ("shape", "texture", "background")
 ENSEMBLE = "ensemble"
 AGGREGATES = ("logits", "log_probs")
+PREPROCESSING = "preprocessing.json"
+TIMM = "timm/"
+_AUXILIARY = ("googlenet", "inception_v3")  # in training they return two answers
 
 CARD = """---
 {{ card_data }}
 ---
 
-A classifier of images: a ResNet with several heads on the same features, whose mean is its answer.
+A classifier of images: a network with several heads on the same features, whose mean is its answer.
 
 ```python
-from genaug import MultiHeadResNet
+from genaug import MultiHeadClassifier
 
-model = MultiHeadResNet.from_pretrained("this repository, or a folder")
+model = MultiHeadClassifier.from_pretrained("this repository, or a folder")
 logits = model(images)  # (B, num_classes); model(images, heads=True) has each head's
 ```
 
@@ -35,35 +41,40 @@ Backbone, heads and the number of classes are in config.json.
 """
 
 
-class MultiHeadResNet(
+class MultiHeadClassifier(
     nn.Module, PyTorchModelHubMixin, library_name="genaug", tags=["image-classification"], model_card_template=CARD
 ):
-    """A ResNet whose last layer is replaced by several heads; its answer is their mean.
+    """A network whose last layer is replaced by several heads; its answer is their mean.
 
     `model(x)` returns the ensemble's logits, in training and evaluation alike, so that any loop works;
-    `model(x, heads=True)` each head's, too. `save_pretrained(folder)`, `MultiHeadResNet.from_pretrained(folder or
-    repository)` and `push_to_hub(repository)` store it as safetensors with its settings.
+    `model(x, heads=True)` each head's, too. `save_pretrained(folder)`, `from_pretrained(folder or repository)` and
+    `push_to_hub(repository)` store it as safetensors with its settings.
 
     Args:
-        backbone: one of torchvision's ResNets, ResNeXts or Wide ResNets, such as "resnet50".
+        backbone: a classifier of torchvision's whose last layer is linear, such as "resnet50" or "efficientnet_b0"; or
+            one of timm's as "timm/NAME".
         num_classes: of each head.
         heads: their names. The heads that the losses and datasets here know are shape, texture and background.
         weights: None for random ones, "DEFAULT" for the best published ones of ImageNet, or torchvision's name of any;
-            these are fetched by torchvision. With 1,000 classes each head starts as the published last layer, otherwise
-            heads are random.
+            these are fetched by torchvision, or timm, which has "DEFAULT" alone. With 1,000 classes each head starts as
+            the published last layer, otherwise heads are random.
         aggregate: "logits" takes the mean of the heads' logits, as CGN's code and its appendix C.4; "log_probs" that of
             their log-probabilities, as its section 4.3 words it.
         frozen_batch_norm: leave the batch norms' statistics as they are in training, too, as CGN's released training
             does with published weights.
 
     Attributes:
-        backbone: the ResNet up to its pooled features.
+        backbone: the network up to the features that its last layer took.
         heads: name -> linear layer, an `nn.ModuleDict`.
+        preprocessing: what its images are, if known: "class_names", "image_size", and the "mean" and "std" of each
+            channel in [0, 1]. It is saved as preprocessing.json beside the weights.
 
     Raises:
         ValueError: an unknown backbone, weights or aggregate, or heads without a name, doubled or called "ensemble".
         TypeError: an argument is of another kind.
     """
+
+    _kind = "a classifier of torchvision's, or timm/NAME"
 
     def __init__(
         self,
@@ -76,27 +87,26 @@ class MultiHeadResNet(
         frozen_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        every = models.list_models(module=models)
-        known = [name for name in every if models.get_model_builder(name).__module__ == ResNet.__module__]
-        if backbone not in known:
-            raise ValueError(f"backbone must be a ResNet of torchvision's, but got {backbone!r}{near(backbone, known)}")
+        timm = backbone.startswith(TIMM)
+        known = [] if timm else self._known()
+        if not timm and backbone not in known:
+            raise ValueError(f"backbone must be {self._kind}, but got {backbone!r}{near(backbone, known)}")
         names = [heads] if isinstance(heads, str) else list(heads)
         if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"heads must be names that differ, at least one, but got {heads!r}")
         if wrong := [name for name in names if name == ENSEMBLE or "." in name]:
             raise ValueError(f"heads must not be called {ENSEMBLE!r} or have a dot, but got {wrong[0]!r}")
         check_choice("aggregate", aggregate, AGGREGATES)
-        published = models.get_model_weights(backbone)
-        if weights is not None and weights not in published.__members__:
-            expected = ", ".join(published.__members__)
+        names_of_weights = ("DEFAULT",) if timm else tuple(models.get_model_weights(backbone).__members__)
+        if weights is not None and weights not in names_of_weights:
+            expected = ", ".join(names_of_weights)
             raise ValueError(f"weights of {backbone} must be None or one of {expected}, but got {weights!r}")
         self.num_classes = check_integer("num_classes", num_classes, 2)
         self.aggregate = aggregate
         self.frozen_batch_norm = frozen_batch_norm
-        network = models.get_model(backbone, weights=weights)
-        last = network.fc
-        network.fc = nn.Identity()
-        self.backbone = network
+        network = _of_timm(backbone, weights) if timm else models.get_model(backbone, weights=weights)
+        self.backbone, last = _without_last_layer(network, backbone)
+        self.preprocessing: Mapping[str, Any] | None = None
         self.heads = nn.ModuleDict({name: nn.Linear(last.in_features, num_classes) for name in names})
         if weights is not None and num_classes == last.out_features:
             for head in self.heads.values():
@@ -143,7 +153,7 @@ class MultiHeadResNet(
             check_choice("names", name, self.heads)
         return _Some(self, names)
 
-    def train(self, mode: bool = True) -> MultiHeadResNet:
+    def train(self, mode: bool = True) -> MultiHeadClassifier:
         """As `nn.Module.train`; with `frozen_batch_norm` the batch norms stay in evaluation mode."""
         super().train(mode)
         if self.frozen_batch_norm:
@@ -152,11 +162,66 @@ class MultiHeadResNet(
                     module.eval()
         return self
 
+    @classmethod
+    def _known(cls) -> list[str]:
+        return [name for name in models.list_models(module=models) if name not in _AUXILIARY]
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        if self.preprocessing is not None:
+            with atomic_path(save_directory / PREPROCESSING) as path:
+                path.write_text(json.dumps(dict(self.preprocessing), indent=2) + "\n")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> MultiHeadClassifier:
+        model = super()._from_pretrained(model_id=model_id, **options)
+        file = Path(model_id) / PREPROCESSING
+        if file.is_file():
+            model.preprocessing = json.loads(file.read_text())
+        return model
+
+
+class MultiHeadResNet(MultiHeadClassifier):
+    """A `MultiHeadClassifier` on one of torchvision's ResNets, ResNeXts or Wide ResNets, such as "resnet50".
+
+    Arguments, attributes and errors are those of `MultiHeadClassifier`; other backbones are refused.
+    """
+
+    _kind = "a ResNet of torchvision's"
+
+    @classmethod
+    def _known(cls) -> list[str]:
+        every = models.list_models(module=models)
+        return [name for name in every if models.get_model_builder(name).__module__ == ResNet.__module__]
+
+
+def _of_timm(name: str, weights: str | None) -> nn.Module:
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"{name} needs timm: pip install timm") from None
+
+    bare = name.removeprefix(TIMM)
+    if not timm.is_model(bare):
+        raise ValueError(f"timm has no model {bare!r}{near(bare, timm.list_models())}")
+    return timm.create_model(bare, pretrained=weights is not None)
+
+
+def _without_last_layer(network: nn.Module, name: str) -> tuple[nn.Module, nn.Linear]:
+    """The network up to its last linear layer, and that layer."""
+    linear = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or list(network.children())[-1] is not network.get_submodule(linear[-1].split(".")[0]):
+        raise ValueError(f"backbone must end in a linear layer, but {name} does not")
+    last = network.get_submodule(linear[-1])
+    network.set_submodule(linear[-1], nn.Identity())
+    assert isinstance(last, nn.Linear)
+    return network, last
+
 
 class _Some(nn.Module):
     """The mean of some heads of a model."""
 
-    def __init__(self, model: MultiHeadResNet, names: Sequence[str]) -> None:
+    def __init__(self, model: MultiHeadClassifier, names: Sequence[str]) -> None:
         super().__init__()
         self.model, self.names = model, tuple(names)
 

@@ -48,6 +48,7 @@ from genaug.files import writable_folder
 from genaug.progress import progress
 from genaug.records import circumstances, write_results
 from genaug.training.digit_classifier import fit_classifier
+from genaug.training.processes import one_thread
 
 GENERATORS = {"sklearn": "cgn-digits", "mnist": "cgn-double-colored-mnist"}
 INTERVENED = "cgan-digits"
@@ -71,8 +72,13 @@ NOTE = f"Dotted lines: chance, {CHANCE:.0%}.\n\nDigits in the colour of their ow
 COLOURS = {"plain": "#D55E00", "counterfactual": "#0072B2", "interventional": "#009E73"}
 
 
+@one_thread()
 def run(
-    out: str | os.PathLike[str], seed: int = 0, digits: str = "sklearn", root: str | Path | None = None
+    out: str | os.PathLike[str],
+    seed: int = 0,
+    digits: str = "sklearn",
+    root: str | Path | None = None,
+    download: bool = False,
 ) -> dict[str, Any]:
     """Trains the classifiers, prints a table, and writes `out`/results.json and `out`/demo.png.
 
@@ -82,6 +88,7 @@ def run(
             scikit-learn's are those that their generator was trained on.
         digits: "sklearn", or "mnist" for the first 10,000 of its training digits.
         root: the folder that holds MNIST, as for `torchvision.datasets.MNIST`; not used by "sklearn".
+        download: fetch MNIST into `root` if it is not there.
 
     Returns:
         What results.json holds: {"plain": {"train": ..., "test": ...}, "counterfactual": {...}, "interventional":
@@ -94,7 +101,7 @@ def run(
         OSError: `out` cannot be written.
     """
     start = time.perf_counter()
-    unbiased = DoubleColoredMNIST(root, train=False, bias=0.0, seed=seed, digits=digits)
+    unbiased = DoubleColoredMNIST(root, train=False, bias=0.0, seed=seed, digits=digits, download=download)
     biased = demo_digits(train=True) if digits == "sklearn" else DoubleColoredMNIST(root, train=True, bias=DEMO_BIAS)
     counterfactuals = CounterfactualDataset(GENERATORS[digits], length=IMAGES, seed=seed)
     interventions = GenerativeInterventionDataset(

@@ -6,6 +6,7 @@ genaug walk cgn-wildlife-mnist --music song.wav --out dance.mp4
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +25,14 @@ from genaug.interventions.steering import generator_device, noise_of
 from genaug.plotting import save_sheet
 from genaug.progress import progress
 from genaug.recipes.samples import AT_ONCE, found_generator, made_parts, save_image
+from genaug.records import write_results
 from genaug.video import RATE, beats, keep_step, moves, read_wav, save_video
 
 OVER = (*FACTORS, "all")
 BETWEEN = ("classes", "noises", "both")
 STRIDE = 0.8  # seconds from one point of a walk to the next, without music
+MOST_POINTS = 1_000
+FRAMES = "frames.json"  # in a folder of frames, and says which are ours
 SMALLEST = 128  # pixels a side of a walk's frames: smaller images are enlarged by a whole factor
 
 
@@ -148,7 +152,8 @@ def interpolate(
         generator: a counterfactual one: a name from `genaug assets list`, a converted checkpoint, or a module, which
             between classes has to take labels (B, num_classes), the share of each class.
         out: a picture such as .png: a column a step, a row a part. A .gif or .mp4: the same in time, forth and back.
-            A name without suffix: a folder of frames, 0000.png and so on, of the composed images alone.
+            A name without suffix: a folder of frames, 0000.png and so on, of the composed images alone. It must be new,
+            empty, or of an earlier call, whose frames are replaced.
         over: the mechanism that changes: "shape", "texture", "background" or "all"; the others stay as they are.
         between: what of it changes: "classes", "noises", or "both" as in the paper's figures.
         classes: the points' classes in turn; drawn by default.
@@ -169,8 +174,8 @@ def interpolate(
     """
     check_choice("over", over, OVER)
     check_choice("between", between, BETWEEN)
-    check_integer("points", points, 2)
-    check_integer("steps", steps, 1)
+    check_integer("points", points, 2, MOST_POINTS)
+    check_integer("steps", steps, 1, MOST_POINTS)
     check_truncation(truncation)
     network, title, _ = found_counterfactual(generator, device)
     way = Way(network, points, over=over, between=between, classes=classes, seed=seed, truncation=truncation)
@@ -226,7 +231,7 @@ def walk(
         TypeError, ValueError, genaug.AssetError, OSError: as `interpolate`; or the music is no .wav.
         RuntimeError: ffmpeg failed.
     """
-    check_integer("points", points, 2)
+    check_integer("points", points, 2, MOST_POINTS)
     check_truncation(truncation)
     if not moves(out):
         raise ValueError(f"out must end in .gif or .mp4, but got {Path(out).name!r}")
@@ -263,7 +268,27 @@ def enlarged(images: Tensor) -> Tensor:
 
 
 def save_frames(folder: str | os.PathLike[str], images: Tensor) -> None:
-    """Writes 0000.png and so on into a folder."""
+    """Write 0000.png and so on into a folder, in place of the frames of an earlier call.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
     target = writable_folder(folder)
-    for number, image in enumerate(images):
-        save_image(target / f"{number:04d}.png", image)
+    record = target / FRAMES
+    before: list[str] = []
+    if record.exists():
+        try:
+            before = list(json.loads(record.read_text())["frames"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{record} is not of genaug: choose another folder") from None
+    elif others := sorted(name for name in os.listdir(target) if not name.startswith(".")):
+        raise ValueError(f"{target} holds something else ({others[0]}): choose another folder")
+    names = [f"{number:04d}.png" for number in range(len(images))]
+    # first what will be there, so that a call that is cut off leaves a folder that the next one knows
+    write_results(record, {"frames": sorted({*before, *names})})
+    for name, image in zip(names, images, strict=True):
+        save_image(target / name, image)
+    for name in set(before) - set(names):
+        if Path(name).name == name:
+            (target / name).unlink(missing_ok=True)
+    write_results(record, {"frames": names})

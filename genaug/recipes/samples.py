@@ -37,6 +37,7 @@ from genaug.plotting import save_animation, save_sheet
 from genaug.progress import progress
 from genaug.video import moves
 
+MOST_COLUMNS = 1_000  # of a sheet
 ROWS = 5  # classes of a sheet, unless they are named
 STEPS = 9  # columns of a walk's sheet
 FRAMES = 25  # of a walk's animation, one way
@@ -58,19 +59,19 @@ def run(
     Args:
         generator: a name from `genaug assets list`, a converted checkpoint, or a module, as the datasets take it.
         out: the picture; its suffix says the format, such as .png.
-        num: how many columns, at least 1.
+        num: how many columns, 1 to 1,000.
         seed: of noise and classes.
         classes: which to draw from, or, of a generator without parts, which to show; by default drawn from all.
         truncation: scale of the noise, in (0, 1].
         device: where images are made; the CPU, or where a module lies, by default.
 
     Raises:
-        ValueError: `num` is below 1, `truncation` outside (0, 1], a class is none of the generator's, or the suffix is
-            of no picture format.
+        ValueError: `num` is outside 1..1000, `truncation` outside (0, 1], a class is none of the generator's, or the
+            suffix is of no picture format.
         genaug.AssetError: the generator cannot be had.
         OSError: the folder of `out` cannot be written.
     """
-    check_integer("num", num, 1)
+    check_integer("num", num, 1, MOST_COLUMNS)
     check_truncation(truncation)
     network, title, place = found_generator(generator, device)
     known = check_classes(classes, network.num_classes, names_of(network))

@@ -23,7 +23,8 @@ from genaug.transforms.style_transfer import CONTENT_LAYER, STYLE_LAYERS, gatys
 from genaug.transforms.vgg import load_encoder
 from genaug.video import moves, save_video
 
-SMALLEST = 16  # pixels a side of what can be stylised
+SMALLEST, LARGEST = 16, 4096  # pixels of the shorter side of what can be stylised
+MOST_FRAMES = 10_000
 
 
 def run(
@@ -34,7 +35,7 @@ def run(
     generator: str | os.PathLike[str] | nn.Module = "cgn-imagenet-256",
     steps: int = 50,
     size: int = 256,
-    frames: int = 25,
+    frames: int | None = None,
     seed: int = 0,
     truncation: float = 1.0,
     network: str | os.PathLike[str] = "vgg19",
@@ -50,7 +51,7 @@ def run(
         generator: a counterfactual one, as `CounterfactualDataset` takes it.
         steps: of L-BFGS, from the picture itself.
         size: pixels of the picture's shorter side while it is optimised, and of the result's.
-        frames: of a .gif or .mp4.
+        frames: of a .gif or .mp4; 25 by default.
         seed: of the texture's noise.
         truncation: scale of the noise, in (0, 1].
         network: VGG19's weights: a name from `genaug assets list` or a `.safetensors` file.
@@ -66,11 +67,13 @@ def run(
         OSError: `out` cannot be written.
     """
     check_integer("steps", steps, 1)
-    check_integer("size", size, SMALLEST)
-    check_integer("frames", frames, 2)
+    check_integer("size", size, SMALLEST, LARGEST)
     check_truncation(truncation)
     picture = v2.pil_to_tensor(open_image(image))
     moving = moves(out)
+    if frames is not None and not moving:
+        raise ValueError(f"frames are of a .gif or .mp4, but out is {Path(out).name!r}")
+    frames = check_integer("frames", 25 if frames is None else frames, 2, MOST_FRAMES)
     if not moving and Image.registered_extensions().get(Path(out).suffix.lower()) not in Image.SAVE:
         raise ValueError(f"a picture's name must end in its format, such as .png, but got {os.fspath(out)!r}")
     found, _, place = found_counterfactual(generator, device)

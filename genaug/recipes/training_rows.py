@@ -31,6 +31,7 @@ a set that is not the package's. CGN's SIN is `imagenet-only` with the stylised 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.arguments import check_choice
 from genaug.datasets.colored_mnist import DoubleColoredMNIST, demo_digits
+from genaug.evaluation.scoring import image_paths
 from genaug.files import staging_folder, writable_folder
 from genaug.models.multi_head_resnet import HEADS
 from genaug.recipes.demo import COMPONENTS, GENERATORS, INTERVENED, SCALE
@@ -305,7 +307,7 @@ def run(
         data: photographs, a folder a class; digits are written for None with `tiny_scale`.
         validation: likewise.
         row: of `ROWS`; None to begin from `Settings()`.
-        architecture: of the row, or any ResNet of torchvision's.
+        architecture: of the row, or any backbone of torchvision's, or of timm's as "timm/NAME".
         augmentation: of the row, or any of `classifier_data.augmentation`.
         as_: "paper" or "released".
         tiny_scale: run in minutes, see `tiny`.
@@ -313,7 +315,8 @@ def run(
             in place of the row's generator. What is None is the row's, or as many images as photographs and a weight
             of 1.
         interventions: options of every intervention, in place of the row's: truncation, components, scale.
-        changes: settings in place of the row's.
+        changes: settings in place of the row's. Without a row, a batch is at most a quarter of the photographs, and the
+            learning rate is scaled with it, unless they are given.
         options: further ones of `train`.
 
     Returns:
@@ -334,7 +337,10 @@ def run(
         chosen = plan(row, architecture, augmentation, as_)
     if tiny_scale:
         chosen = tiny(chosen)
-    settings = replace(chosen.settings, **(changes or {}))
+    changes = dict(changes or {})
+    settings = replace(chosen.settings, **changes)
+    if row is None and data is not None and Path(data).is_dir() and "batch_size" not in changes and not tiny_scale:
+        settings = for_few(settings, len(image_paths(data)), scale_rate="learning_rate" not in changes)
     mixed = _sources(chosen.sources, sources, interventions or {}, settings.batch_size)
     if row is not None and data is not None and not chosen.photographs:
         raise ValueError(f"data (--data) must be left out: {row} is trained on generated images alone")
@@ -349,6 +355,29 @@ def run(
     if any(source.name == FOLDER for source in mixed):
         raise ValueError(f"{row} needs a folder of stylised or transferred photographs, a folder a class: --stylized")
     return train(out, data, validation, sources=mixed, settings=settings, **options)
+
+
+def for_few(settings: Settings, count: int, *, scale_rate: bool = True) -> Settings:
+    """Return settings for a set of few photographs, with at least four steps an epoch, and say so on standard error.
+
+    Args:
+        settings: their batch size is the largest.
+        count: how many photographs there are.
+        scale_rate: scale the learning rate with the batch size.
+    """
+    shares = int(os.environ.get("WORLD_SIZE", 1)) * settings.accumulate  # that a batch is divided into
+    size = 2 ** max(1, (count // 4).bit_length() - 1)
+    size = max(shares, size // shares * shares)
+    if size >= settings.batch_size:
+        return settings
+    rate = settings.learning_rate * size / settings.batch_size if scale_rate else settings.learning_rate
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"{count:,} photographs: --batch-size {size} and --learning-rate {rate:g}, where larger sets have "
+            f"{settings.batch_size} and {settings.learning_rate:g}",
+            file=sys.stderr,
+        )
+    return replace(settings, batch_size=size, learning_rate=rate)
 
 
 def _sources(

@@ -22,6 +22,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from genaug.arguments import check_device, check_integer
 from genaug.assets import save_asset
+from genaug.evaluation.scoring import MOST_WORKERS
 from genaug.files import open_image, writable_folder
 from genaug.interventions.sampling import integers, uniform
 from genaug.training.resumable import machine, optimise, resume
@@ -154,7 +155,7 @@ def train(
         OSError: `out` cannot be written.
     """
     check_integer("seed", seed)
-    check_integer("workers", workers, 0)
+    check_integer("workers", workers, 0, MOST_WORKERS)
     device = check_device("device", device)
     settings = SETTINGS
     if steps is not None:

@@ -255,11 +255,6 @@ def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
     """BigGAN four times, U2-Net, and the features that styles are compared in."""
 
     def load(device: torch.device) -> Pretrained:
-        if settings.inception and find_spec("torch_fidelity") is None:
-            raise ModuleNotFoundError(
-                "the Inception score needs torch-fidelity: pip install 'genaug[eval]', or inception=False "
-                "(--no-inception)"
-            )
         needed = ["biggan-deep-256", "u2net", *([settings.features] if settings.features != "random" else [])]
         lacking: dict[str, AssetError] = {}
         for name in needed:  # what is missing is known at once, not one after the other
@@ -270,6 +265,13 @@ def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
         if len(lacking) > 1:
             first = next(iter(lacking.values()))
             raise type(first)(f"the training lacks {', '.join(lacking)}: {first}")
+        if lacking:
+            raise next(iter(lacking.values()))
+        if settings.inception and find_spec("torch_fidelity") is None:
+            raise ModuleNotFoundError(
+                "the Inception score needs torch-fidelity: pip install 'genaug[eval]', or inception=False "
+                "(--no-inception)"
+            )
         biggan, metadata = load_asset("biggan-deep-256")
         cgn = CGN(json.loads(metadata["config"]), target=True)
         for name in ("biggan_GT", *MECHANISMS):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Subset
 
+from genaug.datasets.generated import names_of
 from genaug.training.batches import LABEL_KEYS
 
 _NAMED = 6  # classes of a list before a message says ...
@@ -37,7 +38,7 @@ def classes_of(dataset: Any) -> Classes | None:
     if isinstance(count, int):  # generated images, whose `classes` are numbers
         parts = known.values() if isinstance(known, Mapping) else [known or range(count)]
         used = frozenset(number for part in parts for number in part)
-        return Classes(count, _names(getattr(generator, "classes", None)), used)
+        return Classes(count, names_of(generator) or None, used)
     if isinstance(settings := getattr(dataset, "settings", None), Mapping):  # a rendered set
         known = settings.get("classes")
     if isinstance(features := getattr(dataset, "features", None), Mapping):  # Hugging Face's datasets

@@ -19,14 +19,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from genaug.arguments import check_integer
-from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, naming_files, preprocessing, score
-from genaug.files import atomic_path, writable_folder
+from genaug.evaluation.scoring import (
+    ENSEMBLE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MOST_WORKERS,
+    ImageFiles,
+    naming_files,
+    preprocessing,
+    score,
+)
+from genaug.files import atomic_path, naming_full_disk, writable_folder
 from genaug.interventions.sampling import generator_of
-from genaug.models.multi_head_resnet import MultiHeadResNet
+from genaug.models.multi_head_resnet import MultiHeadClassifier
 from genaug.progress import progress
 from genaug.records import circumstances, write_results
 from genaug.training.classifier_data import (
@@ -59,15 +69,15 @@ def train(
 ) -> dict[str, Any]:
     """Trains a classifier; the same call again goes on where it stopped.
 
-    `out` gets model/ (for `MultiHeadResNet.from_pretrained`), results.json, checkpoint.pt, log.jsonl, and
-    bad_images.txt if images were skipped.
+    `out` gets model/ (for `MultiHeadClassifier.from_pretrained` and `genaug evaluate`, with the names of the classes
+    and how images are prepared), results.json, checkpoint.pt, log.jsonl, and bad_images.txt if images were skipped.
 
     Args:
         out: folder to write to; with several processes one that all of them see.
         data: photographs, a folder a class; None to train on the first source alone, as GenInt's Table 4.
-        validation: likewise, for top-1 and top-5 accuracy after each epoch; all of these must open.
-        sources: images beside them. Those of a generator have its classes: ImageNet's where the folders are named by
-            wnid, otherwise as many as there are folders, in their order.
+        validation: likewise, for accuracy after each epoch; all of these must open, which is checked first.
+        sources: images beside them. Their classes are matched with the folders by name, where the generator has names,
+            ImageNet's by wnid. Otherwise there are as many as folders; numbers as names are taken by value.
         settings: the recipe; by default `Settings()`.
         device: where to train, the CPU by default; with "cuda" `torchrun` gives each process a GPU of its own.
         num_workers: processes that read photographs, for each process that trains.
@@ -76,8 +86,9 @@ def train(
         tensorboard: write curves to `out`/tensorboard, too; needs the package of that name.
 
     Returns:
-        What results.json holds: "settings", "sources", "validation" (top-1 and top-5 in percent by head), "epochs",
-        each epoch's, "bad_images", how many were skipped, and circumstances.
+        What results.json holds: "settings", "sources", "class_names", "labels" (of each source, class -> the folder
+        that it is trained as), "validation" (top-1, and of more than five classes top-5, in percent by head),
+        "epochs", each epoch's, "bad_images", how many were skipped, and circumstances.
 
     Raises:
         FileNotFoundError: there is no such folder, or a class without an image.
@@ -89,7 +100,7 @@ def train(
     """
     settings = settings or Settings()
     check_integer("checkpoint_every", checkpoint_every, 1)
-    check_integer("num_workers", num_workers, 0)
+    check_integer("num_workers", num_workers, 0, MOST_WORKERS)
     with processes(device) as world, torch.random.fork_rng(devices=world.gpus):
         folder = writable_folder(out)
         try:
@@ -98,7 +109,7 @@ def train(
             raise TypeError(f"options of sources must be numbers, strings, lists and dicts ({error})") from None
         held_out = ImageFolder(_folder(validation))
         bad = folder / BAD_IMAGES if skip_bad else None
-        mixed, weights = mixed_loader(data, held_out.classes, sources, settings, world, num_workers, bad)
+        mixed, weights, named = mixed_loader(data, held_out.classes, sources, settings, world, num_workers, bad)
         steps = len(mixed) // settings.accumulate
         described = {
             **asdict(settings),
@@ -109,7 +120,15 @@ def train(
             "validation_images": len(held_out),
         }
         run = _Run(settings, len(held_out.classes), mixed, world.device)
+        run.model.preprocessing = {
+            "class_names": held_out.classes,
+            "image_size": settings.size,
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+        }
         resume(run, folder, described)
+        if not run.step:  # found now, and not after the first epoch
+            _check_images(held_out, world, num_workers)
         if run.step and world.rank == 0:
             print(f"{folder}: going on after step {run.step:,}", file=sys.stderr)
         log = _Log(folder, run.step, tensorboard, writes=world.rank == 0)
@@ -130,6 +149,8 @@ def train(
             "settings": asdict(settings),
             "sources": described["sources"],
             "classes": len(held_out.classes),
+            "class_names": held_out.classes,
+            "labels": named,
             "validation_images": len(held_out),
             "validation": run.history[-1],
             "epochs": run.history,
@@ -158,7 +179,7 @@ class _Run:
 
     def __init__(self, settings: Settings, num_classes: int, mixed: MixedLoader, device: torch.device) -> None:
         torch.default_generator.manual_seed(settings.seed)
-        self.model = MultiHeadResNet(
+        self.model = MultiHeadClassifier(
             settings.architecture,
             num_classes,
             heads=settings.heads or PLAIN,
@@ -346,7 +367,21 @@ def _validate(
     if world.size > 1:
         torch.distributed.all_reduce(table)
     shares = 100 * table.cpu() / len(images)
-    return {name: {"top1": float(row[0]), "top5": float(row[1])} for name, row in zip(names, shares, strict=True)}
+    measures = ("top1", "top5") if len(images.classes) > 5 else ("top1",)  # of five classes each is among the best five
+    return {name: dict(zip(measures, map(float, row), strict=False)) for name, row in zip(names, shares, strict=True)}
+
+
+def _check_images(images: ImageFolder, world: World, num_workers: int) -> None:
+    """Opens each image of this process's share; ImageError names the first that does not."""
+    part = images.samples[world.rank :: world.size]
+    files = ImageFiles([Path(path) for path, _ in part], [label for _, label in part], _nothing)
+    batches = DataLoader(files, 64, num_workers=num_workers, generator=torch.Generator(), collate_fn=len)
+    for _ in progress(naming_files(batches), total=len(batches), description="checking --val", unit="batch"):
+        pass
+
+
+def _nothing(image: Any) -> int:
+    return 0
 
 
 class _Log:
@@ -372,8 +407,9 @@ class _Log:
     def write(self, row: dict[str, Any]) -> None:
         if self.lines is None:
             return
-        self.lines.write(json.dumps(row) + "\n")
-        self.lines.flush()
+        with naming_full_disk(self.lines.name):
+            self.lines.write(json.dumps(row) + "\n")
+            self.lines.flush()
         if self.writer is not None:
             scalars = {name: value for name, value in row.items() if isinstance(value, float)}
             for head, found in row.get("validation", {}).items():

@@ -18,6 +18,7 @@ from genaug.evaluation.classes import IMAGENET
 from genaug.generators import load_generator
 from genaug.interventions.sampling import generator_of
 from genaug.models.multi_head_resnet import HEADS
+from genaug.training.class_names import by_value
 from genaug.training.classifier_data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
 from genaug.training.classifier_settings import Settings, Source
 from genaug.training.mixing import MixedLoader
@@ -34,10 +35,11 @@ def mixed_loader(
     world: World,
     num_workers: int,
     skip_bad: Path | None,
-) -> tuple[MixedLoader, list[float]]:
-    """All images of a step, joined, and the weight of each of their sources."""
+) -> tuple[MixedLoader, list[float], list[dict[str, str]]]:
+    """All images of a step, joined; the weight of each of their sources; and which folder each generated class is."""
     loaders: list[DataLoader] = []
     weights: list[float] = []
+    named: list[dict[str, str]] = []
     if data is not None:
         loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
         weights.append(1.0)
@@ -55,6 +57,7 @@ def mixed_loader(
             raise ValueError(f"weight must be 1 for a model with heads, whose loss has none, but got {source.weight}")
         weights.append(source.weight)
         key = f"source {number}"
+        labels: dict[int, int] = {}  # class of generated images -> number of its folder
         if source.kind == "stylized":
             loaders.append(
                 _photographs(source.name, classes, settings, source.batch_size, world, num_workers, skip_bad, key)
@@ -66,8 +69,11 @@ def mixed_loader(
             images = Rendered(source.name, transform, _seed(settings, key), labels, settings.heads)
             loaders.append(_read(images, settings, source.batch_size, world, num_workers, key))
         else:
-            loaders.append(_generated(source, classes, settings, world, key))
-    return MixedLoader(*loaders, device=world.device), weights
+            made = _generated(source, classes, settings, world, key)
+            loaders.append(made)
+            labels = {number: label for number, label in enumerate(made.dataset.classes.tolist()) if label >= 0}
+        named.append({str(number): classes[label] for number, label in labels.items()})
+    return MixedLoader(*loaders, device=world.device), weights, named
 
 
 def _batches(count: int, batch_size: int, settings: Settings, world: World, key: str) -> EpochBatches:
@@ -117,9 +123,9 @@ def _read(
     )
 
 
-def _generated(source: Source, classes: Sequence[str], settings: Settings, world: World, key: str) -> DataLoader:
+def _generated(source: Source, classes: Sequence[str], settings: Settings, world: World, key: str) -> Any:
     generator: Any = load_generator(source.name, world.device)
-    labels = _labels(list(names_of(generator)) or generator.num_classes, classes, source.name)
+    labels = _labels(names_of(generator) or generator.num_classes, classes, source.name)
     renamed = torch.full((generator.num_classes,), -1)
     renamed[list(labels)] = torch.tensor(list(labels.values()))
     options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": list(labels), **source.options}
@@ -139,18 +145,21 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     )
 
 
-def _labels(known: int | list[str] | None, classes: Sequence[str], name: str) -> dict[int, int]:
+def _labels(known: int | Sequence[str] | None, classes: Sequence[str], name: str) -> dict[int, int]:
     """Class of generated images -> number of its folder.
 
     Args:
-        known: how many classes the generator has, or, of transferred photographs, their folders' names.
-        classes: the folders' names.
+        known: the names of the generator's classes, or how many there are.
+        classes: the folders' names, sorted as text. Numbers are matched by their values.
         name: of what makes the images.
     """
-    if isinstance(known, list):
-        if missing := [folder for folder in known if folder not in classes]:
-            raise ValueError(f"{name} has images of the class {missing[0]}, for which there is no folder")
-        return {number: list(classes).index(folder) for number, folder in enumerate(known)}
+    if known is not None and not isinstance(known, int):
+        if list(known) == list(IMAGENET):
+            known = len(IMAGENET)
+        else:
+            if missing := [folder for folder in known if folder not in classes]:
+                raise ValueError(f"{name} has images of the class {missing[0]}, for which there is no folder")
+            return {number: list(classes).index(folder) for number, folder in enumerate(known)}
     if known == len(IMAGENET) and all(folder in IMAGENET for folder in classes):
         return {IMAGENET[folder]: number for number, folder in enumerate(classes)}
     if known not in (None, len(classes)):
@@ -158,7 +167,7 @@ def _labels(known: int | list[str] | None, classes: Sequence[str], name: str) ->
             f"{name} makes images of {known} classes, but there are {len(classes)} folders: they must be as many, or "
             "named by ImageNet's wnids"
         )
-    return {number: number for number in range(len(classes))}
+    return {number: list(classes).index(folder) for number, folder in enumerate(by_value(classes))}
 
 
 def _check_heads(settings: Settings) -> None:

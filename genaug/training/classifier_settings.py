@@ -48,11 +48,11 @@ class Settings:
     """How a classifier is trained; by default as GenInt trains ResNet-18 on ImageNet (section 5.3).
 
     Attributes:
-        architecture: a ResNet of torchvision's.
+        architecture: a backbone of torchvision's, or of timm's as "timm/NAME", see `MultiHeadClassifier`.
         heads: names of its heads; () for a plain classifier.
-        aggregate: of the heads, see `MultiHeadResNet`.
-        weights: published ones to start from, see `MultiHeadResNet`.
-        frozen_batch_norm: see `MultiHeadResNet`.
+        aggregate: of the heads, see `MultiHeadClassifier`.
+        weights: published ones to start from, see `MultiHeadClassifier`.
+        frozen_batch_norm: see `MultiHeadClassifier`.
         epochs: passes through the photographs.
         batch_size: photographs a step, of all processes together.
         learning_rate: at the start.
@@ -103,7 +103,7 @@ class Settings:
             check_integer(name, getattr(self, name), 1)
         check_integer("seed", self.seed)
         for name in ("learning_rate", "weight_decay", "mixup"):
-            check_number(name, getattr(self, name))
+            check_number(name, getattr(self, name), high=1000)
         for name in ("label_smoothing", "drop_factor"):
             check_number(name, getattr(self, name), high=1)
         if isinstance(self.heads, str):

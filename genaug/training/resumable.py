@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genaug.files import atomic_path
+from genaug.files import DamagedFileError, atomic_path, naming_full_disk, one_line
 from genaug.progress import progress
 
 LOG_EVERY = 50
@@ -105,8 +105,9 @@ def optimise(
                     raise FloatingPointError(
                         f"{bad[0]} is {row[bad[0]]} at step {run.step}; the last checkpoint in {folder} is from before"
                     )
-                lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
-                lines.flush()
+                with naming_full_disk(log):
+                    lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
+                    lines.flush()
                 bar.set_postfix({name: row[name] for name in shown})
             if writes and (run.step % every.sample == 0 or last):
                 sheet(folder / "samples" / f"{run.step:06d}.png")
@@ -123,8 +124,14 @@ def optimise(
 def truncate_log(path: Path, step: int) -> None:
     """Drops what an interrupted run logged after its last checkpoint, or it would stand there twice."""
     if path.exists():
-        complete = path.read_text().splitlines(keepends=True)
+        complete = path.read_text(errors="replace").splitlines(keepends=True)
         if complete and not complete[-1].endswith("\n"):  # where the process was killed while it wrote
             complete.pop()
+        try:
+            kept = [line for line in complete if json.loads(line)["step"] <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedFileError(
+                f"{path} is damaged ({one_line(error)}): delete it to continue without what was logged so far"
+            ) from None
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(line for line in complete if json.loads(line)["step"] <= step))
+            temporary.write_text("".join(kept))

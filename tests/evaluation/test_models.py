@@ -170,9 +170,9 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(AssetError, match=r"model\.safetensors"):
         load_classifier(str(tmp_path))
-    for wrong in ("{", '{"backbone": "vgg16"}', '{"depth": 18}', "[]"):
+    for wrong in ("{", '{"backbone": "squeezenet1_0"}', '{"depth": 18}', "[]"):
         (tmp_path / "config.json").write_text(wrong)
-        with pytest.raises(ValueError, match=r"config\.json is not one of MultiHeadResNet's"):
+        with pytest.raises(ValueError, match=r"config\.json is not one of MultiHeadClassifier's"):
             load_classifier(str(tmp_path))
 
 

@@ -1,0 +1,127 @@
+"""The classifier's training as users meet it: their folders' names, few photographs, damaged files, being stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from genaug import MultiHeadClassifier, MultiHeadResNet
+from genaug.evaluation import load_classifier
+from genaug.files import DamagedFileError, ImageError
+from genaug.recipes import training_rows
+from genaug.training import classifier, classifier_loaders
+from genaug.training.classifier import train
+from genaug.training.resumable import truncate_log
+from tests.training.test_classifier import COUNTERFACTUALS, folder, run, settings
+
+TWELVE = list(map(str, range(12)))
+SORTED = sorted(TWELVE)  # 0, 1, 10, 11, 2, ...
+
+
+def test_folders_with_numbers_as_names_are_matched_by_their_values() -> None:
+    labels = classifier_loaders._labels(12, SORTED, "a generator")
+    assert {number: SORTED[label] for number, label in labels.items()} == {i: str(i) for i in range(12)}
+    labels = classifier_loaders._labels(None, SORTED, "a set")
+    assert SORTED[labels[5]] == "5"
+
+
+def test_classes_with_names_are_matched_by_them() -> None:
+    names = ("owl", "crow", "wren")
+    labels = classifier_loaders._labels(names, sorted(names), "a bank")
+    assert {names[number]: sorted(names)[label] for number, label in labels.items()} == {name: name for name in names}
+    with pytest.raises(ValueError, match="a bank has images of the class owl, for which there is no folder"):
+        classifier_loaders._labels(names, ["crow", "wren"], "a bank")
+
+
+def test_results_tell_which_folder_a_generated_class_is_trained_as(tmp_path: Path) -> None:
+    names = [str(i) for i in (100, 20, 3, 4, 5, 6, 7, 8, 9, 11)]
+    folders = folder(tmp_path / "train", classes=names), folder(tmp_path / "val", 2, classes=names)
+    results = run(tmp_path / "out", folders, [COUNTERFACTUALS], epochs=1)
+    assert results["class_names"] == sorted(names)
+    assert results["labels"] == [dict(zip(map(str, range(10)), sorted(names, key=int), strict=True))]
+
+
+def test_a_trained_model_says_what_its_images_are_and_a_command_uses_it(tmp_path: Path) -> None:
+    names = ["crow", "owl", "wren"]
+    folders = folder(tmp_path / "train", 4, classes=names), folder(tmp_path / "val", 2, classes=names)
+    results = run(tmp_path / "out", folders, epochs=1)
+    saved = json.loads((tmp_path / "out" / "model" / "preprocessing.json").read_text())
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    assert saved == {"class_names": names, "image_size": 32, "mean": mean, "std": std}
+    assert MultiHeadClassifier.from_pretrained(tmp_path / "out" / "model").preprocessing == saved
+    assert load_classifier(str(tmp_path / "out" / "model")).class_names == tuple(names)
+    assert list(results["validation"]["ensemble"]) == ["top1"]  # of three classes each is among the best five
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "timm/resnet18"])
+def test_any_backbone_has_heads(backbone: str, tmp_path: Path) -> None:
+    if backbone.startswith("timm"):
+        pytest.importorskip("timm")
+    model = MultiHeadClassifier(backbone, num_classes=4, heads=("shape", "texture")).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    heads = model(images, heads=True)
+    assert heads["shape"].shape == (2, 4)
+    assert torch.allclose(heads["ensemble"], (heads["shape"] + heads["texture"]) / 2, atol=1e-6)
+    model.save_pretrained(tmp_path / "model")
+    loaded = load_classifier(str(tmp_path / "model"))
+    assert torch.allclose(loaded.model.eval()(images), heads["ensemble"], atol=1e-6)  # type: ignore[union-attr]
+
+
+def test_backbones_without_a_linear_last_layer_and_others_for_a_resnet_are_refused() -> None:
+    with pytest.raises(ValueError, match="backbone must end in a linear layer, but squeezenet1_0 does not"):
+        MultiHeadClassifier("squeezenet1_0", 3)
+    with pytest.raises(ValueError, match="backbone must be a ResNet of torchvision's, but got 'mobilenet_v2'"):
+        MultiHeadResNet("mobilenet_v2", 3)
+    with pytest.raises(ValueError, match="backbone must be a classifier of torchvision's, or timm/NAME, but got"):
+        MultiHeadClassifier("restnet", 3)
+
+
+def test_a_damaged_validation_image_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = folder(tmp_path / "train", 4, classes=["a", "b"]), folder(tmp_path / "val", 2, classes=["a", "b"])
+    damaged = folders[1] / "b" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    monkeypatch.setattr(classifier._Loop, "train_epoch", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(ImageError, match=r"1\.png"):
+        train(tmp_path / "out", *folders, settings=settings(batch_size=4), num_workers=0)
+
+
+@pytest.mark.parametrize(
+    ("count", "accumulate", "expected"),
+    [(8, 1, 2), (30, 1, 4), (100, 1, 16), (800, 3, 126), (1000, 1, 128), (5000, 1, 256)],
+)
+def test_few_photographs_get_small_batches_and_a_rate_to_match(
+    count: int, accumulate: int, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = settings(batch_size=258 if accumulate == 3 else 256, learning_rate=0.1, accumulate=accumulate)
+    few = training_rows.for_few(large, count)
+    assert few.batch_size == expected
+    assert few.learning_rate == pytest.approx(0.1 * expected / large.batch_size)
+    assert training_rows.for_few(large, count, scale_rate=False).learning_rate == 0.1
+    assert (f"--batch-size {expected} " in capsys.readouterr().err) == (expected < 256)
+
+
+def test_training_of_few_photographs_takes_its_own_batch_size(tmp_path: Path) -> None:
+    folders = folder(tmp_path / "train", 8, classes=["a", "b"]), folder(tmp_path / "val", 1, classes=["a", "b"])
+    changes = {"size": 32, "epochs": 1}
+    results = training_rows.run(tmp_path / "out", *folders, changes=changes, num_workers=0)
+    assert results["settings"]["batch_size"] == 4
+    with pytest.raises(ValueError, match="batch_size must be at most the 16 images"):
+        training_rows.run(tmp_path / "o", *folders, changes={**changes, "batch_size": 64}, num_workers=0)
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[1]", "\xff", '{"step": "a"}'])
+def test_a_damaged_log_is_named(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
+    with pytest.raises(DamagedFileError, match=r"log\.jsonl is damaged .*: delete it to continue"):
+        truncate_log(log, 2)
+
+
+def test_a_log_that_was_cut_off_in_a_line_is_not_damaged(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n{"st')
+    truncate_log(log, 2)
+    assert log.read_text() == '{"step": 1}\n'
