@@ -250,9 +250,11 @@ class DiffusionGenerator(nn.Module):
         return worded_noise(self.nuisances, seed, indices, stream)
 
     @property
-    def one_by_one(self) -> bool:
+    def batch_invariant(self) -> bool:
         """Whether a CPU makes images one by one, whatever the batch."""
         return self.image_size > SMALL
+
+    one_by_one = batch_invariant
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] on the labels' device.
@@ -314,7 +316,7 @@ class DiffusionGenerator(nn.Module):
             raise ValueError(f"labels must be ({len(z)},) integers in 0..{self.num_classes - 1}")
 
     def _each(self, make: Callable[[Tensor, Tensor], Tensor], z: Tensor, labels: Tensor) -> Tensor:
-        alone = self.one_by_one and torch.device(self.pipeline._execution_device).type == "cpu"
+        alone = self.batch_invariant and torch.device(self.pipeline._execution_device).type == "cpu"
         size = 1 if alone else max(1, len(z))
         return torch.cat([make(*part) for part in zip(z.split(size), labels.split(size), strict=True)])
 

@@ -1,0 +1,84 @@
+"""Directions that a layer's weights alone say: SeFa's closed form (Shen and Zhou, CVPR 2021)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genaug.arguments import check_integer
+from genaug.interventions.directions import Directions, fingerprint
+from genaug.interventions.sampling import normal
+from genaug.interventions.steering import evaluating, find_layer, generator_device, layer_output
+
+CODE = "w"  # the layer whose output the directions live in
+
+
+def closed_form_directions(
+    generator: nn.Module, components: int, *, layer: str | None = None, samples: int = 4096
+) -> Directions:
+    """Return the directions of w that change the first linear layer of a StyleGAN's synthesis most.
+
+    With A the layer's weights, the largest |A n| over unit vectors n are the eigenvectors of A^T A. They are exact and
+    need no samples. How far w goes along each, and where its mean is, is measured on `samples`.
+
+    Args:
+        generator: a `genaug.generators.stylegan.StyleGAN`.
+        components: how many directions, at most the entries of w.
+        layer: path of a module with a (outputs, w_dim) weight, such as "network.synthesis.b4.conv1.affine"; the first
+            one of the synthesis network by default.
+        samples: how many w the standard deviations and means are taken over, shared by the classes.
+
+    Returns:
+        `Directions` for `mode="activation", layer="w"`; `explained_variance_ratio` is None, since A says nothing of it.
+
+    Raises:
+        ValueError: there is no such linear layer, or too many components are asked for.
+    """
+    check_integer("components", components, 1)
+    check_integer("samples", samples, 2 * _classes(generator))
+    w, labels = _codes(generator, samples)
+    weight = _weight(generator, layer, w.shape[1])
+    if components > w.shape[1]:
+        raise ValueError(f"components must be at most the {w.shape[1]} entries of w, got {components}")
+    _, vectors = torch.linalg.eigh(weight.t() @ weight)
+    rows = vectors.flip(1)[:, :components].t()
+    rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+    along = w @ rows.t()
+    centre = torch.stack([along[labels == label].mean(0) for label in range(_classes(generator))])
+    within = along - centre[labels]
+    return Directions(
+        stdev=within.square().sum(0).div(len(w) - len(centre)).sqrt(),
+        components=rows,
+        centre=centre,
+        layer=CODE,
+        probe=fingerprint(generator, CODE),
+    )
+
+
+def _classes(generator: Any) -> int:
+    return generator.num_classes
+
+
+@torch.no_grad()
+def _codes(generator: Any, samples: int) -> tuple[Tensor, Tensor]:
+    """w of samples and their classes in turn, (N, w_dim) float64 and (N,) on the CPU."""
+    indices = torch.arange(samples, device=generator_device(generator))
+    labels = indices % generator.num_classes
+    with evaluating(generator):
+        w = layer_output(generator, CODE, normal(0, indices, generator.z_dim, "closed form"), labels, 1.0)
+    return w.double().cpu(), labels.cpu()
+
+
+def _weight(generator: Any, layer: str | None, width: int) -> Tensor:
+    modules = [find_layer(generator, layer)] if layer is not None else list(generator.network.synthesis.modules())
+    for module in modules:
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] == width:
+            return weight.detach().double().cpu()
+    where = "the synthesis network" if layer is None else repr(layer)
+    raise ValueError(
+        f"{where} must have a linear layer of {width} inputs: name another by layer=, or use "
+        'fit_directions(generator, "w", samples=...)'
+    )
