@@ -72,10 +72,10 @@ def render(results: Mapping[str, Any]) -> str:
                 title,
                 key,
                 page.scale(
-                    "Both models on the same images. The last column is the change from the first to the second.",
+                    "Both models on the same images. The last column has both values and the change.",
                     _rows(found, names),
                     missing,
-                    heading="change in points (95% interval)",
+                    heading="percent; change in points (95% interval)",
                     low=page.left_end(found[name]["overall"][which]["low"] for name in names for which in _BOTH),
                 ),
             )
@@ -111,7 +111,15 @@ def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, lis
         (
             found[name]["title"],
             [found[name]["overall"][which] for which in _BOTH],
-            page.number(found[name]["overall"]["change"], sign=True),
+            _change(found[name]["overall"]),
         )
         for name in names
     ]
+
+
+def _change(found: Mapping[str, Any]) -> str:
+    """Both values and their difference: "28.0 to 31.2: +3.2 (+1.1 to +5.0)"."""
+    if found["change"]["percent"] is None:
+        return "none"
+    values = " to ".join(f"{found[which]['percent']:.1f}" for which in _BOTH)
+    return f"{values}: {page.number(found['change'], sign=True)}"

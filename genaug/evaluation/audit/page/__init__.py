@@ -73,7 +73,8 @@ def track(estimates: Sequence[Mapping[str, Any]], low: float, high: float) -> st
             start, end = at(found["low"]), at(found["high"])
             parts.append(f'<i{name} style="left:{start}%;width:{round(end - start, 2)}%"></i>')
             parts.append(f'<b{name} style="left:{at(found["percent"])}%"></b>')
-    return f'<span class="track" aria-hidden="true">{"".join(parts)}</span>'
+    kind = "track two" if len(estimates) > 1 else "track"
+    return f'<span class="{kind}" aria-hidden="true">{"".join(parts)}</span>'
 
 
 def left_end(lows: Iterable[float | None]) -> float:
