@@ -31,8 +31,16 @@ def demo(
     digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.sklearn,
     root: Root = DATA,
     download: Download = False,
+    photos: Annotated[
+        Path | None, typer.Option(help="Your own photographs, one folder per class, instead of digits.")
+    ] = None,
 ) -> None:
     """Watch a classifier that looked at colour learn to look at shape: two or three minutes, no network."""
+    if photos is not None:
+        from genaug.recipes import demo_photographs
+
+        demo_photographs.run(photos, out, seed=seed)
+        return
     if digits == Digits.mnist:
         need_mnist(root, download)
     from genaug.recipes import demo as recipe
