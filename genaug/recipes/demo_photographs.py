@@ -239,8 +239,9 @@ def _draw(path: Path, bank: PhotographBank, scores: Mapping[str, Mapping[str, fl
         plotting.write(figure, right, margin, "Accuracy of a small classifier on ...", va="top", weight="bold", size=12)
         _draw_bars(plotting.axes_at(figure, right, margin + heading, chart, 420), scores, chance)
         note = (
-            f"Trained from scratch on {len(bank.order)} photographs at {SIDE} px,\nand two swaps of each. Dotted: chance."
-            "\n\nThe control swaps backgrounds within the class,\nso that they still tell it."
+            f"Trained from scratch on {len(bank.order)} photographs at {SIDE} px,\n"
+            "and two swaps of each. Dotted: chance.\n\n"
+            "The control swaps backgrounds within the class,\nso that they still tell it."
         )
         plotting.write(figure, right, margin + heading + 450, note, va="top", color=plotting.FAINT, linespacing=1.5)
         plotting.save(figure, path)
