@@ -16,8 +16,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contract import Conditional
+from torch import nn
 from torchvision import models
 from torchvision.datasets import ImageFolder
+from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import MultiHeadResNet
@@ -44,6 +46,24 @@ def folder(root: Path, each: int = 3, classes: Any = range(10), seed: int = 0) -
             image = (colours[number % 10] + 60 * torch.randn(3, 36, 36, generator=noise)).clamp(0, 255).byte()
             to_pil_image(image).save(root / str(name) / f"{i}.png")
     return root
+
+
+class Narrow(ResNet):
+    """A ResNet of an eighth of the width: these tests write many checkpoints, and few of them are about its size."""
+
+    def __init__(self, layers: list[int]) -> None:
+        super().__init__(BasicBlock, layers)
+        self.fc = nn.Linear(64, 1000)
+
+    def _make_layer(self, block: Any, planes: int, *shape: Any, **options: Any) -> nn.Sequential:
+        return super()._make_layer(block, planes // 8, *shape, **options)
+
+
+@pytest.fixture(autouse=True)
+def _narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("slow") is None:  # the slow tests train in other processes, with the real ones
+        layers = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
+        monkeypatch.setattr(models, "get_model", lambda name, weights: Narrow(layers[name]))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +144,7 @@ def test_it_learns_where_there_is_something_to_learn(tmp_path: Path) -> None:
         shutil.copy(image, mixed / str(number % 3) / f"{number}.png")
 
     def trained(name: str, photographs: Path, seed: int) -> tuple[float, float]:
-        options = {"epochs": 6, "batch_size": 12, "learning_rate": 0.005, "drop_every": 5, "seed": seed}
+        options = {"epochs": 6, "batch_size": 12, "learning_rate": 0.01, "drop_every": 5, "seed": seed}
         results = run(tmp_path / name, (photographs, validation), **options)
         losses = [row["loss"] for row in log(tmp_path / name) if "loss" in row]
         return losses[-1], results["validation"]["ensemble"]["top1"]
@@ -224,7 +244,8 @@ def test_weight_one_without_a_source_is_plain_training_to_the_last_bit(
 
     torch.manual_seed(chosen.seed)
     first = MultiHeadResNet(chosen.architecture, 10, heads=("label",))
-    network = models.resnet18(num_classes=10)
+    network = models.get_model(chosen.architecture, weights=None)
+    network.fc = nn.Linear(network.fc.in_features, 10)
     network.load_state_dict({**first.backbone.state_dict(), **first.heads["label"].state_dict(prefix="fc.")})
     optimizer = torch.optim.SGD(network.parameters(), chosen.learning_rate, momentum=0.9, weight_decay=1e-4)
     seed = classifier_loaders._seed(chosen, "data")
