@@ -401,3 +401,18 @@ def test_a_gpu_in_a_worker_is_refused_with_the_ways_out(monkeypatch):
     monkeypatch.setattr("genaug.datasets.generated.get_worker_info", lambda: object())
     with pytest.raises(RuntimeError, match=r"device='cuda:0' does not work in a DataLoader worker: use num_workers=0"):
         data.images([0])
+
+
+def test_no_graph_is_kept_of_images_or_directions():
+    kept = []
+
+    class Noting(Conditional):
+        def forward(self, *arguments):
+            kept.append(torch.is_grad_enabled())
+            return super().forward(*arguments)
+
+    dataset(Noting(), mode="activation", layer="act", directions=fit_directions(Noting(), "act", 12, samples=300))[0]
+    dataset(Noting())[0]
+    assert kept
+    assert not any(kept)
+    assert torch.is_grad_enabled()

@@ -216,3 +216,14 @@ def test_accuracy_of_a_dataset_of_files(tmp_path: Path) -> None:
     )
     assert accuracy(Oracle(files.paths, lambda path: int(path.parent.name), 2), files, batch_size=2) == 1
     assert accuracy(constant(0, 2), files, batch_size=2) == pytest.approx(2 / 3)
+
+
+def test_no_graph_is_kept_of_what_is_scored() -> None:
+    kept = []
+
+    def model(images: Tensor) -> Tensor:
+        kept.append(torch.is_grad_enabled())
+        return images.mean((2, 3))
+
+    list(score(model, SEVEN, batch_size=3))
+    assert kept == [False] * 3

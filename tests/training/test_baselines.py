@@ -284,3 +284,38 @@ def test_bad_input_to_the_others_is_named(digits: DoubleColoredMNIST) -> None:
         fit_lntl(digits.images(range(4)).float(), digits.targets[:4], seed=0)
     with pytest.raises(ValueError, match="epochs and batch_size must be at least 1"):
         fit_lntl(digits.images(range(4)), digits.targets[:4], seed=0, batch_size=0)
+
+
+def test_lntl_weighs_entropy_by_a_hundredth_and_reverses_a_tenth(
+    monkeypatch: pytest.MonkeyPatch, digits: DoubleColoredMNIST
+) -> None:
+    images, labels = digits.images(range(8)), digits.targets[:8]
+    gradients: list[Tensor] = []
+
+    def once(networks: Any, batches: Any, loss: Any, **_: Any) -> None:
+        networks.zero_grad()
+        loss(next(iter(batches))).backward()
+        gradients.append(networks[0].conv2.weight.grad.clone())
+
+    monkeypatch.setattr(baselines, "descend", once)
+    fit_lntl(images, labels, seed=0, epochs=1, batch_size=8)
+    monkeypatch.setattr(baselines, "LNTL_ENTROPY", 0.01)
+    monkeypatch.setattr(baselines, "LNTL_REVERSAL", 0.1)
+    fit_lntl(images, labels, seed=0, epochs=1, batch_size=8)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_seed_decides_the_order_of_irm(monkeypatch: pytest.MonkeyPatch, digits: DoubleColoredMNIST) -> None:
+    orders: list[list[Tensor]] = []
+
+    def noting(model: Any, batches: Any, loss: Any, **_: Any) -> None:
+        orders.append([torch.cat(parts) for _, parts in batches])
+
+    monkeypatch.setattr(baselines, "descend", noting)
+    images, labels = digits.images(range(64)), digits.targets[:64]
+    for seed in (0, 0, 1):
+        fit_irm([(images[:32], labels[:32]), (images[32:], labels[32:])], seed=seed, epochs=1, batch_size=16)
+    first, again, other = (torch.stack(order) for order in orders)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[:, :8], first[:, 8:])  # each environment has an order of its own

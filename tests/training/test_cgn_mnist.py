@@ -241,3 +241,57 @@ def test_training_separates_shape_from_colour(tmp_path):
         nearest = torch.cdist(colours, palettes[factor].float()).argmin(1)
         # chance is one in ten
         assert (nearest == dataset._labels(factor, torch.arange(500))).float().mean() > 0.8
+
+
+def gradient_of_a_step(**weights):
+    """The generator's gradient in one step from the same state, of these loss weights and no others."""
+    none = dict.fromkeys(("entropy_weight", "frame_weight", "style_weight", "plain_weight", "background_weight"), 0.0)
+    settings = cgn_mnist.Settings(**{**none, **weights})
+    torch.manual_seed(0)
+    run = cgn_mnist._Run(settings, torch.device("cpu"))
+    images = torch.rand(8, 3, 32, 32) * 2 - 1
+    cgn_mnist._step(run, images, torch.tensor([3] * 4 + [7] * 4), settings, torch.float32)
+    return torch.cat([parameter.grad.flatten() for parameter in run.generator.parameters()])
+
+
+def test_each_loss_counts_by_its_weight():
+    weights = {
+        "entropy_weight": 0.5, "frame_weight": 2.0, "style_weight": 3.0, "plain_weight": 0.7, "background_weight": 1.5,
+    }  # fmt: skip
+    alone = gradient_of_a_step()
+    parts = {name: gradient_of_a_step(**{name: 1.0}) - alone for name in weights}
+    assert all(part.abs().max() > 1e-4 for part in parts.values())
+    expected = alone + sum(weights[name] * part for name, part in parts.items())
+    torch.testing.assert_close(
+        gradient_of_a_step(**weights), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+def test_the_discriminator_is_taught_one_for_real_and_nothing_for_fakes(monkeypatch):
+    settings = replace(cgn_mnist.SETTINGS["digits"])
+    run = cgn_mnist._Run(settings, torch.device("cpu"))
+    calls = []
+
+    class Judge(torch.nn.Module):
+        """Answers 0.3 to everything, by its only weight."""
+
+        def __init__(self):
+            super().__init__()
+            self.answer = torch.nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, images, labels):
+            calls.append((images.detach(), labels))
+            return self.answer + 0 * images.mean(dim=(1, 2, 3))
+
+    run.discriminator = Judge()
+    run.optimizers["discriminator"] = torch.optim.SGD(run.discriminator.parameters(), 1.0)
+    labels = torch.tensor([3] * 4 + [7] * 4)
+    real = torch.rand(8, 3, 32, 32) * 2 - 1
+    found = cgn_mnist._step(run, real, labels, settings, torch.float32)
+    # ((0.3 - 1)^2 + 0.3^2) / 2, whose derivative is (0.3 - 1) + 0.3
+    assert float(found["discriminator"]) == pytest.approx(0.29)
+    assert float(run.discriminator.answer.grad) == pytest.approx(-0.4)
+    fooling, on_real, on_fake = calls
+    assert torch.equal(on_real[0], real)
+    assert torch.equal(on_fake[0], fooling[0])
+    assert all(torch.equal(call[1], labels) for call in calls)

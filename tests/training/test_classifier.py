@@ -155,6 +155,18 @@ def test_it_learns_where_there_is_something_to_learn(tmp_path: Path) -> None:
     assert median(accuracies) > 60  # chance is 33
 
 
+def test_adam_decays_the_weights(folders: Folders, tmp_path: Path) -> None:
+    """Where decay outweighs every gradient, Adam's first step moves each weight toward 0 by the learning rate."""
+    options = {"optimizer": "adam", "epochs": 1, "batch_size": 30, "learning_rate": 1e-3, "weight_decay": 1e6}
+    run(tmp_path, folders, **options)
+    torch.manual_seed(0)
+    before = dict(MultiHeadResNet("resnet18", 10, heads=("label",)).named_parameters())
+    after = weights(tmp_path)
+    for name, weight in before.items():
+        large = weight.detach().abs() > 1e-3
+        torch.testing.assert_close(after[name][large], (weight - 1e-3 * weight.sign()).detach()[large], msg=name)
+
+
 def test_the_log_has_each_epoch_and_its_validation(folders: Folders, tmp_path: Path) -> None:
     results = run(tmp_path, folders, epochs=2)
     rows = log(tmp_path)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genaug.evaluation import accuracy
 from genaug.training.digit_classifier import fit_classifier, fit_normalised
@@ -123,3 +125,24 @@ def test_batches_made_on_the_way_train_a_normalised_classifier() -> None:
 def test_no_step_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         fit_normalised([], 0, seed=0)
+
+
+def test_batches_made_on_the_way_are_learnt_at_the_stated_rate() -> None:
+    """Where the gradient stays the same, Adam moves a weight by the learning rate: 2e-3, then down half a cosine."""
+
+    class Wrong(nn.Module):
+        """Is sure of class 0, so that a label of 1 has the gradient (1, -1, 0, ...)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.tensor([100.0] + [0.0] * 9))
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(self.logits.detach().clone())
+            return self.logits.expand(len(images), 10)
+
+    seen: list[Tensor] = []
+    batch = (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.ones(4, dtype=torch.int64))
+    model = fit_normalised([batch] * 3, 3, seed=0, network=Wrong)
+    moves = [float(after[1] - before[1]) for before, after in itertools.pairwise([*seen, model.logits.detach()])]
+    assert moves == pytest.approx([2e-3, 1.5e-3, 0.5e-3], rel=1e-3)  # (1 + cos(k pi / 3)) / 2 of it

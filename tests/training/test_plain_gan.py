@@ -58,3 +58,15 @@ def test_bad_input_is_named(digits: tuple) -> None:
         plain_gan.train(images, labels, seed=0, steps=1, dtype=torch.float16)
     with pytest.raises(ValueError, match="number must be at least 1, but got 0"):
         plain_gan.generated(plain_gan.PlainGenerator().eval(), 0, seed=0)
+
+
+def test_no_graph_is_kept_of_generated_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, forward = [], plain_gan.PlainGenerator.forward
+
+    def noting(*arguments: torch.Tensor) -> torch.Tensor:
+        kept.append(torch.is_grad_enabled())
+        return forward(*arguments)
+
+    monkeypatch.setattr(plain_gan.PlainGenerator, "forward", noting)
+    plain_gan.generated(plain_gan.PlainGenerator(), 3, seed=0)
+    assert kept == [False]

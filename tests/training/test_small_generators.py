@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from genaug.training import plain_gan, small_generators
 from genaug.training.small_generators import fit_gan, fit_vae
 
 SIDE = 8
@@ -49,3 +50,42 @@ def test_bad_input_is_named(fit: Any) -> None:
     if fit is fit_gan:
         with pytest.raises(ValueError, match="multiples of 8"):
             fit(images[:, :, :6, :6], labels, num_classes=2, seed=0, steps=1)
+
+
+class Judge(nn.Module):
+    """A discriminator that answers 0.3 to everything, by its only weight, and notes what it was asked."""
+
+    calls: list[tuple[Tensor, Tensor]]
+    last: Judge
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+        self.answer = nn.Parameter(torch.tensor(0.3))
+        self.calls = []
+        Judge.last = self
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.calls.append((images.detach(), labels))
+        return self.answer + 0 * images.mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("module", [small_generators, plain_gan])
+def test_discriminators_are_taught_one_for_real_and_nothing_for_fakes_of_their_own_class(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TwoDiscriminators", Judge)
+    labels = torch.arange(200) % 10
+    images = (20 * labels + 10).byte()[:, None, None, None].expand(-1, 3, 32, 32)  # brightness tells the class
+    if module is small_generators:
+        fit_gan(images, labels, num_classes=10, seed=0, hidden=8, steps=1)
+    else:
+        plain_gan.train(images, labels, seed=0, steps=1)
+    fooling, on_real, on_fake = Judge.last.calls
+    assert torch.equal(fooling[1], on_real[1])
+    assert torch.equal(fooling[1], on_fake[1])
+    assert torch.equal(fooling[0], on_fake[0])
+    assert torch.equal(((on_real[0][:, 0, 0, 0] + 1) * 127.5).round().long(), 20 * on_real[1] + 10)
+    # (0.3 - 1)^2 + 0.3^2 has the derivative -0.8; Adam's first step goes down it, toward 0.5, by the learning rate
+    slope = Judge.last.answer.grad
+    assert slope is not None
+    assert float(slope) == pytest.approx(-0.8 if module is small_generators else -0.4)

@@ -18,16 +18,15 @@ from torchvision.transforms.v2 import functional
 from genaug.interventions.sampling import uniform
 from genaug.transforms.batch import (
     DRAWS,
-    MEAN,
     RATIO,
     SCALE,
-    STD,
     BatchAugmentation,
     BatchCollate,
     crop_boxes,
     crop_flip_normalise,
 )
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as published, and not the package's own
 AS_PIXELS: Any = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}  # no normalising
 
 

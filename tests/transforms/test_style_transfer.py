@@ -594,3 +594,11 @@ def test_images_of_a_call_must_be_as_many(transform):
 
 def test_an_empty_batch_is_an_empty_batch(transform):
     assert transform(uint8()[:0]).shape == (0, 3, 16, 16)
+
+
+def test_the_style_weighs_a_million_by_default():
+    small, contents, styles, steps = network(), images(1), list(images(1, seed=6)), torch.tensor([5])
+    made = gatys(small, contents, styles, steps)
+    assert torch.equal(made, gatys(small, contents, styles, steps, style_weight=1_000_000.0, content_weight=0.1))
+    assert not torch.equal(made, gatys(small, contents, styles, steps, style_weight=100_000.0))
+    assert StyleTransferIntervention(images(1)).style_weight == 1_000_000.0
