@@ -168,7 +168,9 @@ class Handler(BaseHTTPRequestHandler):
             for line in map(json.loads, body.decode().splitlines()):
                 value = line["value"]
                 if line["key"] == "file":
-                    self.hub.uploads[repository][value["path"]] = base64.b64decode(value["content"])
+                    content = base64.b64decode(value["content"])
+                    self.hub.uploads[repository][value["path"]] = content
+                    self.hub.files[repository, REVISION, value["path"]] = content
             reply = {
                 "commitOid": REVISION,
                 "commitUrl": f"{self.hub.url}/{repository}/commit/{REVISION}",

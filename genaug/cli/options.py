@@ -75,7 +75,10 @@ Textures = Annotated[
 ]
 Generator = Annotated[str, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")]
 Truncation = Annotated[float, typer.Option(help="Scale of the noise: less variety, more typical images.")]
-Classes = Annotated[str | None, typer.Option(help="Which classes, with commas between; by default all.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated class indices, or best for those that CGN's authors chose (default: all)."),
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST into --root if it is not there.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 ArithmeticType = Annotated[Dtype, typer.Option("--dtype", help="bfloat16 is faster where the hardware has it.")]
@@ -142,6 +145,11 @@ def integers(text: str | None, option: str, repeats: bool = False) -> tuple[int,
         except ValueError:
             raise ValueError(f"{option} takes integers with commas between, got {part!r}") from None
     return tuple(map(int, split(text, option, repeats)))
+
+
+def class_choice(text: str | None) -> tuple[int, ...] | str | None:
+    """--classes: a list, or the generator's best."""
+    return text if text == "best" else integers(text, "--classes")
 
 
 def as_scale(text: str | None) -> float | str | None:

@@ -18,6 +18,7 @@ from genaug.cli.options import (
     Seed,
     Truncation,
     app,
+    class_choice,
     integers,
     need_mnist,
     tell_written,
@@ -61,7 +62,7 @@ def sample(
     """Draw a sheet: of a counterfactual generator masks, textures, backgrounds and images, of any other its classes."""
     from genaug.recipes import samples
 
-    chosen = integers(classes, "--classes")
+    chosen = class_choice(classes)
     samples.run(name, out, num=columns, seed=seed, classes=chosen, truncation=truncation, device=device)
     typer.echo(out)
 

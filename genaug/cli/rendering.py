@@ -17,6 +17,7 @@ from genaug.cli.options import (
     Truncation,
     app,
     as_scale,
+    class_choice,
     integers,
 )
 
@@ -61,6 +62,9 @@ def render(
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
     batch_size: Annotated[int, typer.Option(help="Images at once; changes none of them.")] = 64,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/REPO", help="Upload the finished set to the Hub as a dataset.")
+    ] = None,
     verify: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Name what is missing or damaged in a set; render nothing.")
     ] = None,
@@ -79,7 +83,11 @@ def render(
             raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
     check_choice("--format", format, FORMATS)
     check_choice("--image", image, IMAGES)
-    chosen = integers(classes, "--classes")
+    chosen = class_choice(classes)
+    if push is not None:  # a wrong name is said before hours of work
+        from genaug.assets.hub import check_repository
+
+        check_repository(push)
     from genaug import rendering
 
     options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": as_scale(scale)}
@@ -107,6 +115,10 @@ def render(
         **{option: value for option, value in options.items() if value is not None},
     )
     typer.echo(done.folder)
+    if push is not None:
+        from genaug.assets.publish import publish_rendered
+
+        typer.echo(f"{push}: {publish_rendered(done.folder, push)}")
 
 
 def _mend(verify: Path | None, repair: Path | None, device: str, batch_size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,9 @@ class CounterfactualDataset(GeneratedDataset):
             texture and background (the CF ratio of CGN's appendix A.3).
         targets: the label of a sample: "shape", "texture" or "background", or "all" for a dict of the three.
         classes: classes to draw from, all of the generator's by default: one list for the three factors, or a dict
-            with a list for each of "shape", "texture" and "background"; an int there is the only one, None all. Where
-            the generator has names of its `classes`, as a bank of photographs, names do as well.
+            with a list for each of "shape", "texture" and "background"; an int there is the only one, None all.
+            "best" takes those that CGN's authors judged best for each factor, for ImageNet. Where the generator has
+            names of its `classes`, as a bank of photographs, names do as well.
         truncation: scale of the noise, in (0, 1]: less variety, more typical images.
         pool: hold that many masks, textures and backgrounds, and recombine them: `pool` ** 3 images for little more
             than the price of blending. They lie as uint8 on the device, 7 bytes a pixel and entry, each made when it
@@ -89,7 +90,10 @@ class CounterfactualDataset(GeneratedDataset):
         seed: int = 0,
         counterfactuals_per_noise: int = 10,
         targets: str = "shape",
-        classes: Sequence[int | str] | Mapping[str, Sequence[int | str] | int | str | None] | None = None,
+        classes: Sequence[int | str]
+        | Mapping[str, Sequence[int | str] | int | str | None]
+        | Literal["best"]
+        | None = None,
         truncation: float = 1.0,
         pool: int | None = None,
         device: torch.device | str | None = None,
@@ -122,7 +126,7 @@ class CounterfactualDataset(GeneratedDataset):
             generator,
             length=length,
             seed=seed,
-            classes=None if isinstance(classes, Mapping) else classes,
+            classes=None if isinstance(classes, (Mapping, str)) else classes,
             truncation=truncation,
             device=device,
             dtype=dtype,
@@ -131,6 +135,8 @@ class CounterfactualDataset(GeneratedDataset):
             target_transform=target_transform,
             output=output,
         )
+        if isinstance(classes, str):
+            classes = best_classes(classes, self.generator)
         if isinstance(classes, Mapping):
             self.classes = _classes_of_factors(classes, self.generator)
         self.tie = getattr(self.generator, "default_tie", ()) if tie is None else tie
@@ -408,6 +414,15 @@ def checked_tie(tie: Sequence[str]) -> tuple[str, ...]:
     if len(tie) == 1 or len(set(tie)) != len(tie):
         raise ValueError(f"tie must name two or three different factors, or none, got {tuple(tie)}")
     return tuple(factor for factor in FACTORS if factor in tie)
+
+
+def best_classes(classes: str, generator: Any) -> Mapping[str, Sequence[int]]:
+    """The generator's own choice of classes for each factor."""
+    best = getattr(generator, "best_classes", None)
+    if classes != "best" or best is None:
+        without = "" if classes != "best" else f"; {type(generator).__name__} has no choice of best classes"
+        raise ValueError(f"classes must be 'best', a list or a dict, got {classes!r}{without}")
+    return best
 
 
 def _classes_of_factors(classes: Mapping[str, Any], generator: Any) -> dict[str, list[int]]:

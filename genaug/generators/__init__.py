@@ -64,13 +64,29 @@ def load_generator(
         ValueError: there is no such device.
     """
     device = check_device("device", device)
-    from genaug.assets import KINDS, AssetError, load_asset
-    from genaug.assets.layouts import parsed_config
+    from genaug.assets import KINDS
+    from genaug.generators.pretrained import Pretrained
 
     for known in KINDS.values():
         if known.marker is not None and Path(name, known.marker).is_file():
             assert known.open is not None
             return known.open(Path(name), device, dtype)
+    trained: Any = load_trainable(name)
+    # folded in float32, cast afterwards: the products of folding deserve the precision
+    if hasattr(trained, "fast"):
+        generator = trained.fast(device, dtype)
+    else:
+        generator = trained.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    if isinstance(generator, Pretrained):
+        generator.origin = os.fspath(name)
+    return generator
+
+
+def load_trainable(name: str | os.PathLike[str]) -> nn.Module:
+    """Returns the generator behind a name in its trainable form, float32 on the CPU; errors as `load_generator`."""
+    from genaug.assets import KINDS, AssetError, load_asset
+    from genaug.assets.layouts import parsed_config
+
     state, metadata = load_asset(name)
     kind = KINDS[metadata["kind"]]
     if not kind.generates:
@@ -79,10 +95,7 @@ def load_generator(
     assert kind.build is not None
     # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway
     with torch.device("meta"):
-        generator: Any = kind.build(parsed_config(kind, metadata.get("config")))
+        generator = kind.build(parsed_config(kind, metadata.get("config")))
     weights = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     generator.load_state_dict(weights, assign=True)
-    if not hasattr(generator, "fast"):
-        return generator.requires_grad_(False).eval().to(device=device, dtype=dtype)
-    # folded in float32, cast afterwards: the products of folding deserve the precision
-    return generator.fast(device, dtype)
+    return generator

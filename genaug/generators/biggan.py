@@ -20,6 +20,7 @@ from genaug.arguments import check_choice, check_device, check_integer
 from genaug.assets.registry import Asset, Kind, register
 from genaug.generators import CPU_BATCH, check_labels, classes_of
 from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, normed
+from genaug.generators.pretrained import Pretrained
 
 STATISTICS = ("interpolated", "package")
 
@@ -80,7 +81,7 @@ def interpolate(table: Tensor, truncation: Tensor, rule: str = "interpolated") -
     return torch.where(position == lower, below, below * upper_share + above * lower_share)
 
 
-class _Steerable(nn.Module):
+class _Steerable(Pretrained, nn.Module):
     """What both forms share: the protocol of a generator, its checks, and access to the layers in between.
 
     A forward pass is `from_activation` of `activation`, at any layer, so that whoever changes what lies between
@@ -88,6 +89,7 @@ class _Steerable(nn.Module):
     column, channel), and "layers.0", "layers.1", ..., whose outputs are (B, C, H, W).
     """
 
+    asset_kind = "biggan-deep"
     noise = "truncated"
     config: Any
     statistics: str
@@ -270,6 +272,10 @@ class BigGANDeep(_Steerable):
                 if isinstance(child, BigGANBatchNorm):
                     setattr(parent, name, _BatchNorm(child, statistics))
         self.register_load_state_dict_pre_hook(_drop_derived_weights)
+
+    def configuration(self) -> dict[str, Any]:
+        """The configuration of the package, as a dict."""
+        return self.config.to_dict()
 
     def power_iterate(self, count: int = 5) -> BigGANDeep:
         """Brings the vectors of spectral norm near the weights' first singular ones; fresh ones are random."""

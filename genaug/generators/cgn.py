@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genaug.assets.registry import Asset, Kind, register
 from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, complaint
+from genaug.generators.pretrained import Pretrained
 from genaug.generators.u2net import U2Net
 from genaug.interventions.composition import MASK_RANGE, compose
 
@@ -32,6 +33,27 @@ MINIATURE: dict[str, Any] = {
     "u2net_width": 8,
 }
 
+# the classes of ImageNet that the authors judged best for each factor, their sampling mode "best_classes"
+BEST_CLASSES = {
+    factor: tuple(map(int, classes.split()))
+    for factor, classes in {
+        "shape": (
+            "9 18 22 35 56 63 96 97 119 207 225 260 275 323 330 350 370 403 411 414 427 438 439 441 460 484 493 "
+            "518 532 540 550 559 561 570 604 647 688 713 724 749 751 756 759 779 780 802 814 833 841 849 850 859 "
+            "869 872 873 874 876 880 881 883 894 897 898 900 907 930 933 945 947 949 950 953 963 966 967 980"
+        ),
+        "texture": (
+            "12 15 18 25 54 66 72 130 145 207 251 267 271 275 293 323 385 388 407 409 427 438 439 441 454 461 468 "
+            "482 483 486 490 492 509 530 555 607 608 629 649 652 681 688 719 720 728 737 741 751 756 779 800 810 "
+            "850 852 854 869 881 907 911 930 936 937 938 941 949 950 951 954 957 959 963 966 985 987 992"
+        ),
+        "background": (
+            "7 9 20 30 35 46 50 65 72 93 96 97 119 133 147 337 350 353 354 383 429 460 693 801 888 947 949 952 "
+            "953 955 958 970 972 973 974 977 979 998"
+        ),
+    }.items()
+}
+
 Three = Tensor | Sequence[Tensor]
 
 
@@ -44,14 +66,20 @@ class Parts(NamedTuple):
     background: Tensor  # (B, 3, H, W) in [-1, 1]
 
 
-class _Counterfactual(nn.Module):
+class _Counterfactual(Pretrained, nn.Module):
     """What both forms share: three mechanisms, the saliency network, and the composer."""
 
+    asset_kind = "cgn-imagenet"
     noise = "truncated"
     f_shape: Any
     f_text: Any
     f_bg: Any
     u2net: Any
+
+    @property
+    def best_classes(self) -> dict[str, tuple[int, ...]] | None:
+        """The classes that the authors judged best for each factor; None for other classes than ImageNet's."""
+        return BEST_CLASSES if self.num_classes == 1000 else None
 
     @property
     def z_dim(self) -> int:
@@ -133,6 +161,10 @@ class CGN(_Counterfactual):
         self.f_text = BigGANDeep(mechanism, statistics=statistics)
         self.f_bg = BigGANDeep(mechanism, statistics=statistics)
         self.u2net = U2Net(self.config.get("u2net_width", 64))
+
+    def configuration(self) -> dict[str, Any]:
+        """The configuration of the three BigGANs, and the width of U2-Net where it is not 64."""
+        return self.config
 
     def power_iterate(self, count: int = 5) -> CGN:
         """`BigGANDeep.power_iterate` of every mechanism."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genaug.assets.registry import Asset, Kind, register
 from genaug.generators import CPU_BATCH, check_labels, classes_of
+from genaug.generators.pretrained import Pretrained
 from genaug.interventions.composition import MASK_RANGE, compose
 
 
@@ -84,13 +85,14 @@ def texture_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
     )
 
 
-class _DigitCGN(nn.Module):
+class _DigitCGN(Pretrained, nn.Module):
     """What both forms share: three mechanisms, each with noise and labels of its own, and the composer.
 
     Noise has 36 entries: the 32 of the paper's u, then two that place the object's texture and two that place the
     background's. With the placing in the noise, an image is a function of (z, labels) alone.
     """
 
+    asset_kind = "cgn-mnist"
     z_dim = 36
     num_classes = 10
     image_size = 32

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from genaug.assets.registry import Asset, Kind, register
+from genaug.generators.pretrained import Pretrained
 
 PALETTE = 12
 GAIN = 2.0  # of what leaves gen_z: its weights, small as they start, then learn faster
 
 
-class ConditionalDigits(nn.Module):
+class ConditionalDigits(Pretrained, nn.Module):
     """(noise, class) -> a digit in one colour on another.
 
     `gen_z` is linear in the noise, which enters nowhere else. The logits of both colours are some of its outputs: the
@@ -30,6 +31,7 @@ class ConditionalDigits(nn.Module):
     SHAPE = 128  # of gen_z's outputs; the colours' logits follow them
 
     z_dim = 64
+    asset_kind = "conditional-digits"
     noise = "truncated"
     num_classes = 10
     image_size = 32

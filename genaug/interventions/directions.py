@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.files import DIGEST, atomic_path, digest, one_line
+from genaug.files import DIGEST, atomic_path, digest, one_line, writable_folder
 from genaug.ganspace import read_ganspace
 from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of
@@ -130,6 +130,57 @@ class Directions:
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
         return cls(**(read_ganspace(path) if path.suffix == ".npz" else _read_safetensors(path)))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], repository: str = "OWNER/REPOSITORY") -> Path:
+        """Writes directions.safetensors and a README.md for a Hub repository, and returns the folder."""
+        folder = writable_folder(folder)
+        self.save(folder / "directions.safetensors")
+        with atomic_path(folder / "README.md") as temporary:
+            temporary.write_text(self._card(repository))
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str]) -> Directions:
+        """Reads directions from a folder, a Hub repository ("owner/repo", "owner/repo@revision"), or a name.
+
+        Raises:
+            genaug.AssetError: they cannot be had.
+            ValueError: the file holds no directions.
+        """
+        from genaug.assets import asset_path
+
+        return cls.load(asset_path(name))
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Uploads what `save_pretrained` writes to "OWNER/NAME" on the Hub, and returns the commit.
+
+        Raises:
+            ValueError: the repository's name is none.
+            genaug.AssetError: the Hub cannot be reached or refuses.
+        """
+        from tempfile import TemporaryDirectory
+
+        from genaug.assets.hub import check_repository, upload
+
+        check_repository(repository)
+        with TemporaryDirectory() as folder:
+            files = sorted(path.name for path in self.save_pretrained(folder, repository).iterdir())
+            return upload(repository, Path(folder), files, message="Upload directions of genaug", private=private)
+
+    def _card(self, repository: str) -> str:
+        ratio = self.explained_variance_ratio
+        explained = "not stated" if ratio is None else f"{100 * float(ratio.sum()):.1f}% of the layer's variance"
+        return (
+            "---\nlibrary_name: genaug\ntags:\n- genaug\n- directions\n---\n\n# Principal directions of a generator\n\n"
+            f"| | |\n|---|---|\n| directions | {len(self)} |\n| noise | {self.vectors.shape[1]} numbers |\n"
+            f"| layer | {self.layer or 'the noise itself'} |\n| explained | {explained} |\n\n## Use\n\n"
+            "```bash\npip install genaug\n```\n\n```python\n"
+            "from genaug import Directions, GenerativeInterventionDataset\n\n"
+            f'directions = Directions.from_pretrained("{repository}")\n'
+            "interventions = GenerativeInterventionDataset(\n"
+            '    "biggan-deep-256",  # or whichever generator they are of\n'
+            "    length=50_000,\n    directions=directions,\n)\n```\n"
+        )
 
     def check(self, generator: nn.Module, layer: str | None = None) -> None:
         """Raises ValueError if these are the directions of another generator, or cannot steer the output of `layer`."""

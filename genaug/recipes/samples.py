@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.assets import asset_path
+from genaug.datasets.counterfactual import best_classes
 from genaug.datasets.generated import names_of
 from genaug.files import atomic_path
 from genaug.generators import load_generator
@@ -50,7 +51,7 @@ def run(
     *,
     num: int = 10,
     seed: int = 0,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int] | str | None = None,
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> None:
@@ -62,6 +63,7 @@ def run(
         num: how many columns, 1 to 1,000.
         seed: of noise and classes.
         classes: which to draw from, or, of a generator without parts, which to show; by default drawn from all.
+            "best" as for `CounterfactualDataset`.
         truncation: scale of the noise, in (0, 1].
         device: where images are made; the CPU, or where a module lies, by default.
 
@@ -74,13 +76,17 @@ def run(
     check_integer("num", num, 1, MOST_COLUMNS)
     check_truncation(truncation)
     network, title, place = found_generator(generator, device)
-    known = check_classes(classes, network.num_classes, names_of(network))
+    if isinstance(classes, str):
+        each = [list(of_factor) for of_factor in best_classes(classes, network).values()]
+    else:
+        known = check_classes(classes, network.num_classes, names_of(network))
+        each = [known] * 3
     rows: dict[str, Tensor] = {}
     columns: list[str] = []
     if hasattr(network, "mechanisms"):
         draw = torch.Generator().manual_seed(seed)
         noise = [noise_of(network, seed, torch.arange(num), truncation, f"{i}") for i in range(3)]
-        labels = [torch.tensor(known)[torch.randint(len(known), (num,), generator=draw)] for _ in range(3)]
+        labels = [torch.tensor(of)[torch.randint(len(of), (num,), generator=draw)] for of in each]
         if getattr(network, "default_tie", ()) == ("shape", "texture"):  # whole objects
             noise[1], labels[1] = noise[0], labels[0]
         inputs = [[part.to(place) for part in parts] for parts in (noise, labels)]
