@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from genaug.arguments import check_choice, check_classes, check_indices, check_integer, check_number
 from genaug.datasets.generated import GeneratedDataset, names_of
 from genaug.datasets.pool import Pool, check_fits
-from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose, warp
 from genaug.interventions.sampling import integers, uniform
-from genaug.interventions.steering import noise_of
+from genaug.interventions.steering import isolated, noise_of
 
 FACTORS = ("shape", "texture", "background")
 _MOST_JITTER = 4.0  # beyond it masks leave the image
@@ -83,6 +82,7 @@ class CounterfactualDataset(GeneratedDataset):
     method = "mechanisms"
     otherwise = "; GenerativeInterventionDataset takes a generator without mechanisms"
 
+    @isolated()
     def __init__(
         self,
         generator: str | os.PathLike[str] | nn.Module,
@@ -109,11 +109,10 @@ class CounterfactualDataset(GeneratedDataset):
         backgrounds: str = "any",
         shared_noise: bool = False,
     ) -> None:
-        check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
-        if pool is not None:
-            check_integer("pool", pool, 1)
+        counterfactuals_per_noise = check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
+        pool = None if pool is None else check_integer("pool", pool, 1)
         self.mask_jitter = check_number("mask_jitter", mask_jitter, high=_MOST_JITTER)
-        check_number("refresh", refresh, 1)
+        refresh = check_number("refresh", refresh, 1)
         if refresh and pool is None:
             raise ValueError(f"refresh is of a pool, but pool is None and refresh {refresh}")
         if shared_noise and pool is not None:
@@ -150,11 +149,12 @@ class CounterfactualDataset(GeneratedDataset):
         self.targets = targets
         self.pool = pool
         self.refresh = refresh
-        self.shared_noise = shared_noise
+        self.shared_noise = bool(shared_noise)
         self._held: Pool | None = None
         if pool is not None and backgrounds != "any":
             self._check_pool_has_classes()
 
+    @isolated()
     def labels(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Classes of these samples' shape, texture and background, each (B,) int64 on the device."""
         positions = check_indices(indices, self.length).to(self.device)
@@ -166,6 +166,7 @@ class CounterfactualDataset(GeneratedDataset):
             return columns[self.targets]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
+    @isolated()
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
         """What `describe` says of each of these samples: everything that made it, as plain numbers and strings."""
         positions = check_indices(indices, self.length)
@@ -321,13 +322,32 @@ class CounterfactualDataset(GeneratedDataset):
 
     def _mechanisms(self, sources: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Mask, texture and background of these draws, of which each factor may have another number."""
-        counts = [len(source) for source in sources.values()]
-        noise = [self._noise(name, self._pad(source)) for name, source in sources.items()]
-        classes = [self._pad(labels[name]) for name in sources]
+        noise = [self._noise(name, source) for name, source in sources.items()]
+        classes = [labels[name] for name in sources]
+
+        def made(*inputs: Tensor) -> tuple[Tensor, ...]:
+            parts = tuple(self.generator.mechanisms(inputs[:3], inputs[3:], self.truncation))
+            if len(parts) != 3:
+                raise ValueError(f"mechanisms of {self.generator_name} must return 3 parts, got {len(parts)}")
+            return parts
+
         with self._generating():
-            parts = self.generator.mechanisms(noise, classes, self.truncation)
-        mask, texture, background = (part[:count] for part, count in zip(parts, counts, strict=True))
+            parts = made(*noise, *classes) if self._batch_invariant else self._call(made, *noise, *classes)
+        mask, texture, background = (
+            self._check_part(name, part, len(source), channels, low, 1)
+            for name, part, source, channels, low in zip(
+                ("masks", "textures", "backgrounds"), parts, sources.values(), (1, 3, 3), (0, -1, -1), strict=True
+            )
+        )
+        self._first = False
         return mask, texture, background
+
+    @property
+    def _separate(self) -> bool:
+        """Whether the factors may come in batches of different sizes."""
+        # a CPU is given as many of each at a time, unless the generator sees to it itself
+        separate = getattr(self.generator, "separate_batches", False)
+        return separate and (self._batch_invariant or self.device.type != "cpu")
 
     def _make(self, positions: Tensor) -> Tensor:
         if self.pool is not None:
@@ -335,15 +355,15 @@ class CounterfactualDataset(GeneratedDataset):
         positions = positions.to(self.device)
         sources = self._sources(positions)
         labels = self._labels_of(sources)
+        shared = [name for name in FACTORS if self._lead(name) == "shape" and self._separate]
         # consecutive samples share a shape: its mechanism runs once for all of them
         shapes, inverse = torch.unique(sources["shape"], return_inverse=True)
-        shared = [name for name in FACTORS if self._lead(name) == "shape"]
         for name in shared:
             sources[name], labels[name] = shapes, self._labels("shape", shapes)
         made = dict(zip(FACTORS, self._mechanisms(sources, labels), strict=True))
         made = {name: part.float()[inverse] if name in shared else part.float() for name, part in made.items()}
         mask, texture = self._jittered(made["shape"], made["texture"], positions)
-        return to_uint8(self._composed(mask, texture, made["background"], positions))
+        return self._pixels(self._composed(mask, texture, made["background"], positions), positions)
 
     def _jittered(self, mask: Tensor, texture: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The masks, and textures that are tied to them, turned, stretched, slanted and moved."""
@@ -386,7 +406,15 @@ class CounterfactualDataset(GeneratedDataset):
 
             def make(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 sources = dict.fromkeys(FACTORS, entries)
-                return self._mechanisms(sources, {name: self._labels(name, entries) for name in FACTORS})
+                parts = self._mechanisms(sources, {name: self._labels(name, entries) for name in FACTORS})
+                for part in parts:
+                    if not part.isfinite().all():
+                        wrong = int(entries[~part.flatten(1).isfinite().all(1)][0])
+                        raise ValueError(
+                            f"images must be finite, got NaN or infinity in entry {wrong} of the pool, of "
+                            f"{self.generator_name} with seed {self.seed} and truncation {self.truncation:g}"
+                        )
+                return parts
 
             self._held = Pool(self.pool, self.generator.image_size, self.device, make, self.batch_size)
         return self._held

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +18,10 @@ from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
 from genaug.arguments import check_choice, check_classes, check_device, check_indices, check_integer, check_truncation
-from genaug.generators import CPU_BATCH, load_generator
-from genaug.interventions.steering import evaluating, fitting_memory, generator_device
+from genaug.generators import load_generator
+from genaug.generators.batches import CPU_BATCH, in_batches, power_of_two_threads
+from genaug.generators.images import to_uint8
+from genaug.interventions.steering import evaluating, fitting_memory, generator_device, isolated
 
 
 class GeneratedDataset(Dataset[Any], ABC):
@@ -66,6 +72,9 @@ class GeneratedDataset(Dataset[Any], ABC):
             self._generator = load_generator(generator, self.device, dtype)
             self._check_protocol(self._generator)
         _check_finite(self._generator)
+        if dtype == torch.bfloat16 and self.device.type == "cpu":
+            _warn_of_bfloat16()
+        self._first = True  # the first batch is checked for more than the others
         self.classes: Any = check_classes(classes, self.generator.num_classes, names_of(self.generator))
 
     def _check_protocol(self, generator: nn.Module) -> None:
@@ -77,6 +86,15 @@ class GeneratedDataset(Dataset[Any], ABC):
         for name in ("z_dim", "num_classes", "image_size"):
             if not isinstance(getattr(generator, name, None), int):
                 raise TypeError(f"generator must have an int {name}, but {type(generator).__name__} has none")
+        try:
+            inspect.signature(getattr(generator, self.method)).bind(None, None, 1.0)
+        except TypeError:
+            raise TypeError(
+                f"{self.method} of the generator must take (z, labels, truncation), but that of "
+                f"{type(generator).__name__} takes {inspect.signature(getattr(generator, self.method))}"
+            ) from None
+        except ValueError:
+            pass  # a compiled method does not say what it takes
 
     @abstractmethod
     def _make(self, positions: Tensor) -> Tensor:
@@ -122,7 +140,8 @@ class GeneratedDataset(Dataset[Any], ABC):
         if not len(positions):
             size = self.generator.image_size
             return torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
-        return torch.cat([self._make(chunk) for chunk in positions.split(self.batch_size)])
+        with isolated():
+            return torch.cat([self._make(chunk) for chunk in positions.split(self.batch_size)])
 
     @contextmanager
     def _generating(self) -> Iterator[None]:
@@ -130,17 +149,55 @@ class GeneratedDataset(Dataset[Any], ABC):
         what = f"batch_size={self.batch_size} images at once do not fit on {self.device}: use a smaller batch_size"
         if self.device.type == "cpu":
             what = f"{CPU_BATCH} images at once, which a CPU is given whatever the batch_size, do not fit in its memory"
-        with torch.no_grad(), evaluating(self.generator), _power_of_two_threads(self.device), fitting_memory(what):
+        with torch.no_grad(), evaluating(self.generator), power_of_two_threads(self.device), fitting_memory(what):
             yield
 
-    def _pad(self, source: Tensor) -> Tensor:
-        """On a CPU, repeats the last entry until the length is a multiple of `CPU_BATCH`.
+    @property
+    def _batch_invariant(self) -> bool:
+        """Whether the generator sees to it that no image depends on its batch on a CPU."""
+        return getattr(self.generator, "batch_invariant", False)
 
-        A CPU sums in another order for other batch sizes, and the last bit differs; so batches are always of that size.
+    def _call(self, make: Callable[..., Any], *inputs: Tensor) -> Any:
+        """What `make` calls the generator for, of these rows, so that none depends on the others."""
+        return in_batches(make, *inputs, pad=not self._batch_invariant)
+
+    def _check_part(self, name: str, part: Any, count: int, channels: int, low: float, high: float) -> Tensor:
+        """What a generator made, checked: its type and shape, and in the first batch its range.
+
+        Raises:
+            TypeError, ValueError: the generator does not keep the contract; the message says where.
         """
-        independent = self.device.type != "cpu" or getattr(self.generator, "one_by_one", False)
-        missing = 0 if independent else -len(source) % CPU_BATCH
-        return torch.cat([source, source[-1:].expand(missing)]) if missing else source
+        size = self.generator.image_size
+        if not isinstance(part, Tensor) or not part.is_floating_point():
+            what = str(part.dtype) if isinstance(part, Tensor) else type(part).__name__
+            raise TypeError(f"{name} of {self.generator_name} must be floats, got {what}")
+        if part.shape != (count, channels, size, size):
+            raise ValueError(
+                f"{name} of {self.generator_name} must be {(count, channels, size, size)}, got {tuple(part.shape)}"
+            )
+        # a network may leave the range by a little, which is cut off; beyond twice the range it speaks of other units
+        slack = (high - low) / 2 if low < 0 else 0.01
+        if self._first and ((part < low - slack) | (part > high + slack)).any():
+            worst = part[part.isfinite()].aminmax() if part.isfinite().any() else part.aminmax()
+            raise ValueError(
+                f"{name} of {self.generator_name} must lie in [{low:g}, {high:g}], got {float(worst[0]):g} to "
+                f"{float(worst[1]):g}"
+            )
+        return part
+
+    def _pixels(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Images of these samples as pixels; raises ValueError if one is not finite, and says what made it."""
+        finite = images.flatten(1).isfinite().all(1)
+        if not finite.all():
+            index = int(positions[~finite.to(positions.device)][0])
+            raise ValueError(
+                f"images must be finite, got NaN or infinity in sample {index}, made of {self._made_of(index)}"
+            )
+        return to_uint8(images)
+
+    def _made_of(self, index: int) -> dict[str, Any]:
+        """What an error says of a sample."""
+        return self.describe(index)
 
     def _lines(self) -> list[str]:
         """What `repr` says after the generator and the seed."""
@@ -187,17 +244,16 @@ def _check_finite(generator: nn.Module) -> None:
             raise ValueError(f"generator must have finite weights, but {name} has NaN or infinite ones")
 
 
-@contextmanager
-def _power_of_two_threads(device: torch.device) -> Iterator[None]:
-    """Uses the largest power of two of the CPU's threads: with others, transposed convolutions sum in another order
-    than on the single thread of a DataLoader worker, and the last bit differs."""
-    before = torch.get_num_threads()
-    after = 1 << (before.bit_length() - 1)
-    if device.type != "cpu" or before == after:
-        yield
-        return
-    torch.set_num_threads(after)
+@cache
+def _warn_of_bfloat16() -> None:
+    """Say once that a CPU without instructions for bfloat16 is slow at it; nothing where that is not known."""
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return
+    if not any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16")):
+        warnings.warn(
+            "this CPU has no instructions for dtype=torch.bfloat16, which is an order of magnitude slower than "
+            "torch.float32 on it: leave dtype out",
+            stacklevel=4,
+        )

@@ -15,13 +15,22 @@ from torch import Tensor, nn
 from genaug.arguments import check_choice, check_indices, check_integer, check_number
 from genaug.assets import asset_path
 from genaug.datasets.generated import GeneratedDataset
-from genaug.generators import CPU_BATCH
-from genaug.generators.images import from_uint8, to_uint8
+from genaug.generators.batches import in_batches
+from genaug.generators.images import from_uint8
 from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions, noiseless_centre
 from genaug.interventions.nuisances import Nuisances
 from genaug.interventions.sampling import integers, permutation, uniform
-from genaug.interventions.steering import as_input, evaluating, has_latent, intervene, noise_moments, noise_of, steer
+from genaug.interventions.steering import (
+    as_input,
+    evaluating,
+    has_latent,
+    intervene,
+    isolated,
+    noise_moments,
+    noise_of,
+    steer,
+)
 
 # The released code's hand-set range of the offset for each of 60 components, in the latent's own units
 RELEASED_RANGES = (
@@ -91,6 +100,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         genaug.AssetError: a name is unknown, or its file is missing, damaged or of another kind.
     """
 
+    @isolated()
     def __init__(
         self,
         generator: str | os.PathLike[str] | nn.Module,
@@ -115,8 +125,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
         target_transform: Callable[[Any], Any] | None = None,
         output: str = "tensor",
     ) -> None:
-        check_integer("components", components, 0)
-        check_integer("interventions_per_noise", interventions_per_noise, 1)
+        components = check_integer("components", components, 0)
+        interventions_per_noise = check_integer("interventions_per_noise", interventions_per_noise, 1)
         check_choice("mode", mode, ("latent", "activation"))
         check_choice("targets", targets, ("label", "all"))
         check_integer("draws", draws, 1)
@@ -202,10 +212,12 @@ class GenerativeInterventionDataset(GeneratedDataset):
             return d.centre
         return noiseless_centre(self.generator, self.layer, d.components, self.truncation, self.batch_size)
 
+    @isolated()
     def labels(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Classes of these samples, (B,) int64 on the device."""
         return self._labels(check_indices(indices, self.length).to(self.device))
 
+    @isolated()
     def interventions(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Which component of each sample was set, (B,) int64, and to what, (B,) float64, in the unit that `describe`
         names; on the device.
@@ -231,6 +243,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         columns = {name: column.tolist() for name, column in self.factors(indices).items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
+    @isolated()
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
         """What `describe` says of each of these samples: everything that made it, as plain numbers and strings.
 
@@ -350,11 +363,9 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     def _recognized(self, images: Tensor, labels: Tensor) -> Tensor:
         classifier: Any = self.recognized_by
-        # on a CPU always as many, as the images themselves
-        images = from_uint8(images[self._pad(torch.arange(len(images), device=images.device))])
         module = evaluating(classifier) if isinstance(classifier, nn.Module) else nullcontext()
-        with torch.no_grad(), module:
-            logits = torch.cat([classifier(part) for part in images.split(CPU_BATCH)])[: len(labels)]
+        with module:
+            logits = in_batches(classifier, from_uint8(images))
         if logits.shape != (len(labels), self.generator.num_classes):
             raise ValueError(
                 f"recognized_by must return logits of shape ({len(labels)}, {self.generator.num_classes}), "
@@ -364,18 +375,25 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     def _made(self, positions: Tensor, drawn: Tensor) -> Tensor:
         """Images of samples, each of its draw."""
-        padded = self._pad(positions)
-        labels = self._labels(padded)
-        inputs = [self._noise(padded, self._pad(drawn)), labels]
+        labels = self._labels(positions)
+        inputs = [self._noise(positions, drawn), labels]
         if self.components:
-            chosen, offsets = self._interventions(padded)
+            chosen, offsets = self._interventions(positions)
             _, unit, centre = self._steering()
             inputs += [chosen, offsets * unit[chosen], centre.expand(self.generator.num_classes, -1)[labels, chosen]]
-        size = CPU_BATCH if self.device.type == "cpu" else len(padded)
         with self._generating():
-            parts = zip(*(tensor.split(size) for tensor in inputs), strict=True)
-            images = torch.cat([self._generate(*part) for part in parts])
-        return to_uint8(images[: len(positions)])
+            images = self._call(self._generate, *inputs)
+        images = self._check_part("images", images, len(positions), 3, -1, 1)
+        self._first = False
+        return self._pixels(images, positions)
+
+    def _made_of(self, index: int) -> dict[str, Any]:
+        positions = torch.tensor([index], device=self.device)
+        made = {"label": int(self._labels(positions)), "scale": self.scale, "truncation": self.truncation}
+        if self.components:
+            chosen, offsets = self._interventions(positions)
+            made |= {"component": int(chosen), "offset": float(offsets)}
+        return made
 
     def _generate(self, z: Tensor, labels: Tensor, *intervention: Tensor) -> Tensor:
         if not intervention:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genaug.generators.images import to_uint8
+from genaug.interventions.steering import lock_of
 
 CHANNELS = 7  # of an entry: a mask's one, a texture's and a background's three each, a byte a pixel
 
@@ -45,6 +46,10 @@ class Pool:
 
         None if two of them have the same place: ask for fewer at once.
         """
+        with lock_of(self):  # another thread may ask for entries that take the place of these
+            return self._parts(masks, textures, backgrounds)
+
+    def _parts(self, masks: Tensor, textures: Tensor, backgrounds: Tensor) -> Parts | None:
         size, device = len(self._held), self._banks[0].device
         numbers = torch.cat([masks, textures, backgrounds]).unique()
         missing = numbers[self._held[numbers % size] != numbers]

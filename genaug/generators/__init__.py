@@ -11,10 +11,6 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_device
 
-# Images that a CPU is given at a time: the activations of more leave its cache, which doubles the time. Always as many,
-# since a CPU sums in another order for another number, and the last bit of an image would depend on its batch
-CPU_BATCH = 8
-
 
 def classes_of(table: Tensor, labels: Tensor) -> Tensor:
     """Rows (B, D) of a table (num_classes, D): those of labels (B,), or mixtures by shares (B, num_classes)."""
@@ -97,5 +93,8 @@ def load_trainable(name: str | os.PathLike[str]) -> nn.Module:
     with torch.device("meta"):
         generator = kind.build(parsed_config(kind, metadata.get("config")))
     weights = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    for key, value in weights.items():
+        if key.endswith(("running_var", "running_vars")) and (value < 0).any():
+            raise AssetError(f"{str(name)!r} is damaged: {key} has negative entries, and a variance has none")
     generator.load_state_dict(weights, assign=True)
     return generator

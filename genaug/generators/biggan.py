@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_device, check_integer
 from genaug.assets.registry import Asset, Kind, register
-from genaug.generators import CPU_BATCH, check_labels, classes_of
+from genaug.generators import check_labels, classes_of
+from genaug.generators.batches import CPU_BATCH, in_batches
 from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, normed
 from genaug.generators.pretrained import Pretrained
 
@@ -348,7 +349,7 @@ class FastBigGAN(_Steerable):
         ValueError: a weight of `generator` is NaN or infinite.
     """
 
-    one_by_one = True  # no image depends on its batch on a CPU, which datasets ask before they pad one
+    batch_invariant = True
 
     def __init__(
         self,
@@ -435,7 +436,7 @@ class FastBigGAN(_Steerable):
     ) -> Tensor:
         statistics_at = self._check(x, z, labels, truncation, begin)
         if end == 0:
-            return self._gen_z(z, labels, max(CPU_BATCH, len(z)))
+            return self._gen_z(z, labels, together=True)
         means, variances = (
             interpolate(self.get_buffer(name), statistics_at, self.statistics) for name in ("means", "variances")
         )
@@ -466,17 +467,16 @@ class FastBigGAN(_Steerable):
         classes = self.get_buffer("classes")
         return torch.cat([z.to(classes.dtype), classes_of(classes, labels)], dim=1)
 
-    def _gen_z(self, z: Tensor, labels: Tensor, rows: int = CPU_BATCH) -> Tensor:
+    def _gen_z(self, z: Tensor, labels: Tensor, together: bool = False) -> Tensor:
         """(B, 4 * 4 * 16 * width); on a CPU in products of as many rows always, so that none depends on its batch.
 
-        More rows are four times as fast: for directions, which take all at once, and where the last bit is no matter.
+        All rows together are four times as fast: for directions, where the last bit is no matter.
         """
         condition = self._condition(z, labels)
         weight, bias = self.get_buffer("gen_z_weight"), self.get_buffer("gen_z_bias")
-        if condition.device.type != "cpu":
+        if together and len(condition) >= CPU_BATCH:
             return F.linear(condition, weight, bias)
-        parts = F.pad(condition, (0, 0, 0, -len(condition) % rows)).split(rows)
-        return torch.cat([F.linear(part, weight, bias) for part in parts])[: len(condition)]
+        return in_batches(lambda part: F.linear(part, weight, bias), condition)
 
     def _layers_of(
         self,

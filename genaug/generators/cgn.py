@@ -71,6 +71,7 @@ class _Counterfactual(Pretrained, nn.Module):
 
     asset_kind = "cgn-imagenet"
     noise = "truncated"
+    separate_batches = True
     f_shape: Any
     f_text: Any
     f_bg: Any
@@ -199,7 +200,7 @@ class FastCGN(_Counterfactual):
         ValueError: a weight of a mechanism is NaN or infinite.
     """
 
-    one_by_one = True  # no image depends on its batch on a CPU, which datasets ask before they pad one
+    batch_invariant = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ checkpoints, so that these load as they are.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug.assets.registry import Asset, Kind, register
-from genaug.generators import CPU_BATCH, check_labels, classes_of
+from genaug.generators import check_labels, classes_of
+from genaug.generators.batches import in_batches
 from genaug.generators.pretrained import Pretrained
 from genaug.interventions.composition import MASK_RANGE, compose
 
@@ -96,6 +98,7 @@ class _DigitCGN(Pretrained, nn.Module):
     z_dim = 36
     num_classes = 10
     image_size = 32
+    separate_batches = True
 
     def _features(self, name: str, u: Tensor, labels: Tensor) -> Tensor:
         """What the mechanism `name` makes of u (B, 32): (B, 1 or 3, 32, 32), before the clamp or the placing."""
@@ -178,6 +181,8 @@ class FastCGNMnist(_DigitCGN):
     instead of at every call. Activations lie channels last, from the first layer on.
     """
 
+    batch_invariant = True
+
     def __init__(self, cgn: CGNMnist) -> None:
         super().__init__()
         with torch.no_grad():
@@ -204,9 +209,9 @@ class FastCGNMnist(_DigitCGN):
 
     @torch.no_grad()
     def _features(self, name: str, u: Tensor, labels: Tensor) -> Tensor:
-        if u.device.type == "cpu" and len(u) > CPU_BATCH:
-            parts = zip(u.split(CPU_BATCH), labels.split(CPU_BATCH), strict=True)
-            return torch.cat([self._features(name, *part) for part in parts])
+        return in_batches(functools.partial(self._batch_features, name), u, labels)
+
+    def _batch_features(self, name: str, u: Tensor, labels: Tensor) -> Tensor:
         table, noise = self.get_buffer(f"{name}_label"), self.get_buffer(f"{name}_noise")
         x = torch.addmm(classes_of(table, labels), u.to(noise.dtype), noise)
         x = x.unflatten(1, (8, 8, 64)).permute(0, 3, 1, 2)

@@ -251,10 +251,8 @@ class DiffusionGenerator(nn.Module):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether a CPU makes images one by one, whatever the batch."""
+        """Whether no image depends on its batch on a CPU, since images are made one by one there."""
         return self.image_size > SMALL
-
-    one_by_one = batch_invariant
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] on the labels' device.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genaug.files import DIGEST, atomic_path, digest, one_line, writable_folder
 from genaug.ganspace import read_ganspace
 from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
-from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of
+from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of, steer
 
 FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
 
@@ -269,6 +269,10 @@ def fixed_output(generator: Any, layer: str) -> Tensor:
         probe = noise_of(generator, 0, zero, 1.0, "probe")
     with evaluating(generator):
         output = layer_output(generator, layer, probe, zero, 1.0)[0]
+        if not hasattr(generator, "activation"):
+            # the whole forward pass, which refuses a layer that runs more than once
+            with torch.no_grad():
+                steer(generator, layer, lambda h, _: h, probe, zero, 1.0)
     if not output.isfinite().all():
         raise ValueError(f"layer {layer!r} returns NaN or infinity: are the generator's weights finite?")
     return output

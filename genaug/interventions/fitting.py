@@ -27,6 +27,7 @@ from genaug.interventions.steering import (
     fitting_memory,
     generator_device,
     has_latent,
+    isolated,
     layer_output,
     noise_moments,
     noise_of,
@@ -38,6 +39,7 @@ WIDE = 2048  # entries of a layer above which its covariance is not held: 32 MiB
 ROUNDS = 4  # of block power iteration, for wide layers
 OVERSAMPLE = 32  # more directions than were asked for, which take the slowest part of the convergence
 SAVE_EVERY = 60.0  # seconds between two checkpoints
+MOST_EXACT = 4 << 30  # bytes that exact directions may take
 # A power of two, so that scaling is exact; large, so that in half precision the bias does not swallow the difference
 PROBE = 64.0
 
@@ -109,7 +111,7 @@ def fit_directions(
     chosen = check_classes(classes, module.num_classes)
     what = f"batch_size={batch_size} noises at once do not fit on {generator_device(generator)}"
     what += ": use a smaller batch_size, or fewer components"
-    with evaluating(generator), fitting_memory(what):
+    with isolated(), evaluating(generator), fitting_memory(what):
         if samples is None:
             return _exact(module, layer, components, chosen, truncation, batch_size)
         check_integer("samples", samples, 1)
@@ -129,7 +131,7 @@ def noiseless_centre(
     device = generator_device(generator)
     rows = components.flatten(1).to(device).t()
     centre = []
-    with evaluating(generator):
+    with isolated(), evaluating(generator):
         for labels in torch.arange(network.num_classes, device=device).split(batch_size):
             still = torch.full((len(labels), network.z_dim), noise_moments(generator, truncation)[0], device=device)
             centre.append(layer_output(generator, layer, still, labels, truncation).flatten(1).float() @ rows)
@@ -160,6 +162,13 @@ def _exact(
     if (left - right).norm() > 8 * epsilon * right.norm():
         raise ValueError(f"layer {layer!r} is not linear in the noise: give samples=, say 200_000")
 
+    entries = outputs[0].numel()
+    needed = 3 * outputs.element_size() * size * entries  # the response, and its difference in float64
+    if needed > MOST_EXACT:
+        raise ValueError(
+            f"layer {layer!r} has {entries} entries for {size} of the noise: exact directions need {needed / 1e9:.1f} "
+            "GB. Give samples=, say 20_000, which needs memory for the components alone"
+        )
     noise = torch.cat([torch.zeros(1, size, device=device), PROBE * torch.eye(size, device=device)])
     response = output(noise, torch.full((size + 1,), classes[0], device=device)).flatten(1)
     weight = response[1:].cpu().double().sub_(response[0].cpu()).div_(PROBE)  # W^T, (z_dim, entries)

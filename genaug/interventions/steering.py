@@ -12,8 +12,11 @@ Two forms of the same intervention, `intervene`, on different spaces:
 from __future__ import annotations
 
 import math
+import os
+import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -79,9 +82,46 @@ def generator_device(generator: nn.Module) -> torch.device:
     return next(iter(devices), torch.device("cpu"))
 
 
+_locks: weakref.WeakKeyDictionary[object, threading.RLock] = weakref.WeakKeyDictionary()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_locks.clear)  # a lock that another thread held would never be free there
+
+
+def lock_of(thing: object) -> threading.RLock:
+    """Return the lock of a module or a pool, which one thread uses at a time; the same for the same object."""
+    return _locks.setdefault(thing, threading.RLock())
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Generation within this does not see the caller's autocast, inference mode, default device and default type."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
 @contextmanager
 def evaluating(generator: nn.Module) -> Iterator[None]:
-    """A user's module may be in training meanwhile: it is in evaluation mode within this alone."""
+    """A user's module may be in training meanwhile: it is in evaluation mode within this alone.
+
+    One thread at a time: another would find the mode, or a hook, of this one.
+    """
+    with lock_of(generator), _in_evaluation_mode(generator):
+        yield
+
+
+@contextmanager
+def _in_evaluation_mode(generator: nn.Module) -> Iterator[None]:
     before = {module: module.training for module in generator.modules()}  # parts of it may be frozen
     generator.train(False)
     try:
@@ -175,7 +215,7 @@ def steer(
     if hasattr(network, "from_activation"):
         output = network.activation(z, labels, truncation, layer)
         return network.from_activation(change(output, slice(0, len(z))), z, labels, truncation, layer)
-    with _hooked(generator, layer, change):
+    with _hooked(generator, layer, change, len(z)):
         return network(as_input(generator, z), labels, truncation)
 
 
@@ -197,7 +237,7 @@ def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, tr
         if hasattr(network, "activation"):
             return network.activation(z, labels, truncation, layer)
         try:
-            with _hooked(generator, layer, keep):
+            with _hooked(generator, layer, keep, len(z)):
                 network(as_input(generator, z), labels, truncation)
         except _Seen:
             pass
@@ -209,7 +249,7 @@ class _Seen(BaseException):
 
 
 @contextmanager
-def _hooked(generator: nn.Module, layer: str, change: Callable[[Tensor, slice], Tensor]) -> Iterator[None]:
+def _hooked(generator: nn.Module, layer: str, change: Callable[[Tensor, slice], Tensor], count: int) -> Iterator[None]:
     seen = 0
 
     def replace(module: nn.Module, inputs: Any, output: Any) -> Tensor:
@@ -218,6 +258,11 @@ def _hooked(generator: nn.Module, layer: str, change: Callable[[Tensor, slice], 
             raise TypeError(f"layer {layer!r} must return a tensor, but it returned {type(output).__name__}")
         rows = slice(seen, seen + len(output))
         seen += len(output)
+        if seen > count:
+            raise ValueError(
+                f"layer {layer!r} must run once for each image, but a forward pass of {type(generator).__name__} "
+                f"got {seen} outputs of it for {count} images. Choose a layer that runs once"
+            )
         return change(output, rows)
 
     handle = find_layer(generator, layer).register_forward_hook(replace)

@@ -199,7 +199,7 @@ def test_entries_of_a_pool_are_made_once_and_only_when_they_are_drawn():
     made = []
 
     class Counting(Drawn):
-        one_by_one = True  # so that a dataset adds none to fill up a batch
+        batch_invariant = True  # so that a dataset adds none to fill up a batch
 
         def mechanisms(self, z, labels, truncation=1.0):
             made.append(len(labels[0]))
@@ -327,6 +327,8 @@ def test_a_batch_is_one_generator_call():
     calls = []
 
     class Counting(Flat):
+        batch_invariant = separate_batches = True
+
         def mechanisms(self, z, labels, truncation=1.0):
             calls.append(len(labels[0]))
             return super().mechanisms(z, labels, truncation)

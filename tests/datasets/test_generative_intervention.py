@@ -276,15 +276,15 @@ def test_an_arrays_unit_is_that_of_the_datasets_noise():
         torch.testing.assert_close(dataset.directions.latent_stdev, torch.full((3,), truncation))
 
 
-def test_what_makes_images_one_by_one_is_not_given_more():
-    class OneByOne(Conditional):
-        one_by_one, calls = True, 0
+def test_what_is_batch_invariant_is_not_given_more():
+    class Invariant(Conditional):
+        batch_invariant, calls = True, 0
 
         def forward(self, z, labels, truncation=1.0):
             self.calls += len(z)
             return super().forward(z, labels, truncation)
 
-    generator = OneByOne()
+    generator = Invariant()
     _ = GenerativeInterventionDataset(generator, length=8, components=4)[3]
     before = generator.calls
     _ = GenerativeInterventionDataset(generator, length=8, components=0)[3]

@@ -219,7 +219,7 @@ def test_large_images_are_made_one_by_one_on_a_cpu(monkeypatch: pytest.MonkeyPat
     g = text(nuisances=NUISANCE)
     z, labels = noise(g, 5)
     alone = torch.cat([g(z[i : i + 1], labels[i : i + 1]) for i in range(5)])
-    assert g.one_by_one
+    assert g.batch_invariant
     assert torch.equal(g(z, labels), alone)
     steered = g.steered("mid_block", lambda output, rows: output + rows.start, z, labels, 1.0)
     assert torch.equal(steered[0], alone[0])

@@ -11,6 +11,7 @@ from genaug import AssetError, load_generator
 from genaug.assets import save_asset
 from genaug.assets.layouts import shapes_of
 from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, FastBigGAN
+from genaug.generators.cgn_mnist import CGNMnist
 
 TINY = {
     **BIGGAN_CONFIGS[256],
@@ -50,4 +51,12 @@ def test_what_makes_no_images_is_no_generator(tmp_path: Path) -> None:
     state = {name: torch.zeros(shape) for name, shape in shapes_of("adain-decoder").items()}
     path = save_asset(tmp_path / "decoder.safetensors", state, "adain-decoder")
     with pytest.raises(AssetError, match="is no generator: its kind is 'adain-decoder', expected biggan-deep or cgn-"):
+        load_generator(path)
+
+
+def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in CGNMnist().state_dict().items()}
+    state["f_shape.5.running_var"][0] = -0.5
+    path = save_asset(tmp_path / "broken.safetensors", state, "cgn-mnist")
+    with pytest.raises(AssetError, match=r"f_shape\.5\.running_var has negative entries"):
         load_generator(path)
