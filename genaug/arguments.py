@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,27 @@ def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
     if outside.any():
         raise IndexError(f"index {int(found[outside][0])} is out of range for {length} samples")
     return torch.where(found < 0, found + length, found)
+
+
+def check_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Which of how many processes this is: by default what RANK and WORLD_SIZE say, as torchrun sets them, or 0 of 1.
+
+    Raises:
+        ValueError: the rank is not below the number of processes, or the environment has no integer.
+        TypeError: one is no integer.
+    """
+    found = []
+    for name, value, least in (("rank", rank, 0), ("world_size", world_size, 1)):
+        text = os.environ.get(name.upper(), str(least))
+        if value is None:
+            try:
+                value = int(text)
+            except ValueError:
+                raise ValueError(f"{name.upper()} must be an integer, but the environment has {text!r}") from None
+        found.append(check_integer(name, value, least))
+    if found[0] >= found[1]:
+        raise ValueError(f"rank must be below world_size, but they are {found[0]} and {found[1]}")
+    return found[0], found[1]
 
 
 def check_device(argument: str, device: torch.device | str | None) -> torch.device:

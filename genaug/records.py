@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,15 @@ def read_runs(
     except (KeyError, TypeError, AttributeError):
         pass
     raise foreign(file, what)
+
+
+def differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
+    """Which settings differ, and how."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for part in {**before, **after}:
+            yield from differences(before.get(part), after.get(part), f"{name}.{part}" if name else part)
+    elif before != after:
+        yield f"{name.removeprefix('source.')}: {before!r} there, {after!r} asked for"
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import sys
 import tarfile
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 import genaug
-from genaug.arguments import check_choice, check_integer
+from genaug.arguments import check_choice, check_integer, check_process
 from genaug.assets import KINDS, asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.counterfactual import CounterfactualDataset
@@ -45,7 +45,7 @@ from genaug.evaluation.classes import IMAGENET
 from genaug.files import FULL, staging_folder, sweep, writable_folder
 from genaug.generators import load_generator
 from genaug.progress import progress
-from genaug.records import write_results
+from genaug.records import differences, write_results
 from genaug.transforms.style_transfer import StyleTransferIntervention
 
 QUALITY = 95  # of JPEG and WebP, unless it is said
@@ -123,7 +123,7 @@ def render(
         quality = QUALITY if quality is None else check_integer("quality", quality, 1)
         if quality > 100:
             raise ValueError(f"quality must be at most 100, but got {quality}")
-    rank, world_size = _place(rank, world_size)
+    rank, world_size = check_process(rank, world_size)
     folder = Path(out)
     if isinstance(source, (str, os.PathLike)):
         if num is None and "transfer" not in options:
@@ -206,21 +206,6 @@ def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -
             layout.manifest(shard).unlink(missing_ok=True)
     arguments = {name: settings[name] for name in ("num", "shard_size", "format", "image", "quality")}
     return render(source, folder, **arguments, rank=0, world_size=1, **options)
-
-
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    found = []
-    for name, value, least in (("rank", rank, 0), ("world_size", world_size, 1)):
-        text = os.environ.get(name.upper(), str(least))
-        if value is None:
-            try:
-                value = int(text)
-            except ValueError:
-                raise ValueError(f"{name.upper()} must be an integer, but the environment has {text!r}") from None
-        found.append(check_integer(name, value, least))
-    if found[0] >= found[1]:
-        raise ValueError(f"rank must be below world_size, but they are {found[0]} and {found[1]}")
-    return found[0], found[1]
 
 
 def _kept(options: dict[str, Any]) -> dict[str, Any]:
@@ -314,19 +299,10 @@ def _begun(folder: Path, settings: dict[str, Any]) -> Layout:
             write_results(staged / SETTINGS, {"settings": settings, "versions": _versions()})
             (staged / SETTINGS).replace(path)
     # read back, since another rank may have written them
-    if differences := list(_differences(read_settings(folder), settings)):
-        raise ValueError(f"{folder} holds a set with other settings ({'; '.join(differences)}): choose another folder")
+    if found := list(differences(read_settings(folder), settings)):
+        raise ValueError(f"{folder} holds a set with other settings ({'; '.join(found)}): choose another folder")
     sweep(folder)
     return Layout(folder, settings)
-
-
-def _differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
-    """Which settings differ, and how."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for part in {**before, **after}:
-            yield from _differences(before.get(part), after.get(part), f"{name}.{part}" if name else part)
-    elif before != after:
-        yield f"{name.removeprefix('source.')}: {before!r} there, {after!r} asked for"
 
 
 def _versions() -> dict[str, str]:

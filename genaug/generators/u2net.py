@@ -50,10 +50,7 @@ class Unit(nn.Module):
     def __init__(self, channels: int, out: int, dilation: int = 1, batch_norm: bool = True) -> None:
         super().__init__()
         self.conv_s1 = nn.Conv2d(channels, out, 3, padding=dilation, dilation=dilation)
-        if batch_norm:
-            self.bn_s1 = nn.BatchNorm2d(out)
-        else:
-            self.bn_s1 = nn.Identity()
+        self.bn_s1: nn.Module = nn.BatchNorm2d(out) if batch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn_s1(self.conv_s1(x)))

@@ -158,6 +158,10 @@ class BankFiles:
             torch.stack([parts.background for parts in read]),
         )
 
+    def has_parts(self, entry: Entry) -> bool:
+        """Whether an entry has parts; an excluded photograph that did not open has none."""
+        return bool(self._records[entry.index].sizes)
+
     def read(self, entry: Entry) -> Parts:
         """Read the parts of one entry, usable or excluded.
 

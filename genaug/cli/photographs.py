@@ -1,0 +1,107 @@
+"""The command that cuts objects out of photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genaug.arguments import check_choice
+from genaug.cli.options import Device, app
+
+# those of genaug.photographs, which takes torch's seconds to import
+FILLINGS = ["telea", "lama", "tiles"]
+IMAGES = ["jpeg", "png"]
+
+
+@app.command(epilog="Example: genaug cutouts photos/train --out bank")
+def cutouts(
+    photographs: Annotated[
+        Path | None, typer.Argument(metavar="PHOTOS", help="Photographs, one folder per class.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The bank's folder.", show_default=False)] = None,
+    masks: Annotated[
+        str,
+        typer.Option(
+            help="What finds the objects: u2netp, u2net, rembg:NAME, alpha (transparent photographs), a folder of PNG "
+            "masks, or a COCO .json file."
+        ),
+    ] = "u2netp",
+    size: Annotated[int, typer.Option(help="Height and width of the bank's images, in pixels.")] = 256,
+    inpainting: Annotated[
+        str, typer.Option(help="How the background is filled where the object was: telea, lama or tiles.")
+    ] = "telea",
+    image: Annotated[str, typer.Option(help="Image format of the bank: jpeg or png (lossless).")] = "jpeg",
+    keep_doubtful: Annotated[bool, typer.Option("--keep-doubtful", help="Use doubtful cutouts, too.")] = False,
+    drop_empty_classes: Annotated[
+        bool, typer.Option("--drop-empty-classes", help="Leave out classes without a usable cutout.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out photographs that do not open, and list them.")
+    ] = False,
+    device: Device = "cpu",
+    verify: Annotated[
+        Path | None, typer.Option(metavar="BANK", help="Name what is missing or damaged in a bank.", show_default=False)
+    ] = None,
+    repair: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BANK",
+            help="Build missing and damaged shards of a bank again. Give PHOTOS if they have moved.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Cut the objects out of photographs and write a bank. Run the command again to resume. Processes started by
+    torchrun share the work."""
+    if verify is not None or repair is not None:
+        if out is not None or (verify is not None and (repair is not None or photographs is not None)):
+            raise ValueError("--verify BANK stands alone, and --repair BANK takes PHOTOS at most")
+        _mend(verify, repair, photographs, device)
+        return
+    if photographs is None or out is None:
+        raise ValueError(f"cutouts needs {'PHOTOS' if photographs is None else '--out'}")
+    check_choice("--inpainting", inpainting, FILLINGS)
+    check_choice("--image", image, IMAGES)
+    from genaug.photographs.build import build_bank
+
+    bank = build_bank(
+        photographs,
+        out,
+        masks=masks,
+        size=size,
+        inpainting=inpainting,
+        image=image,
+        keep_doubtful=keep_doubtful,
+        drop_empty_classes=drop_empty_classes,
+        skip_bad=skip_bad,
+        device=device,
+    )
+    _tell(bank, out)
+
+
+def _mend(verify: Path | None, repair: Path | None, photographs: Path | None, device: str) -> None:
+    from genaug.photographs import build
+
+    if repair is not None:
+        _tell(build.repair_bank(repair, photographs, device=device), repair)
+        return
+    assert verify is not None
+    problems = build.damaged_shards(verify)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{verify}: complete")
+
+
+def _tell(bank: object, folder: Path) -> None:
+    from genaug.photographs.build import described
+    from genaug.photographs.format import BankFiles
+
+    if not isinstance(bank, BankFiles):
+        typer.echo(f"{folder}: other processes are still building their shards")
+        return
+    for line in described(bank):
+        typer.echo(line)

@@ -1,0 +1,395 @@
+"""Build a bank of cutouts from a folder of photographs: resumable, by any number of processes.
+
+Shard s belongs to process s % number of processes, and its bytes depend on its photographs and the settings alone. Each
+shard is written in a staging folder and then moved to the bank, its records last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import genaug
+from genaug.arguments import check_choice, check_integer, check_process
+from genaug.files import ImageError, ImageFiles, image_files, naming_full_disk, staging_folder, writable_folder
+from genaug.photographs import format as layout
+from genaug.photographs.inpainting import FILLINGS, background_of, object_of
+from genaug.photographs.masks import MaskSource, cleaned, mask_source, open_photograph, without_masks
+from genaug.progress import progress
+from genaug.records import differences
+
+SHARD_SIZE = 100  # photographs: what a killed process loses at most
+BATCH = 8  # photographs that a network is given at a time
+SHEET = "cutouts.png"
+DOUBTFUL = "doubtful.png"
+
+# what makes a cutout doubtful
+_LEAST, _MOST = 0.01, 0.9  # shares of the crop that an object covers
+_BORDER = 0.3  # share of the crop's border that it covers
+_PIECES, _PIECE = 3, 0.05  # pieces, not counting those below this share of the object
+REASONS = ("no object", "everything is object", "object cut by the border", "many pieces")
+UNREADABLE = "does not open"
+
+
+def build_bank(
+    photographs: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    masks: Any = "u2netp",
+    size: int = 256,
+    inpainting: str = "telea",
+    image: str = "jpeg",
+    keep_doubtful: bool = False,
+    drop_empty_classes: bool = False,
+    skip_bad: bool = False,
+    device: torch.device | str | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> layout.BankFiles | None:
+    """Cut the objects out of photographs and write them to a bank. Call it again to resume.
+
+    Args:
+        photographs: a folder with one folder per class.
+        out: the bank's folder: new, empty, or an unfinished bank of the same photographs and settings.
+        masks: what finds the objects: "u2netp", "u2net", "rembg:NAME", "alpha", a folder of masks, a COCO file, or a
+            callable; see `genaug.photographs.masks`.
+        size: height and width of the bank's images, in pixels. The short side of a photograph is resized to it, and the
+            square crop keeps the object inside where it can.
+        inpainting: what fills the background where the object was: "telea", "lama" or "tiles".
+        image: "jpeg" (quality 95, full colour resolution) or "png", which loses nothing and takes about four times the
+            space.
+        keep_doubtful: use doubtful cutouts, too.
+        drop_empty_classes: leave out classes without a usable cutout; an error otherwise.
+        skip_bad: leave out photographs that do not open, and list them; an error otherwise.
+        device: where a saliency network computes; the CPU by default.
+        rank, world_size: which of how many processes this is; by default what RANK and WORLD_SIZE say, as torchrun sets
+            them, or the only one.
+
+    Returns:
+        The bank; None while other processes are still building their shards.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range or of another kind; the folder holds something else, a
+            bank with other settings, or a damaged shard; two photographs have one name; a mask does not fit; a class
+            has no usable cutout.
+        FileNotFoundError: there is no such folder, or no class in it.
+        ImageError: a photograph does not open, or is tiny.
+        OSError: the folder cannot be written, or the disk is full. Finished shards are kept.
+    """
+    check_integer("size", size, 32)
+    check_choice("inpainting", inpainting, FILLINGS)
+    check_choice("image", image, layout.IMAGES)
+    rank, world_size = check_process(rank, world_size)
+    listed = without_masks(image_files(photographs), masks)
+    _check_names(listed)
+    source = mask_source(masks, listed, device)
+    settings = {
+        "photographs": len(listed.files),
+        "names_sha256": hashlib.sha256("\n".join(file for file, _ in listed.files).encode()).hexdigest(),
+        "classes": listed.classes,
+        "masks": source.name,
+        "size": size,
+        "inpainting": inpainting,
+        "image": image,
+        "keep_doubtful": bool(keep_doubtful),
+        "skip_bad": bool(skip_bad),
+        "shard_size": SHARD_SIZE,
+    }
+    kept = None if callable(masks) else str(Path(masks).resolve() if Path(masks).exists() else masks)
+    bank = _begun(Path(out), settings, source=str(listed.root.resolve()), masks=kept)
+    builder = _Builder(bank, listed, source, settings)
+    count = layout.shards_of(settings)
+    left = [shard for shard in range(rank, count, world_size) if not _finished(bank, shard)]
+    builder.build(left, rank, world_size)
+    if not all((bank / f"{layout.shard_name(shard)}.jsonl").exists() for shard in range(count)):
+        return None
+    return _completed(bank, settings, drop_empty_classes, listed.skipped)
+
+
+def described(bank: layout.BankFiles) -> list[str]:
+    """What is in a bank, in a few lines for people."""
+    summary = json.loads((bank.path / layout.SUMMARY).read_text())
+    lines = [
+        f"{bank.path}: {len(bank):,} cutouts of {summary['photographs']:,} photographs, {len(bank.classes)} classes"
+    ]
+    if summary["dropped_classes"]:
+        lines.append(f"dropped classes: {', '.join(summary['dropped_classes'])}")
+    if summary["excluded"]:
+        what = "kept" if bank.settings["keep_doubtful"] else "left out"
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(summary["excluded"].items()))
+        lines.append(f"doubtful, {what}: {counts}; see {layout.SUMMARY}")
+    if summary["skipped"]:
+        lines.append(f"skipped: {summary['skipped']}")
+    sheets = [name for name in (SHEET, DOUBTFUL) if (bank.path / name).exists()]
+    return [*lines, f"contact sheets: {', '.join(str(bank.path / name) for name in sheets)}"]
+
+
+def damaged_shards(path: str | os.PathLike[str]) -> list[str]:
+    """What is missing or damaged in a bank, one line for each shard. Every byte is read.
+
+    Raises:
+        FileNotFoundError: the folder is not a bank.
+    """
+    settings, problems = layout.read_settings(path), []
+    for shard in progress(range(layout.shards_of(settings)), description="verify", unit="shard"):
+        try:
+            layout.read_shard(Path(path), shard, check=True)
+        except ValueError as error:
+            problems.append(str(error).split(": run genaug")[0])
+    return problems
+
+
+def repair_bank(
+    path: str | os.PathLike[str], photographs: str | os.PathLike[str] | None = None, **options: Any
+) -> layout.BankFiles | None:
+    """Build the missing and damaged shards of a bank again, and no others.
+
+    Args:
+        path: the bank's folder.
+        photographs: their folder, if it has moved since the bank was built.
+        options: `masks`, if they were a folder that has moved or a callable, and `device`.
+    """
+    path = Path(path)
+    settings = layout.read_settings(path)
+    provenance = json.loads((path / layout.BANK).read_text())
+    for shard in range(layout.shards_of(settings)):
+        try:
+            layout.read_shard(path, shard, check=True)
+        except ValueError:
+            (path / f"{layout.shard_name(shard)}.jsonl").unlink(missing_ok=True)
+    if photographs is None:
+        photographs = provenance["source"]
+    masks = options.pop("masks", provenance["masks"])
+    if masks is None:
+        raise ValueError(f"masks must be the callable that {path} was built with")
+    kept = {name: settings[name] for name in ("size", "inpainting", "image", "keep_doubtful", "skip_bad")}
+    dropped = set(settings["classes"]) - set(_summary(path).get("classes", settings["classes"]))
+    return build_bank(photographs, path, masks=masks, drop_empty_classes=bool(dropped), **kept, **options)
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / layout.SUMMARY).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _check_names(listed: ImageFiles) -> None:
+    """Raises ValueError if two photographs differ in nothing but their suffix: their masks would share a name."""
+    names = Counter(Path(file).with_suffix("") for file, _ in listed.files)
+    (name, count), *_ = names.most_common(1)
+    if count > 1:
+        same = [file for file, _ in listed.files if Path(file).with_suffix("") == name]
+        raise ValueError(f"photographs must have different names, got {' and '.join(same)}: rename or remove one")
+
+
+def _begun(bank: Path, settings: dict[str, Any], **provenance: Any) -> Path:
+    """The bank's folder with its settings written, or read and compared; `provenance` is for `repair_bank`."""
+    writable_folder(bank)
+    # listed before the settings are looked for, or shards that another process has just written would be something else
+    others = sorted(name for name in os.listdir(bank) if not name.startswith("."))
+    settings = json.loads(json.dumps(settings))
+    if not (bank / layout.BANK).exists():
+        if others:
+            raise ValueError(f"{bank} has other files ({others[0]}): choose another folder")
+        from PIL import __version__ as pillow
+
+        versions = {"genaug": genaug.__version__, "torch": torch.__version__, "pillow": pillow}
+        layout.write_settings(bank, settings, **provenance, versions=versions)
+    if found := list(differences(layout.read_settings(bank), settings)):
+        raise ValueError(f"{bank} is a bank with other settings ({'; '.join(found)}): choose another folder")
+    return bank
+
+
+def _finished(bank: Path, shard: int) -> bool:
+    if not (bank / f"{layout.shard_name(shard)}.jsonl").exists():
+        return False
+    layout.read_shard(bank, shard)  # raises if it is damaged
+    return True
+
+
+class _Builder:
+    """Cut out the photographs of shards."""
+
+    def __init__(self, bank: Path, listed: ImageFiles, source: MaskSource, settings: dict[str, Any]) -> None:
+        self._bank, self._listed, self._source, self._settings = bank, listed, source, settings
+
+    def build(self, shards: list[int], rank: int, world_size: int) -> None:
+        """Write these shards, with a progress bar by the first process and a log by each."""
+        every = range(rank, layout.shards_of(self._settings), world_size)
+        mine, left = (sum(len(self._indices(shard)) for shard in some) for some in (every, shards))
+        bar = progress(total=mine, initial=mine - left, description="cut out", unit="image") if rank == 0 else None
+        with bar or nullcontext():
+            for shard in shards:
+                begin = time.monotonic()
+                with (
+                    naming_full_disk(self._bank / f"{layout.shard_name(shard)}.tar"),
+                    staging_folder(self._bank, f"shard-{shard:06d}") as staged,
+                ):
+                    writer = layout.ShardWriter(staged, shard, self._settings["image"])
+                    try:
+                        for index, parts, warnings in self._cutouts(self._indices(shard)):
+                            file, label = self._listed.files[index]
+                            writer.add(index, file, self._listed.classes[label], parts, warnings)
+                            if bar is not None:
+                                bar.update(1)
+                    finally:
+                        writer.close()
+                    writer.publish(self._bank)
+                seconds = round(time.monotonic() - begin, 2)
+                with (self._bank / f"log-{rank}.jsonl").open("a") as log:
+                    log.write(
+                        json.dumps({"shard": shard, "photographs": len(self._indices(shard)), "seconds": seconds})
+                    )
+                    log.write("\n")
+
+    def _indices(self, shard: int) -> range:
+        size = self._settings["shard_size"]
+        return range(shard * size, min((shard + 1) * size, len(self._listed.files)))
+
+    def _cutouts(self, indices: range) -> Iterator[tuple[int, layout.Parts | None, tuple[str, ...]]]:
+        """The parts of each photograph, and why it is doubtful."""
+        for start in range(indices.start, indices.stop, BATCH):
+            chunk = range(start, min(start + BATCH, indices.stop))
+            images = {index: image for index in chunk if (image := self._opened(index)) is not None}
+            files = [self._listed.files[index][0] for index in images]
+            masks = self._source(files, list(images.values())) if images else []
+            made = dict(zip(images, masks, strict=True))
+            for index in chunk:
+                if index not in made:
+                    yield index, None, (UNREADABLE,)
+                    continue
+                yield index, *cutout(images[index], made[index], self._settings, self._source.cleaned)
+
+    def _opened(self, index: int) -> Image.Image | None:
+        try:
+            return open_photograph(self._listed.root / self._listed.files[index][0])
+        except ImageError as error:
+            if self._settings["skip_bad"]:
+                return None
+            raise ImageError(f"{error}; remove it, or leave such files out by skip_bad=True (--skip-bad)") from None
+
+
+def cutout(
+    photograph: Image.Image, mask: np.ndarray, settings: dict[str, Any], clean: bool
+) -> tuple[layout.Parts, tuple[str, ...]]:
+    """Cut one photograph.
+
+    Args:
+        photograph: RGB or RGBA.
+        mask: (h, w) float32 in [0, 1], of the same proportions.
+        settings: `size` and `inpainting`.
+        clean: whether to post-process the mask.
+
+    Returns:
+        The parts, and why the cutout is doubtful.
+    """
+    import cv2
+
+    size = settings["size"]
+    scale = size / min(photograph.size)
+    width, height = (max(size, round(side * scale)) for side in photograph.size)
+    if photograph.mode == "RGBA":
+        photograph = Image.alpha_composite(Image.new("RGBA", photograph.size, "white"), photograph)
+    resized = photograph.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    shrinks = mask.shape[0] > height
+    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if clean:
+        mask = cleaned(mask)
+    left, top = _corner(mask >= 0.5, size)
+    mask = mask[top : top + size, left : left + size]
+    # rounded here, so that what is filled is what is stored
+    mask = np.rint(255 * mask.clip(0, 1)).astype(np.uint8)
+    pixels = np.asarray(resized)[top : top + size, left : left + size]
+    soft = mask.astype(np.float32) / 255
+    background = background_of(pixels, soft, settings["inpainting"])
+    colours = object_of(pixels, soft)
+    parts = layout.Parts(_tensor(pixels), _tensor(colours), torch.from_numpy(mask)[None], _tensor(background))
+    return parts, doubts(mask >= 128)
+
+
+def _tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def _corner(inside: np.ndarray, size: int) -> tuple[int, int]:
+    """Left and top of the square crop nearest to the middle that has the object inside, or else its middle."""
+    corner = []
+    for axis in (0, 1):  # columns, then rows
+        taken = np.flatnonzero(inside.any(axis))
+        length = inside.shape[1 - axis]
+        place = (length - size) / 2
+        if len(taken):
+            first, last = taken[0], taken[-1] + 1
+            low, high = last - size, first  # the crop begins between them
+            place = min(max(place, low), high) if low <= high else (first + last - size) / 2
+        corner.append(int(min(max(round(place), 0), length - size)))
+    return corner[0], corner[1]
+
+
+def doubts(inside: np.ndarray) -> tuple[str, ...]:
+    """Why a cutout is doubtful, of `REASONS`; nothing for a good one.
+
+    Args:
+        inside: (S, S) bool.
+    """
+    import cv2
+
+    area = inside.mean()
+    if area < _LEAST:
+        return (REASONS[0],)
+    if area > _MOST:
+        return (REASONS[1],)
+    found = []
+    border = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
+    if border.mean() > _BORDER:
+        found.append(REASONS[2])
+    _, _, statistics, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    if (areas >= _PIECE * inside.sum()).sum() > _PIECES:
+        found.append(REASONS[3])
+    return tuple(found)
+
+
+def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, skipped: str) -> layout.BankFiles:
+    """The bank with its summary and its contact sheets."""
+    records = [record for shard in range(layout.shards_of(settings)) for record in layout.read_shard(bank, shard)]
+    usable = [r for r in records if not r.warnings or (settings["keep_doubtful"] and r.sizes)]
+    counts = Counter(record.of_class for record in usable)
+    classes = [name for name in settings["classes"] if counts[name]]
+    if empty := [name for name in settings["classes"] if not counts[name]]:
+        reasons = Counter(reason for record in records if record.of_class == empty[0] for reason in record.warnings)
+        why = ", ".join(f"{count} with {reason!r}" for reason, count in reasons.most_common())
+        if not drop_empty_classes or not classes:
+            raise ValueError(
+                f"class {empty[0]!r} has no usable cutout ({why}): give better masks, or leave such classes out by "
+                "drop_empty_classes=True (--drop-empty-classes)"
+            )
+    summary = {
+        "classes": classes,
+        "dropped_classes": empty,
+        "photographs": len(records),
+        "usable": len(usable),
+        "per_class": {name: counts[name] for name in classes},
+        "skipped": skipped,
+        "excluded": dict(Counter(reason for record in records for reason in record.warnings)),
+        "excluded_files": {record.file: record.warnings for record in records if record.warnings},
+    }
+    layout.write_summary(bank, summary)
+    files = layout.BankFiles(bank)
+    from genaug.photographs.sheets import save_sheets
+
+    save_sheets(files, bank / SHEET, bank / DOUBTFUL)
+    return files

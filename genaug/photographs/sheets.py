@@ -1,0 +1,68 @@
+"""Contact sheets of a bank: its cutouts, and its doubtful ones with the reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as v2
+
+from genaug import plotting
+from genaug.photographs.format import BankFiles, Entry
+
+_SHOWN = 48  # cutouts on a sheet
+_COLUMNS = 4  # of three pictures each
+_SIDE = 104  # pixels
+_GAP, _BETWEEN, _MARGIN, _CAPTION, _TOP = 3, 26, 24, 22, 92
+
+
+def save_sheets(bank: BankFiles, cutouts: Path, doubtful: Path) -> None:
+    """Write a sheet of cutouts spread evenly over the bank, and one of the doubtful ones if there are any."""
+    count, left = len(bank), len(bank.excluded)
+    title = f"{count:,} cutouts of {len(bank.classes)} {'class' if len(bank.classes) == 1 else 'classes'}"
+    _save(bank, _spread(bank.entries), cutouts, title, [Path(e.file).as_posix() for e in _spread(bank.entries)])
+    with_parts = [entry for entry in bank.excluded if bank.has_parts(entry)]
+    if not with_parts:
+        doubtful.unlink(missing_ok=True)
+        return
+    shown = _spread(with_parts)
+    title = f"{left:,} doubtful {'cutout' if left == 1 else 'cutouts'}, left out"
+    _save(bank, shown, doubtful, title, [f"{', '.join(e.warnings) or 'dropped class'}: {e.file}" for e in shown])
+
+
+def _spread(entries: list[Entry]) -> list[Entry]:
+    """At most `_SHOWN` of them, at equal distances."""
+    count = min(_SHOWN, len(entries))
+    return [entries[number * len(entries) // count] for number in range(count)]
+
+
+def _save(bank: BankFiles, entries: list[Entry], path: Path, title: str, captions: list[str]) -> None:
+    cell = 3 * _SIDE + 2 * _GAP
+    columns = min(_COLUMNS, len(entries))
+    rows = -(-len(entries) // columns)
+    width = max(2 * _MARGIN + columns * (cell + _BETWEEN) - _BETWEEN, 560)
+    with plotting.new_figure(width, _TOP + rows * (_SIDE + _CAPTION + 14) + 10) as figure:
+        plotting.write(figure, _MARGIN, 36, title, weight="bold", size=14)
+        line = f"{len(entries)} of them. From left to right: photograph, object, background."
+        plotting.write(figure, _MARGIN, 62, line, color=plotting.FAINT, size=10)
+        for number, (entry, caption) in enumerate(zip(entries, captions, strict=True)):
+            left = _MARGIN + number % columns * (cell + _BETWEEN)
+            top = _TOP + number // columns * (_SIDE + _CAPTION + 14)
+            for place, picture in enumerate(_pictures(bank, entry)):
+                plotting.paste(figure, picture, left + place * (_SIDE + _GAP), top)
+            # the end of a path says more than its beginning
+            short = caption if len(caption) <= 46 else f"{caption[:20]}…{caption[-25:]}"
+            plotting.write(figure, left, top + _SIDE + 15, short, color=plotting.FAINT, size=8)
+        plotting.save(figure, path)
+
+
+def _pictures(bank: BankFiles, entry: Entry) -> list[Tensor]:
+    """Photograph, object on a checkerboard, and background, each (3, _SIDE, _SIDE) uint8."""
+    parts = bank.read(entry)
+    alpha = parts.mask.float() / 255
+    rows, columns = torch.meshgrid(torch.arange(bank.size), torch.arange(bank.size), indexing="ij")
+    square = max(bank.size // 16, 1)
+    board = torch.where(((rows // square + columns // square) % 2).bool(), 255.0, 226.0)
+    shown = (alpha * parts.object + (1 - alpha) * board).round().to(torch.uint8)
+    return [v2.resize(image, [_SIDE, _SIDE], antialias=True) for image in (parts.photograph, shown, parts.background)]

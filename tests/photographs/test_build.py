@@ -1,0 +1,237 @@
+"""Banks from photographs: what is cut, what is left, and that nothing is lost, half-written or silently skipped."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from synthetic_photographs import draw_photographs
+
+from genaug.cli import main
+from genaug.files import ImageError
+from genaug.photographs import build
+from genaug.photographs.build import build_bank, cutout, damaged_shards, doubts, repair_bank
+from genaug.photographs.inpainting import FILLINGS, background_of, hole_of, object_of
+
+SETTINGS = {"size": 64, "inpainting": "telea"}
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """12 drawn photographs of 64 pixels, their masks, and shards of five."""
+    monkeypatch.setattr(build, "SHARD_SIZE", 5)
+    return draw_photographs(tmp_path, size=64)
+
+
+def built(drawn, name="bank", **options):
+    options = {"masks": drawn.parent / "masks", "size": 64, "image": "png", **options}
+    return build_bank(drawn, drawn.parent / name, **options)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".tar", ".jsonl", ".json")
+            and not path.name.startswith(("log", "bank"))}  # fmt: skip
+
+
+def test_parts_are_the_photograph_its_object_and_what_was_behind(drawn):
+    bank = built(drawn)
+    assert (len(bank), bank.excluded, bank.classes) == (12, [], ("cross", "disc", "square"))
+    photograph, colours, mask, background = bank.parts(range(12))
+    for number, entry in enumerate(bank.entries):
+        file = Image.open(drawn / entry.file)
+        truth = np.asarray(Image.open(drawn.parent / "masks" / entry.file))
+        assert np.array_equal(photograph[number].permute(1, 2, 0).numpy(), np.asarray(file))
+        assert np.array_equal(mask[number, 0].numpy(), truth)
+        away = torch.from_numpy(~hole_of(truth / 255))
+        assert torch.equal(background[number][:, away], photograph[number][:, away])
+    inside = mask.expand_as(colours) == 255
+    # a swap keeps the object's colours, but for the pixels at its very edge
+    assert ((colours != photograph) & inside).float().mean() < 0.1
+
+
+def test_no_colour_of_the_background_is_left_in_the_object_nor_the_reverse():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 2] = 255  # a red disc on blue, its edge a mixture
+    distance = np.hypot(*np.mgrid[-32:32, -32:32])
+    mask = np.clip((20 - distance) / 4, 0, 1).astype(np.float32)
+    image = np.rint(mask[..., None] * [255, 0, 0] + (1 - mask[..., None]) * image).astype(np.uint8)
+    colours = object_of(image, mask)
+    assert (colours[..., 2] <= 13).all()  # what a pixel of 95% object has of blue
+    assert (colours[..., 0] >= 242).all()
+    for filling in FILLINGS:
+        if filling != "lama":
+            assert (background_of(image, mask, filling)[..., 0] == 0).all()
+
+
+def test_empty_and_whole_masks_have_parts_too():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    empty, whole = np.zeros((32, 32), np.float32), np.ones((32, 32), np.float32)
+    for filling in ("telea", "tiles"):
+        assert np.array_equal(background_of(image, empty, filling), image)
+        assert (background_of(image, whole, filling) == image.mean((0, 1)).round()).all()
+    assert np.array_equal(object_of(image, empty), image)
+    assert np.array_equal(object_of(image, whole), image)
+
+
+@pytest.mark.parametrize(("left", "crop"), [(0, 0), (40, 18), (90, 64)])
+def test_the_crop_keeps_the_object_inside(left, crop):
+    pixels = np.tile(np.arange(128, dtype=np.uint8)[None, :, None], (64, 1, 3))
+    mask = np.zeros((64, 128), np.float32)
+    mask[20:40, left : left + 42] = 1
+    parts, _ = cutout(Image.fromarray(pixels), mask, SETTINGS, clean=False)
+    assert parts.photograph[0, 0, 0] == {0: 0, 40: 32, 90: 64}[left]
+    assert parts.mask.sum() == 255 * 20 * min(42, 128 - left)
+
+
+def test_doubtful_cutouts_are_told_by_their_reason():
+    def disc(y, x, radius):
+        return np.hypot(np.mgrid[:100, :100][0] - y, np.mgrid[:100, :100][1] - x) < radius
+
+    assert doubts(disc(50, 50, 20)) == ()
+    assert doubts(disc(50, 50, 3)) == ("no object",)
+    assert doubts(np.ones((100, 100), bool)) == ("everything is object",)
+    assert doubts(disc(50, 50, 60) & (np.arange(100) > 30)) == ("object cut by the border",)
+    pieces = disc(20, 20, 8) | disc(20, 70, 8) | disc(70, 20, 8) | disc(70, 70, 8)
+    assert doubts(pieces) == ("many pieces",)
+
+
+def test_doubtful_cutouts_are_left_out_counted_listed_and_shown(drawn, capsys):
+    empty = drawn.parent / "masks" / "disc" / "01.png"
+    Image.new("L", (64, 64)).save(empty)
+    bank = built(drawn)
+    assert [(entry.file, entry.warnings) for entry in bank.excluded] == [("disc/01.png", ("no object",))]
+    summary = json.loads((bank.path / "summary.json").read_text())
+    assert (summary["usable"], summary["excluded"], summary["per_class"]["disc"]) == (11, {"no object": 1}, 3)
+    assert summary["excluded_files"] == {"disc/01.png": ["no object"]}
+    assert Image.open(bank.path / "doubtful.png").width > 400
+    assert Image.open(bank.path / "cutouts.png").width > 1000
+    arguments = ["cutouts", str(drawn), "--out", str(bank.path), "--masks", str(drawn.parent / "masks")]
+    assert main([*arguments, "--size", "64", "--image", "png"]) == 0
+    assert "doubtful, left out: 1 no object" in capsys.readouterr().out
+    assert len(built(drawn, "kept", keep_doubtful=True)) == 12
+
+
+def test_a_class_without_cutouts_is_named_and_left_out_on_request(drawn):
+    for number in range(4):
+        Image.new("L", (64, 64)).save(drawn.parent / "masks" / "cross" / f"{number:02d}.png")
+    with pytest.raises(ValueError, match=r"class 'cross' has no usable cutout \(4 with 'no object'\).*drop-empty"):
+        built(drawn)
+    bank = built(drawn, drop_empty_classes=True)
+    assert bank.classes == ("disc", "square")
+    assert bank.labels.tolist() == [0] * 4 + [1] * 4
+
+
+def test_bytes_do_not_depend_on_the_number_of_processes(drawn):
+    alone = built(drawn, "alone")
+    assert built(drawn, "three", rank=2, world_size=3) is None
+    assert built(drawn, "three", rank=0, world_size=3) is None
+    together = built(drawn, "three", rank=1, world_size=3)
+    assert contents(alone.path) == contents(together.path)
+    assert len(contents(alone.path)) == 7
+
+
+def test_bad_photographs_are_named_and_left_out_on_request(drawn):
+    (drawn / "disc" / "02.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"disc/02\.png does not open as an image .*skip_bad=True \(--skip-bad\)"):
+        built(drawn)
+    assert not list((drawn.parent / "bank").glob(".genaug-*"))
+    bank = built(drawn, "skipped", skip_bad=True)
+    assert [(entry.file, entry.warnings) for entry in bank.excluded] == [("disc/02.png", ("does not open",))]
+    with pytest.raises(ValueError, match=r"disc/02\.png has no parts: does not open"):
+        bank.read(bank.excluded[0])
+
+
+def test_other_settings_other_files_and_twins_are_refused(drawn):
+    bank = built(drawn)
+    with pytest.raises(
+        ValueError, match="is a bank with other settings .size: 64 there, 48 asked for.: choose another"
+    ):
+        built(drawn, size=48)
+    (drawn.parent / "taken").mkdir()
+    (drawn.parent / "taken" / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"taken has other files \(a\.txt\): choose another folder"):
+        built(drawn, "taken")
+    Image.open(drawn / "disc" / "01.png").save(drawn / "disc" / "01.jpg")
+    with pytest.raises(ValueError, match=r"different names, got disc/01\.jpg and disc/01\.png: rename or remove one"):
+        built(drawn, bank.path.name)
+
+
+def test_damage_is_named_and_repaired(drawn, capsys):
+    bank = built(drawn)
+    before = contents(bank.path)
+    path = bank.path / "shard-000001.tar"
+    changed = bytearray(path.read_bytes())
+    changed[3000] ^= 255
+    path.write_bytes(changed)
+    (bank.path / "shard-000002.tar").unlink()
+    problems = damaged_shards(bank.path)
+    assert [problem.split("/")[-1] for problem in problems] == [
+        "shard-000001.tar is damaged, its SHA-256 differs",
+        "shard-000002.tar is missing",
+    ]
+    assert main(["cutouts", "--verify", str(bank.path)]) == 1
+    assert main(["cutouts", "--repair", str(bank.path)]) == 0
+    assert contents(bank.path) == before
+    assert main(["cutouts", "--verify", str(bank.path)]) == 0
+    assert "complete" in capsys.readouterr().out
+    (bank.path / "shard-000000.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"shard-000000\.jsonl is missing: run genaug cutouts --repair"):
+        type(bank)(bank.path)
+    assert len(repair_bank(bank.path)) == 12
+
+
+def test_a_full_disk_names_the_shard_and_keeps_the_finished_ones(drawn, monkeypatch):
+    writes = build.layout.ShardWriter._write
+
+    def full(self, content):
+        if self.tar.name == "shard-000001.tar":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        writes(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build.layout.ShardWriter, "_write", full)
+        with pytest.raises(OSError, match=r"cannot write .*shard-000001\.tar: the disk or a quota is full"):
+            built(drawn)
+    folder = drawn.parent / "bank"
+    assert sorted(path.name for path in folder.glob("shard*")) == ["shard-000000.jsonl", "shard-000000.tar"]
+    assert not list(folder.glob(".genaug-*"))
+    assert len(built(drawn)) == 12
+
+
+KILLED = """
+import sys
+from genaug.photographs import build
+build.SHARD_SIZE = 2
+build.build_bank(sys.argv[1], sys.argv[2], masks=sys.argv[3], size=64, image="png")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 3])
+def test_killed_builds_resume_without_loss(tmp_path, monkeypatch, processes):
+    # benchmarks/cutouts_kill.py does the same 20 times
+    photographs = draw_photographs(tmp_path, size=64, per_class=8)
+    monkeypatch.setattr(build, "SHARD_SIZE", 2)
+    whole = build_bank(photographs, tmp_path / "whole", masks=tmp_path / "masks", size=64, image="png")
+    arguments = [sys.executable, "-c", KILLED, str(photographs), str(tmp_path / "bank"), str(tmp_path / "masks")]
+    cwd = Path(__file__).resolve().parents[2]
+    for attempt in range(5):
+        started = [
+            subprocess.Popen(arguments, cwd=cwd, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(processes)})
+            for rank in range(processes)
+        ]
+        for process in started:
+            if attempt < 4:
+                try:
+                    process.wait(4 + attempt)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert contents(tmp_path / "bank") == contents(whole.path)
