@@ -11,7 +11,7 @@ from genaug.arguments import check_choice
 from genaug.cli.options import Device, app
 
 # those of genaug.photographs, which takes torch's seconds to import
-FILLINGS = ["telea", "lama", "tiles"]
+FILLINGS = ["strip", "telea", "lama", "tiles"]
 IMAGES = ["jpeg", "png"]
 
 
@@ -30,8 +30,8 @@ def cutouts(
     ] = "u2netp",
     size: Annotated[int, typer.Option(help="Height and width of the bank's images, in pixels.")] = 256,
     inpainting: Annotated[
-        str, typer.Option(help="How the background is filled where the object was: telea, lama or tiles.")
-    ] = "telea",
+        str, typer.Option(help="How the background is filled where the object was: strip, telea, lama or tiles.")
+    ] = "strip",
     image: Annotated[str, typer.Option(help="Image format of the bank: jpeg or png (lossless).")] = "jpeg",
     keep_doubtful: Annotated[bool, typer.Option("--keep-doubtful", help="Use doubtful cutouts, too.")] = False,
     drop_empty_classes: Annotated[

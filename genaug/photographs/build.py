@@ -49,7 +49,7 @@ def build_bank(
     *,
     masks: Any = "u2netp",
     size: int = 256,
-    inpainting: str = "telea",
+    inpainting: str = "strip",
     image: str = "jpeg",
     keep_doubtful: bool = False,
     drop_empty_classes: bool = False,
@@ -67,7 +67,8 @@ def build_bank(
             callable; see `genaug.photographs.masks`.
         size: height and width of the bank's images, in pixels. The short side of a photograph is resized to it, and the
             square crop keeps the object inside where it can.
-        inpainting: what fills the background where the object was: "telea", "lama" or "tiles".
+        inpainting: what fills the background where the object was: "strip", "telea", "lama" or "tiles"; see
+            `genaug.photographs.inpainting.background_of`.
         image: "jpeg" (quality 95, full colour resolution) or "png", which loses nothing and takes about four times the
             space.
         keep_doubtful: use doubtful cutouts, too.

@@ -10,9 +10,10 @@ import numpy as np
 
 from genaug.arguments import check_choice
 
-FILLINGS = ("telea", "lama", "tiles")
+FILLINGS = ("strip", "telea", "lama", "tiles")
 _GROW = 0.03  # the hole reaches this share of the image past the mask: shadows, halos, and the edges of wrong masks
 _FAINT = 0.05  # a pixel whose mask is above this belongs to the hole
+_THIN = 1 / 16  # share of the image below which a strip is too thin to repeat
 
 
 def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarray:
@@ -21,9 +22,10 @@ def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarr
     Args:
         image: (H, W, 3) uint8.
         mask: (H, W) float32 in [0, 1].
-        filling: one of `FILLINGS`: "telea" is OpenCV's fast marching method, with the grain of the photograph; "lama"
-            the network of the library simple-lama-inpainting; "tiles" repeats the largest strip without the object over
-            the object's bounding box, as ImageNet-9's Only-BG-T.
+        filling: one of `FILLINGS`: "strip" repeats the largest strip without the object over the object's bounding box,
+            mirrored, and shifts its colours so that they meet those around the box; "telea" is OpenCV's fast marching
+            method; "lama" the network of the library simple-lama-inpainting; "tiles" repeats the strip as it is, as
+            ImageNet-9's Only-BG-T. "strip" and "tiles" fall back on "telea" where no strip is wide enough.
 
     Returns:
         (H, W, 3) uint8; equal to the photograph away from the hole, and everywhere if the mask is empty.
@@ -34,7 +36,7 @@ def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarr
         return image.copy()
     if hole.all():  # nothing to continue
         return np.broadcast_to(image.mean((0, 1)).round().astype(np.uint8), image.shape).copy()
-    return {"telea": _telea, "lama": _lama, "tiles": _tiles}[filling](image, hole)
+    return {"strip": _strip, "telea": _telea, "lama": _lama, "tiles": _tiles}[filling](image, hole)
 
 
 def hole_of(mask: np.ndarray) -> np.ndarray:
@@ -71,25 +73,71 @@ def _lama_network() -> Callable[..., Any]:
     return SimpleLama()
 
 
+def _strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    import cv2
+
+    box, strip = box_of_hole(hole), largest_strip(image, hole)
+    if strip is None:
+        return _telea(image, hole)
+    tiled = tiled_strip(strip, *hole.shape).astype(np.float32)
+    # what the strip's colours lack at the edge of the box, continued to its inside
+    shift = continued(image - tiled, ~box)
+    depth = cv2.distanceTransform(box.astype(np.uint8), cv2.DIST_L2, 3)
+    shift = np.where((depth > 2)[..., None], cv2.GaussianBlur(shift, (0, 0), 3), shift)
+    filled = np.clip(np.rint(tiled + shift), 0, 255).astype(np.uint8)
+    return np.where(box[..., None], filled, image)
+
+
 def _tiles(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     strip = largest_strip(image, hole)
     if strip is None:
         return _telea(image, hole)
-    tiled = tiled_strip(strip, *image.shape[:2])
-    filled = image.copy()
-    filled[top:bottom, left:right] = tiled[top:bottom, left:right]
-    return filled
+    return np.where(box_of_hole(hole)[..., None], tiled_strip(strip, *hole.shape), image)
+
+
+def box_of_hole(hole: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the hole's bounding box."""
+    return np.logical_and.outer(_spanned(hole.any(1)), _spanned(hole.any(0)))
+
+
+def _spanned(line: np.ndarray) -> np.ndarray:
+    """True from the first True to the last."""
+    return np.logical_or.accumulate(line) & np.logical_or.accumulate(line[::-1])[::-1]
+
+
+def continued(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Continue known values smoothly over the rest of an image: each unknown pixel takes the nearest known averages.
+
+    Args:
+        values: (H, W, C) float32.
+        known: (H, W) bool; at least one must be.
+
+    Returns:
+        (H, W, C) float32, equal to `values` where they are known.
+    """
+    import cv2
+
+    if known.all():
+        return values
+    height, width = known.shape
+    weight = known.astype(np.float32)
+    if min(height, width) <= 2:
+        mean = (values * weight[..., None]).sum((0, 1)) / weight.sum()
+        return np.where(known[..., None], values, mean).astype(np.float32)
+    half = (width // 2, height // 2)
+    weights = cv2.resize(weight, half, interpolation=cv2.INTER_AREA)[..., None]
+    small = cv2.resize(values * weight[..., None], half, interpolation=cv2.INTER_AREA) / np.maximum(weights, 1e-6)
+    coarse = continued(small, weights[..., 0] > 1e-6)
+    return np.where(known[..., None], values, cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def largest_strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
-    """The largest of the four rectangles beside the hole's bounding box; None if the box reaches all borders."""
+    """The largest of the four rectangles beside the hole's bounding box; None if all are too thin."""
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     strips = (image[:top], image[bottom:], image[:, :left], image[:, right:])
     best = max(strips, key=lambda strip: strip.shape[0] * strip.shape[1])
-    return best if min(best.shape[:2]) else None
+    return best if min(best.shape[:2]) >= _THIN * min(hole.shape) else None
 
 
 def tiled_strip(strip: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -103,8 +151,8 @@ def tiled_strip(strip: np.ndarray, height: int, width: int) -> np.ndarray:
 def object_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The object's colours, continued past its edge from its inside, so that no background is left in them.
 
-    Pixels at the edge mix object and background. They take the colour of the pixels nearby that are surely the
-    object's; farther out the colours become smoother, until they are the object's mean.
+    Pixels at the edge mix object and background. They take the colours of the pixels nearby that are surely the
+    object's; farther out these become smoother.
 
     Args:
         image: (H, W, 3) uint8.
@@ -121,14 +169,5 @@ def object_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     sure = next((kind for kind in (core, inside, (mask >= 0.5).astype(np.uint8)) if kind.any()), None)
     if sure is None:
         return image.copy()
-    weight = sure.astype(np.float32)
-    colour = image.astype(np.float32) * weight[..., None]
-    found = sure.astype(bool)
-    result = np.where(found[..., None], image.astype(np.float32), colour.sum((0, 1)) / weight.sum())
-    for sigma in (1.0, 3.0, 9.0, 27.0):
-        near = cv2.GaussianBlur(weight, (0, 0), sigma)
-        colours = cv2.GaussianBlur(colour, (0, 0), sigma)
-        fresh = ~found & (near > 0.02)
-        result[fresh] = colours[fresh] / near[fresh][:, None]
-        found |= fresh
-    return np.clip(np.rint(result), 0, 255).astype(np.uint8)
+    colours = continued(image.astype(np.float32), sure.astype(bool))
+    return np.clip(np.rint(colours), 0, 255).astype(np.uint8)

@@ -18,9 +18,9 @@ from genaug.cli import main
 from genaug.files import ImageError
 from genaug.photographs import build
 from genaug.photographs.build import build_bank, cutout, damaged_shards, doubts, repair_bank
-from genaug.photographs.inpainting import FILLINGS, background_of, hole_of, object_of
+from genaug.photographs.inpainting import FILLINGS, background_of, box_of_hole, continued, hole_of, object_of
 
-SETTINGS = {"size": 64, "inpainting": "telea"}
+SETTINGS = {"size": 64, "inpainting": "strip"}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_parts_are_the_photograph_its_object_and_what_was_behind(drawn):
         truth = np.asarray(Image.open(drawn.parent / "masks" / entry.file))
         assert np.array_equal(photograph[number].permute(1, 2, 0).numpy(), np.asarray(file))
         assert np.array_equal(mask[number, 0].numpy(), truth)
-        away = torch.from_numpy(~hole_of(truth / 255))
+        away = torch.from_numpy(~box_of_hole(hole_of(truth / 255)))
         assert torch.equal(background[number][:, away], photograph[number][:, away])
     inside = mask.expand_as(colours) == 255
     # a swap keeps the object's colours, but for the pixels at its very edge
@@ -80,13 +80,31 @@ def test_empty_and_whole_masks_have_parts_too():
     assert np.array_equal(object_of(image, whole), image)
 
 
-@pytest.mark.parametrize(("left", "crop"), [(0, 0), (40, 18), (90, 64)])
-def test_the_crop_keeps_the_object_inside(left, crop):
+def test_continued_values_are_those_nearby():
+    rows, columns = np.mgrid[:40, :60].astype(np.float32)
+    plane = np.stack([rows, columns], axis=2)
+    known = np.hypot(rows - 20, columns - 30) > 10
+    found = continued(np.where(known[..., None], plane, -1000), known)
+    assert np.array_equal(found[known], plane[known])
+    assert np.abs(found - plane).max() < 6
+
+
+def test_a_strip_meets_the_colours_around_it():
+    rows, columns = np.mgrid[:96, :96]
+    image = np.stack([rows + columns, 255 - 2 * rows, 100 + columns], axis=2).astype(np.uint8)
+    mask = (np.hypot(rows - 50, columns - 44) < 15).astype(np.float32)
+    image[mask > 0] = (255, 0, 0)
+    difference = np.abs(np.diff(background_of(image, mask, "strip").astype(int), axis=1)).max()
+    assert difference < 25 < np.abs(np.diff(background_of(image, mask, "tiles").astype(int), axis=1)).max()
+
+
+@pytest.mark.parametrize(("left", "first"), [(0, 0), (40, 32), (90, 64)])
+def test_the_crop_keeps_the_object_inside(left, first):
     pixels = np.tile(np.arange(128, dtype=np.uint8)[None, :, None], (64, 1, 3))
     mask = np.zeros((64, 128), np.float32)
     mask[20:40, left : left + 42] = 1
     parts, _ = cutout(Image.fromarray(pixels), mask, SETTINGS, clean=False)
-    assert parts.photograph[0, 0, 0] == {0: 0, 40: 32, 90: 64}[left]
+    assert parts.photograph[0, 0, 0] == first
     assert parts.mask.sum() == 255 * 20 * min(42, 128 - left)
 
 
