@@ -79,7 +79,8 @@ def build_bank(
             them, or the only one.
 
     Returns:
-        The bank; None while other processes are still building their shards.
+        The bank. Processes started by torchrun wait for the others. In a job array, those that finish before the last
+        return None.
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of another kind; the folder holds something else, a
@@ -115,7 +116,11 @@ def build_bank(
     left = [shard for shard in range(rank, count, world_size) if not _finished(bank, shard)]
     builder.build(left, rank, world_size)
     if not all((bank / f"{layout.shard_name(shard)}.jsonl").exists() for shard in range(count)):
-        return None
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # the tasks of a job array need not run at the same time
+            return None
+        while not (bank / layout.SUMMARY).exists():  # torchrun stops all its processes if one fails
+            time.sleep(0.5)
+        return layout.BankFiles(bank)
     return _completed(bank, settings, drop_empty_classes, listed.skipped)
 
 
@@ -239,15 +244,12 @@ class _Builder:
                     naming_full_disk(self._bank / f"{layout.shard_name(shard)}.tar"),
                     staging_folder(self._bank, f"shard-{shard:06d}") as staged,
                 ):
-                    writer = layout.ShardWriter(staged, shard, self._settings["image"])
-                    try:
+                    with layout.ShardWriter(staged, shard, self._settings["image"]) as writer:
                         for index, parts, warnings in self._cutouts(self._indices(shard)):
                             file, label = self._listed.files[index]
                             writer.add(index, file, self._listed.classes[label], parts, warnings)
                             if bar is not None:
                                 bar.update(1)
-                    finally:
-                        writer.close()
                     writer.publish(self._bank)
                 seconds = round(time.monotonic() - begin, 2)
                 with (self._bank / f"log-{rank}.jsonl").open("a") as log:

@@ -19,6 +19,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -301,6 +302,8 @@ def read_shard(path: Path, shard: int, *, check: bool = False) -> list[Record]:
 class ShardWriter:
     """Write the files of one shard: `shard-NNNNNN.tar` and `.jsonl` in a folder, without moving them to the bank.
 
+    As a context manager it finishes both files at the end, unless there was an error.
+
     Args:
         folder: where to write; a staging folder.
         shard: its number.
@@ -330,6 +333,16 @@ class ShardWriter:
         where = (self._size, tuple(map(len, encoded)), zlib.crc32(content))
         self._records.append(Record(index, file, of_class, area, box, tuple(warnings), *where))
         self._write(content)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with suppress(OSError):  # a full disk, again
+                self._file.close()
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)

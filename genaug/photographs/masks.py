@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -320,7 +321,9 @@ class _Coco:
                 encoded = self._coco.merge(encoded) if isinstance(encoded, list) else encoded
             else:
                 encoded = shape
-            mask |= self._coco.decode(encoded).astype(bool)
+            with warnings.catch_warnings():  # releases before 2.0.9 use numpy in a deprecated way
+                warnings.simplefilter("ignore", DeprecationWarning)
+                mask |= self._coco.decode(encoded).astype(bool)
         return mask.astype(np.float32)
 
 

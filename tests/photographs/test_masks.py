@@ -120,7 +120,7 @@ def test_callables_are_checked(photographs):
 def test_unknown_masks_are_named(photographs):
     with pytest.raises(ValueError, match="got 'u2nepp'; did you mean 'u2netp'"):
         mask_source("u2nepp", photographs)
-    with pytest.raises(FileNotFoundError, match="masks must be a folder or a COCO .json file, got no/such"):
+    with pytest.raises(FileNotFoundError, match=r"masks must be a folder or a COCO \.json file, got no/such"):
         mask_source("no/such", photographs)
     with pytest.raises(TypeError, match="masks must be a name, a path or a callable, got int"):
         mask_source(3, photographs)
