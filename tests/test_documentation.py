@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracles import write_images
+from photograph_scenes import written
 
 from genaug.assets import ASSETS, KINDS, save_asset
 from genaug.assets.layouts import shapes_of
@@ -130,6 +131,18 @@ def test_the_page_of_training_has_every_row():
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files to be closed with it
+def test_the_page_of_photographs_works(tmp_path, monkeypatch, capsys):
+    """Its two blocks of Python, with a small bank."""
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "bank")
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "photographs.md").read_text(), flags=re.DOTALL)
+    names = {}
+    for block in code:
+        exec(block, names)
+    assert "background" in capsys.readouterr().out
+    assert names["image"].shape == (3, 48, 48)
+
+
 def test_the_page_of_rendering_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "rendering.md").read_text(), flags=re.DOTALL)
