@@ -10,6 +10,7 @@ import pytest
 import torch
 from photograph_scenes import CLASSES, SIDE, grey, scene, written
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import CounterfactualDataset, PhotographBank, load_generator
@@ -230,3 +231,20 @@ def test_labels_out_of_range_are_refused(bank: PhotographBank) -> None:
     z = noise(2)
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2"):
         bank.mechanisms((z, z, z), [torch.tensor([0, 3])] * 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": 15}])
+def test_workers_make_the_same_samples(folder: Path, options: dict) -> None:
+    dataset = CounterfactualDataset(folder, length=24, backgrounds="other", **options)
+    batches = list(DataLoader(dataset, batch_size=5, num_workers=2))
+    assert torch.equal(torch.cat([images for images, _ in batches]), dataset.images(range(24)))
+    assert torch.equal(torch.cat([labels for _, labels in batches]), dataset.labels(range(24))["shape"])
+
+
+def test_the_global_random_state_is_neither_read_nor_moved(folder: Path) -> None:
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    first = CounterfactualDataset(folder, length=8)[3][0]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(CounterfactualDataset(folder, length=8)[3][0], first)
