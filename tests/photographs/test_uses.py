@@ -24,7 +24,7 @@ from genaug.training.processes import World
 
 
 def test_a_sheet_shows_whole_objects(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sample", str(folder), "--out", str(tmp_path / "sheet.png"), "--num", "3"]) == 0
+    assert main(["sample", str(folder), "--out", str(tmp_path / "sheet.png"), "--columns", "3"]) == 0
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width > 3 * SIDE
     bank = PhotographBank(folder)
