@@ -140,7 +140,7 @@ def test_the_page_of_photographs_works(tmp_path, monkeypatch, capsys):
     for block in code:
         exec(block, names)
     assert "background" in capsys.readouterr().out
-    assert names["image"].shape == (3, 48, 48)
+    assert names["images"].shape == (1, 3, 48, 48)
 
 
 def test_the_page_of_rendering_works(tmp_path, monkeypatch):

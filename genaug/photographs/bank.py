@@ -238,8 +238,8 @@ class PhotographBank(nn.Module):
     def _objects(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Colours (B, 3, H, W) in [-1, 1] and masks (B, 1, H, W) in [0, 1] of these entries."""
         kinds, inverse = numbers.unique(return_inverse=True)
-        _, colours, mask, _ = self.files.parts(kinds.cpu())
-        return from_uint8(colours.to(numbers.device))[inverse], (mask.to(numbers.device).float() / 255)[inverse]
+        colours, mask = (self.files.part(name, kinds.cpu()).to(numbers.device) for name in ("object", "mask"))
+        return from_uint8(colours)[inverse], (mask.float() / 255)[inverse]
 
     def _backgrounds(self, draws: Tensor, labels: Tensor) -> Tensor:
         return from_uint8(self._read_backgrounds(self._background_numbers(draws, labels)))
@@ -250,7 +250,7 @@ class PhotographBank(nn.Module):
         own = kinds < len(self.files.entries)
         read = []
         if own.any():
-            read.append(self.files.parts(kinds[own].cpu())[3])
+            read.append(self.files.part("background", kinds[own].cpu()))
         read += [self._further(int(number) - len(self.files.entries))[None] for number in kinds[~own]]
         return torch.cat(read).to(numbers.device)[inverse]
 

@@ -36,6 +36,7 @@ BANK = "bank.json"
 SUMMARY = "summary.json"
 FORMAT = 1  # a reader refuses other numbers
 PARTS = ("background", "mask", "object", "photograph")  # their order in a shard
+ORDER = ("photograph", "object", "mask", "background")  # in which `BankFiles.parts` returns them
 IMAGES = {"jpeg": ".jpg", "png": ".png"}
 _QUALITY = 95
 _END = bytes(1024)  # of a tar
@@ -147,17 +148,23 @@ class BankFiles:
             IndexError: a number is out of range.
             ValueError: a shard is damaged; the message names it.
         """
+        photograph, colours, mask, background = (self.part(name, numbers) for name in ORDER)
+        return photograph, colours, mask, background
+
+    def part(self, name: str, numbers: Tensor | Sequence[int]) -> Tensor:
+        """Read one part of several cutouts, (B, 1 or 3, S, S) uint8; the other parts are not decoded.
+
+        Args:
+            name: "photograph", "object", "mask" or "background".
+            numbers: (B,) positions in `entries`.
+
+        Raises:
+            IndexError, ValueError: as `parts`.
+        """
         chosen = check_indices(numbers, len(self)).tolist()
         if not chosen:
-            colours = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
-            return colours, colours.clone(), colours[:, :1].clone(), colours.clone()
-        read = [self.read(self.entries[number]) for number in chosen]
-        return (
-            torch.stack([parts.photograph for parts in read]),
-            torch.stack([parts.object for parts in read]),
-            torch.stack([parts.mask for parts in read]),
-            torch.stack([parts.background for parts in read]),
-        )
+            return torch.empty(0, 1 if name == "mask" else 3, self.size, self.size, dtype=torch.uint8)
+        return torch.stack([self._images(self.entries[number], (name,))[name] for number in chosen])
 
     def has_parts(self, entry: Entry) -> bool:
         """Whether an entry has parts; an excluded photograph that did not open has none."""
@@ -169,6 +176,10 @@ class BankFiles:
         Raises:
             ValueError: the shard is damaged; or the entry has no parts, since its photograph did not open.
         """
+        return Parts(**self._images(entry, PARTS))
+
+    def _images(self, entry: Entry, names: Sequence[str]) -> dict[str, Tensor]:
+        """Some of the parts of an entry, by name."""
         record = self._records[entry.index]
         if not record.sizes:
             raise ValueError(f"{entry.file} has no parts: {', '.join(entry.warnings)}")
@@ -181,9 +192,10 @@ class BankFiles:
                 raise ValueError("its checksum differs")
             images, start = {}, 0
             for part, size in zip(PARTS, record.sizes, strict=True):
-                images[part] = _decoded(content[start + 512 : start + 512 + size])
+                if part in names:
+                    images[part] = _decoded(content[start + 512 : start + 512 + size])
                 start += _padded(size)
-            return Parts(**images)
+            return images
         except Exception as error:  # pillow names a dozen kinds of damage by as many classes
             raise ValueError(
                 f"{shard} is damaged at {entry.file} ({one_line(error)}): run genaug cutouts --repair {self.path}"
