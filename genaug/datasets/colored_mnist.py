@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.datasets import DTD, VisionDataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
+from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
 from genaug.arguments import check_choice, check_indices, check_integer, check_number
 from genaug.datasets.digits import SIZE, Digits, load_digits
+from genaug.files import list_images
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, normal, uniform
 
@@ -353,7 +354,7 @@ def _texture_files(textures: str | Path | DTD) -> dict[str, list[Path]]:
             folder = Path(textures).expanduser() / name
             if not folder.is_dir():
                 raise ValueError(f"textures must be a folder with object/ and background/: there is no {folder}")
-            images = [path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS]
+            images = [path for path in list_images(folder) if path.parent == folder]
             found[factor] = (str(folder), images)
     else:
         raise TypeError(f"textures must be a folder or a torchvision.datasets.DTD, got {textures!r}")

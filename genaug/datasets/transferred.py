@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as v2
 
 from genaug.arguments import check_device, check_indices, check_integer
-from genaug.files import open_image
+from genaug.files import image_files, open_image
 
 
 class TransferredFolder(Dataset[Any]):
@@ -47,11 +46,9 @@ class TransferredFolder(Dataset[Any]):
         device: torch.device | str | None = None,
         batch_size: int = 8,
     ) -> None:
-        if not Path(root).is_dir():
-            raise FileNotFoundError(f"no such folder: {os.fspath(root)}")
-        folder = ImageFolder(os.fspath(root))
-        self.root, self.classes = Path(root), folder.classes
-        self.files = [(Path(path).relative_to(self.root), label) for path, label in folder.samples]
+        folder = image_files(root)
+        self.root, self.classes = folder.root, list(folder.classes)
+        self.files = [(Path(file), label) for file, label in folder.files]
         names, count = Counter(path.with_suffix("") for path, _ in self.files).most_common(1)[0]
         if count > 1:
             raise ValueError(f"{root} must have one file of each name, but has {count} called {names}.*")

@@ -28,8 +28,8 @@ def accuracy(model: Model, loader: Dataset[Any] | Iterable[tuple[Tensor, Tensor]
     Args:
         model: (B, 3, H, W) floats -> (B, num_classes) logits.
         loader: batches of images (B, 3, H, W) and labels (B,), or a dataset of them. Floats go to the model as they
-            are; uint8 are first turned into [-1, 1], as this package's classifiers of digits take them.
-        options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
+            are; uint8 are normalized as `scoring.score` has it.
+        options: batch_transform, device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Returns:
         The accuracy in [0, 1].

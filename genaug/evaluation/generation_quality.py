@@ -75,20 +75,21 @@ def generation_quality(
         raise ValueError(f"splits must be at most the {len(sets['generated'])} generated images, but got {splits}")
     file = None if weights is None else str(_checked(weights))
     try:
-        found = torch_fidelity.calculate_metrics(
-            input1=sets["generated"],
-            input2=sets.get("real"),
-            isc=True,
-            fid="real" in sets,
-            isc_splits=splits,
-            feature_extractor=feature_extractor,
-            feature_extractor_weights_path=file,
-            batch_size=batch_size,
-            cuda=where.type == "cuda",
-            cache=False,  # it would be by a name, which says nothing of the images
-            save_cpu_ram=True,  # no workers: generators on a GPU cannot be forked
-            verbose=False,
-        )
+        with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):  # its loaders draw seeds from it
+            found = torch_fidelity.calculate_metrics(
+                input1=sets["generated"],
+                input2=sets.get("real"),
+                isc=True,
+                fid="real" in sets,
+                isc_splits=splits,
+                feature_extractor=feature_extractor,
+                feature_extractor_weights_path=file,
+                batch_size=batch_size,
+                cuda=where.type == "cuda",
+                cache=False,  # it would be by a name, which says nothing of the images
+                save_cpu_ram=True,  # no workers: generators on a GPU cannot be forked
+                verbose=False,
+            )
     except (URLError, ConnectionError, TimeoutError) as error:
         raise RuntimeError(
             f"weights of {feature_extractor} could not be fetched ({one_line(error)}); pass a file of them as weights"

@@ -7,8 +7,11 @@ function. A model of several heads returns a mapping of their names to logits in
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,11 +20,10 @@ from typing import Any, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from genaug.arguments import check_device, check_integer
-from genaug.files import ImageError, open_as_published
+from genaug.files import ImageError, list_images, open_as_published
 from genaug.generators.images import from_uint8
 from genaug.interventions.steering import evaluating, fitting_memory
 from genaug.progress import progress
@@ -40,6 +42,7 @@ Label = TypeVar("Label")
 class Options(TypedDict, total=False):
     """How to score, what every measure takes: as `score` has it."""
 
+    batch_transform: Callable[[Tensor], Tensor] | None
     device: torch.device | str | None
     dtype: torch.dtype | None
     batch_size: int
@@ -75,28 +78,34 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
         paths: the files.
         labels: one for each: an int, or a dict of ints.
         transform: PIL image (RGB) -> what the model takes; `preprocessing()` by default.
+        opened: path -> PIL image. By default as published figures rest on, which ignore the EXIF orientation; for
+            photographs that users bring, `files.open_image`.
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Sequence[Any], transform: Callable[[Any], Any] | None = None
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[Any],
+        transform: Callable[[Any], Any] | None = None,
+        opened: Callable[[Path], Any] = open_as_published,
     ) -> None:
         if len(paths) != len(labels):
             raise ValueError(f"labels must be one for each of {len(paths)} paths, got {len(labels)}")
         self.paths = list(paths)
         self.labels = list(labels)
         self.transform = preprocessing() if transform is None else transform
+        self.opened = opened
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """The image, transformed, and its label; raises ImageError, which names the file, if it does not open."""
-        # published figures rest on torchvision's reading, which ignores EXIF orientation
-        return self.transform(open_as_published(self.paths[index])), self.labels[index]
+        return self.transform(self.opened(self.paths[index])), self.labels[index]
 
 
 def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files in a folder and below it, also behind links, in the order of their names.
+    """Return the image files in a folder and below it, also behind links, sorted; hidden ones are skipped.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -104,8 +113,7 @@ def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    files = (Path(inner, name) for inner, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(file for file in files if file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith("."))
+    return sorted(list_images(folder))
 
 
 def labelled_folders(
@@ -177,10 +185,11 @@ def place(model: Model, device: torch.device | str | None) -> torch.device:
     Raises:
         ValueError, TypeError: there is no such device.
     """
-    if isinstance(model, nn.Module):
+    module = behind(model)
+    if module is not None:
         if device is not None:
-            model.to(check_device("device", device))
-        tensor = next((tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors), None)
+            module.to(check_device("device", device))
+        tensor = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)
         if tensor is not None:
             return tensor.device
     return check_device("device", device)
@@ -191,6 +200,7 @@ def score(
     model: Model,
     images: Dataset[Any] | Iterable[tuple[Tensor, Any]],
     *,
+    batch_transform: Callable[[Tensor], Tensor] | None = None,
     classes: Collection[int] = (),
     description: str = "",
     device: torch.device | str | None = None,
@@ -205,8 +215,10 @@ def score(
     Args:
         model: as this module's docstring has it.
         images: a map-style dataset of images (3, H, W) and targets, or an iterable of batches of them, such as a
-            `DataLoader`. Floats go to the model as they are; uint8 are first turned into [-1, 1], as this package's
-            classifiers of digits take them.
+            `DataLoader`. Floats go to the model as they are. uint8 go through `batch_transform`; without one they are
+            normalized as the model's `preprocessing` says ("mean" and "std", see `MultiHeadClassifier`). A model that
+            says nothing is assumed to take [-1, 1], as this package's classifiers of digits do. The log says so.
+        batch_transform: batches (B, 3, H, W) uint8 -> what the model takes.
         classes: how many logits the model may give, such as (1000,); any number by default.
         description: what the progress bar says; without one there is no bar.
         device: where to score. A module is moved there and stays; by default it is scored where it is.
@@ -240,9 +252,16 @@ def score(
         )
     ask = {"heads": True} if _takes_heads(model) else {}
     seen = 0
+    module = behind(model)
+    if module is None and any(inner.training for inner in _closed_over(model)):
+        warnings.warn(
+            "model is a function that calls a module in training mode: its answers depend on the batch, and its "
+            "statistics change; pass the module itself, or call its eval()",
+            stacklevel=2,
+        )
     with ExitStack() as stack:
-        if isinstance(model, nn.Module):
-            stack.enter_context(evaluating(model))
+        if module is not None:
+            stack.enter_context(evaluating(module))
         bar = stack.enter_context(progress(total=total, description=description, unit="image")) if description else None
         for pair in naming_files(images):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Tensor):
@@ -251,7 +270,9 @@ def score(
                 )
             batch, targets = pair
             batch = batch.to(where, non_blocking=True)
-            batch = from_uint8(batch) if batch.dtype == torch.uint8 else batch
+            if batch.dtype == torch.uint8:
+                batch_transform = batch_transform or _normalizing(module)
+                batch = batch_transform(batch)
             with (
                 fitting_memory(f"{len(batch)} images do not fit into memory together: choose a smaller batch_size"),
                 torch.autocast(where.type, dtype, enabled=dtype not in (None, torch.float32)),
@@ -264,10 +285,62 @@ def score(
                 bar.update(len(batch))
 
 
-def _takes_heads(model: Any) -> bool:
+def _normalizing(module: nn.Module | None) -> Callable[[Tensor], Tensor]:
+    """What uint8 batches go through for a model: its own mean and deviation, or else into [-1, 1]."""
+    described = getattr(_unwrapped(module), "preprocessing", None)
+    if isinstance(described, Mapping) and {"mean", "std"} <= set(described):
+        mean, std = described["mean"], described["std"]
+        return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    if not getattr(_unwrapped(module), "takes_signed", False):
+        _say_assumed()
+    return from_uint8
+
+
+@functools.cache
+def _say_assumed() -> None:
+    logging.getLogger("genaug").warning(
+        "uint8 images are scored as [-1, 1], since the model does not say how it is to be given them: pass "
+        "batch_transform=, or images that are floats"
+    )
+
+
+def _unwrapped(model: Any) -> Any:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):  # the latter is torch.compile's
         model = model.module if isinstance(model, wrappers) else model._orig_mod
+    return model
+
+
+def behind(model: Model) -> nn.Module | None:
+    """Return the module that is called: the model, what its bound method is of, or what a partial calls; else None."""
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, functools.partial):
+        return behind(model.func)
+    owner = getattr(model, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def _closed_over(function: Any) -> list[nn.Module]:
+    """The modules that a function written in Python refers to."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return []
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    used = [function.__globals__.get(name) for name in code.co_names]
+    return [value for value in (*cells, *used) if isinstance(value, nn.Module)]
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _takes_heads(model: Any) -> bool:
+    model = _unwrapped(model)
     try:
         return "heads" in inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
     except (TypeError, ValueError):  # built in, or no function

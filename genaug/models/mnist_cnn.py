@@ -18,6 +18,8 @@ class MnistCNN(nn.Module):
         num_classes: how many logits come out.
     """
 
+    takes_signed = True  # images in [-1, 1], which measures make of uint8
+
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3, affine=False)
@@ -70,6 +72,8 @@ class NormalisedMnistCNN(nn.Module):
             differs from its background by a few grey levels is as plain as any other. For colours; textures lose by
             it. Otherwise channels are normalised over the batch.
     """
+
+    takes_signed = True
 
     def __init__(self, num_classes: int = 10, *, contrast: bool = True) -> None:
         super().__init__()

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from genaug.arguments import check_integer
@@ -34,7 +33,7 @@ from genaug.evaluation.scoring import (
     preprocessing,
     score,
 )
-from genaug.files import atomic_path, naming_full_disk, writable_folder
+from genaug.files import atomic_path, image_files, naming_full_disk, open_image, writable_folder
 from genaug.interventions.sampling import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
 from genaug.progress import progress
@@ -91,9 +90,10 @@ def train(
         "epochs", each epoch's, "bad_images", how many were skipped, and circumstances.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a class without an image.
-        ValueError: classes do not agree, an image does not open (an `ImageError`), a batch is larger than its images
-            or cannot be shared evenly, `out` holds a run with other settings, an argument is out of its range.
+        FileNotFoundError: there is no such folder, or it has no folder of a class.
+        ValueError: a class has no image, classes do not agree, an image does not open (an `ImageError`), a batch is
+            larger than its images or cannot be shared evenly, `out` holds a run with other settings, an argument is out
+            of its range.
         FloatingPointError: the loss is no longer finite; the last checkpoint stays.
         ModuleNotFoundError: tensorboard is not installed.
         genaug.AssetError: a generator's weights are not to be had.
@@ -107,28 +107,31 @@ def train(
             kept = json.loads(json.dumps([asdict(source) for source in sources]))
         except TypeError as error:
             raise TypeError(f"options of sources must be numbers, strings, lists and dicts ({error})") from None
-        held_out = ImageFolder(_folder(validation))
+        listed = image_files(validation)
+        held_out, classes = _held_out(listed, settings, world), list(listed.classes)
+        if world.rank == 0 and listed.skipped:
+            print(f"{os.fspath(validation)}: skipped {listed.skipped}", file=sys.stderr)
         bad = folder / BAD_IMAGES if skip_bad else None
-        mixed, weights, named = mixed_loader(data, held_out.classes, sources, settings, world, num_workers, bad)
+        mixed, weights, named = mixed_loader(data, classes, sources, settings, world, num_workers, bad)
         steps = len(mixed) // settings.accumulate
         described = {
             **asdict(settings),
             "sources": kept,
-            "classes": len(held_out.classes),
+            "classes": len(classes),
             # of fewer or more a place would be another one
             "images": [len(loader.dataset) for loader in mixed.loaders],
-            "validation_images": len(held_out),
+            "validation_images": len(listed.files),
         }
-        run = _Run(settings, len(held_out.classes), mixed, world.device)
+        run = _Run(settings, len(classes), mixed, world.device)
         run.model.preprocessing = {
-            "class_names": held_out.classes,
+            "class_names": classes,
             "image_size": settings.size,
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
         }
         resume(run, folder, described)
         if not run.step:  # found now, and not after the first epoch
-            _check_images(held_out, world, num_workers)
+            _check_images(held_out, num_workers)
         if run.step and world.rank == 0:
             print(f"{folder}: going on after step {run.step:,}", file=sys.stderr)
         log = _Log(folder, run.step, tensorboard, writes=world.rank == 0)
@@ -137,7 +140,7 @@ def train(
         with closing(log), bar:
             while run.epoch < settings.epochs:
                 loop.train_epoch(bar)
-                accuracies = _validate(run.model, held_out, world, settings, num_workers)
+                accuracies = _validate(run.model, held_out, len(listed.files), world, settings, num_workers)
                 run.history.append(accuracies)
                 row = {"epoch": run.epoch, "step": run.step, "validation": accuracies}
                 run.epoch += 1
@@ -148,10 +151,10 @@ def train(
         results = {
             "settings": asdict(settings),
             "sources": described["sources"],
-            "classes": len(held_out.classes),
-            "class_names": held_out.classes,
+            "classes": len(classes),
+            "class_names": classes,
             "labels": named,
-            "validation_images": len(held_out),
+            "validation_images": len(listed.files),
             "validation": run.history[-1],
             "epochs": run.history,
             "bad_images": len(set(noted.read_text().splitlines())) if noted.exists() else 0,
@@ -162,12 +165,6 @@ def train(
             run.model.save_pretrained(folder / "model")
             write_results(folder / "results.json", results)
         return results
-
-
-def _folder(path: str | os.PathLike[str]) -> str:
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"no such folder: {os.fspath(path)}")
-    return os.fspath(path)
 
 
 def _preprocessing(size: int) -> Any:
@@ -346,18 +343,16 @@ def _mixed_up(
 
 @torch.no_grad()
 def _validate(
-    model: nn.Module, images: ImageFolder, world: World, settings: Settings, num_workers: int
+    model: MultiHeadClassifier, images: ImageFiles, count: int, world: World, settings: Settings, num_workers: int
 ) -> dict[str, dict[str, float]]:
     """Top-1 and top-5 accuracy of each head in percent; each process scores its share."""
     if world.size > 1:  # each process has batch statistics of its own share; those of the first are kept
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-    part = images.samples[world.rank :: world.size]
-    files = ImageFiles([Path(path) for path, _ in part], [label for _, label in part], _preprocessing(settings.size))
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else None
     batch_size = max(1, settings.batch_size // world.size)
     counts: dict[str, Tensor] = {}
-    for heads, labels in score(model, files, dtype=dtype, batch_size=batch_size, num_workers=num_workers):
+    for heads, labels in score(model, images, dtype=dtype, batch_size=batch_size, num_workers=num_workers):
         for head, logits in heads.items():
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             found = torch.stack([best[:, 0].sum(), best.sum()]).double()
@@ -366,15 +361,21 @@ def _validate(
     table = torch.stack([counts.get(name, torch.zeros(2).double().to(world.device)) for name in names])
     if world.size > 1:
         torch.distributed.all_reduce(table)
-    shares = 100 * table.cpu() / len(images)
-    measures = ("top1", "top5") if len(images.classes) > 5 else ("top1",)  # of five classes each is among the best five
+    shares = 100 * table.cpu() / count
+    measures = ("top1", "top5") if model.num_classes > 5 else ("top1",)  # of five classes each is among the best five
     return {name: dict(zip(measures, map(float, row), strict=False)) for name, row in zip(names, shares, strict=True)}
 
 
-def _check_images(images: ImageFolder, world: World, num_workers: int) -> None:
-    """Opens each image of this process's share; ImageError names the first that does not."""
-    part = images.samples[world.rank :: world.size]
-    files = ImageFiles([Path(path) for path, _ in part], [label for _, label in part], _nothing)
+def _held_out(listed: Any, settings: Settings, world: World) -> ImageFiles:
+    """This process's share of the validation images."""
+    part = listed.files[world.rank :: world.size]
+    paths = [listed.root / file for file, _ in part]
+    return ImageFiles(paths, [label for _, label in part], _preprocessing(settings.size), open_image)
+
+
+def _check_images(images: ImageFiles, num_workers: int) -> None:
+    """Open each image; ImageError names the first that does not."""
+    files = ImageFiles(images.paths, images.labels, _nothing, open_image)
     batches = DataLoader(files, 64, num_workers=num_workers, generator=torch.Generator(), collate_fn=len)
     for _ in progress(naming_files(batches), total=len(batches), description="checking --val", unit="batch"):
         pass

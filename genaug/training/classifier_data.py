@@ -15,12 +15,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from genaug.arguments import check_choice
 from genaug.datasets.rendered import RenderedDataset
-from genaug.files import ImageError, open_image
+from genaug.files import ImageError, image_files, open_image
 from genaug.interventions.sampling import generator_of, uniform
 from genaug.transforms.batch import DRAWS, MEAN, STD, crop_boxes, crop_flip_normalise
 
@@ -41,7 +40,7 @@ def augmentation(name: str, size: int) -> v2.Compose:
     chosen: list[Any] = {
         "standard": standard,
         "additional": [
-            v2.RandomRotation(180, expand=True),
+            v2.RandomRotation(180, interpolation=v2.InterpolationMode.BILINEAR, expand=True),  # as the released code
             v2.RandomResizedCrop(size, antialias=True),
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
@@ -55,7 +54,7 @@ def augmentation(name: str, size: int) -> v2.Compose:
 
 
 class Photographs(Dataset[tuple[Tensor, int]]):
-    """An `ImageFolder` by places.
+    """The photographs of a folder that has a folder a class, by places.
 
     Args:
         root: a folder a class, such as ImageNet's train/.
@@ -65,17 +64,17 @@ class Photographs(Dataset[tuple[Tensor, int]]):
             makes them an error.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a class or all have no image.
+        FileNotFoundError: there is no such folder, or it has no folder of a class.
+        ValueError: a class has no image.
         ImageError: when an image is asked for that does not open, or none does; the message names it.
     """
 
     def __init__(
         self, root: str | os.PathLike[str], transform: Callable[[Any], Tensor], seed: int, skip_bad: Path | None = None
     ) -> None:
-        if not Path(root).is_dir():
-            raise FileNotFoundError(f"no such folder: {os.fspath(root)}")
-        folder = ImageFolder(os.fspath(root))
-        self.files, self.classes = folder.samples, folder.classes
+        folder = image_files(root)
+        self.files = [(str(folder.root / file), label) for file, label in folder.files]
+        self.classes, self.skipped = list(folder.classes), folder.skipped
         self.transform, self.seed, self.skip_bad = transform, seed, skip_bad
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ def _photographs(
 ) -> DataLoader:
     transform = augmentation(settings.augmentation, settings.size)
     images = Photographs(root, transform, _seed(settings, key), skip_bad)
+    if world.rank == 0 and images.skipped:
+        print(f"{os.fspath(root)}: skipped {images.skipped}", file=sys.stderr)
     if images.classes != list(classes):
         different = sorted(set(images.classes) ^ set(classes))
         raise ValueError(

@@ -82,6 +82,7 @@ def initialised(network: Callable[[], nn.Module], seed: int, device: torch.devic
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would move the GPUs' states too
         model = network()
+    model.takes_signed = True  # type: ignore[assignment] # which measures make of uint8
     return model.to(device).to(memory_format=torch.channels_last)
 
 

@@ -52,6 +52,7 @@ def test_heads_are_asked_for_and_all_are_given() -> None:
     heads, _ = next(iter(score(model, SEVEN)))
     assert list(heads) == ["shape", "texture", "ensemble"]
     assert torch.equal(heads["texture"], -heads["shape"])
+    model.eval()
     assert accuracy(model, SEVEN) == accuracy(lambda images: model(images, heads=True)["ensemble"], SEVEN)
 
 

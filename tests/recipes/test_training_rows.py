@@ -19,7 +19,13 @@ from genaug.recipes.training_rows import ROWS, plan, run, tiny, write_digits
 # epochs a drop, what a drop multiplies by, optimiser, weight decay, weights to start from
 SCRATCH = (90, 256, 0.1, 30, 0.1, "sgd", 1e-4, None)
 TUNED = (40, 256, 0.001, 30, 0.1, "sgd", 1e-4, "IMAGENET1K_V1")
-ADAM = (40, 256, 0.00001, 30, 0.1, "adam", 1e-4, "IMAGENET1K_V1")
+TUNED_30 = (30, *TUNED[1:])
+
+
+def adam(epochs: int, batch: int) -> tuple[Any, ...]:
+    return (epochs, batch, 0.00001, 30, 0.1, "adam", 1e-4, "IMAGENET1K_V1")
+
+
 CGN = (70, 256, 0.1, 30, 0.001, "sgd", 1e-4, "IMAGENET1K_V1")
 CGN_RELEASED = (45, 256, 0.001, 15, 0.1, "sgd", 1e-4, "IMAGENET1K_V1")
 
@@ -29,12 +35,12 @@ def intervened(batch: int, weight: float, scale: float | str = 1.0) -> tuple[Any
     return ("intervention", "biggan-deep-256", batch, weight, 1.0, 60, scale)
 
 
-def sampled(truncation: float) -> tuple[Any, ...]:
-    return ("intervention", "biggan-deep-256", 256, 1.0, truncation, 0, None)
+def sampled(truncation: float, batch: int = 256) -> tuple[Any, ...]:
+    return ("intervention", "biggan-deep-256", batch, 1.0, truncation, 0, None)
 
 
-def folder(weight: float) -> tuple[Any, ...]:
-    return ("stylized", "", 256, weight, None, None, None)
+def folder(weight: float, batch: int = 256) -> tuple[Any, ...]:
+    return ("stylized", "", batch, weight, None, None, None)
 
 
 COUNTERFACTUALS = ("counterfactual", "cgn-imagenet-256", 256, 1.0, None, None, None)
@@ -67,16 +73,15 @@ PAPER = {
 
 # where the released code differs; elsewhere it is as above
 RELEASED = {
-    ("stylized-imagenet", "resnet152"): (ADAM, [folder(1.0)]),
-    ("mixup", "resnet152"): (ADAM, []),
-    ("autoaugment", "resnet152"): (ADAM, []),
-    ("gan-augmentation", "resnet152"): (ADAM, [sampled(0.2)]),
+    ("stylized-imagenet", "resnet152"): ((30, 128, *TUNED[2:]), [folder(1.0, 128)]),
+    ("mixup", "resnet152"): (TUNED_30, []),
+    ("autoaugment", "resnet152"): (TUNED_30, []),
+    ("gan-augmentation", "resnet18"): (SCRATCH, [sampled(0.2, 116)]),
+    ("gan-augmentation", "resnet152"): (adam(100, 224), [sampled(0.2, 128)]),
     ("genint", "resnet18"): (SCRATCH, [intervened(64, 0.05, "released")]),
-    ("genint", "resnet152"): (ADAM, [intervened(64, 0.2, "released")]),
-    ("genint-transfer", "resnet18"): (TUNED, [intervened(64, 0.02, "released"), folder(1.0)]),
-    ("genint-transfer", "resnet152"): (ADAM, [intervened(64, 0.2, "released"), folder(1.0)]),
-    ("augmix", "resnet152"): (ADAM, []),
-    ("trivialaugment", "resnet152"): (ADAM, []),
+    ("genint", "resnet152"): (adam(8, 256), [intervened(64, 0.2, "released")]),
+    ("genint-transfer", "resnet18"): (TUNED, [intervened(64, 1.0, "released"), folder(1.0)]),
+    ("genint-transfer", "resnet152"): ((40, 192, *TUNED[2:]), [intervened(64, 1.0, "released"), folder(0.2, 64)]),
     ("gan-interventional", "resnet50"): (SCRATCH, [intervened(256, 1.0, "released")]),
     ("cgn", "resnet50"): (CGN_RELEASED, [COUNTERFACTUALS]),
 }

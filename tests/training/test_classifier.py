@@ -459,7 +459,7 @@ def test_folders_that_are_missing_or_empty_are_named(folders: Folders, tmp_path:
     with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere"):
         run(tmp_path / "out", (folders[0], tmp_path / "nowhere"))
     (folder(tmp_path / "train") / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no valid file for the classes empty"):
+    with pytest.raises(ValueError, match="class 'empty' has no image"):
         run(tmp_path / "out", (tmp_path / "train", folders[1]))
 
 

@@ -125,3 +125,19 @@ def test_a_log_that_was_cut_off_in_a_line_is_not_damaged(tmp_path: Path) -> None
     log.write_text('{"step": 1}\n{"st')
     truncate_log(log, 2)
     assert log.read_text() == '{"step": 1}\n'
+
+
+def test_hidden_files_and_folders_are_no_classes_and_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = folder(tmp_path / "train", 4, classes=["cat", "dog"]), folder(tmp_path / "val", 2, classes=["cat", "dog"])
+    for root in folders:
+        for hidden in (".ipynb_checkpoints", "__MACOSX", "cat/.ipynb_checkpoints"):
+            (root / hidden).mkdir()
+            (root / hidden / "0.png").write_bytes((root / "cat" / "0.png").read_bytes())
+        (root / "dog" / "._0.png").write_bytes(b"metadata of another system")
+    results = run(tmp_path / "out", folders, epochs=1, batch_size=8)
+    assert results["class_names"] == ["cat", "dog"]
+    assert results["validation_images"] == 4
+    said = capsys.readouterr().err.splitlines()
+    assert sorted(said) == [f"{root}: skipped 4 hidden files or folders" for root in folders]
