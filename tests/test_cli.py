@@ -773,3 +773,10 @@ def test_render_goes_on_verifies_and_repairs(capsys: pytest.CaptureFixture[str],
     assert run(capsys, "render", "--repair", "set")[:2] == (0, "set: 2 of 3 shards rendered anew\n")
     assert run(capsys, "render", "--verify", "set")[0] == 0
     assert "(seed: 0 there, 1 asked for)" in refused(capsys, *command, "--seed", "1")
+
+
+def test_the_package_is_the_command_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "genaug", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("genaug 0.")
+    wrong = subprocess.run([sys.executable, "-m", "genaug", "nothing"], capture_output=True, text=True)
+    assert wrong.returncode == 2

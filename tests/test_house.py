@@ -35,6 +35,7 @@ MAY_IMPORT |= dict.fromkeys(
 MAY_IMPORT["training"] += ("evaluation",)  # a classifier is measured while it trains
 MAY_IMPORT |= dict.fromkeys(("recipes", "rendering"), (*MAY_IMPORT["training"], "training"))
 MAY_IMPORT["cli"] = (*MAY_IMPORT["recipes"], "recipes", "rendering")
+MAY_IMPORT["__main__"] = ("cli",)  # python -m genaug
 
 
 def imports(source: str, module: str) -> Iterator[str]:
@@ -135,19 +136,20 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 def test_public_names_cost_little_beyond_torch_and_load_nothing_heavy() -> None:
     code = (
-        "import sys, time, torch, torchvision\n"
-        "import torchvision.tv_tensors, torchvision.transforms.v2\n"
+        "import sys, time\n"
+        "begin = time.process_time()\n"  # of the processor: the machine may be busy with something else
+        "import torch, torchvision, torchvision.tv_tensors, torchvision.transforms.v2\n"
         "before = set(sys.modules)\n"
-        "start = time.process_time()\n"  # of the processor: the machine may be busy with something else
+        "start = time.process_time()\n"
         "import genaug\n"
         # who asks for the model pays for the Hub's library, which it is made of
         "for name in genaug.__all__: name in ('MultiHeadClassifier', 'MultiHeadResNet') or getattr(genaug, name)\n"
-        "print(time.process_time() - start)\n"
+        "print((time.process_time() - start) / (start - begin))\n"
         "heavy = {'sklearn', 'scipy', 'matplotlib', 'huggingface_hub', 'typer', 'tqdm'}\n"
         "print(sorted(heavy & (set(sys.modules) - before)))"
     )
-    seconds, loaded = run(code).split("\n")
-    assert float(seconds) < 0.3
+    share, loaded = run(code).split("\n")
+    assert float(share) < 0.25  # of what torch itself costs, which says how fast the machine is; measured 0.1
     assert loaded == "[]"
 
 

@@ -296,8 +296,7 @@ class RenderedDataset(Dataset[Any]):
         begin, end = self._index()[index + shard : index + shard + 2].tolist()
         with self._naming(index):
             opened = self._open(shard)
-            # moves no position: threads and forks may share it
-            record = os.pread(opened.descriptor, end - begin, begin)
+            record = opened.read(begin, end - begin)
             if self._layout.format == "webdataset":
                 parts = members(record, index)
                 content, label, text = parts[self._suffix], int(parts["cls"]), parts["json"]
@@ -362,9 +361,18 @@ class _Opened:
     """A file's descriptor, closed with the last reference to it."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self._path = path
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         # not by __del__: when the interpreter ends, what that would call may be gone before
         weakref.finalize(self, os.close, self.descriptor)
+
+    def read(self, begin: int, length: int) -> bytes:
+        """These bytes of the file, without moving a position that threads and forks share."""
+        if hasattr(os, "pread"):
+            return os.pread(self.descriptor, length, begin)
+        with self._path.open("rb") as file:  # Windows has no pread
+            file.seek(begin)
+            return file.read(length)
 
 
 def decoded(content: bytes, kind: str) -> Tensor:

@@ -55,6 +55,22 @@ def test_a_dict_of_labels_comes_back_whole(tmp_path: Path, kind: str) -> None:
     assert torch.equal(batch["texture"], live.labels(range(60))["texture"])
 
 
+def test_it_writes_and_reads_where_unixs_modules_are_missing(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which has no fcntl, no os.pread and no os.sched_getaffinity."""
+    live = generative(tmp_path)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    for name in ("pread", "sched_getaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    render(live, tmp_path / "set", shard_size=25, format=kind, image="png")
+    assert verify(tmp_path / "set") == []
+    back = RenderedDataset(tmp_path / "set")
+    for i in (59, 24, 0, 25):
+        assert torch.equal(back[i][0], live[i][0])
+        assert back[i][1] == live[i][1]
+
+
 def test_an_image_folder_is_one_for_torchvision(tmp_path: Path) -> None:
     live = generative(tmp_path, classes=[3, 7])
     render(live, tmp_path / "set", format="imagefolder", image="png")
