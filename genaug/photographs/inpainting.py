@@ -25,7 +25,8 @@ def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarr
         filling: one of `FILLINGS`: "strip" repeats the largest strip without the object over the object's bounding box,
             mirrored, and shifts its colours so that they meet those around the box; "telea" is OpenCV's fast marching
             method; "lama" the network of the library simple-lama-inpainting; "tiles" repeats the strip as it is, as
-            ImageNet-9's Only-BG-T. "strip" and "tiles" fall back on "telea" where no strip is wide enough.
+            ImageNet-9's Only-BG-T. Where no strip is wide enough, "strip" continues the background's colours smoothly
+            and "tiles" falls back on "telea".
 
     Returns:
         (H, W, 3) uint8; equal to the photograph away from the hole, and everywhere if the mask is empty.
@@ -78,7 +79,8 @@ def _strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
     box, strip = box_of_hole(hole), largest_strip(image, hole)
     if strip is None:
-        return _telea(image, hole)
+        smooth = continued(image.astype(np.float32), ~hole)
+        return np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
     tiled = tiled_strip(strip, *hole.shape).astype(np.float32)
     # what the strip's colours lack at the edge of the box, continued to its inside
     shift = continued(image - tiled, ~box)
