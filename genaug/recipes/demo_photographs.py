@@ -209,8 +209,8 @@ def _shown(images: Tensor) -> Tensor:
 
 def _panels(bank: PhotographBank) -> dict[str, Tensor]:
     """Photographs of different classes, and what becomes of them."""
-    firsts = [int(bank.order[bank.starts[i % bank.num_classes] + i // bank.num_classes]) for i in range(COLUMNS)]
-    photograph, colours, mask, background = bank.files.parts(torch.tensor(firsts))
+    shown = torch.tensor([_telling(bank, i % bank.num_classes, i // bank.num_classes) for i in range(COLUMNS)])
+    photograph, colours, mask, background = bank.files.parts(shown)
     alpha = mask.float() / 255
     soft = torch.full((COLUMNS,), BLENDS.index("soft"))
     swapped = [blend(alpha, colours.float(), background.roll(shift, 0).float(), soft) for shift in (1, 2)]
@@ -221,6 +221,19 @@ def _panels(bank: PhotographBank) -> dict[str, Tensor]:
         "Their backgrounds, the object removed": _shown(background),
         "Counterfactuals: the same objects, other backgrounds": torch.cat([_shown(part) for part in swapped]),
     }
+
+
+def _telling(bank: PhotographBank, label: int, rank: int) -> int:
+    """A cutout of a class that shows well: neither tiny nor huge, with a lively background.
+
+    The liveliest backgrounds are passed over: they are often those with a part of the object left in them.
+    """
+    numbers = bank.order[bank.starts[label] : bank.starts[label] + bank.counts[label]]
+    area = torch.tensor([bank.files.entries[number].area for number in numbers.tolist()])
+    middling = numbers[(area > 0.1) & (area < 0.5)]
+    numbers = middling if len(middling) else numbers
+    contrast = bank.files.part("background", numbers).float().flatten(1).std(dim=1)
+    return int(numbers[contrast.argsort(descending=True)[(len(numbers) // 3 + rank) % len(numbers)]])
 
 
 def _draw(path: Path, bank: PhotographBank, scores: Mapping[str, Mapping[str, float]], chance: float) -> None:
