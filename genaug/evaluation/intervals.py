@@ -68,13 +68,17 @@ class Composites:
     Args:
         photographs: (N, M) the numbers of the photographs that each composite is made of, its object's first; -1 for
             none.
+        cells: (N,) composites of one cell show the same in all but the photographs: classes of object and background,
+            for example. Composites of different objects are correlated by how they differ from the rest of their cell.
+            All are one cell by default.
     """
 
-    def __init__(self, photographs: Any) -> None:
+    def __init__(self, photographs: Any, cells: np.ndarray | None = None) -> None:
         from scipy.sparse import csr_matrix
 
         members = np.asarray(photographs)
         self.objects = members[:, 0]
+        self.cells = np.zeros(len(members), dtype=np.int64) if cells is None else cells
         rows, columns = np.nonzero(members >= 0)
         shape = (len(members), int(members.max(initial=0)) + 1)
         of = csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, members[rows, columns])), shape=shape)
@@ -83,13 +87,26 @@ class Composites:
 
     def covariance(self, first: np.ndarray, second: np.ndarray) -> float:
         """Return the covariance of two sums of deviations (N,) over the composites."""
-        rows = np.flatnonzero(first)
-        return float(first[rows] @ (self._common[rows] @ second))
+        one, two = self._within_cells(first), self._within_cells(second)
+        rows = np.flatnonzero(one)
+        different = float(one[rows] @ (self._common[rows] @ two)) - self._of_objects(one, two)
+        return self._of_objects(first, second) + different
 
     def variance(self, deviations: np.ndarray) -> float:
         """Return the variance of a sum of deviations (N,): at least what composites of the same object alone give."""
-        least = float((np.bincount(self.objects, weights=deviations) ** 2).sum())
-        return max(self.covariance(deviations, deviations), least)
+        return max(self.covariance(deviations, deviations), self._of_objects(deviations, deviations))
+
+    def _of_objects(self, first: np.ndarray, second: np.ndarray) -> float:
+        sums = (np.bincount(self.objects, weights=deviations) for deviations in (first, second))
+        return float(np.dot(*sums))
+
+    def _within_cells(self, deviations: np.ndarray) -> np.ndarray:
+        rows = np.flatnonzero(deviations)
+        cells = self.cells[rows]
+        means = np.bincount(cells, weights=deviations[rows]) / np.maximum(np.bincount(cells), 1)
+        found = np.zeros(len(deviations))
+        found[rows] = deviations[rows] - means[cells]
+        return found
 
 
 def share(

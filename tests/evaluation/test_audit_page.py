@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_the_keyboard_goes_through_the_page_in_its_order(page: Any) -> None:
     assert seen[0][0] == "A"
     assert len(stops) > 15
     # headings of one row begin at different heights, where some have two lines
-    assert all(later > earlier - 60 for earlier, later in zip(stops, stops[1:], strict=False))
+    assert all(later > earlier - 60 for earlier, later in pairwise(stops))
 
 
 def test_images_have_words_and_tables_have_headings(page: Any) -> None:

@@ -172,7 +172,14 @@ def composites_of(design: Design) -> Composites:
     rows = np.full((second.size, wide), -1)
     rows[:, 0] = np.repeat(objects, second.shape[1])
     rows[:, 1] = second.ravel()
-    return Composites(np.concatenate([rows, np.concatenate([objects[:, None], design.random], axis=1)]))
+    # what is shown, the object's class and the other photograph's, without which an image differs by chance alone
+    classes = len(design.classes) + 1
+    kinds = np.unique([kind.partition(":")[0] for kind in design.kinds], return_inverse=True)[1]
+    other = np.where(second >= 0, design.labels[second], classes - 1)
+    cells = (kinds[None] * classes + design.labels[:, None]) * classes + other
+    together = cells.max() + 1 + design.labels  # a cell of objects on all their backgrounds
+    photographs = np.concatenate([rows, np.concatenate([objects[:, None], design.random], axis=1)])
+    return Composites(photographs, np.concatenate([cells.ravel(), together]))
 
 
 def as_percent(found: Estimate) -> dict[str, Any]:
