@@ -22,15 +22,15 @@ def assets_list() -> None:
 
     columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
     names = max(map(len, ASSETS))
-    margin = names + 51  # where the last column starts, if there is room for one: else it is below, indented
+    margin = names + 49  # where the last column starts, if there is room for one: else it is below, indented
     wide = columns - margin >= READABLE
     indent = margin if wide else 2
-    head = f"{'name':<{names}} {'size':>9}  {'licence':<12}  {'trust':<9}  {'where':<11}  {'what' if wide else ''}"
+    head = f"{'name':<{names}} {'size':>9}  {'licence':<12}  {'trust':<9}  {'where':<9}  {'what' if wide else ''}"
     typer.echo(head.rstrip())
     for row in sorted(ASSETS.values(), key=lambda row: (not row.embedded, row.name)):
         path = where(row.name)
         if path is None:
-            place = "missing" if row.embedded else "to download" if row.fetchable else "by hand"
+            place = "missing" if row.embedded else "download" if row.fetchable else "by hand"
         else:
             place = "embedded" if path.parent == EMBEDDED else "here"
         size = row.size if path is None else path.stat().st_size
@@ -38,7 +38,7 @@ def assets_list() -> None:
         what = textwrap.wrap(row.what, columns - indent, break_on_hyphens=False)
         if place == "here":
             what.append(str(path))
-        line = f"{row.name:<{names}} {megabytes:>9}  {row.licence:<12}  {row.trust:<9}  {place:<11}"
+        line = f"{row.name:<{names}} {megabytes:>9}  {row.licence:<12}  {row.trust:<9}  {place:<9}"
         line = line.ljust(margin if wide else 0)
         typer.echo(f"\n{' ' * indent}".join([line + what[0], *what[1:]] if wide else [line.rstrip(), *what]))
 
