@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from synthetic_photographs import draw_photographs
 
 from genaug.cli import main
 from genaug.files import ImageError, open_image
-from genaug.photographs import build
+from genaug.photographs import build, inpainting
 from genaug.photographs.build import build_bank, cutout, damaged_shards, doubts, repair_bank
 from genaug.photographs.inpainting import FILLINGS, background_of, box_of_hole, continued, hole_of, object_of
 
@@ -223,9 +224,49 @@ def test_a_full_disk_names_the_shard_and_keeps_the_finished_ones(drawn, monkeypa
     assert len(built(drawn)) == 12
 
 
+def test_rotated_and_transparent_photographs_are_cut_as_a_viewer_shows_them(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    alpha = np.where(np.hypot(*np.mgrid[-24:24, -20:28]) < 12, 255, 0).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held upright: viewers turn it clockwise
+    for name, content in (("a/1.png", pixels), ("b/1.png", np.dstack([pixels, alpha]))):
+        (tmp_path / "photographs" / name).parent.mkdir(parents=True)
+        Image.fromarray(content).save(tmp_path / "photographs" / name, exif=exif)
+
+    def disc(image):
+        return np.rot90(alpha, -1) > 0
+
+    turned = np.rot90(pixels, -1)
+    white = np.where(np.rot90(alpha, -1)[..., None] > 0, turned, 255)
+    bank = build_bank(tmp_path / "photographs", tmp_path / "bank", masks=disc, size=48, image="png")
+    photograph, _, mask, _ = bank.parts([0, 1])
+    assert np.array_equal(photograph[0].permute(1, 2, 0).numpy(), turned)
+    assert np.array_equal(photograph[1].permute(1, 2, 0).numpy(), white)
+    assert np.array_equal(mask[0, 0].numpy(), np.rot90(alpha, -1))
+    (tmp_path / "photographs" / "a" / "1.png").unlink()
+    Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / "photographs" / "a" / "1.png")
+    own = build_bank(tmp_path / "photographs", tmp_path / "own", masks="alpha", size=48, image="png")
+    assert torch.equal(own.parts([1])[2], mask[1:])
+
+
+def test_lama_fills_the_hole_alone(monkeypatch):
+    library = types.ModuleType("simple_lama_inpainting")
+    library.SimpleLama = lambda: lambda image, mask: Image.new("RGB", (40, 40), "red")  # padded to multiples of 8
+    monkeypatch.setitem(sys.modules, "simple_lama_inpainting", library)
+    inpainting._lama_network.cache_clear()
+    mask = np.zeros((36, 36), np.float32)
+    mask[15:20, 15:20] = 1
+    found = background_of(np.zeros((36, 36, 3), np.uint8), mask, "lama")
+    assert np.array_equal(found[..., 0] == 255, hole_of(mask))
+    inpainting._lama_network.cache_clear()
+    monkeypatch.setitem(sys.modules, "simple_lama_inpainting", None)
+    with pytest.raises(ModuleNotFoundError, match="needs the simple-lama-inpainting library: pip install"):
+        background_of(np.zeros((36, 36, 3), np.uint8), mask, "lama")
+
+
 KILLED = """
 import sys
-from genaug.photographs import build
+from genaug.photographs import build, inpainting
 build.SHARD_SIZE = 2
 build.build_bank(sys.argv[1], sys.argv[2], masks=sys.argv[3], size=64, image="png")
 """
