@@ -113,20 +113,26 @@ def main() -> int:
         copied = Path(folder) / "genaug"
         shutil.copytree(ROOT, copied, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "results"))
         environment = {**os.environ, "PYTHONPATH": str(copied), "PYTHONDONTWRITEBYTECODE": "1"}
+
+        def fails(name: str) -> bool:
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *CORE[name]]
+            try:
+                done = subprocess.run(command, cwd=copied, env=environment, capture_output=True, timeout=600)
+            except subprocess.TimeoutExpired:  # a mutant that never ends is noticed, too
+                return True
+            return done.returncode != 0
+
+        for name in sorted({name for name, *_ in sample}):
+            if fails(name):
+                sys.exit(f"the tests of {name} fail without any change; mend them first")
         for name, line, what, source in sample:
             path = copied / "genaug" / name
             original = path.read_text()
             path.write_text(source)
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *CORE[name]]
-            try:  # a mutant that never ends is noticed, too
-                failed = subprocess.run(
-                    command, cwd=copied, env=environment, capture_output=True, timeout=600
-                ).returncode
-            except subprocess.TimeoutExpired:
-                failed = 1
+            noticed = fails(name)
             path.write_text(original)
-            killed += bool(failed)
-            print(f"{'killed  ' if failed else 'SURVIVED'} {name}:{line} {what}", flush=True)
+            killed += noticed
+            print(f"{'killed  ' if noticed else 'SURVIVED'} {name}:{line} {what}", flush=True)
     print(
         f"{killed} of {len(sample)} killed ({killed / len(sample):.0%}), of {len(every)} mutants, seed {arguments.seed}"
     )
