@@ -155,6 +155,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
                 )
             components = 0
         self.recognized_by, self.draws, self.targets = recognized_by, draws, targets
+        self._known_draws: dict[int, int] = {}
         self.components = components
         self.scale = scale
         if not components:  # of one noise there are no more different samples than a factor has values
@@ -337,11 +338,13 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     def _drawn(self, positions: Tensor) -> Tensor:
         """Which draw each sample is, (B,): all are the first, unless a classifier has a say; then they are made."""
-        drawn = torch.zeros_like(positions)
-        if self.recognized_by is not None:
-            for part in torch.arange(len(positions), device=positions.device).split(self.batch_size):
-                drawn[part] = self._accepted(positions[part])[1]
-        return drawn
+        if self.recognized_by is None:
+            return torch.zeros_like(positions)
+        known = dict(self._known_draws)  # of images that were just made: who renders them describes them, too
+        unknown = positions[[position not in known for position in positions.tolist()]]
+        for part in unknown.split(self.batch_size):
+            known.update(zip(part.tolist(), self._accepted(part)[1].tolist(), strict=True))
+        return torch.tensor([known[position] for position in positions.tolist()], device=positions.device).long()
 
     def _make(self, positions: Tensor) -> Tensor:
         if self.recognized_by is not None:
@@ -357,6 +360,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
             waiting = waiting[~self._recognized(images[waiting], self._labels(positions[waiting]))]
             waiting = waiting[drawn[waiting] < self.draws - 1]
             if not len(waiting):
+                self._known_draws = dict(zip(positions.tolist(), drawn.tolist(), strict=True))
                 return images, drawn
             drawn[waiting] += 1
             images[waiting] = self._made(positions[waiting], drawn[waiting])

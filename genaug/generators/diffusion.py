@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genaug.arguments import check_integer, check_number
 from genaug.assets.registry import Kind, register
 from genaug.files import atomic_path
-from genaug.generators import load_generator, pipelines
+from genaug.generators import CPU_BATCH, load_generator, pipelines
 from genaug.generators.pipeline_layers import LayerAt, hooked, read
 from genaug.interventions.nuisances import Nuisances, worded_noise
 
@@ -115,7 +115,7 @@ class DiffusionGenerator(nn.Module):
         self._check_call()
         self.bank, self.strength = self._photographs(guide, inpaint, strength)
         self.z_dim = 2 + len(self.nuisances)
-        self._embeddings = pipelines.Prompts()
+        self._embeddings = pipelines.Prompts(1 if self.batch_invariant else CPU_BATCH)
         self.requires_grad_(False).eval()
         self.to(device=device, dtype=dtype)
 

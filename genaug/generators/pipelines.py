@@ -27,6 +27,8 @@ _NO_IMAGES = ("num_frames", "frame_size", "video_length")
 _NEED_IMAGES = ("strength", "mask_image")
 
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_LOCKS.clear)  # a lock that another thread held would never be free there
 
 
 def import_diffusers() -> Any:
@@ -229,9 +231,14 @@ def check_memory(pipeline: Any, device: torch.device, dtype: torch.dtype | None)
 
 
 class Prompts:
-    """Embeddings of prompts, each made alone and kept, so that neither its batch nor its repetition matters."""
+    """Embeddings of prompts, which are kept, so that repetition costs nothing.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: how many unknown prompts are encoded together; always as many, since on a CPU a last bit depends on it.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
         self.kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self.bytes = 0
 
@@ -253,12 +260,20 @@ class Prompts:
             prompts = given.get("prompt")
             if not isinstance(prompts, list) or any(isinstance(value, Tensor) for value in given.values()):
                 return original(*args, **kwargs)
-            lists = [name for name, value in given.items() if isinstance(value, list) and len(value) == len(prompts)]
-            parts = [
-                self._one(original, {**given, **{name: [given[name][i]] for name in lists}})
-                for i in range(len(prompts))
-            ]
-            return tuple(_joined(values) for values in zip(*parts, strict=True))
+            lists = {name: value for name, value in given.items() if isinstance(value, list)}
+            rows = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+            alike = tuple((name, repr(value)) for name, value in given.items() if name not in lists)
+            keys = [(*alike, *row.values()) for row in rows]
+            found = {key: self.kept[key] for key in keys if key in self.kept}
+            unknown = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
+            for number in range(0, len(unknown), self.at_once):
+                part = list(unknown.items())[number : number + self.at_once]
+                padded = [row for _, row in part] + [part[-1][1]] * (self.at_once - len(part))
+                made = original(**{**given, **{name: [row[name] for row in padded] for name in lists}})
+                for place, (key, _) in enumerate(part):
+                    found[key] = tuple(_row(value, place, self.at_once) for value in _as_tuple(made))
+            self._keep({key: found[key] for key in dict.fromkeys(keys)})
+            return tuple(_joined(values) for values in zip(*(found[key] for key in keys), strict=True))
 
         pipeline.encode_prompt = encode
         try:
@@ -266,17 +281,25 @@ class Prompts:
         finally:
             del pipeline.encode_prompt
 
-    def _one(self, original: Any, given: dict[str, Any]) -> tuple[Any, ...]:
-        key = tuple((name, repr(value)) for name, value in given.items())
-        found = self.kept.pop(key, None)
-        if found is None:
-            found = original(**given)
-            found = found if isinstance(found, tuple) else (found,)
-            self.bytes += _bytes(found)
-        self.kept[key] = found
+    def _keep(self, used: dict[Any, tuple[Any, ...]]) -> None:
+        """Keeps these, and forgets those that were not used for longest."""
+        for key, values in used.items():
+            self.bytes += _bytes(values) if self.kept.pop(key, None) is None else 0
+            self.kept[key] = values
         while self.bytes > CACHE_BYTES and len(self.kept) > 1:
             self.bytes -= _bytes(self.kept.popitem(last=False)[1])
-        return found
+
+
+def _as_tuple(made: Any) -> tuple[Any, ...]:
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _row(value: Any, place: int, count: int) -> Any:
+    """A prompt's part of what the encoder returned for `count` of them; what has no row for each is shared by all."""
+    if isinstance(value, (Tensor, list)) and len(value) == count:
+        # a copy: a slice would keep the whole batch in memory
+        return value[place : place + 1].clone() if isinstance(value, Tensor) else value[place : place + 1]
+    return value
 
 
 def _bytes(values: Sequence[Any]) -> int:
@@ -287,7 +310,6 @@ def _joined(values: Sequence[Any]) -> Any:
     first = values[0]
     if isinstance(first, list):
         return [entry for value in values for entry in value]
-    # what has no row for its one prompt, such as the positions of tokens, is shared by all
     return torch.cat(list(values)) if isinstance(first, Tensor) and len(first) == 1 else first
 
 

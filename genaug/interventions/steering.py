@@ -122,13 +122,14 @@ def evaluating(generator: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _in_evaluation_mode(generator: nn.Module) -> Iterator[None]:
-    before = {module: module.training for module in generator.modules()}  # parts of it may be frozen
-    generator.train(False)
+    before = [module for module in generator.modules() if module.training]  # parts of it may be frozen
+    if before:  # else there is nothing to do, which takes a while on networks of a thousand modules
+        generator.train(False)
     try:
         yield
     finally:
-        for module, training in before.items():
-            module.training = training
+        for module in before:
+            module.training = True
 
 
 @contextmanager
