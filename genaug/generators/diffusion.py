@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from genaug.arguments import check_integer, check_number
 from genaug.assets.registry import Kind, register
 from genaug.files import atomic_path
-from genaug.generators import CPU_BATCH, load_generator, pipelines
+from genaug.generators import load_generator, pipelines
+from genaug.generators.batches import CPU_BATCH
 from genaug.generators.pipeline_layers import LayerAt, hooked, read
 from genaug.interventions.nuisances import Nuisances, worded_noise
 
