@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, check_classes, check_indices, check_integer, check_number
-from genaug.datasets.generated import GeneratedDataset, names_of
+from genaug.arguments import check_choice, check_indices, check_integer, check_number
+from genaug.datasets.factors import (
+    FACTORS,
+    Classes,
+    CounterfactualOptions,
+    Factor,
+    best_classes,
+    checked_tie,
+    classes_of_factors,
+)
+from genaug.datasets.generated import GeneratedDataset, Output, Target
 from genaug.datasets.pool import Pool, check_fits
 from genaug.interventions.composition import compose, warp
 from genaug.interventions.sampling import integers, uniform
 from genaug.interventions.steering import isolated, noise_of
 
-FACTORS = ("shape", "texture", "background")
 _MOST_JITTER = 4.0  # beyond it masks leave the image
 BACKGROUNDS = ("any", "other", "same")
 REFRESHED_EVERY = 64  # samples; not `batch_size`, which changes no image
 
 
-class CounterfactualDataset(GeneratedDataset):
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class CounterfactualDataset(GeneratedDataset[Target]):
     """Images whose shape, texture and background have independent random classes.
 
     Sample i is a function of (seed, i) alone: the same whatever the batch, the worker, the rank and the order; with the
@@ -33,12 +44,12 @@ class CounterfactualDataset(GeneratedDataset):
     Args:
         generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module with `z_dim`,
             `num_classes`, `image_size` and `mechanisms(z, labels, truncation) -> (mask, texture, background)`, which
-            takes a triple of noises (B, z_dim), float32, and a triple of labels (B,), batch sizes being free to
-            differ, and returns masks (B, 1, H, W) in [0, 1] and images (B, 3, H, W) in [-1, 1]. It is called in
-            evaluation mode. The noise arrives multiplied by the truncation; the attribute `noise` declares its kind,
-            "normal" by default (see `generators.protocol`). It may have its own `compose(mask, texture, background,
-            draws)`: draws are (B, `compose_draws`) uniform in (0, 1), masks lie in [0, 1], and images may come in any
-            range.
+            takes a triple of noises (B, z_dim), float32, and a triple of labels (B,), and returns masks (B, 1, H, W) in
+            [0, 1] and images (B, 3, H, W) in [-1, 1]. The three are of the same size unless it has
+            `separate_batches = True`. It is called in evaluation mode. The noise arrives multiplied by the truncation;
+            the attribute `noise` declares its kind, "normal" by default (see `generators.protocol`). It may have its
+            own `compose(mask, texture, background, draws)`: draws are (B, `compose_draws`) uniform in (0, 1), masks lie
+            in [0, 1], and images may come in any range.
         length: number of samples; images are made when asked for, so that any length is free.
         seed: another seed is another dataset.
         counterfactuals_per_noise: that many consecutive samples share the shape's noise and label, and differ in
@@ -82,6 +93,43 @@ class CounterfactualDataset(GeneratedDataset):
     method = "mechanisms"
     otherwise = "; GenerativeInterventionDataset takes a generator without mechanisms"
 
+    @overload
+    def __init__(
+        self: CounterfactualDataset[int],
+        generator: str | os.PathLike[str] | nn.Module,
+        length: int = ...,
+        seed: int = ...,
+        counterfactuals_per_noise: int = ...,
+        targets: Factor = ...,
+        *,
+        target_transform: None = None,
+        **options: Unpack[CounterfactualOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: CounterfactualDataset[dict[str, int]],
+        generator: str | os.PathLike[str] | nn.Module,
+        length: int = ...,
+        seed: int = ...,
+        counterfactuals_per_noise: int = ...,
+        *,
+        targets: Literal["all"],
+        target_transform: None = None,
+        **options: Unpack[CounterfactualOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        generator: str | os.PathLike[str] | nn.Module,
+        length: int = ...,
+        seed: int = ...,
+        counterfactuals_per_noise: int = ...,
+        targets: Factor | Literal["all"] = ...,
+        *,
+        target_transform: Callable[[Any], Target] | None,
+        **options: Unpack[CounterfactualOptions],
+    ) -> None: ...
+
     @isolated()
     def __init__(
         self,
@@ -89,11 +137,8 @@ class CounterfactualDataset(GeneratedDataset):
         length: int = 50_000,
         seed: int = 0,
         counterfactuals_per_noise: int = 10,
-        targets: str = "shape",
-        classes: Sequence[int | str]
-        | Mapping[str, Sequence[int | str] | int | str | None]
-        | Literal["best"]
-        | None = None,
+        targets: Factor | Literal["all"] = "shape",
+        classes: Classes = None,
         truncation: float = 1.0,
         pool: int | None = None,
         device: torch.device | str | None = None,
@@ -101,12 +146,12 @@ class CounterfactualDataset(GeneratedDataset):
         batch_size: int = 64,
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
-        output: str = "tensor",
+        output: Output = "tensor",
         *,
         refresh: float = 0.0,
         mask_jitter: float = 0.0,
-        tie: Sequence[str] | None = None,
-        backgrounds: str = "any",
+        tie: Sequence[Factor] | None = None,
+        backgrounds: Literal["any", "other", "same"] = "any",
         shared_noise: bool = False,
     ) -> None:
         counterfactuals_per_noise = check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
@@ -137,7 +182,7 @@ class CounterfactualDataset(GeneratedDataset):
         if isinstance(classes, str):
             classes = best_classes(classes, self.generator)
         if isinstance(classes, Mapping):
-            self.classes = _classes_of_factors(classes, self.generator)
+            self.classes = classes_of_factors(classes, self.generator)
         self.tie = getattr(self.generator, "default_tie", ()) if tie is None else tie
         self.backgrounds = backgrounds
         if backgrounds != "any" and "background" in self.tie:
@@ -405,8 +450,8 @@ class CounterfactualDataset(GeneratedDataset):
             assert self.pool is not None
 
             def make(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                sources = dict.fromkeys(FACTORS, entries)
-                parts = self._mechanisms(sources, {name: self._labels(name, entries) for name in FACTORS})
+                sources: dict[str, Tensor] = dict.fromkeys(map(str, FACTORS), entries)
+                parts = self._mechanisms(sources, {name: self._labels(name, entries) for name in sources})
                 for part in parts:
                     if not part.isfinite().all():
                         wrong = int(entries[~part.flatten(1).isfinite().all(1)][0])
@@ -431,40 +476,6 @@ class CounterfactualDataset(GeneratedDataset):
             f"Mask jitter: {self.mask_jitter:g}",
             f"Tied: {', '.join(self.tie) or 'none'}; backgrounds: {self.backgrounds}",
         ]
-
-
-def checked_tie(tie: Sequence[str]) -> tuple[str, ...]:
-    """These factors in the order of `FACTORS`; raises ValueError unless there are none, two or three different ones."""
-    if isinstance(tie, str):
-        raise TypeError(f"tie must be a sequence of factors such as ('shape', 'texture'), got {tie!r}")
-    for factor in tie:
-        check_choice("tie", factor, FACTORS)
-    if len(tie) == 1 or len(set(tie)) != len(tie):
-        raise ValueError(f"tie must name two or three different factors, or none, got {tuple(tie)}")
-    return tuple(factor for factor in FACTORS if factor in tie)
-
-
-def best_classes(classes: str, generator: Any) -> Mapping[str, Sequence[int]]:
-    """The generator's own choice of classes for each factor."""
-    best = getattr(generator, "best_classes", None)
-    if classes != "best" or best is None:
-        without = "" if classes != "best" else f"; {type(generator).__name__} has no choice of best classes"
-        raise ValueError(f"classes must be 'best', a list or a dict, got {classes!r}{without}")
-    return best
-
-
-def _classes_of_factors(classes: Mapping[str, Any], generator: Any) -> dict[str, list[int]]:
-    """What each factor draws its label from.
-
-    Raises:
-        ValueError: these are not the three factors, or a class is out of range.
-        TypeError: a class is no integer.
-    """
-    if set(classes) != set(FACTORS):
-        raise ValueError(f"classes must have the three keys {', '.join(FACTORS)}, but got {list(classes)}")
-    chosen = {name: classes[name] for name in FACTORS}
-    chosen = {name: [given] if isinstance(given, (Integral, str)) else given for name, given in chosen.items()}
-    return {name: check_classes(given, generator.num_classes, names_of(generator)) for name, given in chosen.items()}
 
 
 def _rows(columns: dict[str, Tensor]) -> list[list[int]]:

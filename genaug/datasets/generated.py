@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,22 @@ from genaug.generators.batches import CPU_BATCH, in_batches, power_of_two_thread
 from genaug.generators.images import to_uint8
 from genaug.interventions.steering import evaluating, fitting_memory, generator_device, isolated
 
+Output = Literal["tensor", "pil"]
+Target = TypeVar("Target")
 
-class GeneratedDataset(Dataset[Any], ABC):
+
+class Options(TypedDict, total=False):
+    """The arguments that every such dataset takes by name, for type checkers."""
+
+    truncation: float
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+    batch_size: int
+    transform: Callable[[Any], Any] | None
+    output: Output
+
+
+class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
     """A generator, the arguments that every such dataset takes, and what torch's tools ask of a dataset.
 
     Subclasses make the images of some positions and name their targets; sample i is a function of (seed, i) alone.
@@ -46,7 +60,7 @@ class GeneratedDataset(Dataset[Any], ABC):
         batch_size: int,
         transform: Callable[[Any], Any] | None,
         target_transform: Callable[[Any], Any] | None,
-        output: str,
+        output: Output,
     ) -> None:
         self.length = check_integer("length", length, 0)
         self.seed = check_integer("seed", seed)
@@ -122,10 +136,10 @@ class GeneratedDataset(Dataset[Any], ABC):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int) -> tuple[Any, Target]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Target]]:
         """The samples of a whole batch, made together."""
         return [sample_of(self, *pair) for pair in zip(self.images(indices), self._targets(indices), strict=True)]
 

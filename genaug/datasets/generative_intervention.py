@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_indices, check_integer, check_number
 from genaug.assets import asset_path
-from genaug.datasets.generated import GeneratedDataset
+from genaug.datasets.generated import GeneratedDataset, Output
 from genaug.generators.batches import in_batches
 from genaug.generators.images import from_uint8
 from genaug.interventions.directions import Directions
@@ -31,6 +31,9 @@ from genaug.interventions.steering import (
     noise_of,
     steer,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # The released code's hand-set range of the offset for each of 60 components, in the latent's own units
 RELEASED_RANGES = (
@@ -109,21 +112,21 @@ class GenerativeInterventionDataset(GeneratedDataset):
         classes: Sequence[int] | None = None,
         truncation: float = 1.0,
         components: int = 60,
-        scale: float | tuple[float, float] | str = 1.0,
+        scale: float | tuple[float, float] | Literal["released"] = 1.0,
         interventions_per_noise: int = 5,
-        mode: str = "latent",
+        mode: Literal["latent", "activation"] = "latent",
         layer: str = "gen_z",
-        directions: Any = None,
-        balance: str = "uniform",
+        directions: str | os.PathLike[str] | Directions | Tensor | np.ndarray | None = None,
+        balance: Literal["uniform", "observed"] = "uniform",
         recognized_by: Callable[[Tensor], Tensor] | None = None,
         draws: int = 10,
-        targets: str = "label",
+        targets: Literal["label", "all"] = "label",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         batch_size: int = 64,
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
-        output: str = "tensor",
+        output: Output = "tensor",
     ) -> None:
         components = check_integer("components", components, 0)
         interventions_per_noise = check_integer("interventions_per_noise", interventions_per_noise, 1)
@@ -167,8 +170,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
         self.directions = self._checked_directions(directions) if components else None
         self._source = "exact"
         if directions is not None:
-            is_path = isinstance(directions, (str, os.PathLike))
-            self._source = os.fspath(directions) if is_path else type(directions).__name__
+            named = isinstance(directions, (str, os.PathLike))
+            self._source = os.fspath(directions) if named else type(directions).__name__  # type: ignore[arg-type]
         self._centre = self._found_centre()
         self._placed: tuple[Tensor, ...] | None = None
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug.arguments import check_choice, check_indices, check_integer
-from genaug.datasets.generated import sample_of
+from genaug.datasets.generated import Output, sample_of
 from genaug.files import atomic_path, one_line
 
 SETTINGS = "settings.json"
@@ -234,7 +234,7 @@ class RenderedDataset(Dataset[Any]):
         folder: str | os.PathLike[str],
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
-        output: str = "tensor",
+        output: Output = "tensor",
     ) -> None:
         check_choice("output", output, ("tensor", "pil"))
         self.folder = Path(folder).absolute()  # a worker may be elsewhere

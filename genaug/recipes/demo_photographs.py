@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +143,9 @@ def _photographs(bank: PhotographBank) -> tuple[Tensor, Tensor]:
     return torch.cat([bank.files.parts(part)[0] for part in numbers.split(64)]), bank.files.labels[numbers]
 
 
-def _swapped(bank: PhotographBank, count: int, seed: int, backgrounds: str) -> tuple[Tensor, Tensor]:
+def _swapped(
+    bank: PhotographBank, count: int, seed: int, backgrounds: Literal["any", "other", "same"]
+) -> tuple[Tensor, Tensor]:
     dataset = CounterfactualDataset(bank, length=count, seed=seed, counterfactuals_per_noise=1, backgrounds=backgrounds)
     indices = torch.arange(count)
     return dataset.images(indices), dataset.labels(indices)["shape"]

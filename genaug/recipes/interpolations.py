@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug.arguments import check_choice, check_classes, check_integer, check_truncation
-from genaug.datasets.counterfactual import FACTORS
+from genaug.datasets.factors import FACTORS
 from genaug.datasets.generated import names_of
 from genaug.files import one_line, writable_folder
 from genaug.generators.images import to_uint8

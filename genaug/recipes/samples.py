@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
 from genaug.assets import asset_path
-from genaug.datasets.counterfactual import best_classes
+from genaug.datasets.factors import best_classes
 from genaug.datasets.generated import names_of
 from genaug.files import atomic_path
 from genaug.generators import load_generator
