@@ -15,7 +15,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader
-from genaug.transforms.batch import MEAN, STD, BatchAugmentation, BatchCollate
+from genaug.transforms.batch import MEAN, STD
 
 SIZE = 32
 
@@ -29,16 +29,20 @@ def main(folder: str, epochs: int = 1) -> float:
         ]
     )
     photographs = ImageFolder(folder, augmentation)
-    # generated where they are used, with a seed for each process
-    seed, device = accelerator.process_index, accelerator.device
-    interventions = GenerativeInterventionDataset("cgan-digits", seed=seed, components=12, scale=10.0, device=device)
+    options = {
+        "components": 12,
+        "scale": 10.0,
+        "transform": augmentation,
+        "output": "pil",
+    }  # as photographs
+    interventions = GenerativeInterventionDataset("cgan-digits", **options)
 
     model = resnet18(num_classes=len(photographs.classes))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     real = DataLoader(photographs, batch_size=32, shuffle=True, drop_last=True)
-    model, optimizer, real = accelerator.prepare(model, optimizer, real)  # the photographs' loader alone
-    generated = DataLoader(interventions, 8, shuffle=True, collate_fn=BatchCollate(BatchAugmentation(SIZE)))
-    loader = MixedLoader(real, generated, device=device)
+    generated = DataLoader(interventions, batch_size=8, shuffle=True)
+    loader = MixedLoader(real, generated, device=accelerator.device)  # shares both among the processes by itself
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     criterion = GenIntLoss((1.0, 0.05))
 
     loss = torch.zeros(())

@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from genaug import CounterfactualDataset, MixedLoader, MultiHeadLoss, MultiHeadResNet
-from genaug.transforms.batch import MEAN, STD, BatchAugmentation, BatchCollate
+from genaug.transforms.batch import MEAN, STD
 
 SIZE = 32
 
@@ -38,7 +38,7 @@ class Classifier(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 
-def main(folder: str, **options: Any) -> float:
+def main(folder: str, **trainer_options: Any) -> float:
     augmentation = v2.Compose(
         [
             *(v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()),
@@ -46,12 +46,13 @@ def main(folder: str, **options: Any) -> float:
         ]
     )
     photographs = ImageFolder(folder, augmentation)
-    counterfactuals = CounterfactualDataset("cgn-digits", length=100_000, targets="all")
+    options = {"targets": "all", "transform": augmentation, "output": "pil"}  # as photographs
+    counterfactuals = CounterfactualDataset("cgn-digits", length=100_000, **options)
 
     real = DataLoader(photographs, batch_size=32, shuffle=True, drop_last=True)
-    generated = DataLoader(counterfactuals, 32, shuffle=True, collate_fn=BatchCollate(BatchAugmentation(SIZE)))
-    trainer = lightning.Trainer(**{"max_epochs": 1, **options})
-    # Lightning moves batches to its device; device="cuda" in dataset and MixedLoader makes them there
+    generated = DataLoader(counterfactuals, batch_size=32, shuffle=True)
+    trainer = lightning.Trainer(**{"max_epochs": 1, **trainer_options})
+    # Lightning moves batches to its devices, among which MixedLoader shares the images
     trainer.fit(Classifier(), MixedLoader(real, generated))
     return float(trainer.callback_metrics["loss"])
 

@@ -15,7 +15,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader
-from genaug.transforms.batch import MEAN, STD, BatchAugmentation, BatchCollate
+from genaug.transforms.batch import MEAN, STD
 
 SIZE = 32
 
@@ -28,10 +28,16 @@ def main(folder: str, epochs: int = 1, device: str = "cuda" if torch.cuda.is_ava
         ]
     )
     photographs = ImageFolder(folder, augmentation)
-    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, device=device)
+    options = {
+        "components": 12,
+        "scale": 10.0,
+        "transform": augmentation,
+        "output": "pil",
+    }  # as photographs
+    interventions = GenerativeInterventionDataset("cgan-digits", **options)
 
     real = DataLoader(photographs, batch_size=32, shuffle=True, drop_last=True)
-    generated = DataLoader(interventions, 8, shuffle=True, collate_fn=BatchCollate(BatchAugmentation(SIZE)))
+    generated = DataLoader(interventions, batch_size=8, shuffle=True)
     loader = MixedLoader(real, generated, device=device)
     criterion = GenIntLoss((1.0, 0.05))
 

@@ -1,4 +1,4 @@
-"""A model of timm's with its own train transforms, on photographs and generative interventions.
+"""A model of timm's with its own train transforms and Mixup, on photographs and generative interventions.
 
 python examples/timm_backbone.py FOLDER
 
@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader
-from genaug.transforms.batch import BatchAugmentation, BatchCollate
 
 SIZE = 32
 
@@ -21,20 +20,27 @@ SIZE = 32
 def main(folder: str, epochs: int = 1, device: str = "cuda" if torch.cuda.is_available() else "cpu") -> float:
     model = timm.create_model("resnet18", num_classes=10).to(device)  # pretrained=True starts from published weights
     config = {**timm.data.resolve_model_data_config(model), "input_size": (3, SIZE, SIZE)}
-    photographs = ImageFolder(folder, timm.data.create_transform(**config, is_training=True))
-    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, device=device)
+    augmentation = timm.data.create_transform(**config, is_training=True)
+    photographs = ImageFolder(folder, augmentation)
+    options = {
+        "components": 12,
+        "scale": 10.0,
+        "transform": augmentation,
+        "output": "pil",
+    }  # as photographs
+    interventions = GenerativeInterventionDataset("cgan-digits", **options)
 
-    # normalised as the model's own images are
-    augmentation = BatchAugmentation(SIZE, mean=config["mean"], std=config["std"])
     real = DataLoader(photographs, batch_size=32, shuffle=True, drop_last=True)
-    generated = DataLoader(interventions, batch_size=8, shuffle=True, collate_fn=BatchCollate(augmentation))
+    generated = DataLoader(interventions, batch_size=8, shuffle=True)
     loader = MixedLoader(real, generated, device=device)
-    criterion = GenIntLoss((1.0, 0.05), label_smoothing=0.1)
+    mixup = timm.data.Mixup(mixup_alpha=0.2, label_smoothing=0.1, num_classes=10)
+    criterion = GenIntLoss((1.0, 0.05))
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loss = torch.zeros(())
     for epoch in range(epochs):
         for images, targets in loader:
+            images, targets["labels"] = mixup(images, targets.labels)  # the labels become probabilities
             loss = criterion(model(images), targets)
             optimizer.zero_grad()
             loss.backward()

@@ -11,13 +11,13 @@ import sys
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader
-from genaug.transforms.batch import MEAN, STD, BatchAugmentation, BatchCollate
+from genaug.transforms.batch import MEAN, STD
 
 SIZE = 32
 
@@ -36,12 +36,17 @@ def main(folder: str, epochs: int = 1) -> float:
         ]
     )
     photographs = ImageFolder(folder, augmentation)
-    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, device=device)
+    options = {
+        "components": 12,
+        "scale": 10.0,
+        "transform": augmentation,
+        "output": "pil",
+    }  # as photographs
+    interventions = GenerativeInterventionDataset("cgan-digits", **options)
 
-    # the batches of both papers are of all processes together
-    real = DataLoader(photographs, 32 // world, sampler=DistributedSampler(photographs), drop_last=True)
-    collate = BatchCollate(BatchAugmentation(SIZE))
-    generated = DataLoader(interventions, 8 // world, sampler=DistributedSampler(interventions), collate_fn=collate)
+    # the batches of both papers are of all processes together, among which MixedLoader shares the images
+    real = DataLoader(photographs, batch_size=32 // world, shuffle=True, drop_last=True)
+    generated = DataLoader(interventions, batch_size=8 // world, shuffle=True)
     loader = MixedLoader(real, generated, device=device)
     criterion = GenIntLoss((1.0, 0.05))
 
@@ -49,7 +54,6 @@ def main(folder: str, epochs: int = 1) -> float:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loss = torch.zeros(())
     for epoch in range(epochs):
-        loader.set_epoch(epoch)  # reaches both samplers
         for images, targets in loader:
             loss = criterion(model(images), targets)
             optimizer.zero_grad()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from oracles import write_images
 from photograph_scenes import written
+from torchvision.transforms.functional import to_tensor
 
 from genaug.assets import ASSETS, KINDS, save_asset
 from genaug.assets.layouts import shapes_of
@@ -84,6 +85,7 @@ def test_the_page_of_training_works(tmp_path, monkeypatch, capsys):
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     photographs = [(torch.rand(4, 3, 32, 32), torch.arange(4)) for _ in range(2)]
     names = {"model": model, "optimizer": optimizer, "device": "cpu", "loader": photographs, "photographs": photographs}
+    names["my_transform"] = to_tensor
     exec(loop, names)
     assert names["images"].shape == (12, 3, 32, 32)
     assert names["targets"]["source"].tolist() == [0] * 4 + [1] * 8

@@ -18,9 +18,13 @@ import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-LIBRARIES = {"timm_backbone": "timm", "lightning_module": "lightning", "accelerate_loop": "accelerate"}
+LIBRARIES = {
+    "timm_backbone": "timm",
+    "lightning_module": "lightning",
+    "accelerate_loop": "accelerate",
+}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "lightning_module": {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    "lightning_module": {"accelerator": "cpu", "logger": False, "enable_checkpointing": False},
 }
 
 
@@ -55,6 +59,17 @@ def test_an_example_trains(
     assert loss > 0
 
 
+def test_the_example_of_hugging_faces_trainer_trains(folder: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    # in a process of its own: beside these tests there is a folder `datasets`, which it would take for its library
+    options = {"use_cpu": True, "report_to": "none", "save_strategy": "no"}
+    code = (
+        f"import runpy; print(runpy.run_path({str(EXAMPLES / 'hf_trainer.py')!r})['main']({folder!r}, **{options!r}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert 0 < float(run.stdout.split()[-1]) < math.inf
+
+
 def test_the_example_for_torchrun_trains_in_one_process(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -80,8 +95,38 @@ def test_the_example_for_torchrun_trains_in_two_processes(folder: str) -> None:
     assert run.stdout.count("epoch 0: loss") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("lightning_module", {**OPTIONS["lightning_module"], "devices": 2}), ("accelerate_loop", {})],
+)
+def test_frameworks_share_the_photographs_between_two_processes(
+    folder: str, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    pytest.importorskip(LIBRARIES[name])
+    code = f"""
+import os, runpy, sys
+from genaug.training import mixing
+joined = mixing.MixedLoader._join
+def noting(self, batches):
+    with open({str(tmp_path)!r} + "/" + os.environ.get("LOCAL_RANK", "0"), "a") as seen:
+        seen.write("".join(f"{{image.sum():.5f}}\\n" for image in batches[0][0]))
+    return joined(self, batches)
+mixing.MixedLoader._join = noting
+runpy.run_path({str(EXAMPLES / f"{name}.py")!r})["main"]({folder!r}, **{options!r})
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    # 70 photographs, 35 each, in one whole batch of 32; their crops differ, but none is seen by both
+    seen = [set((tmp_path / rank).read_text().split()) for rank in "01"]
+    assert [len(part) for part in seen] == [32, 32]
+    assert not seen[0] & seen[1]
+
+
 def test_every_example_is_run_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_loop", "torchrun_ddp", *LIBRARIES}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_loop", "torchrun_ddp", "hf_trainer", *LIBRARIES}
 
 
 @pytest.mark.slow

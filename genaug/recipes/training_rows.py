@@ -43,7 +43,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.arguments import check_choice
 from genaug.datasets.colored_mnist import DoubleColoredMNIST, demo_digits
-from genaug.files import image_files, staging_folder, writable_folder
+from genaug.files import list_images, staging_folder, writable_folder
 from genaug.models.multi_head_resnet import HEADS
 from genaug.recipes.demo import COMPONENTS, GENERATORS, INTERVENED, SCALE
 from genaug.training.classifier import Settings, Source, train
@@ -361,7 +361,7 @@ def run(
     changes = dict(changes or {})
     settings = replace(chosen.settings, **changes)
     if row is None and data is not None and Path(data).is_dir() and "batch_size" not in changes and not tiny_scale:
-        settings = for_few(settings, len(image_files(data).files), scale_rate="learning_rate" not in changes)
+        settings = for_few(settings, len(list_images(data)), scale_rate="learning_rate" not in changes)
     mixed = _sources(chosen.sources, sources, interventions or {}, settings.batch_size)
     if row is not None and data is not None and not chosen.photographs:
         raise ValueError(f"data (--data) must be left out: {row} is trained on generated images alone")
@@ -389,7 +389,7 @@ def for_few(settings: Settings, count: int, *, scale_rate: bool = True) -> Setti
     shares = int(os.environ.get("WORLD_SIZE", 1)) * settings.accumulate  # that a batch is divided into
     size = 2 ** max(1, (count // 4).bit_length() - 1)
     size = max(shares, size // shares * shares)
-    if size >= settings.batch_size:
+    if not count or size >= settings.batch_size:  # of none the training itself says what is wrong
         return settings
     rate = settings.learning_rate * size / settings.batch_size if scale_rate else settings.learning_rate
     if os.environ.get("RANK", "0") == "0":

@@ -1,0 +1,63 @@
+"""Hugging Face's Trainer on photographs and generative interventions.
+
+python examples/hf_trainer.py FOLDER
+
+FOLDER has a folder a class, ten of them. Needs transformers and accelerate.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
+
+from genaug import GenerativeInterventionDataset, MixedLoader
+from genaug.transforms.batch import MEAN, STD
+
+SIZE = 32
+
+
+class MixedTrainer(Trainer):
+    """A Trainer whose batches have generated images as well: the one thing that changes."""
+
+    generated: DataLoader
+
+    def get_train_dataloader(self) -> Any:
+        photographs = super().get_train_dataloader()  # batches are dicts of "pixel_values" and "labels"
+        return MixedLoader(photographs, self.generated, device=self.args.device, labels_only=True)
+
+
+def collate(samples: list[Any]) -> dict[str, torch.Tensor]:
+    images, labels = zip(*samples, strict=True)
+    return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
+
+
+def main(folder: str, out: str = "runs/hf", **arguments: Any) -> float:
+    augmentation = v2.Compose(
+        [
+            *(v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()),
+            *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)),
+        ]
+    )
+    photographs = ImageFolder(folder, augmentation)
+    options = {
+        "components": 12,
+        "scale": 10.0,
+        "transform": augmentation,
+        "output": "pil",
+    }  # as photographs
+    interventions = GenerativeInterventionDataset("cgan-digits", **options)
+
+    sizes = {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1], "layer_type": "basic"}
+    model = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=10))
+    given = {"per_device_train_batch_size": 32, "num_train_epochs": 1, "remove_unused_columns": False, **arguments}
+    trainer = MixedTrainer(model, TrainingArguments(out, **given), collate, photographs)
+    trainer.generated = DataLoader(interventions, batch_size=8, shuffle=True)
+    return trainer.train().training_loss
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
