@@ -29,6 +29,7 @@ COMMANDS = [
     "interpolate",
     "walk",
     "stylize",
+    "cutouts",
     "render",
     "evaluate",
     "audit",
