@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from synthetic_photographs import draw_bank
 from tiny_pipelines import KINDS, LIMIT, SCHEDULERS, diffusers, pipeline
 from torch import Tensor
 
-from genaug import load_generator
+from genaug import PhotographBank, load_generator
 from genaug.assets import AssetError
 from genaug.generators import pipelines
 from genaug.generators.diffusion import DiffusionGenerator
@@ -488,3 +489,16 @@ def test_the_lines_of_the_page_work(monkeypatch: pytest.MonkeyPatch) -> None:
     image, label = names["dataset"][0]
     assert image.shape == (3, 32, 32)
     assert label in (0, 1)
+
+
+@pytest.mark.parametrize("how", ["guide", "inpaint"])
+def test_a_bank_on_disk_is_named_by_its_folder_and_kept_by_save(how: str, folder: Path, tmp_path: Path) -> None:
+    bank = draw_bank(tmp_path / "bank", classes=2, per_class=3)
+    g = DiffusionGenerator(
+        folder, list(bank.classes), "a photo of a {label}", steps=2, strength=1.0, **{how: bank.path}
+    )
+    z, labels = noise(g)
+    images, said = g(z, labels), g.describe(z, labels)
+    assert all(bank.entries[one["photograph"]["entry"]].file == one["photograph"]["file"] for one in said)
+    assert torch.equal(load_generator(g.save(tmp_path / "saved"))(z, labels), images)
+    assert torch.equal(DiffusionGenerator(**{**g._given, how: PhotographBank(bank.path)})(z, labels), images)
