@@ -50,8 +50,8 @@ PATCH = 4  # pixels a side that one latent holds
 STEPS = 1_200
 BATCH = 64
 SAMPLING_STEPS = 6
-IMAGES = 3_000  # that each classifier is trained on
-EPOCHS = 8
+IMAGES = 1_500  # that each classifier is trained on
+EPOCHS = 16
 WAYS = {"observed": "samples of the model, nuisances as observed", "uniform": "samples of the model, do(nuisance)"}
 
 
