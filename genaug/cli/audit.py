@@ -10,13 +10,13 @@ import typer
 from genaug.cli.options import ArithmeticType, Device, Dtype, Seed, app
 
 
-@app.command(epilog="Example: genaug audit resnet18 --weights resnet18.pth --data bank --out report")
+@app.command(epilog="Example: genaug audit resnet18.pth --data bank --out report")
 def audit(
     out: Annotated[Path, typer.Option(help="Folder for the report: index.html, JSON and CSV.")],
     model: Annotated[
         str | None,
         typer.Argument(
-            help="torchvision name, timm/NAME, model folder, TorchScript or exported file, Hugging Face name, or "
+            help="File of weights such as resnet18.pth, torchvision name, timm/NAME, model folder, TorchScript or exported file, Hugging Face name, or "
             "package.module:function.",
             show_default=False,
         ),

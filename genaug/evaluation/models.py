@@ -63,6 +63,7 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
             - a folder of `MultiHeadClassifier.save_pretrained` or of Hugging Face's `save_pretrained`, or the name of a
               Hugging Face repository, such as "microsoft/resnet-50";
             - a TorchScript file (`torch.jit.save`) or an exported program (`torch.export.save`);
+            - a file of weights named after a network of torchvision, such as resnet18.pth, or those of a ResNet;
             - a Python path "package.module:function" to a model, a `Classifier`, or a function that returns one.
         weights: for a name of torchvision's or timm's, a file with a state dict (.pth, .pt, .ckpt, .bin, .safetensors);
             the number of classes is the file's. Or torchvision's name for published weights, such as "IMAGENET1K_V1".
@@ -330,6 +331,8 @@ def _program(file: Path) -> Classifier:
                 model = _FixedBatch(model, taken[0])
             if isinstance(taken[-1], int):
                 described = {"size": taken[-1]} | described
+        elif (network := _network_of(file)) is not None:
+            return load_classifier(network, file)
         else:
             raise ValueError(
                 f"{file} must be a TorchScript file or an exported program. For a file of weights pass the name of its "
@@ -338,6 +341,28 @@ def _program(file: Path) -> Classifier:
     except (RuntimeError, OSError) as error:
         raise AssetError(f"{file} cannot be opened as a model ({one_line(error)})") from error
     return _prepared(os.fspath(file), model, None, **described)
+
+
+def _network_of(file: Path) -> str | None:
+    """The network of torchvision that a file of weights is named after, such as resnet18.pth; or the ResNet it fits."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    stem = file.stem.lower()
+    named = max((name for name in known if stem.startswith(name)), key=len, default=None)
+    if named is not None:
+        return named
+    try:
+        state = _state(file)
+    except AssetError:
+        return None
+    for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
+        with torch.device("meta"):
+            own = models.get_model(name).state_dict()
+        unwrapped = _unwrapped(own, state)
+        if own.keys() == unwrapped.keys() and unwrapped["conv1.weight"].shape == own["conv1.weight"].shape:
+            return name
+    return None
 
 
 def _python(name: str) -> Classifier:

@@ -285,3 +285,12 @@ def test_a_folder_of_hugging_face(tmp_path: Path) -> None:
     assert torch.equal(images, torch.ones(2, 3, 96, 96))
     with torch.no_grad():
         assert torch.allclose(classifier.model(images), model(images).logits)
+
+
+@pytest.mark.parametrize("name", ["resnet18.pth", "best.pth", "squeezenet1_1-best.pth"])
+def test_a_file_of_weights_alone_says_its_network(tmp_path: Path, name: str) -> None:
+    network = NAME if name.startswith(NAME) else "resnet18"
+    model = models.get_model(network, num_classes=5)
+    torch.save({f"module.{key}": tensor for key, tensor in model.state_dict().items()}, tmp_path / name)
+    found = load_classifier(str(tmp_path / name))
+    assert found.model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
