@@ -16,8 +16,8 @@ def audit(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="File of weights such as resnet18.pth, torchvision name, timm/NAME, model folder, TorchScript or exported file, Hugging Face name, or "
-            "package.module:function.",
+            help="File of weights such as resnet18.pth, torchvision name, timm/NAME, model folder, TorchScript or "
+            "exported file, Hugging Face name, or package.module:function.",
             show_default=False,
         ),
     ] = None,
