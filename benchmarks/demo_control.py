@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from genaug import DoubleColoredMNIST, GenerativeInterventionDataset
+from genaug import DoubleColoredMNIST, GenerativeInterventionDataset, load_generator
 from genaug.datasets.colored_mnist import same_colour
 from genaug.evaluation.accuracy import accuracy, batches
 from genaug.files import atomic_path
@@ -27,12 +27,14 @@ from genaug.training.digit_classifier import fit_classifier
 WAYS = {"none": (0, 0.0), "scale 1": (demo.COMPONENTS, 1.0), f"scale {demo.SCALE:g}": (demo.COMPONENTS, demo.SCALE)}
 
 
-def run(seed: int, components: int, scale: float) -> tuple[float, float]:
+def run(seed: int, components: int, scale: float, noise: str) -> tuple[float, float]:
     """Accuracy on the generated images and on the demo's test digits that can be seen."""
     digits = DoubleColoredMNIST(None, train=False, bias=0.0, seed=seed, digits="sklearn")
     seen = ~same_colour(digits.factors["texture"], digits.factors["background"])
+    generator = load_generator(demo.INTERVENED)
+    generator.noise = noise
     generated = GenerativeInterventionDataset(
-        demo.INTERVENED, length=demo.IMAGES, seed=seed, components=components, scale=scale
+        generator, length=demo.IMAGES, seed=seed, components=components, scale=scale
     )
     images, labels = generated.images(range(demo.IMAGES)), generated.labels(range(demo.IMAGES))
     model = fit_classifier(images, labels, seed=seed, network=demo.small_network, epochs=demo.EPOCHS)
@@ -43,11 +45,13 @@ def run(seed: int, components: int, scale: float) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2", help="with commas between")
+    parser.add_argument("--noise", default="truncated", choices=("truncated", "normal"), help="of the generator")
     parser.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
     head = ["way", "components", "scale", "seed", "train", "test"]
-    stem = f"demo-control-cpu{torch.get_num_threads()}-torch{torch.__version__.split('+')[0]}"
+    stem = "demo-control" + ("-normal-noise" if args.noise == "normal" else "")
+    stem += f"-cpu{torch.get_num_threads()}-torch{torch.__version__.split('+')[0]}"
     path = args.out / f"{stem}.csv"
     rows: dict[tuple[str, int], list[str]] = {}
     if path.exists():
@@ -58,7 +62,7 @@ def main() -> None:
         for way, (components, scale) in WAYS.items():
             if (way, seed) in rows:
                 continue
-            train, test = run(seed, components, scale)
+            train, test = run(seed, components, scale, args.noise)
             rows[way, seed] = [way, str(components), f"{scale:g}", str(seed), f"{train:.4f}", f"{test:.4f}"]
             with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
                 csv.writer(file).writerows([head, *rows.values()])
