@@ -117,7 +117,7 @@ def check_severity(severity: Any) -> int:
 
 def _gaussian_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
     deviation = (0.08, 0.12, 0.18, 0.26, 0.38)[severity]
-    return torch.randn(image.shape, generator=draws).mul_(255 * deviation).add_(image)
+    return torch.randn(image.shape, generator=draws, dtype=torch.float32).mul_(255 * deviation).add_(image)
 
 
 def _shot_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
@@ -127,7 +127,7 @@ def _shot_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
 
 def _impulse_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
     amount = (0.03, 0.06, 0.09, 0.17, 0.27)[severity]
-    drawn = torch.rand(image.shape, generator=draws)
+    drawn = torch.rand(image.shape, generator=draws, dtype=torch.float32)
     return image.masked_fill(drawn < amount, 255).masked_fill_(drawn < amount / 2, 0)
 
 
@@ -247,7 +247,7 @@ def _snow(image: Tensor, severity: int, draws: Generator) -> Tensor:
         (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
         (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     )[severity]
-    flakes = torch.randn(1, *image.shape[1:], generator=draws).mul_(deviation).add_(mean)
+    flakes = torch.randn(1, *image.shape[1:], generator=draws, dtype=torch.float32).mul_(deviation).add_(mean)
     flakes = zoomed(flakes, zoom)
     flakes = flakes.masked_fill_(flakes < threshold, 0).clamp_(0, 1).mul_(255).floor_()
     flakes = streak(flakes, radius, sigma, _uniform(-135, -45, draws)).round_()
@@ -317,11 +317,11 @@ def plasma(side: int, decay: float, draws: Generator) -> Tensor:
     Each round halves the step between known points, and the reach of what is added to their means falls to
     1 / decay^2: the published code applies its factor twice.
     """
-    heights = torch.zeros(side, side)
+    heights = torch.zeros(side, side, dtype=torch.float32)
     step, reach = side, 100.0
 
     def wobbling(total: Tensor) -> Tensor:
-        noise = torch.rand(total.shape, generator=draws).mul_(2 * reach**2).sub_(reach**2)
+        noise = torch.rand(total.shape, generator=draws, dtype=torch.float32).mul_(2 * reach**2).sub_(reach**2)
         return noise.add_(total, alpha=0.25)
 
     while step >= 2:
@@ -364,7 +364,7 @@ def _elastic_transform(image: Tensor, severity: int, draws: Generator) -> Tensor
     scale = min(height, width) / 224
     half, third = torch.tensor([width // 2, height // 2]), min(height, width) // 3
     before = half + third * torch.tensor([[1, 1], [1, -1], [-1, -1]])
-    after = before + torch.empty(3, 2).uniform_(-corner * scale, corner * scale, generator=draws)
+    after = before + torch.empty(3, 2, dtype=torch.float32).uniform_(-corner * scale, corner * scale, generator=draws)
     affine = torch.linalg.solve(
         F.pad(after, (0, 1), value=1.0).double(), before.double()
     ).float()  # from result to image
@@ -372,14 +372,16 @@ def _elastic_transform(image: Tensor, severity: int, draws: Generator) -> Tensor
     mapped = across[..., None] * affine[0] + down[..., None] * affine[1] + affine[2]
     moved = _sampled(image.float(), mapped[..., 0], mapped[..., 1], mirror_at_centres=True)
     # noise smoothed over sigma pixels falls with sigma: squared, so that displacements grow with the side
-    fields = torch.empty(2, height, width).uniform_(-1, 1, generator=draws)
+    fields = torch.empty(2, height, width, dtype=torch.float32).uniform_(-1, 1, generator=draws)
     return _displaced(moved, fields, (sigma * scale, sigma * scale), distance * scale**2)
 
 
 def _elastic_of_imagecorruptions(image: Tensor, severity: int, draws: Generator) -> Tensor:
     distance = 250 * (0.05, 0.065, 0.085, 0.1, 0.12)[severity]
     height, width = image.shape[1:]
-    fields = torch.empty(2, height, width).uniform_(-0.005 * height, 0.005 * height, generator=draws)
+    fields = torch.empty(2, height, width, dtype=torch.float32).uniform_(
+        -0.005 * height, 0.005 * height, generator=draws
+    )
     return _displaced(image.float(), fields, (0.01 * height, 0.01 * width), distance)
 
 

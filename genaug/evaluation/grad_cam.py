@@ -61,10 +61,17 @@ def grad_cam(
     if chosen is not None and chosen.shape != inputs.shape[:1]:
         raise ValueError(f"targets must be ({len(inputs)},), but got {tuple(chosen.shape)}")
     # of its own, with gradients: those of a frozen model's activations come through it alone
-    inputs = inputs.detach().to(generator_device(model)).clone().requires_grad_()
+    device = generator_device(model)
     gradients = [(weight, weight.grad) for weight in model.parameters()]
     try:
-        with evaluating(model), torch.enable_grad():
+        # whatever the caller is in: inference mode has no gradients, and NumPy no bfloat16
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+            evaluating(model),
+        ):
+            inputs = inputs.detach().to(device).clone().requires_grad_()
             target_layer = find_layer(model, _last_spatial(model, inputs) if layer is None else layer)
             asked = None if chosen is None else [ClassifierOutputTarget(int(c)) for c in chosen]
             with GradCAM(model=model, target_layers=[target_layer]) as cam:
