@@ -99,7 +99,8 @@ def _tiles(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 def box_of_hole(hole: np.ndarray) -> np.ndarray:
     """(H, W) bool: the hole's bounding box."""
-    return np.logical_and.outer(_spanned(hole.any(1)), _spanned(hole.any(0)))
+    rows, columns = (_spanned(np.asarray(hole.any(axis))) for axis in (1, 0))
+    return np.logical_and.outer(rows, columns)
 
 
 def _spanned(line: np.ndarray) -> np.ndarray:
