@@ -33,7 +33,7 @@ def name(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_sample_and_walk_draw_sheets(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directions = str(Path(name).with_name("directions.safetensors"))
     for command in (
-        ["sample", name, "--num", "3"],
+        ["sample", name, "--columns", "3"],
         ["walk", name],
         ["walk", name, "--components", "1"],
         ["walk", name, "--directions", directions, "--components", "0,2"],

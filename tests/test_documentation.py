@@ -145,6 +145,7 @@ def test_the_page_of_photographs_works(tmp_path, monkeypatch, capsys):
     assert names["images"].shape == (1, 3, 48, 48)
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its last shard open
 def test_the_page_of_rendering_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "rendering.md").read_text(), flags=re.DOTALL)

@@ -160,7 +160,7 @@ def test_a_folder_that_is_a_generator_is_opened_by_its_kind(tables: None, tmp_pa
     register(Kind(name="folder-of-things", marker="things.json", open=open_folder))
     (tmp_path / "things.json").write_text("{}")
     assert isinstance(load_generator(tmp_path, device="cpu"), torch.nn.Identity)
-    assert opened == [(tmp_path, "cpu", None)]
+    assert opened == [(tmp_path, torch.device("cpu"), None)]
 
 
 def test_names_are_unique(tables: None) -> None:

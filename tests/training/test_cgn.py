@@ -362,6 +362,7 @@ def test_all_weights_that_are_missing_are_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
     with pytest.raises(AssetError, match=r"the training lacks biggan-deep-256, u2net, vgg16-bn: .*biggan-deep-256"):
         train(tmp_path / "out", settings=replace(PAPER, inception=False))
+    monkeypatch.setattr(training, "asset_path", lambda name: tmp_path)  # all weights are here
     monkeypatch.setattr(training, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"needs torch-fidelity: .* or inception=False \(--no-inception\)"):
         train(tmp_path / "out", settings=PAPER)

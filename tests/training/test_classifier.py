@@ -157,13 +157,13 @@ def test_it_learns_where_there_is_something_to_learn(tmp_path: Path) -> None:
 
 def test_adam_decays_the_weights(folders: Folders, tmp_path: Path) -> None:
     """Where decay outweighs every gradient, Adam's first step moves each weight toward 0 by the learning rate."""
-    options = {"optimizer": "adam", "epochs": 1, "batch_size": 30, "learning_rate": 1e-3, "weight_decay": 1e6}
+    options = {"optimizer": "adam", "epochs": 1, "batch_size": 30, "learning_rate": 1e-3, "weight_decay": 1e3}
     run(tmp_path, folders, **options)
     torch.manual_seed(0)
     before = dict(MultiHeadResNet("resnet18", 10, heads=("label",)).named_parameters())
     after = weights(tmp_path)
     for name, weight in before.items():
-        large = weight.detach().abs() > 1e-3
+        large = weight.detach().abs() > 0.02
         torch.testing.assert_close(after[name][large], (weight - 1e-3 * weight.sign()).detach()[large], msg=name)
 
 
@@ -347,10 +347,12 @@ def test_a_finished_run_is_read_and_not_trained_again(
 ) -> None:
     first = run(tmp_path, folders, epochs=1)
     cut_at(1, monkeypatch)
-    trained = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["seconds"]
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert checkpoint["seconds"] > 0
+    torch.save({**checkpoint, "seconds": 1000.0}, tmp_path / "checkpoint.pt")
     again = run(tmp_path, folders, epochs=1)
     assert again["epochs"] == first["epochs"]
-    assert again["seconds"] > trained > 0  # the time of the whole run, not of the last call
+    assert again["seconds"] >= 1000  # the time of the whole run, not of the last call
 
 
 def test_the_seed_decides(folders: Folders, tmp_path: Path) -> None:
@@ -498,7 +500,7 @@ def test_classes_that_differ_are_named(folders: Folders, tmp_path: Path) -> None
         ([], {"heads": ("shape",)}, "heads need counterfactuals to learn their factors from"),
         ([COUNTERFACTUALS], {"heads": ("texture",)}, "heads must be of shape, texture, background, and shape among"),
         ([COUNTERFACTUALS], {"heads": ("shape", "hue")}, "heads must be of shape, .* but got shape, hue"),
-        ([], {"architecture": "resnet19"}, "backbone must be a ResNet"),
+        ([], {"architecture": "resnet19"}, "backbone must be a classifier of torchvision's"),
         ([], {"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ([], {"num_workers": -1}, "num_workers must be at least 0"),
     ],
@@ -524,7 +526,7 @@ def test_arguments_that_do_not_fit_are_named(
         (lambda: Source("style", "x", 4), ValueError, "kind must be one of .* did you mean 'stylized'"),
         (lambda: Settings(batch_size=10, accumulate=3), ValueError, "batch_size must be a multiple of accumulate=3"),
         (lambda: Settings(epochs=0), ValueError, "epochs must be at least 1"),
-        (lambda: Settings(mixup=-1), ValueError, "mixup must be at least 0"),
+        (lambda: Settings(mixup=-1), ValueError, r"mixup must be in \[0, 1000\]"),
         (lambda: Settings(label_smoothing=2), ValueError, r"label_smoothing must be in \[0, 1\]"),
         (lambda: Settings(optimizer="lion"), ValueError, "optimizer must be one of 'sgd', 'adam'"),
         (lambda: Settings(augmentation="cutout"), ValueError, "augmentation must be one of"),
