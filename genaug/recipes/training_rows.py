@@ -149,7 +149,7 @@ def _baseline(*sources: Source, **changes: Any) -> dict[str, Any]:
 
 def _released(row: str) -> dict[str, tuple[dict[str, Any], tuple[Source, ...]]]:
     """What the released commands have of a row with sources."""
-    return {
+    rows: dict[str, dict[str, tuple[dict[str, Any], tuple[Source, ...]]]] = {
         "stylized-imagenet": {"resnet152": ({**TUNED_RELEASED, "batch_size": 128}, (_folder(batch_size=128),))},
         "gan-augmentation": {
             "resnet18": (SCRATCH, (_sampled(116, truncation=0.2),)),
@@ -166,7 +166,8 @@ def _released(row: str) -> dict[str, tuple[dict[str, Any], tuple[Source, ...]]]:
             "resnet18": (TUNED, (_intervened(1.0, **_RELEASED), _folder(1.0))),
             "resnet152": ({**TUNED, "batch_size": 192}, (_intervened(1.0, **_RELEASED), _folder(0.2, 64))),
         },
-    }[row]
+    }
+    return rows[row]
 
 
 ROWS = {
