@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 import pytest
@@ -32,12 +33,17 @@ def test_training_neither_reads_nor_moves_the_global_state_and_a_seed_says_all(f
 
 @pytest.mark.parametrize("fit", [fit_vae, pytest.param(fit_gan, marks=pytest.mark.slow)])
 def test_a_generator_learns_what_its_classes_look_like(fit: Any) -> None:
-    generator = fit(*red_and_green(), num_classes=2, seed=0, hidden=32, steps=150)
-    draw = torch.Generator().manual_seed(0)
-    made = generator(torch.randn(20, generator.z_dim, generator=draw), torch.arange(20) % 2)
-    brightness = made.flatten(2).mean(dim=2)
-    assert (brightness[0::2, 0] > brightness[0::2, 1]).all()
-    assert (brightness[1::2, 1] > brightness[1::2, 0]).all()
+    """By how much a class's own channel is brighter than the other's; the control has taken one step."""
+
+    def margin(seed: int, steps: int) -> float:
+        generator = fit(*red_and_green(), num_classes=2, seed=seed, hidden=32, steps=steps)
+        draw = torch.Generator().manual_seed(0)
+        made = generator(torch.randn(20, generator.z_dim, generator=draw), torch.arange(20) % 2)
+        red, green, _ = made.flatten(2).mean(dim=2).unbind(dim=1)
+        return float(torch.cat([(red - green)[0::2], (green - red)[1::2]]).mean())
+
+    assert abs(margin(0, 1)) < 0.05
+    assert median(margin(seed, 150) for seed in range(3)) > 0.25
 
 
 @pytest.mark.parametrize("fit", [fit_vae, fit_gan])
