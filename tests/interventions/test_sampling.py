@@ -1,5 +1,6 @@
 """Draws depend on (seed, index, stream) and on nothing else, and are distributed as they say."""
 
+import hashlib
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from genaug.interventions.sampling import (
     integers,
     normal,
     permutation,
+    seeds,
     truncated_normal,
     uniform,
 )
@@ -125,3 +127,18 @@ def test_a_known_draw_stays_what_it_was():
     """Guards the promise over versions: changing the hash would change every user's data set."""
     expected = torch.tensor([[KNOWN[0], KNOWN[1]]], dtype=torch.float64)
     torch.testing.assert_close(uniform(3, torch.tensor([41]), 2, "shape noise"), expected, rtol=0, atol=1e-15)
+
+
+def test_seeds_are_murmurs_finaliser_with_the_key_inside():
+    """A second writing, in Python's integers."""
+    digest = hashlib.blake2b(b"3/others", digest_size=8).digest()
+    key = int.from_bytes(digest, "little")
+
+    def scrambled(index):
+        x = (index + key) % 2**32
+        for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            x = (x ^ (x >> shift)) * multiplier % 2**32 ^ (key >> 32)
+        return x ^ (x >> 16)
+
+    indices = torch.tensor([0, 1, 2, 1_000_003])
+    assert seeds(3, indices, "others").tolist() == [scrambled(int(index)) for index in indices]

@@ -183,6 +183,8 @@ def test_the_penalty_of_irm_is_nothing_where_confidence_is_calibrated_and_it_has
             ValueError,
             "weights must have one for each source, 0 to 1, but has 1",
         ),
+        (lambda: GenIntLoss((1.0,))(LOGITS, LABELS + 1), ValueError, "must be of the 2 classes of the logits, got 2"),
+        (lambda: GenIntLoss((1.0,))(LOGITS, LABELS - 1), ValueError, "must be of the 2 classes of the logits, got -1"),
         (lambda: GenIntLoss()(LOGITS, LABELS[:2]), ValueError, r"but got \(3, 2\), \(2,\) and \(2,\)"),
         (lambda: irm_penalty(LOGITS, LABELS[:2]), ValueError, r"but got \(3, 2\) and \(2,\)"),
         (lambda: irm_penalty(LOGITS[:1], LABELS[:1], unbiased=True), ValueError, "B at least 2, but got"),
