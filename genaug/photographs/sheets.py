@@ -44,7 +44,7 @@ def _save(bank: BankFiles, entries: list[Entry], path: Path, title: str, caption
     width = max(2 * _MARGIN + columns * (cell + _BETWEEN) - _BETWEEN, 560)
     with plotting.new_figure(width, _TOP + rows * (_SIDE + _CAPTION + 14) + 10) as figure:
         plotting.write(figure, _MARGIN, 36, title, weight="bold", size=14)
-        line = f"{len(entries)} of them. From left to right: photograph, object, background."
+        line = f"{len(entries)} shown. From left to right: photograph, object, background."
         plotting.write(figure, _MARGIN, 62, line, color=plotting.FAINT, size=10)
         for number, (entry, caption) in enumerate(zip(entries, captions, strict=True)):
             left = _MARGIN + number % columns * (cell + _BETWEEN)
