@@ -36,6 +36,8 @@ STYLE = {
     "ytick.color": INK,
 }
 
+CAPTION, CAPTION_LINE = 10, 16  # size of the text above an image, in points, and height of a line, in pixels
+
 
 def image_grid(images: Tensor, columns: int, *, gap: int = 2, scale: int = 1) -> Tensor:
     """Lays images out in rows, from left to right, on white.
@@ -215,7 +217,10 @@ def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) 
         name: image_grid(images, columns=max(1, len(images)), gap=between, scale=scale) for name, images in rows.items()
     }
     height = next(iter(grids.values())).shape[1]
-    top = (52 if title else 18) + (20 if columns else 0)
+    side = next(iter(sizes))[1] * scale
+    captions = [_wrapped(column, side) for column in columns]
+    lines = max((1 + caption.count("\n") for caption in captions), default=0)
+    top = (52 if title else 18) + (4 + CAPTION_LINE * lines if lines else 0)
     left = margin + 14 + max(text_width(name, STYLE["font.size"]) for name in grids)
     wide = left + max(grid.shape[2] for grid in grids.values()) + margin
     wide = max(wide, 2 * margin + text_width(title, 12, weight="bold"))
@@ -223,15 +228,28 @@ def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) 
     with new_figure(wide, high) as figure:
         if title:
             write(figure, margin, 30, title, weight="bold", size=12)
-        side = next(iter(sizes))[1] * scale
-        for i, column in enumerate(columns):
+        for i, caption in enumerate(captions):
             x = left + i * (side + between) + side / 2
-            write(figure, x, top - 8, column, ha="center", color=FAINT, size=10)
+            write(figure, x, top - 8, caption, ha="center", color=FAINT, size=CAPTION)
         for i, (name, grid) in enumerate(grids.items()):
             y = top + i * (height + gap)
             write(figure, left - 14, y + height / 2, name, ha="right", va="center")
             paste(figure, grid, left, y)
         yield figure
+
+
+def _wrapped(caption: str, width: int) -> str:
+    """A caption broken between words into lines that are no wider than this many pixels, where words allow it."""
+    lines: list[str] = []
+    for paragraph in caption.split("\n"):
+        lines.append("")
+        for word in paragraph.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and text_width(longer, CAPTION) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+    return "\n".join(lines)
 
 
 def text_width(text: str, size: Any, weight: str = "normal") -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -114,3 +115,12 @@ def test_a_legend_fits_on_its_picture_and_each_panel_has_its_place(tmp_path: Pat
     assert widths[1] > widths[0] < widths[2]
     with pytest.raises(ValueError, match="at least one"):
         save_curves(tmp_path / "curves.png", [], title="")
+
+
+def test_long_captions_are_broken_between_words_and_get_the_space_they_need(tmp_path):
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    save_sheet(tmp_path / "short.png", {"a": images}, columns=["one", "two"])
+    save_sheet(tmp_path / "long.png", {"a": images}, columns=["in front of a brick wall", "two"])
+    with Image.open(tmp_path / "short.png") as short, Image.open(tmp_path / "long.png") as long:
+        assert long.width == short.width
+        assert long.height > short.height + 20
