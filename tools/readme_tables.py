@@ -81,6 +81,46 @@ def table2_short() -> str:
     return "\n".join([head, rule, *(row for row in rows if row.startswith(shown)), "", rows[-1]])
 
 
+_PHOTOGRAPHS = {
+    "background_gap": "background gap",
+    "mixed_rand": "Mixed-Rand",
+    "second_mixed_rand": "second compositor",
+    "background_alone": "background alone",
+    "original": "originals",
+    "art_painting": "paintings",
+    "cartoon": "cartoons",
+    "sketch": "sketches",
+}
+
+
+def photographs() -> str:
+    """A table for each network of `benchmarks/photographs.py`."""
+    tables = []
+    for file in sorted((RESULTS / "photographs").glob("pacs-*.json")):
+        results = json.loads(file.read_text())
+        settings, environment = results["settings"], results["environment"]
+        lines = ["| added to each training photograph | " + " | ".join(_PHOTOGRAPHS.values()) + " |"]
+        lines.append("|---|" + "---|" * len(_PHOTOGRAPHS))
+        for row, figures in results["rows"].items():
+            cells = [f"{figures[name]['mean']:.1f} ± {figures[name]['stdev']:.1f}" for name in _PHOTOGRAPHS]
+            lines.append(f"| {row.replace('TrivialAugmentWide', '`TrivialAugmentWide`')} | {' | '.join(cells)} |")
+        network = settings["network"] + (f", {settings['steps']:,} steps" if settings["steps"] else "")
+        bank = (
+            settings["bank"].get("note")
+            or f"masks of {settings['bank']['masks']}, filling {settings['bank']['inpainting']}"
+        )
+        seeds = ", ".join(str(seed) for seed in results["seeds"])
+        lines += [
+            "",
+            f"{network}; mean ± standard deviation of seeds {seeds} (n={len(results['seeds'])}); "
+            f"{settings['cutouts']:,} cutouts, {100 * settings['test_share']:.0f}% of them held out; {bank}; "
+            f"{environment['cpu']}, "
+            f"torch {environment['torch'].split('+')[0]}.",
+        ]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
 def demo() -> str:
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "demo").glob("seed-*.json"))]
     lines = ["| trained on | accuracy there, % | on test digits, % |", "|---|---|---|"]
@@ -518,6 +558,7 @@ def main() -> int:
     trained = ROOT / "docs" / "imagenet_cgn.md"
     digits = ROOT / "docs" / "digits.md"
     imagenet = ROOT / "docs" / "imagenet.md"
+    photos = ROOT / "docs" / "photographs.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2_short=table2_short()),
         page: written(page.read_text(), twins=twins()),
@@ -525,6 +566,7 @@ def main() -> int:
         rendered: written(rendered.read_text(), rendering=rendering()),
         trained: written(trained.read_text(), cgn_table1=cgn_table1(), cgn_memory=cgn_memory()),
         digits: written(digits.read_text(), table2=table2(), speed=speed(), coloured=coloured(), best=best()),
+        photos: written(photos.read_text(), photographs=photographs()),
         imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
         ROOT / "genaug" / "recipes" / "measured.json": measured(),
     }
