@@ -131,7 +131,7 @@ def split(text: str, option: str, repeats: bool = False) -> tuple[str, ...]:
 
 
 def names(texts: list[str], option: str) -> tuple[str, ...]:
-    """Names of an option that may be repeated, and each time hold several with commas between."""
+    """Split an option that may be repeated and may hold comma-separated names."""
     return split(",".join(texts), option)
 
 

@@ -82,7 +82,7 @@ def _strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         smooth = continued(image.astype(np.float32), ~hole)
         return np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
     tiled = tiled_strip(strip, *hole.shape).astype(np.float32)
-    # what the strip's colours lack at the edge of the box, continued to its inside
+    # the difference of colours along the box's edge, continued inward, so that no seam shows
     shift = continued(image - tiled, ~box)
     depth = cv2.distanceTransform(box.astype(np.uint8), cv2.DIST_L2, 3)
     shift = np.where((depth > 2)[..., None], cv2.GaussianBlur(shift, (0, 0), 3), shift)

@@ -74,7 +74,7 @@ def train(
     Args:
         out: folder to write to; with several processes one that all of them see.
         data: photographs, a folder a class; None to train on the first source alone, as GenInt's Table 4.
-        validation: likewise, for accuracy after each epoch; all of these must open, which is checked first.
+        validation: photographs to measure accuracy on after each epoch. All must open; this is checked first.
         sources: images beside them. Their classes are matched with the folders by name, where the generator has names,
             ImageNet's by wnid. Otherwise there are as many as folders; numbers as names are taken by value.
         settings: the recipe; by default `Settings()`.
