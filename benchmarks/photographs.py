@@ -244,6 +244,8 @@ def run(arguments: argparse.Namespace, seed: int, extract: Features | None) -> d
     ready = {name: prepare(part) for name, (part, _) in added.items()}
     checked = {name: prepare(part) for name, (part, _) in checks.items()}
     for row, names in ROWS.items():
+        if not row.startswith(tuple(arguments.rows.split(","))):
+            continue
         used = ("photographs", *names)
         inputs, targets = torch.cat([ready[name] for name in used]), torch.cat([added[name][1] for name in used])
         if extract is None:
@@ -264,6 +266,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="2,3,4", help="comma-separated (default: 2,3,4)")
     parser.add_argument("--network", choices=["efficientnet-lite0", "resnet18"], default="efficientnet-lite0")
     parser.add_argument("--steps", type=int, default=1000, help="training steps of resnet18 (default: 1000)")
+    parser.add_argument("--rows", default="", help="comma-separated beginnings of the rows' names (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
