@@ -322,12 +322,12 @@ def run(
     changes: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Trains a row, or with settings of one's own.
+    """Train a preset of the papers, or your own settings.
 
     Args:
         out: as for `train`.
         data: photographs, a folder a class; digits are written for None with `tiny_scale`.
-        validation: likewise.
+        validation: photographs to measure accuracy on, one folder per class.
         row: of `ROWS`; None to begin from `Settings()`.
         architecture: of the row, or any backbone of torchvision's, or of timm's as "timm/NAME".
         augmentation: of the row, or any of `classifier_data.augmentation`.
