@@ -33,7 +33,10 @@ def test_training_neither_reads_nor_moves_the_global_state_and_a_seed_says_all(f
 
 @pytest.mark.parametrize("fit", [fit_vae, pytest.param(fit_gan, marks=pytest.mark.slow)])
 def test_a_generator_learns_what_its_classes_look_like(fit: Any) -> None:
-    """By how much a class's own channel is brighter than the other's; the control has taken one step."""
+    """By how much a class's own channel is brighter than the other's; the control has taken one step.
+
+    A GAN has bad seeds: of twelve, three stayed below 0.25 after 300 steps, and the median was 0.56.
+    """
 
     def margin(seed: int, steps: int) -> float:
         generator = fit(*red_and_green(), num_classes=2, seed=seed, hidden=32, steps=steps)
@@ -43,7 +46,7 @@ def test_a_generator_learns_what_its_classes_look_like(fit: Any) -> None:
         return float(torch.cat([(red - green)[0::2], (green - red)[1::2]]).mean())
 
     assert abs(margin(0, 1)) < 0.05
-    assert median(margin(seed, 150) for seed in range(3)) > 0.25
+    assert median(margin(seed, 300) for seed in range(5)) > 0.25
 
 
 @pytest.mark.parametrize("fit", [fit_vae, fit_gan])
