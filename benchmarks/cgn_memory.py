@@ -13,6 +13,7 @@ import argparse
 import csv
 import platform
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,6 +29,8 @@ from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn import CGN
 from genaug.training.cgn import GRID, MECHANISMS, PAPER, RELEASED, Draws, Pretrained, losses
 from genaug.training.cgn_losses import VGG16Features
+
+SETTINGS = {"paper": PAPER, "released": RELEASED}
 
 
 def unchecked(*_: Any) -> torch.Tensor:
@@ -66,17 +69,45 @@ class Count(TorchDispatchMode):
         self.live -= size
 
 
+def networks(name: str, config: int | dict[str, Any] = 256) -> tuple[CGN, VGG16Features]:
+    """A CGN of random weights, and the network of its perceptual loss."""
+    settings = SETTINGS[name]
+    cgn = CGN(config, target=True)
+    cgn.eval().requires_grad_(False)
+    layers = models.vgg.make_layers(models.vgg.cfgs["D"], batch_norm=settings.features == "vgg16-bn")
+    state = {f"features.{key}": value for key, value in layers.state_dict().items()}
+    return cgn, VGG16Features(state, paper=settings.features == "vgg16-bn")
+
+
+def training_step(name: str, device: torch.device, config: int | dict[str, Any] = 256) -> Callable[[], None]:
+    """A whole step at batch 1 on a device, to be called again and again."""
+    torch.manual_seed(0)
+    cgn, features = networks(name, config)
+    cgn.power_iterate().to(device)
+    found = Pretrained(cgn, features.to(device), None)
+    parameters = [p for m in MECHANISMS for p in cgn.get_submodule(m).requires_grad_(True).parameters()]
+    optimizer = torch.optim.Adam(parameters, 1e-5)
+    draws = Draws(
+        torch.randn(1, cgn.z_dim, device=device),
+        torch.zeros(1, dtype=torch.int64, device=device),
+        torch.rand(1, GRID * GRID, dtype=torch.float64, device=device),
+    )
+
+    def step() -> None:
+        terms = losses(found, draws, SETTINGS[name])
+        optimizer.zero_grad()
+        torch.stack([value for term, value in terms.items() if term != "mask"]).sum().backward()
+        optimizer.step()
+
+    return step
+
+
 def step(name: str, batch: int, dtype: str) -> dict[str, Any]:
     """Peak and parts of a step after the first, in bytes."""
-    settings = {"paper": PAPER, "released": RELEASED}[name]
+    settings = SETTINGS[name]
     settings = settings.__class__(**{**settings.__dict__, "dtype": dtype})
     with FakeTensorMode(), Count() as count, mock.patch.object(BigGANDeep, "_check", unchecked):
-        cgn = CGN(256, target=True)
-        cgn.eval().requires_grad_(False)
-        layers = models.vgg.make_layers(models.vgg.cfgs["D"], batch_norm=settings.features == "vgg16-bn")
-        state = {f"features.{key}": value for key, value in layers.state_dict().items()}
-        features = VGG16Features(state, paper=settings.features == "vgg16-bn")
-        del layers, state
+        cgn, features = networks(name)
         weights = count.live
         mechanisms = [cgn.get_submodule(m).requires_grad_(True) for m in MECHANISMS]
         parameters = [p for m in mechanisms for p in m.parameters()]

@@ -175,7 +175,8 @@ def training_steps(
     cuda = device.type == "cuda"
     whole = real + synthetic
     draws = torch.Generator().manual_seed(0)
-    photographs = torch.randint(256, (4 * whole, 3, 256, 256), dtype=torch.uint8, generator=draws)
+    size = fast.image_size
+    photographs = torch.randint(256, (4 * whole, 3, size, size), dtype=torch.uint8, generator=draws)
     photographs = photographs.pin_memory() if cuda else photographs
     counterfactuals = walking(pooled(fast, pool), synthetic)
     model = resnet50(num_classes=CLASSES).to(device, memory_format=torch.channels_last)
@@ -189,7 +190,7 @@ def training_steps(
         return photographs[begin : begin + number].to(device, non_blocking=True)
 
     def step(images: Tensor) -> None:
-        boxes = crop_boxes(torch.rand(len(images), 22, generator=draws), 256, 256)
+        boxes = crop_boxes(torch.rand(len(images), 22, generator=draws), size, size)
         flips = torch.rand(len(images), generator=draws) < 0.5
         crops = crop_flip_normalise(images, boxes, flips, SIDE).contiguous(memory_format=torch.channels_last)
         with torch.enable_grad():

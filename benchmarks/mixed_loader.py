@@ -36,12 +36,12 @@ WEIGHTS = (1.0, 0.05)
 BATCHES = 8  # in memory, of each loader
 
 
-def batches(size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+def batches(size: int, seed: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     noise = torch.Generator().manual_seed(seed)
     return [
         (
-            torch.randn(size, 3, SIDE, SIDE, generator=noise),
-            torch.randint(CLASSES, (size,), generator=noise),
+            torch.randn(size, 3, SIDE, SIDE, generator=noise).to(device),
+            torch.randint(CLASSES, (size,), generator=noise).to(device),
         )
         for _ in range(BATCHES)
     ]
@@ -49,7 +49,7 @@ def batches(size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 def joined(real: list[tuple[Tensor, Tensor]], synthetic: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Any]]:
     """As one would by hand, once and for all."""
-    source = torch.tensor([0] * REAL + [1] * SYNTHETIC)
+    source = torch.tensor([0] * REAL + [1] * SYNTHETIC, device=real[0][0].device)
     return [
         (torch.cat([images, others]), {"labels": torch.cat([labels, classes]), "source": source})
         for (images, labels), (others, classes) in zip(real, synthetic, strict=True)
@@ -61,20 +61,25 @@ def epochs(mixed: MixedLoader) -> Iterator[tuple[Tensor, Any]]:
         yield from mixed
 
 
-def measure(rounds: int, clock: Callable[[], float]) -> tuple[dict[str, list[float]], list[float]]:
+def measure(
+    rounds: int, clock: Callable[[], float], device: torch.device | str = "cpu"
+) -> tuple[dict[str, list[float]], list[float]]:
     """Seconds of each step by its way, and those of the loader alone; two rounds before do not count."""
     torch.manual_seed(0)
-    model, objective = resnet18(num_classes=CLASSES), GenIntLoss(WEIGHTS)
+    device = torch.device(device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    model, objective = resnet18(num_classes=CLASSES).to(device), GenIntLoss(WEIGHTS)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    real, synthetic = batches(REAL, 0), batches(SYNTHETIC, 1)
+    real, synthetic = batches(REAL, 0, device), batches(SYNTHETIC, 1, device)
     ways = {
         "joined beforehand": itertools.cycle(joined(real, synthetic)),
-        "MixedLoader": epochs(MixedLoader(real, synthetic)),
+        "MixedLoader": epochs(MixedLoader(real, synthetic, device=device)),
     }
     steps: dict[str, list[float]] = {way: [] for way in ways}
     alone: list[float] = []
     for i in range(rounds + 2):
         for way in random.sample(list(ways), len(ways)):
+            wait()
             begin = clock()
             images, targets = next(ways[way])
             fetched = clock()
@@ -82,6 +87,7 @@ def measure(rounds: int, clock: Callable[[], float]) -> tuple[dict[str, list[flo
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            wait()
             if i >= 2:
                 steps[way].append(clock() - begin)
                 if way == "MixedLoader":
