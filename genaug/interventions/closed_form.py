@@ -20,8 +20,8 @@ def closed_form_directions(
 ) -> Directions:
     """Return the directions of w that change the first linear layer of a StyleGAN's synthesis most.
 
-    With A the layer's weights, the largest |A n| over unit vectors n are the eigenvectors of A^T A. They are exact and
-    need no samples. How far w goes along each, and where its mean is, is measured on `samples`.
+    With A the layer's weights, the unit vectors n with the largest norm of `A n` are the eigenvectors of `A^T A`. They
+    are exact and need no samples. The standard deviation of w along each, and its mean, are measured on `samples`.
 
     Args:
         generator: a `genaug.generators.stylegan.StyleGAN`.

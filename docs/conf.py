@@ -1,0 +1,114 @@
+"""Settings of the documentation site: `sphinx-build -W docs docs/_build`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+GENERATED = DOCS / "generated"  # pages that are written at each build
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from site_pages import api_pages, command_pages, example_page  # noqa: E402
+
+import genaug  # noqa: E402
+
+project = "genaug"
+author = "genaug contributors"
+copyright = author  # noqa: A001
+version = release = genaug.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "README.md"]  # README.md is included by index.md
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+default_role = "code"  # docstrings write `name` for code
+
+myst_heading_anchors = 3
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "inherited-members": False}
+napoleon_numpy_docstring = False
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"genaug {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+
+# files outside of docs/ that are pages of the site
+PAGES = {
+    ROOT / "CHANGELOG.md": "changelog",
+    ROOT / "CONTRIBUTING.md": "contributing",
+    ROOT / "benchmarks" / "README.md": "benchmarks",
+    **{path: path.stem for path in (ROOT / "examples").glob("*.py")},
+}
+
+
+def _linked(text: str, folder: Path) -> str:
+    """Point the links of a page that stands in `folder` at pages of the site."""
+
+    def replaced(match: re.Match[str]) -> str:
+        address, _, anchor = match[1].partition("#")
+        target = (folder / address).resolve()
+        if address.startswith(("http", "/")) or not address:
+            return match[0]
+        if target in PAGES:
+            target = GENERATED / f"{PAGES[target]}.md"
+        elif target in (ROOT / "README.md", DOCS / "README.md", DOCS):
+            target = DOCS / "index.md"
+        elif target == ROOT / "examples":
+            target = DOCS / "examples.md"
+        elif not target.is_relative_to(DOCS):
+            return match[0] if folder == DOCS else f"](../../{target.relative_to(ROOT)})"
+        return f"](/{target.relative_to(DOCS)}{'#' + anchor if anchor else ''})"
+
+    return re.sub(r"\]\(([^)\s]+)\)", replaced, text)
+
+
+def _write(name: str, text: str) -> None:
+    """Write a generated page, unless it is the same: Sphinx then need not read it again."""
+    page = GENERATED / name
+    if not page.exists() or page.read_text(encoding="utf-8") != text:
+        page.write_text(text, encoding="utf-8")
+
+
+def _generate(_: object) -> None:
+    GENERATED.mkdir(exist_ok=True)
+    for path, name in PAGES.items():
+        text = path.read_text(encoding="utf-8")
+        _write(f"{name}.md", example_page(path) if path.suffix == ".py" else _linked(text, path.parent))
+    api = (DOCS / "api.md").read_text(encoding="utf-8")
+    for name, text in {**command_pages(), **api_pages(api)}.items():
+        _write(f"{name}.md", text)
+
+
+# pages that only the site has, below pages that GitHub shows as well
+BELOW = {
+    "api": ["api-*"],
+    "commands": ["command-*"],
+    "examples": [f"{path.stem}" for path in PAGES if path.suffix == ".py"],
+}
+
+
+def _read(_: object, name: str, source: list[str]) -> None:
+    if name.startswith("generated/"):
+        return
+    text = _linked(source[0], DOCS)
+    if name == "api":
+        text = re.sub(r"^\| `(genaug\.[\w.]+)` \|", r"| [`\1`](generated/api-\1.md) |", text, flags=re.MULTILINE)
+    if name in BELOW:
+        pages = "\n".join(f"generated/{page}" for page in BELOW[name])
+        text += f"\n```{{toctree}}\n:hidden:\n:glob:\n\n{pages}\n```\n"
+    source[0] = text
+
+
+def setup(app) -> None:
+    app.connect("builder-inited", _generate, priority=100)  # before Sphinx lists the pages
+    app.connect("source-read", _read)
+    app.connect("include-read", lambda app, path, parent, source: _read(app, parent, source))

