@@ -19,10 +19,10 @@ import torch
 from torch.utils.data import Subset
 from torchvision.models import resnet18
 
+from genaug._common.files import image_files
 from genaug.evaluation import preprocessing, score
 from genaug.evaluation.audit.composites import Images, draw
 from genaug.evaluation.scoring import ImageFiles
-from genaug.files import image_files
 from genaug.photographs.format import BankFiles
 
 

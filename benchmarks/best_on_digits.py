@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug import CounterfactualDataset
+from genaug._common.files import atomic_path
 from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import atomic_path
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
-from genaug.training.digit_classifier import descend, fit_normalised, initialised
+from genaug.training.classifier.digits import descend, fit_normalised, initialised
 
 POOL, BATCH, HELD_OUT = 30_000, 64, 10_000
 # name -> network, mask jitter, true digits

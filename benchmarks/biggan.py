@@ -32,7 +32,7 @@ from pytorch_pretrained_biggan import BigGAN
 from torch import Tensor, nn
 
 from genaug import fit_directions
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 from genaug.generators import biggan, biggan_layers
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn_mnist import phase_kernel

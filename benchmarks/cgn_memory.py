@@ -24,11 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torchvision import models
 
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn import CGN
-from genaug.training.cgn import GRID, MECHANISMS, PAPER, RELEASED, Draws, Pretrained, losses
-from genaug.training.cgn_losses import VGG16Features
+from genaug.training.generators.cgn import GRID, MECHANISMS, PAPER, RELEASED, Draws, Pretrained, losses
+from genaug.training.generators.cgn_losses import VGG16Features
 
 SETTINGS = {"paper": PAPER, "released": RELEASED}
 

@@ -46,9 +46,9 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
+from genaug._common.files import atomic_path
 from genaug.evaluation import corruptions
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, zoomed
-from genaug.files import atomic_path
 
 DETERMINISTIC = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
 PUBLISHED_ELASTIC = "elastic_transform, published"  # beside the package's own

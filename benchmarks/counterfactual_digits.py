@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug import CounterfactualDataset
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 from genaug.generators.cgn_mnist import CGNMnist, UpsampleConv2d
 from genaug.interventions.composition import compose
 

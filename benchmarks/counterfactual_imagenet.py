@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from genaug import CounterfactualDataset
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 from genaug.generators.cgn import CGN, FastCGN
 from genaug.interventions.sampling import truncated_normal
 from genaug.transforms.batch import crop_boxes, crop_flip_normalise

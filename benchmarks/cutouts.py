@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from genaug.files import image_files, open_image, writable_folder
+from genaug._common.files import image_files, open_image, writable_folder
 from genaug.photographs import build, inpainting
 from genaug.photographs.format import BankFiles
 from genaug.photographs.masks import SaliencyNetwork, cleaned

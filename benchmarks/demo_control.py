@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from genaug import DoubleColoredMNIST, GenerativeInterventionDataset, load_generator
+from genaug._common.files import atomic_path
 from genaug.datasets.colored_mnist import same_colour
+from genaug.demo import digits as demo
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import atomic_path
-from genaug.recipes import demo
-from genaug.training.digit_classifier import fit_classifier
+from genaug.training.classifier.digits import fit_classifier
 
 # way -> components, and standard deviations along one
 WAYS = {"none": (0, 0.0), "scale 1": (demo.COMPONENTS, 1.0), f"scale {demo.SCALE:g}": (demo.COMPONENTS, demo.SCALE)}

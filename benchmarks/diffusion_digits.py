@@ -29,14 +29,14 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from genaug import DoubleColoredMNIST, GenerativeInterventionDataset
+from genaug._common.files import atomic_path
+from genaug._common.plotting import save_sheet
+from genaug._common.progress import progress
 from genaug.datasets.colored_mnist import demo_digits, same_colour
+from genaug.demo.digits import small_network
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import atomic_path
 from genaug.generators.diffusion import DiffusionGenerator
-from genaug.plotting import save_sheet
-from genaug.progress import progress
-from genaug.recipes.demo import small_network
-from genaug.training.digit_classifier import fit_classifier
+from genaug.training.classifier.digits import fit_classifier
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 # names of the ten background colours, in the order of their classes

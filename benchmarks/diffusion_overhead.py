@@ -22,7 +22,7 @@ from scipy import stats
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from genaug import GenerativeInterventionDataset
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 from genaug.generators.diffusion import DiffusionGenerator
 from genaug.interventions.nuisances import NUISANCES
 

@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from genaug import CounterfactualDataset, DoubleColoredMNIST, MixedLoader, MultiHeadLoss, MultiHeadResNet
+from genaug._common.files import atomic_path
+from genaug._common.progress import progress
 from genaug.datasets.colored_mnist import same_colour
 from genaug.evaluation.invariance import invariance
-from genaug.files import atomic_path
 from genaug.generators.images import from_uint8
-from genaug.progress import progress
 from genaug.transforms.batch import BatchCollate
 
 SIDE = 64

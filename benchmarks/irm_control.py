@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
+from genaug._common.records import circumstances, write_results
 from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.records import circumstances, write_results
-from genaug.training.baselines import ENVIRONMENTS, IRM_WEIGHT, environments, fit_irm
+from genaug.papers.baselines import ENVIRONMENTS, IRM_WEIGHT, environments, fit_irm
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the penalty of IRM is to weigh at the end, asked of training digits alone: genaug.training.baselines.IRM_WEIGHT.
+"""What the penalty of IRM is to weigh at the end, asked of training digits alone: genaug.papers.baselines.IRM_WEIGHT.
 
     python benchmarks/irm_weight.py --root DIR --out benchmarks/results/irm-weight
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
+from genaug._common.records import circumstances, write_results
 from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.records import circumstances, write_results
-from genaug.training.baselines import ENVIRONMENTS, environments, fit_irm
+from genaug.papers.baselines import ENVIRONMENTS, environments, fit_irm
 
 EACH, HELD_OUT = 6_000, 1_000
 

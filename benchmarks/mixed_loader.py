@@ -28,7 +28,7 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from genaug import GenIntLoss, MixedLoader
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 
 SIDE, CLASSES = 64, 1000
 REAL, SYNTHETIC = 32, 8  # four to one, as GenInt's 256 and 64

@@ -31,7 +31,7 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset, RenderedDataset
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 from genaug.rendering import encoded_image, render
 
 HEAD = [

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 from genaug.transforms import style_transfer
 from genaug.transforms.style_transfer import adain, gatys, gram, style_grams
 from genaug.transforms.vgg import DEVIATION, MEAN, WIDTHS, Encoder, decoder

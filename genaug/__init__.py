@@ -6,7 +6,10 @@ The public names load on first use, so that importing the package costs nothing:
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+from genaug._common.moved import MovedModules
 
 if TYPE_CHECKING:
     from genaug.assets import AssetError as AssetError
@@ -52,6 +55,8 @@ _HOMES = {
 }
 
 __all__ = [*_HOMES, "__version__"]
+
+sys.meta_path.append(MovedModules())
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from genaug.assets import save_asset
+from genaug.generators.cgn_mnist import CGNMnist
+from genaug.generators.digits_vae import ConditionalDigits
+
 # One thread: the tensors here are small, and more threads would only wait for each other. OMP_NUM_THREADS=2 tests two.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -38,3 +42,16 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _seed() -> None:
     """Networks that a test initialises are the same in every run and in every order."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def untrained(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of untrained weights under the names that commands ask for, set as GENAUG_ASSETS."""
+    folder = tmp_path_factory.mktemp("assets")
+    torch.manual_seed(0)
+    state = CGNMnist().state_dict()
+    for name in ("cgn-colored-mnist", "cgn-double-colored-mnist", "cgn-digits"):
+        save_asset(folder / f"{name}.safetensors", state, "cgn-mnist")
+    save_asset(folder / "cgan-digits.safetensors", ConditionalDigits().state_dict(), "conditional-digits")
+    monkeypatch.setenv("GENAUG_ASSETS", str(folder))
+    return folder

@@ -19,8 +19,8 @@ from genaug.datasets.colored_mnist import VARIANTS
 from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.models.multi_head_resnet import MultiHeadResNet
-from genaug.recipes import RECIPES, measured
-from genaug.recipes.genint_colored_mnist import VARIANTS as COLOURED
+from genaug.papers import RECIPES, measured
+from genaug.papers.genint_colored_mnist import VARIANTS as COLOURED
 
 COMMANDS = [
     "",
@@ -226,7 +226,7 @@ def test_failure_is_one_line_and_code_1_and_a_traceback_only_on_demand(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("first line\n  second line")
 
-    monkeypatch.setattr("genaug.recipes.demo.run", fail)
+    monkeypatch.setattr("genaug.demo.digits.run", fail)
     assert run(capsys, "demo") == (1, "", "genaug: RuntimeError: first line second line\n")
     code, _, err = run(capsys, "--debug", "demo")
     assert code == 1
@@ -254,7 +254,7 @@ def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("genaug.recipes.demo.run", interrupt)
+    monkeypatch.setattr("genaug.demo.digits.run", interrupt)
     assert run(capsys, "demo") == (130, "", "genaug: interrupted\n")
 
 
@@ -286,7 +286,7 @@ def test_without_ffmpeg_a_walk_is_a_gif_and_says_so(
 def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, object]] = []
     record = lambda *given, **options: seen.append({"given": given, **options}) or given[1]  # noqa: E731
-    monkeypatch.setattr("genaug.recipes.samples.walk", record)
+    monkeypatch.setattr("genaug.pictures.samples.walk", record)
     line = "walk cgan-digits --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4"
     assert run(capsys, *line.split(), "--truncation", "0.5") == (0, "w.gif\n", "")
     assert seen == [
@@ -312,7 +312,7 @@ def test_a_counterfactual_generator_walks_to_music(
         seen.append({"given": given, **options})
         return Path("w.gif")
 
-    monkeypatch.setattr("genaug.recipes.interpolations.walk", record)
+    monkeypatch.setattr("genaug.pictures.interpolations.walk", record)
     (tmp_path / "song.wav").touch()
     line = f"walk cgn-digits --out w.mp4 --music {tmp_path}/song.wav --points 3 --classes 2 --seed 4 --truncation 0.5"
     code, out, error = run(capsys, *line.split())
@@ -340,8 +340,8 @@ def test_interpolate_and_stylize_hand_on_every_option(
         seen.append({"given": given, **options})
         return given[1]
 
-    monkeypatch.setattr("genaug.recipes.interpolations.interpolate", record)
-    monkeypatch.setattr("genaug.recipes.stylize.run", record)
+    monkeypatch.setattr("genaug.pictures.interpolations.interpolate", record)
+    monkeypatch.setattr("genaug.pictures.stylize.run", record)
     line = "interpolate some --out s.png --over shape --between noises --classes 1,2 --points 3 --steps 4 --seed 5"
     assert run(capsys, *line.split(), "--truncation", "0.5") == (0, "s.png\n", "")
     (tmp_path / "photo.jpg").touch()
@@ -364,14 +364,14 @@ def test_train_and_reproduce_hand_on_every_option(
 ) -> None:
     calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
     for function in (
-        "genaug.training.cgn_mnist.train",
-        "genaug.training.cgan_digits.train",
-        "genaug.recipes.cgn_table2.run",
-        "genaug.recipes.cgn_table5.run",
-        "genaug.recipes.cgn_figure6.run",
-        "genaug.recipes.cgn_figure7.run",
-        "genaug.recipes.genint_colored_mnist.run",
-        "genaug.recipes.demo.run",
+        "genaug.training.generators.cgn_mnist.train",
+        "genaug.training.generators.digits_vae.train",
+        "genaug.papers.cgn_table2.run",
+        "genaug.papers.cgn_table5.run",
+        "genaug.papers.cgn_figure6.run",
+        "genaug.papers.cgn_figure7.run",
+        "genaug.papers.genint_colored_mnist.run",
+        "genaug.demo.digits.run",
     ):
         monkeypatch.setattr(function, lambda *args, **options: calls.append((args, options)))
 
@@ -456,8 +456,8 @@ def test_train_and_reproduce_hand_on_every_option(
 def test_the_cgn_on_imagenet_is_handed_every_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genaug.recipes import cgn_table1
-    from genaug.training import cgn, cgn_miniature
+    from genaug.papers import cgn_miniature, cgn_table1
+    from genaug.training.generators import cgn
 
     calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
 
@@ -503,7 +503,7 @@ def test_train_classifier_hands_on_every_option(
         calls.append((args, options))
         return measured
 
-    monkeypatch.setattr("genaug.recipes.training_rows.run", noted)
+    monkeypatch.setattr("genaug.papers.training_rows.run", noted)
     for name in ("d", "v", "s"):
         (tmp_path / name).mkdir()
     for line in (

@@ -78,7 +78,8 @@ def test_interpolate_leaves_the_files_of_others_alone_and_no_frames_of_before(
 def test_a_schedulers_signal_ends_with_a_message_and_leaves_nothing_staged(tmp_path: Path, name: str) -> None:
     code = f"""
 import os, signal, sys
-from genaug import cli, files
+from genaug import cli
+from genaug._common import files
 def work(*_, **__):
     with files.staging_folder({str(tmp_path)!r}, "data"):
         os.kill(os.getpid(), signal.{name})

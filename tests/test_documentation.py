@@ -18,12 +18,12 @@ from torchvision.transforms.functional import to_tensor
 from genaug.assets import ASSETS, KINDS, save_asset
 from genaug.assets.layouts import shapes_of
 from genaug.cli import main
+from genaug.demo import digits as demo
 from genaug.evaluation import SUITES, preprocessing
 from genaug.evaluation.models import Classifier
 from genaug.generators.biggan import BIGGAN_CONFIGS
 from genaug.models.mnist_cnn import MnistCNN
-from genaug.recipes import demo
-from genaug.recipes.training_rows import ROWS
+from genaug.papers.training_rows import ROWS
 from genaug.transforms.vgg import load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,7 +106,7 @@ def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_pa
         calls.append(options)
         return {"validation": {}}
 
-    monkeypatch.setattr("genaug.recipes.training_rows.train", noted)
+    monkeypatch.setattr("genaug.papers.training_rows.train", noted)
     for folder in ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised"):
         (tmp_path / folder).mkdir(parents=True)
     blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)

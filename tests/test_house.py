@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -14,27 +15,23 @@ import pytest
 from contract import DATASETS, OTHERS
 
 import genaug
+from genaug._common.moved import MOVED
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # room -> what it may import from the package besides itself; CONTRIBUTING.md draws the same order for readers
-GROUND = ("arguments", "files", "ganspace", "progress", "records", "video")
-MAY_IMPORT: dict[str, tuple[str, ...]] = {**dict.fromkeys(GROUND, ()), "ganspace": ("files",), "records": ("files",)}
-MAY_IMPORT["video"] = ("files",)
-MAY_IMPORT |= dict.fromkeys(("assets", "models"), GROUND)
-MAY_IMPORT["interventions"] = (*GROUND, "assets")
-MAY_IMPORT["generators"] = (*GROUND, "assets", "interventions.composition", "interventions.nuisances")
-MAY_IMPORT["plotting"] = GROUND
-MAY_IMPORT["photographs"] = (*GROUND, "assets", "interventions", "generators", "plotting")
-MAY_IMPORT |= dict.fromkeys(
-    ("datasets", "transforms"), (*GROUND, "assets", "interventions", "generators", "photographs")
-)
-MAY_IMPORT |= dict.fromkeys(
-    ("training", "evaluation"), (*MAY_IMPORT["photographs"], "photographs", "models", "datasets", "transforms")
-)
-MAY_IMPORT["training"] += ("evaluation",)  # a classifier is measured while it trains
-MAY_IMPORT |= dict.fromkeys(("recipes", "rendering"), (*MAY_IMPORT["training"], "training"))
-MAY_IMPORT["cli"] = (*MAY_IMPORT["recipes"], "recipes", "rendering")
+MAY_IMPORT: dict[str, tuple[str, ...]] = {"_common": ()}
+MAY_IMPORT |= dict.fromkeys(("assets", "models"), ("_common",))
+MAY_IMPORT["interventions"] = ("_common", "assets")
+MAY_IMPORT["generators"] = ("_common", "assets", "interventions.composition", "interventions.nuisances")
+MAY_IMPORT["photographs"] = ("_common", "assets", "interventions", "generators")
+MAY_IMPORT |= dict.fromkeys(("datasets", "transforms"), (*MAY_IMPORT["photographs"], "photographs"))
+MAY_IMPORT["pictures"] = (*MAY_IMPORT["datasets"], "datasets", "transforms")
+MAY_IMPORT["evaluation"] = (*MAY_IMPORT["pictures"], "models")
+MAY_IMPORT["training"] = (*MAY_IMPORT["evaluation"], "evaluation")  # a classifier is measured while it trains
+MAY_IMPORT |= dict.fromkeys(("demo", "rendering"), (*MAY_IMPORT["training"], "training"))
+MAY_IMPORT["papers"] = (*MAY_IMPORT["demo"], "demo")
+MAY_IMPORT["cli"] = (*MAY_IMPORT["papers"], "papers", "pictures", "rendering")
 MAY_IMPORT["__main__"] = ("cli",)  # python -m genaug
 
 
@@ -84,8 +81,8 @@ def test_imports_point_up_only(module: str, path: Path) -> None:
         ("genaug.models.mnist_cnn", "from genaug import load_generator"),
         ("genaug.generators.cgn_mnist", "def late():\n    import genaug.interventions.sampling"),
         ("genaug.datasets.counterfactual", "from genaug import training"),
-        ("genaug.training.cgn", "import genaug.cli"),
-        ("genaug.files", "from genaug.assets import store"),
+        ("genaug.training.generators.cgn", "import genaug.cli"),
+        ("genaug._common.files", "from genaug.assets import store"),
     ],
 )
 def test_an_import_that_points_down_is_seen(module: str, source: str) -> None:
@@ -110,8 +107,17 @@ def test_type_checkers_see_the_public_names_where_they_are() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("genaug")
         for alias in node.names
+        if alias.asname
     }
     assert declared == genaug._HOMES
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_module_is_still_found_under_the_name_that_the_documentation_promised(old: str, new: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved to {new}"):
+        module = importlib.import_module(old)
+    assert module is importlib.import_module(new)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
@@ -179,7 +185,7 @@ NETWORK = r"^\s*(?:import|from) (?:huggingface_hub|httpx?|requests|torch\.hub|ur
 
 
 @pytest.mark.parametrize(
-    "room", ["datasets", "generators", "interventions", "photographs", "recipes", "training", "transforms"]
+    "room", ["datasets", "generators", "interventions", "papers", "photographs", "pictures", "training", "transforms"]
 )
 def test_only_the_store_touches_the_network(room: str) -> None:
     assert re.search(NETWORK, (ROOT / "genaug" / "assets" / "hub.py").read_text(), re.MULTILINE)

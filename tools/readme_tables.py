@@ -1,6 +1,6 @@
 """Writes tables of figures from the results under benchmarks/results, so that none is typed in by hand.
 
-python tools/readme_tables.py            # rewrites README.md, pages of docs/ and genaug/recipes
+python tools/readme_tables.py            # rewrites README.md, pages of docs/ and genaug/papers
 python tools/readme_tables.py --check    # exits 1 if it is out of date, as a test does
 """
 
@@ -12,8 +12,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from genaug.recipes import RECIPES
-from genaug.recipes.cgn_table2 import GENERATED
+from genaug.papers import RECIPES
+from genaug.papers.cgn_table2 import GENERATED
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -201,7 +201,7 @@ def twins() -> str:
     for name, results in found.items():
         title = results["title"].split(" (")[0]
         for place, effect in enumerate(results["effects"]):
-            first = f"[{title}](../genaug/recipes/{name.replace('-', '_')}.py)" if place == 0 else ""
+            first = f"[{title}](../genaug/papers/{name.replace('-', '_')}.py)" if place == 0 else ""
             what = effect["what"].replace("|", "\\|")
             lines.append(f"| {first} | {what} | {effect['paper']} | {_here(effect)} | {effect['verdict']} |")
     runs = [run for results in found.values() for run in results["runs"]]
@@ -461,7 +461,7 @@ def cgn_memory() -> str:
 
 
 def measured() -> str:
-    """genaug/recipes/measured.json: what `genaug reproduce list` says of ours."""
+    """genaug/papers/measured.json: what `genaug reproduce list` says of ours."""
     found: dict[str, dict[str, str]] = {}
     parts = []
     for folder, row in (("original", "original"), *(("all", row) for row in BASELINES), ("embedded", "cgn")):

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genaug.files import atomic_path
-from genaug.video import save_video
+from genaug._common.files import atomic_path
+from genaug._common.video import save_video
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import genaug
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 
 RATE = 25  # frames a second, of which a GIF keeps the exact time: 40 ms a frame
 SHORTEST_BEAT = 0.25  # seconds between beats

@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
+from genaug._common.files import atomic_path, one_line
 from genaug.assets import cache
 from genaug.assets.formats import read_safetensors
 from genaug.assets.layouts import check_layout
 from genaug.assets.registry import ASSETS, KINDS, AssetError, Source
 from genaug.assets.store import pull
 from genaug.assets.tasks import TASKS
-from genaug.files import atomic_path, one_line
 
 
 def pull_all(task: str | None = None) -> Iterator[Path]:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from genaug._common.files import atomic_path, writable_folder
 from genaug.assets.registry import Asset, AssetError, Source, UnavailableAssetError
-from genaug.files import atomic_path, writable_folder
 
 RECORDED, PINNED, FIRST_USE = "recorded", "pinned", "first use"
 _VERSION = 1  # of the record and of the lock file

@@ -17,7 +17,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import Request, urlopen
 
-from genaug.progress import progress
+from genaug._common.progress import progress
 
 TRIES = 4  # in a row without a new byte
 TIMEOUT = 10.0  # seconds without a byte

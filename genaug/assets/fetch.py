@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.assets import cache, download, hub
 from genaug.assets.convert import WEIGHTS, main_files, write_converted
 from genaug.assets.registry import Asset, AssetError, File, Source, UnavailableAssetError

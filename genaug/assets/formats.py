@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genaug._common.files import DIGEST, digest, one_line
+from genaug.assets.ganspace import read_ganspace
 from genaug.assets.registry import AssetError
-from genaug.files import DIGEST, digest, one_line
-from genaug.ganspace import read_ganspace
 
 if TYPE_CHECKING:
     from torch import Tensor

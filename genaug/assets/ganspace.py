@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genaug.files import one_line
+from genaug._common.files import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from genaug._common.files import one_line
 from genaug.assets.cache import sha256 as sha256
 from genaug.assets.registry import UnavailableAssetError
-from genaug.files import one_line
 
 
 class RefusedError(OSError):

@@ -12,12 +12,12 @@ from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
+from genaug._common.files import DIGEST, atomic_path, one_line, writable_folder
 from genaug.assets.cache import sha256
 from genaug.assets.formats import SUFFIX
 from genaug.assets.hub import check_repository, upload
 from genaug.assets.registry import ASSETS, KINDS, NAMESPACE, Asset, AssetError
 from genaug.assets.store import EMBEDDED, asset_path, load_asset, save_asset
-from genaug.files import DIGEST, atomic_path, one_line, writable_folder
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # later rooms. Other packages name theirs as entry points of the group GROUP.
 HOMES = (
     "genaug.generators.cgn_mnist",
-    "genaug.generators.conditional_digits",
+    "genaug.generators.digits_vae",
     "genaug.generators.biggan",
     "genaug.generators.cgn",
     "genaug.generators.diffusion",

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genaug.arguments import check_choice, near
+from genaug._common.arguments import check_choice, near
+from genaug._common.files import DIGEST, atomic_path, digest, one_line
 from genaug.assets import cache
 from genaug.assets.cache import sha256
 from genaug.assets.formats import SUFFIX, read_safetensors
 from genaug.assets.layouts import check_layout
 from genaug.assets.registry import ASSETS, KINDS, Asset, AssetError, UnavailableAssetError
-from genaug.files import DIGEST, atomic_path, digest, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

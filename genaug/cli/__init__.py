@@ -113,8 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a failure, 2 for misuse, 128 + the signal's number if stopped by one (130: Ctrl-C).
     """
+    from genaug._common.files import DamagedFileError
     from genaug.assets.registry import AssetError, UnavailableAssetError
-    from genaug.files import DamagedFileError
 
     try:
         _check_not_empty(sys.argv[1:] if arguments is None else arguments)

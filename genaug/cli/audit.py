@@ -77,10 +77,10 @@ def audit(
         raise FileNotFoundError(f"no such folder: {data}")
     if classes is not None and not classes.is_file():
         raise FileNotFoundError(f"no such file: {classes}")
+    from genaug._common.files import writable_folder
     from genaug.evaluation import audit as run_audit
     from genaug.evaluation import load_classifier
     from genaug.evaluation.matching import ClassError, read_mapping, write_mapping
-    from genaug.files import writable_folder
 
     writable_folder(out)
     kept = out / "classes.json"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.cli.options import ArithmeticType, Device, Dtype, app, names
 
 # those of genaug.evaluation, which takes torch's seconds to import

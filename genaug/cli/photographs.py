@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.cli.options import Device, app
 
 # those of genaug.photographs, which takes torch's seconds to import

@@ -38,13 +38,13 @@ def demo(
 ) -> None:
     """Watch a classifier that looked at colour learn to look at shape: two or three minutes, no network."""
     if photos is not None:
-        from genaug.recipes import demo_photographs
+        from genaug.demo import photographs as demo_photographs
 
         demo_photographs.run(photos, out, seed=seed)
         return
     if digits == Digits.mnist:
         need_mnist(root, download)
-    from genaug.recipes import demo as recipe
+    from genaug.demo import digits as recipe
 
     recipe.run(out, seed=seed, digits=digits.value, root=root, download=download)
 
@@ -60,7 +60,7 @@ def sample(
     device: Device = "cpu",
 ) -> None:
     """Draw a sheet: of a counterfactual generator masks, textures, backgrounds and images, of any other its classes."""
-    from genaug.recipes import samples
+    from genaug.pictures import samples
 
     chosen = class_choice(classes)
     samples.run(name, out, num=columns, seed=seed, classes=chosen, truncation=truncation, device=device)
@@ -84,7 +84,7 @@ def interpolate(
 ) -> None:
     """Draw what lies between counterfactual images: over their shape, texture, background or all."""
     chosen = integers(classes, "--classes", repeats=True)
-    from genaug.recipes import interpolations
+    from genaug.pictures import interpolations
 
     written = interpolations.interpolate(
         name,
@@ -139,13 +139,13 @@ def walk(
         whose = "one with principal directions" if counterfactual else "a counterfactual one"
         raise ValueError(f"{foreign[0]} is for {whose}, which {name} is not")
     if counterfactual:
-        from genaug.recipes import interpolations
+        from genaug.pictures import interpolations
 
         points = 8 if points is None else points
         tell_written(out, interpolations.walk(generator, out, music=music, points=points, **common))
         return
     del generator  # the recipe calls the picture by its name, and loads it again
-    from genaug.recipes import samples
+    from genaug.pictures import samples
 
     written = samples.walk(
         name,
@@ -175,7 +175,7 @@ def stylize(
     """Paint a photograph in the texture that a counterfactual generator makes of a class."""
     if not image.is_file():
         raise ValueError(f"IMAGE must be a file, but there is no {image}")
-    from genaug.recipes import stylize as recipe
+    from genaug.pictures import stylize as recipe
 
     written = recipe.run(
         image,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.cli.options import (
     ArithmeticType,
     Classes,
@@ -88,7 +88,7 @@ def render(
         from genaug.assets.hub import check_repository
 
         check_repository(push)
-    from genaug import rendering
+    from genaug.rendering import writing as rendering
 
     options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": as_scale(scale)}
     of_transfer: dict[str, Any] = {"method": method, "size": size, "network": network, "decoder": decoder}
@@ -122,7 +122,7 @@ def render(
 
 
 def _mend(verify: Path | None, repair: Path | None, device: str, batch_size: int) -> None:
-    from genaug import rendering
+    from genaug.rendering import writing as rendering
 
     if repair is not None:
         done = rendering.repair(repair, device=device, batch_size=batch_size)

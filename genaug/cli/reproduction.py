@@ -34,7 +34,7 @@ from genaug.cli.options import (
     reproduce,
     split,
 )
-from genaug.recipes import RECIPES, Recipe
+from genaug.papers import RECIPES, Recipe
 
 
 @reproduce.command("list", epilog="Example: genaug reproduce list")
@@ -43,7 +43,7 @@ def reproduce_list() -> None:
     import shutil
     import textwrap
 
-    from genaug.recipes import measured
+    from genaug.papers import measured
 
     columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
     found = measured()
@@ -90,7 +90,7 @@ def reproduce_cgn_table1(
 ) -> None:
     """CGN, Table 1: which losses the CGN on ImageNet needs; a row that was cut off goes on where it stopped."""
     chosen = integers(seeds, "--seeds") or ()
-    from genaug.recipes import cgn_table1
+    from genaug.papers import cgn_table1
 
     cgn_table1.run(
         out,
@@ -132,7 +132,7 @@ def reproduce_cgn_table2(
     chosen_seeds = integers(seeds, "--seeds") or ()
     if set(names(variant, "--variant")) <= set(MNIST_VARIANTS):
         need_mnist(root, download)
-    from genaug.recipes import cgn_table2
+    from genaug.papers import cgn_table2
 
     cgn_table2.run(
         out,
@@ -165,7 +165,7 @@ def reproduce_cgn_table5(
     """CGN, Table 5: which signal of double-colored MNIST is stable across environments."""
     chosen = integers(seeds, "--seeds") or ()
     need_mnist(root, download)
-    from genaug.recipes import cgn_table5
+    from genaug.papers import cgn_table5
 
     cgn_table5.run(
         out,
@@ -192,7 +192,7 @@ def reproduce_cgn_figure6(
     """CGN, Figure 6: the latent space of a beta-VAE on colored MNIST, and how far it mixes colour and shape."""
     chosen = integers(seeds, "--seeds") or ()
     need_mnist(root, download)
-    from genaug.recipes import cgn_figure6
+    from genaug.papers import cgn_figure6
 
     cgn_figure6.run(out, root=root, seeds=chosen, download=download, device=device, dtype=dtype.of_torch())
 
@@ -224,7 +224,7 @@ def reproduce_cgn_figure7(
     chosen = integers(seeds, "--seeds") or ()
     if set(names(variant, "--variant")) <= set(MNIST_VARIANTS):
         need_mnist(root, download)
-    from genaug.recipes import cgn_figure7
+    from genaug.papers import cgn_figure7
 
     cgn_figure7.run(
         out,
@@ -266,7 +266,7 @@ def reproduce_genint_colored_mnist(
     chosen = {} if rows is None else {"rows": split(rows, "--rows")}
     if digits == Digits.mnist:
         need_mnist(root, download)
-    from genaug.recipes import genint_colored_mnist
+    from genaug.papers import genint_colored_mnist
 
     genint_colored_mnist.run(
         out,
@@ -301,7 +301,7 @@ def _add_recipe(name: str, recipe: Recipe) -> None:
         chosen = integers(seeds, "--seeds") or ()
         import importlib
 
-        importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}").TWIN.run(out, chosen)
+        importlib.import_module(f"genaug.papers.{name.replace('-', '_')}").TWIN.run(out, chosen)
 
 
 _WITH_COMMANDS = {command.name for command in reproduce.registered_commands}

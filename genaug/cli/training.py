@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.cli.options import (
     DATA,
     MNIST_VARIANTS,
@@ -34,7 +34,7 @@ from genaug.cli.options import (
     train,
 )
 
-# those of genaug.recipes.training_rows, likewise
+# those of genaug.papers.training_rows, likewise
 TRAINING_ROWS = [
     "imagenet-only",
     "stylized-imagenet",
@@ -66,7 +66,7 @@ def train_cgn_mnist(
     """Train the counterfactual generative network on biased digits; the same command again goes on where it stopped."""
     if variant in MNIST_VARIANTS:  # an unknown one is for the package to name
         need_mnist(root, download)
-    from genaug.training import cgn_mnist
+    from genaug.training.generators import cgn_mnist
 
     path = cgn_mnist.train(
         variant,
@@ -100,7 +100,8 @@ def train_cgn_imagenet(
     dtype: ArithmeticType = Dtype.float32,
 ) -> None:
     """Train the counterfactual generative network on what BigGAN draws; the same command goes on where it stopped."""
-    from genaug.training import cgn, cgn_miniature
+    from genaug.papers import cgn_miniature
+    from genaug.training.generators import cgn
 
     settings = cgn.settings_as(as_)
     changes = cgn_changes(steps, batch_size, accumulate, measured, no_inception, dtype)
@@ -123,7 +124,7 @@ def train_cgan_digits(
     device: Device = "cpu",
 ) -> None:
     """Train a small conditional generator, a VAE, on the demo's biased digits: a minute or two on one core."""
-    from genaug.training import cgan_digits
+    from genaug.training.generators import digits_vae as cgan_digits
 
     typer.echo(cgan_digits.train(out, seed=seed, steps=steps, device=device))
 
@@ -243,7 +244,7 @@ def train_classifier(
     if weights is not None:
         given["weights"] = None if weights == "none" else weights
     interventions = {"truncation": truncation, "components": components, "scale": as_scale(scale)}
-    from genaug.recipes import training_rows
+    from genaug.papers import training_rows
 
     results = training_rows.run(
         out,
@@ -286,7 +287,7 @@ def train_adain(
     device: Device = "cpu",
 ) -> None:
     """Train the decoder of style transfer in one pass; the same command again goes on where it stopped."""
-    from genaug.training import adain
+    from genaug.training.generators import adain
 
     path = adain.train(styles, content, out, network=network, seed=seed, steps=steps, workers=workers, device=device)
     typer.echo(path)

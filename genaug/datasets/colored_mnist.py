@@ -20,9 +20,9 @@ from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
-from genaug.arguments import check_choice, check_indices, check_integer, check_number
+from genaug._common.arguments import check_choice, check_indices, check_integer, check_number
+from genaug._common.files import list_images
 from genaug.datasets.digits import SIZE, Digits, load_digits
-from genaug.files import list_images
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, normal, uniform
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, check_indices, check_integer, check_number
+from genaug._common.arguments import check_choice, check_indices, check_integer, check_number
 from genaug.datasets.factors import (
     FACTORS,
     Classes,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import MNIST
 
-from genaug.arguments import check_choice
-from genaug.files import one_line
+from genaug._common.arguments import check_choice
+from genaug._common.files import one_line
 
 SOURCES = ("mnist", "sklearn")
 RESIZES = ("nearest", "nearest-exact")

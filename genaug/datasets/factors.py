@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal
 
-from genaug.arguments import check_choice, check_classes
+from genaug._common.arguments import check_choice, check_classes
 from genaug.datasets.generated import Options, names_of
 
 Factor = Literal["shape", "texture", "background"]

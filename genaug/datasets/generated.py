@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
-from genaug.arguments import check_choice, check_classes, check_device, check_indices, check_integer, check_truncation
+from genaug._common.arguments import (
+    check_choice,
+    check_classes,
+    check_device,
+    check_indices,
+    check_integer,
+    check_truncation,
+)
 from genaug.generators import load_generator
 from genaug.generators.batches import CPU_BATCH, in_batches, power_of_two_threads
 from genaug.generators.images import to_uint8

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, check_indices, check_integer, check_number
+from genaug._common.arguments import check_choice, check_indices, check_integer, check_number
 from genaug.assets import asset_path
 from genaug.datasets.generated import GeneratedDataset, Output
 from genaug.generators.batches import in_batches

@@ -24,9 +24,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaug.arguments import check_choice, check_indices, check_integer
+from genaug._common.arguments import check_choice, check_indices, check_integer
+from genaug._common.files import atomic_path, one_line
 from genaug.datasets.generated import Output, sample_of
-from genaug.files import atomic_path, one_line
 
 SETTINGS = "settings.json"
 FORMATS = {"webdataset": ".tar", "imagefolder": ".jsonl"}  # and the data file of each

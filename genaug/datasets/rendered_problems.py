@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from genaug.arguments import check_integer
+from genaug._common.arguments import check_integer
+from genaug._common.files import one_line
 from genaug.assets.cache import sha256
 from genaug.datasets.rendered import SUFFIXES, Layout, decoded, members
-from genaug.files import one_line
 
 
 def shard_problems(layout: Layout, shard: int) -> list[str]:

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
-from genaug.arguments import check_device, check_indices, check_integer
-from genaug.files import image_files, open_image
+from genaug._common.arguments import check_device, check_indices, check_integer
+from genaug._common.files import image_files, open_image
 
 
 class TransferredFolder(Dataset[Any]):

@@ -39,16 +39,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug import plotting
+from genaug._common import plotting
+from genaug._common.files import writable_folder
+from genaug._common.progress import progress
+from genaug._common.records import circumstances, write_results
 from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_digits, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import writable_folder
-from genaug.progress import progress
-from genaug.records import circumstances, write_results
-from genaug.training.digit_classifier import fit_classifier
-from genaug.training.processes import one_thread
+from genaug.training.classifier.digits import fit_classifier
+from genaug.training.shared.processes import one_thread
 
 GENERATORS = {"sklearn": "cgn-digits", "mnist": "cgn-double-colored-mnist"}
 INTERVENED = "cgan-digits"

@@ -24,15 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug import plotting
-from genaug.arguments import check_integer
+from genaug._common import plotting
+from genaug._common.arguments import check_integer
+from genaug._common.files import image_files, writable_folder
+from genaug._common.progress import progress
+from genaug._common.records import circumstances, write_results
 from genaug.datasets.counterfactual import CounterfactualDataset
-from genaug.files import image_files, writable_folder
 from genaug.interventions.blending import BLENDS, blend
 from genaug.interventions.sampling import generator_of
 from genaug.photographs.bank import PhotographBank
-from genaug.progress import progress
-from genaug.records import circumstances, write_results
 
 MOST = 240  # photographs, so that the demo takes minutes
 LEAST = 8  # of a class, to hold some out

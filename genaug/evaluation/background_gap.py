@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.evaluation.classes import IMAGENET9
 from genaug.evaluation.imagenet import subfolder
 from genaug.evaluation.results import Result, of_heads

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from genaug.arguments import check_device, check_integer, check_number
+from genaug._common.arguments import check_device, check_integer, check_number
+from genaug._common.files import atomic_path, writable_folder
+from genaug._common.plotting import Panel, save_curves
+from genaug._common.progress import progress
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
-from genaug.files import atomic_path, writable_folder
 from genaug.generators import load_generator
-from genaug.plotting import Panel, save_curves
-from genaug.progress import progress
 
 Images = Tensor | Dataset[Any] | Iterable[Any]
 Features = Callable[[Tensor], Tensor]

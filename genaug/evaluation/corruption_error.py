@@ -20,13 +20,13 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
+from genaug._common.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, frost_photographs
 from genaug.evaluation.imagenet import CLASSES, IMAGENET_IMAGES, subfolder
 from genaug.evaluation.results import Result, of_heads, write_heading
 from genaug.evaluation.scoring import Model, labelled_folders, missing_parts, preprocessing, score
-from genaug.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

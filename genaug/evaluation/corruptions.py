@@ -22,8 +22,8 @@ from torch import Generator, Tensor
 from torchvision import tv_tensors
 from torchvision.datasets.folder import is_image_file
 
-from genaug.arguments import check_choice, check_integer
-from genaug.files import one_line
+from genaug._common.arguments import check_choice, check_integer
+from genaug._common.files import one_line
 from genaug.interventions.sampling import generator_of
 
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from genaug.arguments import check_device, check_integer
-from genaug.files import one_line
+from genaug._common.arguments import check_device, check_integer
+from genaug._common.files import one_line
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name for the network that published figures are of
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 
+from genaug._common.plotting import FAINT, INK, new_figure, paste, save, text_width, write
 from genaug.evaluation.scoring import preprocessing
 from genaug.interventions.steering import evaluating, find_layer, generator_device
-from genaug.plotting import FAINT, INK, new_figure, paste, save, text_width, write
 
 SMALLEST = 128  # pixels that an image is at least drawn with: smaller ones are enlarged by whole factors
 OPACITY = 0.5  # of the map over its image

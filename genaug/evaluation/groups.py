@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.evaluation.intervals import wilson
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ImageFiles, Model, image_paths, missing_parts, score

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.evaluation.classes import IMAGENET, OBJECTNET
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ImageFiles, Model, labelled_folders, missing_parts, preprocessing, score

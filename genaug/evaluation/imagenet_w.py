@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
+from genaug._common.files import ImageError, one_line
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.imagenet import IMAGENET_IMAGES, subfolder
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import Model, labelled_folders, preprocessing, score
-from genaug.files import ImageError, one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

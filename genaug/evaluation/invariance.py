@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from genaug._common.plotting import FAINT, INK, axes_at, new_figure, save, write
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import Model, score
-from genaug.plotting import FAINT, INK, axes_at, new_figure, save, write
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from genaug.arguments import near
+from genaug._common.arguments import near
+from genaug._common.files import atomic_path
 from genaug.evaluation.classes import CUE_CONFLICT, IMAGENET, IMAGENET9, OBJECTNET
-from genaug.files import atomic_path
 
 Mapped = Mapping[str, Sequence[str | int]]
 

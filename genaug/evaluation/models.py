@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import near
+from genaug._common.arguments import near
+from genaug._common.files import one_line
 from genaug.assets.formats import read
 from genaug.assets.registry import AssetError
 from genaug.evaluation.scoring import IMAGENET_MEAN, IMAGENET_STD, Model, preprocessing
-from genaug.files import one_line
 from genaug.models.multi_head_resnet import MultiHeadClassifier
 
 TIMM = "timm/"

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from genaug.arguments import check_integer
+from genaug._common.arguments import check_integer
 
 
 def mutual_information(

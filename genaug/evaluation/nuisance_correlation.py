@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from genaug.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer
+from genaug._common.plotting import Panel, save_curves
+from genaug._common.progress import progress
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.generators.images import from_uint8
 from genaug.interventions.sampling import generator_of
 from genaug.interventions.steering import evaluating
-from genaug.plotting import Panel, save_curves
-from genaug.progress import progress
 
 HIDDEN = 128  # units of the fully connected classifier
 STEPS = 300  # of its training, each on all of its images

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from genaug._common.records import aligned
 from genaug.evaluation.scoring import ENSEMBLE
-from genaug.records import aligned
 
 One = TypeVar("One", bound="Result")
 
@@ -83,7 +83,7 @@ def partial_line(missing: tuple[str, ...]) -> str:
 
 def write_heading(figure: Any, title: str, subtitle: str, missing: tuple[str, ...]) -> None:
     """What stands above every picture of a result: the third line, at 78 pixels, says what it lacks, if anything."""
-    from genaug import plotting
+    from genaug._common import plotting
 
     plotting.write(figure, 24, 34, title, weight="bold", size=14)
     plotting.write(figure, 24, 56, subtitle, color=plotting.FAINT, size=10)
@@ -98,7 +98,7 @@ def plot_bars(result: Result, path: str | os.PathLike[str]) -> None:
         ValueError: the file's name says no picture format.
         OSError: the folder cannot be written.
     """
-    from genaug import plotting
+    from genaug._common import plotting
 
     results = result.by_head()
     figures = list(result.figures())

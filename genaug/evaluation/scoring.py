@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchvision.transforms import v2
 
-from genaug.arguments import check_device, check_integer
-from genaug.files import ImageError, list_images, open_as_published
+from genaug._common.arguments import check_device, check_integer
+from genaug._common.files import ImageError, list_images, open_as_published
+from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.interventions.steering import evaluating, fitting_memory
-from genaug.progress import progress
 
 ENSEMBLE = "ensemble"  # the head that is the model's answer, and the only one of a plain model
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from genaug._common.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.evaluation.results import Result, of_heads, write_heading
 from genaug.evaluation.scoring import ImageFiles, Model, image_paths, missing_parts, score
-from genaug.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable

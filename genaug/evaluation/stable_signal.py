@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaug.arguments import check_number
+from genaug._common.arguments import check_number
+from genaug._common.plotting import FAINT, INK, axes_at, new_figure, save, text_width, write
+from genaug._common.records import aligned
 from genaug.evaluation.results import Result
 from genaug.evaluation.scoring import ENSEMBLE, Model, score
-from genaug.plotting import FAINT, INK, axes_at, new_figure, save, text_width, write
-from genaug.records import aligned
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

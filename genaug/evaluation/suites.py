@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
+from genaug._common.files import atomic_path, digest, writable_folder
+from genaug._common.plotting import FAINT, INK, new_figure, save, write
+from genaug._common.records import circumstances, foreign, read_results, write_results
 from genaug.evaluation.background_gap import OTHERS, background_gap
 from genaug.evaluation.corruption_error import corruption_error
 from genaug.evaluation.groups import groups_suite
@@ -31,9 +34,6 @@ from genaug.evaluation.imagenet_w import imagenet_w
 from genaug.evaluation.results import Result, partial_mark
 from genaug.evaluation.scoring import Model, place, preprocessing
 from genaug.evaluation.shape_bias import shape_bias
-from genaug.files import atomic_path, digest, writable_folder
-from genaug.plotting import FAINT, INK, new_figure, save, write
-from genaug.records import circumstances, foreign, read_results, write_results
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

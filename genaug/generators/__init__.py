@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_device
+from genaug._common.arguments import check_device
 
 
 def classes_of(table: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, check_device, check_integer
+from genaug._common.arguments import check_choice, check_device, check_integer
 from genaug.assets.registry import Asset, Kind, register
 from genaug.generators import check_labels, classes_of
 from genaug.generators.batches import CPU_BATCH, in_batches

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_integer, check_number
+from genaug._common.arguments import check_integer, check_number
+from genaug._common.files import atomic_path
 from genaug.assets.registry import Kind, register
-from genaug.files import atomic_path
 from genaug.generators import load_generator, pipelines
 from genaug.generators.batches import CPU_BATCH
 from genaug.generators.pipeline_layers import LayerAt, hooked, read

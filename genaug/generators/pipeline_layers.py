@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from genaug.arguments import near
+from genaug._common.arguments import near
 from genaug.generators.pipelines import denoiser_of, modules_of
 
 CALLS = 2  # of a layer in one step: some pipelines call their network once with the prompt and once without

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genaug._common.files import one_line
 from genaug.assets import AssetError
-from genaug.files import one_line
 
 CACHE_BYTES = 256 * 2**20  # of prompt embeddings that are kept
 DETERMINISTIC = "DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from genaug.files import DIGEST, atomic_path, writable_folder
+from genaug._common.files import DIGEST, atomic_path, writable_folder
 from genaug.generators.images import to_uint8
 
 if TYPE_CHECKING:

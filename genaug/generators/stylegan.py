@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_integer
+from genaug._common.arguments import check_integer
 
 LAYER = "w"  # what the mapping network returns
 

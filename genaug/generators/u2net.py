@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer
 from genaug.assets.registry import Asset, Kind, register
 from genaug.generators.biggan_layers import winograd_convolve, winograd_kernel
 

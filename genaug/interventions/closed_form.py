@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_integer
+from genaug._common.arguments import check_integer
 from genaug.interventions.directions import Directions, fingerprint
 from genaug.interventions.sampling import normal
 from genaug.interventions.steering import evaluating, find_layer, generator_device, layer_output

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.files import DIGEST, atomic_path, digest, one_line, writable_folder
-from genaug.ganspace import read_ganspace
+from genaug._common.files import DIGEST, atomic_path, digest, one_line, writable_folder
+from genaug.assets.ganspace import read_ganspace
 from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of, steer
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_classes, check_integer, check_truncation
-from genaug.files import atomic_path
+from genaug._common.arguments import check_classes, check_integer, check_truncation
+from genaug._common.files import atomic_path
+from genaug._common.progress import progress
 from genaug.interventions.directions import Directions, fingerprint, fixed_output, read_tensors
 from genaug.interventions.sampling import normal, permutation
 from genaug.interventions.steering import (
@@ -32,7 +33,6 @@ from genaug.interventions.steering import (
     noise_moments,
     noise_of,
 )
-from genaug.progress import progress
 
 GROUP = 32  # consecutive samples that share a class: subtracting their mean takes the class out of the covariance
 WIDE = 2048  # entries of a layer above which its covariance is not held: 32 MiB here, but 8 GiB for BigGAN's gen_z

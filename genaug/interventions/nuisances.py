@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 from genaug.interventions.sampling import integers, permutation, seeds, uniform
 
 # Phrases that fit after "a photo of a {label}, " for things one can photograph

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, near
-from genaug.files import one_line
+from genaug._common.arguments import check_choice, near
+from genaug._common.files import one_line
 from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, truncated_normal, uniform
 
 # kind of noise -> how it is drawn, and its mean and standard deviation

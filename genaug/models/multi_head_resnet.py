@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import ResNet
 
-from genaug.arguments import check_choice, check_integer, near
-from genaug.files import atomic_path
+from genaug._common.arguments import check_choice, check_integer, near
+from genaug._common.files import atomic_path
 
 HEADS = ("shape", "texture", "background")
 ENSEMBLE = "ensemble"

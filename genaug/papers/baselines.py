@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_device, check_integer, check_number
+from genaug._common.arguments import check_device, check_integer, check_number
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN
-from genaug.training.digit_classifier import check_images, check_training, descend, initialised, shuffled
+from genaug.training.classifier.digits import check_images, check_training, descend, initialised, shuffled
 from genaug.training.objectives import irm_penalty
 
 # correlations of label and colour in the environments that IRM is shown (CGN, section 4.3)

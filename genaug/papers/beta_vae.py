@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_device, check_integer, check_number
+from genaug._common.arguments import check_device, check_integer, check_number
+from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
-from genaug.progress import progress
-from genaug.training.cgan_digits import divergence
-from genaug.training.digit_classifier import check_training
+from genaug.training.classifier.digits import check_training
+from genaug.training.generators.digits_vae import divergence
 
 LEARNING_RATE = 1e-3  # constant for the first half of the steps, then linearly down to zero
 BATCH_SIZE = 128

@@ -30,14 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug import plotting
-from genaug.arguments import check_device, check_integer
+from genaug._common import plotting
+from genaug._common.arguments import check_device, check_integer
+from genaug._common.files import atomic_path, writable_folder
+from genaug._common.records import aligned, circumstances, read_runs, write_results
 from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.mutual_information import mutual_information
-from genaug.files import atomic_path, writable_folder
 from genaug.generators.images import from_uint8, to_uint8
-from genaug.records import aligned, circumstances, read_runs, write_results
-from genaug.training.beta_vae import BetaVAE, fit_beta_vae
+from genaug.papers.beta_vae import BetaVAE, fit_beta_vae
 
 BETA = 4.0
 STEPS = 2_000

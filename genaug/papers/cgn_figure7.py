@@ -33,20 +33,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug.arguments import check_choice, check_device, check_integer
+from genaug._common.arguments import check_choice, check_device, check_integer
+from genaug._common.files import writable_folder
+from genaug._common.plotting import Panel, save_curves
+from genaug._common.progress import progress
+from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.counterfactual import blend_uint8
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import writable_folder
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.sampling import integers, normal
-from genaug.plotting import Panel, save_curves
-from genaug.progress import progress
-from genaug.records import aligned, circumstances, read_runs, spread, write_results
-from genaug.training.digit_classifier import fit_classifier
+from genaug.training.classifier.digits import fit_classifier
 
 NUMBERS = (10_000, 100_000, 1_000_000)
 PER_NOISE = (1, 5, 10, 20)

@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
+from genaug._common.progress import progress
 from genaug.generators.cgn import CGN, MINIATURE
 from genaug.generators.images import from_uint8
 from genaug.interventions.sampling import integers, truncated_normal, uniform
-from genaug.progress import progress
-from genaug.training.cgn import MECHANISMS, Pretrained, Settings
-from genaug.training.cgn_losses import RandomFeatures
-from genaug.training.resumable import Every
+from genaug.training.generators.cgn import MECHANISMS, Pretrained, Settings
+from genaug.training.generators.cgn_losses import RandomFeatures
+from genaug.training.shared.resumable import Every
 
 SIZE, CLASSES, Z_DIM = 32, 4, 16
 CONFIG: dict[str, Any] = {

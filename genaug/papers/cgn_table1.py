@@ -31,12 +31,12 @@ from typing import Any
 
 import torch
 
-from genaug.arguments import check_choice, check_integer
-from genaug.files import writable_folder
-from genaug.records import aligned, circumstances, read_runs, spread, write_results
-from genaug.training import cgn_miniature
-from genaug.training.cgn import EVERY, Pretrained, Settings, from_assets, measure, settings_as, train
-from genaug.training.processes import processes
+from genaug._common.arguments import check_choice, check_integer
+from genaug._common.files import writable_folder
+from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
+from genaug.papers import cgn_miniature
+from genaug.training.generators.cgn import EVERY, Pretrained, Settings, from_assets, measure, settings_as, train
+from genaug.training.shared.processes import processes
 
 WHAT = "this recipe"
 KEYS = ("row", "seed")  # of a run

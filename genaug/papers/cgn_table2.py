@@ -46,18 +46,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug.arguments import check_choice, check_device
+from genaug._common.arguments import check_choice, check_device
+from genaug._common.files import writable_folder
+from genaug._common.progress import progress
+from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import writable_folder
 from genaug.models.mnist_cnn import NormalisedMnistCNN
-from genaug.progress import progress
-from genaug.records import aligned, circumstances, read_runs, spread, write_results
-from genaug.training import plain_gan
-from genaug.training.baselines import (
+from genaug.papers import plain_gan
+from genaug.papers.baselines import (
     ENVIRONMENTS,
     EPOCHS,
     IRM_WEIGHT,
@@ -68,7 +68,7 @@ from genaug.training.baselines import (
     fit_irm,
     fit_lntl,
 )
-from genaug.training.digit_classifier import fit_classifier, fit_normalised, shuffled
+from genaug.training.classifier.digits import fit_classifier, fit_normalised, shuffled
 
 GENERATED = ("cgn", "mixed", "best")  # rows that need the CGN's weights
 ROWS = ("original", "gan", "irm-2", "irm-5", "lntl", "cgn", "mixed", "best", "best-original")

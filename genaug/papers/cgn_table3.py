@@ -22,12 +22,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.scoring import ENSEMBLE
 from genaug.evaluation.shape_bias import shape_bias
-from genaug.recipes.demo import EPOCHS, small_network
-from genaug.recipes.twin_data import BIAS, COUNTERFACTUALS, Heads, biased, fit_heads, new_digits, painted, top_k
-from genaug.recipes.twins import Figures, Twin, difference
-from genaug.training.digit_classifier import fit_classifier
+from genaug.papers.twin_data import BIAS, COUNTERFACTUALS, Heads, biased, fit_heads, new_digits, painted, top_k
+from genaug.papers.twins import Figures, Twin, difference
+from genaug.training.classifier.digits import fit_classifier
 
 PLAIN, COLUMN = "biased digits", "shape bias, %"
 

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from genaug.datasets.colored_mnist import same_colour
+from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.accuracy import batches
 from genaug.evaluation.background_gap import background_gap
 from genaug.evaluation.scoring import Model
-from genaug.recipes.demo import EPOCHS, small_network
-from genaug.recipes.twin_data import BIAS, COUNTERFACTUALS, biased, fit_heads, new_digits, painted
-from genaug.recipes.twins import Figures, Twin, difference
-from genaug.training.digit_classifier import fit_classifier
+from genaug.papers.twin_data import BIAS, COUNTERFACTUALS, biased, fit_heads, new_digits, painted
+from genaug.papers.twins import Figures, Twin, difference
+from genaug.training.classifier.digits import fit_classifier
 
 PLAIN, OURS = "biased digits", "CGN, shape and texture heads"
 

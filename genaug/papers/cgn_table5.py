@@ -26,17 +26,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from genaug.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer
+from genaug._common.files import writable_folder
+from genaug._common.progress import progress
+from genaug._common.records import circumstances, foreign, read_runs, write_results
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import load_variant
 from genaug.datasets.counterfactual import FACTORS, CounterfactualDataset
 from genaug.evaluation.accuracy import accuracy
 from genaug.evaluation.stable_signal import StableSignal, stable_signal
-from genaug.files import writable_folder
-from genaug.progress import progress
-from genaug.records import circumstances, foreign, read_runs, write_results
-from genaug.training.digit_classifier import fit_classifier
+from genaug.training.classifier.digits import fit_classifier
 
 GENERATOR = "cgn-double-colored-mnist"
 SIGNALS = dict(zip(FACTORS, ("shape", "object colour", "background colour"), strict=True))

@@ -50,8 +50,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug import plotting
-from genaug.arguments import check_choice, check_integer
+from genaug._common import plotting
+from genaug._common.arguments import check_choice, check_integer
+from genaug._common.files import atomic_path, writable_folder
+from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.datasets.digits import load_digits
 from genaug.datasets.environments import (
     FIRST,
@@ -64,16 +66,14 @@ from genaug.datasets.environments import (
 )
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.files import atomic_path, writable_folder
 from genaug.generators.conditional_perceptron import ConditionalPerceptron
 from genaug.generators.images import to_uint8
 from genaug.interventions.directions import read_tensors
 from genaug.interventions.fitting import fit_directions
 from genaug.interventions.sampling import truncated_normal
 from genaug.interventions.steering import intervene
-from genaug.records import aligned, circumstances, read_runs, spread, write_results
-from genaug.training.invariant import fit_invariant
-from genaug.training.small_generators import fit_gan, fit_vae
+from genaug.papers.invariant import fit_invariant
+from genaug.papers.small_generators import fit_gan, fit_vae
 
 WHAT = "this recipe"
 KEYS = ("variant", "row", "seed")  # of a run

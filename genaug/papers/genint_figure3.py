@@ -22,12 +22,12 @@ from pathlib import Path
 
 from torch.utils.data import TensorDataset
 
+from genaug._common.plotting import Panel
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
+from genaug.demo.digits import COMPONENTS, INTERVENED, SCALE
 from genaug.evaluation.nuisance_correlation import fit_nuisance_regressor, nuisance_correlation
-from genaug.plotting import Panel
-from genaug.recipes.demo import COMPONENTS, INTERVENED, SCALE
-from genaug.recipes.twin_data import GENERATOR, biased, generated
-from genaug.recipes.twins import Effect, Figures, Twin, draw_curves, points
+from genaug.papers.twin_data import GENERATOR, biased, generated
+from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
 
 COUNTS = (2, 4, 6, 8, 10)
 LEARNT = 10_000  # interventions that the regressor learns from

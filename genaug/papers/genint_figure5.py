@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from genaug._common.plotting import Panel
+from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.causal_bound import causal_bound, held_out_bandwidth
-from genaug.plotting import Panel
-from genaug.recipes.demo import EPOCHS, small_network
-from genaug.recipes.twin_data import INTERVENTIONS, generated, new_digits, painted, top_k, unit_directions
-from genaug.recipes.twins import Effect, Figures, Twin, draw_curves, points
-from genaug.training.digit_classifier import fit_classifier
+from genaug.papers.twin_data import INTERVENTIONS, generated, new_digits, painted, top_k, unit_directions
+from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
+from genaug.training.classifier.digits import fit_classifier
 
 SCALES = (0, 5, 10, 15, 30)
 TRUNCATION = 0.5

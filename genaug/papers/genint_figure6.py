@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from genaug._common.plotting import Panel
+from genaug.demo.digits import COMPONENTS, INTERVENED
 from genaug.evaluation.causal_bound import search_interventions
-from genaug.plotting import Panel
-from genaug.recipes.demo import COMPONENTS, INTERVENED
-from genaug.recipes.twin_data import GENERATOR, new_digits, painted, unit_directions
-from genaug.recipes.twins import Effect, Figures, Twin, draw_curves, points
+from genaug.papers.twin_data import GENERATOR, new_digits, painted, unit_directions
+from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
 
 VARIED: dict[str, tuple[float, ...]] = {
     "truncation": (0.2, 0.4, 0.6, 0.8, 1.0),

@@ -18,8 +18,8 @@ augmentation over biased digits: +44.91 [+38.12, +51.70].
 
 from __future__ import annotations
 
-from genaug.recipes.twin_data import INTERVENTIONS, classifiers, new_digits, painted, top_k
-from genaug.recipes.twins import Figures, Twin, difference
+from genaug.papers.twin_data import INTERVENTIONS, classifiers, new_digits, painted, top_k
+from genaug.papers.twins import Figures, Twin, difference
 
 
 def measure(seed: int) -> Figures:

@@ -22,8 +22,8 @@ from torch.utils.data import TensorDataset
 
 from genaug.evaluation.corruption_error import corruption_error
 from genaug.evaluation.corruptions import CORRUPTIONS
-from genaug.recipes.twin_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted
-from genaug.recipes.twins import Figures, Twin, difference
+from genaug.papers.twin_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted
+from genaug.papers.twins import Figures, Twin, difference
 
 LEFT_OUT = "frost"  # needs photographs
 TESTS = {"biased": BIAS, "random colours": 0.0}

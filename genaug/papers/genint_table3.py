@@ -17,8 +17,8 @@ augmentation: +5.75 [+1.55, +9.96].
 
 from __future__ import annotations
 
-from genaug.recipes.twin_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted, top_k
-from genaug.recipes.twins import Effect, Figures, Twin, difference
+from genaug.papers.twin_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted, top_k
+from genaug.papers.twins import Effect, Figures, Twin, difference
 
 NEW_BIAS = 0.5
 TESTS = {"as in training": BIAS, "new set": NEW_BIAS}

@@ -21,11 +21,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from genaug.demo.digits import EPOCHS, INTERVENED, small_network
 from genaug.generators import load_generator
-from genaug.recipes.demo import EPOCHS, INTERVENED, small_network
-from genaug.recipes.twin_data import INTERVENTIONS, generated, new_digits, painted, top_k
-from genaug.recipes.twins import Figures, Twin, difference
-from genaug.training.digit_classifier import fit_classifier
+from genaug.papers.twin_data import INTERVENTIONS, generated, new_digits, painted, top_k
+from genaug.papers.twins import Figures, Twin, difference
+from genaug.training.classifier.digits import fit_classifier
 
 TRUNCATIONS = (1.0, 1.5, 2.0)
 INTERVENTIONAL, COLUMN = "interventional, truncation 1", "top-1, %"

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_integer, check_number
+from genaug._common.arguments import check_integer, check_number
+from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
-from genaug.progress import progress
 from genaug.training.objectives import irm_penalty
 
 

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer
+from genaug._common.progress import progress
 from genaug.generators.cgn_mnist import texture_mechanism
 from genaug.generators.images import from_uint8, to_uint8
-from genaug.progress import progress
-from genaug.training.cgn_mnist import TwoDiscriminators, draw_classes, follow
-from genaug.training.digit_classifier import check_images, check_training
+from genaug.training.classifier.digits import check_images, check_training
+from genaug.training.generators.cgn_mnist import TwoDiscriminators, draw_classes, follow
 
 STEPS = 1_000
 BATCH_SIZE = 32

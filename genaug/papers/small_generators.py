@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_integer
+from genaug._common.arguments import check_integer
+from genaug._common.progress import progress
 from genaug.generators.conditional_perceptron import ConditionalPerceptron
 from genaug.generators.images import from_uint8
-from genaug.progress import progress
-from genaug.training.cgan_digits import divergence
-from genaug.training.cgn_mnist import PACKED, TwoDiscriminators
+from genaug.training.generators.cgn_mnist import PACKED, TwoDiscriminators
+from genaug.training.generators.digits_vae import divergence
 
 VAE_BATCH, GAN_BATCH = 128, 64
 

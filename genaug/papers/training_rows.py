@@ -41,12 +41,12 @@ from typing import Any
 
 from torchvision.transforms.v2.functional import to_pil_image
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
+from genaug._common.files import list_images, staging_folder, writable_folder
 from genaug.datasets.colored_mnist import DoubleColoredMNIST, demo_digits
-from genaug.files import list_images, staging_folder, writable_folder
+from genaug.demo.digits import COMPONENTS, GENERATORS, INTERVENED, SCALE
 from genaug.models.multi_head_resnet import HEADS
-from genaug.recipes.demo import COMPONENTS, GENERATORS, INTERVENED, SCALE
-from genaug.training.classifier import Settings, Source, train
+from genaug.training.classifier.loop import Settings, Source, train
 
 AS = ("paper", "released")
 FOLDER = ""  # the name of a stylised source that the user has to name

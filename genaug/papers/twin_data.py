@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genaug._common.progress import progress
 from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_digits, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
+from genaug.demo.digits import COMPONENTS, EPOCHS, GENERATORS, IMAGES, INTERVENED, SCALE, WIDTHS, small_network
 from genaug.evaluation.accuracy import batches
 from genaug.evaluation.scoring import ENSEMBLE, Model, score
 from genaug.generators import load_generator
-from genaug.generators.conditional_digits import ConditionalDigits
+from genaug.generators.digits_vae import ConditionalDigits
 from genaug.generators.images import from_uint8
 from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions
-from genaug.progress import progress
-from genaug.recipes.demo import COMPONENTS, EPOCHS, GENERATORS, IMAGES, INTERVENED, SCALE, WIDTHS, small_network
-from genaug.training.digit_classifier import DECAY, LEARNING_RATE, fit_classifier
+from genaug.training.classifier.digits import DECAY, LEARNING_RATE, fit_classifier
 
 BIAS = DEMO_BIAS  # of the training digits
 SETTINGS: dict[str, Any] = {"digits": "sklearn", "bias": BIAS, "training_images": IMAGES, "epochs": EPOCHS}

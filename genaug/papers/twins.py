@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genaug import plotting
-from genaug.arguments import check_integer
-from genaug.files import writable_folder
-from genaug.records import aligned, circumstances, foreign, read_results, spread, write_results
+from genaug._common import plotting
+from genaug._common.arguments import check_integer
+from genaug._common.files import writable_folder
+from genaug._common.records import aligned, circumstances, foreign, read_results, spread, write_results
 
 Figures = dict[str, dict[str, float]]  # row -> column -> value
 

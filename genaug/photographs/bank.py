@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, check_indices, check_number
+from genaug._common.arguments import check_choice, check_indices, check_number
+from genaug._common.files import ImageError, list_images, open_image
 from genaug.assets import Kind, register
-from genaug.files import ImageError, list_images, open_image
 from genaug.generators import check_labels
 from genaug.generators.images import from_uint8
 from genaug.interventions import blending

@@ -22,13 +22,13 @@ from PIL import Image
 from torch import Tensor
 
 import genaug
-from genaug.arguments import check_choice, check_integer, check_process
-from genaug.files import ImageError, ImageFiles, image_files, naming_full_disk, staging_folder, writable_folder
+from genaug._common.arguments import check_choice, check_integer, check_process
+from genaug._common.files import ImageError, ImageFiles, image_files, naming_full_disk, staging_folder, writable_folder
+from genaug._common.progress import progress
+from genaug._common.records import differences
 from genaug.photographs import format as layout
 from genaug.photographs.inpainting import FILLINGS, background_of, object_of
 from genaug.photographs.masks import MaskSource, cleaned, mask_source, open_photograph, without_masks
-from genaug.progress import progress
-from genaug.records import differences
 
 SHARD_SIZE = 100  # photographs: what a killed process loses at most
 BATCH = 8  # photographs that a network is given at a time

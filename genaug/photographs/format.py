@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug.arguments import check_indices
+from genaug._common.arguments import check_indices
+from genaug._common.files import atomic_path, one_line, writable_folder
 from genaug.assets.cache import sha256
-from genaug.files import atomic_path, one_line, writable_folder
 
 BANK = "bank.json"
 SUMMARY = "summary.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
 
 FILLINGS = ("strip", "telea", "lama", "tiles")
 _GROW = 0.03  # the hole reaches this share of the image past the mask: shadows, halos, and the edges of wrong masks

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from genaug.arguments import check_device, near
-from genaug.files import ImageError, ImageFiles, one_line, open_with_alpha
+from genaug._common.arguments import check_device, near
+from genaug._common.files import ImageError, ImageFiles, one_line, open_with_alpha
 
 NETWORKS = ("u2netp", "u2net")
 # Side of what the networks see, in pixels. They were trained at 320. At 256 masks are a little better and take two

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
-from genaug import plotting
+from genaug._common import plotting
 from genaug.photographs.format import BankFiles, Entry
 
 _SHOWN = 48  # cutouts on a sheet

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, check_classes, check_integer, check_truncation
+from genaug._common.arguments import check_choice, check_classes, check_integer, check_truncation
+from genaug._common.files import one_line, writable_folder
+from genaug._common.plotting import save_sheet
+from genaug._common.progress import progress
+from genaug._common.records import write_results
+from genaug._common.video import RATE, beats, keep_step, moves, read_wav, save_video
 from genaug.datasets.factors import FACTORS
 from genaug.datasets.generated import names_of
-from genaug.files import one_line, writable_folder
 from genaug.generators.images import to_uint8
 from genaug.interventions.sampling import integers
 from genaug.interventions.steering import generator_device, noise_of
-from genaug.plotting import save_sheet
-from genaug.progress import progress
-from genaug.recipes.samples import AT_ONCE, found_generator, made_parts, save_image
-from genaug.records import write_results
-from genaug.video import RATE, beats, keep_step, moves, read_wav, save_video
+from genaug.pictures.samples import AT_ONCE, found_generator, made_parts, save_image
 
 OVER = (*FACTORS, "all")
 BETWEEN = ("classes", "noises", "both")

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug.arguments import check_classes, check_device, check_integer, check_number, check_truncation
+from genaug._common.arguments import check_classes, check_device, check_integer, check_number, check_truncation
+from genaug._common.files import atomic_path
+from genaug._common.plotting import save_animation, save_sheet
+from genaug._common.progress import progress
+from genaug._common.video import moves
 from genaug.assets import asset_path
 from genaug.datasets.factors import best_classes
 from genaug.datasets.generated import names_of
-from genaug.files import atomic_path
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
@@ -34,9 +37,6 @@ from genaug.interventions.steering import (
     noise_of,
     steer,
 )
-from genaug.plotting import save_animation, save_sheet
-from genaug.progress import progress
-from genaug.video import moves
 
 MOST_COLUMNS = 1_000  # of a sheet
 ROWS = 5  # classes of a sheet, unless they are named

@@ -13,15 +13,15 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2 import functional as v2
 
-from genaug.arguments import check_classes, check_integer, check_truncation
-from genaug.files import open_image
+from genaug._common.arguments import check_classes, check_integer, check_truncation
+from genaug._common.files import open_image
+from genaug._common.progress import progress
+from genaug._common.video import moves, save_video
 from genaug.generators.images import to_uint8
-from genaug.progress import progress
-from genaug.recipes.interpolations import Way, found_counterfactual
-from genaug.recipes.samples import save_image
+from genaug.pictures.interpolations import Way, found_counterfactual
+from genaug.pictures.samples import save_image
 from genaug.transforms.style_transfer import CONTENT_LAYER, STYLE_LAYERS, gatys
 from genaug.transforms.vgg import load_encoder
-from genaug.video import moves, save_video
 
 SMALLEST, LARGEST = 16, 4096  # pixels of the shorter side of what can be stylised
 MOST_FRAMES = 10_000

@@ -32,7 +32,10 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 import genaug
-from genaug.arguments import check_choice, check_integer, check_process
+from genaug._common.arguments import check_choice, check_integer, check_process
+from genaug._common.files import FULL, staging_folder, sweep, writable_folder
+from genaug._common.progress import progress
+from genaug._common.records import differences, write_results
 from genaug.assets import KINDS, asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.counterfactual import CounterfactualDataset
@@ -42,10 +45,7 @@ from genaug.datasets.rendered import BLOCK, FORMATS, SETTINGS, SUFFIXES, Layout,
 from genaug.datasets.rendered_problems import index_problems, shard_problems
 from genaug.datasets.transferred import TransferredFolder
 from genaug.evaluation.classes import IMAGENET
-from genaug.files import FULL, staging_folder, sweep, writable_folder
 from genaug.generators import load_generator
-from genaug.progress import progress
-from genaug.records import differences, write_results
 from genaug.transforms.style_transfer import StyleTransferIntervention
 
 QUALITY = 95  # of JPEG and WebP, unless it is said

@@ -1,1 +1,1 @@
-"""Training: generators and classifiers."""
+"""Training: losses and loaders for your own loop, and the trainers of classifiers and generators."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from genaug.arguments import check_integer
+from genaug._common.arguments import check_integer
 from genaug.evaluation.scoring import place, score
 from genaug.interventions.sampling import generator_of, integers, uniform
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaug.arguments import check_device
-from genaug.training.batches import Form, Targets
-from genaug.training.class_names import check_classes_agree, classes_of
+from genaug._common.arguments import check_device
 from genaug.training.objectives import IGNORED, REAL
-from genaug.training.streams import Stream, length, processes_of_torch
+from genaug.training.shared.batches import Form, Targets
+from genaug.training.shared.class_names import check_classes_agree, classes_of
+from genaug.training.shared.streams import Stream, length, processes_of_torch
 
 _STATE = ("epoch", "step", "synthetic", "loaders", "processes")
 

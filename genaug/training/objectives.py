@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_number
+from genaug._common.arguments import check_number
 
 REAL = 0  # the source of real images
 IGNORED = -100  # a head's label where an image has none, as `cross_entropy` has it

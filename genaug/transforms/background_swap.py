@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from genaug.arguments import check_choice, check_number
+from genaug._common.arguments import check_choice, check_number
 from genaug.interventions.blending import extended
 from genaug.photographs.bank import PhotographBank
 

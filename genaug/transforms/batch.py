@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from genaug.arguments import check_integer, check_number
+from genaug._common.arguments import check_integer, check_number
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 TRIES = 10  # of a crop, as torchvision has it

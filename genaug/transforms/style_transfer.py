@@ -22,7 +22,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import is_pure_tensor, pil_to_tensor
 
-from genaug.arguments import check_choice, check_integer, check_number
+from genaug._common.arguments import check_choice, check_integer, check_number
 from genaug.interventions import sampling
 from genaug.interventions.steering import fitting_memory
 from genaug.transforms.lbfgs import minimise

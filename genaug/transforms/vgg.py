@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genaug._common.files import digest
 from genaug.assets import AssetError, load_asset
 from genaug.assets.registry import Asset, Kind, register
-from genaug.files import digest
 
 # the channels of the image and of VGG19's convolutions up to conv4_1, and after which of these it halves the sides
 WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from genaug.arguments import check_device, check_indices, check_integer, check_number
+from genaug._common.arguments import check_device, check_indices, check_integer, check_number
 
 
 def test_integers_of_numpy_are_integers() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from genaug.files import (
+from genaug._common.files import (
     ImageError,
     atomic_path,
     image_files,
@@ -68,7 +68,7 @@ def test_a_read_only_folder_is_named(tmp_path):
 
 def killed(tmp_path, code):
     """Runs code that is killed where it says so, as the scheduler's last signal does."""
-    begin = f"import os\nfrom pathlib import Path\nfrom genaug.files import *\nout = Path({str(tmp_path)!r})\n"
+    begin = f"import os\nfrom pathlib import Path\nfrom genaug._common.files import *\nout = Path({str(tmp_path)!r})\n"
     run = subprocess.run([sys.executable, "-c", f"{begin}{code}"], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
 
@@ -100,7 +100,7 @@ def test_a_full_disk_names_the_file(tmp_path, write):
 import resource, signal, torch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a quota: EFBIG
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 with atomic_path({str(tmp_path / "result.pt")!r}) as path:
     {write}
 """

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from genaug.plotting import Panel, image_grid, save_curves, save_sheet
+from genaug._common.plotting import Panel, image_grid, save_curves, save_sheet
 
 
 def numbered(count: int, channels: int = 3) -> Tensor:

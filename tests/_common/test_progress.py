@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from genaug import progress as module
-from genaug.progress import progress
+from genaug._common import progress as module
+from genaug._common.progress import progress
 
 
 class Terminal(io.StringIO):

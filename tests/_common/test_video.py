@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genaug.video import beats, keep_step, read_wav, save_video
+from genaug._common.video import beats, keep_step, read_wav, save_video
 
 CLICKS = (0.5, 1.0, 1.75, 2.5)
 

@@ -17,7 +17,7 @@ from genaug.assets.cache import sha256
 from genaug.assets.convert import convert
 from genaug.assets.publish import publish
 from genaug.assets.registry import Asset
-from genaug.recipes import samples
+from genaug.pictures import samples
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from genaug import RenderedDataset, rendering
+from genaug import RenderedDataset
 from genaug.datasets import rendered
 from genaug.rendering import render, repair, verify
+from genaug.rendering import writing as rendering
 
 
 @pytest.fixture(params=["webdataset", "imagefolder"])

@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from genaug.datasets.colored_mnist import DoubleColoredMNIST, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
-from genaug.recipes import demo
+from genaug.demo import digits as demo
 
 
 @pytest.fixture

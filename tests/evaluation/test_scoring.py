@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet50_Weights
 
+from genaug._common.files import ImageError
 from genaug.evaluation import accuracy, preprocessing, score
 from genaug.evaluation.scoring import ImageFiles, image_paths, labelled_folders
-from genaug.files import ImageError
 
 SEVEN = TensorDataset(torch.rand(7, 3, 4, 4), torch.arange(7))
 

@@ -8,7 +8,7 @@ import torch
 from genaug import GenerativeInterventionDataset, fit_directions, load_generator
 from genaug.assets import save_asset
 from genaug.assets.layouts import shapes_of
-from genaug.generators.conditional_digits import ConditionalDigits
+from genaug.generators.digits_vae import ConditionalDigits
 
 
 @pytest.fixture

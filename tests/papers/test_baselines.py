@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genaug.datasets.colored_mnist import ColoredMNIST, DoubleColoredMNIST
-from genaug.training import baselines
-from genaug.training.baselines import (
+from genaug.papers import baselines
+from genaug.papers.baselines import (
     ENVIRONMENTS,
     colour_levels,
     colour_loss,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from genaug.training.beta_vae import BetaVAE, fit_beta_vae
+from genaug.papers.beta_vae import BetaVAE, fit_beta_vae
 
 
 def test_the_loss_is_the_lower_bound_by_hand() -> None:

@@ -14,7 +14,7 @@ from genaug.datasets.colored_mnist import load_variant
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.generators import load_generator
 from genaug.generators.cgn_mnist import CGNMnist
-from genaug.recipes import cgn_figure6, cgn_figure7, cgn_table5
+from genaug.papers import cgn_figure6, cgn_figure7, cgn_table5
 
 pytestmark = pytest.mark.usefixtures("untrained")
 

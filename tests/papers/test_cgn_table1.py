@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from genaug.recipes import cgn_table1
-from genaug.training import cgn_miniature
-from genaug.training.processes import World
+from genaug.papers import cgn_miniature, cgn_table1
+from genaug.training.shared.processes import World
 
 FOUND = {"mask": 0.25, "entropy": 0.1, "distance": 0.2, "texture": 30.0, "saliency": 0.01, "score": 3.0}
 CIRCUMSTANCES = {"training_seconds": 1.0, "device": "cpu", "threads": 1, "torch": "2", "genaug": "0"}

@@ -11,7 +11,7 @@ import torch
 
 from genaug.assets import AssetError, save_asset
 from genaug.generators.cgn_mnist import CGNMnist
-from genaug.recipes import cgn_table2
+from genaug.papers import cgn_table2
 
 pytestmark = pytest.mark.usefixtures("untrained")
 

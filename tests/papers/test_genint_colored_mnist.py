@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from genaug.recipes import genint_colored_mnist as recipe
+from genaug.papers import genint_colored_mnist as recipe
 
 TINY: dict[str, Any] = {"digits": "sklearn"}
 

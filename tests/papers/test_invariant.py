@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genaug.training.invariant import fit_invariant
+from genaug.papers.invariant import fit_invariant
 
 
 def two_pixels(count: int, agreements: tuple[float, ...], seed: int = 0) -> list[tuple[Tensor, Tensor]]:

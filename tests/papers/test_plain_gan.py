@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genaug.datasets.colored_mnist import DoubleColoredMNIST
-from genaug.training import plain_gan
+from genaug.papers import plain_gan
 
 
 @pytest.fixture(scope="module")

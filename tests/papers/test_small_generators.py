@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genaug.training import plain_gan, small_generators
-from genaug.training.small_generators import fit_gan, fit_vae
+from genaug.papers import plain_gan, small_generators
+from genaug.papers.small_generators import fit_gan, fit_vae
 
 SIDE = 8
 

@@ -12,8 +12,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from genaug import MultiHeadResNet, cli
 from genaug.assets import AssetError
-from genaug.recipes import training_rows
-from genaug.recipes.training_rows import ROWS, plan, run, tiny, write_digits
+from genaug.papers import training_rows
+from genaug.papers.training_rows import ROWS, plan, run, tiny, write_digits
 
 # GenInt, section 5.3, and for ResNet-152 its fine-tuning; CGN, appendix C.4: epochs, photographs a step, learning rate,
 # epochs a drop, what a drop multiplies by, optimiser, weight decay, weights to start from

@@ -15,8 +15,8 @@ import torch
 from genaug import CounterfactualDataset, cli
 from genaug.datasets.colored_mnist import same_colour
 from genaug.evaluation import invariance
-from genaug.recipes import RECIPES, cgn_table3, cgn_table4, twin_data
-from genaug.recipes.twins import AS, OPEN, REVERSED, Effect, Figures, Twin, of_effect, points, table
+from genaug.papers import RECIPES, cgn_table3, cgn_table4, twin_data
+from genaug.papers.twins import AS, OPEN, REVERSED, Effect, Figures, Twin, of_effect, points, table
 
 pytestmark = pytest.mark.usefixtures("untrained")
 
@@ -254,7 +254,7 @@ def test_effects_of_the_papers_own_figures_are_the_papers() -> None:
         },
     }
     for name, figures in tables.items():
-        effects = importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}").TWIN.effects
+        effects = importlib.import_module(f"genaug.papers.{name.replace('-', '_')}").TWIN.effects
         assert {effect.what: round(effect.of(figures), 2) for effect in effects} == {
             effect.what: of_paper(effect.paper) for effect in effects
         }
@@ -285,7 +285,7 @@ TWINS = [name for name, recipe in RECIPES.items() if recipe.twin]
 def test_every_twin_runs_from_end_to_end(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = importlib.import_module(f"genaug.recipes.{name.replace('-', '_')}")
+    module = importlib.import_module(f"genaug.papers.{name.replace('-', '_')}")
     small = {
         "IMAGES": 200,
         "EPOCHS": 1,

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from synthetic_photographs import draw_photographs
 
+from genaug._common.files import ImageError, open_image
 from genaug.cli import main
-from genaug.files import ImageError, open_image
 from genaug.photographs import build, inpainting
 from genaug.photographs.build import build_bank, cutout, damaged_shards, doubts, repair_bank
 from genaug.photographs.inpainting import FILLINGS, background_of, box_of_hole, continued, hole_of, object_of

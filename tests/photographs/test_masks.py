@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from synthetic_photographs import draw_photographs
 
-from genaug.files import ImageError, image_files
+from genaug._common.files import ImageError, image_files
 from genaug.photographs.masks import SaliencyNetwork, cleaned, mask_source, open_photograph, without_masks
 
 DISC = np.hypot(*np.mgrid[-20:20, -30:30]) < 12  # 40 x 60

@@ -16,11 +16,12 @@ from torchvision.transforms.v2.functional import to_pil_image
 from genaug import CounterfactualDataset, MixedLoader, MultiHeadLoss, MultiHeadResNet, PhotographBank, RenderedDataset
 from genaug.cli import main
 from genaug.datasets.rendered import read_settings
-from genaug.recipes import demo_photographs, interpolations, samples
+from genaug.demo import photographs as demo_photographs
+from genaug.pictures import interpolations, samples
 from genaug.rendering import render
-from genaug.training.classifier_loaders import _generated
-from genaug.training.classifier_settings import Settings, Source
-from genaug.training.processes import World
+from genaug.training.classifier.loaders import _generated
+from genaug.training.classifier.settings import Settings, Source
+from genaug.training.shared.processes import World
 
 
 def test_a_sheet_shows_whole_objects(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

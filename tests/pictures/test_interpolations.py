@@ -15,8 +15,8 @@ from genaug.assets.layouts import shapes_of
 from genaug.generators import classes_of
 from genaug.generators.cgn import CGN, MINIATURE
 from genaug.interventions.composition import compose
-from genaug.recipes import interpolations, stylize
-from genaug.recipes.interpolations import Way, spherical
+from genaug.pictures import interpolations, stylize
+from genaug.pictures.interpolations import Way, spherical
 
 
 def way(name: str = "cgn-digits", **options: object) -> Way:

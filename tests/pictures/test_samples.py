@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from genaug import fit_directions, load_generator
 from genaug.assets import save_asset
 from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep
-from genaug.recipes import samples
+from genaug.pictures import samples
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from contract import counterfactual, generative
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
-from genaug import ColoredMNIST, RenderedDataset, rendering
-from genaug.files import staging_folder
+from genaug import ColoredMNIST, RenderedDataset
+from genaug._common.files import staging_folder
 from genaug.rendering import render, repair, verify
+from genaug.rendering import writing as rendering
 
 
 @pytest.fixture(params=["webdataset", "imagefolder"])

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset, WeightedRandomSampler
 
 from genaug import CounterfactualDataset, GenIntLoss, MixedLoader
-from genaug.training import streams
+from genaug.training.shared import streams
 from tests.training.test_mixing import loader, shown
 
 IMAGES = torch.zeros(2, 3, 4, 4)
@@ -152,7 +152,7 @@ def test_a_label_that_no_logit_is_for_is_named() -> None:
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int = 2) -> None:
-    for module in ("genaug.training.streams", "genaug.training.mixing"):
+    for module in ("genaug.training.shared.streams", "genaug.training.mixing"):
         monkeypatch.setattr(f"{module}.processes_of_torch", lambda: (rank, world))
 
 

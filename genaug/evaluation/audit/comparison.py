@@ -133,7 +133,7 @@ def write_answers(folder: Path, answers: np.ndarray, made: np.ndarray, design: D
     """Keep the model's answers, from which `compare` reads them."""
     from safetensors.numpy import save_file
 
-    from genaug.files import atomic_path
+    from genaug._common.files import atomic_path
 
     tensors = {
         "answers": answers.astype(np.int32),

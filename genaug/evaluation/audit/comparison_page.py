@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genaug._common.files import atomic_path, writable_folder
+from genaug._common.records import write_results
 from genaug.evaluation.audit import page
 from genaug.evaluation.audit.measures import ACCURACIES, EFFECTS, GEOMETRY
 from genaug.evaluation.audit.report import _SHORT, _TABLE, write_csv
-from genaug.files import atomic_path, writable_folder
-from genaug.records import write_results
 
 if TYPE_CHECKING:
     from genaug.evaluation.audit.comparison import Comparison

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
+from genaug._common.files import atomic_path, writable_folder
+from genaug._common.records import write_results
 from genaug.evaluation.audit import page
 from genaug.evaluation.audit.comparison import RESULTS, write_answers
 from genaug.evaluation.audit.measures import ACCURACIES, EFFECTS, GEOMETRY
 from genaug.evaluation.scoring import ENSEMBLE
-from genaug.files import atomic_path, writable_folder
-from genaug.records import write_results
 
 if TYPE_CHECKING:
     from genaug.evaluation.audit.run import Audit

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genaug.arguments import check_integer
+from genaug._common.arguments import check_integer
+from genaug._common.records import circumstances
 from genaug.evaluation.audit.composites import Design, Images, draw
 from genaug.evaluation.audit.measures import FEW, TITLES, Answers, Measure, as_percent, composites_of
 from genaug.evaluation.intervals import Composites, Estimate
@@ -26,7 +27,6 @@ from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ENSEMBLE, Model, place, preprocessing, score
 from genaug.interventions.sampling import permutation
 from genaug.photographs.format import BankFiles
-from genaug.records import circumstances
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
-from genaug.arguments import check_choice
+from genaug._common.arguments import check_choice
+from genaug._common.files import ImageError, image_files, open_image
 from genaug.datasets.rendered import RenderedDataset
-from genaug.files import ImageError, image_files, open_image
 from genaug.interventions.sampling import generator_of, uniform
 from genaug.transforms.batch import DRAWS, MEAN, STD, crop_boxes, crop_flip_normalise
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_device
+from genaug._common.arguments import check_device
+from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
-from genaug.progress import progress
 
 LEARNING_RATE = 1.0
 DECAY = 0.7  # of the learning rate, after each epoch

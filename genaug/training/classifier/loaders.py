@@ -19,11 +19,11 @@ from genaug.evaluation.classes import IMAGENET
 from genaug.generators import load_generator
 from genaug.interventions.sampling import generator_of
 from genaug.models.multi_head_resnet import HEADS
-from genaug.training.class_names import by_value
-from genaug.training.classifier_data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
-from genaug.training.classifier_settings import Settings, Source
+from genaug.training.classifier.data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
+from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader
-from genaug.training.processes import World
+from genaug.training.shared.class_names import by_value
+from genaug.training.shared.processes import World
 
 LENGTH = 1_000_000  # images of a generator, before they come again in another order and other crops
 

@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from genaug.arguments import check_integer
+from genaug._common.arguments import check_integer
+from genaug._common.files import atomic_path, image_files, naming_full_disk, open_image, writable_folder
+from genaug._common.progress import progress
+from genaug._common.records import circumstances, write_results
 from genaug.evaluation.scoring import (
     ENSEMBLE,
     IMAGENET_MEAN,
@@ -33,20 +36,17 @@ from genaug.evaluation.scoring import (
     preprocessing,
     score,
 )
-from genaug.files import atomic_path, image_files, naming_full_disk, open_image, writable_folder
 from genaug.interventions.sampling import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
-from genaug.progress import progress
-from genaug.records import circumstances, write_results
-from genaug.training.classifier_data import (
+from genaug.training.classifier.data import (
     BAD_IMAGES,
 )
-from genaug.training.classifier_loaders import mixed_loader
-from genaug.training.classifier_settings import Settings, Source
+from genaug.training.classifier.loaders import mixed_loader
+from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader
 from genaug.training.objectives import GenIntLoss, MultiHeadLoss
-from genaug.training.processes import World, processes
-from genaug.training.resumable import resume, truncate_log
+from genaug.training.shared.processes import World, processes
+from genaug.training.shared.resumable import resume, truncate_log
 
 PLAIN = ("label",)  # the one head of a classifier that is to have none
 LOG_EVERY = 50  # steps

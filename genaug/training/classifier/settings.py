@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from genaug.arguments import check_choice, check_integer, check_number
+from genaug._common.arguments import check_choice, check_integer, check_number
 from genaug.models.multi_head_resnet import AGGREGATES
-from genaug.training.classifier_data import AUGMENTATIONS
+from genaug.training.classifier.data import AUGMENTATIONS
 
 KINDS = ("counterfactual", "intervention", "rendered", "stylized")
 OPTIMIZERS = ("sgd", "adam")

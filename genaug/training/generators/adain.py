@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import is_image_file
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
-from genaug.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer
+from genaug._common.files import open_image, writable_folder
 from genaug.assets import save_asset
 from genaug.evaluation.scoring import MOST_WORKERS
-from genaug.files import open_image, writable_folder
 from genaug.interventions.sampling import integers, uniform
-from genaug.training.resumable import machine, optimise, resume
+from genaug.training.shared.resumable import machine, optimise, resume
 from genaug.transforms.style_transfer import adaptive_instance_norm, statistics
 from genaug.transforms.vgg import Encoder, decoder, load_encoder
 
@@ -243,7 +243,7 @@ def _step(run: _Run, encoder: Encoder, contents: Tensor, styles: Tensor, setting
 @torch.no_grad()
 def _sample_sheet(network: nn.Module, encoder: Encoder, pairs: Crops, device: torch.device, path: Path) -> None:
     """The first pairs and what the decoder makes of them."""
-    from genaug.plotting import save_sheet
+    from genaug._common.plotting import save_sheet
 
     contents, styles = (torch.stack(part) for part in zip(*(pairs[i] for i in range(SHOWN)), strict=True))
     features = encoder(_to_float(contents, device))[-1]

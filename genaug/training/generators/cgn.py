@@ -27,18 +27,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_choice, check_integer, check_number, check_truncation
+from genaug._common.arguments import check_choice, check_integer, check_number, check_truncation
+from genaug._common.files import digest, writable_folder
+from genaug._common.progress import progress
+from genaug._common.records import circumstances, write_results
 from genaug.assets import AssetError, asset_path, load_asset
 from genaug.assets.store import save_asset
 from genaug.evaluation.generation_quality import generation_quality
-from genaug.files import digest, writable_folder
 from genaug.generators.cgn import CGN
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, truncated_normal, uniform
-from genaug.progress import progress
-from genaug.records import circumstances, write_results
-from genaug.training.cgn_losses import (
+from genaug.training.generators.cgn_losses import (
     TAU,
     RandomFeatures,
     StyleDistance,
@@ -47,8 +47,8 @@ from genaug.training.cgn_losses import (
     mask_interval,
     patch_grid,
 )
-from genaug.training.processes import World, processes
-from genaug.training.resumable import Every, machine, optimise, resume
+from genaug.training.shared.processes import World, processes
+from genaug.training.shared.resumable import Every, machine, optimise, resume
 
 LOSSES = ("rec", "shape", "text", "bg")
 MECHANISMS = ("f_shape", "f_text", "f_bg")
@@ -486,7 +486,7 @@ def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> d
 @torch.no_grad()
 def save_sheet(cgn: CGN, path: str | os.PathLike[str], truncation: float = 1.0) -> None:
     """Draws what each mechanism makes of fixed noise, a column a class, as the paper's Figure 5 and appendix D."""
-    from genaug.plotting import save_sheet as save
+    from genaug._common.plotting import save_sheet as save
 
     columns = torch.arange(len(SHEET_CLASSES))
     known = cgn.num_classes > max(SHEET_CLASSES)

@@ -20,15 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genaug.arguments import check_choice, check_device, check_integer
+from genaug._common.arguments import check_choice, check_device, check_integer
+from genaug._common.files import writable_folder
 from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits, load_variant
-from genaug.files import writable_folder
 from genaug.generators.cgn_mnist import MASK_RANGE, CGNMnist
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.composition import compose
-from genaug.training.cgn_losses import RandomFeatures, gram_matrix, mask_entropy
-from genaug.training.resumable import machine, optimise, resume
+from genaug.training.generators.cgn_losses import RandomFeatures, gram_matrix, mask_entropy
+from genaug.training.shared.resumable import machine, optimise, resume
 
 PACKED = 4  # images of one class that the discriminator judges together
 
@@ -428,7 +428,7 @@ def follow(average: nn.Module, module: nn.Module, weight: float) -> None:
 @torch.no_grad()
 def _sample_sheet(generator: CGNMnist, path: Path) -> None:
     """Each class by its own mechanisms, and the same shapes with random textures and backgrounds; fixed noise."""
-    from genaug.plotting import save_sheet
+    from genaug._common.plotting import save_sheet
 
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(10)

@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer
+from genaug._common.files import writable_folder
 from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits
-from genaug.files import writable_folder
-from genaug.generators.conditional_digits import PALETTE, ConditionalDigits
+from genaug.generators.digits_vae import PALETTE, ConditionalDigits
 from genaug.generators.images import from_uint8, to_uint8
-from genaug.training.resumable import machine, optimise, resume
+from genaug.training.shared.resumable import machine, optimise, resume
 
 FRAME = 3  # columns at either side where no digit is
 UNIT = 16.0  # see `colours_first`
@@ -240,7 +240,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor, settings: Settings) -> dict
 @torch.no_grad()
 def _sample_sheet(generator: ConditionalDigits, path: Path) -> None:
     """Three digits of each class; fixed noise."""
-    from genaug.plotting import save_sheet
+    from genaug._common.plotting import save_sheet
 
     draw = torch.Generator().manual_seed(0)
     weight = generator.gen_z.weight

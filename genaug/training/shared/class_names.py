@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import Subset
 
 from genaug.datasets.generated import names_of
-from genaug.training.batches import LABEL_KEYS
+from genaug.training.shared.batches import LABEL_KEYS
 
 _NAMED = 6  # classes of a list before a message says ...
 

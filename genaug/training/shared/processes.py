@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from genaug.arguments import check_device
+from genaug._common.arguments import check_device
 
 
 @dataclass(frozen=True)

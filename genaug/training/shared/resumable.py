@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genaug.files import DamagedFileError, atomic_path, naming_full_disk, one_line
-from genaug.progress import progress
+from genaug._common.files import DamagedFileError, atomic_path, naming_full_disk, one_line
+from genaug._common.progress import progress
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 100

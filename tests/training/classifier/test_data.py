@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset
-from genaug.files import ImageError
+from genaug._common.files import ImageError
 from genaug.rendering import render
-from genaug.training.classifier_data import (
+from genaug.training.classifier.data import (
     AUGMENTATIONS,
     EpochBatches,
     Generated,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug.evaluation import accuracy
-from genaug.training.digit_classifier import fit_classifier, fit_normalised
+from genaug.training.classifier.digits import fit_classifier, fit_normalised
 
 
 def bars(number: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def test_global_random_state_stays_where_it_is() -> None:
 
 
 def test_each_image_is_seen_once_an_epoch_in_the_asked_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    import genaug.training.digit_classifier as module
+    import genaug.training.classifier.digits as module
 
     batches = []
 

@@ -23,14 +23,15 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import MultiHeadResNet
+from genaug._common.files import ImageError
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.scoring import preprocessing
-from genaug.files import ImageError
 from genaug.rendering import render
-from genaug.training import classifier, classifier_loaders
-from genaug.training import processes as torchrun
-from genaug.training.classifier import Settings, Source, train
-from genaug.training.classifier_data import EpochBatches, Photographs, augmentation
+from genaug.training.classifier import loaders as classifier_loaders
+from genaug.training.classifier import loop as classifier
+from genaug.training.classifier.data import EpochBatches, Photographs, augmentation
+from genaug.training.classifier.loop import Settings, Source, train
+from genaug.training.shared import processes as torchrun
 
 SIZE = 32
 Folders = tuple[Path, Path]
@@ -624,7 +625,7 @@ def test_weights_that_are_not_finite_are_not_saved(
 PROCESSES = """
 import json, os, random, signal, socket, sys
 import torch
-from genaug.training.classifier import Settings, Source, train
+from genaug.training.classifier.loop import Settings, Source, train
 
 torch.set_num_threads(1)
 images, validation, out, task = sys.argv[1:]

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from genaug import MultiHeadClassifier, MultiHeadResNet
+from genaug._common.files import DamagedFileError, ImageError
 from genaug.evaluation import load_classifier
-from genaug.files import DamagedFileError, ImageError
-from genaug.recipes import training_rows
-from genaug.training import classifier, classifier_loaders
-from genaug.training.classifier import train
-from genaug.training.resumable import truncate_log
-from tests.training.test_classifier import COUNTERFACTUALS, folder, run, settings
+from genaug.papers import training_rows
+from genaug.training.classifier import loaders as classifier_loaders
+from genaug.training.classifier import loop as classifier
+from genaug.training.classifier.loop import train
+from genaug.training.shared.resumable import truncate_log
+from tests.training.classifier.test_loop import COUNTERFACTUALS, folder, run, settings
 
 TWELVE = list(map(str, range(12)))
 SORTED = sorted(TWELVE)  # 0, 1, 10, 11, 2, ...

@@ -12,8 +12,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 from genaug import AssetError, StyleTransferIntervention
 from genaug.assets import load_asset, save_asset
 from genaug.assets.layouts import shapes_of
-from genaug.training import adain, resumable
-from genaug.training.adain import Crops, Settings, losses, train
+from genaug.training.generators import adain
+from genaug.training.generators.adain import Crops, Settings, losses, train
+from genaug.training.shared import resumable
 from genaug.transforms.style_transfer import adaptive_instance_norm, statistics
 from genaug.transforms.vgg import Encoder, decoder
 

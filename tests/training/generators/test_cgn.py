@@ -27,12 +27,22 @@ from genaug.assets import AssetError
 from genaug.generators.cgn import CGN, MINIATURE
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
-from genaug.training import cgn as training
-from genaug.training import cgn_miniature
-from genaug.training.cgn import PAPER, RELEASED, Draws, Pretrained, Settings, losses, measure, settings_as, train
-from genaug.training.cgn_losses import RandomFeatures
-from genaug.training.processes import World
-from genaug.training.resumable import Every
+from genaug.papers import cgn_miniature
+from genaug.training.generators import cgn as training
+from genaug.training.generators.cgn import (
+    PAPER,
+    RELEASED,
+    Draws,
+    Pretrained,
+    Settings,
+    losses,
+    measure,
+    settings_as,
+    train,
+)
+from genaug.training.generators.cgn_losses import RandomFeatures
+from genaug.training.shared.processes import World
+from genaug.training.shared.resumable import Every
 
 CPU = torch.device("cpu")
 SMALL = replace(cgn_miniature.tiny(PAPER), steps=3, batch_size=2, accumulate=2, measured=20)

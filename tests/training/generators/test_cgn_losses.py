@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from genaug.assets import load_asset, save_asset
-from genaug.training.cgn import load_features
-from genaug.training.cgn_losses import (
+from genaug.training.generators.cgn import load_features
+from genaug.training.generators.cgn_losses import (
     RandomFeatures,
     StyleDistance,
     VGG16Features,

@@ -12,8 +12,8 @@ from genaug import CounterfactualDataset
 from genaug.datasets.colored_mnist import demo_digits
 from genaug.generators import load_generator
 from genaug.generators.cgn_mnist import CGNMnist
-from genaug.training import cgn_mnist, resumable
-from genaug.training.cgn_mnist import (
+from genaug.training.generators import cgn_mnist
+from genaug.training.generators.cgn_mnist import (
     Discriminator,
     StyleLoss,
     TwoDiscriminators,
@@ -25,6 +25,7 @@ from genaug.training.cgn_mnist import (
     train,
     unevenness,
 )
+from genaug.training.shared import resumable
 
 
 def test_mask_entropy_is_one_where_undecided_and_falls_toward_either_end():

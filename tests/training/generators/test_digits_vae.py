@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 from genaug import GenerativeInterventionDataset
 from genaug.datasets.colored_mnist import demo_digits
-from genaug.generators.conditional_digits import PALETTE, ConditionalDigits
+from genaug.generators.digits_vae import PALETTE, ConditionalDigits
 from genaug.generators.images import from_uint8
-from genaug.training import cgan_digits, resumable
-from genaug.training.cgan_digits import Encoder, colours_first, decode, divergence, prepare, train
+from genaug.training.generators import digits_vae as cgan_digits
+from genaug.training.generators.digits_vae import Encoder, colours_first, decode, divergence, prepare, train
+from genaug.training.shared import resumable
 
 
 def test_divergence_by_hand():

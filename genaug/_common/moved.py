@@ -1,0 +1,36 @@
+"""Old import paths that the documentation promised: they still work, and warn. To be removed after one release."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "genaug.generators.conditional_digits": "genaug.generators.digits_vae",
+    "genaug.plotting": "genaug.pictures",
+    "genaug.recipes": "genaug.papers",
+    "genaug.recipes.samples": "genaug.pictures.samples",
+    "genaug.training.baselines": "genaug.papers.baselines",
+}
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Finds a module under its old name, after Python has not found it."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old, new = module.__name__, MOVED[module.__name__]
+        warnings.warn(f"{old} has moved to {new}", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = importlib.import_module(new)  # the import statement takes what it finds here

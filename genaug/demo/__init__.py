@@ -1,0 +1,1 @@
+"""`genaug demo`: the effect of counterfactual images, on digits or on your own photographs, in minutes."""

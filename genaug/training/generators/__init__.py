@@ -1,0 +1,1 @@
+"""Trainers of generators, one file for each."""

@@ -1,0 +1,1 @@
+"""What the trainers share: resumable runs, processes, streams of samples, batches."""
