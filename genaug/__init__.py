@@ -56,7 +56,7 @@ _HOMES = {
 
 __all__ = [*_HOMES, "__version__"]
 
-sys.meta_path.append(MovedModules())
+sys.meta_path.insert(0, MovedModules())  # first: a folder that a checkout has left counts as a package
 
 
 def __getattr__(name: str) -> Any:

@@ -568,10 +568,10 @@ def main() -> int:
         digits: written(digits.read_text(), table2=table2(), speed=speed(), coloured=coloured(), best=best()),
         photos: written(photos.read_text(), photographs=photographs()),
         imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
-        ROOT / "genaug" / "recipes" / "measured.json": measured(),
+        ROOT / "genaug" / "papers" / "measured.json": measured(),
     }
     for name, results in _twins().items():
-        file = ROOT / "genaug" / "recipes" / f"{name.replace('-', '_')}.py"
+        file = ROOT / "genaug" / "papers" / f"{name.replace('-', '_')}.py"
         files[file] = head_of(file.read_text(), results)
     if parser.parse_args().check:
         return int(any(not file.exists() or file.read_text() != text for file, text in files.items()))
