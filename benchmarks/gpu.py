@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset, PhotographBank
-from genaug.files import atomic_path
+from genaug._common.files import atomic_path
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn import CGN, MINIATURE
 
