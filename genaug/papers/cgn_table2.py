@@ -19,10 +19,10 @@ the variant's test split, where factors are random. The colouring is the same fo
 weights, the order and what is generated. The rows, of which --rows all takes every one:
 
     original      the fully biased training split
-    gan           that, and as many images of a conditional GAN without mechanisms (`training/plain_gan.py`)
+    gan           that, and as many images of a conditional GAN without mechanisms (`papers/plain_gan.py`)
     irm-2, irm-5  invariant risk minimisation on 2 environments (90 and 100% correlation) or 5 (90, 92.5, 95, 97.5
-                  and 100%), which the training split is shared out to (`training/baselines.py`)
-    lntl          learning not to learn, on the training split (`training/baselines.py`)
+                  and 100%), which the training split is shared out to (`papers/baselines.py`)
+    lntl          learning not to learn, on the training split (`papers/baselines.py`)
     cgn           counterfactuals alone, ten to a shape's noise, which the released code does for the paper's row
                   Original + CGN
     mixed         both together, what the paper's name for its row suggests; the rerun found that it harms wildlife
