@@ -1,6 +1,6 @@
-"""The command line: a thin face over the package. Every command imports what it calls, so that `--help` is instant.
+"""The command line. Each command imports the code that it runs, so that `--help` answers at once.
 
-What several commands share is in `options`; the other modules have the commands, in the order of `genaug --help`.
+`options` has what several commands share. The other modules have the commands, in the order of `genaug --help`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _UsageError = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
 
-# what a user can mend by asking differently; everything else is a failure
+# errors that the user can correct by other arguments; all other errors are failures
 _MISUSE = (
     ValueError,
     TypeError,
@@ -61,7 +61,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _genaug(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback after an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
@@ -71,7 +71,7 @@ def _genaug(
 
 
 class _Stopped(BaseException):
-    """A scheduler's signal, on whose way out what is staged is removed."""
+    """A signal of a scheduler, raised as an exception so that temporary files are removed."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -105,10 +105,10 @@ def _check_not_empty(arguments: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; an error becomes one line on standard error.
+    """Run the command line and print errors as one line on standard error.
 
     Args:
-        arguments: in place of `sys.argv[1:]`.
+        arguments: the arguments (default: `sys.argv[1:]`).
 
     Returns:
         The exit code: 0, 1 for a failure, 2 for misuse, 128 + the signal's number if stopped by one (130: Ctrl-C).

@@ -1,4 +1,4 @@
-"""The command that measures classifiers."""
+"""The command that evaluates classifiers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genaug._common.arguments import check_choice
-from genaug.cli.options import ArithmeticType, Device, Dtype, app, names
+from genaug.cli.options import DATA_PANEL, RUNTIME, ArithmeticType, Device, Dtype, app, names
 
 # those of genaug.evaluation, which takes torch's seconds to import
 SUITE_NAMES = [
@@ -30,26 +30,38 @@ SUITE_NAMES = [
 @app.command(epilog="Example: genaug evaluate resnet50 --suite shape-bias --data stimuli --out results")
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="A classifier of torchvision's, or of timm's as timm/NAME, or a trained model/.")
+        str,
+        typer.Argument(help="Classifier: a torchvision name, timm/NAME, a model folder, or a file of weights."),
     ],
-    suite: Annotated[list[str], typer.Option(help=f"{', '.join(SUITE_NAMES)}; comma-separated or repeated.")],
-    data: Annotated[list[Path], typer.Option(help="The suite's folder; one for each --suite, in the same order.")],
-    out: Annotated[Path, typer.Option(help="Where results.json, results.csv, summary.png and pictures go.")],
+    suite: Annotated[
+        list[str],
+        typer.Option(
+            help=f"Benchmarks, comma-separated or repeated: {', '.join(SUITE_NAMES)}.", rich_help_panel=DATA_PANEL
+        ),
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Data folder. Pass one for each --suite, in the same order.", rich_help_panel=DATA_PANEL),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for results.json, results.csv, summary.png and plots.")],
     weights: Annotated[
         str | None,
         typer.Option(
-            help="A file of weights, or torchvision's name for published ones; by default the best published."
+            help="File of weights, or torchvision's name for published weights (default: the best published)."
         ),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Score what is there of data that is not whole, and mark it.")
+        bool,
+        typer.Option(
+            "--partial", help="Evaluate incomplete data and mark the result as partial.", rich_help_panel=DATA_PANEL
+        ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 64,
-    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Batch size.", rich_help_panel=RUNTIME)] = 64,
+    workers: Annotated[int, typer.Option(help="Number of processes that read images.", rich_help_panel=RUNTIME)] = 0,
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
 ) -> None:
-    """Measure any classifier of ImageNet; the same command again goes on where it stopped."""
+    """Evaluate a classifier on one or several benchmarks. Run the command again to resume."""
     suite = list(names(suite, "--suite"))
     if len(suite) != len(data):
         raise ValueError(f"each --suite needs its --data, got {len(suite)} and {len(data)}")

@@ -1,4 +1,4 @@
-"""The command line's groups, the options that several commands share, and how their texts are read."""
+"""The command line's groups, the options that several commands share, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 DATA = Path("data")
+# headings of `--help`
+DATA_PANEL, OPTIMIZATION, IMAGES_PANEL, RUNTIME = "Data", "Optimization", "Generated images", "Runtime"
 READABLE = 30  # characters that a column of sentences needs
 MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
 COLOURED_VARIANTS = ["two-class", "ten-class"]
@@ -35,13 +37,13 @@ app.add_typer(
 app.add_typer(
     reproduce,
     name="reproduce",
-    help="Make a table or figure of the papers again.",
+    help="Reproduce a table or figure from the papers.",
     epilog="Example: genaug reproduce list",
 )
 app.add_typer(
     assets,
     name="assets",
-    help="Weights: list, fetch, check, convert and publish them.",
+    help="List, download, verify, convert and publish model weights.",
     epilog="Example: genaug assets list",
 )
 
@@ -66,30 +68,76 @@ class Digits(str, Enum):
     mnist = "mnist"
 
 
-Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
-Seeds = Annotated[str, typer.Option(help="One run each, with commas between.")]
-Root = Annotated[Path, typer.Option(help="Folder that holds MNIST/raw, as torchvision lays it out.")]
-MnistVariants = Annotated[list[str], typer.Option(help="Comma-separated: colored, double-colored, wildlife.")]
-Textures = Annotated[
-    Path | None, typer.Option(help="For wildlife: folder with object/ and background/, ten images each.")
+Seed = Annotated[int, typer.Option(help="Random seed.", rich_help_panel=RUNTIME)]
+Seeds = Annotated[str, typer.Option(help="Comma-separated random seeds, one run for each.", rich_help_panel=RUNTIME)]
+Root = Annotated[
+    Path, typer.Option(help="Folder that contains MNIST/raw, as torchvision stores it.", rich_help_panel=DATA_PANEL)
 ]
-Generator = Annotated[str, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")]
-Truncation = Annotated[float, typer.Option(help="Scale of the noise: less variety, more typical images.")]
+MnistVariants = Annotated[
+    list[str],
+    typer.Option(help="Comma-separated datasets: colored, double-colored, wildlife.", rich_help_panel=DATA_PANEL),
+]
+Textures = Annotated[
+    Path | None,
+    typer.Option(
+        help="Textures for the wildlife dataset: a folder with object/ and background/, ten images each.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+Generator = Annotated[
+    str, typer.Argument(help="Generator: a name from `genaug assets list`, a Hub repository, a file or a folder.")
+]
+Truncation = Annotated[
+    float,
+    typer.Option(
+        help="Scale of the noise, above 0 and at most 1. Lower values give more typical and less varied images.",
+        rich_help_panel=IMAGES_PANEL,
+    ),
+]
 Classes = Annotated[
     str | None,
-    typer.Option(help="Comma-separated class indices, or best for those that CGN's authors chose (default: all)."),
+    typer.Option(
+        help="Comma-separated class indices, or 'best' for the selection of CGN's authors (default: all).",
+        rich_help_panel=IMAGES_PANEL,
+    ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch MNIST into --root if it is not there.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-ArithmeticType = Annotated[Dtype, typer.Option("--dtype", help="bfloat16 is faster where the hardware has it.")]
+Download = Annotated[
+    bool, typer.Option("--download", help="Download MNIST to --root if it is missing.", rich_help_panel=DATA_PANEL)
+]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, ...", rich_help_panel=RUNTIME)]
+ArithmeticType = Annotated[
+    Dtype,
+    typer.Option(
+        "--dtype", help="Floating-point type. bfloat16 is faster on hardware that supports it.", rich_help_panel=RUNTIME
+    ),
+]
 
-As = Annotated[str, typer.Option("--as", help="Where the two disagree: paper or released (the code).")]
-Tiny = Annotated[bool, typer.Option("--tiny", help="Minutes on a CPU, to see it run: a miniature of four classes.")]
-Steps = Annotated[int | None, typer.Option(help="Of the optimiser; by default the recipe's number.")]
-AtOnce = Annotated[int | None, typer.Option("--batch-size", help="Images at a time; by default 1.")]
-Accumulate = Annotated[int | None, typer.Option(help="Batches a step, of all processes together; by default 4,000.")]
-Measured = Annotated[int | None, typer.Option(help="Images that are measured; by default 5,000.")]
-NoInception = Annotated[bool, typer.Option("--no-inception", help="Leave the Inception score out.")]
+As = Annotated[
+    str, typer.Option("--as", help="Follow the paper or its released code where they differ: paper or released.")
+]
+Tiny = Annotated[
+    bool, typer.Option("--tiny", help="Smoke test: train a miniature with four classes, in minutes on a CPU.")
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Training steps (default: the recipe's).", rich_help_panel=OPTIMIZATION)
+]
+AtOnce = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Images in memory at a time (default: 1).", rich_help_panel=OPTIMIZATION),
+]
+Accumulate = Annotated[
+    int | None,
+    typer.Option(
+        help="Gradient accumulation: batches per step, over all processes (default: 4000).",
+        rich_help_panel=OPTIMIZATION,
+    ),
+]
+Measured = Annotated[
+    int | None, typer.Option(help="Images for the measurements (default: 5000).", rich_help_panel=RUNTIME)
+]
+NoInception = Annotated[
+    bool, typer.Option("--no-inception", help="Do not compute the Inception score.", rich_help_panel=RUNTIME)
+]
 
 
 def cgn_changes(

@@ -18,43 +18,59 @@ IMAGES = ["jpeg", "png"]
 @app.command(epilog="Example: genaug cutouts photos/train --out bank")
 def cutouts(
     photographs: Annotated[
-        Path | None, typer.Argument(metavar="PHOTOS", help="Photographs, one folder per class.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="PHOTOS", help="Folder of photographs, one folder per class.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The bank's folder.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the bank.", show_default=False)] = None,
     masks: Annotated[
         str,
         typer.Option(
-            help="What finds the objects: u2netp, u2net, rembg:NAME, alpha (transparent photographs), a folder of PNG "
-            "masks, or a COCO .json file."
+            help="Source of the masks: u2netp, u2net, rembg:NAME, alpha (transparent photographs), a folder of PNG "
+            "masks, or a COCO .json file.",
+            rich_help_panel="Masks and backgrounds",
         ),
     ] = "u2netp",
-    size: Annotated[int, typer.Option(help="Height and width of the bank's images, in pixels.")] = 256,
+    size: Annotated[
+        int,
+        typer.Option(help="Height and width of the bank's images, in pixels.", rich_help_panel="Masks and backgrounds"),
+    ] = 256,
     inpainting: Annotated[
-        str, typer.Option(help="How the background is filled where the object was: strip, telea, lama or tiles.")
+        str,
+        typer.Option(
+            help="Method that fills the background behind the object: strip, telea, lama or tiles.",
+            rich_help_panel="Masks and backgrounds",
+        ),
     ] = "strip",
     image: Annotated[str, typer.Option(help="Image format of the bank: jpeg or png (lossless).")] = "jpeg",
-    keep_doubtful: Annotated[bool, typer.Option("--keep-doubtful", help="Use doubtful cutouts, too.")] = False,
+    keep_doubtful: Annotated[
+        bool,
+        typer.Option(
+            "--keep-doubtful", help="Also use cutouts with doubtful masks.", rich_help_panel="Masks and backgrounds"
+        ),
+    ] = False,
     drop_empty_classes: Annotated[
         bool, typer.Option("--drop-empty-classes", help="Leave out classes without a usable cutout.")
     ] = False,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out photographs that do not open, and list them.")
+        bool, typer.Option("--skip-bad", help="Skip and list photographs that cannot be opened.")
     ] = False,
     device: Device = "cpu",
     verify: Annotated[
-        Path | None, typer.Option(metavar="BANK", help="Name what is missing or damaged in a bank.", show_default=False)
+        Path | None, typer.Option(metavar="BANK", help="List missing and damaged parts of a bank.", show_default=False)
     ] = None,
     repair: Annotated[
         Path | None,
         typer.Option(
             metavar="BANK",
-            help="Build missing and damaged shards of a bank again. Give PHOTOS if they have moved.",
+            help="Rebuild missing and damaged parts of a bank. Pass PHOTOS if the photographs have moved.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Cut the objects out of photographs and write a bank. Run the command again to resume. Processes started by
-    torchrun share the work."""
+    """Cut the objects out of photographs and write a bank.
+
+    Run the command again to resume. Processes started by torchrun share the work.
+    """
     if verify is not None or repair is not None:
         if out is not None or (verify is not None and (repair is not None or photographs is not None)):
             raise ValueError("--verify BANK stands alone, and --repair BANK takes PHOTOS at most")

@@ -9,6 +9,9 @@ import typer
 
 from genaug.cli.options import (
     DATA,
+    DATA_PANEL,
+    IMAGES_PANEL,
+    OPTIMIZATION,
     Classes,
     Device,
     Digits,
@@ -24,19 +27,27 @@ from genaug.cli.options import (
     tell_written,
 )
 
+DIRECTIONS_PANEL, COUNTERFACTUAL_PANEL = "Directions (ordinary generators)", "Walk (counterfactual generators)"
+
 
 @app.command(epilog="Example: genaug demo --out my-demo --seed 1")
 def demo(
-    out: Annotated[Path, typer.Option(help="Where demo.png and results.json go.")] = Path("genaug-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for demo.png and results.json.")] = Path("genaug-demo"),
     seed: Seed = 0,
-    digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.sklearn,
+    digits: Annotated[
+        Digits, typer.Option(help="Source of the digits. scikit-learn's need no download.", rich_help_panel=DATA_PANEL)
+    ] = Digits.sklearn,
     root: Root = DATA,
     download: Download = False,
     photos: Annotated[
-        Path | None, typer.Option(help="Your own photographs, one folder per class, instead of digits.")
+        Path | None,
+        typer.Option(
+            help="Use your own photographs instead of digits: a folder with one folder per class.",
+            rich_help_panel=DATA_PANEL,
+        ),
     ] = None,
 ) -> None:
-    """Watch a classifier that looked at colour learn to look at shape: two or three minutes, no network."""
+    """Show how counterfactuals teach a classifier shape instead of color. Takes two to three minutes and no network."""
     if photos is not None:
         from genaug.demo import photographs as demo_photographs
 
@@ -52,14 +63,17 @@ def demo(
 @app.command(epilog="Example: genaug sample cgn-double-colored-mnist --out sheet.png")
 def sample(
     name: Generator,
-    out: Annotated[Path, typer.Option(help="The picture to write.")],
+    out: Annotated[Path, typer.Option(help="Image file to write.")],
     columns: Annotated[int, typer.Option(help="Number of columns.")] = 10,
     classes: Classes = None,
     truncation: Truncation = 1.0,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw a sheet: of a counterfactual generator masks, textures, backgrounds and images, of any other its classes."""
+    """Draw a contact sheet of a generator's images.
+
+    For counterfactual generators it also shows masks, textures and backgrounds.
+    """
     from genaug.pictures import samples
 
     chosen = class_choice(classes)
@@ -70,19 +84,24 @@ def sample(
 @app.command(epilog="Example: genaug interpolate cgn-wildlife-mnist --over texture --out sheet.png")
 def interpolate(
     name: Generator,
-    out: Annotated[Path, typer.Option(help="A picture; .gif and .mp4 move; without suffix a folder of frames.")],
-    over: Annotated[str, typer.Option(help="shape, texture, background or all: what changes on the way.")] = "all",
-    between: Annotated[str, typer.Option(help="classes, noises or both: what of it changes.")] = "both",
+    out: Annotated[
+        Path, typer.Option(help="Image file (.png), animation (.gif or .mp4), or folder of frames (no suffix).")
+    ],
+    over: Annotated[str, typer.Option(help="What to change: shape, texture, background or all.")] = "all",
+    between: Annotated[str, typer.Option(help="What to interpolate between: classes, noises or both.")] = "both",
     classes: Annotated[
-        str | None, typer.Option(help="The images' classes in turn, with commas between; by default drawn.")
+        str | None,
+        typer.Option(
+            help="Comma-separated class indices, one for each image (default: random).", rich_help_panel=IMAGES_PANEL
+        ),
     ] = None,
-    points: Annotated[int, typer.Option(help="How many images to go through.")] = 2,
-    steps: Annotated[int, typer.Option(help="From one to the next.")] = 8,
+    points: Annotated[int, typer.Option(help="Number of images to interpolate between.")] = 2,
+    steps: Annotated[int, typer.Option(help="Number of steps from one image to the next.")] = 8,
     truncation: Truncation = 1.0,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw what lies between counterfactual images: over their shape, texture, background or all."""
+    """Interpolate between counterfactual images, in shape, texture, background or all three."""
     chosen = integers(classes, "--classes", repeats=True)
     from genaug.pictures import interpolations
 
@@ -104,26 +123,42 @@ def interpolate(
 @app.command(epilog="Example: genaug walk cgn-wildlife-mnist --out walk.gif")
 def walk(
     name: Generator,
-    out: Annotated[Path, typer.Option(help="The picture to write; .gif and .mp4 move.")],
+    out: Annotated[Path, typer.Option(help="Image file (.png) or animation (.gif or .mp4) to write.")],
     components: Annotated[
-        str | None, typer.Option(help="Which directions, with commas between; by default the first five.")
+        str | None,
+        typer.Option(help="Comma-separated direction indices (default: 0,1,2,3,4).", rich_help_panel=DIRECTIONS_PANEL),
     ] = None,
-    scale: Annotated[float | None, typer.Option(help="How far, in standard deviations along a direction; 3.")] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest distance, in standard deviations along the direction (default: 3).",
+            rich_help_panel=DIRECTIONS_PANEL,
+        ),
+    ] = None,
     directions: Annotated[
-        str | None, typer.Option(help="An asset's name or a file, in place of gen_z's exact ones.")
+        str | None,
+        typer.Option(
+            help="Directions: a name from `genaug assets list` or a file (default: the exact directions of gen_z).",
+            rich_help_panel=DIRECTIONS_PANEL,
+        ),
     ] = None,
     music: Annotated[
-        Path | None, typer.Option(help="Of a counterfactual generator: a .wav with whose beat it keeps step.")
+        Path | None,
+        typer.Option(help="Synchronize the animation to this WAV file.", rich_help_panel=COUNTERFACTUAL_PANEL),
     ] = None,
     points: Annotated[
-        int | None, typer.Option(help="Of a counterfactual generator: how many images to go through; 8.")
+        int | None,
+        typer.Option(help="Number of images to pass through (default: 8).", rich_help_panel=COUNTERFACTUAL_PANEL),
     ] = None,
     classes: Classes = None,
     truncation: Truncation = 1.0,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw what moving along a generator's principal directions changes; of a counterfactual one, a walk of images."""
+    """Show what each principal direction of a generator changes, as a sheet or an animation.
+
+    For counterfactual generators it animates a random walk instead.
+    """
     steered = {"--components": components, "--scale": scale, "--directions": directions}
     danced = {"--music": music, "--points": points}
     chosen = integers(components, "--components")
@@ -160,19 +195,27 @@ def walk(
 
 @app.command(epilog="Example: genaug stylize photo.jpg --class 340 --out zebra.png")
 def stylize(
-    image: Annotated[Path, typer.Argument(help="A photograph.")],
-    label: Annotated[int, typer.Option("--class", help="Whose texture it is given.")],
-    out: Annotated[Path, typer.Option(help="The picture to write; .gif and .mp4 walk through the class's textures.")],
-    generator: Annotated[str, typer.Option(help="Whose texture mechanism.")] = "cgn-imagenet-256",
-    steps: Annotated[int, typer.Option(help="Of the optimisation.")] = 50,
-    size: Annotated[int, typer.Option(help="Pixels of the shorter side.")] = 256,
-    frames: Annotated[int | None, typer.Option(help="Frames of a .gif or .mp4 (default: 25).")] = None,
-    network: Annotated[str, typer.Option(help="VGG19's weights: an asset's name or a .safetensors file.")] = "vgg19",
+    image: Annotated[Path, typer.Argument(help="Photograph.")],
+    label: Annotated[int, typer.Option("--class", help="Class index of the texture.")],
+    out: Annotated[Path, typer.Option(help="Image file (.png), or animation through several textures (.gif or .mp4).")],
+    generator: Annotated[
+        str, typer.Option(help="Counterfactual generator that draws the texture.", rich_help_panel=IMAGES_PANEL)
+    ] = "cgn-imagenet-256",
+    steps: Annotated[int, typer.Option(help="Optimization steps.", rich_help_panel=OPTIMIZATION)] = 50,
+    size: Annotated[int, typer.Option(help="Length of the shorter side, in pixels.")] = 256,
+    frames: Annotated[int | None, typer.Option(help="Number of frames of an animation (default: 25).")] = None,
+    network: Annotated[
+        str,
+        typer.Option(
+            help="Weights of VGG19: a name from `genaug assets list` or a .safetensors file.",
+            rich_help_panel=OPTIMIZATION,
+        ),
+    ] = "vgg19",
     truncation: Truncation = 1.0,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Paint a photograph in the texture that a counterfactual generator makes of a class."""
+    """Give a photograph the texture of a class, as a counterfactual generator draws it."""
     if not image.is_file():
         raise ValueError(f"IMAGE must be a file, but there is no {image}")
     from genaug.pictures import stylize as recipe

@@ -9,6 +9,8 @@ import typer
 
 from genaug._common.arguments import check_choice
 from genaug.cli.options import (
+    IMAGES_PANEL,
+    RUNTIME,
     ArithmeticType,
     Classes,
     Device,
@@ -24,55 +26,98 @@ from genaug.cli.options import (
 # those of genaug.datasets.rendered, which takes torch's seconds to import
 FORMATS = ["webdataset", "imagefolder"]
 IMAGES = ["png", "jpeg", "webp"]
+FILES, TRANSFER = "Files", "Style transfer"  # headings of `--help`
 
 
 @app.command(epilog="Example: genaug render cgn-double-colored-mnist --out digits --num 50000 --image png")
 def render(
     name: Annotated[
-        str | None, typer.Argument(help="A name from `genaug assets list`, or a .safetensors file.")
+        str | None,
+        typer.Argument(help="Generator: a name from `genaug assets list`, a Hub repository, a file or a folder."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to fill.")] = None,
-    num: Annotated[int | None, typer.Option(help="How many images; of --transfer by default all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder.")] = None,
+    num: Annotated[
+        int | None, typer.Option(help="Number of images (default with --transfer: all photographs).")
+    ] = None,
     transfer: Annotated[
-        Path | None, typer.Option(help="Render this folder of photographs in the style of NAME's interventions.")
+        Path | None,
+        typer.Option(help="Folder of photographs to render in the style of NAME's images.", rich_help_panel=TRANSFER),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Of --transfer: gatys, the paper's and the default, or adain.")
+        str | None,
+        typer.Option(help="Method: gatys (the paper's) or adain (faster) (default: gatys).", rich_help_panel=TRANSFER),
     ] = None,
     steps: Annotated[
-        str | None, typer.Option(help="Of gatys: the least and the most, with a comma between; by default 20,70.")
+        str | None,
+        typer.Option(
+            help="Fewest and most optimization steps of gatys, comma-separated (default: 20,70).",
+            rich_help_panel=TRANSFER,
+        ),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Of --transfer: side of the images, by default 256 pixels.")] = None,
-    network: Annotated[str | None, typer.Option(help="Of --transfer: a name or file in place of VGG19.")] = None,
-    decoder: Annotated[str | None, typer.Option(help="Of adain: a file of genaug train adain.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Image size in pixels (default: 256).", rich_help_panel=TRANSFER)
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder: a name from `genaug assets list` or a file (default: VGG19).", rich_help_panel=TRANSFER
+        ),
+    ] = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="Decoder of adain, from `genaug train adain`.", rich_help_panel=TRANSFER)
+    ] = None,
     seed: Seed = 0,
-    shard_size: Annotated[int, typer.Option(help="Images in a shard.")] = 10_000,
-    format: Annotated[str, typer.Option(help="webdataset or imagefolder.")] = "webdataset",  # noqa: A002
-    image: Annotated[str, typer.Option(help="jpeg, png (which loses nothing) or webp.")] = "jpeg",
-    quality: Annotated[int | None, typer.Option(help="Of JPEG and WebP, 1 to 100; by default 95.")] = None,
+    shard_size: Annotated[int, typer.Option(help="Images per shard.", rich_help_panel=FILES)] = 10_000,
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="Layout: webdataset or imagefolder.", rich_help_panel=FILES)
+    ] = "webdataset",
+    image: Annotated[
+        str, typer.Option(help="Image format: jpeg, png (lossless) or webp.", rich_help_panel=FILES)
+    ] = "jpeg",
+    quality: Annotated[
+        int | None, typer.Option(help="JPEG and WebP quality, 1 to 100 (default: 95).", rich_help_panel=FILES)
+    ] = None,
     classes: Classes = None,
     truncation: Truncation = 1.0,
-    pool: Annotated[int | None, typer.Option(help="Counterfactuals: recombine a pool of that many parts.")] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option(
+            help="Recombine a pool of this many parts (counterfactual generators).", rich_help_panel=IMAGES_PANEL
+        ),
+    ] = None,
     components: Annotated[
-        int | None, typer.Option(help="Interventions: of how many directions; 0 for none; by default 60.")
+        int | None,
+        typer.Option(
+            help="Number of principal directions, 0 for none (ordinary generators; default: 60).",
+            rich_help_panel=IMAGES_PANEL,
+        ),
     ] = None,
     scale: Annotated[
-        str | None, typer.Option(help="Interventions: how far, in standard deviations, or released; by default 1.")
+        str | None,
+        typer.Option(
+            help="Largest offset in standard deviations, or 'released' (ordinary generators; default: 1).",
+            rich_help_panel=IMAGES_PANEL,
+        ),
     ] = None,
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
-    batch_size: Annotated[int, typer.Option(help="Images at once; changes none of them.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(help="Batch size. Does not change the images.", rich_help_panel=RUNTIME)
+    ] = 64,
     push: Annotated[
-        str | None, typer.Option(metavar="OWNER/REPO", help="Upload the finished set to the Hub as a dataset.")
+        str | None, typer.Option(metavar="OWNER/REPO", help="Upload the finished images to the Hub as a dataset.")
     ] = None,
     verify: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Name what is missing or damaged in a set; render nothing.")
+        Path | None, typer.Option(metavar="DIR", help="List missing and damaged files of a rendered folder.")
     ] = None,
     repair: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Render anew what is missing or damaged in a set.")
+        Path | None, typer.Option(metavar="DIR", help="Render missing and damaged files of a folder again.")
     ] = None,
 ) -> None:
-    """Write a generator's images to disk; the same command goes on where it stopped, and torchrun's share the work."""
+    """Write generated images to disk as WebDataset shards or an image folder.
+
+    Run the command again to resume. Processes started by torchrun share the work.
+    """
     if verify is not None or repair is not None:
         if (verify is not None and repair is not None) or name is not None or out is not None or num is not None:
             raise ValueError("--verify DIR and --repair DIR stand alone: without the other, a name, --out and --num")

@@ -1,4 +1,4 @@
-"""Commands that make tables and figures of the papers again."""
+"""Commands that reproduce tables and figures of the papers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from genaug.cli.options import (
     COLOURED_VARIANTS,
     DATA,
+    DATA_PANEL,
     MNIST_VARIANTS,
+    OPTIMIZATION,
     Accumulate,
     ArithmeticType,
     As,
@@ -39,7 +41,7 @@ from genaug.papers import RECIPES, Recipe
 
 @reproduce.command("list", epilog="Example: genaug reproduce list")
 def reproduce_list() -> None:
-    """Name every table and figure of results of both papers: what makes it, needs, costs, the paper's and ours."""
+    """List every table and figure of both papers: command, requirements, cost, the paper's figures and ours."""
     import shutil
     import textwrap
 
@@ -74,7 +76,7 @@ def reproduce_list() -> None:
 )
 def reproduce_cgn_table1(
     rows: Annotated[
-        str, typer.Option(help="Which rows, with commas between.")
+        str, typer.Option(help="Comma-separated rows.", rich_help_panel=DATA_PANEL)
     ] = "all,without-shape,without-text,without-bg,without-rec,biggan",
     as_: As = "paper",
     tiny: Tiny = False,
@@ -84,11 +86,13 @@ def reproduce_cgn_table1(
     accumulate: Accumulate = None,
     measured: Measured = None,
     no_inception: NoInception = False,
-    out: Annotated[Path, typer.Option(help="Where results.json and a folder a row go.")] = Path("runs/cgn-table1"),
+    out: Annotated[Path, typer.Option(help="Folder for results.json and one folder per row.")] = Path(
+        "runs/cgn-table1"
+    ),
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
 ) -> None:
-    """CGN, Table 1: which losses the CGN on ImageNet needs; a row that was cut off goes on where it stopped."""
+    """CGN, Table 1: loss ablation of the CGN on ImageNet. Run the command again to resume."""
     chosen = integers(seeds, "--seeds") or ()
     from genaug.papers import cgn_table1
 
@@ -110,25 +114,32 @@ def reproduce_cgn_table2(
     rows: Annotated[
         str,
         typer.Option(
-            help="Which rows, with commas between: original, gan, irm-2, irm-5, lntl, cgn, mixed, best, best-original; "
-            "or all."
+            help="Comma-separated rows: original, gan, irm-2, irm-5, lntl, cgn, mixed, best, best-original, or all.",
+            rich_help_panel=DATA_PANEL,
         ),
     ] = "original,cgn",
     variant: MnistVariants = MNIST_VARIANTS,
     root: Root = DATA,
     textures: Textures = None,
     seeds: Seeds = "0",
-    num: Annotated[int, typer.Option(help="How many counterfactuals to train on.")] = 100_000,
+    num: Annotated[int, typer.Option(help="Number of training counterfactuals.", rich_help_panel=DATA_PANEL)] = 100_000,
     checkpoint: Annotated[
-        str | None, typer.Option(help="A .safetensors file in place of the embedded weights.")
+        str | None,
+        typer.Option(
+            help="Weights of the generator: a .safetensors file (default: the embedded weights).",
+            rich_help_panel=DATA_PANEL,
+        ),
     ] = None,
-    pool: Annotated[int | None, typer.Option(help="Recombine a pool of that many masks and textures.")] = None,
-    out: Annotated[Path, typer.Option(help="Where results.json goes.")] = Path("runs/cgn-table2"),
+    pool: Annotated[
+        int | None,
+        typer.Option(help="Recombine a pool of this many masks, textures and backgrounds.", rich_help_panel=DATA_PANEL),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results.json.")] = Path("runs/cgn-table2"),
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
     download: Download = False,
 ) -> None:
-    """CGN, Table 2: digits classified where colour and texture no longer tell the class."""
+    """CGN, Table 2: accuracy on digits whose color and texture no longer predict the class."""
     chosen_seeds = integers(seeds, "--seeds") or ()
     if set(names(variant, "--variant")) <= set(MNIST_VARIANTS):
         need_mnist(root, download)
@@ -156,8 +167,8 @@ def reproduce_cgn_table2(
 def reproduce_cgn_table5(
     root: Root = DATA,
     seeds: Seeds = "0",
-    num: Annotated[int, typer.Option(help="How many counterfactuals to train on.")] = 30_000,
-    out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs/cgn-table5"),
+    num: Annotated[int, typer.Option(help="Number of training counterfactuals.", rich_help_panel=DATA_PANEL)] = 30_000,
+    out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs/cgn-table5"),
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
     download: Download = False,
@@ -182,14 +193,14 @@ def reproduce_cgn_table5(
 def reproduce_cgn_figure6(
     root: Root = DATA,
     seeds: Seeds = "0",
-    out: Annotated[Path, typer.Option(help="Where results.json, weights and the picture go.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for results.json, weights and the figure.")] = Path(
         "runs/cgn-figure6"
     ),
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
     download: Download = False,
 ) -> None:
-    """CGN, Figure 6: the latent space of a beta-VAE on colored MNIST, and how far it mixes colour and shape."""
+    """CGN, Figure 6: latent space of a beta-VAE on colored MNIST, and how much it mixes color and shape."""
     chosen = integers(seeds, "--seeds") or ()
     need_mnist(root, download)
     from genaug.papers import cgn_figure6
@@ -203,23 +214,32 @@ def reproduce_cgn_figure6(
 def reproduce_cgn_figure7(
     variant: MnistVariants = MNIST_VARIANTS,
     num: Annotated[
-        str, typer.Option(help="How many counterfactuals to train on, with commas between.")
+        str,
+        typer.Option(help="Comma-separated numbers of training counterfactuals.", rich_help_panel=DATA_PANEL),
     ] = "10000,100000,1000000",
     per_noise: Annotated[
-        str, typer.Option(help="How many share a shape's noise, with commas between; on colored at most 10.")
+        str,
+        typer.Option(
+            help="Comma-separated numbers of counterfactuals per shape noise (colored: at most 10).",
+            rich_help_panel=DATA_PANEL,
+        ),
     ] = "1,5,10,20",
     root: Root = DATA,
     textures: Textures = None,
     seeds: Seeds = "0",
     epochs: Annotated[
-        int | None, typer.Option(help="Epochs of each set, 10 in the paper; by default every point has as many steps.")
+        int | None,
+        typer.Option(
+            help="Epochs for each dataset; the paper uses 10 (default: the same number of steps for all).",
+            rich_help_panel=OPTIMIZATION,
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs/cgn-figure7"),
+    out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs/cgn-figure7"),
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
     download: Download = False,
 ) -> None:
-    """CGN, Figure 7: test accuracy over the number of counterfactuals, and of those a noise."""
+    """CGN, Figure 7: test accuracy over the number of counterfactuals, and over their number per shape noise."""
     numbers, ratios = integers(num, "--num") or (), integers(per_noise, "--per-noise") or ()
     chosen = integers(seeds, "--seeds") or ()
     if set(names(variant, "--variant")) <= set(MNIST_VARIANTS):
@@ -245,23 +265,28 @@ def reproduce_cgn_figure7(
     "genint-colored-mnist", epilog="Example: genaug reproduce genint-colored-mnist --root data --seeds 0,1,2"
 )
 def reproduce_genint_colored_mnist(
-    variant: Annotated[list[str], typer.Option(help="Comma-separated: two-class, ten-class.")] = COLOURED_VARIANTS,
+    variant: Annotated[
+        list[str], typer.Option(help="Comma-separated datasets: two-class, ten-class.", rich_help_panel=DATA_PANEL)
+    ] = COLOURED_VARIANTS,
     rows: Annotated[
         str | None,
         typer.Option(
-            help="Which rows, with commas between: real, irm, irm-released, grey, vae, vae-intervened, real+vae, gan, "
-            "gan-intervened, real+gan; by default all."
+            help="Comma-separated rows: real, irm, irm-released, grey, vae, vae-intervened, real+vae, gan, "
+            "gan-intervened, real+gan (default: all).",
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
-    digits: Annotated[Digits, typer.Option(help="scikit-learn's come with the installation.")] = Digits.mnist,
+    digits: Annotated[
+        Digits, typer.Option(help="Source of the digits. scikit-learn's need no download.", rich_help_panel=DATA_PANEL)
+    ] = Digits.mnist,
     root: Root = DATA,
     seeds: Seeds = "0",
-    out: Annotated[Path, typer.Option(help="Where results.json, generators and pictures go.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for results.json, generators and figures.")] = Path(
         "runs/genint-colored-mnist"
     ),
     download: Download = False,
 ) -> None:
-    """GenInt's coloured digits: a conditional VAE's and GAN's interventions, and IRM, where colours mislead."""
+    """GenInt's colored digits: interventions on a conditional VAE and GAN, compared with IRM."""
     chosen_seeds = integers(seeds, "--seeds") or ()
     chosen = {} if rows is None else {"rows": split(rows, "--rows")}
     if digits == Digits.mnist:
@@ -289,9 +314,11 @@ def _add_recipe(name: str, recipe: Recipe) -> None:
         hidden=not recipe.twin,
     )
     def reproduce_twin(
-        twin: Annotated[bool, typer.Option("--twin", help="At desk scale, on scikit-learn's digits.")] = False,
+        twin: Annotated[
+            bool, typer.Option("--twin", help="Run the small-scale reproduction on scikit-learn's digits.")
+        ] = False,
         seeds: Seeds = "0,1,2",
-        out: Annotated[Path, typer.Option(help="Where results.json and the picture go.")] = Path("runs", name),
+        out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs", name),
     ) -> None:
         if not (twin and recipe.twin):
             ways = [f"its twin: genaug reproduce {name} --twin"] if recipe.twin else []

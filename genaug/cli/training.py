@@ -1,4 +1,4 @@
-"""Commands that train."""
+"""Commands that train generators, decoders and classifiers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import typer
 from genaug._common.arguments import check_choice
 from genaug.cli.options import (
     DATA,
+    DATA_PANEL,
+    IMAGES_PANEL,
     MNIST_VARIANTS,
+    OPTIMIZATION,
+    RUNTIME,
     Accumulate,
     ArithmeticType,
     As,
@@ -34,7 +38,7 @@ from genaug.cli.options import (
     train,
 )
 
-# those of genaug.papers.training_rows, likewise
+# as in genaug.papers.training_rows, which takes seconds to import
 TRAINING_ROWS = [
     "imagenet-only",
     "stylized-imagenet",
@@ -50,20 +54,27 @@ TRAINING_ROWS = [
     "cgn",
 ]
 
+MODEL = "Model"  # a heading of `--help`
+
 
 @train.command("cgn-mnist", epilog="Example: genaug train cgn-mnist --variant colored --root data --out runs/colored")
 def train_cgn_mnist(
-    variant: Annotated[str, typer.Option(help="colored, double-colored, wildlife, or digits (the demo's).")],
-    out: Annotated[Path, typer.Option(help="Where checkpoints, sample sheets, the log and the weights go.")],
+    variant: Annotated[
+        str,
+        typer.Option(
+            help="Dataset: colored, double-colored, wildlife, or digits (the demo's).", rich_help_panel=DATA_PANEL
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints, sample sheets and the log.")],
     root: Root = DATA,
     textures: Textures = None,
     seed: Seed = 0,
-    steps: Annotated[int | None, typer.Option(help="How many; by default the recipe's number.")] = None,
+    steps: Steps = None,
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
     download: Download = False,
 ) -> None:
-    """Train the counterfactual generative network on biased digits; the same command again goes on where it stopped."""
+    """Train the counterfactual generative network on biased digits. Run the command again to resume."""
     if variant in MNIST_VARIANTS:  # an unknown one is for the package to name
         need_mnist(root, download)
     from genaug.training.generators import cgn_mnist
@@ -86,8 +97,11 @@ def train_cgn_mnist(
     "cgn-imagenet", epilog="Example: genaug train cgn-imagenet --out runs/cgn --device cuda --dtype bfloat16"
 )
 def train_cgn_imagenet(
-    out: Annotated[Path, typer.Option(help="Where checkpoints, sample sheets, the log and the weights go.")],
-    without: Annotated[str | None, typer.Option(help="Losses to leave out of rec,shape,text,bg.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints, sample sheets and the log.")],
+    without: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated losses to leave out: rec, shape, text, bg.", rich_help_panel=OPTIMIZATION),
+    ] = None,
     as_: As = "paper",
     tiny: Tiny = False,
     steps: Steps = None,
@@ -99,7 +113,7 @@ def train_cgn_imagenet(
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
 ) -> None:
-    """Train the counterfactual generative network on what BigGAN draws; the same command goes on where it stopped."""
+    """Train the counterfactual generative network on images of BigGAN. Run the command again to resume."""
     from genaug.papers import cgn_miniature
     from genaug.training.generators import cgn
 
@@ -118,12 +132,12 @@ def train_cgn_imagenet(
 
 @train.command("cgan-digits", epilog="Example: genaug train cgan-digits --out runs/cgan-digits")
 def train_cgan_digits(
-    out: Annotated[Path, typer.Option(help="Where checkpoints, sample sheets, the log and the weights go.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints, sample sheets and the log.")],
     seed: Seed = 0,
-    steps: Annotated[int | None, typer.Option(help="How many; by default the recipe's number.")] = None,
+    steps: Steps = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a small conditional generator, a VAE, on the demo's biased digits: a minute or two on one core."""
+    """Train the demo's small conditional generator (a VAE) on its biased digits, in a minute or two on one core."""
     from genaug.training.generators import digits_vae as cgan_digits
 
     typer.echo(cgan_digits.train(out, seed=seed, steps=steps, device=device))
@@ -133,77 +147,166 @@ def train_cgan_digits(
     "classifier", epilog="Example: genaug train classifier --row genint --data train --val val --out runs/genint"
 )
 def train_classifier(
-    out: Annotated[Path, typer.Option(help="Where the model, checkpoints, the log and results.json go.")],
-    row: Annotated[str | None, typer.Option(help=f"Of the papers' tables: {', '.join(TRAINING_ROWS)}.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Photographs to train on, a folder a class.")] = None,
-    val: Annotated[Path | None, typer.Option(help="Photographs to measure on, likewise.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the model, checkpoints, the log and results.json.")],
+    row: Annotated[
+        str | None, typer.Option(help=f"Preset from the papers' tables: {', '.join(TRAINING_ROWS)}.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Training photographs, one folder per class.", rich_help_panel=DATA_PANEL)
+    ] = None,
+    val: Annotated[
+        Path | None, typer.Option(help="Validation photographs, one folder per class.", rich_help_panel=DATA_PANEL)
+    ] = None,
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="Minutes, to see it run: ResNet-18 on small digits, which are written.")
+        bool, typer.Option("--tiny", help="Smoke test: train ResNet-18 on generated digits for a few minutes.")
     ] = False,
-    as_: Annotated[str, typer.Option("--as", help="Where the two disagree: paper or released (the code).")] = "paper",
+    as_: As = "paper",
     architecture: Annotated[
-        str | None, typer.Option(help="The row's, or any backbone: of torchvision, or timm/NAME.")
+        str | None,
+        typer.Option(
+            help="Backbone: a torchvision name, or timm/NAME (default: the preset's, or resnet18).",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     augmentation: Annotated[
         str | None,
-        typer.Option(help="Of photographs: standard, additional (GenInt's), autoaugment, augmix, trivialaugment."),
+        typer.Option(
+            help="Augmentation of photographs: standard, additional (GenInt's), autoaugment, augmix, trivialaugment.",
+            rich_help_panel=DATA_PANEL,
+        ),
     ] = None,
     counterfactual: Annotated[
-        list[str], typer.Option(help="GENERATOR, GENERATOR:BATCH or GENERATOR:BATCH:LAMBDA; repeat for several.")
+        list[str],
+        typer.Option(
+            help="Counterfactual source, as NAME[:BATCH[:LAMBDA]]. Repeat for several.", rich_help_panel=IMAGES_PANEL
+        ),
     ] = [],  # noqa: B006
-    intervention: Annotated[list[str], typer.Option(help="Likewise.")] = [],  # noqa: B006
+    intervention: Annotated[
+        list[str],
+        typer.Option(
+            help="Intervention source, as NAME[:BATCH[:LAMBDA]]. Repeat for several.", rich_help_panel=IMAGES_PANEL
+        ),
+    ] = [],  # noqa: B006
     stylized: Annotated[
-        list[str], typer.Option(help="DIR, DIR:BATCH or DIR:BATCH:LAMBDA: stylised or transferred photographs.")
+        list[str],
+        typer.Option(
+            help="Stylized photographs, as DIR[:BATCH[:LAMBDA]]. Repeat for several.", rich_help_panel=IMAGES_PANEL
+        ),
     ] = [],  # noqa: B006
-    rendered: Annotated[list[str], typer.Option(help="Likewise: a set of genaug render.")] = [],  # noqa: B006
-    truncation: Annotated[float | None, typer.Option(help="Of interventions: scale of the noise.")] = None,
-    components: Annotated[int | None, typer.Option(help="Of interventions: how many directions; 0 for none.")] = None,
+    rendered: Annotated[
+        list[str],
+        typer.Option(
+            help="Images of `genaug render`, as DIR[:BATCH[:LAMBDA]]. Repeat for several.",
+            rich_help_panel=IMAGES_PANEL,
+        ),
+    ] = [],  # noqa: B006
+    truncation: Annotated[
+        float | None, typer.Option(help="Scale of the noise of interventions.", rich_help_panel=IMAGES_PANEL)
+    ] = None,
+    components: Annotated[
+        int | None,
+        typer.Option(help="Number of principal directions of interventions, 0 for none.", rich_help_panel=IMAGES_PANEL),
+    ] = None,
     scale: Annotated[
-        str | None, typer.Option(help="Of interventions: how far, in standard deviations; or 'released'.")
+        str | None,
+        typer.Option(
+            help="Largest offset of interventions in standard deviations, or 'released'.",
+            rich_help_panel=IMAGES_PANEL,
+        ),
     ] = None,
     heads: Annotated[
-        str | None, typer.Option(help="Of counterfactuals' shape, texture, background, with commas between.")
+        str | None,
+        typer.Option(help="Comma-separated heads: shape, texture, background.", rich_help_panel=MODEL),
     ] = None,
-    aggregate: Annotated[str | None, typer.Option(help="Of the heads: the mean of logits or of log_probs.")] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="Average of the heads: logits or log_probs.", rich_help_panel=MODEL)
+    ] = None,
     frozen_batch_norm: Annotated[
-        bool, typer.Option("--frozen-batch-norm", help="Leave the statistics of published weights as they are.")
+        bool,
+        typer.Option(
+            "--frozen-batch-norm", help="Keep the batch-norm statistics of published weights.", rich_help_panel=MODEL
+        ),
     ] = False,
     weights: Annotated[
-        str | None, typer.Option(help="torchvision's name for published ones to start from, or 'none'.")
+        str | None,
+        typer.Option(help="Initial weights: torchvision's name for published ones, or 'none'.", rich_help_panel=MODEL),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="How many.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", rich_help_panel=OPTIMIZATION)] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Photographs per step, over all processes (default: 256, or fewer for small sets)."),
+        typer.Option(
+            help="Photographs per step, over all processes (default: 256, fewer for small datasets).",
+            rich_help_panel=OPTIMIZATION,
+        ),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At the start.")] = None,
-    drop_every: Annotated[int | None, typer.Option(help="Epochs after which the learning rate drops.")] = None,
-    drop_factor: Annotated[float | None, typer.Option(help="What it is then multiplied by.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or adam.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of every weight.")] = None,
-    mixup: Annotated[float | None, typer.Option(help="Alpha of Mixup among photographs.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="In [0, 1].")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the images, in pixels.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="In how many parts a batch passes.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Initial learning rate.", rich_help_panel=OPTIMIZATION)
+    ] = None,
+    drop_every: Annotated[
+        int | None, typer.Option(help="Epochs between drops of the learning rate.", rich_help_panel=OPTIMIZATION)
+    ] = None,
+    drop_factor: Annotated[
+        float | None,
+        typer.Option(help="Factor applied to the learning rate at each drop.", rich_help_panel=OPTIMIZATION),
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Optimizer: sgd or adam.", rich_help_panel=OPTIMIZATION)] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Weight decay, applied to all weights.", rich_help_panel=OPTIMIZATION)
+    ] = None,
+    mixup: Annotated[
+        float | None, typer.Option(help="Alpha of Mixup between photographs.", rich_help_panel=OPTIMIZATION)
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Label smoothing, 0 to 1.", rich_help_panel=OPTIMIZATION)
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Image size in pixels.", rich_help_panel=DATA_PANEL)] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Gradient accumulation steps.", rich_help_panel=OPTIMIZATION)
+    ] = None,
     dtype: Annotated[
-        Dtype | None, typer.Option("--dtype", help="bfloat16 for autocast, faster where the hardware has it.")
+        Dtype | None,
+        typer.Option(
+            "--dtype",
+            help="Floating-point type of autocast. bfloat16 is faster on hardware that supports it.",
+            rich_help_panel=RUNTIME,
+        ),
     ] = None,
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="The memory format, faster on GPUs.")] = False,
-    compile_: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
+    channels_last: Annotated[
+        bool,
+        typer.Option(
+            "--channels-last", help="Use the channels-last memory format, faster on GPUs.", rich_help_panel=RUNTIME
+        ),
+    ] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the model with torch.compile.", rich_help_panel=RUNTIME)
+    ] = False,
     seed: Seed = 0,
     workers: Annotated[
-        int, typer.Option(help="Processes that read images, for each that trains; at most 4 by default.")
+        int,
+        typer.Option(
+            help="Processes that read images, for each training process (default: the number of cores, at most 4).",
+            show_default=False,
+            rich_help_panel=RUNTIME,
+        ),
     ] = min(4, os.cpu_count() or 1),
-    checkpoint_every: Annotated[int, typer.Option(help="Steps; there is one after each epoch, too.")] = 1000,
+    checkpoint_every: Annotated[
+        int,
+        typer.Option(help="Steps between checkpoints. There is also one after each epoch.", rich_help_panel=RUNTIME),
+    ] = 1000,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Take the next image where one does not open, and note it.")
+        bool,
+        typer.Option(
+            "--skip-bad", help="Replace images that cannot be opened, and list them.", rich_help_panel=DATA_PANEL
+        ),
     ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.", rich_help_panel=RUNTIME)
+    ] = False,
     device: Device = "cpu",
 ) -> None:
-    """Train a classifier: a row of the papers' tables, or your own mix; again, it goes on where it stopped.
+    """Train a classifier on photographs and generated images. Run the command again to resume.
 
-    Options in place of a row's settings win over them.
+    Choose a preset with --row, or combine sources yourself. Options override the settings of the preset.
     """
     if row is not None:
         check_choice("--row", row, TRAINING_ROWS)
@@ -275,18 +378,18 @@ def train_classifier(
     "adain", epilog="Example: genaug train adain --styles renders --content photographs --out runs/adain --device cuda"
 )
 def train_adain(
-    styles: Annotated[Path, typer.Option(help="Folder of style images.")],
-    content: Annotated[Path, typer.Option(help="Folder of photographs.")],
-    out: Annotated[Path, typer.Option(help="Where checkpoints, sample sheets, the log and the weights go.")],
+    styles: Annotated[Path, typer.Option(help="Folder of style images.", rich_help_panel=DATA_PANEL)],
+    content: Annotated[Path, typer.Option(help="Folder of photographs.", rich_help_panel=DATA_PANEL)],
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints, sample sheets and the log.")],
     network: Annotated[
-        str, typer.Option(help="The encoder: vgg19 or adain-encoder, or a .safetensors file of either.")
+        str, typer.Option(help="Encoder: vgg19, adain-encoder, or a .safetensors file of either.")
     ] = "vgg19",
     seed: Seed = 0,
-    steps: Annotated[int | None, typer.Option(help="How many; by default the recipe's number.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    steps: Steps = None,
+    workers: Annotated[int, typer.Option(help="Number of processes that read images.", rich_help_panel=RUNTIME)] = 0,
     device: Device = "cpu",
 ) -> None:
-    """Train the decoder of style transfer in one pass; the same command again goes on where it stopped."""
+    """Train the decoder of AdaIN style transfer. Run the command again to resume."""
     from genaug.training.generators import adain
 
     path = adain.train(styles, content, out, network=network, seed=seed, steps=steps, workers=workers, device=device)

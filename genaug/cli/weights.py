@@ -1,4 +1,4 @@
-"""Commands for assets."""
+"""Commands for model weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genaug.cli.options import READABLE, assets
 
 @assets.command("list", epilog="Example: genaug assets list")
 def assets_list() -> None:
-    """List every asset: size, licence, how its file is recognized, where it is now, and what it is."""
+    """List all assets: size, license, trust, location and description."""
     import shutil
     import textwrap
 
@@ -45,17 +45,17 @@ def assets_list() -> None:
 
 @assets.command("pull", epilog="Example: genaug assets pull vgg19")
 def assets_pull(
-    name: Annotated[str | None, typer.Argument(help="A name from `genaug assets list`, or OWNER/REPO.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name from `genaug assets list`, or OWNER/REPO.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Download every asset.")] = False,
     purpose: Annotated[
-        str | None, typer.Option("--for", metavar="TASK", help=f"Download what a task needs: {', '.join(TASKS)}.")
+        str | None, typer.Option("--for", metavar="TASK", help=f"Download all assets of a task: {', '.join(TASKS)}.")
     ] = None,
     given: Annotated[
         list[Path] | None,
         typer.Option("--from", metavar="FILE", help="Use this file instead of downloading it. Repeat for several."),
     ] = None,
 ) -> None:
-    """Download and check assets now, and print where their files are."""
+    """Download and verify assets, and print their paths."""
     from genaug.assets.bundle import pull_all
     from genaug.assets.store import pull
 
@@ -72,12 +72,12 @@ def assets_pull(
 
 @assets.command("lock", epilog="Example: genaug assets lock genaug.lock.json")
 def assets_lock(
-    file: Annotated[Path, typer.Argument(help="The lock file to write, or to read with --import.")],
+    file: Annotated[Path, typer.Argument(help="Lock file to write, or to read with --import.")],
     take: Annotated[
-        bool, typer.Option("--import", help="Read FILE instead of writing it: accept only the files that it names.")
+        bool, typer.Option("--import", help="Read FILE instead of writing it, and accept only the files that it names.")
     ] = False,
 ) -> None:
-    """Share which files were used: URL, commit and SHA-256 of every asset that was downloaded here."""
+    """Write a lock file with the URL, commit and SHA-256 of every downloaded asset."""
     from genaug.assets import cache
 
     count = cache.import_lock(file) if take else cache.export_lock(file)
@@ -86,8 +86,10 @@ def assets_lock(
 
 @assets.command("bundle", epilog="Example: genaug assets bundle weights.tar biggan-deep-256 vgg19")
 def assets_bundle(
-    file: Annotated[Path, typer.Argument(help="The .tar file to write.")],
-    names: Annotated[list[str] | None, typer.Argument(help="Names (default: all that are downloaded).")] = None,
+    file: Annotated[Path, typer.Argument(help=".tar file to write.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names from `genaug assets list` (default: all downloaded assets).")
+    ] = None,
 ) -> None:
     """Pack downloaded assets for a machine without a network."""
     from genaug.assets.bundle import bundle
@@ -96,8 +98,8 @@ def assets_bundle(
 
 
 @assets.command("unbundle", epilog="Example: genaug assets unbundle weights.tar")
-def assets_unbundle(file: Annotated[Path, typer.Argument(help="A file of `genaug assets bundle`.")]) -> None:
-    """Check the files of a bundle and unpack them into the cache of this machine."""
+def assets_unbundle(file: Annotated[Path, typer.Argument(help="File from `genaug assets bundle`.")]) -> None:
+    """Verify the files of a bundle and unpack them into the cache."""
     from genaug.assets.bundle import unbundle
 
     typer.echo(", ".join(unbundle(file)))
@@ -105,9 +107,11 @@ def assets_unbundle(file: Annotated[Path, typer.Argument(help="A file of `genaug
 
 @assets.command("verify", epilog="Example: genaug assets verify cgn-colored-mnist")
 def assets_verify(
-    name: Annotated[str | None, typer.Argument(help="By default every asset that is on this machine.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name from `genaug assets list` (default: all assets on this machine).")
+    ] = None,
 ) -> None:
-    """Compare files with their checksums, and their tensors with the network that they are for; nothing is fetched."""
+    """Verify checksums and tensors of assets on this machine. Downloads nothing."""
     from genaug.assets import ASSETS
     from genaug.assets.registry import AssetError, UnavailableAssetError
     from genaug.assets.store import verify, where
@@ -130,8 +134,8 @@ def assets_verify(
 
 
 @assets.command("path", epilog="Example: genaug assets path cgn-colored-mnist")
-def assets_path(name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")]) -> None:
-    """Print where an asset's file is; it is fetched if it has to be."""
+def assets_path(name: Annotated[str, typer.Argument(help="Name from `genaug assets list`.")]) -> None:
+    """Print the path of an asset. Downloads it if necessary."""
     from genaug.assets import asset_path
 
     typer.echo(asset_path(name))
@@ -139,11 +143,11 @@ def assets_path(name: Annotated[str, typer.Argument(help="A name from `genaug as
 
 @assets.command("convert", epilog="Example: genaug assets convert colored_mnist_ckp.pth colored.safetensors")
 def assets_convert(
-    source: Annotated[Path, typer.Argument(help="The authors' file: .pth, .bin, .safetensors or .npz.")],
-    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    kind: Annotated[str | None, typer.Option(help="Which network it is; by default found out.")] = None,
+    source: Annotated[Path, typer.Argument(help="The original authors' file: .pth, .bin, .safetensors or .npz.")],
+    target: Annotated[Path, typer.Argument(help=".safetensors file to write.")],
+    kind: Annotated[str | None, typer.Option(help="Network (default: recognized by its tensors).")] = None,
 ) -> None:
-    """Turn the original authors' checkpoint, or GANSpace's directions, into safetensors; nothing in them is run."""
+    """Convert checkpoints of the original authors, or GANSpace's directions, to safetensors. Runs no code in them."""
     from genaug.assets.convert import convert
 
     typer.echo(convert(source, target, kind))
@@ -151,12 +155,12 @@ def assets_convert(
 
 @assets.command("publish", epilog="Example: genaug assets publish cgn-colored-mnist me/cgn-colored-mnist --dry-run")
 def assets_publish(
-    name: Annotated[str, typer.Argument(help="A name from `genaug assets list`.")],
-    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub; made if it is new.")],
-    out: Annotated[Path, typer.Option(help="Where the weights and their card are put together.")] = Path("publish"),
+    name: Annotated[str, typer.Argument(help="Name from `genaug assets list`.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub. Created if it does not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights and the model card.")] = Path("publish"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder and upload nothing.")] = False,
 ) -> None:
-    """Upload an asset to the Hub as safetensors with a model card, and print the lines that pin it."""
+    """Upload an asset with its model card to the Hub, and print the lines that pin it."""
     from genaug.assets.publish import publish
 
     typer.echo(publish(name, repo, folder=out / name, dry_run=dry_run))
