@@ -153,7 +153,7 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
     others: list[str] = []
     hidden = 0
     for entry in sorted(root.iterdir()):
-        if _hidden(entry.name):
+        if is_hidden(entry.name):
             hidden += 1
         elif entry.is_dir():
             found, skipped, unknown = _images_below(entry, root)
@@ -181,6 +181,20 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return [Path(folder, name) for name in _images_below(Path(folder), Path(folder))[0]]
 
 
+def images_in(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
+    """List the images of a folder that was given as an argument, as `list_images` does.
+
+    Raises:
+        ValueError: there is no such folder, or no image in it; the message names the argument and the folder.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"{argument} must be a folder of images, got no folder: {os.fspath(folder)!r}")
+    found = list_images(folder)
+    if not found:
+        raise ValueError(f"{argument} must be a folder of images, got none in {os.fspath(folder)!r}")
+    return found
+
+
 def _images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
     """Paths of the images below a class folder, how much hidden was skipped, and paths of other files."""
     found: list[str] = []
@@ -192,9 +206,9 @@ def _images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
 
     visited = []
     for inner, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        hidden += sum(map(_hidden, folders)) + sum(map(_hidden, names))
-        folders[:] = [name for name in folders if not _hidden(name)]
-        visited.append((inner, sorted(name for name in names if not _hidden(name))))
+        hidden += sum(map(is_hidden, folders)) + sum(map(is_hidden, names))
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        visited.append((inner, sorted(name for name in names if not is_hidden(name))))
     for inner, names in sorted(visited):  # ImageFolder's order
         for name in names:
             path = Path(inner, name).relative_to(root).as_posix()
@@ -202,7 +216,8 @@ def _images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
     return found, hidden, others
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is skipped wherever images are looked for."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -237,6 +252,17 @@ def naming_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
         full = OSError(f"cannot write {os.fspath(path)}: the disk or a quota is full ({free}); make room and try again")
         full.errno = getattr(error, "errno", None) or errno.ENOSPC
         raise full from error
+
+
+@contextmanager
+def naming_removed_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
+    """Turn the errors that follow when an output folder is removed during `work` into one that says so."""
+    try:
+        yield
+    except OSError as error:
+        if Path(folder).is_dir():
+            raise
+        raise OSError(f"{os.fspath(folder)} was removed during {work}: run the same command again") from error
 
 
 @contextmanager

@@ -20,10 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 from torchvision import tv_tensors
-from torchvision.datasets.folder import is_image_file
 
 from genaug._common.arguments import check_choice, check_integer
-from genaug._common.files import one_line
+from genaug._common.files import ImageError, images_in, open_image
 from genaug.interventions.sampling import generator_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -284,9 +283,7 @@ def frost_photographs(folder: str | os.PathLike[str] | None) -> tuple[Tensor, ..
             "frost blends photographs of frost, which this package does not have: pass frost=FOLDER with some; "
             "the other 14 corruptions need none"
         )
-    paths = sorted(path for path in Path(folder).glob("*") if is_image_file(path.name))
-    if not paths:
-        raise ValueError(f"frost must be a folder with photographs, but {os.fspath(folder)!r} has none")
+    paths = images_in("frost", folder)
     return _opened(tuple((path, path.stat().st_mtime_ns) for path in paths))
 
 
@@ -295,10 +292,9 @@ def _opened(paths: tuple[tuple[Path, int], ...]) -> tuple[Tensor, ...]:
     photographs = []
     for path, _ in paths:
         try:
-            with Image.open(path) as file:
-                photographs.append(_tensor(file.convert("RGB")))
-        except OSError as error:
-            raise ValueError(f"frost has a picture that does not open: {path} ({one_line(error)})") from None
+            photographs.append(_tensor(open_image(path)))
+        except ImageError as error:
+            raise ValueError(f"frost must be a folder of images, got {error}") from None
     return tuple(photographs)
 
 

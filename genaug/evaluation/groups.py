@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug._common.arguments import check_choice
+from genaug._common.files import is_hidden
 from genaug.evaluation.intervals import wilson
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ImageFiles, Model, image_paths, missing_parts, score
@@ -332,7 +333,7 @@ def _celeba(root: Path, target: str, attribute: str) -> _Listed:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and not inner.name.startswith("."))
+    return sorted(inner for inner in folder.iterdir() if inner.is_dir() and not is_hidden(inner.name))
 
 
 def _folders(root: Path, domain: str | None) -> _Listed:

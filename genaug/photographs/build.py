@@ -23,7 +23,15 @@ from torch import Tensor
 
 import genaug
 from genaug._common.arguments import check_choice, check_integer, check_process
-from genaug._common.files import ImageError, ImageFiles, image_files, naming_full_disk, staging_folder, writable_folder
+from genaug._common.files import (
+    ImageError,
+    ImageFiles,
+    image_files,
+    naming_full_disk,
+    naming_removed_folder,
+    staging_folder,
+    writable_folder,
+)
 from genaug._common.progress import progress
 from genaug._common.records import differences
 from genaug.photographs import format as layout
@@ -237,7 +245,7 @@ class _Builder:
         every = range(rank, layout.shards_of(self._settings), world_size)
         mine, left = (sum(len(self._indices(shard)) for shard in some) for some in (every, shards))
         bar = progress(total=mine, initial=mine - left, description="cut out", unit="image") if rank == 0 else None
-        with bar or nullcontext():
+        with naming_removed_folder(self._bank, "building"), bar or nullcontext():
             for shard in shards:
                 begin = time.monotonic()
                 with (

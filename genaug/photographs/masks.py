@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from genaug._common.arguments import check_device, near
-from genaug._common.files import ImageError, ImageFiles, one_line, open_with_alpha
+from genaug._common.files import ImageError, ImageFiles, list_images, one_line, open_with_alpha
 
 NETWORKS = ("u2netp", "u2net")
 # Side of what the networks see, in pixels. They were trained at 320. At 256 masks are a little better and take two
@@ -210,7 +210,7 @@ class _Folder:
             )
         if not beside:
             wanted = set(self._paths.values())
-            found = (path for path in sorted(folder.rglob("*.png")) if not path.name.startswith("."))
+            found = (path for path in list_images(folder) if path.suffix == ".png")
             if extra := [path for path in found if path not in wanted]:
                 raise ValueError(f"masks must belong to photographs, but {len(extra)} have none, such as {extra[0]}")
 

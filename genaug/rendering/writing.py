@@ -33,7 +33,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import genaug
 from genaug._common.arguments import check_choice, check_integer, check_process
-from genaug._common.files import FULL, staging_folder, sweep, writable_folder
+from genaug._common.files import FULL, naming_removed_folder, staging_folder, sweep, writable_folder
 from genaug._common.progress import progress
 from genaug._common.records import differences, write_results
 from genaug.assets import KINDS, asset_path
@@ -320,7 +320,8 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
     bar = progress(total=mine, initial=mine - left, description="render", unit="image") if rank == 0 else None
     log = layout.folder / f"log-{rank}.jsonl"
     samples = size = 0
-    with ThreadPoolExecutor(_threads()) as pool, bar or nullcontext():
+    removed = naming_removed_folder(layout.folder, "rendering")
+    with removed, ThreadPoolExecutor(_threads()) as pool, bar or nullcontext():
         for shard in shards:
             begin = time.monotonic()
             indices = layout.indices(shard)
@@ -340,8 +341,6 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
                 with log.open("a") as lines:
                     lines.write(json.dumps(line) + "\n")
             except OSError as error:
-                if not layout.folder.is_dir():
-                    raise OSError(f"{layout.folder} was removed while it was rendered to: render it again") from None
                 if error.errno not in FULL:
                     raise
                 raise _full(layout, size / max(samples, 1)) from error
@@ -446,11 +445,11 @@ class _Writer:
     def publish(self) -> None:
         """Moves the files to their places, the manifest last."""
         folder = self._layout.folder
+        size = self.path.stat().st_size  # before folders are made, which would bring a removed one back
         for parent in {(folder / place).parent for _, place in self._files}:
             parent.mkdir(parents=True, exist_ok=True)
         for staged, place in self._files:
             staged.replace(folder / place)
-        size = self.path.stat().st_size
         self.path.replace(self._layout.data(self._shard))
         manifest = {"sha256": self._digest.hexdigest(), "bytes": size, "sizes": self._sizes}
         staged = self._staged / "manifest"

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import is_pure_tensor, pil_to_tensor
+from torchvision.transforms.v2.functional import is_pure_tensor
 
 from genaug._common.arguments import check_choice, check_integer, check_number
 from genaug.interventions import sampling
 from genaug.interventions.steering import fitting_memory
 from genaug.transforms.lbfgs import minimise
+from genaug.transforms.styles import check_image, check_styles, style_of, to_float
 from genaug.transforms.vgg import Encoder, load_decoder, load_encoder
 
 STYLE_LAYERS, CONTENT_LAYER = 5, 4  # conv_1 to conv_5, before their ReLU; conv_4
@@ -281,8 +282,8 @@ class StyleTransferIntervention(v2.Transform):
 
     Args:
         styles: a map-style dataset of images, such as `GenerativeInterventionDataset` (of its samples the first entry
-            counts, or "image" of a dict), or a tensor (N, 3, H, W), uint8 or float in [0, 1]. They keep their sizes:
-            statistics of features do not depend on them.
+            counts, or "image" of a dict); a tensor (N, 3, H, W), uint8 or float in [0, 1]; or a folder of images, with
+            or without one folder per class. Images keep their sizes: statistics of features do not depend on them.
         method: "gatys": VGG19, Gram matrices and L-BFGS, the paper's, seconds an image on a CPU. "adain": one pass
             through an encoder and a decoder, fast enough within a loader; a substitute for the paper's method, not the
             same images.
@@ -340,7 +341,7 @@ class StyleTransferIntervention(v2.Transform):
         if method == "gatys" and dtype not in (None, torch.float32):
             raise ValueError(f"dtype must be float32 for method='gatys', but got {dtype}")
         self.dtype = dtype or torch.float32
-        self.styles = _check_styles(styles, SMALLEST[method])
+        self.styles = check_styles(styles, SMALLEST[method])
         # device -> networks: in a dict, else they would be submodules, in the repr, the state_dict and every pickle
         self._networks: dict[torch.device, tuple[Encoder, nn.Module | None]] = {}
 
@@ -386,7 +387,7 @@ class StyleTransferIntervention(v2.Transform):
         with torch.inference_mode(False):
             results = images.clone()
             made = self._transfer(
-                _to_float(images[chosen.to(images.device)]), params["styles"][chosen], params["steps"][chosen]
+                to_float(images[chosen.to(images.device)]), params["styles"][chosen], params["steps"][chosen]
             )
             if not images.is_floating_point():
                 made = made.mul_(255).round_()
@@ -395,7 +396,7 @@ class StyleTransferIntervention(v2.Transform):
 
     def _transfer(self, contents: Tensor, places: Tensor, steps: Tensor) -> Tensor:
         encoder, decoder = self._load(contents.device)
-        styles = [_to_float(style.to(contents.device)) for style in self._read(places.tolist())]
+        styles = [to_float(style.to(contents.device)) for style in self._read(places.tolist())]
         if decoder is not None:
             return adain(encoder, decoder, contents, styles, alpha=self.alpha)
         return gatys(
@@ -432,14 +433,16 @@ class StyleTransferIntervention(v2.Transform):
             return list(self.styles[places])
         together = getattr(self.styles, "__getitems__", None)
         samples = together(places) if together else [self.styles[place] for place in places]
-        return [_style(sample, place, SMALLEST[self.method]) for sample, place in zip(samples, places, strict=True)]
+        name_of = getattr(self.styles, "name_of", "styles[{}]".format)
+        smallest = SMALLEST[self.method]
+        return [style_of(sample, name_of(place), smallest) for sample, place in zip(samples, places, strict=True)]
 
     def _as_batch(self, inpt: Any) -> Tensor:
         """The input as a plain tensor (B, 3, H, W)."""
         if isinstance(inpt, (PIL.Image.Image, tv_tensors.Video)):
             kind = "a PIL image: put v2.ToImage() before" if isinstance(inpt, PIL.Image.Image) else "a video"
             raise TypeError(f"{type(self).__name__} takes tensors of images, but got {kind}")
-        _check_image(f"{type(self).__name__}: an image", inpt, SMALLEST[self.method])
+        check_image(f"{type(self).__name__}: an image", inpt, SMALLEST[self.method])
         return inpt.detach().as_subclass(Tensor).reshape(-1, *inpt.shape[-3:])
 
     def extra_repr(self) -> str:
@@ -465,63 +468,3 @@ def _check_steps(steps: Any) -> tuple[int, int]:
     if low > high:
         raise ValueError(f"steps must be (least, most), but got {steps!r}")
     return low, high
-
-
-def _check_styles(styles: Any, smallest: int) -> Any:
-    """The styles; a tensor is looked at, of a dataset only whether it is one, since its images may cost time."""
-    if isinstance(styles, Tensor):
-        if styles.ndim != 4 or not len(styles):
-            raise ValueError(f"styles must be (N, 3, H, W) with N at least 1, but got {tuple(styles.shape)}")
-        _check_image("styles", styles, smallest)
-        return styles.detach().as_subclass(Tensor)
-    if not hasattr(styles, "__getitem__") or not hasattr(styles, "__len__") or isinstance(styles, (str, dict)):
-        raise TypeError(
-            f"styles must be a map-style dataset of images or a tensor (N, 3, H, W), but got {type(styles).__name__}"
-        )
-    if not len(styles):
-        raise ValueError("styles must have at least one image, but got none")
-    return styles
-
-
-def _style(sample: Any, place: int, smallest: int) -> Tensor:
-    """The image of a dataset's sample."""
-    image = sample[0] if isinstance(sample, (tuple, list)) else sample
-    image = sample.get("image") if isinstance(sample, dict) else image
-    if isinstance(image, PIL.Image.Image):
-        image = pil_to_tensor(image)
-    if not isinstance(image, Tensor):
-        raise TypeError(f"styles[{place}] must be an image or begin with one, but got {type(image).__name__}")
-    if image.ndim != 3:
-        raise ValueError(f"styles[{place}] must be (3, H, W), but got {tuple(image.shape)}")
-    _check_image(f"styles[{place}]", image, smallest)
-    return image.detach().as_subclass(Tensor)
-
-
-def _check_image(what: str, image: Tensor, smallest: int) -> None:
-    """Raises ValueError unless it is (3, H, W) or (B, 3, H, W), large enough, and uint8 or float in [0, 1]."""
-    if image.ndim not in (3, 4):
-        raise ValueError(f"{what} must be (3, H, W) or (B, 3, H, W), but got {tuple(image.shape)}")
-    if (channels := image.shape[-3]) != 3:
-        ways = {1: ": v2.RGB() makes grey images so", 4: ": put transparent images on a background first"}
-        raise ValueError(
-            f"{what} must have 3 channels, red, green and blue, but got {channels} of {tuple(image.shape)}"
-            f"{ways.get(channels, '')}"
-        )
-    if min(image.shape[-2:]) < smallest:
-        raise ValueError(
-            f"{what} must have at least {smallest} pixels a side, which is what the networks need, but got "
-            f"{tuple(image.shape)}"
-        )
-    if image.dtype != torch.uint8:
-        if not image.is_floating_point():
-            raise TypeError(f"{what} must be uint8 or float, but got {image.dtype}")
-        if image.numel() and not (image.min() >= 0 and image.max() <= 1):
-            low, high = image.min().item(), image.max().item()
-            raise ValueError(
-                f"{what} of floats must be in [0, 1], but goes from {low:g} to {high:g}: style transfer stands before "
-                "v2.Normalize()"
-            )
-
-
-def _to_float(images: Tensor) -> Tensor:
-    return images.float() if images.is_floating_point() else images.float() / 255

@@ -192,6 +192,7 @@ def test_plasma_fills_zero_to_one_and_closes_on_itself() -> None:
 
 
 def test_frost_blends_photographs_whatever_their_size(frost: Path, tmp_path: Path) -> None:
+    (tmp_path / "._low.png").write_bytes(b"metadata of macOS")
     to_pil_image(torch.full((3, 20, 90), 100, dtype=torch.uint8)).save(tmp_path / "low.png")
     assert torch.equal(corrupt(plain(50), "frost", 2, frost=tmp_path), plain(100))  # 0.8 * 50 + 0.6 * 100
     many = corrupt(plain(0).expand(40, -1, -1, -1), "frost", 1, frost=frost)
@@ -231,7 +232,11 @@ def test_images_keep_their_type_and_odd_sizes_work(frost: Path) -> None:
         ({"indices": 1.5}, TypeError, "indices must be an int"),
         ({"elastic": "mine"}, ValueError, "elastic must be one of"),
         ({"name": "frost"}, ValueError, "pass frost=FOLDER .* other 14"),
-        ({"name": "frost", "frost": "nowhere"}, ValueError, "frost must be a folder with photographs"),
+        (
+            {"name": "frost", "frost": "nowhere"},
+            ValueError,
+            "frost must be a folder of images, got no folder: 'nowhere'",
+        ),
     ],
 )
 def test_bad_input_is_named(change: dict[str, object], error: type[Exception], words: str) -> None:
@@ -242,7 +247,7 @@ def test_bad_input_is_named(change: dict[str, object], error: type[Exception], w
 
 def test_a_photograph_that_does_not_open_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"does not open: .*broken.png"):
+    with pytest.raises(ValueError, match=r"frost must be a folder of images, got .*broken\.png does not open"):
         corrupt(plain(1), "frost", 1, frost=tmp_path)
 
 

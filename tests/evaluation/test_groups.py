@@ -123,6 +123,7 @@ def test_spawrious_has_a_group_for_each_class_and_background(tmp_path: Path) -> 
 
 def test_one_domain_is_left_out(tmp_path: Path) -> None:
     write_images(tmp_path, [f"{domain}/{name}/0.png" for domain in ("photo", "sketch") for name in ("dog", "horse")])
+    write_images(tmp_path, [f"{hidden}/{name}/0.png" for hidden in ("__MACOSX", ".cache") for name in ("dog", "horse")])
     assert set(read_groups(tmp_path).groups) == {"photo", "sketch"}
     test, train = (read_groups(tmp_path, split, domain="sketch") for split in ("test", "train"))
     assert {path.parts[-3] for path in test.paths} == {"sketch"}

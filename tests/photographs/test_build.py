@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +222,22 @@ def test_a_full_disk_names_the_shard_and_keeps_the_finished_ones(drawn, monkeypa
     folder = drawn.parent / "bank"
     assert sorted(path.name for path in folder.glob("shard*")) == ["shard-000000.jsonl", "shard-000000.tar"]
     assert not list(folder.glob(".genaug-*"))
+    assert len(built(drawn)) == 12
+
+
+def test_a_bank_that_is_removed_meanwhile_is_named(drawn, monkeypatch):
+    folder, add = drawn.parent / "bank", build.layout.ShardWriter.add
+
+    def remove(self, *parts):
+        if self.tar.name == "shard-000001.tar":
+            shutil.rmtree(folder)
+        add(self, *parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build.layout.ShardWriter, "add", remove)
+        with pytest.raises(OSError, match="bank was removed during building: run the same command again") as error:
+            built(drawn)
+    assert not isinstance(error.value, FileNotFoundError)  # which would be misuse
     assert len(built(drawn)) == 12
 
 

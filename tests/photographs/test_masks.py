@@ -82,6 +82,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path, photographs):
     with pytest.raises(ValueError, match=r"dog/1\.png must have the size .* 60 x 40 pixels, got 40 x 60.*EXIF"):
         made(photographs, folder)
     mask_file(folder, np.zeros((40, 60), np.uint8), "dog/2.png")
+    mask_file(folder, np.zeros((40, 60), np.uint8), ".ipynb_checkpoints/3.png")  # hidden: not counted
     with pytest.raises(ValueError, match=r"must belong to photographs, but 1 have none, such as .*dog/2\.png"):
         mask_source(folder, photographs)
     colour = mask_file(tmp_path / "colour", np.zeros((40, 60, 3), np.uint8))

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import ColoredMNIST, RenderedDataset
 from genaug._common.files import staging_folder
+from genaug.cli import main
 from genaug.rendering import render, repair, verify
 from genaug.rendering import writing as rendering
 
@@ -302,6 +304,26 @@ def test_a_full_disk_keeps_what_is_finished_and_says_what_is_needed(
     assert sorted(kept) == sorted([*shards, "settings.json", "log-0.jsonl"])
     assert render(Source(), tmp_path / "set", shard_size=6, format=kind).written == 2
     assert verify(tmp_path / "set") == []
+
+
+def test_a_folder_that_is_removed_meanwhile_is_named(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, encode = tmp_path / "set", rendering._Writer.encode
+
+    def remove(self: Any, *batch: Any) -> Any:
+        if self._shard == 1:
+            shutil.rmtree(folder)
+        return encode(self, *batch)
+
+    monkeypatch.setattr(rendering._Writer, "encode", remove)
+    command = ["render", "cgn-digits", "--out", folder, "--num", 20, "--shard-size", 10, "--format", kind]
+    assert main(list(map(str, command))) == 1
+    assert capsys.readouterr().err == (
+        f"genaug: OSError: {folder} was removed during rendering: run the same command again\n"
+    )
+    monkeypatch.undo()
+    assert main(list(map(str, command))) == 0
 
 
 class Slow(Source):

@@ -504,6 +504,35 @@ def test_styles_come_from_any_map_style_dataset(weights, tmp_path):
     assert torch.equal(transform.transform(uint8()[2], params), as_tensor.transform(uint8()[2], params))
 
 
+@pytest.mark.parametrize("names", [("0.png", "1.png"), ("cow/0.png", "camel/0.png")])
+def test_styles_come_from_a_folder_flat_or_by_class(weights, tmp_path, names):
+    for name, style in zip(sorted(names), uint8(), strict=False):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        to_pil_image(style).save(tmp_path / name)
+    (tmp_path / "._0.png").write_bytes(b"metadata")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    to_pil_image(uint8()[2]).save(tmp_path / ".ipynb_checkpoints" / "2.png")
+    params = {"applied": torch.tensor([True]), "styles": torch.tensor([1]), "steps": torch.tensor([3])}
+    for folder in (tmp_path, str(tmp_path)):
+        transform = StyleTransferIntervention(folder, network=weights["vgg19"])
+        assert "styles=2 of StyleFolder" in repr(transform)
+        expected = StyleTransferIntervention(uint8()[:2], network=weights["vgg19"]).transform(uint8()[2], params)
+        assert torch.equal(pickle.loads(pickle.dumps(transform)).transform(uint8()[2], params), expected)
+
+
+def test_a_folder_of_styles_that_cannot_be_read_is_named(weights, tmp_path):
+    with pytest.raises(ValueError, match=r"styles must be a folder of images, got no folder: '.*gone'"):
+        StyleTransferIntervention(tmp_path / "gone")
+    with pytest.raises(ValueError, match="styles must be a folder of images, got none in"):
+        StyleTransferIntervention(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"a\.png does not open as an image"):
+        StyleTransferIntervention(tmp_path, network=weights["vgg19"])(uint8())
+    to_pil_image(torch.rand(3, 2, 2)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png must have at least 4 pixels a side"):
+        StyleTransferIntervention(tmp_path, network=weights["vgg19"])(uint8())
+
+
 def test_a_decoder_for_another_encoder_is_refused(weights, tmp_path):
     options = {"method": "adain", "network": weights["vgg19"]}
     transform = StyleTransferIntervention(images(1, 16), **options, decoder=weights["adain-decoder"])
@@ -541,8 +570,7 @@ def test_weights_of_another_kind_are_refused(weights):
         ({"styles": torch.rand(0, 3, 8, 8)}, ValueError, "styles must be (N, 3, H, W) with N at least 1"),
         ({"styles": torch.rand(3, 8, 8)}, ValueError, "styles must be (N, 3, H, W) with N at least 1"),
         ({"styles": torch.rand(2, 1, 8, 8)}, ValueError, "styles must have 3 channels, red, green and blue, but got 1"),
-        ({"styles": "a-folder"}, TypeError, "styles must be a map-style dataset of images or a tensor"),
-        ({"styles": iter([])}, TypeError, "styles must be a map-style dataset of images or a tensor"),
+        ({"styles": iter([])}, TypeError, "styles must be a folder of images, a map-style dataset of images or a"),
         ({"styles": torch.rand(2, 3, 8, 8), "method": "adain"}, ValueError, "at least 16 pixels a side"),
     ],
 )

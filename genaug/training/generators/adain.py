@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import is_image_file
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from genaug._common.arguments import check_device, check_integer
-from genaug._common.files import open_image, writable_folder
+from genaug._common.files import images_in, open_image, writable_folder
 from genaug.assets import save_asset
 from genaug.evaluation.scoring import MOST_WORKERS
 from genaug.interventions.sampling import integers, uniform
@@ -161,7 +160,7 @@ def train(
     if steps is not None:
         check_integer("steps", steps, 1)
         settings = replace(settings, steps=steps)
-    pairs = Crops(_images("content", content), _images("styles", styles), seed, settings)
+    pairs = Crops(images_in("content", content), images_in("styles", styles), seed, settings)
     encoder = load_encoder(network, ("vgg19", "adain-encoder"), 9, reflect=True).to(device)
     folder = writable_folder(out)
     described = {
@@ -201,16 +200,6 @@ def train(
         training=json.dumps(described),
         machine=machine(device),
     )
-
-
-def _images(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files of a folder and of those in it, in a fixed order."""
-    if not Path(folder).is_dir():
-        raise ValueError(f"{argument} must be a folder of images, but there is no folder {os.fspath(folder)!r}")
-    found = sorted(path for path in Path(folder).rglob("*") if is_image_file(path.name) and path.is_file())
-    if not found:
-        raise ValueError(f"{argument} must be a folder of images, but {os.fspath(folder)!r} has none")
-    return found
 
 
 def _batches(pairs: Crops, first: int, settings: Settings, workers: int) -> Iterator[list[Tensor]]:

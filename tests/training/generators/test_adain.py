@@ -154,12 +154,20 @@ def test_bad_arguments_are_named(network, folders, tmp_path):
         train(styles, content, out, network=network, steps=0)
     with pytest.raises(ValueError, match="workers must be at least 0, but got -1"):
         train(styles, content, out, network=network, workers=-1)
-    with pytest.raises(ValueError, match=r"styles must be a folder of images, but there is no folder '.*gone'"):
+    with pytest.raises(ValueError, match=r"styles must be a folder of images, got no folder: '.*gone'"):
         train(tmp_path / "gone", content, out, network=network)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"content must be a folder of images, but '.*empty' has none"):
+    with pytest.raises(ValueError, match=r"content must be a folder of images, got none in '.*empty'"):
         train(styles, tmp_path / "empty", out, network=network)
     assert not out.exists()
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for name in ("._a.jpg", ".ipynb_checkpoints/a.jpg"):
+        (tmp_path / name).write_bytes(b"metadata")
+    with pytest.raises(ValueError, match="content must be a folder of images, got none in"):
+        train(tmp_path, tmp_path, tmp_path / "out")
 
 
 def test_a_file_that_is_no_image_is_named(short, network, folders, tmp_path):
