@@ -24,6 +24,17 @@ def tool(name: str) -> dict:
     return runpy.run_path(str(ROOT / "tools" / f"{name}.py"))
 
 
+def examples() -> str:
+    """All code of the README, the docs and the examples."""
+    pages = [ROOT / "README.md", *DOCS.glob("*.md")]
+    fenced = [
+        code
+        for page in pages
+        for code in re.findall(r"^```(?:python|text)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    ]
+    return "\n".join([*fenced, *(path.read_text() for path in (ROOT / "examples").glob("*.py"))])
+
+
 def test_the_api_page_has_every_public_name():
     names = list(tool("site_pages")["api_names"]((DOCS / "api.md").read_text()))
     assert len(names) == len(set(names))
@@ -35,6 +46,13 @@ def test_every_name_of_the_api_page_exists_and_says_what_it_is():
     for name in pages["api_names"]((DOCS / "api.md").read_text()):
         found = pages["api_object"](name)
         assert not callable(found) or found.__doc__, name
+
+
+def test_every_name_of_the_api_page_has_an_example():
+    code = examples()
+    names = tool("site_pages")["api_names"]((DOCS / "api.md").read_text())
+    missing = [name for name in names if not re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
+    assert missing == []
 
 
 def test_every_page_is_in_the_index():

@@ -25,8 +25,8 @@ def pages() -> list[Path]:
     return [*(path for name in others if (path := ROOT / name).exists()), *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def prose(text: str) -> str:
-    """Return the sentences of a Markdown page, one paragraph or list item per line."""
+def prose(text: str, code: str = "") -> str:
+    """Return the sentences of a Markdown page, one paragraph or list item per line; `code` replaces inline code."""
     text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     paragraphs = []
@@ -35,7 +35,7 @@ def prose(text: str) -> str:
         lines = [line for line in lines if not line.startswith(("|", "#", "!["))]
         words = re.sub(r"^(?:[-*]|\d+\.) ", "", " ".join(lines)).strip()
         words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", words)  # links keep their text
-        words = re.sub(r"`[^`]*`", "", words)
+        words = re.sub(r"`[^`]*`", code, words)
         words = re.sub(r"https?://\S+|[*_<>]", "", words)
         words = re.sub(r"\s+([.,:;)])", r"\1", re.sub(r"\s+", " ", words)).strip(" :,")
         if len(words.split()) > 2:
@@ -72,7 +72,8 @@ def main() -> int:
         text = prose(page.read_text(encoding="utf-8"))
         if not text:
             continue
-        long = [sentence for sentence in sentences(text) if len(sentence.split()) > LONGEST]
+        parts = sentences(prose(page.read_text(encoding="utf-8"), code="Code"))
+        long = [sentence for sentence in parts if len(sentence.split()) > LONGEST]
         found.append(textstat.flesch_reading_ease(text))
         print(f"{found[-1]:5.1f}  {len(long):3d} long sentences  {page.resolve().relative_to(ROOT)}")
         if arguments.sentences:
