@@ -19,6 +19,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -109,16 +110,24 @@ ROWS = {  # what each adds to the training photographs
     "mix: 2 swaps + 2 texture and background swaps + 2 x TrivialAugmentWide": ("swaps", "textures", "trivial"),
 }
 
+Images = tuple[Tensor, Tensor]  # images (N, 3, H, W) uint8 and labels (N,)
 
-def parts(bank: PhotographBank, images: Tensor, labels: Tensor, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Images that rows are made of, and their labels."""
-    count = SWAPS * len(images)
-    twice = torch.arange(count) % len(images)
+
+def parts(bank: PhotographBank, seed: int) -> dict[str, Callable[[], Images]]:
+    """How to make the images that rows consist of, and their labels."""
+    count = SWAPS * len(bank.order)
+
+    def augmented(images: Tensor, labels: Tensor) -> Images:
+        chosen = torch.arange(count) % len(images)
+        return trivially_augmented(images[chosen], seed), labels[chosen]
+
     return {
-        "same": swapped(bank, count, seed, backgrounds="same"),
-        "swaps": swapped(bank, count, seed),
-        "textures": swapped(bank, count, seed + 100, tie=()),
-        "trivial": (trivially_augmented(images[twice], seed), labels[twice]),
+        "photographs": lambda: photographs(bank),
+        "same": lambda: swapped(bank, count, seed, backgrounds="same"),
+        "swaps": lambda: swapped(bank, count, seed),
+        "textures": lambda: swapped(bank, count, seed + 100, tie=()),
+        "trivial": lambda: augmented(*photographs(bank)),
+        "trivial swaps": lambda: augmented(*swapped(bank, count, seed)),
     }
 
 
@@ -203,24 +212,48 @@ class Small:
         return predict
 
 
-def tests(held_out: PhotographBank, pacs: Path, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    found = {
-        "original": photographs(held_out),
-        "mixed_same": composites(held_out, "same", seed),
-        "mixed_rand": composites(held_out, "any", seed),
-        "second_mixed_rand": composites(held_out, "any", seed, second=True),
-        "background_alone": backgrounds_alone(held_out),
-    }
-    for domain in DOMAINS:
-        folder = ImageFolder(str(pacs / domain), v2.Compose([v2.Resize((224, 224)), v2.PILToTensor()]))
+def tests(held_out: PhotographBank, pacs: Path, seed: int) -> dict[str, Callable[[], Images]]:
+    """How to make the test images, and their labels."""
+
+    def domain(name: str) -> Images:
+        folder = ImageFolder(str(pacs / name), v2.Compose([v2.Resize((224, 224)), v2.PILToTensor()]))
         assert tuple(folder.classes) == held_out.classes
         images, labels = zip(*folder, strict=True)
-        found[domain] = torch.stack(images), torch.tensor(labels)
-    return found
+        return torch.stack(images), torch.tensor(labels)
+
+    return {
+        "original": lambda: photographs(held_out),
+        "mixed_same": lambda: composites(held_out, "same", seed),
+        "mixed_rand": lambda: composites(held_out, "any", seed),
+        "second_mixed_rand": lambda: composites(held_out, "any", seed, second=True),
+        "background_alone": lambda: backgrounds_alone(held_out),
+        **{name: partial(domain, name) for name in DOMAINS},
+    }
 
 
-def accuracies(answers: dict[str, Tensor], checks: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-    return {test: 100 * float((answers[test] == labels).double().mean()) for test, (_, labels) in checks.items()}
+class Kept:
+    """Inputs of the classifiers, kept by name: in a folder, if there is one, and those of other domains in memory."""
+
+    def __init__(self, folder: Path | None, prepare: Callable[[Tensor], Tensor]) -> None:
+        self.folder, self.prepare = folder, prepare
+        self.domains: dict[str, Images] = {}
+
+    def __call__(self, name: str, seed: int, make: Callable[[], Images]) -> Images:
+        if name in self.domains:
+            return self.domains[name]
+        path = None if self.folder is None else self.folder / f"{name}{'' if name in DOMAINS else f'-{seed}'}.pt"
+        if path is not None and path.exists():
+            inputs, labels = torch.load(path, weights_only=True)
+        else:
+            images, labels = make()
+            inputs = self.prepare(images)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.save((inputs, labels), path.with_suffix(".part"))
+                path.with_suffix(".part").replace(path)
+        if name in DOMAINS:
+            self.domains[name] = inputs, labels
+        return inputs, labels
 
 
 def measured(score: dict[str, float]) -> dict[str, float]:
@@ -232,28 +265,21 @@ def measured(score: dict[str, float]) -> dict[str, float]:
     }
 
 
-def run(arguments: argparse.Namespace, seed: int, extract: Features | None) -> dict[str, dict[str, float]]:
+def run(arguments: argparse.Namespace, seed: int, kept: Kept, small: Small | None) -> dict[str, dict[str, float]]:
     bank = PhotographBank(arguments.bank)
     training, held_out = split(bank, seed)
-    images, labels = photographs(training)
-    checks = tests(held_out, Path(arguments.pacs), seed)
+    made, checks = parts(training, seed), tests(held_out, Path(arguments.pacs), seed)
+    checked = {name: kept(name, seed, make) for name, make in checks.items()}
+    rows = {row: names for row, names in ROWS.items() if row.startswith(tuple(arguments.rows.split(",")))}
+    used = dict.fromkeys(name for names in rows.values() for name in ("photographs", *names))
+    ready = {name: kept(name, seed, made[name]) for name in used}
     scores: dict[str, dict[str, float]] = {}
-    added = {"photographs": (images, labels), **parts(training, images, labels, seed)}
-    small = Small(arguments.steps)
-    prepare = extract or small.shrunk
-    ready = {name: prepare(part) for name, (part, _) in added.items()}
-    checked = {name: prepare(part) for name, (part, _) in checks.items()}
-    for row, names in ROWS.items():
-        if not row.startswith(tuple(arguments.rows.split(","))):
-            continue
-        used = ("photographs", *names)
-        inputs, targets = torch.cat([ready[name] for name in used]), torch.cat([added[name][1] for name in used])
-        if extract is None:
-            predict = small.fit(inputs, targets, seed, bank.num_classes)
-        else:
-            predict = fitted_probe(inputs, targets)
-        answers = {test: predict(part) for test, part in checked.items()}
-        scores[row] = measured(accuracies(answers, checks))
+    for row, names in rows.items():
+        used_here = [ready[name] for name in ("photographs", *names)]
+        inputs, targets = (torch.cat(pieces) for pieces in zip(*used_here, strict=True))
+        predict = fitted_probe(inputs, targets) if small is None else small.fit(inputs, targets, seed, bank.num_classes)
+        score = {name: 100 * float((predict(x) == y).double().mean()) for name, (x, y) in checked.items()}
+        scores[row] = measured(score)
         print(seed, row, {key: round(value, 1) for key, value in scores[row].items()}, flush=True)
     return scores
 
@@ -267,13 +293,15 @@ def main() -> None:
     parser.add_argument("--network", choices=["efficientnet-lite0", "resnet18"], default="efficientnet-lite0")
     parser.add_argument("--steps", type=int, default=1000, help="training steps of resnet18 (default: 1000)")
     parser.add_argument("--rows", default="", help="comma-separated beginnings of the rows' names (default: all)")
+    parser.add_argument("--cache", type=Path, help="keep features here; one folder for a bank, a network and a version")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    extract = Features("cpu") if arguments.network == "efficientnet-lite0" else None
+    small = Small(arguments.steps) if arguments.network == "resnet18" else None
+    kept = Kept(arguments.cache, Features("cpu") if small is None else small.shrunk)
     start = time.perf_counter()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    by_seed = {seed: run(arguments, seed, extract) for seed in seeds}
+    by_seed = {seed: run(arguments, seed, kept, small) for seed in seeds}
     first = by_seed[seeds[0]]
     table = {
         name: {
@@ -300,7 +328,7 @@ def main() -> None:
                 "rows": table,
                 "settings": {
                     "network": arguments.network,
-                    "steps": arguments.steps if extract is None else None,
+                    "steps": None if small is None else arguments.steps,
                     "swaps": SWAPS,
                     "cutouts": len(bank.files.entries),
                     "bank": bank.files.settings,

@@ -115,12 +115,18 @@ class _Stages(nn.Module):
         """The layer `name` as logits (B, 1, H, W)."""
         raise NotImplementedError
 
-    def logits(self, x: Tensor) -> list[Tensor]:
-        """The fused logits and those of the six sides, from fine to coarse, each (B, 1, H, W)."""
-        kept = []
+    def encoded(self, x: Tensor) -> list[Tensor]:
+        """The maps of the six stages on the way down, from fine to coarse."""
+        maps = []
         for i in range(1, 7):
             x = self._stage(f"stage{i}", x if i == 1 else halved(x))
-            kept.append(x)
+            maps.append(x)
+        return maps
+
+    def logits(self, x: Tensor) -> list[Tensor]:
+        """The fused logits and those of the six sides, from fine to coarse, each (B, 1, H, W)."""
+        kept = self.encoded(x)
+        x = kept[-1]
         sides = [self._side("side6", x)]
         for i in range(5, 0, -1):
             x = like(x, kept[i - 1], self.align_corners)
@@ -238,6 +244,23 @@ class FastU2Net(nn.Module):
             return _probabilities(self.layers(images), side_outputs)
         made = [self.layers(image) for image in images.split(1)]
         return _probabilities([torch.cat(maps) for maps in zip(*made, strict=True)], side_outputs)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Describe whole images: the mean, the standard deviation and the maximum of every channel of the encoder.
+
+        Args:
+            images: (B, 3, H, W), normalized as for `forward`. Each is computed alone.
+
+        Returns:
+            (B, 3 * C): C channels of six stages; 1,152 numbers for U2-Net-p.
+        """
+        images = _checked(images).to(self.layers.get_buffer("outconv_bias").dtype)
+        found = []
+        for image in images.split(1):
+            maps = [x.flatten(2) for x in self.layers.encoded(image.contiguous(memory_format=torch.channels_last))]
+            found.append(torch.cat([kind for x in maps for kind in (x.mean(2), x.std(2), x.amax(2))], dim=1))
+        return torch.cat(found)
 
 
 class _Folded(_Stages):

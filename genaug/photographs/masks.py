@@ -19,7 +19,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from PIL import Image
 
 from genaug._common.arguments import check_device, near
 from genaug._common.files import ImageError, ImageFiles, list_images, one_line, open_with_alpha
+
+if TYPE_CHECKING:
+    from genaug.generators.u2net import FastU2Net
 
 NETWORKS = ("u2netp", "u2net")
 # Side of what the networks see, in pixels. They were trained at 320. At 256 masks are a little better and take two
@@ -96,6 +99,25 @@ def mask_source(masks: Any, photographs: ImageFiles, device: torch.device | str 
     )
 
 
+def saliency_network(name: str, device: torch.device | str = "cpu") -> FastU2Net:
+    """Load one of `NETWORKS` in its fast form. `normalized` prepares what it takes."""
+    from genaug.assets import load_asset
+    from genaug.generators.u2net import KIND, KIND_SMALL
+
+    build = (KIND_SMALL if name == "u2netp" else KIND).build
+    assert build is not None
+    with torch.device("meta"):
+        network: Any = build({})
+    network.load_state_dict(load_asset(name)[0], assign=True)
+    return network.eval().fast(device)
+
+
+def normalized(images: torch.Tensor) -> torch.Tensor:
+    """Images (..., 3, H, W) in [0, 1], less ImageNet's mean, divided by its deviation."""
+    mean, deviation = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
+    return (images - mean) / deviation
+
+
 class SaliencyNetwork:
     """Masks by U2-Net or U2-Net-p: which pixels stand out, whatever the class.
 
@@ -105,17 +127,9 @@ class SaliencyNetwork:
     cleaned = True
 
     def __init__(self, name: str, device: torch.device | str | None = None) -> None:
-        from genaug.assets import load_asset
-        from genaug.generators.u2net import KIND, KIND_SMALL
-
         self.name = name
         self._device = check_device("device", device)
-        build = (KIND_SMALL if name == "u2netp" else KIND).build
-        assert build is not None
-        with torch.device("meta"):
-            network: Any = build({})
-        network.load_state_dict(load_asset(name)[0], assign=True)
-        self._network = network.eval().fast(self._device)
+        self._network = saliency_network(name, self._device)
 
     def __call__(self, files: Sequence[str], images: Sequence[Image.Image]) -> list[np.ndarray]:
         batch = torch.stack([self._prepared(image) for image in images]).to(self._device)
@@ -127,7 +141,7 @@ class SaliencyNetwork:
         pixels = np.asarray(image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0))
         values = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
         values /= values.max().clamp(min=1)
-        return (values - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_DEVIATION)[:, None, None]
+        return normalized(values)
 
 
 class _Rembg:

@@ -95,7 +95,7 @@ def write_photographs(root: Path, counts: tuple[int, ...]) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The demo with few steps and a bank that is written, not cut out; what it was asked to cut."""
+    """The demo with a bank that is written, not cut out; what it was asked to cut."""
     asked = []
 
     def build(photographs: Path, out: Path, **_: Any) -> PhotographBank:
@@ -103,7 +103,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return PhotographBank(out if (out / "bank.json").exists() else written(out, (10, 9, 8)))
 
     monkeypatch.setattr(PhotographBank, "build", build)
-    monkeypatch.setattr(demo_photographs, "STEPS", 4)
     return asked
 
 
@@ -114,14 +113,18 @@ def test_the_demo_compares_three_classifiers(
     assert main(["demo", "--photos", str(photographs), "--out", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     for row in ("plain", "control", "swaps"):
-        assert set(results[row]) == {"train", "original", "swapped"}
+        assert set(results[row]) == {"original", "swapped"}
         assert all(0 <= value <= 1 for value in results[row].values())
-    assert results["settings"]["cutouts"] == {"training": 21, "held out": 6}
+    assert results["settings"]["cutouts"] == 27
+    assert results["settings"]["folds"] == 4
     with Image.open(tmp_path / "out" / "demo.png") as picture:
         assert picture.width > 1000
-    told = capsys.readouterr().out
-    assert "+ background swaps" in told
-    assert "chance" in told
+    told = capsys.readouterr()
+    assert "+ background swaps" in told.out
+    assert "chance" in told.out
+    assert "Cutting the objects out" in told.err
+    # 27 photographs; in each fold two swaps of two kinds of the others, and two of the held-out objects
+    assert "4 folds, with 405 images" in told.err
     assert quick == [photographs]
 
 
