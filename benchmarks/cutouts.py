@@ -29,7 +29,7 @@ from PIL import Image
 from genaug._common.files import image_files, open_image, writable_folder
 from genaug.photographs import build, inpainting
 from genaug.photographs.format import BankFiles
-from genaug.photographs.masks import SaliencyNetwork, cleaned
+from genaug.photographs.masks import SaliencyNetwork, certainty, cleaned
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = 256
@@ -55,7 +55,10 @@ def spread(values: list[float]) -> dict:
 
 
 def masks(folder: Path) -> dict:
-    """IoU of the post-processed masks, both cut at one half, at the size of the reference."""
+    """IoU of the post-processed masks, both cut at one half, at the size of the reference.
+
+    How certain a network must be of a mask was chosen on every second photograph; the others are the test.
+    """
     import cv2
 
     network, ious, kept, clear = SaliencyNetwork("u2netp"), [], [], []
@@ -63,14 +66,17 @@ def masks(folder: Path) -> dict:
         with Image.open(folder / "masks" / f"{file.stem}.png") as opened:
             reference = np.asarray(opened.convert("L")) >= 128
         (mask,) = network([file.name], [open_image(file)])
-        found = cleaned(cv2.resize(mask, reference.shape[::-1], interpolation=cv2.INTER_LINEAR)) >= 0.5
+        mask = cv2.resize(mask, reference.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        found = cleaned(mask)
+        certain = certainty(mask, found) >= build._CERTAIN
+        found = found >= 0.5
         union = (found | reference).sum()
         ious.append(float((found & reference).sum() / union) if union else 1.0)
-        kept.append(not build.doubts(found))
+        kept.append(not build.doubts(found, certain))
         clear.append(not build.doubts(reference))
 
-    def of(chosen: list[bool]) -> dict:
-        values = np.array(ious)[np.array(chosen)]
+    def of(chosen: np.ndarray) -> dict:
+        values = np.array(ious)[chosen]
         return {
             "n": len(values),
             "mean": float(values.mean()),
@@ -78,12 +84,17 @@ def masks(folder: Path) -> dict:
             "percentile_10": float(np.percentile(values, 10)),
         }
 
-    both = [a and b for a, b in zip(kept, clear, strict=True)]
+    every = np.ones(len(ious), bool)
+    groups = {
+        "all": every,
+        "cutout_not_doubtful": np.array(kept),
+        "reference_not_doubtful": np.array(clear),
+        "neither_doubtful": np.array(kept) & np.array(clear),
+    }
+    held_out = np.arange(len(ious)) % 2 == 1
+    halves = {"test_half": held_out, "chosen_on": ~held_out, "both_halves": every}
     return {
-        "all": of([True] * len(ious)),
-        "cutout_not_doubtful": of(kept),
-        "reference_not_doubtful": of(clear),
-        "neither_doubtful": of(both),
+        half: {name: of(group & photographs) for name, group in groups.items()} for half, photographs in halves.items()
     }
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from genaug.interventions.composition import compose
 
 BLENDS = ("hard", "soft", "feathered", "poisson")
-FEATHER = 1 / 48  # reach of the feathered edge, as a share of the image's side
+FEATHER = 1 / 96  # reach of the feathered edge, as a share of the image's side
+MOST_SHIFT = 0.1  # of an object's colours by Poisson blending, as a share of the range of colours
 PATCHES = 6  # a side of the texture grid (CGN, appendix C.2)
 _MEMBRANE_SIDE = 64  # the membrane is smooth, so a coarse grid is enough
 _SWEEPS = 12  # of Jacobi's method a level
@@ -27,8 +28,8 @@ def blend(mask: Tensor, texture: Tensor, background: Tensor, kinds: Tensor) -> T
         texture: (B, 3, H, W), the object's colours, in any units.
         background: (B, 3, H, W), in the texture's units.
         kinds: (B,) int64, indices of `BLENDS`. "hard" cuts at half the mask, "soft" takes the mask as it is,
-            "feathered" widens its edge, and "poisson" also shifts the object's colours so that they meet the
-            background's at the edge.
+            "feathered" widens its edge, and "poisson" also shifts the object's colours toward the background's at the
+            edge, by a tenth of the range of colours at most (root mean square).
 
     Returns:
         (B, 3, H, W). "poisson" may leave the range of the inputs; the caller clamps.
@@ -50,7 +51,7 @@ def blend(mask: Tensor, texture: Tensor, background: Tensor, kinds: Tensor) -> T
         if len(rows):
             chosen, objects, behind = mask[rows], texture[rows], background[rows]
             if name == "poisson":
-                objects = objects + _visible(membrane(chosen, behind - objects), chosen, objects, behind)
+                objects = objects + _limited(membrane(chosen, behind - objects), chosen, objects, behind)
             blended[rows] = compose(masks[name](chosen), objects, behind)
     return blended
 
@@ -149,15 +150,13 @@ def membrane(mask: Tensor, difference: Tensor) -> Tensor:
     return _enlarged(solution, (height, width), stride)
 
 
-def _visible(shift: Tensor, mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
-    """The shift, reduced where it would wash an object out: two of its deviations stay inside the range of colours."""
-    weight = mask / mask.sum((2, 3), keepdim=True).clamp(min=1e-6)
-    mean, moved = ((weight * x).sum((2, 3), keepdim=True) for x in (texture, shift))
-    spread = 2 * (weight * (texture - mean) ** 2).sum((2, 3), keepdim=True).sqrt()
+def _limited(shift: Tensor, mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
+    """The shift, reduced where it would turn an object into a ghost in the background's colours."""
     low = torch.minimum(texture.amin((1, 2, 3), True), background.amin((1, 2, 3), True))
     high = torch.maximum(texture.amax((1, 2, 3), True), background.amax((1, 2, 3), True))
-    room = torch.where(moved > 0, high - spread - mean, mean - spread - low).clamp(min=0)
-    return shift * (room / moved.abs().clamp(min=1e-6)).amin(1, True).clamp(max=1)
+    weight = mask / mask.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    size = (weight * shift.square().mean(1, keepdim=True)).sum((2, 3), keepdim=True).sqrt()
+    return shift * (MOST_SHIFT * (high - low) / size.clamp(min=1e-6)).clamp(max=1)
 
 
 def _halved(x: Tensor, stride: int) -> Tensor:

@@ -36,7 +36,7 @@ from genaug._common.progress import progress
 from genaug._common.records import differences
 from genaug.photographs import format as layout
 from genaug.photographs.inpainting import FILLINGS, background_of, object_of
-from genaug.photographs.masks import MaskSource, cleaned, mask_source, open_photograph, without_masks
+from genaug.photographs.masks import MaskSource, certainty, cleaned, mask_source, open_photograph, without_masks
 
 SHARD_SIZE = 100  # photographs: what a killed process loses at most
 BATCH = 8  # photographs that a network is given at a time
@@ -47,7 +47,8 @@ DOUBTFUL = "doubtful.png"
 _LEAST, _MOST = 0.01, 0.9  # shares of the crop that an object covers
 _BORDER = 0.3  # share of the crop's border that it covers
 _PIECES, _PIECE = 3, 0.05  # pieces, not counting those below this share of the object
-REASONS = ("no object", "everything is object", "object cut by the border", "many pieces")
+_CERTAIN = 0.75  # soft IoU of a network's probabilities with the mask that is made of them
+REASONS = ("no object", "everything is object", "object cut by the border", "many pieces", "unsure mask")
 UNREADABLE = "does not open"
 
 
@@ -317,8 +318,10 @@ def cutout(
     resized = photograph.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     shrinks = mask.shape[0] > height
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    certain = True
     if clean:
-        mask = cleaned(mask)
+        probabilities, mask = mask, cleaned(mask)
+        certain = certainty(probabilities, mask) >= _CERTAIN
     left, top = _corner(mask >= 0.5, size)
     mask = mask[top : top + size, left : left + size]
     # rounded here, so that what is filled is what is stored
@@ -328,7 +331,7 @@ def cutout(
     background = background_of(pixels, soft, settings["inpainting"])
     colours = object_of(pixels, soft)
     parts = layout.Parts(_tensor(pixels), _tensor(colours), torch.from_numpy(mask)[None], _tensor(background))
-    return parts, doubts(mask >= 128)
+    return parts, doubts(mask >= 128, certain)
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:
@@ -350,11 +353,12 @@ def _corner(inside: np.ndarray, size: int) -> tuple[int, int]:
     return corner[0], corner[1]
 
 
-def doubts(inside: np.ndarray) -> tuple[str, ...]:
+def doubts(inside: np.ndarray, certain: bool = True) -> tuple[str, ...]:
     """Why a cutout is doubtful, of `REASONS`; nothing for a good one.
 
     Args:
         inside: (S, S) bool.
+        certain: whether the network that made the mask was certain of it.
     """
     import cv2
 
@@ -371,6 +375,8 @@ def doubts(inside: np.ndarray) -> tuple[str, ...]:
     areas = statistics[1:, cv2.CC_STAT_AREA]
     if (areas >= _PIECE * inside.sum()).sum() > _PIECES:
         found.append(REASONS[3])
+    if not certain:
+        found.append(REASONS[4])
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ FILLINGS = ("strip", "telea", "lama", "tiles")
 _GROW = 0.03  # the hole reaches this share of the image past the mask: shadows, halos, and the edges of wrong masks
 _FAINT = 0.05  # a pixel whose mask is above this belongs to the hole
 _THIN = 1 / 16  # share of the image below which a strip is too thin to repeat
+_WIDE = 1 / 10  # share from which a strip at the side is taken, however large those above and below are
 
 
 def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarray:
@@ -22,11 +23,11 @@ def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarr
     Args:
         image: (H, W, 3) uint8.
         mask: (H, W) float32 in [0, 1].
-        filling: one of `FILLINGS`: "strip" repeats the largest strip without the object over the object's bounding box,
-            mirrored, and shifts its colours so that they meet those around the box; "telea" is OpenCV's fast marching
-            method; "lama" the network of the library simple-lama-inpainting; "tiles" repeats the strip as it is, as
-            ImageNet-9's Only-BG-T. Where no strip is wide enough, "strip" continues the background's colours smoothly
-            and "tiles" falls back on "telea".
+        filling: one of `FILLINGS`: "strip" mirrors the strips beside the object's bounding box into it, those at the
+            sides if they are wide, else those above and below, and shifts their colours to meet those around the box;
+            "telea" is OpenCV's fast marching method; "lama" the network of the library simple-lama-inpainting; "tiles"
+            repeats the largest strip as it is, as ImageNet-9's Only-BG-T. Where no strip is wide enough, "strip"
+            continues the background's colours smoothly and "tiles" falls back on "telea".
 
     Returns:
         (H, W, 3) uint8; equal to the photograph away from the hole, and everywhere if the mask is empty.
@@ -77,17 +78,67 @@ def _lama_network() -> Callable[..., Any]:
 def _strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     import cv2
 
-    box, strip = box_of_hole(hole), largest_strip(image, hole)
-    if strip is None:
+    box, strips = box_of_hole(hole), _mirrored_strips(image, hole)
+    if strips is None:
         smooth = continued(image.astype(np.float32), ~hole)
         return np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
-    tiled = tiled_strip(strip, *hole.shape).astype(np.float32)
-    # the difference of colours along the box's edge, continued inward, so that no seam shows
-    shift = continued(image - tiled, ~box)
-    depth = cv2.distanceTransform(box.astype(np.uint8), cv2.DIST_L2, 3)
-    shift = np.where((depth > 2)[..., None], cv2.GaussianBlur(shift, (0, 0), 3), shift)
-    filled = np.clip(np.rint(tiled + shift), 0, 255).astype(np.uint8)
-    return np.where(box[..., None], filled, image)
+    mirrored, share = strips
+    depth = cv2.distanceTransform(box.astype(np.uint8), cv2.DIST_L2, 3)[..., None]
+
+    def inward(values: np.ndarray) -> np.ndarray:
+        """Values along the box's edge, continued inward."""
+        smooth = continued(values, ~box)
+        return np.where(depth > 2, cv2.GaussianBlur(smooth, (0, 0), 3), smooth)
+
+    # the strips' colours are shifted to meet those around the box, so that no seam shows
+    filled = share * (mirrored + inward(image - mirrored)) + (1 - share) * inward(image.astype(np.float32))
+    return np.where(box[..., None], np.clip(np.rint(filled), 0, 255).astype(np.uint8), image)
+
+
+def _mirrored_strips(image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Strips beside the hole's bounding box, mirrored across its edges, and where to use them.
+
+    Strips at the sides come first: they keep the rows of a scene, so that the sky stays above the grass. Those above
+    and below are mirrored once, since their reflections turn a scene upside down. Two opposite strips share the box.
+
+    Returns:
+        Colours (H, W, 3) float32, and their share (H, W, 1) in [0, 1], the rest of which is for smooth colours; None if
+        all strips are too thin.
+    """
+    height, width = hole.shape
+    left, right, top, bottom = _sides(hole)
+    if max(left, width - right) >= _WIDE * min(height, width):
+        mirrored, _ = _between(image, left, right)
+        return mirrored, np.ones((height, width, 1), np.float32)
+    if max(top, height - bottom) >= _THIN * min(height, width):
+        mirrored, reflections = _between(image.transpose(1, 0, 2), top, bottom)
+        return mirrored.transpose(1, 0, 2), np.clip(2 - reflections, 0, 1).transpose(1, 0, 2)
+    return None
+
+
+def _between(image: np.ndarray, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fill the columns between `left` and `right` by mirroring what is beside them.
+
+    Returns:
+        (H, W, 3) float32, and how often each column was reflected to get there, (1, W, 1).
+    """
+    height, width = image.shape[:2]
+    columns = np.arange(width, dtype=np.float32)
+    wide = [length if length >= _THIN * min(height, width) else 0 for length in (left, width - right)]
+    middle = left + (right - left) * wide[0] / sum(wide)
+    share = np.clip((columns - middle) / (_WIDE * width) + 0.5, 0, 1)  # of the right strip
+    share = share if all(wide) else np.full(width, float(wide[1] > 0), np.float32)
+    filled = np.zeros(image.shape, np.float32)
+    reflections = np.zeros(width, np.float32)
+    for length, weight, strip, flipped, far in (
+        (wide[0], 1 - share, image[:, :left], False, columns - left),
+        (wide[1], share, image[:, right:], True, right - columns),
+    ):
+        if length:
+            tiles = tiled_strip(strip[:, ::-1] if flipped else strip, height, width)
+            filled += weight[:, None] * (tiles[:, ::-1] if flipped else tiles)
+            reflections += weight * far / length
+    return filled, reflections[None, :, None]
 
 
 def _tiles(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -101,6 +152,12 @@ def box_of_hole(hole: np.ndarray) -> np.ndarray:
     """(H, W) bool: the hole's bounding box."""
     rows, columns = (_spanned(np.asarray(hole.any(axis))) for axis in (1, 0))
     return np.logical_and.outer(rows, columns)
+
+
+def _sides(hole: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, right, top and bottom of the hole's bounding box, the second of each exclusive."""
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    return int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
 
 
 def _spanned(line: np.ndarray) -> np.ndarray:
@@ -136,8 +193,7 @@ def continued(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def largest_strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
     """The largest of the four rectangles beside the hole's bounding box; None if all are too thin."""
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    left, right, top, bottom = _sides(hole)
     strips = (image[:top], image[bottom:], image[:, :left], image[:, right:])
     best = max(strips, key=lambda strip: strip.shape[0] * strip.shape[1])
     return best if min(best.shape[:2]) >= _THIN * min(hole.shape) else None

@@ -375,6 +375,18 @@ def cleaned(probabilities: np.ndarray) -> np.ndarray:
     return np.where(core, 1, np.where(reach, soft, 0)).astype(np.float32)
 
 
+def certainty(probabilities: np.ndarray, mask: np.ndarray) -> float:
+    """How far a network's probabilities agree with the mask that was cleaned from them: their soft IoU, in [0, 1].
+
+    Args:
+        probabilities: (H, W) float32 in [0, 1].
+        mask: what `cleaned` made of them.
+    """
+    inside = (mask >= _SURE).astype(np.float32)
+    union = np.maximum(probabilities, inside).sum()
+    return float(np.minimum(probabilities, inside).sum() / union) if union else 1.0
+
+
 def open_photograph(path: str | os.PathLike[str]) -> Image.Image:
     """Open a photograph of a bank: RGB, or RGBA where it is transparent.
 
