@@ -125,6 +125,16 @@ def test_no_map_depends_on_its_batch():
 
 
 @torch.no_grad()
+def test_features_are_statistics_of_the_encoder_s_maps():
+    network = lively().float()
+    images = pictures(3, 64).float()
+    found = network.fast().features(images)
+    maps = network.encoded(images)
+    expected = [statistic(x, (2, 3)) for x in maps for statistic in (torch.mean, torch.std, torch.amax)]
+    torch.testing.assert_close(found, torch.cat(expected, dim=1), rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
 def test_half_precision_gives_probabilities_in_float32():
     network = lively().float()
     images = pictures(2, 64).float()

@@ -5,6 +5,7 @@ import torch
 
 from genaug.interventions.blending import (
     BLENDS,
+    MOST_SHIFT,
     blend,
     feather,
     membrane,
@@ -125,13 +126,21 @@ def test_an_empty_mask_has_no_membrane():
 
 
 def test_poisson_brings_the_object_to_the_background_s_colours():
-    mask, dark = disc(96, 30), noise(1, 3, 96, 96) * 0.1
-    bright = torch.full((1, 3, 96, 96), 0.8)
-    composite = blend(mask, dark, bright, torch.tensor([3]))
-    assert (composite - 0.8).abs().max() < 0.15
+    mask, gray = disc(96, 30), 0.4 + noise(1, 3, 96, 96) * 0.1
+    background = torch.full((1, 3, 96, 96), 0.5)
+    background[..., :8, :8], background[..., -8:, -8:] = 0, 1  # the range of colours
+    composite = blend(mask, gray, background, torch.tensor([3]))
+    inner = disc(96, 20).bool().expand_as(gray)
+    assert composite[inner].mean() == pytest.approx(0.5, abs=0.02)
     # its own contrast stays
+    assert composite[inner].std() == pytest.approx(float(gray[inner].std()), rel=0.3)
+
+
+def test_poisson_does_not_turn_a_dark_object_into_a_ghost():
+    mask, dark, bright = disc(96, 30), torch.full((1, 3, 96, 96), 0.1), torch.ones(1, 3, 96, 96)
+    composite = blend(mask, dark, bright, torch.tensor([3]))
     inner = disc(96, 20).bool().expand_as(dark)
-    assert composite[inner].std() == pytest.approx(float(dark[inner].std()), rel=0.3)
+    assert (composite - dark)[inner].abs().max() < 1.2 * MOST_SHIFT * 0.9
 
 
 def boxes_and_draws(count=400, side=100):

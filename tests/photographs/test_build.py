@@ -100,6 +100,28 @@ def test_a_strip_meets_the_colours_around_it():
     assert difference < 25 < np.abs(np.diff(background_of(image, mask, "tiles").astype(int), axis=1)).max()
 
 
+def test_strips_at_the_sides_keep_the_rows_of_a_scene():
+    """Sky above grass, with an object in the middle: the filled scene has the same two halves."""
+    rows, columns = np.mgrid[:96, :96]
+    scene = np.where((rows < 48)[..., None], (100, 150, 255), (30, 120, 40)).astype(np.uint8)
+    mask = ((abs(rows - 48) < 30) & (abs(columns - 50) < 20)).astype(np.float32)
+    image = np.where(mask[..., None] > 0, np.uint8(0), scene)
+    assert np.abs(background_of(image, mask, "strip").astype(int) - scene).max() <= 1
+
+
+def test_strips_above_and_below_share_the_hole():
+    """An object as wide as the image: the sky goes on downward and the grass upward, and nothing is repeated."""
+    rows, columns = np.mgrid[:96, :96]
+    scene = np.where((rows < 48)[..., None], (100, 150, 255), (30, 120, 40)).astype(np.uint8)
+    scene[::8] //= 2  # stripes
+    mask = ((abs(rows - 48) < 30) & (abs(columns - 48) < 46)).astype(np.float32)
+    filled = background_of(np.where(mask[..., None] > 0, np.uint8(0), scene), mask, "strip").astype(int)
+    blue = filled[..., 2] - filled[..., 1]
+    assert (blue[:36] > 40).all()
+    assert (blue[60:] < -30).all()
+    assert np.abs(np.diff(filled[44:52, 48, 0])).max() < 30  # smooth in the middle
+
+
 @pytest.mark.parametrize(("left", "first"), [(0, 0), (40, 32), (90, 64)])
 def test_the_crop_keeps_the_object_inside(left, first):
     pixels = np.tile(np.arange(128, dtype=np.uint8)[None, :, None], (64, 1, 3))
@@ -120,6 +142,16 @@ def test_doubtful_cutouts_are_told_by_their_reason():
     assert doubts(disc(50, 50, 60) & (np.arange(100) > 30)) == ("object cut by the border",)
     pieces = disc(20, 20, 8) | disc(20, 70, 8) | disc(70, 20, 8) | disc(70, 70, 8)
     assert doubts(pieces) == ("many pieces",)
+    assert doubts(disc(50, 50, 20), certain=False) == ("unsure mask",)
+
+
+@pytest.mark.parametrize(("inside", "reasons"), [(0.95, ()), (0.6, ("unsure mask",))])
+def test_masks_that_a_network_is_unsure_of_are_doubtful(inside, reasons):
+    probabilities = np.full((64, 64), 0.01, np.float32)
+    probabilities[16:48, 16:48] = inside
+    photograph = Image.new("RGB", (64, 64))
+    assert cutout(photograph, probabilities, SETTINGS, clean=True)[1] == reasons
+    assert cutout(photograph, probabilities, SETTINGS, clean=False)[1] == ()
 
 
 def test_doubtful_cutouts_are_left_out_counted_listed_and_shown(drawn, capsys):
