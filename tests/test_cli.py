@@ -151,7 +151,6 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("assets publish cgn-colred-mnist me/x", "did you mean 'cgn-colored-mnist'"),
         ("assets publish cgn-digits a/b/c", "repository must be OWNER/NAME or NAME, got 'a/b/c'"),
         ("assets publish cgn-digits ../b", "repository must be OWNER/NAME or NAME, got '../b'"),
-        ("assets publish genint-directions me/x", "no server that has it is known"),
         ("assets convert gone.pth target.safetensors", "no such file: gone.pth"),
         ("assets convert gone.pth target.pt", "the target must end in .safetensors, got 'target.pt'"),
         ("demo --digits mnist", "MNIST/raw, or --download to fetch it there\n"),

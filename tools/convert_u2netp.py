@@ -17,7 +17,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from genaug.assets import registry, save_asset, store
+from genaug.assets import cache, registry, save_asset, store
 from genaug.generators import u2net
 
 SHA256 = "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"
@@ -66,7 +66,7 @@ def main() -> None:
     source = Path(u2net.__file__)
     begin = source.read_text().index('name="u2netp",\n                file')
     head, block = source.read_text()[:begin], source.read_text()[begin:]
-    for field, value in (("sha256", f'"{store.sha256(target)}"'), ("size", f"{target.stat().st_size:_}")):
+    for field, value in (("sha256", f'"{cache.sha256(target)}"'), ("size", f"{target.stat().st_size:_}")):
         block = re.sub(rf"(\n\s+{field}=).*,", lambda match, value=value: f"{match[1]}{value},", block, count=1)
     source.write_text(head + block)
     print(f"wrote {target}")

@@ -14,7 +14,7 @@ import shutil
 import statistics
 from pathlib import Path
 
-from genaug.assets import registry, store
+from genaug.assets import cache, registry, store
 
 # of runs from before the machine was recorded: one thread each, on a machine shared with other work
 MACHINE = "CPU, 1 thread, torch 2.15.0, on a shared machine"
@@ -68,7 +68,7 @@ def measured(name: str, variant: str | None, results: Path | None) -> str:
     content = json.loads(results.read_text())
     figures = content["summary"].get("cgn", {}).get(variant)
     runs = [run for run in content["runs"] if run["row"] == "cgn" and run["variant"] == variant]
-    weights = store.sha256(store.EMBEDDED / f"{name}.safetensors")
+    weights = cache.sha256(store.EMBEDDED / f"{name}.safetensors")
     if figures is None or any(run["weights_sha256"] != weights for run in runs):
         return "not run"
     test, count = figures["test"], content["settings"]["num_counterfactuals"]
@@ -143,7 +143,7 @@ def main() -> None:
     end = text.index("\n            ),", begin)
     block = text[begin:end]
     for field, value in (
-        ("sha256", f'"{store.sha256(target)}"'),
+        ("sha256", f'"{cache.sha256(target)}"'),
         ("size", f"{target.stat().st_size:_}"),
         ("figures", json.dumps(figures)),
     ):

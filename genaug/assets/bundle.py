@@ -14,7 +14,7 @@ from typing import Any
 
 from genaug._common.arguments import check_choice
 from genaug._common.files import atomic_path, one_line
-from genaug.assets import cache
+from genaug.assets import cache, lock
 from genaug.assets.formats import read_safetensors
 from genaug.assets.layouts import check_layout
 from genaug.assets.registry import ASSETS, KINDS, AssetError, Source
@@ -25,14 +25,14 @@ from genaug.assets.tasks import TASKS
 def pull_all(task: str | None = None) -> Iterator[Path]:
     """Fetches every asset, or those of a task, and yields their files.
 
-    What has no server is left out. Failures are collected, so that one does not keep the others from being fetched.
+    Failures are collected, so that one does not keep the others from being fetched.
 
     Raises:
         ValueError: there is no such task.
         AssetError: assets could not be fetched; the message names all of them, and why the first failed.
     """
     if task is None:
-        names = [row.name for row in ASSETS.values() if row.embedded or row.fetchable]
+        names = list(ASSETS)
     else:
         check_choice("--for", task, TASKS)
         names = list(TASKS[task])
@@ -104,10 +104,10 @@ def unbundle(path: str | os.PathLike[str]) -> list[str]:
 
 def _unpack(archive: tarfile.TarFile, name: str, entry: dict[str, Any], path: Path) -> None:
     sources = tuple(Source(**source) for source in entry["sources"])
-    known = cache.locked(name)
+    known = lock.files_of(name)
     for source in sources:
         if source.file in known and known[source.file].sha256 != source.sha256:
-            raise AssetError(f"{path} has another {source.file} of {name} than the lock file {cache.lock_path()}")
+            raise AssetError(f"{path} has another {source.file} of {name} than the lock file {lock.file()}")
     stored = archive.extractfile(f"{entry['folder']}/weights.safetensors")
     if stored is None:
         raise KeyError(name)
@@ -123,7 +123,7 @@ def _unpack(archive: tarfile.TarFile, name: str, entry: dict[str, Any], path: Pa
                 raise AssetError(f"{path} has weights of kind {kind!r} under the name {name}")
             check_layout(state, kind, name, metadata.get("config"))
         cache.write_record(name, sources, str(entry["trust"]))
-        cache.lock(name, sources, str(entry["trust"]))
+        lock.add(name, sources, str(entry["trust"]))
 
 
 def _index(archive: tarfile.TarFile) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from genaug.assets.registry import Asset, AssetError, Kind, Shapes, register
+from genaug.assets.registry import AssetError, Kind, Shapes, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,23 +32,6 @@ KIND = register(
     Kind(
         name="directions",
         layout=_directions,
-        assets=(
-            # the authors publish no such file: their code writes one at its first run, under this name
-            Asset(
-                name="genint-directions",
-                file="biggan-256-husky_generator.gen_z_ipca_c80_n1000000.npz",
-                sha256=None,
-                size=None,
-                licence="unknown",
-                what="80 sampled directions of biggan-deep-256's gen_z, for scale='released'",
-                paper="Mao et al., Generative Interventions for Causal Learning, CVPR 2021, section 4.1",
-                source=(
-                    "a run of the GenInt authors' code (github.com/cvlab-columbia/GenInt, IntervenedGAN: model "
-                    "BigGAN-256, class husky, layer generator.gen_z, n 1000000), which comes without it"
-                ),
-                figures="not run",
-            ),
-        ),
         example="""
             from genaug import GenerativeInterventionDataset
 

@@ -10,14 +10,13 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from genaug._common.progress import progress
+from genaug.assets import file_sharing
 
 TRIES = 4  # in a row without a new byte
 TIMEOUT = 10.0  # seconds without a byte
@@ -25,21 +24,30 @@ SLOWEST, WINDOW = 1024, 60.0  # bytes a second, over so many seconds: slower is 
 PAUSE = 1.0  # seconds before the second try; doubled for each further one
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _BLOCK = 1 << 18
-_DRIVE = "https://drive.google.com/uc?"
 
 
 class WebPageError(OSError):
     """A web page came in place of the file."""
 
 
-def announce(name: str, size: int | None, origin: str) -> None:
-    """Says on standard error what is about to be downloaded."""
-    megabytes = "" if size is None else f" ({size / 1e6:.1f} MB)"
-    print(f"genaug: downloading {name}{megabytes} from {origin}", file=sys.stderr, flush=True)
+def announce(name: str, size: int | None, origin: str, present: int = 0) -> None:
+    """Says on standard error what is about to be downloaded.
+
+    Args:
+        name: what it is called.
+        size: in bytes; None if the server does not say.
+        origin: the server.
+        present: how many bytes an earlier download has left.
+    """
+    megabytes = "size not stated" if size is None else f"{size / 1e6:.1f} MB"
+    resumed = f", resuming at {present / 1e6:.1f} MB" if present else ""
+    print(f"genaug: downloading {name} ({megabytes}) from {origin}{resumed}", file=sys.stderr, flush=True)
 
 
 def download(url: str, target: Path, name: str) -> str:
     """Downloads a file to `target`, resuming `target`.part where the server allows it.
+
+    Its size is announced before the first byte comes, and a progress bar follows.
 
     Returns:
         The file's SHA-256, which was compared with what the server states, if it states one.
@@ -48,61 +56,86 @@ def download(url: str, target: Path, name: str) -> str:
         WebPageError: the server sends a web page.
         OSError: the server refuses, the connection fails again and again, or `target` cannot be written.
     """
-    address, tries, most = url, TRIES, 0
-    part, notes = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+    transfer = _Transfer(url, target, name)
+    tries, most = TRIES, 0
     while True:
         try:
-            headers = _once(address, part, notes, name)
+            headers = transfer.attempt()
             break
         except WebPageError as page:
-            if not url.startswith(_DRIVE) or address != url:
+            if not file_sharing.is_shared(url):
                 raise
-            address = _confirmed(str(page.args[1]), url)  # large files want a confirmation
+            further = file_sharing.confirmed(str(page.args[1]), url)
+            if further is None or transfer.url != url:
+                raise WebPageError(
+                    "the file-sharing site offers no download now; its daily quota may be used up"
+                ) from None
+            transfer.url = further
             continue
         except HTTPError as error:
             error.close()
-            if error.code == 416 and part.is_file():  # the part is longer than the file
-                part.unlink()
+            if error.code == 416 and transfer.part.is_file():  # the part is longer than the file
+                transfer.part.unlink()
             elif error.code not in _AGAIN:
                 raise
             failure: Exception = error
             wait = error.headers.get("Retry-After", "")
         except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             failure, wait = error, ""
-        size = part.stat().st_size if part.is_file() else 0
+        size = transfer.present()
         # a server that only drips is not asked without end
         tries, most = (TRIES, size) if size > most + SLOWEST * WINDOW else (tries - 1, most)
         if not tries:
             raise failure
         time.sleep(min(float(wait), 30) if wait.isdigit() else PAUSE * 2 ** (TRIES - tries) / 2)
-    found = _compare(part, headers)
-    part.replace(target)
-    notes.unlink(missing_ok=True)
+    found = _compare(transfer.part, headers)
+    transfer.part.replace(target)
+    transfer.notes.unlink(missing_ok=True)
     return found
 
 
-def _once(url: str, part: Path, notes: Path, name: str) -> Mapping[str, str]:
-    """One request: the file, or what is missing of it, is appended to `part`. Returns the answer's headers."""
-    start, wanted = 0, {"User-Agent": "genaug", "Accept-Encoding": "identity"}
-    if part.is_file() and (tag := _tag(notes)):
-        start = part.stat().st_size
-        # the rest of the same file, or all of another
-        wanted |= {"Range": f"bytes={start}-", "If-Range": tag}
-    with urlopen(Request(address_of(url), headers=wanted), timeout=TIMEOUT) as response:
-        headers = dict(response.headers.items())
-        lower = {key.lower(): value for key, value in headers.items()}
-        if "text/html" in lower.get("content-type", ""):
-            page = response.read(1 << 20).decode(errors="replace")
-            raise WebPageError(f"the server {urlsplit(url).hostname} sent a web page instead of the file", page)
-        if response.status != 206 or not lower.get("content-range", "").startswith(f"bytes {start}-"):
-            start = 0
-        tag = lower.get("etag", "")
-        notes.write_text(json.dumps({"etag": "" if tag.startswith("W/") else tag}))
-        length = lower.get("content-length")
-        total = None if length is None else start + int(length)
-        with part.open("r+b" if start else "wb") as file:
+class _Transfer:
+    """A file that comes in one or more attempts: its part on disk, and notes on which file that is a part of."""
+
+    def __init__(self, url: str, target: Path, name: str) -> None:
+        self.url, self.name = url, name
+        self.part, self.notes = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+        self._announced = False
+
+    def present(self) -> int:
+        """How many bytes are on disk."""
+        return self.part.stat().st_size if self.part.is_file() else 0
+
+    def attempt(self) -> Mapping[str, str]:
+        """One request: the file, or what is missing of it, is appended to the part. Returns the answer's headers."""
+        start, wanted = 0, {"User-Agent": "genaug", "Accept-Encoding": "identity"}
+        if self.part.is_file() and (tag := self._tag()):
+            start = self.present()
+            # the rest of the same file, or all of another
+            wanted |= {"Range": f"bytes={start}-", "If-Range": tag}
+        with urlopen(Request(address_of(self.url), headers=wanted), timeout=TIMEOUT) as response:
+            headers = {key.lower(): value for key, value in response.headers.items()}
+            host = urlsplit(self.url).hostname
+            if "text/html" in headers.get("content-type", ""):
+                page = response.read(1 << 20).decode(errors="replace")
+                raise WebPageError(f"the server {host} sent a web page instead of the file", page)
+            if response.status != 206 or not headers.get("content-range", "").startswith(f"bytes {start}-"):
+                start = 0
+            tag = headers.get("etag", "")
+            self.notes.write_text(json.dumps({"etag": "" if tag.startswith("W/") else tag}))
+            length = headers.get("content-length")
+            total = None if length is None else start + int(length)
+            if not self._announced:
+                announce(self.name, total, str(host), start)
+                self._announced = True
+            self._append(response, start, total)
+        return headers
+
+    def _append(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
+        """Writes what comes to the part, from byte `start` on; `total` bytes are expected in all."""
+        with self.part.open("r+b" if start else "wb") as file:
             file.seek(start)
-            with progress(total=total, initial=start, description=name, unit="B", unit_scale=True) as bar:
+            with progress(total=total, initial=start, description=self.name, unit="B", unit_scale=True) as bar:
                 done, since, counted = start, time.monotonic(), start
                 while block := response.read1(_BLOCK):
                     file.write(block)
@@ -115,14 +148,12 @@ def _once(url: str, part: Path, notes: Path, name: str) -> Mapping[str, str]:
             file.truncate(done)
         if total is not None and done != total:
             raise ConnectionError(f"the connection ended after {done} of {total} bytes")
-    return lower
 
-
-def _tag(notes: Path) -> str:
-    try:
-        return str(json.loads(notes.read_text())["etag"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    def _tag(self) -> str:
+        try:
+            return str(json.loads(self.notes.read_text())["etag"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
 
 def _compare(part: Path, headers: Mapping[str, str]) -> str:
@@ -140,31 +171,6 @@ def _compare(part: Path, headers: Mapping[str, str]) -> str:
             part.unlink()
             raise OSError("the file is not the one that the server states a digest of")
     return sha.hexdigest()
-
-
-class _Form(HTMLParser):
-    """The first form of a page: where it goes, and its hidden fields."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.action: str | None = None
-        self.fields: dict[str, str] = {}
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given: dict[str, Any] = dict(attrs)
-        if tag == "form" and self.action is None:
-            self.action = given.get("action")
-        elif tag == "input" and given.get("type") == "hidden" and given.get("name"):
-            self.fields[given["name"]] = given.get("value") or ""
-
-
-def _confirmed(page: str, url: str) -> str:
-    """The URL behind the page on which the file-sharing site asks whether to download without a virus scan."""
-    form = _Form()
-    form.feed(page)
-    if form.action is None or "id" not in form.fields:
-        raise WebPageError("the file-sharing site offers no download now; its daily quota may be used up")
-    return f"{urljoin(url, form.action)}?{urlencode(form.fields)}"
 
 
 def address_of(url: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from genaug._common.arguments import check_choice
-from genaug.assets import cache, download, hub
+from genaug.assets import cache, download, hub, lock
 from genaug.assets.convert import WEIGHTS, main_files, write_converted
 from genaug.assets.registry import Asset, AssetError, File, Source, UnavailableAssetError
 
@@ -27,11 +28,9 @@ def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
         UnavailableAssetError: they cannot be had, or what can be had is another file.
         AssetError: they are no weights of their kind, differ from the lock file, or are not trusted enough.
     """
-    if not given and (path := cache.ready(row)) is not None:
+    if not given and (path := ready(row)) is not None:
         return path
-    if not given and not row.fetchable:
-        raise AssetError(f"{row.name} is not fetched: no server that has it is known. {by_hand(row)}")
-    if not given and row.trust == cache.FIRST_USE and _only_pinned() and not cache.is_imported(row.name):
+    if not given and row.trust == cache.FIRST_USE and _only_pinned() and not lock.is_imported(row.name):
         raise AssetError(
             f"{row.name} is not fetched: GENAUG_TRUST is 'pinned', and neither its SHA-256 nor its commit is on "
             f"record. `genaug assets lock FILE --import` takes them from somebody who has it. {by_hand(row)}"
@@ -39,7 +38,7 @@ def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
     try:
         with cache.exclusive(cache.home(row.name)):
             # another process may have been faster
-            if not given and (path := cache.ready(row)) is not None:
+            if not given and (path := ready(row)) is not None:
                 return path
             files, sources = _given(row, given) if given else _fetched(row)
             _convert(row, files, sources)
@@ -49,6 +48,30 @@ def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
             return cache.weights(row.name)
     except OSError as error:
         raise cache.unwritable(error) from error
+
+
+def ready(row: Asset) -> Path | None:
+    """The converted weights of a row if they are here, unchanged, and of the sources that are expected now."""
+    path, record = cache.weights(row.name), cache.read_record(row.name)
+    if record is None or not path.is_file():
+        return None
+    for file in row.files if row.file else ():
+        source = next((source for source in record.sources if source.file == file.name), None)
+        if source is None or not source.sha256.startswith(file.sha256 or ""):
+            return None
+        if row.commit and source.commit not in (None, row.commit):
+            return None
+    known = lock.files_of(row.name)
+    if any(known[source.file].sha256 != source.sha256 for source in record.sources if source.file in known):
+        return None
+    stat = path.stat()
+    if (stat.st_size, stat.st_mtime_ns) == (record.size, record.mtime_ns):
+        return path
+    if stat.st_size != record.size or cache.sha256(path) != record.sha256:
+        return None
+    with suppress(OSError):  # a cache that was copied, whose times are new; it may be read-only
+        cache.update_time(row.name, record, stat.st_mtime_ns)
+    return path
 
 
 def _only_pinned() -> bool:
@@ -71,7 +94,7 @@ def _convert(row: Asset, files: list[Path], sources: tuple[Source, ...]) -> None
         source_sha256=sources[0].sha256,
     )
     cache.write_record(row.name, sources, row.trust)
-    cache.lock(row.name, sources, row.trust)
+    lock.add(row.name, sources, row.trust)
 
 
 def _given(row: Asset, paths: Sequence[Path]) -> tuple[list[Path], tuple[Source, ...]]:
@@ -101,7 +124,7 @@ def _fetched(row: Asset) -> tuple[list[Path], tuple[Source, ...]]:
 def _discovered(row: Asset) -> Asset:
     """A repository's row with the files that it has, and the commit of its first use."""
     assert row.repository is not None
-    known = cache.locked(row.name)
+    known = lock.files_of(row.name)
     commit = row.commit or next((source.commit for source in known.values() if source.commit), None)
     if row.file and commit:
         return replace(row, revision=commit)
@@ -135,7 +158,7 @@ def _one(row: Asset, file: File) -> tuple[Path, Source]:
 
 
 def _is_change(row: Asset, source: Source) -> bool:
-    return source.file in cache.locked(row.name)
+    return source.file in lock.files_of(row.name)
 
 
 def _discard(row: Asset, path: Path) -> None:
@@ -152,10 +175,10 @@ def _complaint(row: Asset, file: File, source: Source, stated: str | None) -> st
         return f"is not the one on record (its sha256 is {found}, not {file.sha256})"
     if stated is not None and found != stated:
         return f"is not the one that the Hub states (its sha256 is {found}, not {stated})"
-    known = cache.locked(row.name).get(file.name)
+    known = lock.files_of(row.name).get(file.name)
     if known is not None and known.sha256 != found:
         return (
-            f"has changed since its first use: its sha256 is {found}, but the lock file {cache.lock_path()} has "
+            f"has changed since its first use: its sha256 is {found}, but the lock file {lock.file()} has "
             f"{known.sha256}. If you expect another file, delete the entry of {row.name} there"
         )
     return None
@@ -193,7 +216,6 @@ def _by_url(row: Asset, file: File, path: Path) -> str:
     host = str(urlsplit(file.url).hostname)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise _cannot(row, f"it is not in the cache {cache.root()}, and HF_HUB_OFFLINE is set")
-    download.announce(row.name, file.size, host)
     try:
         return download.download(file.url, path, row.name)
     except download.WebPageError as error:
@@ -252,48 +274,3 @@ def repository_row(name: str) -> Asset | None:
         repository=match["repository"],
         revision=match["revision"],
     )
-
-
-def local(path: Path) -> Path:
-    """The converted weights of a user's checkpoint: a file of the authors', or a folder as the Hub's client leaves it.
-
-    They are converted again if a file's size or time has changed.
-
-    Raises:
-        AssetError: there are no weights, or of no known kind.
-        UnavailableAssetError: the cache cannot be written.
-    """
-    path = path.resolve()
-    if path.is_dir():
-        names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-        try:
-            files = [path / name for name in main_files(names)]
-        except ValueError as error:
-            raise AssetError(f"{path} {error}") from None
-    else:
-        files = [path]
-    name = f"local-{cache.hashlib.sha256(str(path).encode()).hexdigest()[:32]}"
-    stats = [file.stat() for file in files]
-    # the digest of a local file is its size and time: 500 MB are not hashed at each use
-    marks = tuple(
-        Source(str(file), str(file), f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size)
-        for file, stat in zip(files, stats, strict=True)
-    )
-
-    def ready() -> bool:
-        record = cache.read_record(name)
-        target = cache.weights(name)
-        if record is None or record.sources != marks or not target.is_file():
-            return False
-        stat = target.stat()
-        return (stat.st_size, stat.st_mtime_ns) == (record.size, record.mtime_ns)
-
-    try:
-        if not ready():
-            with cache.exclusive(cache.home(name)):
-                if not ready():
-                    write_converted(files, cache.weights(name))
-                    cache.write_record(name, marks, cache.FIRST_USE)
-    except OSError as error:
-        raise cache.unwritable(error) from error
-    return cache.weights(name)

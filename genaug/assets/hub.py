@@ -11,9 +11,10 @@ import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from genaug._common.files import one_line
-from genaug.assets.cache import sha256 as sha256
+from genaug.assets.download import announce
 from genaug.assets.registry import UnavailableAssetError
 
 
@@ -35,11 +36,23 @@ def download(repository: str, file: str, revision: str | None, *, force: bool = 
 
         if force and constants.HF_HUB_OFFLINE:  # which the client would call a wrong argument
             raise RefusedError("HF_HUB_OFFLINE is set")
+        _announce(repository, file, revision, force)
         path = _again(repository, file, revision, force)
     # .../snapshots/COMMIT/FILE is a link to .../blobs/ETAG, and the ETag of a large file is its SHA-256
     commit = path.parts[len(path.parts) - 1 - len(Path(file).parts)]
     stated = path.resolve().name
     return path, commit, stated if re.fullmatch("[0-9a-f]{64}", stated) else None
+
+
+def _announce(repository: str, file: str, revision: str | None, force: bool) -> None:
+    """Says the size of a file that is not in the client's cache yet."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE or (not force and try_to_load_from_cache(repository, file, revision=revision)):
+        return
+    with suppress(Exception):  # the download meets the same failure, and explains it
+        found = get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=10)
+        announce(f"{repository}/{file}", found.size, str(urlsplit(constants.ENDPOINT).hostname))
 
 
 def _again(repository: str, file: str, revision: str | None, force: bool, tries: int = 5) -> Path:
@@ -146,7 +159,6 @@ def why(error: Exception, url: str, cache: str, setting: str) -> str:
 
 def through(url: str) -> str:
     """Which proxy a request takes, for a message: an error of the network does not tell. Its password is left out."""
-    from urllib.parse import urlsplit
     from urllib.request import getproxies, proxy_bypass
 
     target, proxies = urlsplit(url), getproxies()

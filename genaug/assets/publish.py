@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import tarfile
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from genaug._common.files import DIGEST, atomic_path, one_line, writable_folder
+from genaug._common.files import DIGEST, atomic_path, writable_folder
 from genaug.assets.cache import sha256
 from genaug.assets.formats import SUFFIX
 from genaug.assets.hub import check_repository, upload
@@ -20,7 +14,7 @@ from genaug.assets.registry import ASSETS, KINDS, NAMESPACE, Asset, AssetError
 from genaug.assets.store import EMBEDDED, asset_path, load_asset, save_asset
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 _ANY_EXAMPLE = """
     from genaug.assets import load_asset
@@ -100,101 +94,3 @@ def _card(row: Asset, licence: str, repository: str) -> str:
         f"## Use\n\n```bash\npip install genaug\nhf download {repository} {file} --local-dir .\n```\n\n"
         f"```python\n{example}\n```\n"
     )
-
-
-def publish_rendered(folder: str | os.PathLike[str], repository: str) -> str:
-    """Uploads a rendered set as a dataset repository, and returns the commit.
-
-    The `datasets` library and webdataset read it as it is. Run it again to continue an upload that was interrupted.
-
-    Args:
-        folder: what `genaug render` wrote, with every shard.
-        repository: "OWNER/NAME" on the Hub. Made if it is new.
-
-    Raises:
-        ValueError: the folder is no finished set, or the repository's name is none.
-        AssetError: the Hub cannot be reached or refuses.
-    """
-    check_repository(repository)
-    folder = Path(folder)
-    settings = rendered_settings(folder)
-    with atomic_path(folder / "samples.png") as temporary:
-        _samples(folder, settings).save(temporary)
-    with atomic_path(folder / "README.md") as temporary:
-        temporary.write_text(_rendered_card(settings, repository))
-    return upload(repository, folder, ["*"], message="Upload a rendered set of genaug", dataset=True)
-
-
-def rendered_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a rendered set that is complete.
-
-    Raises:
-        ValueError: it is none, or shards are missing.
-    """
-    try:
-        settings = json.loads((folder / "settings.json").read_text())["settings"]
-        shards = -(-settings["num"] // settings["shard_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} must be a folder that genaug render wrote ({one_line(error)})") from None
-    if missing := [i for i in range(shards) if not (folder / f"shard-{i:06d}.json").is_file()]:
-        raise ValueError(f"{folder} must be complete, got {shards - len(missing)} of {shards} shards. Render it again")
-    return settings
-
-
-def _images(folder: Path, settings: dict[str, Any]) -> Iterator[bytes]:
-    if settings["format"] == "webdataset":
-        with tarfile.open(folder / "shard-000000.tar") as archive:
-            for member in archive:
-                if member.isfile() and not member.name.endswith((".cls", ".json", ".txt")):
-                    stored = archive.extractfile(member)
-                    assert stored is not None
-                    yield stored.read()
-    else:
-        for path in sorted(folder.glob(f"*/*.{settings['image']}"), key=lambda path: path.name):
-            yield path.read_bytes()
-
-
-def _samples(folder: Path, settings: dict[str, Any]) -> Image.Image:
-    """The first 16 images of a set, in two rows."""
-    from PIL import Image
-
-    side, gap = 112, 4
-    sheet = Image.new("RGB", (8 * (side + gap) + gap, 2 * (side + gap) + gap), "white")
-    for i, content in enumerate(islice(_images(folder, settings), 16)):
-        tile = Image.open(io.BytesIO(content)).convert("RGB")
-        way = Image.Resampling.NEAREST if tile.width <= side else Image.Resampling.LANCZOS
-        place = gap + i % 8 * (side + gap), gap + i // 8 * (side + gap)
-        sheet.paste(tile.resize((side, side), way), place)
-    return sheet
-
-
-def _rendered_card(settings: dict[str, Any], repository: str) -> str:
-    num, source = settings["num"], settings["source"]
-    size = next((name for limit, name in _SIZES if num < limit), "n>1M")
-    webdataset = settings["format"] == "webdataset"
-    files = "*.tar" if webdataset else "**"
-    kind = "webdataset" if webdataset else "imagefolder"
-    rows = {key: value for key, value in source.items() if key != "sha256"} | {"images": f"{num:,}"}
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    second = (
-        f"""
-        import webdataset
-
-        url = "https://huggingface.co/datasets/{repository}/resolve/main/shard-000000.tar"
-        images = webdataset.WebDataset(url).decode("pil")
-        """
-        if webdataset
-        else ""
-    )
-    return (
-        f"---\nlibrary_name: genaug\ntags:\n- genaug\n- {kind}\ntask_categories:\n- image-classification\n"
-        f"size_categories:\n- {size}\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
-        f'    path: "{files}"\n---\n\n# Generated images of {source["name"]}\n\n'
-        f"![The first images](samples.png)\n\n| | |\n|---|---|\n{table}\n\n## Use\n\n```python\n"
-        f"from datasets import load_dataset\n\n"
-        f'images = load_dataset("{repository}", split="train")\n{dedent(second)}```\n\n'
-        f"`genaug.RenderedDataset` reads a downloaded copy, with the metadata of each image.\n"
-    )
-
-
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_001, "100K<n<1M"))

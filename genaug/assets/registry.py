@@ -145,11 +145,6 @@ class Asset:
         return self.revision if self.repository and re.fullmatch("[0-9a-f]{40}", self.revision or "") else None
 
     @property
-    def fetchable(self) -> bool:
-        """Whether a place is known that has every file."""
-        return self.repository is not None or all(file.url for file in self.files)
-
-    @property
     def trust(self) -> str:
         """How the right file is known: "recorded", "pinned" or "first use".
 
@@ -234,13 +229,17 @@ def register(kind: Kind) -> Kind:
     """Adds a kind and its assets to the tables.
 
     Raises:
-        ValueError: another kind has this name, or another kind's asset has the name of one of these.
+        ValueError: another kind has this name, another kind's asset has the name of one of these, or an asset has no
+            source.
     """
     with _lock:
         if kind.name in KINDS.rows:
             raise ValueError(f"a kind must have a name of its own, got {kind.name!r}, which is registered already")
         if taken := [row.name for row in kind.assets if row.name in ASSETS.rows]:
             raise ValueError(f"an asset must have a name of its own, got {taken[0]!r}, which is registered already")
+        for row in kind.assets:
+            if not row.embedded and row.repository is None and not all(file.url for file in row.files):
+                raise ValueError(f"an asset must have a repository or a URL for each file, got none for {row.name!r}")
         KINDS.rows[kind.name] = kind
         ASSETS.rows.update({row.name: replace(row, kind=kind.name) for row in kind.assets})
     return kind

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from genaug._common.arguments import check_choice, near
 from genaug._common.files import DIGEST, atomic_path, digest, one_line
 from genaug.assets import cache
-from genaug.assets.cache import sha256
 from genaug.assets.formats import SUFFIX, read_safetensors
 from genaug.assets.layouts import check_layout
 from genaug.assets.registry import ASSETS, KINDS, Asset, AssetError, UnavailableAssetError
@@ -40,13 +39,14 @@ def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
 
 def _find(name_or_path: str | os.PathLike[str]) -> tuple[Path, Asset | None, bool]:
     """The file, the row of the table that has the name, and whether its content was checked when it was written."""
-    from genaug.assets.fetch import local, obtain
+    from genaug.assets.fetch import obtain
+    from genaug.assets.local import converted
 
     path, row = _own(name_or_path)
     if path is not None:
         if _is_ours(path):
             return path, row, False
-        return local(path), row, True
+        return converted(path), row, True
     assert row is not None
     if row.embedded:
         return _embedded(row), row, False
@@ -95,13 +95,15 @@ def verify(name: str) -> Path | None:
     Raises:
         AssetError: it is not the file on record, or no weights of its kind.
     """
+    from genaug.assets.fetch import ready
+
     path, row = _own(name)
     if row is not None and path is None:
         if row.embedded:
             path = _embedded(row)
         elif (path := cache.weights(name)).is_file():
             record = cache.read_record(name)
-            if record is None or cache.ready(row) is None or cache.sha256(path) != record.sha256:
+            if record is None or ready(row) is None or cache.sha256(path) != record.sha256:
                 raise UnavailableAssetError(
                     f"{name}: {path} is damaged or out of date; `genaug assets pull {name}` replaces it"
                 )
@@ -146,7 +148,7 @@ def _embedded(row: Asset) -> Path:
             f"{row.name}: {row.file} is not in this installation; reinstall genaug, or put {row.name}.safetensors into "
             "a folder and name that folder in GENAUG_ASSETS"
         )
-    if (found := sha256(path)) != row.sha256:
+    if (found := cache.sha256(path)) != row.sha256:
         raise UnavailableAssetError(
             f"{row.name}: {row.file} is not the file on record (sha256 {found[:12]}..., not {str(row.sha256)[:12]}...)"
         )

@@ -30,7 +30,7 @@ def assets_list() -> None:
     for row in sorted(ASSETS.values(), key=lambda row: (not row.embedded, row.name)):
         path = where(row.name)
         if path is None:
-            place = "missing" if row.embedded else "download" if row.fetchable else "by hand"
+            place = "missing" if row.embedded else "download"
         else:
             place = "embedded" if path.parent == EMBEDDED else "here"
         size = row.size if path is None else path.stat().st_size
@@ -78,9 +78,9 @@ def assets_lock(
     ] = False,
 ) -> None:
     """Write a lock file with the URL, commit and SHA-256 of every downloaded asset."""
-    from genaug.assets import cache
+    from genaug.assets import lock
 
-    count = cache.import_lock(file) if take else cache.export_lock(file)
+    count = lock.take_over(file) if take else lock.export(file)
     typer.echo(f"{file}: {count} assets")
 
 

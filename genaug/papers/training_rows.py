@@ -134,8 +134,8 @@ def _folder(weight: float = 1.0, batch_size: int = 256) -> Source:
     return Source("stylized", FOLDER, batch_size, weight)
 
 
-# the released code's ranges are of directions that its own sampling found
-_RELEASED: dict[str, Any] = {"scale": "released", "directions": "genint-directions"}
+# The released code samples its directions. Here they are exact, so an asymmetric range may point the other way.
+_RELEASED: dict[str, Any] = {"scale": "released"}
 _COUNTERFACTUALS = (Source("counterfactual", "cgn-imagenet-256", 256),)
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from assets.conftest import Remote, checkpoint
 
-from genaug.assets import AssetError, cache, download, fetch, load_asset
+from genaug.assets import AssetError, cache, download, fetch, load_asset, lock
 from genaug.assets.store import verify
 
 slow = pytest.mark.slow
@@ -30,7 +30,7 @@ def test_first_use_downloads_and_converts_and_the_second_asks_nobody(remote: Rem
     assert remote.server.log == []
     record = cache.read_record("weights")
     assert record.trust == {"hub": "pinned", "bucket": "recorded"}.get(remote.kind, "first use")
-    assert cache.locked("weights")["weights.bin"] == record.sources[0]
+    assert lock.files_of("weights")["weights.bin"] == record.sources[0]
     assert [path.name for path in cache.home("weights").iterdir() if not path.name.startswith(".")] in (
         ["record.json", "weights.safetensors"],
         ["weights.safetensors", "record.json"],
@@ -45,8 +45,9 @@ def test_a_connection_that_is_cut_is_resumed(remote: Remote, place: int) -> None
 
 
 def test_a_server_that_fails_once_is_asked_again(remote: Remote) -> None:
-    remote.server.faults = ["500"]
+    remote.server.faults = ["500"] * (2 if remote.kind == "hub" else 1)  # there the size is asked for first
     assert remote.right()
+    assert remote.server.faults == []
 
 
 @pytest.mark.parametrize("fault", [pytest.param("drip", marks=slow), pytest.param("long", marks=slow), "flip", "html"])
@@ -171,7 +172,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(remote: Remote, monkeypatch:
         context.setattr(fetch, "write_converted", full)
         assert "cannot be written (No space left on device)" in remote.refusal()
     with monkeypatch.context() as context:
-        context.setattr(download, "_once", full)
+        context.setattr(download._Transfer, "attempt", full)
         assert "cannot be written (No space left on device); GENAUG_CACHE may name" in remote.refusal()
     assert remote.right()
 

@@ -30,7 +30,7 @@ LAYERS = {
     256: [(True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1)],
     512: [(True, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)],
 }
-DOWNLOADED = sorted(row.name for row in ASSETS.values() if row.fetchable and not row.embedded)
+DOWNLOADED = sorted(row.name for row in ASSETS.values() if not row.embedded)
 QUICK = ("biggan-deep-128", "biggan-deep-256", "biggan-deep-512", "cgn-imagenet-256", "adain-decoder", "adain-encoder")
 
 

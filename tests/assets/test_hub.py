@@ -20,7 +20,7 @@ from hub_server import REVISION, HubServer
 from safetensors.torch import save
 
 from genaug import AssetError, Directions, load_generator
-from genaug.assets import ASSETS, asset_path, cache, fetch, load_asset, save_asset
+from genaug.assets import ASSETS, asset_path, cache, fetch, load_asset, lock, save_asset
 from genaug.assets.convert import convert
 from genaug.assets.registry import Asset, UnavailableAssetError
 from genaug.assets.store import pull
@@ -258,7 +258,7 @@ def test_a_site_that_blocks_downloads_gives_the_link_and_the_command_to_continue
 
 def test_lock_files_are_shared(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssetError, match="there is nothing to lock"):
-        cache.export_lock(tmp_path / "lock.json")
+        lock.export(tmp_path / "lock.json")
     assert remote.right()
     assert main(["assets", "lock", str(tmp_path / "lock.json")]) == 0
     entry = json.loads((tmp_path / "lock.json").read_text())["assets"]["weights"]
@@ -276,10 +276,10 @@ def test_lock_files_are_shared(remote: Remote, tmp_path: Path, monkeypatch: pyte
     other["assets"]["weights"]["files"][0]["sha256"] = "0" * 64
     (tmp_path / "lock.json").write_text(json.dumps(other))
     with pytest.raises(AssetError, match=r"names another weights\.bin of weights \(sha256 0{64}\) than .*lock\.json"):
-        cache.import_lock(tmp_path / "lock.json")
+        lock.take_over(tmp_path / "lock.json")
     (tmp_path / "lock.json").write_text("[]")
     with pytest.raises(AssetError, match="is damaged or no lock file of genaug"):
-        cache.import_lock(tmp_path / "lock.json")
+        lock.take_over(tmp_path / "lock.json")
 
 
 @pytest.mark.parametrize("remote", ["bucket"], indirect=True)
@@ -294,7 +294,7 @@ def test_a_bundle_takes_assets_to_a_machine_without_a_network(
     remote.server.log.clear()
     assert remote.right()
     assert remote.server.log == []
-    assert cache.locked("weights")
+    assert lock.files_of("weights")
     content = bytearray(tar.read_bytes())
     content[content.index(b"f_shape") + 20000] ^= 1
     tar.write_bytes(content)
@@ -323,18 +323,11 @@ def test_every_task_names_assets() -> None:
     assert {name for names in TASKS.values() for name in names} <= set(ASSETS)
 
 
-def test_every_row_has_a_source_but_one() -> None:
-    assert {row.name for row in ASSETS.values() if not row.embedded and not row.fetchable} == {"genint-directions"}
+def test_every_row_has_a_source() -> None:
+    assert all(row.embedded or row.repository or all(file.url for file in row.files) for row in ASSETS.values())
     trust = {name: row.trust for name, row in ASSETS.items() if not row.embedded}
     assert {name for name, grade in trust.items() if grade == "recorded"} == {"biggan-deep-256", "vgg16", "vgg19"}
     assert trust["u2net"] == "pinned"
-
-
-def test_what_has_no_server_says_how_to_supply_it(home: Path) -> None:
-    with pytest.raises(AssetError, match="genint-directions is not fetched: no server that has it is known") as caught:
-        asset_path("genint-directions")
-    assert not isinstance(caught.value, UnavailableAssetError)
-    assert f"`genaug assets pull genint-directions --from {ASSETS['genint-directions'].file}`" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg16-bn", "vgg19"])

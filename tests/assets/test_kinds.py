@@ -65,6 +65,7 @@ register(
                 paper="none",
                 source="a third party",
                 figures="not run",
+                url="https://host/stripes.pth",
                 config=16,
             ),
         ),

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from genaug import AssetError
-from genaug.assets import ASSETS, asset_path, load_asset, registry, save_asset, store
+from genaug.assets import ASSETS, asset_path, cache, load_asset, registry, save_asset, store
 from genaug.assets.formats import digest
 from genaug.assets.layouts import shapes_of
 
@@ -30,7 +30,7 @@ def state() -> dict[str, torch.Tensor]:
 def test_embedded_file_is_the_one_on_record(row: registry.Asset) -> None:
     path = store.EMBEDDED / row.file
     assert path.is_file()
-    assert (store.sha256(path), path.stat().st_size) == (row.sha256, row.size)
+    assert (cache.sha256(path), path.stat().st_size) == (row.sha256, row.size)
     published = row.name == "u2netp"  # not trained here: its float32 weights agree with the ONNX file to 1e-4
     assert row.size < (5_000_000 if published else 1_500_000)
     state, metadata = load_asset(row.name)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
-import tarfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from assets.conftest import point_hub_at
 from hub_server import REVISION, HubServer
 from PIL import Image
 
-from genaug import AssetError, CounterfactualDataset, Directions, fit_directions, load_generator
+from genaug import AssetError, CounterfactualDataset, Directions, RenderedDataset, fit_directions, load_generator
 from genaug.assets import cache
 from genaug.cli import main
+from genaug.datasets.publishing import publish_rendered
 from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, FastBigGAN
 from genaug.generators.cgn import BEST_CLASSES, CGN, MINIATURE
 from genaug.generators.cgn_mnist import CGNMnist, FastCGNMnist
 from genaug.generators.pretrained import contact_sheet
+from genaug.rendering import render
 
 TINY = {
     **BIGGAN_CONFIGS[256],
@@ -113,37 +116,85 @@ def test_directions_are_pushed_and_come_back(hub: HubServer) -> None:
 
 
 @pytest.mark.parametrize("form", ["webdataset", "imagefolder"])
-def test_a_rendered_set_is_pushed_as_a_dataset(hub: HubServer, tmp_path: Path, form: str) -> None:
-    command = [
-        "render",
-        "cgn-digits",
-        "--out",
-        str(tmp_path / "set"),
-        "--num",
-        "6",
-        "--shard-size",
-        "3",
-        "--image",
-        "png",
-    ]
+def test_a_pushed_set_is_read_by_datasets_as_it_was_rendered(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    folder = tmp_path / "set"
+    command = ["render", "cgn-digits", "--out", str(folder), "--num", "6", "--shard-size", "3", "--image", "png"]
     assert main([*command, "--format", form, "--push", "me/set"]) == 0
-    files = hub.uploads["me/set"]
-    card = files["README.md"].decode()
-    assert "library_name: genaug" in card
-    assert Image.open(io.BytesIO(files["samples.png"])).size == (8 * 116 + 4, 2 * 116 + 4)
-    if form == "webdataset":
-        assert 'path: "*.tar"' in card
-        with tarfile.open(fileobj=io.BytesIO(files["shard-000001.tar"])) as archive:
-            names = archive.getnames()
-        assert sum(name.endswith(".png") for name in names) == 3
-    else:
-        assert sum(name.endswith(".png") and "/" in name for name in files) == 6
     assert main([*command, "--push", "no-owner"]) == 2
-    (tmp_path / "set" / "shard-000001.json").unlink()
-    from genaug.assets.publish import publish_rendered
+    rows = read_by_datasets(hub, "me/set", tmp_path, monkeypatch)
+    column, target = ("png", "cls") if form == "webdataset" else ("image", "label")
+    expected = {(pixels(image), int(label)) for image, label in RenderedDataset(folder, output="pil")}
+    assert [{(pixels(row[column]), row[target]) for row in split} for split in rows] == [expected] * 2
+    names = hub.uploads["me/set"].keys()
+    assert not [name for name in names if "log" in name or "index" in name]  # what only this machine needs
+    picture = Image.open(io.BytesIO(hub.uploads["me/set"]["samples.jpg"]))
+    assert picture.size == (8 * 116 + 4, 2 * 116 + 4)
 
-    with pytest.raises(ValueError, match=r"must be complete, got 1 of 2 shards\. Render it again"):
+
+@pytest.mark.parametrize("form", ["webdataset", "imagefolder"])
+def test_every_target_of_a_pushed_set_is_read(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    folder = tmp_path / "set"
+    render("cgn-digits", folder, 7, format=form, image="webp", shard_size=3, targets="all")
+    publish_rendered(folder, "me/set")
+    expected = {(pixels(image), *target.values()) for image, target in RenderedDataset(folder, output="pil")}
+    rows = read_by_datasets(hub, "me/set", tmp_path, monkeypatch)
+    factors = ("shape", "texture", "background")
+    for split in rows:
+        labels = [row["json"]["labels"] if form == "webdataset" else row for row in split]
+        images = [row["webp" if form == "webdataset" else "image"] for row in split]
+        found = {(pixels(i), *(row[name] for name in factors)) for i, row in zip(images, labels, strict=True)}
+        assert found == expected
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
+def test_a_pushed_set_is_read_by_webdataset(hub: HubServer, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    folder = tmp_path / "set"
+    render("cgn-digits", folder, 7, format="webdataset", image="png", shard_size=3)
+    publish_rendered(folder, "me/set")
+    copy = download(hub, "me/set", tmp_path / "copy")
+    card = (copy / "README.md").read_text()
+    shards = card.split("resolve/main/")[1].split('"')[0]  # as somebody would copy it
+    assert shards == "shard-{000000..000002}.tar"
+    samples = list(webdataset.WebDataset(f"{copy}/{shards}", shardshuffle=False).decode("pil"))
+    expected = [(pixels(image), label) for image, label in RenderedDataset(folder, output="pil")]
+    assert [(pixels(sample["png"]), sample["cls"]) for sample in samples] == expected
+    gc.collect()
+
+
+def test_an_unfinished_set_is_not_pushed(hub: HubServer, tmp_path: Path) -> None:
+    render("cgn-digits", tmp_path / "set", 6, shard_size=3)
+    (tmp_path / "set" / "shard-000001.json").unlink()
+    with pytest.raises(ValueError, match=r"is unfinished, there is no shard-000001\.json"):
         publish_rendered(tmp_path / "set", "me/set")
+    assert hub.uploads == {}
+
+
+def download(hub: HubServer, repository: str, folder: Path) -> Path:
+    """A copy of a dataset repository, as `hf download` makes one."""
+    for name, content in hub.uploads[repository].items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def read_by_datasets(hub: HubServer, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list:
+    """The rows of a repository as plain `datasets` reads them from a downloaded copy: all at once, and streamed."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    copy = str(download(hub, repository, tmp_path / "copy"))
+    options = {"split": "train", "cache_dir": str(tmp_path / "datasets")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries that datasets imports
+        return [list(datasets.load_dataset(copy, streaming=streaming, **options)) for streaming in (False, True)]
+
+
+def pixels(image: Image.Image) -> bytes:
+    return image.convert("RGB").tobytes()
 
 
 def test_the_best_classes_are_the_authors(shared: Path) -> None:

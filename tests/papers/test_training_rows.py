@@ -138,7 +138,7 @@ def test_what_sets_a_row_apart() -> None:
     lengths = {name: [s.options.get("length") for s in plan(name).sources] for name in ROWS}
     assert lengths["genint"] == [5_000_000]
     assert lengths["gan-augmentation"] == lengths["gan-observational"] == lengths["gan-interventional"] == [1_281_167]
-    assert plan("genint", as_="released").sources[0].options["directions"] == "genint-directions"
+    assert plan("genint", as_="released").sources[0].options["scale"] == "released"
 
 
 @pytest.mark.parametrize(
