@@ -161,7 +161,7 @@ def render(
     )
     typer.echo(done.folder)
     if push is not None:
-        from genaug.datasets.publishing import publish_rendered
+        from genaug.rendering.publishing import publish_rendered
 
         typer.echo(f"{push}: {publish_rendered(done.folder, push)}")
 

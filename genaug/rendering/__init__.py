@@ -1,4 +1,4 @@
-"""Write datasets of generated images to disk, by many processes, and resume, verify and repair what was written."""
+"""Write datasets of generated images to disk, by many processes; resume, verify, repair and publish them."""
 
 from genaug.rendering.writing import Rendered as Rendered
 from genaug.rendering.writing import encoded_image as encoded_image

@@ -17,12 +17,12 @@ from PIL import Image
 from genaug import AssetError, CounterfactualDataset, Directions, RenderedDataset, fit_directions, load_generator
 from genaug.assets import cache
 from genaug.cli import main
-from genaug.datasets.publishing import publish_rendered
 from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, FastBigGAN
 from genaug.generators.cgn import BEST_CLASSES, CGN, MINIATURE
 from genaug.generators.cgn_mnist import CGNMnist, FastCGNMnist
 from genaug.generators.pretrained import contact_sheet
 from genaug.rendering import render
+from genaug.rendering.publishing import publish_rendered
 
 TINY = {
     **BIGGAN_CONFIGS[256],
