@@ -62,7 +62,7 @@ def _linked(text: str, folder: Path) -> str:
             target = GENERATED / f"{PAGES[target]}.md"
         elif target in (ROOT / "README.md", DOCS / "README.md", DOCS):
             target = DOCS / "index.md"
-        elif target == ROOT / "examples":
+        elif target in (ROOT / "examples", ROOT / "examples" / "README.md"):
             target = DOCS / "examples.md"
         elif not target.is_relative_to(DOCS):
             return match[0] if folder == DOCS else f"](../../{target.relative_to(ROOT)})"
@@ -82,6 +82,7 @@ def _generate(_: object) -> None:
     GENERATED.mkdir(exist_ok=True)
     for path, name in PAGES.items():
         text = path.read_text(encoding="utf-8")
+        text = text.replace("```mermaid", "```text")  # GitHub draws these
         _write(f"{name}.md", example_page(path) if path.suffix == ".py" else _linked(text, path.parent))
     api = (DOCS / "api.md").read_text(encoding="utf-8")
     for name, text in {**command_pages(), **api_pages(api)}.items():

@@ -1,8 +1,8 @@
-"""The plain loop in Hugging Face's Accelerate, for one process or many.
+"""The plain loop with Hugging Face's Accelerate, in one process or several.
 
 accelerate launch examples/accelerate_loop.py FOLDER
 
-FOLDER has a folder a class, ten of them. Needs accelerate.
+FOLDER has one folder per class, ten in total. Needs accelerate.
 """
 
 import sys

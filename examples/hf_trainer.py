@@ -2,7 +2,7 @@
 
 python examples/hf_trainer.py FOLDER
 
-FOLDER has a folder a class, ten of them. Needs transformers and accelerate.
+FOLDER has one folder per class, ten in total. Needs transformers and accelerate.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""CGN's classifier with heads in Lightning, on photographs and counterfactuals.
+"""CGN's multi-head classifier in Lightning, on photographs and counterfactuals.
 
 python examples/lightning_module.py FOLDER
 
-FOLDER has a folder a class, ten of them. Needs lightning.
+FOLDER has one folder per class, ten in total. Needs lightning.
 """
 
 import sys

@@ -1,9 +1,10 @@
-"""A plain loop on photographs and generative interventions.
+"""A plain PyTorch loop on photographs and generative interventions.
 
 python examples/plain_loop.py FOLDER
 
-FOLDER has a folder a class, ten of them, such as data/train of `genaug train classifier --row genint --tiny`. For
-ImageNet the generator is "biggan-deep-256", without components and scale, and the size 224.
+FOLDER has one folder per class, ten in total. `genaug train classifier --row genint --tiny --out runs/tiny` writes such
+a folder of digits to runs/tiny/data/train. For ImageNet, use the generator "biggan-deep-256" without `components` and
+`scale`, and SIZE = 224.
 """
 
 import sys

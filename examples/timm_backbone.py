@@ -1,8 +1,8 @@
-"""A model of timm's with its own train transforms and Mixup, on photographs and generative interventions.
+"""A timm model with timm's augmentation and Mixup, on photographs and generative interventions.
 
 python examples/timm_backbone.py FOLDER
 
-FOLDER has a folder a class, ten of them. Needs timm.
+FOLDER has one folder per class, ten in total. Needs timm.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""The same by several processes: each has its share of the photographs and of the generated images.
+"""The plain loop in several processes, which share the photographs and the generated images.
 
 torchrun --nproc-per-node 2 examples/torchrun_ddp.py FOLDER
 
-FOLDER has a folder a class, ten of them.
+FOLDER has one folder per class, ten in total.
 """
 
 import os

@@ -11,6 +11,7 @@ from typing import Any
 
 # methods of these bases are not genaug's
 FOREIGN = "Module, Dataset, Transform, Sampler, Exception, dict, object"
+HOOKS = "extra_repr, training, dump_patches, call_super_init"  # torch calls these, users do not
 
 
 def api_names(page: str) -> dict[str, str]:
@@ -30,7 +31,7 @@ def api_pages(page: str) -> dict[str, str]:
     for name, purpose in api_names(page).items():
         found = api_object(name)
         if inspect.isclass(found):
-            directive = f".. autoclass:: {name}\n   :inherited-members: {FOREIGN}"
+            directive = f".. autoclass:: {name}\n   :inherited-members: {FOREIGN}\n   :exclude-members: {HOOKS}"
         elif callable(found):
             directive = f".. autofunction:: {name}"
         else:  # a constant has no docstring of its own

@@ -38,7 +38,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class AssetError(RuntimeError):
-    """An asset that cannot be had or is not what it should be; the message says which, where it was sought, and why."""
+    """Error for an asset that is not available or not valid.
+
+    The message names the asset, the places searched, and the reason.
+    """
 
 
 class UnavailableAssetError(AssetError):
@@ -158,7 +161,7 @@ class Asset:
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """What genaug has to know of a kind of network to find, check, convert and build its weights.
+    """Everything that genaug needs to find, check, convert and build the weights of a kind of network.
 
     Attributes:
         name: what the files' metadata call it.
@@ -226,7 +229,7 @@ _lock, _state = threading.RLock(), {"loaded": False}
 
 
 def register(kind: Kind) -> Kind:
-    """Adds a kind and its assets to the tables.
+    """Add a kind and its assets to the tables.
 
     Raises:
         ValueError: another kind has this name, another kind's asset has the name of one of these, or an asset has no

@@ -156,15 +156,15 @@ def _embedded(row: Asset) -> Path:
 
 
 def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Loads weights by name or from a file; where they are sought, see `asset_path`.
+    """Load weights by name or from a file; `asset_path` documents the search order.
 
     Returns:
-        The state dict on the CPU, in the precision that it is stored in, and the file's metadata: `kind` says which
-        network it is for (one of `genaug.assets.KINDS`), `config`, for kinds that have one, how it is built. Tensors
-        of large files are mapped from the file: they are read when they are used.
+        The state dict on the CPU, in its stored precision, and the file's metadata. `kind` is one of
+        `genaug.assets.KINDS`; `config`, for kinds that have one, says how the network is built. Tensors of large files
+        are memory-mapped: they are read when they are used.
 
     Raises:
-        AssetError: the asset cannot be found, is damaged, or is not what its metadata says.
+        AssetError: the asset is not found, damaged, or not what its metadata says.
     """
     return _read(*_find(name_or_path))
 
@@ -183,17 +183,17 @@ def _read(path: Path, row: Asset | None, checked: bool) -> tuple[dict[str, Tenso
 
 
 def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: str, **metadata: str) -> Path:
-    """Writes weights so that `load_asset` reads them: whole or not at all, with what they are in the metadata.
+    """Write weights and their metadata for `load_asset`. The file is complete or absent.
 
     Args:
         path: ends in `.safetensors`; an existing file is replaced.
-        state: the state dict, of the layout of its kind, written in its own precision.
+        state: the state dict, in the layout of its kind, written in its own precision.
         kind: one of `genaug.assets.KINDS`.
         metadata: more entries, such as source, licence and figures.
 
     Raises:
         ValueError: unknown kind, or another suffix.
-        AssetError: the state dict is not one of this kind.
+        AssetError: the state dict does not fit the kind.
         OSError: the folder cannot be written, or is full.
     """
     from safetensors import SafetensorError

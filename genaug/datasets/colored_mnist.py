@@ -185,27 +185,28 @@ class _BiasedDigits(VisionDataset):
 
 
 class ColoredMNIST(_BiasedDigits):
-    """MNIST in one colour a class on black (Kim et al. 2019, as in CGN, appendix A.2).
+    """MNIST on black, with one color per class (Kim et al. 2019, as in CGN, appendix A.2).
 
-    The digit's grey levels scale its colour, which is drawn for each image around the class's. MNIST's official split:
-    60,000 train and 10,000 test. Digits are resized to 32x32 as by PIL's NEAREST, like the released data.
+    The digit's gray levels scale its color, which is drawn for each image around the color of the class. The split is
+    MNIST's official one: 60,000 training and 10,000 test digits. Digits are resized to 32x32 by PIL's NEAREST, like the
+    released data.
 
     Args:
-        root: the folder that holds MNIST/raw, as for `torchvision.datasets.MNIST`; None for `digits="sklearn"`.
-        train: the training or the test split.
+        root: folder that contains MNIST/raw, as for `torchvision.datasets.MNIST`; None for `digits="sklearn"`.
+        train: use the training split, or the test split.
         transform: applied to each image, a uint8 `tv_tensors.Image` (3, 32, 32).
         target_transform: applied to each label.
-        download: fetch MNIST into `root` if it is not there.
-        bias: with this probability the colour is of the digit's own class, otherwise of any of the ten; so Cramer's V
-            of label and colour is `bias`. In [0, 1]; None means 1 in training and 0 in the test.
-        seed: sample i is a function of (seed, i), and of the split.
-        jitter: standard deviation of each colour channel between images, in units of full brightness. The default is
+        download: download MNIST to `root` if it is missing.
+        bias: probability that the color is that of the digit's own class; otherwise it is that of any of the ten. It
+            equals Cramer's V of label and color. In [0, 1]; None means 1 in training and 0 in the test.
+        seed: random seed. Sample i is a function of (seed, i) and the split.
+        jitter: standard deviation of each color channel between images, in units of full brightness. The default is
             0.1414: the published data have a variance of 0.02, which CGN's text calls sigma.
         digits: "mnist", or "sklearn" for scikit-learn's digits, which need no network (see `digits.load_digits`).
 
     Attributes:
         targets: (N,) int64, the digit.
-        factors: {"shape", "texture"}: (N,) int64, the class whose shape and whose colour each image shows.
+        factors: {"shape", "texture"}: (N,) int64, the classes of each image's shape and color.
 
     Raises:
         ValueError: MNIST is not in `root`, or `bias`, `jitter` or `digits` is out of its range.
@@ -239,26 +240,33 @@ class ColoredMNIST(_BiasedDigits):
 
 
 class DoubleColoredMNIST(_BiasedDigits):
-    """Binary MNIST in one colour a class on another colour a class (CGN, appendix A.2).
+    """Binary MNIST, with one object color and one background color per class (CGN, appendix A.2).
 
-    MNIST's first 50,000 training digits train and its last 10,000 test: CGN's released code does not use the official
-    test digits here. Objects and backgrounds share ten colours: where they are random, as in the test, one image in ten
-    shows its digit in its background's colour, only a few grey levels apart. Colours are clipped to 8 bits, where the
-    released loader keeps floats below 0 and above 1. Where both show the same saturated colour, clipping hides the
-    digit, so that this data set is a little harder than the released one.
+    MNIST's first 50,000 training digits are for training and its last 10,000 for the test. CGN's released code does not
+    use the official test digits here. Objects and backgrounds share ten colors. Where colors are random, as in the
+    test, one image in ten has a digit in its background's color, only a few gray levels apart.
+
+    Colors are clipped to 8 bits. The released loader keeps floats below 0 and above 1. Where object and background have
+    the same saturated color, clipping hides the digit, so this dataset is a little harder than the released one.
 
     Args:
-        root, train, transform, target_transform, download, seed, digits: as `ColoredMNIST`.
-        bias: as `ColoredMNIST`, for the object's and the background's colour independently.
-        jitter: standard deviation of each colour channel between images, in units of full brightness.
+        root: as in `ColoredMNIST`.
+        train: as in `ColoredMNIST`.
+        transform: as in `ColoredMNIST`.
+        target_transform: as in `ColoredMNIST`.
+        download: as in `ColoredMNIST`.
+        bias: as in `ColoredMNIST`, independently for the colors of object and background.
+        seed: as in `ColoredMNIST`.
+        jitter: standard deviation of each color channel between images, in units of full brightness.
+        digits: as in `ColoredMNIST`.
 
     Attributes:
         targets: (N,) int64, the digit.
-        factors: {"shape", "texture", "background"}: (N,) int64, the class that each image's shape, colour and
-            background colour are of.
+        factors: {"shape", "texture", "background"}: (N,) int64, the classes of each image's shape, color and background
+            color.
 
     Raises:
-        ValueError, RuntimeError: as `ColoredMNIST`.
+        ValueError, RuntimeError: as in `ColoredMNIST`.
     """
 
     _objects = torch.tensor(_OBJECT)
@@ -290,25 +298,30 @@ class DoubleColoredMNIST(_BiasedDigits):
 
 
 class WildlifeMNIST(_BiasedDigits):
-    """Binary MNIST cut from one texture a class, on another texture a class (CGN, appendix A.2).
+    """Binary MNIST, with one object texture and one background texture per class (CGN, appendix A.2).
 
-    Each texture is resized to 150x150, padded by 3 (reflected), and each image shows a 32x32 crop of it at a random
-    place, drawn for the object and for the background apart. Split as `DoubleColoredMNIST`.
+    Each texture is resized to 150x150 and padded by 3 (reflected). Each image shows a random 32x32 crop of it, drawn
+    separately for object and background. The split is that of `DoubleColoredMNIST`.
 
     Args:
-        root: as `ColoredMNIST`.
-        textures: a folder with `object/` and `background/`, of which the first ten images by name are the textures of
-            class 0 to 9; or a `torchvision.datasets.DTD`, which gives its first ten "striped" and "veined" ones.
-        train, transform, target_transform, download, seed, digits: as `ColoredMNIST`.
-        bias: as `ColoredMNIST`, for the object's and the background's texture independently.
+        root: as in `ColoredMNIST`.
+        textures: a folder with `object/` and `background/`, whose first ten images by name are the textures of classes
+            0 to 9; or a `torchvision.datasets.DTD`, which gives its first ten "striped" and "veined" ones.
+        train: as in `ColoredMNIST`.
+        transform: as in `ColoredMNIST`.
+        target_transform: as in `ColoredMNIST`.
+        download: as in `ColoredMNIST`.
+        bias: as in `ColoredMNIST`, independently for the textures of object and background.
+        seed: as in `ColoredMNIST`.
+        digits: as in `ColoredMNIST`.
 
     Attributes:
         targets: (N,) int64, the digit.
-        factors: {"shape", "texture", "background"}: (N,) int64, the class that each image's shape, object texture and
-            background texture are of.
+        factors: {"shape", "texture", "background"}: (N,) int64, the classes of each image's shape, object texture and
+            background texture.
 
     Raises:
-        ValueError: as `ColoredMNIST`, or the textures are missing, fewer than ten, or not images.
+        ValueError: as in `ColoredMNIST`, or the textures are missing, fewer than ten, or not images.
         TypeError: `textures` is neither a folder nor a DTD.
         RuntimeError: the download failed.
     """

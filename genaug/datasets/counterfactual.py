@@ -35,58 +35,57 @@ if TYPE_CHECKING:
 
 
 class CounterfactualDataset(GeneratedDataset[Target]):
-    """Images whose shape, texture and background have independent random classes.
+    """Images whose shape, texture and background have independent random classes (CGN, section 3.2).
 
-    Sample i is a function of (seed, i) alone: the same whatever the batch, the worker, the rank and the order; with the
-    package's generators to the last bit on a CPU, and within one grey level on a GPU. Batches are made by one generator
-    call each, through `__getitems__`, so that a plain `DataLoader` is fast.
+    Sample i is a function of (seed, i) alone. It does not depend on the batch, the worker, the process or the order.
+    With the package's generators it is bitwise identical on a CPU, and within one gray level on a GPU. A `DataLoader`
+    gets whole batches from one generator call each, through `__getitems__`.
 
     Args:
-        generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module with `z_dim`,
-            `num_classes`, `image_size` and `mechanisms(z, labels, truncation) -> (mask, texture, background)`, which
-            takes a triple of noises (B, z_dim), float32, and a triple of labels (B,), and returns masks (B, 1, H, W) in
-            [0, 1] and images (B, 3, H, W) in [-1, 1]. The three are of the same size unless it has
-            `separate_batches = True`. It is called in evaluation mode. The noise arrives multiplied by the truncation;
-            the attribute `noise` declares its kind, "normal" by default (see `generators.protocol`). It may have its
-            own `compose(mask, texture, background, draws)`: draws are (B, `compose_draws`) uniform in (0, 1), masks lie
-            in [0, 1], and images may come in any range.
-        length: number of samples; images are made when asked for, so that any length is free.
-        seed: another seed is another dataset.
-        counterfactuals_per_noise: that many consecutive samples share the shape's noise and label, and differ in
-            texture and background (the CF ratio of CGN's appendix A.3).
-        targets: the label of a sample: "shape", "texture" or "background", or "all" for a dict of the three.
-        classes: classes to draw from, all of the generator's by default: one list for the three factors, or a dict
-            with a list for each of "shape", "texture" and "background"; an int there is the only one, None all.
-            "best" takes those that CGN's authors judged best for each factor, for ImageNet. Where the generator has
-            names of its `classes`, as a bank of photographs, names do as well.
-        truncation: scale of the noise, in (0, 1]: less variety, more typical images.
-        pool: hold that many masks, textures and backgrounds, and recombine them: `pool` ** 3 images for little more
-            than the price of blending. They lie as uint8 on the device, 7 bytes a pixel and entry, each made when it
-            is first drawn, by each worker for itself: `num_workers=0` is the fastest. By default each sample has noise
-            of its own.
-        device: where images are made and returned; the CPU by default.
-        dtype: floating-point type of the generator; float32 by default.
-        batch_size: the most images in one generator call: bounds memory, does not change the images.
+        generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module. A module needs
+            `z_dim`, `num_classes`, `image_size` and `mechanisms(z, labels, truncation) -> (mask, texture, background)`.
+            That method takes three noises (B, z_dim), float32, already multiplied by the truncation, and three labels
+            (B,). It returns masks (B, 1, H, W) in [0, 1] and images (B, 3, H, W) in [-1, 1]. The three batch sizes are
+            equal unless the module has `separate_batches = True`. The module is called in evaluation mode. Its
+            attribute `noise` declares the noise (default: "normal"; see `generators.protocol`). It may define
+            `compose(mask, texture, background, draws)`, with draws (B, `compose_draws`) uniform in (0, 1) and masks in
+            [0, 1]; images may then have any range.
+        length: number of samples. Images are made on request, so any length is free.
+        seed: random seed.
+        counterfactuals_per_noise: number of consecutive samples that share the noise and label of the shape, and differ
+            in texture and background (the CF ratio of CGN's appendix A.3).
+        targets: label of a sample: "shape", "texture", "background", or "all" for a dict of the three.
+        classes: classes to draw from (default: all): one list for the three factors, or a dict with an entry for each
+            of "shape", "texture" and "background". An entry is a list, a single class, or None for all. "best" takes
+            the ImageNet classes that CGN's authors judged best for each factor. Names work if the generator has names
+            in `classes`, as a bank of photographs has.
+        truncation: scale of the noise, in (0, 1]. Lower values give more typical and less varied images.
+        pool: number of masks, textures and backgrounds to keep and recombine (default: None, new noise for each
+            sample). `pool` ** 3 images cost little more than blending. Entries are uint8 on the device, 7 bytes per
+            pixel. They are made when first drawn, by each worker for itself, so `num_workers=0` is the fastest.
+        device: device of generation and of the returned images (default: CPU).
+        dtype: floating-point type of the generator (default: float32).
+        batch_size: largest number of images in one generator call. Limits memory; does not change the images.
         transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
         target_transform: applied to each target.
-        output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.
-        refresh: the fraction of the pool that is new after every 64 samples, in [0, 1]; 0 by default. Entries are
-            numbered without end, and sample i draws from the `pool` of them that begin at i // 64 * refresh * pool, of
-            samples that share a shape the first one's i; so it is a function of (seed, i) still. Read in order (samples
-            are independent as they are): a shuffled order asks for entries that have left the pool.
-        mask_jitter: how far each sample's mask is turned, stretched, slanted and moved before it is composed, so that
-            fewer masks show more shapes: at 1 by up to 15 degrees, 15% a side, 0.15 and 1/16 of the side, drawn evenly.
-            In [0, 4]; 0 by default.
-        tie: names of factors that share label and draw, such as ("shape", "texture"): the object stays whole, and only
-            its background changes. The first in the order shape, texture, background leads. () ties none. By default
+        output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), or "pil" for PIL images.
+        refresh: fraction of the pool that is replaced after every 64 samples, in [0, 1] (default: 0). Entries are
+            numbered without end. Sample i draws from the `pool` entries that begin at i // 64 * refresh * pool. Samples
+            that share a shape use the i of the first. Read the dataset in order: a shuffled order asks for entries that
+            have left the pool.
+        mask_jitter: strength of the random change of each mask before composition, in [0, 4] (default: 0), so that few
+            masks show many shapes. At 1, masks turn by up to 15 degrees, stretch by up to 15% per side, slant by up to
+            0.15 and move by up to 1/16 of the side, all uniformly.
+        tie: factors that share label and draw, such as ("shape", "texture"): the object stays whole and only its
+            background changes. The first in the order shape, texture, background leads. () ties none. The default is
             the generator's `default_tie`: shape and texture for a bank of photographs, none for other generators.
-        backgrounds: the background's class relative to the shape's: "any", "other" or "same". "same" is the control
+        backgrounds: class of the background relative to the shape's: "any", "other" or "same". "same" is the control
             for "other". With a pool, the entry is drawn from those of the right class.
-        shared_noise: whether the three mechanisms share the shape's noise, as in the released code for ImageNet, and
-            only their labels differ. By default each has its own, as in the paper (section 3.1).
+        shared_noise: let the three mechanisms share the noise of the shape, as the released code does for ImageNet. By
+            default each has its own noise, as in the paper (section 3.1).
 
     Raises:
-        ValueError, TypeError: an argument is out of its range or of another kind; the message names it.
+        ValueError, TypeError: an argument is out of its range or of another type; the message names it.
         genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
     """
 
@@ -201,7 +200,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
 
     @isolated()
     def labels(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """Classes of these samples' shape, texture and background, each (B,) int64 on the device."""
+        """Return the classes of shape, texture and background of these samples, each (B,) int64 on the device."""
         positions = check_indices(indices, self.length).to(self.device)
         return self._labels_of(self._sources(positions))
 
@@ -213,7 +212,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
 
     @isolated()
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
-        """What `describe` says of each of these samples: everything that made it, as plain numbers and strings."""
+        """Return the metadata of these samples: labels, noise indices and settings, JSON-serializable."""
         positions = check_indices(indices, self.length)
         sources = self._sources(positions)
         labels = self._labels_of(sources)

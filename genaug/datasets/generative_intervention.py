@@ -47,59 +47,60 @@ RELEASED_RANGES = (
 
 
 class GenerativeInterventionDataset(GeneratedDataset):
-    """A conditional generator's images, each with one principal direction of its latent set at random.
+    """Images of a conditional generator, each with one principal direction of its latent set at random.
 
-    X_int = I(t, s, k, Y') of GenInt, section 4.1: noise and a class are drawn, one of the first k directions is chosen,
-    and the noise's component along it is replaced by an offset that does not depend on the class. Sample i is a
-    function of (seed, i) alone: the same whatever the batch, the worker, the rank and the order; to the last bit on a
-    CPU, and within one grey level on a GPU in float32 (not run). On a GPU a batch is one generator call; a CPU is given
-    8 images at a time.
+    X_int = I(t, s, k, Y') of GenInt, section 4.1. A noise and a class are drawn. One of the first k directions is
+    chosen. The noise's component along it is replaced by a random offset that does not depend on the class.
+
+    Sample i is a function of (seed, i) alone. It does not depend on the batch, the worker, the process or the order. It
+    is bitwise identical on a CPU, and within one gray level on a GPU in float32 (not run). On a GPU a batch is one
+    generator call. On a CPU the generator gets 8 images at a time.
 
     Args:
-        generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module with `z_dim`,
-            `num_classes`, `image_size` and `forward(z, labels, truncation)`, which takes noise (B, z_dim) in its type,
-            already multiplied by the truncation, and labels (B,), and returns images (B, 3, H, W) in [-1, 1]. Its
-            attribute `noise` declares the noise, "normal" by default (see `generators.protocol`). It is called in
-            evaluation mode. With `activation` and `from_activation` (see `interventions.steering.steer`)
-            it says itself what its layers are; else they are its submodules.
-        length: number of samples; images are made when asked for, so that any length is free.
-        seed: another seed is another dataset.
-        classes: classes to draw from; all of the generator's by default.
-        truncation: t, scale of the noise, in (0, 1]: less variety, more typical images.
-        components: k, how many of the directions are intervened on; 0 for none: observational sampling, the baseline
-            that the paper calls GAN augmentation, where every sample has noise of its own.
-        scale: s, range of the offset. A number s means [-s, s] and a pair its two ends, both in standard deviations
-            along the direction, drawn uniformly; of the noise that the directions were fitted with, which is the
-            dataset's own if directions is None. "released" takes the released code's range for each of 60 components,
-            in the latent's own units. They were set by eye for its own directions of BigGAN-deep, whose signs are not
-            known; that of component 51, [6, 12], is as released.
-        interventions_per_noise: that many consecutive samples share noise and label, each with another component as
-            long as there are others (the released code's five images).
-        mode: "latent" (the released code) sets the component of the noise; "activation" (the paper's equation) that of
-            a layer's output, from which the generator goes on. On a layer that is linear in the noise both make the
-            same output of it; the same images too where the noise enters nowhere else, unlike in BigGAN, whose later
-            layers see it in their batch norms. The default also moves those, as the paper's step back to the noise by
-            regression does.
-        layer: the layer whose principal components they are.
-        balance: of a generator with named nuisances: "uniform" draws each alike for every class, do(nuisance);
-            "observed" as often as the generator's `observed` table says for the class, the biased control. The samples
-            of one noise have different nuisances as long as there are others.
-        recognized_by: a classifier, (B, 3, H, W) in [-1, 1] to logits (B, num_classes). A sample that it takes for
-            another class is replaced by that sample's next draw of noise and nuisances.
-        draws: the most draws of a sample; the last one stays, recognized or not.
-        targets: "label" for the class, an int; "all" for a dict of "label" and the number of each nuisance's value.
-        directions: None for the exact ones, where the layer is linear in the noise; a name from `genaug assets list`; a
+        generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module. A module needs
+            `z_dim`, `num_classes`, `image_size` and `forward(z, labels, truncation)`. That method takes noise (B,
+            z_dim) in its type, already multiplied by the truncation, and labels (B,), and returns images (B, 3, H, W)
+            in [-1, 1]. The attribute `noise` declares the noise (default: "normal"; see `generators.protocol`). The
+            module is called in evaluation mode. Its layers are its submodules, or what its methods `activation` and
+            `from_activation` define (see `interventions.steering.steer`).
+        length: number of samples. Images are made on request, so any length is free.
+        seed: random seed.
+        classes: classes to draw from (default: all).
+        truncation: t, scale of the noise, in (0, 1]. Lower values give more typical and less varied images.
+        components: k, number of directions to intervene on. 0 means none: observational sampling, the baseline that the
+            paper calls GAN augmentation, where every sample has its own noise.
+        scale: s, range of the offset. A number s means [-s, s], a pair gives both ends, in standard deviations along
+            the direction. Offsets are uniform. The standard deviation is that of the noise the directions were fitted
+            with, or of the dataset's own noise if directions is None. "released" takes the released code's range for
+            each of 60 components, in the latent's own units. They were set by eye for its own directions of
+            BigGAN-deep, whose signs are not known. That of component 51, [6, 12], is as released.
+        interventions_per_noise: number of consecutive samples that share noise and label. Each has another component,
+            as long as there are others (5 in the released code).
+        mode: "latent" (the released code) sets the component of the noise. "activation" (the paper's equation) sets the
+            component of a layer's output, from which the generator continues. If the layer is linear in the noise, both
+            give the same output of it. The images are the same if the noise enters nowhere else. In BigGAN, later
+            layers see the noise in their batch norms. "latent" also moves those, as the paper's step back to the noise
+            by regression does.
+        layer: layer whose principal components are used.
+        balance: for generators with named nuisances. "uniform" draws each nuisance in the same way for every class,
+            do(nuisance). "observed" draws them as often as the generator's `observed` table says for the class: the
+            biased control. The samples of one noise have different nuisances, as long as there are others.
+        recognized_by: a classifier, (B, 3, H, W) in [-1, 1] to logits (B, num_classes). A sample that it assigns to
+            another class is replaced by the sample's next draw of noise and nuisances.
+        draws: largest number of draws per sample. The last one is kept, recognized or not.
+        targets: "label" for the class, an int, or "all" for a dict of "label" and the index of each nuisance's value.
+        directions: None for the exact ones, if the layer is linear in the noise; a name from `genaug assets list`; a
             file of `Directions.save` or of GANSpace; an array (k, z_dim) of latent directions; or `Directions`. With
-            mode="activation" sampled ones serve the classes that the fit had samples of.
-        device: where images are made and returned; the CPU, or where a module lies, by default.
-        dtype: floating-point type of the generator; float32 by default.
-        batch_size: the most images in one generator call of a GPU: bounds memory, does not change the images.
+            mode="activation", sampled directions work for the classes that the fit had samples of.
+        device: device of generation and of the returned images (default: CPU, or the device of a module).
+        dtype: floating-point type of the generator (default: float32).
+        batch_size: largest number of images in one generator call on a GPU. Limits memory; does not change the images.
         transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
         target_transform: applied to each target.
-        output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.
+        output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), or "pil" for PIL images.
 
     Raises:
-        ValueError, TypeError: an argument is out of its range or of another kind; the message names it.
+        ValueError, TypeError: an argument is out of its range or of another type; the message names it.
         genaug.AssetError: a name is unknown, or its file is missing, damaged or of another kind.
     """
 
@@ -218,13 +219,14 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     @isolated()
     def labels(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Classes of these samples, (B,) int64 on the device."""
+        """Return the classes of these samples, (B,) int64 on the device."""
         return self._labels(check_indices(indices, self.length).to(self.device))
 
     @isolated()
     def interventions(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """Which component of each sample was set, (B,) int64, and to what, (B,) float64, in the unit that `describe`
-        names; on the device.
+        """Return the component that was set for each sample, (B,) int64, and its value, (B,) float64, on the device.
+
+        `describe` names the unit of the values.
 
         Raises:
             ValueError: the dataset is observational, with components=0.
@@ -234,8 +236,11 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return self._interventions(check_indices(indices, self.length).to(self.device))
 
     def factors(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """The class of each sample under "label" and the number of each nuisance's value by the factor's name, (B,)
-        int64 on the device, such as `group_accuracy` takes them; `nuisances.factors` has the names of the values."""
+        """Return the class of each sample as "label", and the index of each nuisance's value by the name of its factor.
+
+        All are (B,) int64 on the device, as `group_accuracy` takes them. `nuisances.factors` has the names of the
+        values.
+        """
         positions = check_indices(indices, self.length).to(self.device)
         drawn = self._drawn(positions)
         numbers = self._noise(positions, drawn)[:, -len(self.nuisances) :].unbind(1) if self.nuisances else ()
@@ -249,7 +254,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     @isolated()
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
-        """What `describe` says of each of these samples: everything that made it, as plain numbers and strings.
+        """Return the metadata of these samples: labels, noise indices, components and offsets, JSON-serializable.
 
         `offset` is in standard deviations along the direction, or, with scale="released", in the latent's own units.
         """

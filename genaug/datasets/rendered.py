@@ -212,21 +212,21 @@ def members(record: bytes, index: int) -> dict[str, bytes]:
 
 
 class RenderedDataset(Dataset[Any]):
-    """The images of a folder that `genaug render` has filled: the samples and targets of the dataset that it rendered.
+    """Images that `genaug render` wrote to a folder, with the samples and targets of the rendered dataset.
 
-    Equal to them to the last bit where the images are PNG; JPEG and WebP lose a little. Samples are read in any order,
-    by any number of workers.
+    PNG images are bitwise identical to the originals. JPEG and WebP are lossy. Samples can be read in any order, by any
+    number of workers.
 
     Args:
-        folder: the rendered set.
+        folder: folder of `genaug render`.
         transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
         target_transform: applied to each target.
-        output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), "pil" for PIL images.
+        output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), or "pil" for PIL images.
 
     Raises:
-        FileNotFoundError: the folder is no rendered set.
-        ValueError: the set is unfinished or damaged; the message names the shard. Damage that shows only later is a
-            ValueError of the sample.
+        FileNotFoundError: the folder was not rendered.
+        ValueError: the folder is unfinished or damaged; the message names the shard. Damage that is found later is a
+            ValueError at the sample.
     """
 
     def __init__(
@@ -262,12 +262,12 @@ class RenderedDataset(Dataset[Any]):
         return [self._sample(index) for index in check_indices(indices, len(self)).tolist()]
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Images of these samples before any transform, (B, 3, H, W) uint8; they must be of one size."""
+        """Return the images of these samples before any transform, (B, 3, H, W) uint8. They must have one size."""
         found = check_indices(indices, len(self)).tolist()
         return torch.stack([self._read(index)[0] for index in found])
 
     def describe(self, index: int) -> dict[str, Any]:
-        """Everything that made a sample: what the dataset that was rendered says of it."""
+        """Return the metadata of a sample, as the rendered dataset described it."""
         place = int(check_indices([index], len(self)))
         description = self._read(place)[2]
         with self._naming(place):

@@ -18,18 +18,19 @@ from genaug._common.files import image_files, open_image
 
 
 class TransferredFolder(Dataset[Any]):
-    """The images of a folder of classes, each transferred by draws that follow from (seed, its index) alone.
+    """A folder of photographs in the style of other images; image i depends on (seed, i) alone.
 
-    Images are resized so that the shorter side is `size`, and cut to a square of it from the middle. Their labels are
-    the folder's: a transfer keeps the class.
+    Images are resized so that the shorter side is `size`, and cropped to the central square. Labels are those of the
+    folder: a transfer keeps the class.
 
     Args:
-        root: a folder a class, as `torchvision.datasets.ImageFolder` reads it; not two files a name but for the suffix.
+        root: one folder per class, as for `torchvision.datasets.ImageFolder`. Two files may not differ in the suffix
+            only.
         transfer: a `StyleTransferIntervention`, whose styles have `describe(i)`.
-        seed: which styles, steps and images.
-        size: side of the result, in pixels; the paper's is 256.
-        device: where to compute; the CPU by default. Images come back to the CPU.
-        batch_size: images at once.
+        seed: seed of the styles, the steps and the choice of images.
+        size: height and width of the result, in pixels; the paper's is 256.
+        device: device of the computation (default: CPU). Images are returned on the CPU.
+        batch_size: number of images in memory at once.
 
     Raises:
         FileNotFoundError: there is no such folder, or a class has no image.
@@ -77,8 +78,11 @@ class TransferredFolder(Dataset[Any]):
         return made
 
     def describe(self, index: int) -> dict[str, Any]:
-        """What made a sample: `file`, from the folder on and without its suffix, `label`, and of the transfer whether
-        it was `applied`, its `steps`, `method`, `network` and what made its `style`."""
+        """Return the metadata of a sample.
+
+        It has `file` (within the folder and without its suffix), `label`, and the transfer: whether it was `applied`,
+        its `steps`, `method`, `network`, and the metadata of its `style`.
+        """
         place = int(check_indices([index], len(self)))
         path, label = self.files[place]
         drawn = self.transfer.params_of(self.seed, [place])

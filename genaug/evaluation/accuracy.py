@@ -20,15 +20,15 @@ def batches(images: Tensor, labels: Tensor, size: int = 1000) -> Iterator[tuple[
 
 
 def accuracy(model: Model, loader: Dataset[Any] | Iterable[tuple[Tensor, Tensor]], **options: Unpack[Options]) -> float:
-    """The share of images whose highest logit is their label's; of a model of several heads, the ensemble's.
+    """Return the share of images whose highest logit is that of their label.
 
-    Every image counts once, also in a last batch that is smaller than the others. A module is put into evaluation mode
-    and afterwards back into the mode that each of its parts was in.
+    Of a model with several heads, this is the ensemble's. Every image counts once, also in an incomplete last batch. A
+    module is put into evaluation mode, and afterwards back into the mode that each of its parts was in.
 
     Args:
         model: (B, 3, H, W) floats -> (B, num_classes) logits.
-        loader: batches of images (B, 3, H, W) and labels (B,), or a dataset of them. Floats go to the model as they
-            are; uint8 are normalized as `scoring.score` has it.
+        loader: batches of images (B, 3, H, W) and labels (B,), or a dataset of them. Floats go to the model unchanged;
+            uint8 images are normalized as in `scoring.score`.
         options: batch_transform, device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Returns:

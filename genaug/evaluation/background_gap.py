@@ -90,20 +90,20 @@ def background_gap(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> BackgroundGap:
-    """Measures the background gap of a model.
+    """Measure the background gap of a model: accuracy on Mixed-Same minus accuracy on Mixed-Rand.
 
     Args:
-        model: gives 1,000 logits, or nine in the groups' order; see `genaug.evaluation.scoring`.
-        original: the folder of ImageNet-9's variation of this name, with 00_dog to 08_fish in it or in `val`. Or a
-            dataset or loader of one's own, of images and class numbers, for a model of those classes.
-        mixed_same: likewise.
-        mixed_rand: likewise.
+        model: returns 1,000 logits, or nine in the order of the groups; see `genaug.evaluation.scoring`.
+        original: folder of ImageNet-9's variation of this name, with 00_dog to 08_fish in it or in `val`; or your own
+            dataset or loader of images and class numbers, for a model of those classes.
+        mixed_same: folder or dataset of Mixed-Same, as `original`.
+        mixed_rand: folder or dataset of Mixed-Rand, as `original`.
         others: more variations by name, of mixed_next, only_fg, no_fg, only_bg_b and only_bg_t.
-        normalisation: "imagenet" has the mean and deviation that ImageNet's classifiers are trained with, as the data
-            set's authors test those; "in9" has the data set's own, as its authors test networks trained on it, and as
-            CGN's released code tests all.
-        transform: PIL image -> what the model takes, in place of that.
-        partial: score what is there if groups are missing; an error otherwise.
+        normalisation: "imagenet" uses the mean and standard deviation of ImageNet classifiers, as the dataset's authors
+            do for those. "in9" uses the dataset's own, as its authors do for networks trained on it, and as CGN's
+            released code does for all.
+        transform: PIL image -> what the model takes, instead of that.
+        partial: evaluate incomplete data if groups are missing; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:

@@ -71,25 +71,24 @@ def causal_bound(
     batch_size: int = 512,
     device: torch.device | str | None = None,
 ) -> CausalBound:
-    """Measures log P(x|z) as this module defines it.
+    """Measure log P(x|z), which the docstring of this module defines.
 
-    Distances are taken a block of batch_size x batch_size at a time: the device holds two batches of features and one
-    block. Features of the held-out images, N x D floats, lie in the memory of the CPU. Generated images are gone
-    through once.
+    Distances are computed in blocks of batch_size x batch_size. The device holds two batches of features and one block.
+    The features of the held-out images, N x D floats, are in the memory of the CPU. Generated images are read once.
 
     Args:
         generated: images of the strategy: (M, 3, H, W), a map-style dataset, or an iterable of batches; of pairs, the
-            first is taken. uint8 become floats in [0, 1], floats stay as they are.
-        held_out: images that were not trained on, likewise.
-        bandwidth: h; by default that of the held-out images (`held_out_bandwidth`).
-        features: (B, 3, H, W) uint8, or what the images are -> (B, ...) floats to compare in place of pixels, such as a
-            network's; called on the device.
+            first is used. uint8 images become floats in [0, 1]; floats stay unchanged.
+        held_out: images that were not trained on, in the same forms.
+        bandwidth: h (default: that of the held-out images, `held_out_bandwidth`).
+        features: (B, 3, H, W) uint8, or the type of the images -> (B, ...) floats to compare instead of pixels, such as
+            a network's; called on the device.
         batch_size: images in a batch of a tensor or dataset, and in a block.
-        device: where to compute; the CPU by default.
+        device: device of the computation (default: CPU).
 
     Raises:
         ValueError: there are no images, sizes differ, features are not finite, or `bandwidth` is not positive.
-        TypeError: an argument is of another kind.
+        TypeError: an argument is of another type.
     """
     where = check_device("device", device)
     check_integer("batch_size", batch_size, 1)
@@ -187,7 +186,7 @@ def search_interventions(
     device: torch.device | str | None = None,
     **options: Any,
 ) -> InterventionSearch:
-    """Finds the intervention strategy with the tightest causal bound: t, k and s, one at a time (GenInt, section 5.4).
+    """Find the intervention strategy with the tightest causal bound: t, k and s, one at a time (GenInt, 5.4).
 
     Args:
         generator: as `GenerativeInterventionDataset` takes it.
@@ -201,8 +200,8 @@ def search_interventions(
         length: M, how many images each strategy generates.
         bandwidth, features, batch_size, device: as for `causal_bound`; the bandwidth is the same for all.
         options: further arguments of `GenerativeInterventionDataset`, such as seed, classes, mode, layer, directions.
-            interventions_per_noise is 1 unless given: observational images share no noise either, and M images of
-            fewer noises say less of the same distribution.
+            interventions_per_noise is 1 unless given: observational images share no noise either, and M images of fewer
+            noises say less of the same distribution.
 
     Raises:
         ValueError, TypeError: nothing is varied, or as `causal_bound` and the dataset raise.
@@ -250,18 +249,18 @@ def plot_bound_and_accuracy(
     errors: Sequence[float] | None = None,
     strength: str = "intervention scale s",
 ) -> None:
-    """Draws that a tighter bound makes a better classifier, as Figure 5 does: bound and accuracy over the strength.
+    """Plot causal bound and accuracy over the strength of the intervention, as Figure 5.
 
     Args:
-        strengths: of the intervention, what the horizontal axes say.
-        bounds: log P(x|z) at each.
-        accuracies: of a classifier trained on the images of each, in percent.
-        path: the file; its suffix says the format.
+        strengths: strengths of the intervention, on the horizontal axes.
+        bounds: log P(x|z) at each strength.
+        accuracies: accuracy of a classifier trained on the images of each strength, in percent.
+        path: image file; its suffix sets the format.
         errors: standard errors of the accuracies.
-        strength: what the strengths are.
+        strength: label of the horizontal axes.
 
     Raises:
-        ValueError: there are not as many of each, or none.
+        ValueError: the lists have different lengths, or are empty.
     """
     errors = [0.0] * len(accuracies) if errors is None else errors
     if not len(strengths) == len(bounds) == len(accuracies) == len(errors) or not len(strengths):

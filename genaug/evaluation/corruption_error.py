@@ -99,19 +99,19 @@ class CorruptionError(Result):
 def mean_corruption_error(
     errors: Mapping[str, float], *, baseline: Mapping[str, float] = ALEXNET_ERROR, partial: bool = False
 ) -> float:
-    """mCE of error rates that are already measured.
+    """Compute the mCE from error rates.
 
     Args:
         errors: the error rate of each of the 15 corruptions, in [0, 1], the mean over its five severities.
-        baseline: the error rates that they are divided by, AlexNet's by default.
-        partial: take the mean over those that are given; an error otherwise if some are missing.
+        baseline: the error rates to divide by (default: AlexNet's).
+        partial: average over the given corruptions; an error otherwise if some are missing.
 
     Returns:
-        In percent of the baseline.
+        The mCE, in percent of the baseline.
 
     Raises:
         ValueError: corruptions are missing or unknown, or a rate is not in [0, 1], or 0 in the baseline.
-        TypeError: a rate is no number.
+        TypeError: a rate is not a number.
     """
     normalised = _normalised(errors, baseline)
     missing_parts("corruptions", [n for n in CORRUPTIONS if n not in errors], len(CORRUPTIONS), "errors", partial)
@@ -132,22 +132,22 @@ def corruption_error(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> CorruptionError:
-    """Measures a model's errors on ImageNet-C, or on any images that are corrupted on the way.
+    """Measure a model's errors on ImageNet-C, or on any images that are corrupted on the fly.
 
     Args:
-        model: gives 1,000 logits for folders, any number for a dataset; see `genaug.evaluation.scoring`.
+        model: returns 1,000 logits for folders, any number for a dataset; see `genaug.evaluation.scoring`.
         root: the published folders, `<corruption>/<severity>/<wnid>/*.JPEG`, in it or one folder deeper, as in `blur`,
-            `digital`, `noise` and `weather`. With `generate`, ImageNet's validation images, a folder a class. Or a
-            map-style dataset of one's own with labels, whose images, PIL or uint8 (3, H, W), are corrupted.
-        generate: corrupt ImageNet's images at `root`, scaled to 256 and cut to 224 pixels as the published ones were,
-            in place of reading corrupted ones. The published ones were also stored as JPEG of quality 85.
-        seed: of the corruptions that are made here.
+            `digital`, `noise` and `weather`. With `generate`, ImageNet's validation images, one folder per class. Or
+            your own map-style dataset with labels, whose images, PIL or uint8 (3, H, W), are corrupted.
+        generate: corrupt ImageNet's images at `root` instead of reading corrupted ones. They are scaled to 256 and
+            cropped to 224 pixels as the published ones, which were also stored as JPEG of quality 85.
+        seed: random seed of the corruptions that are made here.
         frost: folder of photographs for the corruption of that name (see `corruptions.corrupt`), if they are made here.
-        baseline: error rates in (0, 1] to normalise by, by corruption, such as another model's `.errors`; AlexNet's on
-            ImageNet-C by default, which say nothing of other data.
-        transform: PIL image -> what the model takes. By default `scoring.preprocessing(resize=None, crop=None)`; for
-            a dataset of one's own none: its uint8 images go to the model as [-1, 1].
-        partial: score what is there if corruptions, severities or classes are missing, frost's photographs among them;
+        baseline: error rates in (0, 1] to divide by, for each corruption, such as another model's `.errors`. The
+            default is AlexNet's on ImageNet-C, which has no meaning for other data.
+        transform: PIL image -> what the model takes (default: `scoring.preprocessing(resize=None, crop=None)`). For
+            your own dataset there is none by default: uint8 images go to the model as [-1, 1].
+        partial: evaluate incomplete data if corruptions, severities, classes or the photographs of frost are missing;
             an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 

@@ -41,27 +41,26 @@ def corrupt(
     frost: str | os.PathLike[str] | None = None,
     elastic: str = "imagenet-c",
 ) -> Tensor:
-    """Corrupts images as ImageNet-C does.
+    """Corrupt images as ImageNet-C does.
 
-    The result for an image depends on the image, the name, the severity, the seed and the image's index, and on nothing
-    else; the random draws are those of (seed, index, name), so that the same noise grows with the severity. The work is
-    done on the CPU, wherever the images lie. Values are cut off to whole grey levels, not rounded, as in the published
-    images, which were then stored as JPEG of quality 85; these are not.
+    The result depends only on the image, the name, the severity, the seed and the image's index. Random draws depend on
+    (seed, index, name), so the same noise grows with the severity. The work is done on the CPU, wherever the images
+    are. Values are cut off to whole gray levels, not rounded, as in the published images. Those were then stored as
+    JPEG of quality 85; these are not.
 
     Args:
         images: (B, 3, H, W) or (3, H, W) uint8, H and W at least 32. The published ones are 224 x 224, and most
             constants are in their pixels.
         name: one of `CORRUPTIONS`.
         severity: 1 to 5.
-        seed: another seed gives other draws.
-        indices: what the draws of each image follow from, (B,), or one integer for (3, H, W); by default its place in
-            the batch. With a batch out of many, pass the images' places among all of them.
-        frost: the folder of photographs that "frost" blends in, which this package does not have. The published code
-            never draws the last of its six: leave it out to do the same. A photograph smaller than the image is
-            enlarged to fit.
-        elastic: "imagenet-c" for the published "elastic_transform", an affine map of three moved points, then a smooth
-            displacement; lengths grow with the shorter side. "imagecorruptions" for that package's, a displacement
-            alone, much weaker at severities 1 and 2.
+        seed: random seed.
+        indices: index of each image for the random draws, (B,), or one integer for (3, H, W) (default: its place in the
+            batch). For a batch of many, pass the images' places among all of them.
+        frost: folder of photographs that "frost" blends in. genaug does not have them. The published code never draws
+            the last of its six: leave it out to do the same. A photograph smaller than the image is enlarged.
+        elastic: "imagenet-c" for the published "elastic_transform": an affine map of three moved points, then a smooth
+            displacement, with lengths that grow with the shorter side. "imagecorruptions" for that package's: a
+            displacement alone, much weaker at severities 1 and 2.
 
     Returns:
         Corrupted images of the same shape, type and device.
@@ -69,7 +68,7 @@ def corrupt(
     Raises:
         ValueError: an argument is out of its range; there is no `frost`, or its folder has no photographs, or one does
             not open.
-        TypeError: images are not uint8, or an argument is of another kind.
+        TypeError: images are not uint8, or an argument is of another type.
     """
     check_choice("name", name, CORRUPTIONS)
     check_severity(severity)

@@ -30,7 +30,7 @@ def generation_quality(
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> dict[str, float]:
-    """Measures generated images: how sure and how varied a classifier's answers are, and how far from real images.
+    """Compute the Inception score of generated images, and their FID to real images.
 
     Published figures are of 50,000 generated images; fewer give lower scores and higher distances.
 

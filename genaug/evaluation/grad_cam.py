@@ -29,7 +29,7 @@ def grad_cam(
     layer: str | None = None,
     targets: Sequence[int] | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Where the evidence for a class lies.
+    """Compute Grad-CAM maps, which show where a model finds the evidence for a class.
 
     The model is in evaluation mode meanwhile; its gradients are put back.
 
@@ -94,7 +94,7 @@ def save_grad_cams(
     transform: Callable[[Any], Tensor] | None = None,
     title: str = "Where predictions come from",
 ) -> None:
-    """Writes a sheet as GenInt's Figure 7: a row of images, and below it a row a model, with its maps and answers.
+    """Draw a sheet like GenInt's Figure 7: a row of images, then one row per model with its maps and answers.
 
     Blue parts do not matter for the model's answer, red ones most.
 

@@ -73,7 +73,7 @@ def imagenet(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> Accuracy:
-    """Accuracy on ImageNet's validation set.
+    """Measure accuracy on ImageNet's validation set.
 
     Args:
         model: gives 1,000 logits; see `genaug.evaluation.scoring`.
@@ -100,7 +100,7 @@ def imagenet_sketch(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> Accuracy:
-    """Accuracy on ImageNet-Sketch, whose folder is laid out as ImageNet's; arguments and errors as `imagenet`."""
+    """Measure accuracy on ImageNet-Sketch, whose folder has the layout of ImageNet; arguments as `imagenet`."""
     files, missing = labelled_folders(
         subfolder(root, "sketch"), IMAGENET, transform=transform, partial=partial, expected=SKETCH_IMAGES
     )
@@ -115,7 +115,7 @@ def imagenet_v2(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> AccuracyV2:
-    """Accuracies on ImageNet-V2's three sets; arguments and errors as `imagenet`.
+    """Measure accuracy on ImageNet-V2's three sets; arguments and errors as `imagenet`.
 
     Args:
         root: has the sets' folders as published (`imagenetv2-matched-frequency-format-val` and so on), each with
@@ -162,10 +162,10 @@ def imagenet_a(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> Accuracy:
-    """Accuracy on ImageNet-A; arguments and errors as `imagenet`.
+    """Measure accuracy on ImageNet-A; arguments and errors as `imagenet`.
 
-    Only the logits of its 200 classes are compared, as published; which they are its folders say. Of a partial set the
-    classes that are missing are not among the answers either, which makes it easier.
+    Only the logits of its 200 classes are compared, as published. The folders say which they are. In an incomplete set,
+    the missing classes are no possible answers either, which makes it easier.
     """
     return _subset(model, root, "a", transform, partial, options)
 
@@ -178,7 +178,7 @@ def imagenet_r(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> Accuracy:
-    """Accuracy on ImageNet-R, its 200 classes as `imagenet_a` has its own."""
+    """Measure accuracy on ImageNet-R, on its 200 classes, as `imagenet_a` does."""
     return _subset(model, root, "r", transform, partial, options)
 
 
@@ -191,18 +191,18 @@ def objectnet(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> Accuracy:
-    """Accuracy on the 113 classes that ObjectNet shares with ImageNet (GenInt, Table 1).
+    """Measure accuracy on the 113 classes that ObjectNet shares with ImageNet (GenInt, Table 1).
 
-    An answer, any of ImageNet's 1,000 classes, is right if it is one of those that the object's class stands for.
+    An answer is right if it is any of the ImageNet classes that correspond to the object's class.
 
     Args:
-        model: gives 1,000 logits; see `genaug.evaluation.scoring`.
-        root: has a folder for each class, as published, itself or in `images`. The other 200 are left out.
-        crop: "standard" cuts off the data set's red border of two pixels, as its authors do, and goes on as for any
-            other image. "genint" is what GenInt's released code does: the shorter side to 358 pixels, the middle 224 of
-            them, where no border is. The object fills more of it, so that it gives higher figures.
+        model: returns 1,000 logits; see `genaug.evaluation.scoring`.
+        root: has a folder for each class, as published, itself or in `images`. The other 200 classes are left out.
+        crop: "standard" cuts off the dataset's red border of two pixels, as its authors do, and continues as for any
+            image. "genint" follows GenInt's released code: it resizes the shorter side to 358 pixels and crops the
+            central 224, where there is no border. The object fills more of the crop, so figures are higher.
         transform: as for `imagenet`; with "standard" only, after the border.
-        partial: score what is there if classes are missing; an error otherwise.
+        partial: evaluate incomplete data if classes are missing; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:

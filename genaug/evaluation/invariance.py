@@ -72,18 +72,18 @@ class Invariance(Result):
 def invariance(
     model: Model, images: Dataset[Any] | Iterable[tuple[Tensor, Mapping[str, Tensor]]], **options: Unpack[Options]
 ) -> Invariance:
-    """Measures how often each head of a model names the class of each factor.
+    """Measure how often each head of a model predicts the class of each factor.
 
     Args:
         model: see `genaug.evaluation.scoring`; a plain model is one head.
         images: a dataset or loader whose targets are dicts of class numbers by factor, such as
-            `CounterfactualDataset(..., targets="all")`, with a `transform` if the model does not take pixels turned
-            into [-1, 1].
+            `CounterfactualDataset(..., targets="all")`. It needs a `transform` if the model does not take pixels scaled
+            to [-1, 1].
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
         ValueError: there are no images, or as `scoring.score`.
-        TypeError: targets are no such dicts.
+        TypeError: targets are not such dicts.
     """
     answers: dict[str, list[Tensor]] = {}
     labels: dict[str, list[Tensor]] = {}

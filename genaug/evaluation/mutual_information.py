@@ -13,27 +13,27 @@ from genaug._common.arguments import check_integer
 def mutual_information(
     values: Tensor, classes: Tensor, *, bins: int = 10, permutations: int = 20, seed: int = 0
 ) -> float:
-    """Mutual information of values and classes, in bits, less what would be found if they had nothing to do.
+    """Estimate the mutual information of values and classes in bits, minus the estimate for independent ones.
 
-    Each axis of the values is cut into bins that hold equally many of them, as far as equal values, which stay
-    together, allow. The information between cell and class is counted, sum of p(cell, class) log2 of p(cell, class) /
-    (p(cell) p(class)). Of finitely many samples it comes out too high, of about (cells - 1) (classes - 1) / (2 N ln 2)
-    bits; so the mean of the same count after random permutations of the classes is taken off. What is left may be
-    a little below 0. Bins see no structure finer than themselves: it is what can be read off by them.
+    Each axis of the values is divided into bins of equal count, as far as equal values, which stay together, allow. The
+    information between cell and class is counted: the sum of p(cell, class) log2 of p(cell, class) / (p(cell)
+    p(class)). A finite sample overestimates it by about (cells - 1) (classes - 1) / (2 N ln 2) bits. So the mean of the
+    same count after random permutations of the classes is subtracted. The result may be a little below 0. Structure
+    finer than the bins is not seen.
 
     Args:
-        values: (N,), or (N, D) for what D axes tell together, by bins ** D cells.
+        values: (N,), or (N, D) for the joint information of D axes, by bins ** D cells.
         classes: (N,) integers, at least 0.
-        bins: how many an axis, at least 2.
-        permutations: how many the correction averages; 0 for none.
-        seed: of the permutations.
+        bins: number of bins per axis, at least 2.
+        permutations: number of permutations that the correction averages; 0 for none.
+        seed: random seed of the permutations.
 
     Returns:
-        Bits, with `permutations=0` at least 0 and at most the entropy of the classes.
+        Bits. With `permutations=0`, at least 0 and at most the entropy of the classes.
 
     Raises:
         ValueError: shapes do not match, there are no values, they are not finite, or a number is out of its range.
-        TypeError: classes are no integers.
+        TypeError: classes are not integers.
     """
     bins, permutations = check_integer("bins", bins, 2), check_integer("permutations", permutations, 0)
     axes = values[:, None] if values.ndim == 1 else values

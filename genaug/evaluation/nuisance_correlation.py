@@ -64,26 +64,26 @@ def fit_nuisance_regressor(
     learning_rate: float = 1e-3,
     device: torch.device | str | None = None,
 ) -> nn.Module:
-    """Trains a regressor of the interventions from images: least squares, Adam, its rate falling to zero.
+    """Train a regressor that reads interventions from images: least squares, Adam, a learning rate that falls to zero.
 
-    Of an image one component is known, the one that was set, so that the loss is that component's alone. Initial
-    weights and order follow from the seed; the global random state is neither read nor moved.
+    For each image only the component that was set is known, so the loss is that component's alone. Initial weights and
+    order depend on the seed. The global random state is neither read nor changed.
 
     Args:
         dataset: intervened images.
-        seed: of the initial weights and of the order.
-        network: components -> an untrained regressor, (B, 3, H, W) in [-1, 1] -> (B, components).
-        epochs: how often each image is seen.
-        batch_size: images a step.
-        learning_rate: Adam's at the start.
-        device: where to train; the CPU by default.
+        seed: random seed of the initial weights and of the order.
+        network: number of components -> an untrained regressor, (B, 3, H, W) in [-1, 1] -> (B, components).
+        epochs: number of epochs.
+        batch_size: images per step.
+        learning_rate: initial learning rate of Adam.
+        device: device of the training (default: CPU).
 
     Returns:
-        The regressor on `device`, in evaluation mode; its outputs are in the unit of the dataset's scale.
+        The regressor on `device`, in evaluation mode. Its outputs are in the unit of the dataset's scale.
 
     Raises:
-        ValueError: the dataset is observational, or an option out of its range.
-        TypeError: it is no `GenerativeInterventionDataset`.
+        ValueError: the dataset is observational, or an option is out of its range.
+        TypeError: it is not a `GenerativeInterventionDataset`.
     """
     if not isinstance(dataset, GenerativeInterventionDataset):
         raise TypeError(f"dataset must be a GenerativeInterventionDataset, but got {type(dataset).__name__}")
@@ -142,25 +142,25 @@ def nuisance_correlation(
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> NuisanceCorrelation:
-    """Measures how far nuisances predict the labels of any images.
+    """Measure how well nuisances predict the labels of any images.
 
-    For each number of classes n that many are drawn at random; half of each class's images train the classifier, the
-    other half test it. Accuracy is the mean of the classes', so that chance is 1/n for classes of unequal size, too.
+    For each number of classes n, that many are drawn at random. Half of the images of each class train the classifier,
+    the other half test it. Accuracy is the mean over classes, so chance is 1/n also for classes of unequal size.
 
     Args:
         regressor: images (B, 3, H, W) -> nuisances (B, k), as `fit_nuisance_regressor` returns it.
         images: a map-style dataset of images and labels, or an iterable of batches of them. Floats go to the regressor
-            as they are; uint8 are first turned into [-1, 1].
-        counts: the numbers of classes; by default 2 to all there are, at most ten of them.
-        repeats: how often classes and halves are drawn anew.
-        seed: what the draws and the classifier's initial weights follow from.
-        batch_size: images a batch of a dataset; a loader has its own.
-        device: where to compute. A regressor that is a module is moved there.
+            unchanged; uint8 images are first scaled to [-1, 1].
+        counts: numbers of classes (default: 2 to all, at most ten of them).
+        repeats: number of random choices of classes and halves.
+        seed: random seed of the choices and of the classifier's initial weights.
+        batch_size: images per batch of a dataset; a loader has its own.
+        device: device of the computation. A regressor that is a module is moved there.
 
     Raises:
-        ValueError: there are no images; fewer than two classes have the two images that it takes to train and test; a
-            count is outside of 2 to the number of such classes; the nuisances are not (B, k) or not finite.
-        TypeError: an argument is of another kind.
+        ValueError: there are no images; fewer than two classes have the two images that training and test need; a count
+            is outside of 2 to the number of such classes; the nuisances are not (B, k) or not finite.
+        TypeError: an argument is of another type.
     """
     check_integer("repeats", repeats, 1)
     check_integer("batch_size", batch_size, 1)
@@ -190,7 +190,7 @@ def nuisance_correlation(
 
 
 def plot_nuisance_correlation(results: Mapping[str, NuisanceCorrelation], path: str | os.PathLike[str]) -> None:
-    """Draws the correlations of several sets of images, by the name that stands in the legend, as Figure 3 does.
+    """Plot the correlations of several sets of images, by their names in the legend, as Figure 3.
 
     Raises:
         ValueError: there is nothing to draw, or the file's name says no picture format.

@@ -55,7 +55,7 @@ def preprocessing(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> v2.Compose:
-    """What ImageNet classifiers are tested with: PIL image -> (3, crop, crop) float32, normalised.
+    """Return the test transform of ImageNet classifiers: PIL image -> (3, crop, crop) float32, normalized.
 
     Args:
         resize: the shorter side, in pixels; None leaves the image's size.
@@ -208,22 +208,22 @@ def score(
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> Iterator[tuple[dict[str, Tensor], Any]]:
-    """Yields the logits of each head and the targets, batch by batch and in order; each image comes once.
+    """Yield the logits of each head and the targets, batch by batch and in order. Each image comes once.
 
-    A module is put into evaluation mode and afterwards back into the mode that each of its parts was in.
+    A module is put into evaluation mode, and afterwards back into the mode that each of its parts was in.
 
     Args:
-        model: as this module's docstring has it.
+        model: see the docstring of this module.
         images: a map-style dataset of images (3, H, W) and targets, or an iterable of batches of them, such as a
-            `DataLoader`. Floats go to the model as they are. uint8 go through `batch_transform`; without one they are
-            normalized as the model's `preprocessing` says ("mean" and "std", see `MultiHeadClassifier`). A model that
-            says nothing is assumed to take [-1, 1], as this package's classifiers of digits do. The log says so.
+            `DataLoader`. Floats go to the model unchanged. uint8 images go through `batch_transform`. Without one they
+            are normalized by the model's `preprocessing` ("mean" and "std", see `MultiHeadClassifier`). A model without
+            it is assumed to take [-1, 1], as genaug's digit classifiers do; the log says so.
         batch_transform: batches (B, 3, H, W) uint8 -> what the model takes.
-        classes: how many logits the model may give, such as (1000,); any number by default.
-        description: what the progress bar says; without one there is no bar.
-        device: where to score. A module is moved there and stays; by default it is scored where it is.
+        classes: allowed numbers of logits, such as (1000,) (default: any).
+        description: text of the progress bar; without one there is no bar.
+        device: device of the computation. A module is moved there and stays (default: where it is).
         dtype: torch.bfloat16 or torch.float16 for autocast.
-        batch_size: images a batch of a dataset; a loader has its own.
+        batch_size: images per batch of a dataset; a loader has its own.
         num_workers: processes that read a dataset; a loader has its own.
 
     Yields:
@@ -233,7 +233,7 @@ def score(
         ImageError: a file does not open; the message names it.
         ValueError: logits are not finite, or of another number or shape, and the message names the image; or an
             argument is out of its range.
-        TypeError: the model returns something else than logits or a mapping of them, or images come in another form.
+        TypeError: the model returns something other than logits or a mapping of them, or images come in another form.
     """
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, but got {dtype}")

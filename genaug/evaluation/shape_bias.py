@@ -87,7 +87,7 @@ def shape_bias(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> ShapeBias:
-    """Measures the shape bias of a model.
+    """Measure the shape bias of a model.
 
     ImageNet's 1,000 classes become 16 categories by the mean probability over a category's classes.
 
@@ -136,7 +136,7 @@ def shape_bias(
 
 
 def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agreeing: bool = False) -> ShapeBias:
-    """The shape bias of a table of decisions, as published for networks and people beside the cue-conflict images.
+    """Compute the shape bias from a published table of decisions of networks or people.
 
     Args:
         csv_path: a CSV with columns `object_response`, one of the 16 categories or na, and `imagename`, which ends in
@@ -209,14 +209,14 @@ def category_probabilities(logits: Tensor) -> Tensor:
 
 
 def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[str]) -> None:
-    """Draws the share of shape decisions in each category, and over all images with its interval, as Geirhos et al. do.
+    """Plot the share of shape decisions per category, and over all images with its interval, as Geirhos et al. do.
 
     Args:
-        results: what is drawn, by the name that stands in the legend: the heads of a model, or several models.
-        path: the file; its suffix says the format, such as .png.
+        results: results by their names in the legend: the heads of a model, or several models.
+        path: image file; its suffix sets the format, such as .png.
 
     Raises:
-        ValueError: there is nothing to draw, or the file's name says no picture format.
+        ValueError: there is nothing to draw, or the suffix is not an image format.
         OSError: the folder cannot be written.
     """
     if not results:

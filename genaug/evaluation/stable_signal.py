@@ -129,24 +129,25 @@ def stable_signal(
     tolerance: float = 5.0,
     **options: Unpack[Options],
 ) -> StableSignal:
-    """Tests classifiers of one signal each in several environments, and says whose accuracy is the same in all.
+    """Test one classifier per signal in several environments, and find those whose accuracy is the same in all.
 
-    A signal is stable if its classifier's accuracies in the environments differ by no more than `tolerance` points,
-    and all of them are above chance by more than that. Chance is always naming the environment's most frequent label.
-    An accuracy of n images has itself a standard error of up to 50 / sqrt(n) points: 0.5 for 10,000.
+    A signal is stable if its classifier's accuracies differ by at most `tolerance` points between environments, and all
+    exceed chance by more than that. Chance is the share of the environment's most frequent label. An accuracy on n
+    images has a standard error of up to 50 / sqrt(n) points: 0.5 for 10,000.
 
     Args:
-        models: name of the signal -> classifier, see `genaug.evaluation.scoring`; of one with several heads the
-            ensemble is scored, and a head by `lambda images: model(images, heads=True)["shape"]`.
-        environments: name -> dataset or loader of images (B, 3, H, W) and labels (B,), at least two, with other
-            correlations of label and signals each. They are read once for each model.
+        models: name of the signal -> classifier, see `genaug.evaluation.scoring`. Of a model with several heads the
+            ensemble is used; for one head pass `lambda images: model(images, heads=True)["shape"]`.
+        environments: name -> dataset or loader of images (B, 3, H, W) and labels (B,), at least two, with different
+            correlations of label and signals. They are read once for each model.
         tolerance: in points.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
         ValueError: there are no models or fewer than two environments, an environment is empty, `tolerance` is
             negative, or as `scoring.score`.
-        TypeError: an environment can be read once only, as a generator or a `zip`, or its targets are no tensor (B,).
+        TypeError: an environment can be read only once, as a generator or a `zip`, or its targets are not a tensor
+            (B,).
     """
     if not models or len(environments) < 2:
         raise ValueError(

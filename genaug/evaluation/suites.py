@@ -100,27 +100,27 @@ def evaluate(
     partial: bool = False,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
-    """Runs suites on a model, and writes `out`/results.json, results.csv, summary.png and a picture of each suite.
+    """Run benchmarks on a model, and write `out`/results.json, results.csv, summary.png and a plot of each benchmark.
 
-    All are written anew after each suite, and suites that `out` already holds of the same model are not run again: an
-    interrupted call goes on where it stopped, and other suites join those that are there.
+    All files are written after each benchmark. Benchmarks of the same model that are in `out` already are not run
+    again. So an interrupted call resumes, and other benchmarks can be added later.
 
     Args:
         model: see `genaug.evaluation.scoring`.
-        suites: the folder of each suite, by its name in `SUITES`.
-        out: the folder of the results.
-        name: what the model is called in them.
-        transform: PIL image -> what the model takes; `scoring.preprocessing()` by default.
-        cropped_transform: the same for suites whose images are cut to 224 x 224 already; by default without resizing.
-        partial: score what is there of data sets that are not whole, and mark it everywhere; an error otherwise.
+        suites: the folder of each benchmark, by its name in `SUITES`.
+        out: folder of the results.
+        name: name of the model in the results.
+        transform: PIL image -> what the model takes (default: `scoring.preprocessing()`).
+        cropped_transform: the same for benchmarks whose images are cropped to 224 x 224 already (default: no resizing).
+        partial: evaluate incomplete data and mark the results as partial; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Returns:
-        What results.json holds: "model" and "suites", each with its figures in percent by head (None for what cannot
-        be said), how many images they are of, what was missing, and its circumstances.
+        The content of results.json: "model" and "suites". Each suite has its figures in percent by head (None if
+        undefined), the number of images, what was missing, and its environment.
 
     Raises:
-        ValueError: an unknown suite, or `out` has results of another model or data; and what the measures raise.
+        ValueError: an unknown benchmark, or `out` has results of another model or data; and errors of the measures.
         OSError: `out` cannot be written.
     """
     if not suites:

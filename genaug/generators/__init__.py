@@ -43,13 +43,13 @@ def check_labels(labels: Tensor, count: int, num_classes: int) -> None:
 def load_generator(
     name: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """The generator behind a name, in its fast form, ready to sample from.
+    """Load a generator in its fast form, ready to sample from.
 
     Args:
-        name: a name from `genaug assets list`, the path of a converted `.safetensors` file, or of a folder that is a
-            generator, such as a bank of photographs.
-        device: where it lives; the CPU by default.
-        dtype: its floating-point type; float32 by default.
+        name: a name from `genaug assets list`, a Hub repository, the path of a converted `.safetensors` file, or a
+            folder that is a generator, such as a bank of photographs.
+        device: device of the generator (default: CPU).
+        dtype: floating-point type (default: float32).
 
     Returns:
         A module with `z_dim`, `num_classes`, `image_size`, `forward(z, labels, truncation)` and, for counterfactual

@@ -22,25 +22,25 @@ FORMAT = "1"  # of the metadata; a file of a later format may mean something els
 
 
 class Directions:
-    """Directions in a generator's latent, and the principal components of a layer that they stand for.
+    """Directions in a generator's latent, and the principal components of a layer that they belong to.
 
-    An array of directions alone stands for the latent itself: `stdev` is that of the noise, and no variance is known.
-    All tensors are float32 on the CPU.
+    An array of directions alone describes the latent itself: `stdev` is then that of the noise, and no variance is
+    known. All tensors are float32 on the CPU.
 
     Args:
-        vectors: (k, z_dim), the latent directions c; scaled to unit rows. None where the noise is no vector: then the
-            components alone can be moved along, with `mode="activation"`.
-        stdev: (k,) sigma, standard deviation of the layer's output along each component, among samples of one class.
+        vectors: (k, z_dim), the latent directions c, scaled to unit rows. None if the noise is not a vector; then only
+            `mode="activation"` works.
+        stdev: (k,), sigma: standard deviation of the layer's output along each component, among samples of one class.
         explained_variance_ratio: (k,) in [0, 1], share of the variance of the layer's output.
-        latent_stdev: (k,), standard deviation of the noise along each direction; that of BigGAN's noise by default.
-        latent_centre: (k,), coordinate of the noise's mean along each direction; zeros by default.
-        components: (k, ...), principal components r of the layer's output, which `mode="activation"` needs; scaled to
-            unit length.
-        centre: (num_classes, k), or (1, k) for all classes alike: coordinates of the layer's mean output along its
-            components; a row of NaN for a class whose mean is not known. None where it is the output without noise, as
-            for a linear layer (see `fitting.noiseless_centre`).
-        layer: the layer's name.
-        probe: (n,), some of the layer's outputs for a fixed noise: they tell one generator from another.
+        latent_stdev: (k,), standard deviation of the noise along each direction (default: that of BigGAN's noise).
+        latent_centre: (k,), mean of the noise along each direction (default: zeros).
+        components: (k, ...), principal components r of the layer's output, scaled to unit length. `mode="activation"`
+            needs them.
+        centre: (num_classes, k), or (1, k) for all classes: mean of the layer's output along its components. A row of
+            NaN marks a class whose mean is not known. None if it is the output without noise, as for a linear layer
+            (see `fitting.noiseless_centre`).
+        layer: name of the layer.
+        probe: (n,), some of the layer's outputs for a fixed noise. They identify the generator.
 
     Raises:
         ValueError: shapes do not fit, a direction is zero, or a number is not finite.
@@ -105,7 +105,7 @@ class Directions:
         return f"Directions(k={len(self)}, z_dim={size}, layer={self.layer!r})"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes a `.safetensors` file, whole or not at all, and returns its path."""
+        """Write a complete `.safetensors` file, and return its path."""
         from safetensors.torch import save_file
 
         tensors = {name: value.contiguous() for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -118,13 +118,13 @@ class Directions:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Directions:
-        """Reads a file of `save`, or GANSpace's `.npz` (`lat_comp`, `lat_mean`, `lat_stdev`, `act_*`, `var_ratio`).
+        """Read a file of `save`, or GANSpace's `.npz` (`lat_comp`, `lat_mean`, `lat_stdev`, `act_*`, `var_ratio`).
 
         Nothing in the file is executed.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged, or holds something else.
+            ValueError: the file is damaged, or has other content.
         """
         path = Path(path)
         if not path.is_file():
@@ -132,7 +132,7 @@ class Directions:
         return cls(**(read_ganspace(path) if path.suffix == ".npz" else _read_safetensors(path)))
 
     def save_pretrained(self, folder: str | os.PathLike[str], repository: str = "OWNER/REPOSITORY") -> Path:
-        """Writes directions.safetensors and a README.md for a Hub repository, and returns the folder."""
+        """Write directions.safetensors and a README.md for a Hub repository, and return the folder."""
         folder = writable_folder(folder)
         self.save(folder / "directions.safetensors")
         with atomic_path(folder / "README.md") as temporary:
@@ -141,22 +141,22 @@ class Directions:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str]) -> Directions:
-        """Reads directions from a folder, a Hub repository ("owner/repo", "owner/repo@revision"), or a name.
+        """Read directions from a folder, a Hub repository ("owner/repo", "owner/repo@revision"), or by name.
 
         Raises:
-            genaug.AssetError: they cannot be had.
-            ValueError: the file holds no directions.
+            genaug.AssetError: they are not available.
+            ValueError: the file has no directions.
         """
         from genaug.assets import asset_path
 
         return cls.load(asset_path(name))
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
-        """Uploads what `save_pretrained` writes to "OWNER/NAME" on the Hub, and returns the commit.
+        """Upload what `save_pretrained` writes to "OWNER/NAME" on the Hub, and return the commit.
 
         Raises:
-            ValueError: the repository's name is none.
-            genaug.AssetError: the Hub cannot be reached or refuses.
+            ValueError: the name of the repository is not valid.
+            genaug.AssetError: the Hub cannot be reached or refuses the upload.
         """
         from tempfile import TemporaryDirectory
 
@@ -183,7 +183,7 @@ class Directions:
         )
 
     def check(self, generator: nn.Module, layer: str | None = None) -> None:
-        """Raises ValueError if these are the directions of another generator, or cannot steer the output of `layer`."""
+        """Raise ValueError if these directions belong to another generator, or cannot steer the output of `layer`."""
         network: Any = generator
         if layer is None and (self.vectors is None or not has_latent(generator)):
             raise ValueError(

@@ -56,41 +56,41 @@ def fit_directions(
     batch_size: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Directions:
-    """Principal components of a layer's output, and the latent directions that stand for them.
+    """Find the principal components of a layer's output, and the latent directions that produce them.
 
-    Without `samples` the layer must be linear in the noise. Then h = W z + b(class), its covariance is v W W^T for
-    every class at once, and the singular vectors of W are the answer: the left ones the components, the right ones the
-    latent directions. W is measured by z_dim + 1 noises, through whatever the generator computes.
+    Without `samples`, the layer must be linear in the noise: h = W z + b(class). Its covariance is then v W W^T for
+    every class. The singular vectors of W give the result: the left ones are the components, the right ones the latent
+    directions. W is measured by z_dim + 1 noises.
 
-    With `samples` the covariance is summed over noise that depends on (seed, index) alone. A layer of more than 2,048
-    entries has its noise made again for each of 4 rounds of block power iteration and one more pass, so that memory
-    stays small; its leading components have then converged, those that differ little in variance may still be mixed.
-    A latent direction is the least-squares answer to which z goes with one more unit of the component.
+    With `samples`, the covariance is summed over noise that depends on (seed, index) alone. A layer of more than 2,048
+    entries is computed by 4 rounds of block power iteration and one more pass. Its noise is drawn again in each, so
+    memory stays small. The leading components have then converged. Components of similar variance may still be mixed. A
+    latent direction is the least-squares estimate of the z that goes with one more unit of the component.
 
-    Of a generator whose noise is no vector, such as `DiffusionGenerator`, components alone are found, which
-    `mode="activation"` moves along. Its layers may name denoising steps: "mid_block@0".
+    If the generator's noise is not a vector, as in `DiffusionGenerator`, only components are found. `mode="activation"`
+    moves along them. Such layers may name denoising steps: "mid_block@0".
 
     Args:
-        generator: a module with `z_dim`, `num_classes` and `forward(z, labels, truncation)`; where it lies, the work
-            is done. It is put into evaluation mode meanwhile.
-        layer: name of a layer that the generator gives through `activation` (see `steer`), else of a submodule, as
-            `get_submodule` takes it, that it calls once for each image.
-        components: how many directions, at most z_dim and the layer's entries.
-        samples: how many noises, rounded up to whole groups of 32; None for the exact answer. Each group is of one
-            class: `mode="activation"` makes images of those classes alone that came up.
-        classes: classes to average over, each in turn; all by default.
+        generator: a module with `z_dim`, `num_classes` and `forward(z, labels, truncation)`. The work is done on its
+            device. It is in evaluation mode meanwhile.
+        layer: a layer that the generator defines by `activation` (see `steer`), or the name of a submodule that it
+            calls once for each image.
+        components: number of directions, at most z_dim and the number of the layer's entries.
+        samples: number of noises, rounded up to whole groups of 32; None for the exact result. Each group has one
+            class. `mode="activation"` makes images only of the classes that were drawn.
+        classes: classes to average over, each in turn (default: all).
         truncation: scale of the noise, in (0, 1].
-        seed: of the noise.
-        batch_size: noises at a time: bounds memory.
-        checkpoint: a file to go on from when the same call was cut off; removed at the end. For `samples` only.
+        seed: random seed of the noise.
+        batch_size: number of noises in memory at once.
+        checkpoint: a file to resume from after an interruption. It is removed at the end. Only with `samples`.
 
     Returns:
-        `Directions`, largest variance first, the largest entry of each vector positive.
+        `Directions`, in order of decreasing variance. The largest entry of each vector is positive.
 
     Raises:
-        ValueError: the layer is not in the generator, or without `samples`, not linear; or another argument is out of
-            its range.
-        TypeError: an argument is of another kind.
+        ValueError: the generator has no such layer; the layer is not linear and there are no `samples`; or another
+            argument is out of its range.
+        TypeError: an argument is of another type.
         torch.OutOfMemoryError: a batch does not fit on the device.
     """
     if not isinstance(generator, nn.Module):

@@ -46,32 +46,32 @@ class MultiHeadClassifier(
 ):
     """A network whose last layer is replaced by several heads; its answer is their mean.
 
-    `model(x)` returns the ensemble's logits, in training and evaluation alike, so that any loop works;
-    `model(x, heads=True)` each head's, too. `save_pretrained(folder)`, `from_pretrained(folder or repository)` and
+    `model(x)` returns the logits of the ensemble, in training and evaluation, so it works in any loop. `model(x,
+    heads=True)` also returns each head's. `save_pretrained(folder)`, `from_pretrained(folder or repository)` and
     `push_to_hub(repository)` store it as safetensors with its settings.
 
     Args:
-        backbone: a classifier of torchvision's whose last layer is linear, such as "resnet50" or "efficientnet_b0"; or
-            one of timm's as "timm/NAME".
-        num_classes: of each head.
-        heads: their names. The heads that the losses and datasets here know are shape, texture and background.
-        weights: None for random ones, "DEFAULT" for the best published ones of ImageNet, or torchvision's name of any;
-            these are fetched by torchvision, or timm, which has "DEFAULT" alone. With 1,000 classes each head starts as
-            the published last layer, otherwise heads are random.
-        aggregate: "logits" takes the mean of the heads' logits, as CGN's code and its appendix C.4; "log_probs" that of
-            their log-probabilities, as its section 4.3 words it.
-        frozen_batch_norm: leave the batch norms' statistics as they are in training, too, as CGN's released training
-            does with published weights.
+        backbone: a torchvision classifier whose last layer is linear, such as "resnet50" or "efficientnet_b0"; or a
+            timm classifier as "timm/NAME".
+        num_classes: number of classes of each head.
+        heads: names of the heads. genaug's losses and datasets use shape, texture and background.
+        weights: None for random weights, "DEFAULT" for the best published ImageNet weights, or torchvision's name of
+            others. They are downloaded by torchvision, or by timm, which has only "DEFAULT". With 1,000 classes each
+            head starts as the published last layer. Otherwise heads are random.
+        aggregate: "logits" averages the logits of the heads, as CGN's code and its appendix C.4. "log_probs" averages
+            their log-probabilities, as its section 4.3.
+        frozen_batch_norm: keep the statistics of the batch norms during training, as CGN's released training does with
+            published weights.
 
     Attributes:
-        backbone: the network up to the features that its last layer took.
+        backbone: the network up to the features before its last layer.
         heads: name -> linear layer, an `nn.ModuleDict`.
-        preprocessing: what its images are, if known: "class_names", "image_size", and the "mean" and "std" of each
+        preprocessing: what is known about its images: "class_names", "image_size", and the "mean" and "std" of each
             channel in [0, 1]. It is saved as preprocessing.json beside the weights.
 
     Raises:
-        ValueError: an unknown backbone, weights or aggregate, or heads without a name, doubled or called "ensemble".
-        TypeError: an argument is of another kind.
+        ValueError: an unknown backbone, weights or aggregate; or heads without a name, repeated, or called "ensemble".
+        TypeError: an argument is of another type.
     """
 
     _kind = "a classifier of torchvision's, or timm/NAME"
@@ -122,14 +122,14 @@ class MultiHeadClassifier(
         self.train(self.training)
 
     def forward(self, images: Tensor, heads: bool = False) -> Any:
-        """Logits.
+        """Return logits.
 
         Args:
-            images: (B, 3, H, W), normalised as the weights were trained.
-            heads: return those of each head, too.
+            images: (B, 3, H, W), normalized as the weights were trained.
+            heads: also return the logits of each head.
 
         Returns:
-            (B, num_classes), the ensemble's; with `heads` a dict of these by head, "ensemble" among them.
+            (B, num_classes) of the ensemble. With `heads`, a dict of these by head, "ensemble" among them.
         """
         features = self.backbone(images)
         found = {name: head(features) for name, head in self.heads.items()}
@@ -137,12 +137,12 @@ class MultiHeadClassifier(
         return {**found, ENSEMBLE: ensemble} if heads else ensemble
 
     def combine(self, logits: dict[str, Tensor]) -> Tensor:
-        """The mean over heads, (B, num_classes), of logits or log-probabilities as `aggregate` says."""
+        """Return the mean over heads, (B, num_classes), of logits or log-probabilities as `aggregate` says."""
         parts = torch.stack(list(logits.values()))
         return (parts if self.aggregate == "logits" else F.log_softmax(parts, dim=2)).mean(dim=0)
 
     def only(self, *names: str) -> Callable[[Tensor], Tensor]:
-        """The classifier that is the mean of these heads: CGN's Table 4 has `model.only("shape", "texture")`.
+        """Return the classifier that averages these heads: CGN's Table 4 uses `model.only("shape", "texture")`.
 
         Raises:
             ValueError: there is no such head, or none was named.
@@ -154,7 +154,7 @@ class MultiHeadClassifier(
         return _Some(self, names)
 
     def train(self, mode: bool = True) -> MultiHeadClassifier:
-        """As `nn.Module.train`; with `frozen_batch_norm` the batch norms stay in evaluation mode."""
+        """Set the mode as `nn.Module.train`; with `frozen_batch_norm` the batch norms stay in evaluation mode."""
         super().train(mode)
         if self.frozen_batch_norm:
             for module in self.modules():
@@ -182,9 +182,9 @@ class MultiHeadClassifier(
 
 
 class MultiHeadResNet(MultiHeadClassifier):
-    """A `MultiHeadClassifier` on one of torchvision's ResNets, ResNeXts or Wide ResNets, such as "resnet50".
+    """A `MultiHeadClassifier` on a torchvision ResNet, ResNeXt or Wide ResNet, such as "resnet50".
 
-    Arguments, attributes and errors are those of `MultiHeadClassifier`; other backbones are refused.
+    Arguments, attributes and errors are those of `MultiHeadClassifier`. Other backbones are refused.
     """
 
     _kind = "a ResNet of torchvision's"

@@ -86,31 +86,32 @@ def render(
     world_size: int | None = None,
     **options: Any,
 ) -> Rendered:
-    """Writes the first `num` samples of a dataset to a folder; the same call again goes on where it stopped.
+    """Write the first `num` samples of a dataset to a folder. Call it again to resume.
 
     Args:
-        source: the name of a generator, as `CounterfactualDataset` or, where it has no mechanisms,
-            `GenerativeInterventionDataset` takes it; or a map-style dataset with `describe(i)`, whose images are uint8
-            tensors (3, H, W) or PIL images, and whose targets are ints, or dicts of ints that `describe(i)["labels"]`
-            has, too. Samples are asked for through `__getitems__` and `descriptions(indices)`, where it has them.
-        out: the folder: new, empty, or of the same set.
-        num: how many samples, at least 1; all of the dataset's by default.
-        shard_size: samples in a shard.
-        format: "webdataset" for tars, "imagefolder" for LABEL/KEY.png and the like.
-        image: "png", which loses nothing, "jpeg" or "webp".
-        quality: of JPEG and WebP, 1 to 100; 95 by default. JPEG keeps colour at full resolution.
-        rank, world_size: which of how many processes this is; by default what RANK and WORLD_SIZE say, as torchrun sets
-            them, or the only one.
-        options: of the dataset behind a name: seed, classes, truncation, device, ... On device="cuda" each process of
-            torchrun's takes a GPU of its own. With `transfer`, a folder of photographs, a folder a class, these are
-            rendered in the style of the generator's interventions (`TransferredFolder`): `size` is theirs; `method`,
-            `steps`, `alpha`, `network` and `decoder` are `StyleTransferIntervention`'s, the others the interventions'.
+        source: the name of a generator, for `CounterfactualDataset` or, without mechanisms,
+            `GenerativeInterventionDataset`; or a map-style dataset with `describe(i)`. Its images are uint8 tensors (3,
+            H, W) or PIL images. Its targets are ints, or dicts of ints that `describe(i)["labels"]` also has. Samples
+            are read through `__getitems__` and `descriptions(indices)`, if it has them.
+        out: the folder: new, empty, or with the same images.
+        num: number of samples, at least 1 (default: all of the dataset).
+        shard_size: samples per shard.
+        format: "webdataset" for tar files, "imagefolder" for LABEL/KEY.png.
+        image: "png" (lossless), "jpeg" or "webp".
+        quality: quality of JPEG and WebP, 1 to 100 (default: 95). JPEG keeps color at full resolution.
+        rank, world_size: number of this process and of all processes (default: RANK and WORLD_SIZE, as torchrun sets
+            them, or a single process).
+        options: options of the dataset of a named generator: seed, classes, truncation, device, ... With device="cuda"
+            each process of torchrun uses its own GPU. With `transfer`, a folder of photographs with one folder per
+            class, these are rendered in the style of the generator's interventions (`TransferredFolder`). Then `size`
+            belongs to that folder, `method`, `steps`, `alpha`, `network` and `decoder` to `StyleTransferIntervention`,
+            and the others to the interventions.
 
     Raises:
-        ValueError, TypeError: an argument is out of its range or of another kind, or the folder holds something else,
-            or a set with other settings; the message names them.
+        ValueError, TypeError: an argument is out of its range or of another type, or the folder has other content or
+            other settings; the message names them.
         OSError: the folder cannot be written, or the disk is full; finished shards are kept.
-        genaug.AssetError: the generator cannot be had.
+        genaug.AssetError: the generator is not available.
     """
     check_choice("format", format, FORMATS)
     check_choice("image", image, SUFFIXES)
@@ -163,13 +164,13 @@ def render(
 
 
 def verify(folder: str | os.PathLike[str]) -> list[str]:
-    """What is missing or damaged in a set, one line each; nothing for a set that is whole.
+    """Return a line for each missing or damaged part of a rendered folder; an empty list if it is complete.
 
-    Every byte is read and compared with the manifests, and every sample is decoded: whatever reading a sample could
-    fail on is found.
+    Every byte is read and compared with the manifests, and every sample is decoded. So whatever could fail when a
+    sample is read is found.
 
     Raises:
-        FileNotFoundError: the folder is no rendered set.
+        FileNotFoundError: the folder was not rendered.
         ValueError: its settings cannot be read.
     """
     layout = Layout(folder, read_settings(folder))
@@ -180,7 +181,7 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -> Rendered:
-    """Renders anew what `verify` finds missing or damaged, and nothing else.
+    """Render what `verify` finds missing or damaged again, and nothing else.
 
     Args:
         folder: of the set.

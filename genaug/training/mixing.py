@@ -19,37 +19,38 @@ _STATE = ("epoch", "step", "synthetic", "loaders", "processes")
 
 
 class MixedLoader:
-    """Joins one batch of each loader to one batch.
+    """Join one batch of each loader into one batch.
 
-    An epoch is one of the real loader's. Shorter loaders start over, and longer ones continue in the next epoch. Each
-    loader, its samplers and its dataset are told the number of the round through `set_epoch`, where they have it. On a
-    CUDA device the next batch is fetched, generated and copied on a stream of its own while the model works on this
-    one; the real loader should pin its memory.
+    An epoch is an epoch of the real loader. Shorter loaders start over. Longer ones continue in the next epoch.
+    Loaders, samplers and datasets with `set_epoch` get the number of their round. On a CUDA device, the next batch is
+    fetched, generated and copied on its own stream while the model works on the current one. The real loader should pin
+    its memory.
 
-    With several processes of torch.distributed each loader is shared: a plain `DataLoader` as by `DistributedSampler`,
-    so that its batch size is that of one process. Loaders that are shared already stay as they are. To frameworks it
-    looks like the real loader: `dataset`, `sampler`, `batch_size` and `drop_last` are the real one's.
+    With several processes of torch.distributed, each plain `DataLoader` is divided as `DistributedSampler` does, so
+    batch sizes are per process. Loaders that are divided already stay as they are. Frameworks see the real loader's
+    `dataset`, `sampler`, `batch_size` and `drop_last`.
 
     Args:
-        real: yields images (B, 3, H, W) and labels: (B,) int64, or (B, num_classes) probabilities, such as Mixup's.
-            Pairs, longer tuples, and dicts with the usual names (`pixel_values`, `image`, `img`; `label`, `labels`)
-            are understood. Images may be lists of PIL images, labels lists or (B, 1).
-        synthetic: loaders of generated images, of the real ones' size and type. Their labels are (B,) int64, or a dict
-            of these by head, as `CounterfactualDataset(targets="all")` gives; of such the label is that of the shape.
-        device: where batches go; by default they stay where they are, and all loaders' must be on one device.
-        labels_only: yield plain labels in place of targets, for a loop that is not to change.
-        keys: the names, or positions, of images and labels in each batch; by default the usual ones.
+        real: yields images (B, 3, H, W) and labels: (B,) int64, or (B, num_classes) probabilities, such as Mixup's. A
+            batch may be a pair, a longer tuple, or a dict with the usual names (`pixel_values`, `image`, `img`;
+            `label`, `labels`). Images may be lists of PIL images. Labels may be lists or (B, 1).
+        synthetic: loaders of generated images, with the size and type of the real ones. Their labels are (B,) int64, or
+            a dict of these by head, as from `CounterfactualDataset(targets="all")`; the label is then that of the
+            shape.
+        device: device of the batches. By default they stay where they are, and all loaders must use one device.
+        labels_only: yield plain labels instead of targets, for an unchanged loop.
+        keys: names, or positions, of images and labels in each batch (default: the usual ones).
 
     Yields:
-        A batch in the real loader's form, a tuple or a dict: images (B, 3, H, W), and `Targets`, a dict with "labels",
-        (B,) int64, or (B, num_classes) where the real ones are probabilities; "source", (B,) int64, 0 for real images
-        and then 1, 2, ... in the loaders' order; and "heads", a dict of (B,) int64 by head, -100 where an image has no
-        label for it, if any loader has such targets. What else a batch has is the real loader's.
+        A batch in the real loader's form, a tuple or a dict: images (B, 3, H, W) and `Targets`. These are a dict with
+        "labels", (B,) int64, or (B, num_classes) if the real ones are probabilities; "source", (B,) int64: 0 for real
+        images, then 1, 2, ... in the order of the loaders; and, if any loader has them, "heads": a dict of (B,) int64
+        by head, with -100 where an image has no label for it. All else in a batch is the real loader's.
 
     Raises:
-        ValueError: a loader is empty; batches do not fit together; or a dataset's classes are known and differ from
-            the real one's in number, name or order. The message says which.
-        TypeError: a loader yields something else than images and labels.
+        ValueError: a loader is empty; batches do not fit together; or the classes of a dataset are known and differ
+            from the real one's in number, name or order. The message names them.
+        TypeError: a loader yields something other than images and labels.
     """
 
     def __init__(
@@ -96,23 +97,23 @@ class MixedLoader:
 
     @property
     def batch_size(self) -> int | None:
-        """Real images in a batch."""
+        """Number of real images in a batch."""
         return self._real.loader.batch_size
 
     @property
     def drop_last(self) -> bool:
-        """Whether the real loader leaves out a last batch that is not whole."""
+        """Whether the real loader drops an incomplete last batch."""
         return self._real.loader.drop_last
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the real loader's sampler and dataset the epoch, as `DistributedSampler.set_epoch`.
+        """Set the epoch of the real loader's sampler and dataset, as `DistributedSampler.set_epoch`.
 
-        Without a call epochs count up by themselves, each when it has been gone through to its end.
+        Without a call, epochs count up, each when it has been read to its end.
         """
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where it is: the epoch, how many of its batches have been yielded, and the order's seeds."""
+        """Return the position: the epoch, the number of batches yielded, and the seeds of the order."""
         return {
             "epoch": self.epoch,
             "step": self._step,
@@ -122,15 +123,15 @@ class MixedLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state: the next iteration yields what would have come.
+        """Continue from a state: the next iteration yields what would have come next.
 
-        Batches before that place are read and dropped, or left out unread by a batch sampler that has `skip(batches)`.
-        The order is exact for plain `DataLoader`s, shuffled or not, for samplers with `set_epoch`, and for datasets of
-        this package. Random transforms of other datasets draw from torch's generator, which is not kept here.
+        Earlier batches are read and dropped, or skipped by a batch sampler that has `skip(batches)`. The order is exact
+        for plain `DataLoader`s, shuffled or not, for samplers with `set_epoch`, and for genaug's datasets. Random
+        transforms of other datasets draw from torch's generator, whose state is not part of this.
 
         Raises:
-            ValueError: the state is of another kind of loader, of other loaders, or of another number of processes;
-                or the order of a loader cannot be repeated.
+            ValueError: the state belongs to another kind of loader, to other loaders, or to another number of
+                processes; or the order of a loader cannot be repeated.
         """
         if missing := [key for key in _STATE if key not in state]:
             raise ValueError(f"state must be of a MixedLoader, got one without {missing[0]!r}")

@@ -16,20 +16,20 @@ IGNORED = -100  # a head's label where an image has none, as `cross_entropy` has
 
 
 class GenIntLoss(nn.Module):
-    """Equation 1 of GenInt: cross entropy on real images, and weighted by lambda_i on each kind of generated ones.
+    """Equation 1 of GenInt: cross entropy on real images plus weighted cross entropy on each kind of generated images.
 
-    Each term is the mean over its own images of the batch, whatever their number, as in the paper: with weights
-    (1, 0.05) 256 real and 64 intervened images count as 1 to 0.05. A term whose images are not in the batch is 0.
-    Images with the label -100 are ignored, as by `cross_entropy`.
+    Each term is the mean over its own images of the batch, whatever their number, as in the paper. With weights (1,
+    0.05), 256 real and 64 intervened images count as 1 to 0.05. A term without images in the batch is 0. Images with
+    the label -100 are ignored, as by `cross_entropy`.
 
     Args:
-        weights: of source 0, 1, 2, ...: real images, interventions (lambda_1), transferred ones (lambda_2).
-        label_smoothing: as `torch.nn.functional.cross_entropy` has it, in [0, 1].
-        class_weight: (num_classes,) weights of the classes, as `cross_entropy`'s `weight`; None weighs them alike.
+        weights: weights of source 0, 1, 2, ...: real images, interventions (lambda_1), transferred images (lambda_2).
+        label_smoothing: as in `torch.nn.functional.cross_entropy`, in [0, 1].
+        class_weight: (num_classes,) weights of the classes, as `weight` of `cross_entropy`; None for equal weights.
 
     Raises:
-        ValueError: a weight below zero or none, or smoothing outside [0, 1].
-        TypeError: they are no numbers.
+        ValueError: there is no weight, a weight is negative, or smoothing is outside [0, 1].
+        TypeError: they are not numbers.
     """
 
     lambdas: Tensor
@@ -55,15 +55,15 @@ class GenIntLoss(nn.Module):
         self.register_buffer("class_weight", class_weight, persistent=False)
 
     def forward(self, logits: Tensor | Mapping[str, Tensor], targets: Tensor | Mapping[str, Any]) -> Tensor:
-        """The loss.
+        """Return the loss, a scalar.
 
         Args:
-            logits: (B, num_classes); of a model of several heads, the ensemble's are taken.
+            logits: (B, num_classes). Of a model with several heads, the ensemble's are used.
             targets: as `MixedLoader` yields them: "labels", (B,) int64 or (B, num_classes) probabilities such as
-                Mixup's, and "source", (B,). Labels alone are all of real images.
+                Mixup's, and "source", (B,). A tensor of labels means that all images are real.
 
         Raises:
-            ValueError: a source or a class has no weight, a label is no class of the logits, or shapes do not match.
+            ValueError: a source or a class has no weight, a label is not a class of the logits, or shapes do not match.
         """
         if not isinstance(logits, Tensor):
             logits = logits["ensemble"]
@@ -91,16 +91,16 @@ class GenIntLoss(nn.Module):
 
 
 class MultiHeadLoss(nn.Module):
-    """CGN's loss of a classifier with heads (section 4.3 and the released code).
+    """CGN's loss of a classifier with several heads (section 4.3 and the released code).
 
-    The cross entropy of the ensemble on real images, and on counterfactuals the sum over the heads of that of each for
-    its own factor. Each term is the mean over its images; one that has none in the batch is 0.
+    On real images it is the cross entropy of the ensemble. On counterfactuals it is the cross entropy of each head for
+    its own factor, summed over heads. Each term is the mean over its images. A term without images in the batch is 0.
 
     Args:
-        label_smoothing: as `torch.nn.functional.cross_entropy` has it, in [0, 1].
+        label_smoothing: as in `torch.nn.functional.cross_entropy`, in [0, 1].
 
     Raises:
-        ValueError, TypeError: smoothing is no number in [0, 1].
+        ValueError, TypeError: smoothing is not a number in [0, 1].
     """
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
@@ -108,16 +108,16 @@ class MultiHeadLoss(nn.Module):
         self.label_smoothing = check_number("label_smoothing", label_smoothing, high=1)
 
     def forward(self, outputs: Mapping[str, Tensor], targets: Tensor | Mapping[str, Any]) -> Tensor:
-        """The loss.
+        """Return the loss, a scalar.
 
         Args:
-            outputs: logits (B, num_classes) of each head and of the "ensemble", as `model(images, heads=True)`.
-            targets: as `MixedLoader` yields them: "labels", "source" and "heads", a dict of (B,) int64 by head with
-                -100 where an image has no label for it. Labels alone are all of real images.
+            outputs: logits (B, num_classes) of each head and of the "ensemble", as from `model(images, heads=True)`.
+            targets: as `MixedLoader` yields them: "labels", "source" and "heads", a dict of (B,) int64 by head, with
+                -100 where an image has no label for it. A tensor of labels means that all images are real.
 
         Raises:
-            ValueError: shapes do not match, or a head of the targets is none of the model's.
-            TypeError: outputs are no such mapping.
+            ValueError: shapes do not match, or the targets have a head that the model does not have.
+            TypeError: outputs are not such a mapping.
         """
         if not isinstance(outputs, Mapping) or "ensemble" not in outputs:
             came = f"a mapping of {', '.join(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__

@@ -97,22 +97,22 @@ def crop_boxes(
 
 
 class BatchAugmentation(v2.Transform):
-    """Random resized crop, horizontal flip and normalising, for each image of a batch on its own.
+    """Randomly crop, resize, flip and normalize each image of a batch separately.
+
+    The input is (B, 3, H, W) or (3, H, W) uint8. The output is float32 of as many dimensions, on the same device.
+    Labels pass unchanged. Draws come from torch's global generator, as in torchvision.
 
     Args:
-        size: side of the result, in pixels.
+        size: height and width of the result, in pixels.
         scale: range of the crop's area, as a share of the image's.
-        ratio: range of its width to its height.
-        flip: how likely an image is flipped, in [0, 1].
-        mean: of each channel, in [0, 1]; ImageNet's by default.
-        std: of each channel.
-
-    Shapes: (B, 3, H, W) or (3, H, W) uint8 in, float32 of that many dimensions out, on the same device; labels pass
-    through. Draws come from torch's global generator, as in torchvision.
+        ratio: range of the crop's width divided by its height.
+        flip: probability of a horizontal flip, in [0, 1].
+        mean: mean of each channel, in [0, 1] (default: ImageNet's).
+        std: standard deviation of each channel.
 
     Raises:
         ValueError: an argument is out of its range, or images are not uint8.
-        TypeError: an argument is of another kind.
+        TypeError: an argument is of another type.
     """
 
     _transformed_types = (tv_tensors.Image, torch.Tensor)
@@ -178,7 +178,7 @@ def _checked_range(name: str, values: Any) -> tuple[float, float]:
 
 
 class BatchCollate:
-    """What a `DataLoader` takes as `collate_fn` to transform whole batches, on the device where they were generated.
+    """Transform whole batches on the device where they were generated; the `collate_fn` of a `DataLoader`.
 
     Args:
         transform: called with the images (B, 3, H, W) of a batch.

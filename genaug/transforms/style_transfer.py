@@ -268,43 +268,46 @@ def _computing(device: torch.device, *, gradients: bool) -> Iterator[None]:
 
 
 class StyleTransferIntervention(v2.Transform):
-    """Gives images the style of interventional ones, so that style no longer tells the label: GenInt's style transfer.
+    """Give images the style of interventional images, so that style no longer predicts the label (GenInt).
 
     A `torchvision.transforms.v2` transform of images (3, H, W) or (B, 3, H, W), uint8 or float in [0, 1], on their own
-    device; labels, boxes and masks are left as they are. Put it after `v2.ToImage()` and before `v2.Normalize()`.
+    device. Labels, boxes and masks pass unchanged. Put it after `v2.ToImage()` and before `v2.Normalize()`.
 
-    Each image of a batch draws its style and, with probability `p`, is transferred; the number of steps is drawn once a
-    batch, as in the released code. Draws come from torch's default generator, as those of every v2 transform do, so
-    that `torch.manual_seed` and a DataLoader's worker seeds rule them. For results that depend on a seed and an image's
+    Each image of a batch draws its style and is transferred with probability `p`. The number of steps is drawn once per
+    batch, as in the released code. Draws come from torch's default generator, as for every v2 transform. So
+    `torch.manual_seed` and a DataLoader's worker seeds control them. For results that depend on a seed and an image's
     index alone, call `transform(images, params_of(seed, indices))`.
 
-    Pretrained weights are loaded at first use, in each worker anew, and are neither in the `state_dict` nor pickled.
+    Pretrained weights are loaded at first use, in each worker. They are neither in the `state_dict` nor pickled.
 
     Args:
-        styles: a map-style dataset of images, such as `GenerativeInterventionDataset` (of its samples the first entry
-            counts, or "image" of a dict); a tensor (N, 3, H, W), uint8 or float in [0, 1]; or a folder of images, with
+        styles: a map-style dataset of images, such as `GenerativeInterventionDataset` (the first entry of its samples
+            is used, or "image" of a dict); a tensor (N, 3, H, W), uint8 or float in [0, 1]; or a folder of images, with
             or without one folder per class. Images keep their sizes: statistics of features do not depend on them.
-        method: "gatys": VGG19, Gram matrices and L-BFGS, the paper's, seconds an image on a CPU. "adain": one pass
-            through an encoder and a decoder, fast enough within a loader; a substitute for the paper's method, not the
-            same images.
-        steps: of "gatys": a number, or the least and the most. Each is one update of the image after one evaluation of
-            the loss. The released code counts evaluations, too, but stops at multiples of ten only.
-        p: the probability that an image is transferred.
-        style_weight: of "gatys"; the released one by default.
-        content_weight: of "gatys"; the released one by default.
-        batch_coupled: of "gatys": minimise the batch's mean loss as one function of all its images, as the released
-            code does. By default each image is on its own, and its result does not depend on its companions.
-        alpha: of "adain", in [0, 1]: how much of the style.
-        network: a name from `genaug assets list` or a `.safetensors` file: "vgg19" by default, for "adain"
-            "adain-encoder", the release's normalised VGG19.
-        decoder: of "adain", the same: the release's by default, or one of `genaug train adain` for this network.
-        dtype: the networks' floating-point type of "adain"; float32 by default. "gatys" knows float32 alone.
+        method: "gatys" is the paper's: VGG19, Gram matrices and L-BFGS, seconds per image on a CPU. "adain" is one pass
+            through an encoder and a decoder, fast enough within a loader. It is a substitute for the paper's method,
+            and its images differ.
+        steps: optimization steps of "gatys": a number, or the fewest and the most. Each is one evaluation of the loss
+            and one update of the image. The released code also counts evaluations, but stops at multiples of ten only.
+        p: probability that an image is transferred.
+        style_weight: weight of the style for "gatys" (default: the released one).
+        content_weight: weight of the content for "gatys" (default: the released one).
+        batch_coupled: for "gatys", minimize the mean loss of the batch as one function of all its images, as the
+            released code does. By default, images are optimized separately, and a result does not depend on the other
+            images.
+        alpha: strength of the style for "adain", in [0, 1].
+        network: encoder: a name from `genaug assets list` or a `.safetensors` file (default: "vgg19"; for "adain"
+            "adain-encoder", the release's normalized VGG19).
+        decoder: decoder for "adain": a name or a file (default: the release's), such as one of `genaug train adain` for
+            this encoder.
+        dtype: floating-point type of the networks for "adain" (default: float32). "gatys" uses float32 only.
 
     Raises:
-        ValueError: an argument is out of its range; at a call, an image or a style is too small, not RGB, or not in
-            [0, 1].
-        TypeError: an argument is of another kind; at a call, an input is a PIL image or a video, or a style no image.
-        genaug.AssetError: at the first call, weights cannot be had.
+        ValueError: an argument is out of its range; at a call, an image or a style is too small, not RGB, or not in [0,
+            1].
+        TypeError: an argument is of another type; at a call, an input is a PIL image or a video, or a style is not an
+            image.
+        genaug.AssetError: at the first call, weights are not available.
     """
 
     # plain tensors, and what has to be refused by name; other tv_tensors pass
@@ -346,7 +349,7 @@ class StyleTransferIntervention(v2.Transform):
         self._networks: dict[torch.device, tuple[Encoder, nn.Module | None]] = {}
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draws for the first image or batch: whether each image is transferred, its style, its steps; (B,) each."""
+        """Draw for the first image or batch: whether each image is transferred, its style, its steps; (B,) each."""
         first = flat_inputs[0] if flat_inputs else None
         count = (
             len(first) if isinstance(first, Tensor) and first.ndim == 4 else 1
@@ -359,7 +362,7 @@ class StyleTransferIntervention(v2.Transform):
         }
 
     def params_of(self, seed: int, indices: Tensor | Sequence[int]) -> dict[str, Any]:
-        """The same draws, but each image's follow from (seed, its index) alone, its steps, too: for `transform`.
+        """Draw as `make_params`, but from (seed, index) of each image alone, its steps included; for `transform`.
 
         Args:
             seed: any integer.
@@ -374,7 +377,7 @@ class StyleTransferIntervention(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The image or batch, transferred by these draws; deterministic."""
+        """Transfer an image or a batch by these draws. This is deterministic."""
         images = self._as_batch(inpt)
         if len(images) != len(params["applied"]):
             raise ValueError(
@@ -446,7 +449,7 @@ class StyleTransferIntervention(v2.Transform):
         return inpt.detach().as_subclass(Tensor).reshape(-1, *inpt.shape[-3:])
 
     def extra_repr(self) -> str:
-        """What the repr says: the styles by their kind and number, and the settings that the method has."""
+        """Return the text for `repr`: the styles by type and number, and the settings of the method."""
         own = ("steps", "style_weight", "content_weight", "batch_coupled") if self.method == "gatys" else ("alpha",)
         shown = {name: getattr(self, name) for name in ("method", *own, "p", "network")}
         if self.method == "adain":
