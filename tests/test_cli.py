@@ -584,7 +584,7 @@ def test_reproduce_list_names_every_recipe_and_its_figures(
         for field, text in (
             ("command", recipe.command),
             ("then", recipe.then),
-            ("lacks", recipe.lacks),
+            ("missing", recipe.missing),
             ("needs", recipe.needs if recipe.command or recipe.twin else ""),
             ("cost", recipe.cost if recipe.command or recipe.twin else ""),
             ("paper", recipe.paper),
@@ -611,7 +611,7 @@ def test_reproduce_list_fits_the_terminal(capsys: pytest.CaptureFixture[str], mo
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureFixture[str], name: str) -> None:
     recipe = RECIPES[name]
-    assert recipe.command or recipe.lacks
+    assert recipe.command or recipe.missing
     assert recipe.command or not recipe.then
     commands = [command for command in (recipe.command, recipe.then) if command] + [
         f"genaug reproduce {name} --twin"
@@ -625,7 +625,7 @@ def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureF
 def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(capsys, "reproduce", "genint-table1", "--out", "run")
     assert "its twin: genaug reproduce genint-table1 --twin, or as far as it goes: genaug train classifier" in message
-    assert "lacks the training; the sheets are" in refused(capsys, "reproduce", "genint-figure7", "--twin")
+    assert "is missing the training; the sheets are" in refused(capsys, "reproduce", "genint-figure7", "--twin")
     assert "genaug sample cgn-double-colored-mnist" in refused(capsys, "reproduce", "cgn-figure3")
     assert "got an empty entry" in refused(
         capsys, "reproduce", "genint-table1", "--twin", "--seeds", ",", "--out", "run"
@@ -751,7 +751,7 @@ def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFix
     both = [*command, "--suite", "shape-bias", "--data", "stimuli", "--suite", "objectnet", "--data", "objects"]
     code, _, err = run(capsys, *both)
     assert code == 2
-    assert "lacks 112 of 113 class folders: alarm_clock" in err
+    assert "is missing 112 of 113 class folders: alarm_clock" in err
     code, out, _ = run(capsys, *both, "--partial")
     assert code == 0
     assert "ObjectNet, 1 images; PARTIAL, without 112 of 113 class folders" in out

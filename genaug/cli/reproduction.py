@@ -56,7 +56,7 @@ def reproduce_list() -> None:
             "command": recipe.command,
             "then": recipe.then,
             "twin": f"genaug reproduce {name} --twin" if recipe.twin else "",
-            "lacks": recipe.lacks,
+            "missing": recipe.missing,
             "needs": recipe.needs if recipe.command or recipe.twin else "",
             "cost": recipe.cost if recipe.command or recipe.twin else "",
             "paper": recipe.paper,
@@ -323,8 +323,8 @@ def _add_recipe(name: str, recipe: Recipe) -> None:
         if not (twin and recipe.twin):
             ways = [f"its twin: genaug reproduce {name} --twin"] if recipe.twin else []
             ways += [f"as far as it goes: {recipe.command}"] if recipe.command else []
-            lacks = f"lacks {recipe.lacks}; " if recipe.lacks else "has no command of this name; "
-            raise ValueError(f"{name} in full {lacks}{', or '.join(ways) or 'see genaug reproduce list'}")
+            missing = f"is missing {recipe.missing}; " if recipe.missing else "has no command of this name; "
+            raise ValueError(f"{name} in full {missing}{', or '.join(ways) or 'see genaug reproduce list'}")
         chosen = integers(seeds, "--seeds") or ()
         import importlib
 

@@ -247,7 +247,7 @@ def _normalised(errors: Mapping[str, float], baseline: Mapping[str, float]) -> d
                 within = "(0, 1]" if what == "baseline" else "[0, 1]"
                 raise ValueError(f"{what} of {name} must be a rate in {within}, but got {rate}")
     if lacking := [name for name in errors if name not in baseline]:
-        raise ValueError(f"baseline must have each corruption that is measured, but lacks {lacking[0]}")
+        raise ValueError(f"baseline must have each corruption that is measured, but has no {lacking[0]}")
     return {name: 100 * errors[name] / baseline[name] for name in CORRUPTIONS if name in errors}
 
 

@@ -82,7 +82,7 @@ def partial_line(missing: tuple[str, ...]) -> str:
 
 
 def write_heading(figure: Any, title: str, subtitle: str, missing: tuple[str, ...]) -> None:
-    """What stands above every picture of a result: the third line, at 78 pixels, says what it lacks, if anything."""
+    """Return the heading of every plot of a result. Its third line, at 78 pixels, says what is missing, if anything."""
     from genaug._common import plotting
 
     plotting.write(figure, 24, 34, title, weight="bold", size=14)

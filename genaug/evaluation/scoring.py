@@ -161,7 +161,7 @@ def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str
         what: the kind of its parts, such as "class folders".
         absent: the names of those that are missing, or how many there are.
         total: how many the whole data set has.
-        where: what lacks them.
+        where: the folder or set that they are missing from.
         partial: whether a partial result was asked for.
 
     Raises:
@@ -174,7 +174,8 @@ def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str
     words = f"{len(names) or absent:,} of {total:,} {what}{listed}"
     if not partial:
         raise ValueError(
-            f"{where} lacks {words}; partial=True (on the command line --partial) scores what is there and says so"
+            f"{where} is missing {words}; partial=True (on the command line --partial) evaluates the rest and marks "
+            "the result"
         )
     return (words,)
 

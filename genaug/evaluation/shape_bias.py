@@ -155,7 +155,7 @@ def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agree
         table = csv.DictReader(file)
         try:
             if lacking := {"object_response", "imagename"} - set(table.fieldnames or ()):
-                raise ValueError(f"{path} must have the columns object_response and imagename, lacks {min(lacking)}")
+                raise ValueError(f"{path} must have the columns object_response and imagename, has no {min(lacking)}")
             for row in table:
                 where = f"{path}, line {table.line_num}"
                 shape, texture = _cues(row["imagename"] or "", where)

@@ -21,7 +21,7 @@ class Recipe:
         paper: the paper's figures.
         command: the command that makes it, or what of it can be made; "" if nothing can.
         then: the command that measures what `command` has trained; "" if that does it itself.
-        lacks: what the package does not do of it yet; "" if it does all.
+        missing: what the package does not do yet; "" if it does all.
         twin: whether it has a twin at desk scale, `genaug reproduce NAME --twin`.
         needs: data that the user has to bring.
         cost: time and hardware.
@@ -31,7 +31,7 @@ class Recipe:
     paper: str
     command: str = ""
     then: str = ""
-    lacks: str = ""
+    missing: str = ""
     twin: bool = False
     needs: str = "nothing"
     cost: str = "not run"
@@ -140,7 +140,7 @@ RECIPES = {
         paper="ResNet-18, top-1: ImageNet only 20.48, GAN augmentation 20.63, GenInt 22.07, with transfer 22.34",
         command="genaug train classifier --row genint --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR",
-        lacks=_TRANSFER,
+        missing=_TRANSFER,
         twin=True,
         needs=f"ObjectNet; {_TRAINING}; the twin nothing",
         cost=_TWIN_COST,
@@ -150,7 +150,7 @@ RECIPES = {
         paper="ResNet-18: ImageNet only 87.16, GAN augmentation 86.48, GenInt with transfer 74.68",
         command="genaug train classifier --row genint-transfer --data DIR --val DIR --stylized DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet-c --data DIR --out DIR",
-        lacks=_TRANSFER,
+        missing=_TRANSFER,
         twin=True,
         needs=f"ImageNet-C; {_TRAINING}; the twin nothing",
         cost=_TWIN_COST,
@@ -160,7 +160,7 @@ RECIPES = {
         paper="ResNet-18, top-1 on ImageNet and MatchedFrequency: ImageNet only 68.82, 56.18; GenInt 70.41, 57.86",
         command="genaug train classifier --row genint --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet-v2 --data DIR --out DIR",
-        lacks=_TRANSFER,
+        missing=_TRANSFER,
         twin=True,
         needs=f"ImageNet-V2; {_TRAINING} (--suite imagenet measures there); the twin nothing",
         cost=_TWIN_COST,
@@ -170,7 +170,7 @@ RECIPES = {
         paper="observational, truncation 1.0 39.07, 1.5 42.65, 2.0 40.98; interventional 45.06",
         command="genaug train classifier --row gan-interventional --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet --data DIR --out DIR",
-        lacks="the truncations of 1.5 and 2.0: it is at most 1 here; the other row is --row gan-observational",
+        missing="the truncations of 1.5 and 2.0: it is at most 1 here; the other row is --row gan-observational",
         twin=True,
         needs="BigGAN-deep's weights and ImageNet's validation images; the twin nothing",
         cost=_TWIN_COST,
@@ -187,7 +187,7 @@ RECIPES = {
         what="GenInt, Figure 1: what a classifier of ImageNet takes objects in odd places for",
         paper="pictures with wrong answers",
         command="genaug evaluate resnet18 --suite objectnet-genint --data DIR --out DIR",
-        lacks="the pictures beside the answers",
+        missing="the pictures beside the answers",
         needs="ObjectNet",
     ),
     "genint-figure2": Recipe(
@@ -199,7 +199,7 @@ RECIPES = {
     "genint-figure3": Recipe(
         what="GenInt, Figure 3: how many times better than chance nuisances tell the label",
         paper="ImageNet up to 8; GenInt lowest; curves without published numbers",
-        lacks="training sets of ImageNet's size; the measure is genaug.evaluation.nuisance_correlation",
+        missing="training sets of ImageNet's size; the measure is genaug.evaluation.nuisance_correlation",
         twin=True,
         needs="the twin nothing",
         cost=_TWIN_COST,
@@ -207,7 +207,7 @@ RECIPES = {
     "genint-figure5": Recipe(
         what="GenInt, Figure 5: causal bound and accuracy over the intervention's strength",
         paper="both rise; curves without published numbers",
-        lacks="the training; the measure is genaug.evaluation.causal_bound",
+        missing="the training; the measure is genaug.evaluation.causal_bound",
         twin=True,
         needs="the twin nothing",
         cost=_TWIN_COST,
@@ -215,7 +215,7 @@ RECIPES = {
     "genint-figure6": Recipe(
         what="GenInt, Figure 6: causal bound over truncation, number of components and scale",
         paper="highest at t = 1, k = 60, s = 100%: -5.162",
-        lacks="a command; the search is genaug.evaluation.search_interventions",
+        missing="a command; the search is genaug.evaluation.search_interventions",
         twin=True,
         needs="BigGAN-deep's weights and ImageNet's validation images; the twin nothing",
         cost=_TWIN_COST,
@@ -223,7 +223,7 @@ RECIPES = {
     "genint-figure7": Recipe(
         what="GenInt, Figure 7: where classifiers look, by Grad-CAM",
         paper=_PICTURES,
-        lacks="the training; the sheets are genaug.evaluation.save_grad_cams",
+        missing="the training; the sheets are genaug.evaluation.save_grad_cams",
     ),
 }
 

@@ -132,7 +132,7 @@ def test_missing_groups_are_named_and_marked(variations: list[Path]) -> None:
     folder = variations[2] / "val" / "03_reptile"
     for path in folder.iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match="lacks 1 of 9 class folders: 03_reptile; partial=True"):
+    with pytest.raises(ValueError, match="is missing 1 of 9 class folders: 03_reptile; partial=True"):
         background_gap(constant(0), *variations, transform=SMALL)
     found = background_gap(constant(0), *variations, transform=SMALL, partial=True)
     assert "1 of 9 class folders: 03_reptile of mixed_rand" in found.missing

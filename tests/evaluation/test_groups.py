@@ -135,7 +135,7 @@ def test_one_domain_is_left_out(tmp_path: Path) -> None:
 
 def test_absent_files_are_an_error_or_marked(waterbirds: Path) -> None:
     read_groups(waterbirds).paths[0].unlink()
-    with pytest.raises(ValueError, match="lacks 1 of 8 images"):
+    with pytest.raises(ValueError, match="is missing 1 of 8 images"):
         read_groups(waterbirds)
     found = groups_suite(constant(0, 2), waterbirds, partial=True)
     assert found.partial

@@ -76,7 +76,7 @@ def test_a_whole_set_is_not_partial_and_fewer_images_are(thousand: Path, monkeyp
 
 def test_real_photographs_of_a_hundred_classes_are_marked(shared: Path) -> None:
     folder = shared / "data" / "imagenet_samples"
-    with pytest.raises(ValueError, match="lacks 900 of 1,000 class folders: n01443537, n01484850"):
+    with pytest.raises(ValueError, match="is missing 900 of 1,000 class folders: n01443537, n01484850"):
         imagenet(constant(0), folder)
     found = imagenet(Oracle(image_paths(folder), by_wnid), folder, partial=True)
     assert (found.top1, found.images) == (100, 100)
@@ -98,7 +98,7 @@ def test_v2_folders_are_read_as_numbers(tmp_path: Path) -> None:
     for place, name in enumerate(sets):
         numbers = range(1000) if place == 0 else random.Random(0).sample(range(1000), 150)
         write_images(tmp_path / f"{name}-format-val", [f"{number}/0.png" for number in numbers])
-    with pytest.raises(ValueError, match=r"threshold0\.7-format-val lacks 850 of 1,000 class folders: "):
+    with pytest.raises(ValueError, match=r"threshold0\.7-format-val is missing 850 of 1,000 class folders: "):
         imagenet_v2(constant(0), tmp_path, transform=SMALL)
     # in the order of numbers, in which the folders are read
     paths = [
@@ -123,7 +123,7 @@ def test_v2_says_which_sets_are_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="must have folders such as imagenetv2-matched-frequency-format-val"):
         imagenet_v2(constant(0), tmp_path)
     write_images(tmp_path / "imagenetv2-top-images-format-val", ["0/0.png"])
-    with pytest.raises(ValueError, match=r"lacks 2 of 3 sets: matched-frequency, threshold-0\.7"):
+    with pytest.raises(ValueError, match=r"is missing 2 of 3 sets: matched-frequency, threshold-0\.7"):
         imagenet_v2(constant(0), tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         imagenet_v2(constant(0), tmp_path / "gone")
@@ -148,7 +148,7 @@ def test_a_subset_that_is_none_is_refused(two_hundred: Path, thousand: Path, tmp
     with pytest.raises(FileNotFoundError, match="no such folder"):
         imagenet_r(constant(0), tmp_path / "gone")
     few = write_images(tmp_path / "few", [f"{wnid}/0.png" for wnid in SUBSET[:3]])
-    with pytest.raises(ValueError, match="lacks 197 of 200 class folders; partial=True"):
+    with pytest.raises(ValueError, match="is missing 197 of 200 class folders; partial=True"):
         imagenet_r(constant(0), few, transform=SMALL)
     found = imagenet_r(Oracle(image_paths(few), by_wnid), few, transform=SMALL, partial=True)
     assert found.top1 == 100
@@ -205,6 +205,6 @@ def test_the_two_crops_of_objectnet(tmp_path: Path) -> None:
 
 def test_missing_objects_are_named(tmp_path: Path) -> None:
     write_images(tmp_path, [f"{name}/0.png" for name in list(facts.OBJECTNET)[2:]])
-    with pytest.raises(ValueError, match="lacks 2 of 113 class folders: alarm_clock, backpack; partial=True"):
+    with pytest.raises(ValueError, match="is missing 2 of 113 class folders: alarm_clock, backpack; partial=True"):
         objectnet(constant(0), tmp_path)
     assert objectnet(constant(0), tmp_path, partial=True).missing[0].startswith("2 of 113 class folders")

@@ -200,7 +200,7 @@ def test_missing_folders_are_named_and_fewer_images_counted(tmp_path: Path) -> N
     write_images(tmp_path, ["b/1.png"])
     (tmp_path / "c").mkdir()  # empty
     labels = dict.fromkeys("abcdefgh", 0)
-    with pytest.raises(ValueError, match=r"lacks 7 of 8 class folders: a, c, d, e, f, \.\.\.; partial=True"):
+    with pytest.raises(ValueError, match=r"is missing 7 of 8 class folders: a, c, d, e, f, \.\.\.; partial=True"):
         labelled_folders(tmp_path, labels)
     files, missing = labelled_folders(tmp_path, labels, partial=True, expected=1200)
     assert len(files) == 1

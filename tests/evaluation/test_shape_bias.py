@@ -183,7 +183,7 @@ def test_models_side_by_side_in_one_plot(decisions: Path, tmp_path: Path) -> Non
 
 def test_missing_categories_are_named(tmp_path: Path) -> None:
     write_images(tmp_path, [f"{shape}1-{'dog' if shape != 'dog' else 'cat'}1.png" for shape in CATEGORIES[2:]])
-    with pytest.raises(ValueError, match="lacks 2 of 16 shape categories: airplane, bear; partial=True"):
+    with pytest.raises(ValueError, match="is missing 2 of 16 shape categories: airplane, bear; partial=True"):
         shape_bias(constant(0), tmp_path, transform=SMALL)
     found = shape_bias(constant(0), tmp_path, transform=SMALL, partial=True)
     assert found.missing[0] == "2 of 16 shape categories: airplane, bear"
@@ -212,7 +212,7 @@ def test_bad_stimuli_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("object_response,name\n", "must have the columns object_response and imagename, lacks imagename"),
+        ("object_response,name\n", "must have the columns object_response and imagename, has no imagename"),
         ("object_response,imagename\n", "must hold at least one decision"),
         ("object_response,imagename\nlion,a_dog1-cat1.png\n", "line 2: object_response must be .* got 'lion'"),
         ("object_response,imagename\ndog,dog1.png\n", "line 2: an image must be named like"),

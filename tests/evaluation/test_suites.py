@@ -100,11 +100,11 @@ def test_the_two_crops_of_objectnet_are_told_apart(objects: Path, tmp_path: Path
 def test_what_was_scored_in_part_is_scored_again_where_the_whole_is_asked_for(objects: Path, tmp_path: Path) -> None:
     model, out = Linear(), tmp_path / "out"
     (objects / "mug" / "0.png").rename(tmp_path / "mug.png")
-    with pytest.raises(ValueError, match="lacks 1 of 113 class folders: mug"):
+    with pytest.raises(ValueError, match="is missing 1 of 113 class folders: mug"):
         evaluate(model, {"objectnet": objects}, out)
     found = evaluate(model, {"objectnet": objects}, out, partial=True)
     assert found["suites"]["objectnet"]["missing"][0] == "1 of 113 class folders: mug"
-    with pytest.raises(ValueError, match="lacks 1 of 113 class folders: mug"):
+    with pytest.raises(ValueError, match="is missing 1 of 113 class folders: mug"):
         evaluate(model, {"objectnet": objects}, out)
     (tmp_path / "mug.png").rename(objects / "mug" / "0.png")
     found = evaluate(model, {"objectnet": objects}, out)

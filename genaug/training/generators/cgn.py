@@ -264,7 +264,7 @@ def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
                 lacking[name] = error
         if len(lacking) > 1:
             first = next(iter(lacking.values()))
-            raise type(first)(f"the training lacks {', '.join(lacking)}: {first}")
+            raise type(first)(f"the training is missing {', '.join(lacking)}: {first}")
         if lacking:
             raise next(iter(lacking.values()))
         if settings.inception and find_spec("torch_fidelity") is None:

@@ -370,7 +370,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(
 
 def test_all_weights_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path))
-    with pytest.raises(AssetError, match=r"the training lacks biggan-deep-256, u2net, vgg16-bn: .*biggan-deep-256"):
+    with pytest.raises(
+        AssetError, match=r"the training is missing biggan-deep-256, u2net, vgg16-bn: .*biggan-deep-256"
+    ):
         train(tmp_path / "out", settings=replace(PAPER, inception=False))
     monkeypatch.setattr(training, "asset_path", lambda name: tmp_path)  # all weights are here
     monkeypatch.setattr(training, "find_spec", lambda name: None)
