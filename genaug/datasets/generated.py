@@ -127,10 +127,10 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @abstractmethod
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
-        """What `describe` says of each of these samples, at a fraction of the price of asking one by one."""
+        """Return the metadata of these samples, much faster than `describe` for each."""
 
     def describe(self, index: int) -> dict[str, Any]:
-        """Everything that made a sample, as plain numbers and strings."""
+        """Return the metadata of a sample: labels, noise indices and settings, JSON-serializable."""
         return self.descriptions([index])[0]
 
     @property
@@ -151,7 +151,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return [sample_of(self, *pair) for pair in zip(self.images(indices), self._targets(indices), strict=True)]
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Images of these samples before any transform, (B, 3, H, W) uint8 on the device."""
+        """Return the images of these samples before any transform, (B, 3, H, W) uint8 on the device."""
         if self.device.type == "cuda" and get_worker_info() is not None:
             raise RuntimeError(
                 f"device={str(self.device)!r} does not work in a DataLoader worker: "

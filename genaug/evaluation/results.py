@@ -34,23 +34,23 @@ class Result(ABC):
 
     @abstractmethod
     def figures(self) -> dict[str, float]:
-        """Every figure by its name, in percent unless the name says otherwise."""
+        """Return all figures by name, in percent unless the name says otherwise."""
 
     def summary(self) -> dict[str, float]:
-        """The figures that a table of many measures has; all by default."""
+        """Return the figures for a table of several measures (default: all)."""
         return self.figures()
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws the figures as bars, one colour a head, to a file whose suffix says the format."""
+        """Draw the figures as bars, one color per head, to a file whose suffix sets the format."""
         plot_bars(self, path)
 
     @property
     def partial(self) -> bool:
-        """Whether some of the data set was missing."""
+        """Whether a part of the dataset was missing."""
         return bool(self.missing)
 
     def by_head(self) -> dict[str, Any]:
-        """This result and those of the other heads, "ensemble" first."""
+        """Return this result and those of the other heads, "ensemble" first."""
         return {ENSEMBLE: self} | {head: result for head, result in self.heads.items() if head != ENSEMBLE}
 
     def __str__(self) -> str:

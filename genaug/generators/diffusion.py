@@ -193,7 +193,7 @@ class DiffusionGenerator(nn.Module):
         pipelines.check_prompts(self.pipeline, [*prompts, *([self.negative_prompt] if self.negative_prompt else [])])
 
     def prompt(self, label: int, nuisances: Sequence[int]) -> str:
-        """The prompt of a class and the numbers (F,) of its nuisances' values."""
+        """Return the prompt of a class and the numbers (F,) of its nuisances' values."""
         return self._templates[label].format(label=self._names[label], **self.nuisances.names(nuisances))
 
     def _photographs(self, guide: Any, inpaint: Any, strength: float) -> tuple[Any, float]:
@@ -235,7 +235,7 @@ class DiffusionGenerator(nn.Module):
         return bank, strength
 
     def to(self, *args: Any, **kwargs: Any) -> DiffusionGenerator:
-        """As `nn.Module.to`; says so if the weights do not fit on the GPU."""
+        """Move the pipeline as `nn.Module.to`; the error says so if the weights do not fit on the GPU."""
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         if device is not None:
             pipelines.check_memory(self.pipeline, device, dtype)
@@ -243,11 +243,11 @@ class DiffusionGenerator(nn.Module):
         return super().to(*args, **kwargs)
 
     def train(self, mode: bool = True) -> DiffusionGenerator:
-        """Stays in evaluation mode: in training mode DiT drops labels at random."""
+        """Stay in evaluation mode: in training mode, DiT drops labels at random."""
         return super().train(False)
 
     def draw_noise(self, seed: int, indices: Tensor, stream: str) -> Tensor:
-        """The noise of these samples, (B, z_dim) int64, as `forward` takes it; arguments as `sampling.uniform`."""
+        """Draw the noise of these samples, (B, z_dim) int64, for `forward`; arguments as `sampling.uniform`."""
         return worded_noise(self.nuisances, seed, indices, stream)
 
     @property
@@ -256,23 +256,23 @@ class DiffusionGenerator(nn.Module):
         return self.image_size > SMALL
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] on the labels' device.
+        """Return images (B, 3, H, W) in [-1, 1] on the labels' device.
 
         Args:
-            z: (B, z_dim) int64: of each sample the generator's seed, the photograph's number in 0..2**31 - 1, and the
-                numbers of the nuisances' values.
+            z: (B, z_dim) int64. For each sample the seed of its generator, the photograph's number in 0..2**31 - 1, and
+                the numbers of the nuisances' values.
             labels: (B,) int64.
             truncation: must be 1: this noise has no scale.
 
         Raises:
-            ValueError: the scheduler draws noise from elsewhere than the samples' generators; or another argument is
-                out of its range.
+            ValueError: the scheduler draws noise without the samples' generators; or another argument is out of its
+                range.
         """
         self._check_noise(z, labels, truncation)
         return self._each(self._images, z, labels)
 
     def activation(self, z: Tensor, labels: Tensor, truncation: float, layer: str) -> Tensor:
-        """What a layer returns at its first chosen step, (B, ...); arguments as `forward` and `LayerAt`."""
+        """Return the output of a layer at its first chosen step, (B, ...); arguments as `forward` and `LayerAt`."""
         self._check_noise(z, labels, truncation)
         where = LayerAt(self.pipeline, layer, self.steps)
 
@@ -285,7 +285,7 @@ class DiffusionGenerator(nn.Module):
     def steered(
         self, layer: str, change: Callable[[Tensor, slice], Tensor], z: Tensor, labels: Tensor, truncation: float
     ) -> Tensor:
-        """Images in which a layer's output is changed, and the change held at its other steps; see `steer`."""
+        """Return images with a changed output of a layer; the change is kept at its other steps. See `steer`."""
         self._check_noise(z, labels, truncation)
         where = LayerAt(self.pipeline, layer, self.steps)
         done = 0
@@ -356,7 +356,7 @@ class DiffusionGenerator(nn.Module):
         return mask * colours + (1 - mask) * result.images
 
     def call(self, z: Sequence[int], label: int) -> dict[str, Any]:
-        """The arguments, beside generator and photograph, with which the pipeline makes this sample alone."""
+        """Return the arguments with which the pipeline makes this sample alone, without generator and photograph."""
         found: dict[str, Any] = {"num_inference_steps": self.steps}
         if self.kind == "class":
             found["class_labels"] = [label]
@@ -386,9 +386,10 @@ class DiffusionGenerator(nn.Module):
         return tuple(F.interpolate(part, size, mode="bilinear", antialias=True).clamp(0, 1) for part in parts)
 
     def describe(self, z: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-        """What makes each sample, JSON-serializable: `pipeline(**call, generator=torch.Generator().manual_seed(seed))`.
+        """Return the metadata of each sample, JSON-serializable.
 
-        With a bank, `photograph` names the file and the entry, whose parts are the call's image and mask.
+        `pipeline(**call, generator=torch.Generator().manual_seed(seed))` makes the sample. With a bank, `photograph`
+        names the file and the entry, whose parts are the call's image and mask.
         """
         source = self._given["pipeline"]
         found = []
@@ -409,10 +410,10 @@ class DiffusionGenerator(nn.Module):
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes the settings, not the weights, to a folder that every command and dataset takes as a name.
+        """Write the settings, not the weights, to a folder. Every command and dataset takes the folder as a name.
 
         Raises:
-            ValueError: the pipeline was given as an object, or a bank was: a file can only name them.
+            ValueError: the pipeline or a bank was given as an object; a file can only name them.
         """
         settings: dict[str, Any] = {}
         for name, value in self._given.items():
@@ -434,7 +435,7 @@ class DiffusionGenerator(nn.Module):
     def load(
         cls, folder: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> DiffusionGenerator:
-        """The generator of a folder of `save`, or of a diffusers pipeline that has class names of its own.
+        """Load a generator from a folder of `save`, or a diffusers pipeline that has its own class names.
 
         Raises:
             ValueError: the settings are not what `save` writes.

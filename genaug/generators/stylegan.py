@@ -72,7 +72,7 @@ class StyleGAN(nn.Module):
         return self._w(z, torch.arange(samples, device=weight.device) % self.num_classes).mean(0)
 
     def activation(self, z: Tensor, labels: Tensor, truncation: float, layer: str) -> Tensor:
-        """w, (B, w_dim), before truncation.
+        """Return w, (B, w_dim), before truncation.
 
         Raises:
             ValueError: the layer is not "w".
@@ -82,14 +82,14 @@ class StyleGAN(nn.Module):
         return self._w(z.to(next(self.network.parameters())), labels)
 
     def from_activation(self, h: Tensor, z: Tensor, labels: Tensor, truncation: float, layer: str) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of w (B, w_dim)."""
+        """Return images (B, 3, H, W) in [-1, 1] for w (B, w_dim)."""
         module: Any = self.network
         h = torch.lerp(self.mean.to(h), h, truncation) if truncation != 1 else h
         count = getattr(module, "num_ws", None)
         return module.synthesis(h if count is None else h[:, None].expand(-1, count, -1), **self.options)
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of normal noise (B, z_dim) and labels (B,).
+        """Return images (B, 3, H, W) in [-1, 1] for normal noise (B, z_dim) and labels (B,).
 
         The noise arrives multiplied by the truncation, as with every generator; StyleGAN's mapping normalizes it.
         """
