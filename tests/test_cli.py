@@ -30,6 +30,7 @@ COMMANDS = [
     "walk",
     "stylize",
     "cutouts",
+    "explore",
     "render",
     "evaluate",
     "audit",

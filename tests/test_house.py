@@ -27,11 +27,12 @@ MAY_IMPORT["generators"] = ("_common", "assets", "interventions.composition", "i
 MAY_IMPORT["photographs"] = ("_common", "assets", "interventions", "generators")
 MAY_IMPORT |= dict.fromkeys(("datasets", "transforms"), (*MAY_IMPORT["photographs"], "photographs"))
 MAY_IMPORT["pictures"] = (*MAY_IMPORT["datasets"], "datasets", "transforms")
+MAY_IMPORT["explorer"] = MAY_IMPORT["pictures"]
 MAY_IMPORT["evaluation"] = (*MAY_IMPORT["pictures"], "models")
 MAY_IMPORT["training"] = (*MAY_IMPORT["evaluation"], "evaluation")  # a classifier is measured while it trains
 MAY_IMPORT |= dict.fromkeys(("demo", "rendering"), (*MAY_IMPORT["training"], "training"))
 MAY_IMPORT["papers"] = (*MAY_IMPORT["demo"], "demo")
-MAY_IMPORT["cli"] = (*MAY_IMPORT["papers"], "papers", "pictures", "rendering")
+MAY_IMPORT["cli"] = (*MAY_IMPORT["papers"], "papers", "pictures", "explorer", "rendering")
 MAY_IMPORT["__main__"] = ("cli",)  # python -m genaug
 
 

@@ -111,6 +111,23 @@ def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
     return torch.where(found < 0, found + length, found)
 
 
+def check_numbers(argument: str, value: int | Sequence[int] | Tensor) -> Tensor:
+    """Numbers of draws, (B,) int64 on the CPU; an integer is one of them.
+
+    Raises:
+        ValueError: one is negative.
+        TypeError: they are not integers, or not in one row.
+    """
+    import torch
+
+    found = torch.as_tensor(value, device="cpu")
+    if found.ndim > 1 or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(f"{argument} must be an integer or a row of them, got {found.dtype} of {tuple(found.shape)}")
+    if (found < 0).any():
+        raise ValueError(f"{argument} must be at least 0, got {int(found.min())}")
+    return found.long().reshape(-1)
+
+
 def check_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Which of how many processes this is: by default what RANK and WORLD_SIZE say, as torchrun sets them, or 0 of 1.
 

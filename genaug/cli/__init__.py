@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from genaug.cli import pictures, photographs, rendering, evaluation, audit, training, reproduction, weights  # isort: skip  # noqa: F401
+from genaug.cli import pictures, photographs, explorer, rendering, evaluation, audit, training, reproduction, weights  # isort: skip  # noqa: F401
 from genaug.cli.evaluation import SUITE_NAMES
 from genaug.cli.options import COLOURED_VARIANTS, MNIST_VARIANTS, app, assets, reproduce, train
 from genaug.cli.training import TRAINING_ROWS

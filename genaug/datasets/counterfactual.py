@@ -13,14 +13,18 @@ from genaug._common.arguments import check_choice, check_indices, check_integer,
 from genaug.datasets.factors import (
     FACTORS,
     Classes,
+    Combination,
     CounterfactualOptions,
     Factor,
     best_classes,
+    check_classes_agree,
     checked_tie,
+    chosen_draws,
     classes_of_factors,
 )
 from genaug.datasets.generated import GeneratedDataset, Output, Target
-from genaug.datasets.pool import Pool, check_fits
+from genaug.datasets.pool import Pool, blend_uint8, check_fits
+from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose, warp
 from genaug.interventions.sampling import integers, uniform
 from genaug.interventions.steering import isolated, noise_of
@@ -186,7 +190,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         self.backgrounds = backgrounds
         if backgrounds != "any" and "background" in self.tie:
             raise ValueError(f"backgrounds must be 'any' when tie has the background, got {backgrounds!r}")
-        self._check_classes_agree()
+        check_classes_agree(self.classes, self.tie, backgrounds)
         if pool is not None:
             check_fits(pool, self.generator.image_size, self.device)
         self.counterfactuals_per_noise = counterfactuals_per_noise
@@ -203,6 +207,40 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         """Return the classes of shape, texture and background of these samples, each (B,) int64 on the device."""
         positions = check_indices(indices, self.length).to(self.device)
         return self._labels_of(self._sources(positions))
+
+    @isolated()
+    def combine(
+        self,
+        shape: int | Sequence[int] | Tensor,
+        texture: int | Sequence[int] | Tensor | None = None,
+        background: int | Sequence[int] | Tensor | None = None,
+    ) -> Combination:
+        """Return the parts of chosen draws and the images that they compose.
+
+        `dataset.combine(**dataset.describe(i)["noise_indices"]).image` is sample i. A draw decides its class, too,
+        unless `classes` fixes it.
+
+        Args:
+            shape: numbers of the draws, (B,), at least 0. One number serves all images.
+            texture, background: by default the shape's. The background's number also decides the blend.
+
+        Raises:
+            ValueError: a number is negative, tied factors differ, or the dataset has a pool or shared noise.
+            TypeError: the numbers are not integers.
+        """
+        if self.pool is not None or self.shared_noise:
+            raise ValueError("combine needs a dataset without pool and shared_noise: their draws have no numbers")
+        draws = chosen_draws({"shape": shape, "texture": texture, "background": background}, self.tie)
+        draws = {name: numbers.to(self.device) for name, numbers in draws.items()}
+        labels = self._labels_of(draws)
+        made = []
+        for rows in torch.arange(len(draws["shape"]), device=self.device).split(self.batch_size):
+            numbers, classes = ({name: column[rows] for name, column in each.items()} for each in (draws, labels))
+            mask, colours, behind = self._mechanisms(numbers, classes)
+            mask, colours = self._jittered(mask.float(), colours.float(), numbers["background"])
+            image = self._composed(mask, colours, behind.float(), numbers["background"])
+            made.append([to_uint8(part) for part in (2 * mask - 1, colours, behind, image)])
+        return Combination(*map(torch.cat, zip(*made, strict=True)), labels)
 
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
         columns = {name: values.tolist() for name, values in self.labels(indices).items()}
@@ -315,27 +353,6 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     def _classes(self, factor: str) -> list[int]:
         """The classes that this factor's label is drawn from."""
         return self.classes[self._lead(factor)] if isinstance(self.classes, dict) else self.classes
-
-    def _check_classes_agree(self) -> None:
-        """Raises ValueError if tied factors have different classes, or a shape has no background of the right class."""
-        if isinstance(self.classes, dict):
-            for factor in self.tie[1:]:
-                if self.classes[factor] != self.classes[self.tie[0]]:
-                    raise ValueError(
-                        f"classes must be the same for tied factors, got {self.classes[self.tie[0]]} for "
-                        f"{self.tie[0]} and {self.classes[factor]} for {factor}"
-                    )
-        shapes, behind = set(self._classes("shape")), set(self._classes("background"))
-        if self.backgrounds == "same" and not shapes <= behind:
-            raise ValueError(
-                f"classes of the background must include each shape's for backgrounds='same', got none of class "
-                f"{min(shapes - behind)}"
-            )
-        if self.backgrounds == "other" and len(behind) == 1 and behind <= shapes:
-            raise ValueError(
-                f"classes must leave each shape another class's background for backgrounds='other', got only class "
-                f"{min(behind)}"
-            )
 
     def _check_pool_has_classes(self) -> None:
         """Raises ValueError at once if the first pool cannot serve one of its shapes."""
@@ -480,13 +497,3 @@ class CounterfactualDataset(GeneratedDataset[Target]):
 def _rows(columns: dict[str, Tensor]) -> list[list[int]]:
     """(B,) of each factor -> B lists of one entry a factor."""
     return torch.stack([columns[factor] for factor in FACTORS], dim=1).tolist()
-
-
-def blend_uint8(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
-    """Composes parts held as pixels: (B, 1, H, W) mask 0..255, (B, 3, H, W) texture and background, these uint8.
-
-    Returns:
-        (mask * texture + (255 - mask) * background) / 255, rounded to the nearest, (B, 3, H, W) uint8.
-    """
-    blended = torch.lerp(background.float(), texture.float(), mask.float().div(255))
-    return blended.round_().to(torch.uint8)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from genaug._common.arguments import check_choice, check_classes
+import torch
+from torch import Tensor
+
+from genaug._common.arguments import check_choice, check_classes, check_numbers
 from genaug.datasets.generated import Options, names_of
 
 Factor = Literal["shape", "texture", "background"]
@@ -24,6 +27,24 @@ class CounterfactualOptions(Options, total=False):
     tie: Sequence[Factor] | None
     backgrounds: Literal["any", "other", "same"]
     shared_noise: bool
+
+
+class Combination(NamedTuple):
+    """Images and what they are made of, uint8 on the dataset's device.
+
+    Attributes:
+        mask: (B, 1, H, W), 255 where the texture shows.
+        texture: (B, 3, H, W).
+        background: (B, 3, H, W).
+        image: (B, 3, H, W).
+        labels: classes of "shape", "texture" and "background", (B,) int64 each.
+    """
+
+    mask: Tensor
+    texture: Tensor
+    background: Tensor
+    image: Tensor
+    labels: dict[str, Tensor]
 
 
 def checked_tie(tie: Sequence[Factor]) -> tuple[Factor, ...]:
@@ -58,3 +79,46 @@ def classes_of_factors(classes: Mapping[str, Any], generator: Any) -> dict[str, 
     chosen = {name: classes[name] for name in FACTORS}
     chosen = {name: [given] if isinstance(given, (Integral, str)) else given for name, given in chosen.items()}
     return {name: check_classes(given, generator.num_classes, names_of(generator)) for name, given in chosen.items()}
+
+
+def check_classes_agree(classes: Mapping[str, list[int]] | list[int], tie: Sequence[Factor], backgrounds: str) -> None:
+    """Raises ValueError if tied factors have different classes, or a shape has no background of the right class."""
+    each = classes if isinstance(classes, Mapping) else dict.fromkeys(FACTORS, classes)
+    for factor in tie[1:]:
+        if each[factor] != each[tie[0]]:
+            raise ValueError(
+                f"classes must be the same for tied factors, got {each[tie[0]]} for {tie[0]} and {each[factor]} for "
+                f"{factor}"
+            )
+    shapes, behind = set(each["shape"]), set(each["background"])
+    if backgrounds == "same" and not shapes <= behind:
+        raise ValueError(
+            f"classes of the background must include each shape's for backgrounds='same', got none of class "
+            f"{min(shapes - behind)}"
+        )
+    if backgrounds == "other" and len(behind) == 1 and behind <= shapes:
+        raise ValueError(
+            f"classes must leave each shape another class's background for backgrounds='other', got only class "
+            f"{min(behind)}"
+        )
+
+
+def chosen_draws(draws: Mapping[Factor, Any], tie: Sequence[Factor]) -> dict[str, Tensor]:
+    """Return numbers of draws, (B,) int64 of each factor: one number serves all, None takes the shape's.
+
+    Raises:
+        ValueError: a number is negative, the lengths differ, or tied factors have different numbers.
+        TypeError: they are not integers.
+    """
+    columns = {
+        factor: check_numbers(factor, draws["shape"] if draws[factor] is None else draws[factor]) for factor in FACTORS
+    }
+    count = max(map(len, columns.values()))
+    for factor, column in columns.items():
+        if len(column) not in (1, count):
+            raise ValueError(f"{factor} must have 1 or {count} numbers, got {len(column)}")
+    rows: dict[str, Tensor] = {factor: column.expand(count) for factor, column in columns.items()}
+    for factor in tie[1:]:
+        if not torch.equal(rows[factor], rows[tie[0]]):
+            raise ValueError(f"{factor} must be the same as {tie[0]}, to which it is tied; or pass tie=()")
+    return rows

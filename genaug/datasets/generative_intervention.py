@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_choice, check_indices, check_integer, check_number
+from genaug._common.arguments import check_choice, check_indices, check_integer, check_number, check_numbers
 from genaug.assets import asset_path
 from genaug.datasets.generated import GeneratedDataset, Output
 from genaug.generators.batches import in_batches
-from genaug.generators.images import from_uint8
+from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions, noiseless_centre
 from genaug.interventions.nuisances import Nuisances
@@ -29,6 +29,7 @@ from genaug.interventions.steering import (
     isolated,
     noise_moments,
     noise_of,
+    shift,
     steer,
 )
 
@@ -234,6 +235,50 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if not self.components:
             raise ValueError("components must be at least 1 for there to be interventions, but is 0")
         return self._interventions(check_indices(indices, self.length).to(self.device))
+
+    @isolated()
+    def moved(
+        self,
+        noise: int | Sequence[int] | Tensor,
+        offsets: Mapping[int, float] | None = None,
+        nuisances: Mapping[str, str] | None = None,
+    ) -> Tensor:
+        """Return images of chosen noise, moved along several directions at once.
+
+        An offset is added to what was drawn, so that 0 changes nothing; the dataset's interventions replace it.
+
+        Args:
+            noise: numbers of the noise, (B,), at least 0, as `describe` has them under "noise_index".
+            offsets: component -> distance along its direction, in the dataset's unit: standard deviations by default.
+            nuisances: factor -> name of its value. Other factors keep the value that was drawn.
+
+        Returns:
+            (B, 3, H, W) uint8 on the device.
+
+        Raises:
+            ValueError: a number, a component or a nuisance is not known, or mode is "activation".
+            TypeError: numbers are not integers.
+        """
+        if self.mode != "latent":
+            raise ValueError(f'mode must be "latent" to move the noise, got {self.mode!r}')
+        numbers = check_numbers("noise", noise).to(self.device)
+        return torch.cat([self._moved(part, offsets or {}, nuisances or {}) for part in numbers.split(self.batch_size)])
+
+    def _moved(self, numbers: Tensor, offsets: Mapping[int, float], nuisances: Mapping[str, str]) -> Tensor:
+        positions = numbers * self.interventions_per_noise
+        z, labels = self._noise_of_draw(positions, numbers, 0), self._labels(positions)
+        for component, offset in offsets.items():
+            check_integer("component", component, 0, self.components - 1)
+            rows, unit, _ = self._steering()
+            z = shift(z, rows[component].expand_as(z), (offset * unit[component]).expand(len(z)))
+        for factor, value in nuisances.items():
+            check_choice("nuisances", factor, self.nuisances.factors)
+            values = self.nuisances.factors[factor]
+            check_choice(factor, value, values)
+            z[:, list(self.nuisances.factors).index(factor) - len(self.nuisances)] = values.index(value)
+        with self._generating():
+            images = self._call(self._generate, z, labels)
+        return to_uint8(self._check_part("images", images, len(numbers), 3, -1, 1))
 
     def factors(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Return the class of each sample as "label", and the index of each nuisance's value by the name of its factor.

@@ -94,3 +94,13 @@ def _free(device: torch.device) -> int | None:
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def blend_uint8(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
+    """Composes parts held as pixels: (B, 1, H, W) mask 0..255, (B, 3, H, W) texture and background, these uint8.
+
+    Returns:
+        (mask * texture + (255 - mask) * background) / 255, rounded to the nearest, (B, 3, H, W) uint8.
+    """
+    blended = torch.lerp(background.float(), texture.float(), mask.float().div(255))
+    return blended.round_().to(torch.uint8)

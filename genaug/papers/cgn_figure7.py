@@ -41,7 +41,7 @@ from genaug._common.records import aligned, circumstances, read_runs, spread, wr
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
-from genaug.datasets.counterfactual import blend_uint8
+from genaug.datasets.pool import blend_uint8
 from genaug.evaluation.accuracy import accuracy, batches
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 
 from genaug import CounterfactualDataset
 from genaug.datasets import pool as pools
-from genaug.datasets.counterfactual import blend_uint8
+from genaug.datasets.pool import blend_uint8
 from genaug.generators.cgn import CGN, MINIATURE
 from genaug.generators.cgn_mnist import CGNMnist
 from genaug.interventions.composition import compose

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import CounterfactualDataset, PhotographBank, load_generator
-from genaug.datasets.counterfactual import blend_uint8
+from genaug.datasets.pool import blend_uint8
 from genaug.interventions.blending import BLENDS, reach
 from genaug.interventions.sampling import uniform
 

@@ -1,0 +1,60 @@
+"""The command that opens the page in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genaug.cli.options import app
+
+
+@app.command(epilog="Example: genaug explore cgn-wildlife-mnist")
+def explore(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A name from `genaug assets list`, a bank of `genaug cutouts`, a .safetensors file, or a report of "
+            "`genaug audit` (default: cgn-double-colored-mnist).",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Report of `genaug audit` to show in a tab.")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on. 0.0.0.0 lets other machines in.", rich_help_panel="Server")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port to serve on (default: 7860). If it is in use, the next free one is taken.",
+            min=1,
+            max=65535,
+            rich_help_panel="Server",
+        ),
+    ] = None,
+    browser: Annotated[
+        bool,
+        typer.Option("--browser/--no-browser", help="Open the page in a browser.", rich_help_panel="Server"),
+    ] = True,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            help="Link of a view, or its part after the question mark. Needs --out.", rich_help_panel="Picture"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="PNG file. Writes the view's picture and opens no page.", rich_help_panel="Picture"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...", rich_help_panel="Server")] = "cpu",
+) -> None:
+    """Look at a generator's images in the browser, change them, and copy the code that makes them."""
+    if view is not None and out is None:
+        raise ValueError("--view needs --out FILE.png, the picture to write")
+    from genaug.explorer import server
+
+    if out is not None:
+        typer.echo(server.save_picture(name, view or "", out, device=device))
+        return
+    server.explore(name, report=report, host=host, port=port, browser=browser, device=device, tell=typer.echo)

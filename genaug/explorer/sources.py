@@ -1,0 +1,145 @@
+"""The generators that the page offers, and what can be changed of each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genaug._common.arguments import check_choice
+from genaug.assets import ASSETS, KINDS
+from genaug.datasets.generated import names_of
+from genaug._common.files import list_images
+from genaug.generators import load_generator
+from genaug.interventions.steering import has_latent, noise_kind
+from genaug.photographs.bank import PhotographBank
+
+DEFAULT = "cgn-double-colored-mnist"
+COMPONENTS = 8  # directions with a slider
+REPORT_FILES = ("audit.json", "comparison.json")  # beside a report's index.html
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What can be changed of a generator.
+
+    Attributes:
+        name: as it was given.
+        counterfactual: whether it makes shape, texture and background apart.
+        bank: whether it is a bank of photographs.
+        num_classes: classes are 0 to num_classes - 1.
+        class_names: names of the classes, as many.
+        image_size: height and width of its images, in pixels.
+        truncated: whether truncation changes its images.
+        default_tie: factors that are tied at first.
+        components: how many principal directions have a slider.
+        nuisances: factor -> names of its values.
+    """
+
+    name: str
+    counterfactual: bool
+    bank: bool
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_size: int
+    truncated: bool
+    default_tie: tuple[str, ...]
+    components: int
+    nuisances: Mapping[str, tuple[str, ...]]
+
+    @property
+    def ways(self) -> list[int | str]:
+        """What a walk can go along: components and factors of nuisances."""
+        return [*range(self.components), *self.nuisances]
+
+    @property
+    def walks(self) -> bool:
+        return bool(self.ways)
+
+
+def traits_of(name: str, generator: Any) -> Traits:
+    """Return what can be changed of a generator."""
+    counterfactual = hasattr(generator, "mechanisms")
+    latent = has_latent(generator)
+    named = names_of(generator)
+    nuisances = getattr(generator, "nuisances", None)
+    return Traits(
+        name=name,
+        counterfactual=counterfactual,
+        bank=isinstance(generator, PhotographBank),
+        num_classes=generator.num_classes,
+        class_names=tuple(map(str, named or range(generator.num_classes))),
+        image_size=generator.image_size,
+        truncated=latent and noise_kind(generator) != "uniform",
+        default_tie=tuple(getattr(generator, "default_tie", ())) if counterfactual else (),
+        components=min(COMPONENTS, generator.z_dim) if latent and not counterfactual else 0,
+        nuisances=dict(nuisances.factors) if nuisances else {},
+    )
+
+
+class Sources:
+    """Generators by name, each loaded once: the embedded ones, and the one that was given.
+
+    Args:
+        given: a name from `genaug assets list`, a converted checkpoint, a bank, or None.
+        device: where images are made.
+
+    Raises:
+        genaug.AssetError: the generator cannot be had.
+        ValueError: the path holds photographs or something else that is not a generator.
+    """
+
+    def __init__(self, given: str | None = None, device: str | None = None) -> None:
+        embedded = [row.name for row in ASSETS.values() if row.embedded and KINDS[row.kind].generates]
+        first = given or DEFAULT
+        self.names = tuple(dict.fromkeys([first, *sorted(embedded, key=lambda name: name != DEFAULT)]))
+        self.device = device
+        self._lock = threading.Lock()
+        self._held: dict[str, tuple[Any, Traits]] = {}
+        if given is not None:
+            check_is_generator(given)
+        self._held[first] = self._loaded(first)
+
+    @property
+    def first(self) -> str:
+        return self.names[0]
+
+    def generator(self, name: str) -> Any:
+        """Return the generator of this name; raises ValueError for one that the page does not offer."""
+        return self._get(name)[0]
+
+    def traits(self, name: str) -> Traits:
+        """Return what can be changed of the generator; errors as `generator`."""
+        return self._get(name)[1]
+
+    def _get(self, name: str) -> tuple[Any, Traits]:
+        check_choice("generator", name, self.names)  # a link must open no other file
+        with self._lock:
+            if name not in self._held:
+                self._held[name] = self._loaded(name)
+            return self._held[name]
+
+    def _loaded(self, name: str) -> tuple[Any, Traits]:
+        generator = load_generator(name, self.device)
+        return generator, traits_of(name, generator)
+
+
+def is_report(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a report of `genaug audit`."""
+    folder = Path(path)
+    return (folder / "index.html").is_file() and any((folder / name).is_file() for name in REPORT_FILES)
+
+
+def check_is_generator(path: str) -> None:
+    """Raises ValueError with what to do for a folder of photographs, which a bank is made of first."""
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / kind.marker).is_file() for kind in KINDS.values() if kind.marker):
+        subfolders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+        if any(list_images(entry) for entry in subfolders[:3]):
+            raise ValueError(
+                f"{path} is a folder of photographs, not a bank. Cut the objects out first: "
+                f"genaug cutouts {path} --out bank, then genaug explore bank"
+            )
