@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from genaug._common.plotting import image_grid
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.factors import FACTORS
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.explorer.sources import Sources, Traits
 from genaug.explorer.views import ANY_BLEND, REACH, View
 from genaug.photographs.bank import PhotographBank
-from genaug._common.plotting import image_grid
 
 FRAMES = 25  # of a walk, one way
 SECOND = 1000  # milliseconds

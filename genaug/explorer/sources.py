@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from genaug._common.arguments import check_choice
+from genaug._common.files import list_images
 from genaug.assets import ASSETS, KINDS
 from genaug.datasets.generated import names_of
-from genaug._common.files import list_images
 from genaug.generators import load_generator
 from genaug.interventions.steering import has_latent, noise_kind
 from genaug.photographs.bank import PhotographBank
