@@ -30,7 +30,7 @@ def examples() -> str:
     fenced = [
         code
         for page in pages
-        for code in re.findall(r"^```(?:python|text)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for code in re.findall(r"^```(?:python|py)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     ]
     return "\n".join([*fenced, *(path.read_text() for path in (ROOT / "examples").glob("*.py"))])
 

@@ -31,13 +31,28 @@ def api_pages(page: str) -> dict[str, str]:
     for name, purpose in api_names(page).items():
         found = api_object(name)
         if inspect.isclass(found):
-            directive = f".. autoclass:: {name}\n   :inherited-members: {FOREIGN}\n   :exclude-members: {HOOKS}"
+            # of overloads, Sphinx would show each: the signature behind them says it all
+            signature = _signature(found) if "@overload" in inspect.getsource(found) else ""
+            directive = (
+                f".. autoclass:: {name}{signature}\n   :inherited-members: {FOREIGN}\n   :exclude-members: {HOOKS}"
+            )
         elif callable(found):
             directive = f".. autofunction:: {name}"
         else:  # a constant has no docstring of its own
             directive = f".. py:data:: {name}\n\n   {purpose}."
         pages[f"api-{name}"] = f"# {name.rpartition('.')[2]}\n\n```{{eval-rst}}\n{directive}\n```\n"
     return pages
+
+
+def _signature(found: type) -> str:
+    """The arguments of a class with their types and defaults, without the quotes of delayed annotations."""
+    parameters = list(inspect.signature(found.__init__).parameters.values())[1:]  # type: ignore[misc]
+    shown = []
+    for each in parameters:
+        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        default = "" if each.default is each.empty else f" = {each.default!r}"
+        shown.append(f"{stars}{each.name}: {each.annotation}{default}")
+    return f"({', '.join(shown)})"
 
 
 def command_pages() -> dict[str, str]:
@@ -79,9 +94,9 @@ def _command(name: str, command: Any) -> list[str]:
         if parameter.required and not argument:
             text += " **Required.**"
         panels.setdefault(panel, []).append(f"| `{shown}` | {text} |".replace("<", "&lt;"))
-    for panel, rows in panels.items():
-        parts.append(f"**{panel}**")
-        parts.append("\n".join(["| | |", "|---|---|", *rows]))
+    first, last = ["Arguments", "Options"], ["Runtime"]
+    for panel in sorted(panels, key=lambda panel: (panel in last, panel not in first)):
+        parts.append("\n".join([f"| {panel} | |", "|---|---|", *panels[panel]]))
     return parts
 
 
