@@ -256,13 +256,16 @@ def _panels(bank: PhotographBank) -> dict[str, Tensor]:
 
 
 def _telling(bank: PhotographBank, label: int, rank: int) -> int:
-    """A cutout of a class that shows well: of middling size, away from the border, with a clear edge."""
+    """A cutout of a class that shows well: of middling size, away from the border, its edge clear, its scene calm."""
     numbers = bank.order[bank.starts[label] : bank.starts[label] + bank.counts[label]]
     mask = bank.files.part("mask", numbers)[:, 0].float() / 255
     area = mask.mean((1, 2))
     border = torch.cat([mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1]], dim=1).mean(1)
     unsure = (mask * (1 - mask)).mean((1, 2)) / area.clamp(min=1e-6)
-    flaws = (area - 0.3).abs() + 2 * border + 2 * unsure
+    scene = bank.files.part("background", numbers).float() / 255
+    white = scene.flatten(1).std(1) < 0.1
+    busy = scene.diff(dim=2).abs().mean((1, 2, 3))
+    flaws = (area - 0.3).abs() + 2 * border + 2 * unsure + 5 * busy + 0.5 * white
     return int(numbers[flaws.argsort()[rank % len(numbers)]])
 
 
