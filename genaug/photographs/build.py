@@ -45,7 +45,7 @@ DOUBTFUL = "doubtful.png"
 
 # what makes a cutout doubtful
 _LEAST, _MOST = 0.01, 0.9  # shares of the crop that an object covers
-_BORDER = 0.3  # share of the crop's border that it covers
+_BORDER = 0.5  # share of the crop's border that it covers, as more than a portrait does
 _PIECES, _PIECE = 3, 0.05  # pieces, not counting those below this share of the object
 _CERTAIN = 0.75  # soft IoU of a network's probabilities with the mask that is made of them
 REASONS = ("no object", "everything is object", "object cut by the border", "many pieces", "unsure mask")
