@@ -35,6 +35,7 @@ from genaug import CounterfactualDataset, PhotographBank
 DOMAINS = ("art_painting", "cartoon", "sketch")
 SWAPS = 2  # added to each training photograph
 TEST_SHARE = 0.25
+COMPOSITES = 4  # of each held-out object, so that a gap is known better
 
 
 def split(bank: PhotographBank, seed: int) -> tuple[PhotographBank, PhotographBank]:
@@ -64,14 +65,14 @@ def swapped(bank: PhotographBank, count: int, seed: int, **options: Any) -> tupl
 
 
 def composites(bank: PhotographBank, backgrounds: str, seed: int, *, second: bool = False) -> tuple[Tensor, Tensor]:
-    """Each photograph's object once on another photograph's background, by one of the two fixed compositors."""
-    numbers = bank.order.sort().values
+    """Each photograph's object on the backgrounds of four others, by one of the two fixed compositors."""
+    numbers = bank.order.sort().values.repeat(COMPOSITES)
     labels = bank.files.labels[numbers]
     draw = torch.Generator().manual_seed(10_000 + seed)
     behind = torch.empty_like(numbers)
     for i, label in enumerate(labels.tolist()):
         wanted = labels == label if backgrounds == "same" else torch.ones_like(labels, dtype=torch.bool)
-        wanted[i] = False
+        wanted &= numbers != numbers[i]
         choices = numbers[wanted]
         behind[i] = choices[torch.randint(len(choices), (1,), generator=draw)]
     made = []
@@ -355,6 +356,7 @@ def main() -> None:
                     "network": arguments.network,
                     "steps": None if small is None else arguments.steps,
                     "swaps": SWAPS,
+                    "composites": COMPOSITES,
                     "cutouts": len(bank.files.entries),
                     "bank": bank.files.settings,
                     "test_share": TEST_SHARE,
