@@ -35,7 +35,7 @@ from genaug import CounterfactualDataset, PhotographBank
 DOMAINS = ("art_painting", "cartoon", "sketch")
 SWAPS = 2  # added to each training photograph
 TEST_SHARE = 0.25
-COMPOSITES = 4  # of each held-out object, so that a gap is known better
+COMPOSITES = 2  # of each held-out object, so that a gap is known better
 
 
 def split(bank: PhotographBank, seed: int) -> tuple[PhotographBank, PhotographBank]:
@@ -54,7 +54,7 @@ def split(bank: PhotographBank, seed: int) -> tuple[PhotographBank, PhotographBa
 def photographs(bank: PhotographBank) -> tuple[Tensor, Tensor]:
     """The photographs of a bank as they are, uint8, and their labels."""
     numbers = bank.order.sort().values
-    return torch.cat([bank.files.parts(part)[0] for part in numbers.split(64)]), bank.files.labels[numbers]
+    return torch.cat([bank.files.part("photograph", part) for part in numbers.split(64)]), bank.files.labels[numbers]
 
 
 def swapped(bank: PhotographBank, count: int, seed: int, **options: Any) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def swapped(bank: PhotographBank, count: int, seed: int, **options: Any) -> tupl
 
 
 def composites(bank: PhotographBank, backgrounds: str, seed: int, *, second: bool = False) -> tuple[Tensor, Tensor]:
-    """Each photograph's object on the backgrounds of four others, by one of the two fixed compositors."""
+    """Each photograph's object on the backgrounds of two others, by one of the two fixed compositors."""
     numbers = bank.order.sort().values.repeat(COMPOSITES)
     labels = bank.files.labels[numbers]
     draw = torch.Generator().manual_seed(10_000 + seed)
@@ -77,22 +77,22 @@ def composites(bank: PhotographBank, backgrounds: str, seed: int, *, second: boo
         behind[i] = choices[torch.randint(len(choices), (1,), generator=draw)]
     made = []
     for mine, others in zip(numbers.split(64), behind.split(64), strict=True):
-        photograph, colours, mask, _ = bank.files.parts(mine)
-        background = bank.files.parts(others)[3]
+        mask, background = bank.files.part("mask", mine), bank.files.part("background", others)
         if second:  # hard edges, and backgrounds of tiles: no part of any row's training
             tile = background.shape[-1] // 2
             corner = background[..., :tile, :tile]
             background = torch.cat([torch.cat([corner, corner.flip(3)], 3)] * 2, 2)
-            made.append(torch.where(mask > 127, photograph, background))
+            made.append(torch.where(mask > 127, bank.files.part("photograph", mine), background))
         else:
             alpha = torch.nn.functional.avg_pool2d(mask.float() / 255, 7, 1, 3, count_include_pad=False)
-            made.append(torch.lerp(background.float(), colours.float(), alpha).round().byte())
+            colours = bank.files.part("object", mine).float()
+            made.append(torch.lerp(background.float(), colours, alpha).round().byte())
     return torch.cat(made), labels
 
 
 def backgrounds_alone(bank: PhotographBank) -> tuple[Tensor, Tensor]:
     numbers = bank.order.sort().values
-    return torch.cat([bank.files.parts(part)[3] for part in numbers.split(64)]), bank.files.labels[numbers]
+    return torch.cat([bank.files.part("background", part) for part in numbers.split(64)]), bank.files.labels[numbers]
 
 
 def trivially_augmented(images: Tensor, seed: int) -> Tensor:
@@ -108,7 +108,6 @@ ROWS: dict[str, dict[str, float]] = {
     "2 same-class swaps (control)": {"same": 1},
     "2 swaps": {"swaps": 1},
     "2 x TrivialAugmentWide": {"trivial": 1},
-    "2 texture and background swaps": {"textures": 1},
     "mix: 2 swaps + 1 texture and background swap + 2 x TrivialAugmentWide": {
         "swaps": 1,
         "textures": 0.5,
@@ -134,8 +133,8 @@ MIXES: dict[str, dict[str, float]] = {
 Images = tuple[Tensor, Tensor]  # images (N, 3, H, W) uint8 and labels (N,)
 
 
-def parts(bank: PhotographBank, seed: int) -> dict[str, Callable[[], Images]]:
-    """How to make the images that rows consist of, and their labels."""
+def parts(bank: PhotographBank, seed: int, textures: float = 1) -> dict[str, Callable[[], Images]]:
+    """How to make the images that rows consist of, and their labels; `textures` is the share of these that is used."""
     count = SWAPS * len(bank.order)
 
     def augmented(images: Tensor, labels: Tensor) -> Images:
@@ -146,7 +145,7 @@ def parts(bank: PhotographBank, seed: int) -> dict[str, Callable[[], Images]]:
         "photographs": lambda: photographs(bank),
         "same": lambda: swapped(bank, count, seed, backgrounds="same"),
         "swaps": lambda: swapped(bank, count, seed),
-        "textures": lambda: swapped(bank, count, seed + 100, tie=()),
+        "textures": lambda: swapped(bank, round(textures * count), seed + 100, tie=()),
         "trivial": lambda: augmented(*photographs(bank)),
         "trivial swaps": lambda: augmented(*swapped(bank, count, seed)),
     }
@@ -289,17 +288,18 @@ def measured(score: dict[str, float]) -> dict[str, float]:
 def run(arguments: argparse.Namespace, seed: int, kept: Kept, small: Small | None) -> dict[str, dict[str, float]]:
     bank = PhotographBank(arguments.bank)
     training, held_out = split(bank, seed)
-    made, checks = parts(training, seed), tests(held_out, Path(arguments.pacs), seed)
-    checked = {name: kept(name, seed, make) for name, make in checks.items()}
+    checked = {name: kept(name, seed, make) for name, make in tests(held_out, Path(arguments.pacs), seed).items()}
     offered = MIXES if arguments.choose else ROWS
     rows = {row: shares for row, shares in offered.items() if row.startswith(tuple(arguments.rows.split(",")))}
     used = dict.fromkeys(name for shares in rows.values() for name in ("photographs", *shares))
+    most = max(shares.get("textures", 0) for shares in rows.values())
+    made = parts(training, seed, most)
     ready = {name: kept(name, seed, made[name]) for name in used}
     scores: dict[str, dict[str, float]] = {}
     for row, shares in rows.items():
         pieces = [ready["photographs"]]
         for name, share in shares.items():
-            count = round(share * len(ready[name][1]))
+            count = round(share * SWAPS * len(pieces[0][1]))
             pieces.append((ready[name][0][:count], ready[name][1][:count]))
         inputs, targets = (torch.cat(piece) for piece in zip(*pieces, strict=True))
         predict = fitted_probe(inputs, targets) if small is None else small.fit(inputs, targets, seed, bank.num_classes)
