@@ -4,8 +4,8 @@
 
 Each repetition draws new photographs, gives each object and each background a code that the models read, and measures
 as `genaug audit` does. The models read the object, the background, either at random, or nothing (constant, random). The
-true value is the mean over all repetitions. Values that are 0 or 1 in every repetition are left out: they are always
-covered.
+true value is the mean over all repetitions; of the worst class it is the worst of the classes' true values. Values that
+are 0 or 1 in every repetition are left out: they are always covered.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from genaug.evaluation.audit.composites import Design, draw
-from genaug.evaluation.audit.measures import TITLES, Answers, Measure
-from genaug.evaluation.intervals import Estimate
+from genaug.evaluation.audit.measures import HIGH_IS_WORSE, TITLES, Answers
 
 CLASSES = ("a", "b", "c")
 OBJECT = np.array([0.9, 0.8, 0.65])  # the share of each class's objects that are readable
 BACKGROUND = 0.7
+COLUMNS = ("overall", *CLASSES, "worst")
 MODELS = ("object", "background", "either", "constant", "random")
 
 
@@ -64,35 +64,39 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for number, model in enumerate(MODELS):
-        found: dict[tuple[str, str], list[Estimate]] = {}
+        estimates = np.empty((arguments.repetitions, len(TITLES), len(COLUMNS), 3))  # value, low, high
         for repetition in range(arguments.repetitions):
             rng = np.random.default_rng([number, repetition])
             labels = rng.integers(0, len(CLASSES), arguments.photographs)
             design = draw(torch.from_numpy(labels), CLASSES, 5, repetition)
             measured = Answers(answers(model, design, rng), design.second() >= -1, design)
-            for name in TITLES:
-                measure: Measure = measured.measure(name)
-                found.setdefault((name, "overall"), []).append(measure.overall)
-                for of_class, estimate in zip(CLASSES, measure.per_class, strict=True):
-                    found.setdefault((name, of_class), []).append(estimate)
-        for (name, of_class), estimates in found.items():
-            values = np.array([estimate.value for estimate in estimates])
-            if np.ptp(values) == 0 or values.mean() in (0, 1):
-                continue
-            truth = values.mean()
-            covered = np.mean([estimate.low <= truth <= estimate.high for estimate in estimates])
-            width = np.mean([estimate.high - estimate.low for estimate in estimates])
-            error = math.sqrt(covered * (1 - covered) / len(estimates))
-            rows.append([model, name, of_class, f"{truth:.4f}", f"{covered:.4f}", f"{error:.4f}", f"{width:.4f}"])
-            if of_class == "overall":
-                print(f"{model:10s} {name:10s} true {truth:.3f} covered {covered:.3f} ± {error:.3f}", flush=True)
+            for place, name in enumerate(TITLES):
+                found = measured.measure(name)
+                of = (found.overall, *found.per_class, found.worst)
+                estimates[repetition, place] = [[one.value, one.low, one.high] for one in of]
+        for place, name in enumerate(TITLES):
+            values, low, high = np.moveaxis(estimates[:, place], -1, 0)
+            truths = values.mean(axis=0)
+            truths[-1] = (np.max if name in HIGH_IS_WORSE else np.min)(truths[1:-1])
+            for column, of_class in enumerate(COLUMNS):
+                truth = truths[column]
+                if np.ptp(values[:, column]) == 0 or truth in (0, 1):
+                    continue
+                covered = np.mean((low[:, column] <= truth) & (truth <= high[:, column]))
+                width = np.mean(high[:, column] - low[:, column])
+                error = math.sqrt(covered * (1 - covered) / arguments.repetitions)
+                rows.append([model, name, of_class, f"{truth:.4f}", f"{covered:.4f}", f"{error:.4f}", f"{width:.4f}"])
+                if of_class == "overall":
+                    print(f"{model:10s} {name:10s} true {truth:.3f} covered {covered:.3f} ± {error:.3f}", flush=True)
     file = arguments.out / f"audit-coverage-{arguments.photographs}-photographs.csv"
     with file.open("w", newline="") as lines:
         writer = csv.writer(lines)
-        writer.writerow(["model", "measure", "of", "true", "covered", "standard_error", "mean_width"])
-        writer.writerows(rows)
-    shares = [float(row[4]) for row in rows if row[2] == "overall"]
-    print(f"overall: {min(shares):.3f} to {max(shares):.3f}, mean {np.mean(shares):.3f}; {file}")
+        writer.writerow(["model", "measure", "of", "true", "covered", "standard_error", "mean_width", "repetitions"])
+        writer.writerows([*row, arguments.repetitions] for row in rows)
+    for name, among in (("overall", ("overall",)), ("class", CLASSES), ("worst", ("worst",))):
+        shares = [float(row[4]) for row in rows if row[2] in among]
+        print(f"{name}: {min(shares):.3f} to {max(shares):.3f}, mean {np.mean(shares):.3f}")
+    print(file)
 
 
 if __name__ == "__main__":

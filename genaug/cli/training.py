@@ -259,6 +259,22 @@ def train_classifier(
     label_smoothing: Annotated[
         float | None, typer.Option(help="Label smoothing, 0 to 1.", rich_help_panel=OPTIMIZATION)
     ] = None,
+    balance_groups: Annotated[
+        bool,
+        typer.Option(
+            "--balance-groups",
+            help="Draw every group equally often. DATA/groups.csv has the columns file and group.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = False,
+    retrain: Annotated[
+        Path | None,
+        typer.Option(
+            help="Held-out photographs, one folder per class, with a groups.csv. Retrain the last layer on them at the "
+            "end, balanced by group (DFR).",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Image size in pixels.", rich_help_panel=DATA_PANEL)] = None,
     accumulate: Annotated[
         int | None, typer.Option(help="Gradient accumulation steps.", rich_help_panel=OPTIMIZATION)
@@ -320,7 +336,7 @@ def train_classifier(
         }.items()
         for text in texts
     ]
-    for folder in (data, val, *(Path(name) for kind, name, *_ in sources if kind in ("stylized", "rendered"))):
+    for folder in (data, val, retrain, *(Path(name) for kind, name, *_ in sources if kind in ("stylized", "rendered"))):
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f"no such folder: {folder}")
     changes: dict[str, Any] = {
@@ -335,6 +351,7 @@ def train_classifier(
         "optimizer": optimizer,
         "weight_decay": weight_decay,
         "mixup": mixup,
+        "balance_groups": balance_groups or None,
         "label_smoothing": label_smoothing,
         "size": size,
         "accumulate": accumulate,
@@ -366,6 +383,7 @@ def train_classifier(
         checkpoint_every=checkpoint_every,
         skip_bad=skip_bad,
         tensorboard=tensorboard,
+        retrain=retrain,
     )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
         for head, found in results["validation"].items():

@@ -5,6 +5,10 @@ common are correlated, whichever part they take from it. The variance of a share
 all pairs of composites u, v with a common photograph, where e is a composite's deviation from the share: the
 dyadic-robust variance of Aronow, Samii and Assenova (2015). The interval is Wilson's, with the number of independent
 images that has this variance in place of the number of composites, as Korn and Graubard (1998) do for surveys.
+
+Such a variance is too low on average and has few degrees of freedom where many composites share few photographs. Both
+are corrected with the effective number of clusters (Carter, Schnepel and Steigerwald, 2017), which is one over the
+probability that two composites, drawn at random, have a photograph in common.
 """
 
 from __future__ import annotations
@@ -21,6 +25,24 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
+class Deviations:
+    """What composites add to an estimate. The values sum to 0.
+
+    Attributes:
+        rows: (R,) numbers of the composites, sorted and without repeats.
+        values: (R,) what each of them adds.
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+    def __sub__(self, other: Deviations) -> Deviations:
+        rows, position = np.unique(np.concatenate([self.rows, other.rows]), return_inverse=True)
+        values = np.concatenate([self.values, -other.values])
+        return Deviations(rows, np.bincount(position, weights=values, minlength=len(rows)))
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A share, or a difference of two shares, with its 95% interval.
 
@@ -29,17 +51,17 @@ class Estimate:
         low: lower end of the interval.
         high: upper end.
         photographs: how many photographs' objects it is of.
-        deviations: (N,) what each composite adds to `value`; their sum is 0. Differences are paired by them.
+        deviations: what each composite adds to `value`. Differences are paired by them.
     """
 
     value: float
     low: float
     high: float
     photographs: int
-    deviations: Any = field(default=None, repr=False, compare=False)
+    deviations: Deviations = field(repr=False, compare=False)
 
 
-NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0, Deviations(np.zeros(0, dtype=np.int64), np.zeros(0)))
 
 
 def wilson(right: float, total: float, quantile: float | None = None) -> tuple[float, float]:
@@ -74,67 +96,134 @@ class Composites:
     """
 
     def __init__(self, photographs: Any, cells: np.ndarray | None = None) -> None:
-        from scipy.sparse import csr_matrix
-
         members = np.asarray(photographs)
         self.objects = members[:, 0]
         self.cells = np.zeros(len(members), dtype=np.int64) if cells is None else cells
-        rows, columns = np.nonzero(members >= 0)
-        shape = (len(members), int(members.max(initial=0)) + 1)
-        of = csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, members[rows, columns])), shape=shape)
-        self._common = of @ of.T
-        self._common.data[:] = 1
+        self._members = members
+        self._both: np.ndarray | None = None  # a number for each pair of photographs, -1 for composites of a single one
+        self._common: Any = None  # (N, N) sparse, 1 where two composites have a photograph in common
+        if members.shape[1] <= 2:
+            other = members[:, -1] if members.shape[1] == 2 else np.full(len(members), -1)
+            low, high = np.minimum(self.objects, other), np.maximum(self.objects, other)
+            self._both = np.where(low < 0, -1, low * (members.max(initial=0) + 1) + high)
+        else:
+            self._common = _in_common(members)
 
-    def covariance(self, first: np.ndarray, second: np.ndarray) -> float:
-        """Return the covariance of two sums of deviations (N,) over the composites."""
+    def covariance(self, first: Deviations, second: Deviations) -> float:
+        """Return the covariance of two sums of deviations."""
         one, two = self._within_cells(first), self._within_cells(second)
-        rows = np.flatnonzero(one)
-        different = float(one[rows] @ (self._common[rows] @ two)) - self._of_objects(one, two)
-        return self._of_objects(first, second) + different
+        different = self._of_common(one, two) - self.of_objects(one, two)
+        return self.of_objects(first, second) + different
 
-    def variance(self, deviations: np.ndarray) -> float:
-        """Return the variance of a sum of deviations (N,): at least what composites of the same object alone give."""
-        return max(self.covariance(deviations, deviations), self._of_objects(deviations, deviations))
+    def variance(self, deviations: Deviations) -> float:
+        """Return the variance of a sum of deviations: at least what composites of the same object alone give."""
+        return max(self.covariance(deviations, deviations), self.of_objects(deviations, deviations))
 
-    def _of_objects(self, first: np.ndarray, second: np.ndarray) -> float:
-        sums = (np.bincount(self.objects, weights=deviations) for deviations in (first, second))
-        return float(np.dot(*sums))
+    def common(self, rows: np.ndarray) -> float:
+        """Return the probability that two of these composites, drawn at random, have a photograph in common."""
+        if self._both is None:  # many photographs, of which two sets mostly have one in common, and are hardly alike
+            return 1 / len(rows)
+        equal = Deviations(rows, np.full(len(rows), 1 / len(rows)))
+        return self._of_common(equal, equal)
 
-    def _within_cells(self, deviations: np.ndarray) -> np.ndarray:
-        rows = np.flatnonzero(deviations)
-        cells = self.cells[rows]
-        means = np.bincount(cells, weights=deviations[rows]) / np.maximum(np.bincount(cells), 1)
-        found = np.zeros(len(deviations))
-        found[rows] = deviations[rows] - means[cells]
-        return found
+    def of_objects(self, first: Deviations, second: Deviations) -> float:
+        """Return the sum of products over all pairs of composites with the same object."""
+        return _products(self.objects[:, None], first, second)
+
+    def _of_common(self, first: Deviations, second: Deviations) -> float:
+        """The sum of products over all pairs of composites with a common photograph."""
+        if self._both is None:
+            return float(first.values @ (self._common[first.rows][:, second.rows] @ second.values))
+        # those with two photographs in common are in the first sum twice
+        return _products(self._members, first, second) - _products(self._both[:, None], first, second)
+
+    def _within_cells(self, found: Deviations) -> Deviations:
+        _, cells = np.unique(self.cells[found.rows], return_inverse=True)
+        means = np.bincount(cells, weights=found.values) / np.maximum(np.bincount(cells), 1)
+        return Deviations(found.rows, found.values - means[cells])
+
+
+def _products(keys: np.ndarray, first: Deviations, second: Deviations) -> float:
+    """The sum over all keys of the products of two sums of deviations: of the composites that have the key.
+
+    Args:
+        keys: (N, K) of each composite; -1 for none.
+    """
+    sides = []
+    for found in (first, second):
+        of = keys[found.rows]
+        there = of >= 0
+        sides.append((of[there], np.repeat(found.values, keys.shape[1]).reshape(of.shape)[there]))
+    (one, a), (two, b) = sides
+    most = int(max(one.max(initial=0), two.max(initial=0)))
+    if most > 8 * (len(one) + len(two)):
+        _, position = np.unique(np.concatenate([one, two]), return_inverse=True)
+        one, two, most = position[: len(one)], position[len(one) :], int(position.max(initial=0))
+    sums = [np.bincount(where, weights=of, minlength=most + 1) for where, of in ((one, a), (two, b))]
+    return float(np.dot(*sums))
+
+
+def _in_common(members: np.ndarray) -> Any:
+    from scipy.sparse import csr_matrix
+
+    rows, columns = np.nonzero(members >= 0)
+    shape = (len(members), int(members.max(initial=0)) + 1)
+    of = csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, members[rows, columns])), shape=shape)
+    common = of @ of.T
+    common.data[:] = 1
+    return common
 
 
 def share(
-    values: np.ndarray, composites: Composites, chosen: np.ndarray | None = None, tail: float = (1 - CONFIDENCE) / 2
+    values: np.ndarray, composites: Composites, rows: np.ndarray | None = None, tail: float = (1 - CONFIDENCE) / 2
 ) -> Estimate:
     """Return the mean of values in [0, 1] over composites, with its interval over photographs.
 
     Args:
-        values: (N,) 1 for right, 0 for wrong, or a share between.
+        values: (R,) 1 for right, 0 for wrong, or a share between.
         composites: what the values were measured on.
-        chosen: (N,) bool, the composites to count; all by default.
+        rows: (R,) the composites that the values are of, sorted; all by default.
         tail: the probability that each end of the interval misses; 0.025 for 95%.
     """
-    from scipy.stats import t
-
-    rows = np.arange(len(values)) if chosen is None else np.flatnonzero(chosen)
+    rows = np.arange(len(values)) if rows is None else rows
     photographs = len(np.unique(composites.objects[rows]))
     if not photographs:
         return NOTHING
-    value = float(values[rows].mean())
-    deviations = np.zeros(len(values))
-    deviations[rows] = (values[rows] - value) / len(rows)
-    variance = composites.variance(deviations) * photographs / max(1, photographs - 1)
+    value = float(values.mean())
+    deviations = Deviations(rows, (values - value) / len(rows))
+    variance, freedom = _variance(values, composites, deviations, photographs)
     spread = value * (1 - value)
     # without any variance, as where every answer is right, a photograph counts once
     total = spread / variance if variance > 0 and spread > 0 else float(photographs)
-    low, high = wilson(value * total, total, float(t.ppf(1 - tail, max(1, photographs - 1))))
+    low, high = wilson(value * total, total, _quantile(1 - tail, freedom))
     return Estimate(value, min(low, value), max(high, value), photographs, deviations)
+
+
+def _variance(
+    values: np.ndarray, composites: Composites, deviations: Deviations, photographs: int
+) -> tuple[float, float]:
+    """The variance of a mean, corrected for few photographs, and its degrees of freedom."""
+    count = len(values)
+    # Wilson's interval knows the variance of a single answer, right or wrong, so that none has to be estimated
+    known = bool(((values == 0) | (values == 1)).all())
+    single, own = (value if known else 0.0 for value in (float(values.var()) / count, 1 / count))
+    common = composites.common(deviations.rows)
+    of_objects = composites.of_objects(deviations, deviations) * (1 + 1 / photographs - own)
+    whole = max(of_objects, composites.covariance(deviations, deviations) / max(0.5, 1 - (common - own)))
+    if whole <= 0:
+        return 0.0, math.inf
+    within = abs(of_objects - single) / whole  # what answers to the same object have in common
+    # what other objects share; where backgrounds decide, each composite's own variance is as much again
+    shared = min(1.0, 2 * (whole - of_objects) / whole)
+    inverse = within**2 / max(1, photographs - 1) + shared**2 / max(1.0, 1 / common - 1)
+    return whole, max(1.0, 1 / inverse) if inverse > 0 else math.inf
+
+
+def _quantile(probability: float, freedom: float) -> float:
+    """Of Student's t distribution, or of the normal one for infinitely many degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return NormalDist().inv_cdf(probability) if math.isinf(freedom) else float(stdtrit(freedom, probability))
 
 
 def difference(first: Estimate, second: Estimate, composites: Composites) -> Estimate:

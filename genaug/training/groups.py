@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from genaug.evaluation.scoring import Options
 
+GROUP_FILE = "groups.csv"  # beside the images of a folder
 _STRENGTHS = (1.0, 0.1, 0.03, 0.01)  # of the regularization that DFR tries: scikit-learn's C
 
 
@@ -36,7 +40,7 @@ class GroupBalancedSampler(Sampler[int]):
     """
 
     def __init__(self, groups: Tensor | Sequence[Any], *, length: int | None = None, seed: int = 0) -> None:
-        self._members = _members(groups)
+        self._members = members_of(groups)
         self.length = check_integer("length", len(groups) if length is None else length, 1)
         self.seed, self.epoch = check_integer("seed", seed), 0
 
@@ -48,12 +52,51 @@ class GroupBalancedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         places = torch.arange(self.length) + self.epoch * self.length
-        chosen = integers(self.seed, places, len(self._members), "group")
-        sizes = torch.tensor([len(members) for members in self._members])[chosen]
-        offsets = (uniform(self.seed, places, 1, "image of the group")[:, 0] * sizes).long()
-        yield from (
-            int(self._members[group][offset]) for group, offset in zip(chosen.tolist(), offsets.tolist(), strict=True)
+        yield from group_balanced(self.seed, places, self._members).tolist()
+
+
+def group_balanced(seed: int, places: Tensor, members: Sequence[Tensor]) -> Tensor:
+    """Draw images so that every group comes equally often.
+
+    Args:
+        seed: random seed.
+        places: (B,) numbers of the draws; each draw is a function of (seed, place) alone.
+        members: the images of each group, see `members_of`.
+
+    Returns:
+        (B,) int64, an image for each place.
+    """
+    chosen = integers(seed, places, len(members), "group")
+    sizes = torch.tensor([len(images) for images in members])
+    starts = sizes.cumsum(0) - sizes
+    offsets = (uniform(seed, places, 1, "image of the group")[:, 0] * sizes[chosen]).long()
+    return torch.cat(list(members))[starts[chosen] + offsets]
+
+
+def read_group_file(folder: str | os.PathLike[str], files: Sequence[str]) -> list[str]:
+    """Read the group of each image from the folder's groups.csv.
+
+    Args:
+        folder: holds groups.csv, whose columns are file, relative to the folder, and group.
+        files: the images, relative to the folder.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has other columns, or no group for an image.
+    """
+    path = Path(folder) / GROUP_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}. Write it as CSV with columns file,group: a line per image")
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines)
+        if not {"file", "group"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path} must have columns file and group, got {', '.join(reader.fieldnames or ['none'])}")
+        found = {PurePosixPath(row["file"]): row["group"] for row in reader}
+    if missing := [file for file in files if not found.get(PurePosixPath(file))]:
+        raise ValueError(
+            f"{path} must have a group for every image, but {len(missing):,} have none, such as {missing[0]}"
         )
+    return [found[PurePosixPath(file)] for file in files]
 
 
 def retrain_last_layer(
@@ -97,7 +140,7 @@ def retrain_last_layer(
     finally:
         handle.remove()
     features, of_class = torch.cat(kept), torch.cat(labels)
-    members = _members(groups)
+    members = members_of(groups)
     if len(groups) != len(of_class):
         raise ValueError(f"groups must have one entry for each image, got {len(groups)} for {len(of_class)} images")
     classes = of_class.unique()
@@ -129,8 +172,8 @@ def _layer(model: nn.Module, name: str | None) -> nn.Linear:
     return linears[name] if name is not None else list(linears.values())[-1]
 
 
-def _members(groups: Tensor | Sequence[Any]) -> list[Tensor]:
-    """The images of each group."""
+def members_of(groups: Tensor | Sequence[Any]) -> list[Tensor]:
+    """Return the images of each group, in the order of the groups' names."""
     names: list[Any] = groups.tolist() if isinstance(groups, Tensor) else list(groups)
     if not names:
         raise ValueError("groups must not be empty")

@@ -15,10 +15,12 @@ from banks import BACKGROUNDS, CLASSES, OBJECTS, read_json, write_bank
 from oracles import Chance, constant, heads_of
 from torch import Tensor
 
+from genaug import PhotographBank
 from genaug.cli import main
 from genaug.evaluation import Audit, audit, compare, load_classifier
 from genaug.evaluation.audit.composites import Images, draw, paste, patches, place, tile
 from genaug.evaluation.audit.measures import ACCURACIES, TITLES
+from genaug.evaluation.audit.report import verdict
 from genaug.photographs.format import BankFiles
 
 LABELS = [0] * 12 + [1] * 8 + [2] * 5
@@ -301,6 +303,67 @@ def test_a_partial_result_is_marked_in_every_table(bank: Path, tmp_path: Path) -
     assert all("PARTIAL" in caption for caption in captions)
     assert "PARTIAL" in re.search(r'id="matrix-title">(.*?)</p>', text, re.DOTALL)[1]
     assert all(row["partial"] == "True" for row in csv.DictReader((tmp_path / "measures.csv").read_text().splitlines()))
+
+
+def test_a_subset_of_a_bank_shows_its_own_photographs_alone(bank: Path) -> None:
+    whole = PhotographBank(bank)
+    numbers = [0, 1, 2, 3, 12, 13, 14, 20, 21, 22]
+    found = audit(reads_object, whole.subset(numbers), transform=floats)
+    assert found.photographs == (4, 3, 3)
+    assert {pair.file for pair in found.pairs} <= {whole.files.entries[number].file for number in numbers}
+    assert found.settings["bank"] != audit(reads_object, whole, transform=floats).settings["bank"]
+
+
+def test_classes_and_photographs_that_are_left_out_are_both_named(bank: Path) -> None:
+    names = ("kite", "auto", "boat")
+    found = audit(
+        lambda images: reads_object(images)[:, [2, 1, 0]],
+        bank,
+        classes=names,
+        partial=True,
+        per_class=4,
+        transform=floats,
+    )
+    assert found.photographs == (4, 0, 4)
+    assert found.missing == ("1 of 3 classes, unknown to the model: car", "9 of 17 photographs (per_class=4)")
+
+
+def figures(
+    flips: float | None, *, pull: float = 0.0, original: float = 95.0, heads: dict[str, float] | None = None
+) -> dict:
+    """Results with these figures, as a verdict reads them."""
+
+    def head(value: float | None) -> dict:
+        measures = {
+            "flips": {"overall": {"percent": value}},
+            "original": {"overall": {"percent": original, "low": original - 3}},
+        }
+        rate, more = {"percent": 22.0}, {"low": pull}
+        return {"measures": measures, "attraction": [[None, rate], [rate, None]], "pull": [[None, more], [None, None]]}
+
+    return {
+        "classes": ["horse", "house"],
+        "photographs": {"horse": 60, "house": 40},
+        "heads": {"ensemble": head(flips), **{name: head(value) for name, value in (heads or {}).items()}},
+    }
+
+
+def test_the_verdict_reads_well_in_every_case() -> None:
+    assert verdict(figures(31.2, pull=5)) == (
+        "When only the background changes, 31% of answers change. Objects of class “horse” in front of “house” are "
+        "called “house” 22% of the time."
+    )
+    nothing = "No background measurably pulls answers toward its class."
+    assert verdict(figures(0)) == f"When only the background changes, 0% of answers change. {nothing}"
+    assert "0.4% of answers change" in verdict(figures(0.4))
+    assert "99.7% of answers change" in verdict(figures(99.7))
+    assert verdict(figures(None)) == "There are too few backgrounds to say whether answers depend on them."
+    assert verdict(figures(3, original=61)).endswith(
+        "But only 61% of the original photographs are recognized, so that this says little."
+    )
+    assert verdict(figures(9, heads={"shape": 4.0, "background": 80.0})).endswith(
+        "Of the heads, “background” changes the most answers (80%) and “shape” the fewest (4%)."
+    )
 
 
 def test_excluded_cutouts_are_noted(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from genaug.evaluation.audit.composites import Design
-from genaug.evaluation.audit.measures import TITLES, Answers, as_percent, composites_of
+from genaug.evaluation.audit.measures import TITLES, Answers, as_percent
 from genaug.evaluation.intervals import Estimate, difference
 from genaug.evaluation.scoring import ENSEMBLE
 
@@ -111,19 +111,17 @@ def compare(
         names = (first["model"], second["model"])
         if names[0] == names[1]:
             names = (Path(before).name, Path(after).name)
-    composites = composites_of(one.design)
-    one.composites = two.composites = composites
-    groups = [one.of_class(number) for number in range(len(first["classes"]))]
+    two.shared = one.shared
 
-    def both(name: str, among: np.ndarray | None) -> Difference:
-        earlier, later = one.estimate(name, among), two.estimate(name, among)
-        return Difference(earlier, later, difference(later, earlier, composites))
+    def both(name: str, of_class: int | None = None) -> Difference:
+        earlier, later = one.estimate(name, of_class), two.estimate(name, of_class)
+        return Difference(earlier, later, difference(later, earlier, one.composites(name)))
 
     return Comparison(
         names,
         tuple(first["classes"]),
-        {name: both(name, None) for name in TITLES},
-        {name: tuple(both(name, group) for group in groups) for name in TITLES},
+        {name: both(name) for name in TITLES},
+        {name: tuple(both(name, number) for number in range(len(first["classes"]))) for name in TITLES},
         tuple(dict.fromkeys([*first["missing"], *second["missing"]])),
         len(one.design.labels),
     )

@@ -12,7 +12,7 @@ from genaug._common.files import atomic_path, writable_folder
 from genaug._common.records import write_results
 from genaug.evaluation.audit import page
 from genaug.evaluation.audit.measures import ACCURACIES, EFFECTS, GEOMETRY
-from genaug.evaluation.audit.report import _SHORT, _TABLE, write_csv
+from genaug.evaluation.audit.report import _SHORT, _TABLE, percent, write_csv
 
 if TYPE_CHECKING:
     from genaug.evaluation.audit.comparison import Comparison
@@ -22,19 +22,30 @@ _BOTH = ("before", "after")
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """Return the result of a comparison in one or two sentences."""
+    """Return the result of a comparison in two or three sentences."""
     before, after = results["models"]
-    flips = results["measures"]["flips"]["overall"]
-    original = results["measures"]["original"]["overall"]
+    flips, gap, original = (results["measures"][name]["overall"] for name in ("flips", "gap", "original"))
     if flips["change"]["percent"] is None:
         return "There are too few backgrounds to compare how answers depend on them."
-    first = (
-        f"When only the background changes, {flips['before']['percent']:.0f}% of answers of {before} change and "
-        f"{flips['after']['percent']:.0f}% of {after}."
-    )
-    change = original["change"]
-    moved = "no measurable difference" if change["low"] <= 0 <= change["high"] else f"{change['percent']:+.1f} points"
-    return f"{first} On the original photographs: {moved}."
+    one, two = (percent(flips[which]["percent"]) for which in _BOTH)
+    sentences = [
+        f"When only the background changes, “{before}” changes {one} of its answers and “{after}” {two}"
+        f"{_unsure(flips)}."
+    ]
+    if gap["change"]["percent"] is not None:
+        one, two = (gap[which]["percent"] for which in _BOTH)
+        moved = "falls" if round(two, 1) < round(one, 1) else "rises" if round(two, 1) > round(one, 1) else "stays"
+        ends = f"at {one:.1f}" if moved == "stays" else f"from {one:.1f} to {two:.1f}"
+        sentences.append(f"The background gap {moved} {ends} points{_unsure(gap) if moved != 'stays' else ''}.")
+    change = original["change"]["percent"]
+    measured = "does not measurably change" if _unsure(original) else f"changes by {change:+.1f} points"
+    sentences.append(f"Accuracy on the original photographs {measured}.")
+    return " ".join(sentences)
+
+
+def _unsure(found: Mapping[str, Any]) -> str:
+    change = found["change"]
+    return ", which is no measurable difference" if change["low"] <= 0 <= change["high"] else ""
 
 
 def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:

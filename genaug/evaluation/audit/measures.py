@@ -39,7 +39,7 @@ GEOMETRY = {
     "place_gap": "Position gap: center minus corner",
 }
 TITLES = ACCURACIES | EFFECTS | GEOMETRY
-_HIGH_IS_WORSE = {"inpainted", "tiled", "gap", "flips", "attraction", "to_texture", "size_gap", "place_gap"}
+HIGH_IS_WORSE = {"inpainted", "tiled", "gap", "flips", "attraction", "to_texture", "size_gap", "place_gap"}
 _GAPS = {
     "gap": ("same", "random"),
     "size_gap": (SIZE_NAMES[2], SIZE_NAMES[0]),
@@ -71,16 +71,14 @@ class Answers:
         answers: (N, V) the class of each answer; numbers from `len(design.classes)` on are no class of the bank.
         made: (N, V) bool, which images there are.
         design: what was shown.
-        composites: as `composites_of` makes them of the design; made here by default.
+        shared: as `shared_photographs` makes them of the design; made here by default.
     """
 
-    def __init__(
-        self, answers: np.ndarray, made: np.ndarray, design: Design, composites: Composites | None = None
-    ) -> None:
+    def __init__(self, answers: np.ndarray, made: np.ndarray, design: Design, shared: Shared | None = None) -> None:
         self.answers, self.made, self.design = answers, made, design
-        self.composites = composites_of(design) if composites is None else composites
+        self.shared = shared_photographs(design) if shared is None else shared
         self._second = design.second()
-        self._of = np.concatenate([np.repeat(design.labels, len(design.kinds)), design.labels])
+        self._kept: dict[str, _Sorted] = {}
 
     def measures(self) -> dict[str, Measure]:
         """Every measure by name."""
@@ -88,98 +86,124 @@ class Answers:
 
     def measure(self, name: str) -> Measure:
         """One measure, overall, of each class and of the worst class."""
-        groups = [self.of_class(number) for number in range(len(self.design.classes))]
-
+        classes = range(len(self.design.classes))
         number, found = worst(
-            lambda number, tail: self.estimate(name, groups[number], tail), len(groups), highest=name in _HIGH_IS_WORSE
+            lambda number, tail: self.estimate(name, number, tail), len(classes), highest=name in HIGH_IS_WORSE
         )
-        per_class = tuple(self.estimate(name, group) for group in groups)
-        return Measure(self.estimate(name), per_class, number, found)
+        return Measure(self.estimate(name), tuple(self.estimate(name, of) for of in classes), number, found)
 
-    def of_class(self, number: int) -> np.ndarray:
-        """The rows of `composites` whose object is of a class, bool."""
-        return self._of == number
-
-    def estimate(self, name: str, among: np.ndarray | None = None, tail: float = 0.025) -> Estimate:
-        """One measure of some of the rows of `composites`; by default of all."""
+    def estimate(self, name: str, of_class: int | None = None, tail: float = 0.025) -> Estimate:
+        """One measure of the photographs of a class; by default of all."""
         if name in _GAPS:
-            first, second = (self.estimate(part, among, tail) for part in _GAPS[name])
-            return difference(first, second, self.composites)
-        values, chosen = self._values(name)
-        return share(values, self.composites, chosen if among is None else chosen & among, tail)
+            first, second = (self.estimate(part, of_class, tail) for part in _GAPS[name])
+            return difference(first, second, self.shared.images)
+        rows, values = self._values(name).of(of_class)
+        return share(values, self.composites(name), rows, tail)
 
-    def attraction(self, object_class: int, background_class: int) -> tuple[Estimate, Estimate]:
-        """How often objects of a class on backgrounds of another class are called what the background is.
+    def composites(self, name: str) -> Composites:
+        """What a measure is measured on."""
+        return self.shared.objects if name == "flips" else self.shared.images
 
-        For the same class twice: how often such objects on backgrounds of their own class are right.
+    def attraction(self, object_class: int) -> dict[int, tuple[Estimate, Estimate]]:
+        """How often objects of a class on backgrounds of each other class are called what the background is.
+
+        For the class itself: how often such objects on backgrounds of their own class are right.
 
         Returns:
-            The share, and how much higher it is than on backgrounds of all other classes: a model that always says
-            the same has shares of 1, and nothing is higher.
+            The share by class of the background, and how much higher it is than on backgrounds of all other classes: a
+            model that always says the same has shares of 1, and nothing is higher. Classes that no background was drawn
+            of are left out.
         """
-        if object_class == background_class:
-            return self.estimate("same", self._of == object_class), NOTHING
-        columns = self.design.columns("random")
-        shown = np.zeros(self.answers.shape, dtype=bool)
-        shown[:, columns] = self.made[:, columns]
-        behind = self.design.labels[self._second] == background_class
-        called = self._rows(self.answers == background_class).astype(float)
-        of_object = self._of == object_class
-        here = share(called, self.composites, self._rows(shown & behind) & of_object)
-        elsewhere = share(called, self.composites, self._rows(shown & ~behind) & of_object)
-        return here, difference(here, elsewhere, self.composites)
+        rows, answers = self._values("answers").of(object_class)
+        behind = self.design.labels[self._second.ravel()[rows]]
+        found = {}
+        for number in np.unique(behind).tolist():
+            here, called = behind == number, (answers == number).astype(float)
+            one, other = (share(called[some], self.shared.images, rows[some]) for some in (here, ~here))
+            found[number] = one, difference(one, other, self.shared.images)
+        return found | {object_class: (self.estimate("same", object_class), NOTHING)}
 
-    def _rows(self, images: np.ndarray) -> np.ndarray:
-        """What is true of images (N, V) as rows of `composites`; of the last rows, which are no images, it is not."""
-        return np.concatenate([images.ravel(), np.zeros(len(images), dtype=bool)])
+    def _values(self, name: str) -> _Sorted:
+        if name not in self._kept:
+            self._kept[name] = self._measured(name)
+        return self._kept[name]
 
-    def _values(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The value of each row of `composites`, and which rows a measure counts."""
+    def _measured(self, name: str) -> _Sorted:
+        """The value of each composite that a measure counts."""
         labels, answers = self.design.labels, self.answers
-        count = len(labels)
-        chosen = np.zeros(answers.shape, dtype=bool)
         if name == "flips":
-            columns = self.design.columns("random")
-            differ, pairs = np.zeros(count), np.zeros(count)
-            for one, two in combinations(columns, 2):
+            differ, pairs = np.zeros(len(labels)), np.zeros(len(labels))
+            for one, two in combinations(self.design.columns("random"), 2):
                 both = self.made[:, one] & self.made[:, two]
                 differ += both & (answers[:, one] != answers[:, two])
                 pairs += both
-            values = np.concatenate([np.zeros(answers.size), differ / np.maximum(pairs, 1)])
-            return values, np.concatenate([chosen.ravel(), pairs > 0])
+            rows = np.flatnonzero(pairs)
+            return _Sorted(rows, differ[rows] / pairs[rows], labels[rows])
+        chosen = np.zeros(answers.shape, dtype=bool)
+        right = answers == labels[:, None]
         if name in ("attraction", "to_texture"):
             columns = self.design.columns("random" if name == "attraction" else "texture")
             shown = labels[self._second]
             right = answers == shown
             chosen[:, columns] = (shown != labels[:, None])[:, columns]
+        elif name in SIZE_NAMES:
+            chosen[:, self.design.columns("size")[SIZE_NAMES.index(name)]] = True
         else:
-            columns = [self._size(name)] if name in SIZE_NAMES else self.design.columns(name)
-            right = answers == labels[:, None]
-            chosen[:, columns] = True
+            chosen[:, self.design.columns("random" if name == "answers" else name)] = True
         chosen &= self.made
-        return self._rows(right).astype(float), self._rows(chosen)
+        rows = np.flatnonzero(chosen)
+        values = answers.ravel()[rows] if name == "answers" else right.ravel()[rows].astype(float)
+        return _Sorted(rows, values, labels[rows // answers.shape[1]])
 
-    def _size(self, name: str) -> int:
-        return self.design.columns("size")[SIZE_NAMES.index(name)]
+
+class _Sorted:
+    """Values of composites, from which those of a class are taken without a search.
+
+    Args:
+        rows: (R,) numbers of the composites, rising.
+        values: (R,) of each.
+        labels: (R,) class of each composite's object.
+    """
+
+    def __init__(self, rows: np.ndarray, values: np.ndarray, labels: np.ndarray) -> None:
+        order = labels.argsort(kind="stable")
+        self.all, self.rows, self.values, self.labels = (rows, values), rows[order], values[order], labels[order]
+
+    def of(self, number: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and values of the composites whose object is of a class; of all for None."""
+        if number is None:
+            return self.all
+        start, end = np.searchsorted(self.labels, [number, number + 1])
+        return self.rows[start:end], self.values[start:end]
 
 
-def composites_of(design: Design) -> Composites:
-    """Which photographs each image is made of, an object's after the other, and then each object's on all its
-    backgrounds of random classes together."""
+@dataclass(frozen=True)
+class Shared:
+    """Which photographs the images of a design have in common.
+
+    Attributes:
+        images: (N * V) each image.
+        objects: (N) each object on all its backgrounds of random classes.
+    """
+
+    images: Composites
+    objects: Composites
+
+
+def shared_photographs(design: Design) -> Shared:
+    """Return which photographs each image is made of, and each object together with its random backgrounds."""
     second = design.second()
     objects = np.arange(len(second))
-    wide = 1 + design.random.shape[1]
-    rows = np.full((second.size, wide), -1)
-    rows[:, 0] = np.repeat(objects, second.shape[1])
-    rows[:, 1] = second.ravel()
     # what is shown, the object's class and the other photograph's, without which an image differs by chance alone
     classes = len(design.classes) + 1
     kinds = np.unique([kind.partition(":")[0] for kind in design.kinds], return_inverse=True)[1]
     other = np.where(second >= 0, design.labels[second], classes - 1)
     cells = (kinds[None] * classes + design.labels[:, None]) * classes + other
-    together = cells.max() + 1 + design.labels  # a cell of objects on all their backgrounds
-    photographs = np.concatenate([rows, np.concatenate([objects[:, None], design.random], axis=1)])
-    return Composites(photographs, np.concatenate([cells.ravel(), together]))
+    pairs = np.stack([np.repeat(objects, second.shape[1]), second.ravel()], axis=1)
+    return Shared(
+        Composites(pairs, cells.ravel()),
+        Composites(np.concatenate([objects[:, None], design.random], axis=1), design.labels),
+    )
 
 
 def as_percent(found: Estimate) -> dict[str, Any]:

@@ -42,22 +42,39 @@ _SHORT = {
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """Return the result of an audit in one or two sentences.
+    """Return the result of an audit in one to three sentences.
 
     Args:
         results: as `Audit.to_json` returns them.
     """
     found = results["heads"][ENSEMBLE]
-    flips = found["measures"]["flips"]["overall"]
-    if flips["percent"] is None:
+    flips = found["measures"]["flips"]["overall"]["percent"]
+    if flips is None:
         return "There are too few backgrounds to say whether answers depend on them."
-    strongest = attractions(results["classes"], found)
-    first = f"When only the background changes, {_percent(flips['percent'])} of answers change."
-    if not strongest:
-        return f"{first} No background measurably pulls answers toward its class."
-    one, two, rate = strongest[0]
-    share = _percent(rate["percent"])
-    return f"{first} Objects of class “{one}” in front of “{two}” are called “{two}” {share} of the time."
+    sentences = [f"When only the background changes, {percent(flips)} of answers change."]
+    if strongest := attractions(results["classes"], found)[:1]:
+        one, two, rate = strongest[0]
+        share = percent(rate["percent"])
+        sentences.append(f"Objects of class “{one}” in front of “{two}” are called “{two}” {share} of the time.")
+    else:
+        sentences.append("No background measurably pulls answers toward its class.")
+    original = found["measures"]["original"]["overall"]
+    counts = results["photographs"].values()
+    if original["low"] <= 100 * max(counts) / sum(counts):  # what always naming the largest class would reach
+        sentences.append(
+            f"But only {percent(original['percent'])} of the original photographs are recognized, so that this says "
+            "little."
+        )
+    elif len(heads := results["heads"]) > 1:
+        of_heads = {head: one["measures"]["flips"]["overall"]["percent"] for head, one in heads.items()}
+        del of_heads[ENSEMBLE]
+        least, most = (pick(of_heads, key=lambda head: of_heads[head]) for pick in (min, max))
+        if of_heads[least] < of_heads[most]:
+            sentences.append(
+                f"Of the heads, “{most}” changes the most answers ({percent(of_heads[most])}) and “{least}” the fewest "
+                f"({percent(of_heads[least])})."
+            )
+    return " ".join(sentences)
 
 
 def attractions(classes: Sequence[str], found: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -74,7 +91,7 @@ def attractions(classes: Sequence[str], found: Mapping[str, Any]) -> list[tuple[
         (pull["low"], one, two, found["attraction"][row][column])
         for row, one in enumerate(classes)
         for column, two in enumerate(classes)
-        if (pull := found["pull"][row][column])["low"] is not None and pull["low"] >= _SURE
+        if (pull := found["pull"][row][column]) is not None and pull["low"] >= _SURE
     ]
     return [pair[1:] for pair in sorted(pairs, key=lambda pair: -pair[0])]
 
@@ -103,6 +120,7 @@ def save(audit: Audit, folder: str | os.PathLike[str]) -> Path:
             for head, found in results["heads"].items()
             for row, one in enumerate(audit.classes)
             for column, two in enumerate(audit.classes)
+            if found["attraction"][row][column] is not None
         ),
     )
     write_answers(out, audit.answers, audit.made, audit.design)
@@ -227,11 +245,20 @@ def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], fold
         '<a href="attraction.csv">attraction.csv</a>. '
         f"Made with genaug {escape(settings['genaug'])}, torch {escape(settings['torch'])}.</footer>",
     ]
-    return page.page(f"Background audit of {results['model']}", "\n".join(filter(None, body)), results)
+    return page.page(f"Background audit of {results['model']}", "\n".join(filter(None, body)), _data(results))
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0f}%" if value >= 1 or value == 0 else f"{value:.1f}%"
+def _data(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the page keeps of the results: matrices only of as many classes as it shows."""
+    if len(results["classes"]) <= _MATRIX:
+        return results
+    heads = {head: {"measures": found["measures"]} for head, found in results["heads"].items()}
+    return {**results, "heads": heads}
+
+
+def percent(value: float) -> str:
+    """Return a share in a sentence: no share that is above 0 reads 0%, and none below 100 reads 100%."""
+    return f"{value:.0f}%" if 1 <= value <= 99 or value in (0, 100) else f"{value:.1f}%"
 
 
 def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, Sequence[Mapping[str, Any]], str]]:
@@ -326,7 +353,8 @@ def _next_steps(results: Mapping[str, Any], folder: str) -> str:
     gap = results["heads"][ENSEMBLE]["measures"]["gap"]["overall"]
     reliant = gap["low"] is not None and gap["low"] > 0
     first = (
-        "The background gap is above 0. Train with whole objects on other classes' backgrounds, then audit again:"
+        "The background gap is above 0. Train with objects on other backgrounds, cut out of the training photographs. "
+        "Then audit again with these photographs, which must not be part of the training:"
         if reliant
         else "No background gap is measured. To see whether training on other backgrounds changes anything:"
     )
@@ -337,7 +365,9 @@ def _next_steps(results: Mapping[str, Any], folder: str) -> str:
         page.commands(f"genaug sample {bank} --out sheet.png"),
         page.paragraph(first),
         page.commands(
-            f"genaug train classifier --data photos/train --val photos/val --counterfactual {bank} --out runs/robust",
+            "genaug cutouts photos/train --out bank-train",
+            "genaug train classifier --data photos/train --val photos/val --counterfactual bank-train "
+            "--out runs/robust",
             f"genaug audit runs/robust/model --data {bank} --out report-robust",
             f"genaug audit --compare {report} report-robust --out comparison",
         ),

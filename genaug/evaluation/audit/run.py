@@ -19,13 +19,14 @@ from torch import Tensor
 from genaug._common.arguments import check_integer
 from genaug._common.records import circumstances
 from genaug.evaluation.audit.composites import Design, Images, draw
-from genaug.evaluation.audit.measures import FEW, TITLES, Answers, Measure, as_percent, composites_of
-from genaug.evaluation.intervals import Composites, Estimate
+from genaug.evaluation.audit.measures import FEW, TITLES, Answers, Measure, Shared, as_percent, shared_photographs
+from genaug.evaluation.intervals import NOTHING, Estimate
 from genaug.evaluation.matching import Mapped, match
 from genaug.evaluation.models import Classifier
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ENSEMBLE, Model, place, preprocessing, score
 from genaug.interventions.sampling import permutation
+from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles
 
 if TYPE_CHECKING:
@@ -161,8 +162,10 @@ class Audit(Result):
                 }
                 for name, found in self.measures.items()
             },
-            "attraction": [[as_percent(one) for one in row] for row in self.attraction],
-            "pull": [[as_percent(one) for one in row] for row in self.pull],
+            **{
+                name: [[as_percent(one) if one.photographs else None for one in row] for row in matrix]
+                for name, matrix in (("attraction", self.attraction), ("pull", self.pull))
+            },
         }
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -200,7 +203,7 @@ def audit(
     Args:
         model: (B, 3, H, W) -> (B, num_classes) logits, see `genaug.evaluation.scoring`; or what `load_classifier`
             returns, whose class names and preprocessing are taken.
-        bank: a `PhotographBank`, its files, or its folder, see `genaug cutouts`.
+        bank: a `PhotographBank` (of a `subset`, only its cutouts), its files, or its folder, see `genaug cutouts`.
         classes: names of the model's classes in the order of its logits; or a mapping from each class of the bank to
             the names or numbers of the logits that stand for it. By default the model's own names, or else the bank's
             classes in their order.
@@ -220,7 +223,7 @@ def audit(
     """
     started = time.perf_counter()
     backgrounds, seed = check_integer("backgrounds", backgrounds, 2), check_integer("seed", seed)
-    files = _files(bank)
+    files, offered = _files(bank)
     loaded = model if isinstance(model, Classifier) else None
     call: Model = loaded.model if loaded is not None else model  # type: ignore[assignment]
     names = loaded.class_names if loaded is not None else None
@@ -228,7 +231,7 @@ def audit(
     if classes is not None and mapping is None:
         names = tuple(classes)
     lookup, unknown = match(files.classes, names, mapping, partial=partial)
-    chosen, missing = _chosen(files, unknown, per_class, seed)
+    chosen, missing = _chosen(files, offered, unknown, per_class, seed)
     design = draw(files.labels[chosen], files.classes, backgrounds, seed)
     if transform is None:
         transform = loaded.batch_transform if loaded is not None else None
@@ -236,7 +239,7 @@ def audit(
     counts = tuple(int(count) for count in torch.bincount(files.labels[chosen], minlength=len(files.classes)))
     found = _score(call, images, lookup, names is not None, options)
     made = images.made()
-    composites = composites_of(design)
+    shared = shared_photographs(design)
     device = place(call, options.get("device"))
     common: dict[str, Any] = {
         "name": name or (loaded.name if loaded is not None else type(call).__name__),
@@ -247,7 +250,7 @@ def audit(
         "notes": _notes(files, counts, made, design),
         "settings": {
             "bank": _fingerprint(files, chosen),
-            "folder": files.path.name,
+            "folder": _as_given(files.path),
             "seed": seed,
             "backgrounds": backgrounds,
             "per_class": per_class,
@@ -258,56 +261,61 @@ def audit(
     }
     pairs = _pairs(images, *found[ENSEMBLE], made, names)
     results = {
-        head: _measured(answers, composites, pairs if head == ENSEMBLE else (), common)
+        head: _measured(answers, shared, pairs if head == ENSEMBLE else (), common)
         for head, (answers, _) in found.items()
     }
     return of_heads(results)
 
 
-def _measured(answers: np.ndarray, composites: Composites, pairs: tuple[Pair, ...], common: dict[str, Any]) -> Audit:
-    of = Answers(answers, common["made"], common["design"], composites)
+def _measured(answers: np.ndarray, shared: Shared, pairs: tuple[Pair, ...], common: dict[str, Any]) -> Audit:
+    of = Answers(answers, common["made"], common["design"], shared)
     numbers = range(len(common["classes"]))
-    rates = [[of.attraction(one, two) for two in numbers] for one in numbers]
-    attraction, pull = (tuple(tuple(pair[part] for pair in row) for row in rates) for part in (0, 1))
+    rates = [of.attraction(one) for one in numbers]
+    attraction, pull = (
+        tuple(tuple(row.get(two, (NOTHING, NOTHING))[part] for two in numbers) for row in rates) for part in (0, 1)
+    )
     return Audit(measures=of.measures(), attraction=attraction, pull=pull, pairs=pairs, answers=answers, **common)
 
 
-def _files(bank: Any) -> BankFiles:
-    if isinstance(bank, (str, os.PathLike)):
-        return BankFiles(bank)
-    found = bank if isinstance(bank, BankFiles) else getattr(bank, "files", None)
-    if not isinstance(found, BankFiles):
+def _files(bank: Any) -> tuple[BankFiles, Tensor]:
+    """A bank's files, and the entries that it offers."""
+    if isinstance(bank, PhotographBank):
+        return bank.files, bank.order.cpu().sort().values
+    if not isinstance(bank, (BankFiles, str, os.PathLike)):
         raise TypeError(f"bank must be a PhotographBank or the folder of one, got {type(bank).__name__}")
-    return found
+    files = bank if isinstance(bank, BankFiles) else BankFiles(bank)
+    return files, torch.arange(len(files))
 
 
 def _chosen(
-    files: BankFiles, unknown: Sequence[str], per_class: int | None, seed: int
+    files: BankFiles, offered: Tensor, unknown: Sequence[str], per_class: int | None, seed: int
 ) -> tuple[Tensor, tuple[str, ...]]:
     """The entries that take part, and what was left out, in words."""
-    labels = files.labels
+    labels = files.labels[offered]
     keep = torch.tensor([files.classes[label] not in unknown for label in labels.tolist()], dtype=torch.bool)
     missing: tuple[str, ...] = ()
     if unknown:
         missing = (f"{len(unknown)} of {len(files.classes)} classes, unknown to the model: {', '.join(unknown)}",)
     if per_class is not None:
         check_integer("per_class", per_class, 2)
+        known = int(keep.sum())
         order = permutation(seed, torch.zeros(1, dtype=torch.int64), len(labels), "per class")[0]
         seen: Counter[int] = Counter()
         for number in order.tolist():
             label = int(labels[number])
             seen[label] += 1
             keep[number] &= seen[label] <= per_class
-        if len(labels) > int(keep.sum()) and not unknown:
-            missing = (f"{len(labels) - int(keep.sum()):,} of {len(labels):,} photographs (per_class={per_class})",)
-    chosen = keep.nonzero()[:, 0]
-    present = labels[chosen].unique()
+        if left_out := known - int(keep.sum()):
+            missing = (*missing, f"{left_out:,} of {known:,} photographs (per_class={per_class})")
+    chosen = offered[keep]
+    labels = files.labels[chosen]
+    present = labels.unique()
     if len(present) < 2:
         raise ValueError(
             f"the bank must have usable cutouts of at least 2 classes, got {len(present)} "
             f"({len(files.entries)} usable, {len(files.excluded)} excluded); see its contact sheet for the reasons"
         )
-    if all(int((labels[chosen] == label).sum()) < 2 for label in present):
+    if all(int((labels == label).sum()) < 2 for label in present):
         raise ValueError(
             "the bank has no usable backgrounds: at least one class must have 2 photographs, since an object needs "
             "another background of its class"
@@ -415,6 +423,12 @@ def _notes(files: BankFiles, counts: Sequence[int], made: np.ndarray, design: De
     if tiled < 1:
         notes.append(f"{1 - tiled:.0%} of objects fill their photograph, so that no background is left to tile.")
     return tuple(notes)
+
+
+def _as_given(folder: Path) -> str:
+    """A folder as a command can name it: from here on where it is below."""
+    here = Path.cwd()
+    return os.fspath(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
 def _fingerprint(files: BankFiles, chosen: Tensor) -> str:

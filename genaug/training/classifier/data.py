@@ -21,6 +21,7 @@ from genaug._common.arguments import check_choice
 from genaug._common.files import ImageError, image_files, open_image
 from genaug.datasets.rendered import RenderedDataset
 from genaug.interventions.sampling import generator_of, uniform
+from genaug.training.groups import group_balanced, members_of, read_group_file
 from genaug.transforms.batch import DRAWS, MEAN, STD, crop_boxes, crop_flip_normalise
 
 AUGMENTATIONS = ("standard", "additional", "autoaugment", "augmix", "trivialaugment")
@@ -62,17 +63,25 @@ class Photographs(Dataset[tuple[Tensor, int]]):
         seed: of these draws.
         skip_bad: a file in which to note images that do not open, in whose stead the next one that does is taken; None
             makes them an error.
+        balanced: draw every group of the folder's groups.csv equally often, with replacement.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it has no folder of a class.
-        ValueError: a class has no image.
+        FileNotFoundError: there is no such folder, or it has no folder of a class, or no groups.csv.
+        ValueError: a class has no image, or an image no group.
         ImageError: when an image is asked for that does not open, or none does; the message names it.
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], transform: Callable[[Any], Tensor], seed: int, skip_bad: Path | None = None
+        self,
+        root: str | os.PathLike[str],
+        transform: Callable[[Any], Tensor],
+        seed: int,
+        skip_bad: Path | None = None,
+        *,
+        balanced: bool = False,
     ) -> None:
         folder = image_files(root)
+        self.members = members_of(read_group_file(root, [file for file, _ in folder.files])) if balanced else None
         self.files = [(str(folder.root / file), label) for file, label in folder.files]
         self.classes, self.skipped = list(folder.classes), folder.skipped
         self.transform, self.seed, self.skip_bad = transform, seed, skip_bad
@@ -81,7 +90,10 @@ class Photographs(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        image, label = self._open(place % len(self))
+        index = place % len(self)
+        if self.members is not None:
+            index = int(group_balanced(self.seed, torch.tensor([place]), self.members))
+        image, label = self._open(index)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(generator_of(self.seed, place, "photograph").get_state())
             return self.transform(image), label

@@ -44,6 +44,8 @@ def mixed_loader(
     if data is not None:
         loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
         weights.append(1.0)
+    elif settings.balance_groups:
+        raise ValueError("balance_groups needs photographs with groups (data), but there are none")
     elif not sources or sources[0].kind not in ("intervention", "rendered"):
         raise ValueError("sources must begin with an intervention or a rendered set when there are no photographs")
     if settings.heads and not sources:
@@ -100,7 +102,8 @@ def _photographs(
     key: str,
 ) -> DataLoader:
     transform = augmentation(settings.augmentation, settings.size)
-    images = Photographs(root, transform, _seed(settings, key), skip_bad)
+    balanced = settings.balance_groups and key == "data"
+    images = Photographs(root, transform, _seed(settings, key), skip_bad, balanced=balanced)
     if world.rank == 0 and images.skipped:
         print(f"{os.fspath(root)}: skipped {images.skipped}", file=sys.stderr)
     if images.classes != list(classes):

@@ -43,6 +43,7 @@ from genaug.training.classifier.data import (
 )
 from genaug.training.classifier.loaders import mixed_loader
 from genaug.training.classifier.settings import Settings, Source
+from genaug.training.groups import read_group_file, retrain_last_layer
 from genaug.training.mixing import MixedLoader
 from genaug.training.objectives import GenIntLoss, MultiHeadLoss
 from genaug.training.shared.processes import World, processes
@@ -65,6 +66,7 @@ def train(
     checkpoint_every: int = 1000,
     skip_bad: bool = False,
     tensorboard: bool = False,
+    retrain: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Trains a classifier; the same call again goes on where it stopped.
 
@@ -83,11 +85,14 @@ def train(
         checkpoint_every: steps between checkpoints; there is one after each epoch, too.
         skip_bad: take the next image in the stead of one that does not open, and note it; an error otherwise.
         tensorboard: write curves to `out`/tensorboard, too; needs the package of that name.
+        retrain: held-out photographs, one folder per class, with a groups.csv. At the end the last layer is trained
+            again on them, balanced by group (deep feature reweighting), see `retrain_last_layer`.
 
     Returns:
         What results.json holds: "settings", "sources", "class_names", "labels" (of each source, class -> the folder
         that it is trained as), "validation" (top-1, and of more than five classes top-5, in percent by head),
-        "epochs", each epoch's, "bad_images", how many were skipped, and circumstances.
+        "epochs", each epoch's, "bad_images", how many were skipped, and circumstances. "validation" is of the saved
+        model; the last of "epochs" is from before its last layer is trained again.
 
     Raises:
         FileNotFoundError: there is no such folder, or it has no folder of a class.
@@ -112,6 +117,7 @@ def train(
         if world.rank == 0 and listed.skipped:
             print(f"{os.fspath(validation)}: skipped {listed.skipped}", file=sys.stderr)
         bad = folder / BAD_IMAGES if skip_bad else None
+        again = None if retrain is None else _grouped(retrain, classes, settings)
         mixed, weights, named = mixed_loader(data, classes, sources, settings, world, num_workers, bad)
         steps = len(mixed) // settings.accumulate
         described = {
@@ -147,6 +153,10 @@ def train(
                 loop.save()
                 log.write(row)  # after it is kept: it is not measured again
                 bar.set_postfix({"top-1": f"{accuracies[ENSEMBLE]['top1']:.1f}"})
+        accuracies = run.history[-1]
+        if again is not None:
+            _retrain(run.model, *again, world, settings, num_workers)
+            accuracies = _validate(run.model, held_out, len(listed.files), world, settings, num_workers)
         noted = folder / BAD_IMAGES
         results = {
             "settings": asdict(settings),
@@ -155,7 +165,8 @@ def train(
             "class_names": classes,
             "labels": named,
             "validation_images": len(listed.files),
-            "validation": run.history[-1],
+            "validation": accuracies,
+            "retrained_on": None if retrain is None else os.fspath(retrain),
             "epochs": run.history,
             "bad_images": len(set(noted.read_text().splitlines())) if noted.exists() else 0,
             "processes": world.size,
@@ -364,6 +375,39 @@ def _validate(
     shares = 100 * table.cpu() / count
     measures = ("top1", "top5") if model.num_classes > 5 else ("top1",)  # of five classes each is among the best five
     return {name: dict(zip(measures, map(float, row), strict=False)) for name, row in zip(names, shares, strict=True)}
+
+
+def _grouped(root: str | os.PathLike[str], classes: Sequence[str], settings: Settings) -> tuple[ImageFiles, list[str]]:
+    """The photographs that a last layer is trained on again, and the group of each."""
+    if settings.heads:
+        raise ValueError("retrain takes a model with one answer, but this one has heads: leave out heads or retrain")
+    listed = image_files(root)
+    if list(listed.classes) != list(classes):
+        raise ValueError(
+            f"{os.fspath(root)} must have the classes of the validation images, "
+            f"but they differ in {', '.join(sorted(set(listed.classes) ^ set(classes))[:5])}"
+        )
+    paths = [listed.root / file for file, _ in listed.files]
+    images = ImageFiles(paths, [label for _, label in listed.files], _preprocessing(settings.size), open_image)
+    return images, read_group_file(root, [file for file, _ in listed.files])
+
+
+def _retrain(
+    model: MultiHeadClassifier,
+    images: ImageFiles,
+    groups: Sequence[str],
+    world: World,
+    settings: Settings,
+    num_workers: int,
+) -> None:
+    """Train the last layer again in the first process, and give it to the others."""
+    if world.rank == 0:
+        retrain_last_layer(
+            model, images, groups, seed=settings.seed, batch_size=settings.batch_size, num_workers=num_workers
+        )
+    if world.size > 1:
+        for parameter in model.parameters():
+            torch.distributed.broadcast(parameter.data, 0)
 
 
 def _held_out(listed: Any, settings: Settings, world: World) -> ImageFiles:

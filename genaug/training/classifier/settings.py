@@ -62,6 +62,7 @@ class Settings:
         weight_decay: of every weight.
         augmentation: of what is read from disk, photographs, stylised and rendered images, see
             `classifier_data.augmentation`; what is generated on the way is cropped and flipped.
+        balance_groups: draw photographs so that every group of their folder's groups.csv comes equally often.
         mixup: alpha of Mixup among photographs; 0 for none.
         label_smoothing: in [0, 1].
         size: side of the images, in pixels; for validation they are cut from a shorter side 8/7 of it.
@@ -89,6 +90,7 @@ class Settings:
     optimizer: str = "sgd"
     weight_decay: float = 1e-4
     augmentation: str = "standard"
+    balance_groups: bool = False
     mixup: float = 0.0
     label_smoothing: float = 0.0
     size: int = 224

@@ -810,3 +810,44 @@ def test_an_epoch_whose_validation_fails_is_not_lost(folders: Folders, tmp_path:
     run(tmp_path / "whole", (folders[0], validation), epochs=1)
     assert difference(weights(tmp_path / "out"), weights(tmp_path / "whole")) == 0
     assert len([row for row in log(tmp_path / "out") if "loss" in row]) == 1
+
+
+def write_groups(root: Path, group: Any) -> None:
+    files = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.png"))
+    lines = [f"{file},{group(number)}" for number, file in enumerate(files)]
+    (root / "groups.csv").write_text("\n".join(["file,group", *lines]) + "\n")
+
+
+def test_groups_are_drawn_equally_often(tmp_path: Path) -> None:
+    root = folder(tmp_path / "train", 5, range(2))
+    write_groups(root, lambda number: "rare" if number == 3 else "frequent")
+    images = Photographs(root, preprocessing(SIZE, SIZE), 0, balanced=True)
+    whole = Photographs(root, preprocessing(SIZE, SIZE), 0)
+    rare = whole[3][0]
+    drawn = [bool(torch.equal(images[place][0], rare)) for place in range(200)]
+    assert 70 < sum(drawn) < 130  # of a tenth of the images
+    assert torch.equal(images[7][0], Photographs(root, preprocessing(SIZE, SIZE), 0, balanced=True)[7][0])
+    (root / "groups.csv").write_text("file,group\n0/0.png,a\n")
+    with pytest.raises(ValueError, match=r"a group for every image, but 9 have none, such as 0/1\.png"):
+        Photographs(root, preprocessing(SIZE, SIZE), 0, balanced=True)
+    (root / "groups.csv").write_text("name,group\n")
+    with pytest.raises(ValueError, match="must have columns file and group, got name, group"):
+        Photographs(root, preprocessing(SIZE, SIZE), 0, balanced=True)
+    (root / "groups.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"groups\.csv\. Write it as CSV with columns file,group"):
+        Photographs(root, preprocessing(SIZE, SIZE), 0, balanced=True)
+
+
+def test_the_last_layer_alone_is_trained_again(folders: Folders, tmp_path: Path) -> None:
+    held_out = folder(tmp_path / "held-out", 4, seed=3)
+    write_groups(held_out, lambda number: f"{number // 4} {number % 2}")
+    run(tmp_path / "plain", folders)
+    options = {"settings": settings(), "num_workers": 0, "retrain": held_out}
+    found = train(tmp_path / "again", *folders, **options)
+    before, after = weights(tmp_path / "plain"), weights(tmp_path / "again")
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == 2  # weight and bias
+    assert found["retrained_on"] == str(held_out)
+    assert train(tmp_path / "again", *folders, **options)["validation"] == found["validation"]
+    with pytest.raises(ValueError, match="retrain takes a model with one answer, but this one has heads"):
+        train(tmp_path / "heads", *folders, settings=settings(heads=("shape",)), num_workers=0, retrain=held_out)

@@ -117,7 +117,7 @@ def scale(
 
 
 def matrix(
-    title: str, classes: Sequence[str], rates: Sequence[Sequence[Mapping[str, Any]]], missing: Sequence[str]
+    title: str, classes: Sequence[str], rates: Sequence[Sequence[Mapping[str, Any] | None]], missing: Sequence[str]
 ) -> str:
     """Return the matrix of attraction as a table whose cells are shaded."""
     mark = " <strong>PARTIAL.</strong>" if missing else ""
@@ -131,14 +131,13 @@ def matrix(
     for row, name in enumerate(classes):
         cells = []
         for column, found in enumerate(rates[row]):
-            percent = found["percent"]
-            text = DASH if percent is None else f"{percent:.0f}"
-            if row == column:
+            text = DASH if found is None else f"{found['percent']:.0f}"
+            if found is None or row == column:
                 cells.append(f'<td class="own">{text}</td>')
                 continue
-            depth = 0 if percent is None else percent / 100
+            depth = found["percent"] / 100
             strong = ' class="strong"' if depth > 0.55 else ""
-            words = "" if percent is None else f' title="{number(found)}, {found["photographs"]} photographs"'
+            words = f' title="{number(found)}, {found["photographs"]} photographs"'
             cells.append(
                 f'<td{strong}{words} style="background:rgba(var(--heat),{min(1, 1.4 * depth):.3f})">{text}</td>'
             )
