@@ -726,7 +726,7 @@ def test_evaluate_scores_every_head_of_a_trained_model(capsys: pytest.CaptureFix
     assert set(figures) == {"ensemble", "shape", "texture"}
     MultiHeadResNet("resnet18", 10).save_pretrained("digits/model")
     message = refused(capsys, *command.replace("run", "digits").replace("results", "others").split())
-    assert "model must give 1,000 logits, in the usual order of the classes, but gave 10" in message
+    assert "the model must return 1,000 logits, in the usual order of the classes, got 10" in message
 
 
 def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title:
     from matplotlib.ticker import MaxNLocator
 
     if not panels:
-        raise ValueError("panels must hold at least one, got none")
+        raise ValueError("panels must not be empty")
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     wide, high, side, gap = 320, 240, 86, 92
     top = 84 + (26 if len(names) > 1 else 0)

@@ -200,7 +200,7 @@ def plot_corruption_errors(results: Mapping[str, CorruptionError], path: str | o
         OSError: the folder cannot be written.
     """
     if not results:
-        raise ValueError("results must hold at least one, got none")
+        raise ValueError("results must not be empty")
     names = [name for name in CORRUPTIONS if any(name in result.per_corruption for result in results.values())]
     rows = range(len(names))
     first = next(iter(results.values()))

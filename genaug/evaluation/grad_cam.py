@@ -116,7 +116,7 @@ def save_grad_cams(
         OSError: the folder cannot be written.
     """
     if not models:
-        raise ValueError("models must hold at least one, got none")
+        raise ValueError("models must not be empty")
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, but got {images.dtype}")
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):

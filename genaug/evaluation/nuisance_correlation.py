@@ -197,7 +197,7 @@ def plot_nuisance_correlation(results: Mapping[str, NuisanceCorrelation], path: 
         OSError: the folder cannot be written.
     """
     if not results:
-        raise ValueError("results must hold at least one, got none")
+        raise ValueError("results must not be empty")
     lines = {
         name: [(n, times, result.errors[n]) for n, times in sorted(result.times_chance.items())]
         for name, result in results.items()

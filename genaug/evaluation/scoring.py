@@ -388,7 +388,7 @@ def _checked(
         if classes and logits.shape[1] not in classes:
             expected = " or ".join(f"{number:,}" for number in classes)
             raise ValueError(
-                f"model must give {expected} logits, in the usual order of the classes, but gave "
+                f"the model must return {expected} logits, in the usual order of the classes, got "
                 f"{logits.shape[1]:,}{of_head}"
             )
         finite = logits.isfinite().all(dim=1)

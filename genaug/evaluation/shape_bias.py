@@ -220,7 +220,7 @@ def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[st
         OSError: the folder cannot be written.
     """
     if not results:
-        raise ValueError("results must hold at least one, got none")
+        raise ValueError("results must not be empty")
     first = next(iter(results.values()))
     rows = ["all", *dict.fromkeys(category for result in results.values() for category in result.per_category)]
     high = 19 + 7 * len(results)

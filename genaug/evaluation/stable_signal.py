@@ -151,7 +151,8 @@ def stable_signal(
     """
     if not models or len(environments) < 2:
         raise ValueError(
-            f"models must have at least one entry and environments two, but got {len(models)} and {len(environments)}"
+            f"models must not be empty, got {len(models)}; environments must have at least 2 entries, got "
+            f"{len(environments)}"
         )
     tolerance = check_number("tolerance", tolerance)
     for name, environment in environments.items():

@@ -84,7 +84,7 @@ def test_a_class_of_no_group_is_wrong(variations: list[Path]) -> None:
 
 def test_nine_logits_are_the_groups(variations: list[Path]) -> None:
     assert background_gap(Oracle(paths(variations), group, 9), *variations, transform=SMALL).mixed_rand == 100
-    with pytest.raises(ValueError, match=r"must give 1,000 or 9 logits, .* but gave 10"):
+    with pytest.raises(ValueError, match=r"must return 1,000 or 9 logits, .* got 10"):
         background_gap(constant(0, 10), *variations, transform=SMALL)
 
 

@@ -105,7 +105,7 @@ def test_a_sheet_has_a_row_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"models": {}}, ValueError, "models must hold at least one"),
+        ({"models": {}}, ValueError, "models must not be empty"),
         ({"models": {"f": lambda x: x}}, TypeError, "model must be a torch module.*function"),
         ({"images": patches()}, TypeError, "images must be uint8, but got torch.float32"),
         ({"images": pictures()[:, :1]}, ValueError, r"images must be \(N, 3, H, W\)"),

@@ -89,7 +89,7 @@ def test_every_head_is_scored(thousand: Path) -> None:
     found = imagenet(model, thousand, transform=SMALL)
     assert found.top1 == pytest.approx(0.1)
     assert found.heads["shape"].top1 == 100
-    with pytest.raises(ValueError, match=r"must give 1,000 logits, .* but gave 10"):
+    with pytest.raises(ValueError, match=r"must return 1,000 logits, .* got 10"):
         imagenet(constant(0, 10), thousand, transform=SMALL)
 
 

@@ -99,7 +99,7 @@ def test_targets_may_be_dicts() -> None:
         (
             constant(0, 5),
             ValueError,
-            "model must give 1,000 or 16 logits, in the usual order of the classes, but gave 5",
+            "the model must return 1,000 or 16 logits, in the usual order of the classes, got 5",
         ),
         (lambda images: [images], TypeError, "model must return logits .*, but returned list"),
         (lambda images: {"shape": images}, TypeError, "with an 'ensemble', but returned a mapping of shape"),

@@ -80,7 +80,7 @@ def test_it_is_printed_and_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("models", "environments", "options", "error", "message"),
     [
-        ({}, ENVIRONMENTS, {}, ValueError, "models must have at least one entry"),
+        ({}, ENVIRONMENTS, {}, ValueError, "models must not be empty"),
         (MODELS, {"100%": environment(1.0)}, {}, ValueError, "environments two, but got 3 and 1"),
         (MODELS, {"a": iter([]), "b": []}, {}, TypeError, "can be read again, but 'a' is a list_iterator"),
         (MODELS, {"a": [], "b": environment(1.0)}, {}, ValueError, "'a' has none"),

@@ -45,13 +45,13 @@ def resume(run: Any, folder: Path, described: dict[str, Any]) -> None:
         before = state["settings"]
     except Exception as error:  # torch names a dozen kinds of damage by as many classes
         raise ValueError(
-            f"{path} is no checkpoint of this training ({type(error).__name__}); remove it to begin anew"
+            f"{path} is not a checkpoint of this run ({type(error).__name__}). Delete it to start over"
         ) from None
     if different := [key for key in described if before.get(key) != described[key]]:
         key = different[0]
         raise ValueError(
             f"{folder} holds a run with other settings ({key}: {before.get(key)!r} there, {described[key]!r} asked "
-            "for); choose another folder, or remove it to begin anew"
+            "for). Choose another folder, or delete it to start over"
         )
     run.restore(state)
 

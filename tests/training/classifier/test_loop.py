@@ -570,7 +570,7 @@ def test_other_photographs_do_not_go_on_from_a_checkpoint(folders: Folders, tmp_
 
 def test_a_damaged_checkpoint_is_named(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is no checkpoint of this training"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of this run"):
         run(tmp_path, folders)
 
 

@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_named(short, tmp_path):
     train("digits", tmp_path)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is no checkpoint of this training"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of this run"):
         train("digits", tmp_path)
 
 
