@@ -66,6 +66,8 @@ def test_every_page_is_in_the_index():
 def test_the_commands_have_a_page_with_all_options():
     pages = tool("site_pages")["command_pages"]()
     assert {"command-demo", "command-train", "command-assets"} <= set(pages)
+    overview = (DOCS / "commands.md").read_text()
+    assert [name for name in pages if f"`genaug {name.removeprefix('command-')}" not in overview] == []
     assert "| `--counterfactual` |" in pages["command-train"]
     assert "```bash\ngenaug train cgn-mnist" in pages["command-train"]
 
