@@ -121,6 +121,111 @@ def photographs() -> str:
     return "\n\n".join(tables)
 
 
+def audit_coverage() -> str:
+    """How often intervals contain the true value, by model."""
+    files = sorted(RESULTS.glob("audit-coverage-*-photographs.csv"))
+    lines = [
+        "| photographs | model reads | overall, % | of a class, % | of the worst class, % | within 93 to 97 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for file in files:
+        with file.open() as text:
+            rows = list(csv.DictReader(text))
+        for model in dict.fromkeys(row["model"] for row in rows):
+            cells, inside = [], []
+            for among in (("overall",), ("a", "b", "c"), ("worst",)):
+                found = [100 * float(row["covered"]) for row in rows if row["model"] == model and row["of"] in among]
+                if among != ("worst",):
+                    inside += [93 <= value <= 97 for value in found]
+                spread = f"{statistics.mean(found):.1f} ({min(found):.1f} to {max(found):.1f})" if found else "-"
+                cells.append(spread)
+            number = file.stem.split("-")[2]
+            lines.append(f"| {number} | {_READERS[model]} | {' | '.join(cells)} | {sum(inside)} of {len(inside)} |")
+    repetitions = int(rows[0]["repetitions"])
+    note = (
+        f"Mean (lowest to highest) over the measures; n={repetitions:,} repetitions; one measure's standard error is "
+        f"{100 * (0.05 * 0.95 / repetitions) ** 0.5:.1f} points. The last column counts overall and class measures."
+    )
+    return "\n".join([*lines, "", note])
+
+
+_READERS = {
+    "object": "the object",
+    "background": "the background",
+    "either": "either of them",
+    "constant": "nothing: one class always",
+    "random": "nothing: chance",
+}
+
+
+def audit_photographs() -> str:
+    """Both classifiers and their difference, by seed."""
+    files = sorted(RESULTS.glob("audit-photographs-*.json"))
+    if not files:
+        return "Not run."
+    results = json.loads(files[-1].read_text())
+    runs = results["runs"]
+    lines = ["| measure | photographs | photographs and swaps | change, points: of each seed |", "|---|---|---|---|"]
+    for name, title in _AUDITED.items():
+        cells = []
+        for which in ("before", "after"):
+            values = [run["measures"][name][which]["percent"] for run in runs]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        changes = [run["measures"][name]["change"] for run in runs]
+        each = "; ".join(f"{one['percent']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in changes)
+        lines.append(f"| {title} | {' | '.join(cells)} | {each} |")
+    sizes = [size / 1e6 for run in runs for size in run["report_bytes"]]
+    environment = results["environment"]
+    note = (
+        f"Percent; mean ± standard deviation of seeds {', '.join(str(run['seed']) for run in runs)} (n={len(runs)}), "
+        f"{runs[0]['photographs']:,} held-out photographs each. Changes have paired 95% intervals. A report has "
+        f"{min(sizes):.1f} to {max(sizes):.1f} MB. {environment['cpu']}, {environment['threads']} thread, "
+        f"torch {environment['torch'].split('+')[0]}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+_AUDITED = {
+    "original": "original photographs",
+    "same": "backgrounds of the same class",
+    "random": "backgrounds of random classes",
+    "gap": "background gap",
+    "flips": "answers that change with the background",
+    "attraction": "answers that name the background's class",
+    "inpainted": "background alone",
+}
+
+
+def biased_photographs() -> str:
+    """Average and worst group of each way to train."""
+    files = sorted(RESULTS.glob("biased-photographs-*.json"))
+    if not files:
+        return "Not run."
+    results = json.loads(files[-1].read_text())
+    runs = results["runs"]
+    lines = ["| trained with | average, % | worst group, % |", "|---|---|---|"]
+    for row in runs[0]["rows"]:
+        cells = []
+        for name in ("average", "worst"):
+            values = [run["rows"][row][name] for run in runs]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    changes = []
+    for name, base in (("swaps", "plain"), ("swaps + DFR", "DFR")):
+        values = [run["rows"][name]["worst"] - run["rows"][base]["worst"] for run in runs]
+        changes.append(f"{name} minus {base}: {', '.join(f'{value:+.1f}' for value in values)}")
+    environment = results["environment"]
+    note = (
+        f"Mean ± standard deviation of seeds {', '.join(str(run['seed']) for run in runs)} (n={len(runs)}); "
+        f"{runs[0]['photographs']:,} photographs: 60% for training, 15% for DFR, 25% for the test. Worst group, "
+        f"points by seed: {'; '.join(changes)}. {environment['cpu']}, {environment['threads']} thread, "
+        f"torch {environment['torch'].split('+')[0]}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def demo() -> str:
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "demo").glob("seed-*.json"))]
     lines = ["| trained on | accuracy there, % | on test digits, % |", "|---|---|---|"]
@@ -559,6 +664,7 @@ def main() -> int:
     digits = ROOT / "docs" / "digits.md"
     imagenet = ROOT / "docs" / "imagenet.md"
     photos = ROOT / "docs" / "photographs.md"
+    audits = ROOT / "docs" / "audit.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2_short=table2_short()),
         page: written(page.read_text(), twins=twins()),
@@ -567,6 +673,11 @@ def main() -> int:
         trained: written(trained.read_text(), cgn_table1=cgn_table1(), cgn_memory=cgn_memory()),
         digits: written(digits.read_text(), table2=table2(), speed=speed(), coloured=coloured(), best=best()),
         photos: written(photos.read_text(), photographs=photographs()),
+        audits: written(
+            audits.read_text(),
+            **{"audit-coverage": audit_coverage(), "audit-photographs": audit_photographs()},
+            **{"biased-photographs": biased_photographs()},
+        ),
         imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
         ROOT / "genaug" / "papers" / "measured.json": measured(),
     }

@@ -89,7 +89,7 @@ def audit(
     try:
         result = run_audit(
             classifier,
-            _bank(data, out),
+            _bank(data, out, device),
             classes=None if file is None else read_mapping(file),
             backgrounds=backgrounds,
             per_class=per_class,
@@ -110,15 +110,17 @@ def audit(
         ) from None
     page = result.save(out)
     typer.echo(result.verdict())
+    if result.partial:
+        typer.echo(f"PARTIAL, without {'; '.join(result.missing)}")
     typer.echo(page)
 
 
-def _bank(data: Path, out: Path) -> Path:
-    """The bank, made of the photographs where they are none."""
+def _bank(data: Path, out: Path, device: str) -> Path:
+    """The bank; of photographs it is built first, or opened if an earlier call built it."""
     if (data / "bank.json").is_file():
         return data
     from genaug.photographs.build import build_bank
 
     bank = out / "bank"
-    build_bank(data, bank)
+    build_bank(data, bank, device=device)
     return bank

@@ -291,8 +291,8 @@ def _worst(found: Mapping[str, Any]) -> str:
 def _attraction(results: Mapping[str, Any]) -> str:
     classes, found = results["classes"], results["heads"][ENSEMBLE]
     listed = "".join(
-        f"<li>{escape(one)} in front of {escape(two)}: called {escape(two)} {escape(page.number(rate))} percent of the "
-        "time</li>"
+        f"<li>“{escape(one)}” in front of “{escape(two)}” is called “{escape(two)}” {percent(rate['percent'])} of the "
+        f"time (95% interval {rate['low']:.0f} to {rate['high']:.0f})</li>"
         for one, two, rate in attractions(classes, found)[:_STRONGEST]
     )
     title = (
@@ -317,8 +317,8 @@ def _pairs(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]]) -> s
     for pair, (before, after) in zip(results["pairs"], pictures, strict=True):
         one, two, answer = (escape(pair[name]) for name in ("object", "background", "answer"))
         items.append(
-            f'<li><figure><div class="two"><img src="{before}" width="224" height="224" loading="lazy" '
-            f'alt="Photograph of class {one}"><img src="{after}" width="224" height="224" loading="lazy" '
+            f'<li><figure><div class="two"><img src="{before}" width="224" height="224" '
+            f'alt="Photograph of class {one}"><img src="{after}" width="224" height="224" '
             f'alt="The same object on a background of class {two}"></div><figcaption>'
             f'<span>{one}<br><span class="faint">as photographed</span></span>'
             f'<span><span class="wrong">{answer}</span> ({pair["confidence"]:.0f}%)<br>'

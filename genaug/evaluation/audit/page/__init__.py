@@ -105,7 +105,7 @@ def scale(
     lines = [
         '<table class="scale">',
         caption(title, missing),
-        f'<thead><tr><th scope="col">Images</th><th scope="col">{low:g} to {high:g}</th>'
+        f'<thead><tr><th scope="col">Measure</th><th scope="col">{low:g} to {high:g}</th>'
         f'<th scope="col" class="number">{escape(heading)}</th></tr></thead><tbody>',
     ]
     lines += [
