@@ -2,7 +2,10 @@
 
 accelerate launch examples/accelerate_loop.py FOLDER
 
-FOLDER has one folder per class, ten in total. Needs accelerate.
+FOLDER has one folder per class, ten in total. Needs accelerate. MixedLoader divides the images among the
+processes by itself.
+
+The lines that end in `# genaug` are all that differ from a loop without generated images.
 """
 
 import sys
@@ -14,8 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader
-from genaug.transforms.batch import MEAN, STD
+from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader  # genaug
 
 SIZE = 32
 
@@ -24,31 +26,29 @@ def main(folder: str, epochs: int = 1) -> float:
     accelerator = Accelerator()
     augmentation = v2.Compose(
         [
-            *(v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()),
-            *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)),
+            v2.RandomResizedCrop(SIZE),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
     photographs = ImageFolder(folder, augmentation)
-    options = {
-        "components": 12,
-        "scale": 10.0,
-        "transform": augmentation,
-        "output": "pil",
-    }  # as photographs
-    interventions = GenerativeInterventionDataset("cgan-digits", **options)
+    as_photographs = {"transform": augmentation, "output": "pil"}  # genaug
+    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, **as_photographs)  # genaug
 
     model = resnet18(num_classes=len(photographs.classes))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     real = DataLoader(photographs, batch_size=32, shuffle=True, drop_last=True)
-    generated = DataLoader(interventions, batch_size=8, shuffle=True)
-    loader = MixedLoader(real, generated, device=accelerator.device)  # shares both among the processes by itself
+    generated = DataLoader(interventions, batch_size=8, shuffle=True)  # genaug
+    loader = MixedLoader(real, generated, device=accelerator.device)  # genaug
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    criterion = GenIntLoss((1.0, 0.05))
+    criterion = GenIntLoss((1.0, 0.05))  # genaug
 
     loss = torch.zeros(())
     for epoch in range(epochs):
-        for images, targets in loader:
-            loss = criterion(model(images), targets)
+        for images, targets in loader:  # genaug
+            loss = criterion(model(images), targets)  # genaug
             optimizer.zero_grad()
             accelerator.backward(loss)
             optimizer.step()

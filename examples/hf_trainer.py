@@ -2,7 +2,10 @@
 
 python examples/hf_trainer.py FOLDER
 
-FOLDER has one folder per class, ten in total. Needs transformers and accelerate.
+FOLDER has one folder per class, ten in total. Needs transformers and accelerate. Batches remain dicts
+of "pixel_values" and "labels".
+
+The lines that end in `# genaug` are all that differ from a loop without generated images.
 """
 
 import sys
@@ -14,20 +17,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
 
-from genaug import GenerativeInterventionDataset, MixedLoader
-from genaug.transforms.batch import MEAN, STD
+from genaug import GenerativeInterventionDataset, MixedLoader  # genaug
 
 SIZE = 32
 
 
-class MixedTrainer(Trainer):
-    """A Trainer whose batches have generated images as well: the one thing that changes."""
-
-    generated: DataLoader
-
-    def get_train_dataloader(self) -> Any:
-        photographs = super().get_train_dataloader()  # batches are dicts of "pixel_values" and "labels"
-        return MixedLoader(photographs, self.generated, device=self.args.device, labels_only=True)
+class MixedTrainer(Trainer):  # genaug
+    def get_train_dataloader(self) -> Any:  # genaug
+        return MixedLoader(super().get_train_dataloader(), self.generated, labels_only=True)  # genaug
 
 
 def collate(samples: list[Any]) -> dict[str, torch.Tensor]:
@@ -38,24 +35,22 @@ def collate(samples: list[Any]) -> dict[str, torch.Tensor]:
 def main(folder: str, out: str = "runs/hf", **arguments: Any) -> float:
     augmentation = v2.Compose(
         [
-            *(v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()),
-            *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)),
+            v2.RandomResizedCrop(SIZE),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
     photographs = ImageFolder(folder, augmentation)
-    options = {
-        "components": 12,
-        "scale": 10.0,
-        "transform": augmentation,
-        "output": "pil",
-    }  # as photographs
-    interventions = GenerativeInterventionDataset("cgan-digits", **options)
+    as_photographs = {"transform": augmentation, "output": "pil"}  # genaug
+    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, **as_photographs)  # genaug
 
     sizes = {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1], "layer_type": "basic"}
     model = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=10))
     given = {"per_device_train_batch_size": 32, "num_train_epochs": 1, "remove_unused_columns": False, **arguments}
-    trainer = MixedTrainer(model, TrainingArguments(out, **given), collate, photographs)
-    trainer.generated = DataLoader(interventions, batch_size=8, shuffle=True)
+    trainer = MixedTrainer(model, TrainingArguments(out, **given), collate, photographs)  # genaug
+    trainer.generated = DataLoader(interventions, batch_size=8, shuffle=True)  # genaug
     return trainer.train().training_loss
 
 

@@ -2,7 +2,9 @@
 
 python examples/timm_backbone.py FOLDER
 
-FOLDER has one folder per class, ten in total. Needs timm.
+FOLDER has one folder per class, ten in total. Needs timm. Mixup turns labels into probabilities.
+
+The lines that end in `# genaug` are all that differ from a loop without generated images.
 """
 
 import sys
@@ -12,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader
+from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader  # genaug
 
 SIZE = 32
 
@@ -22,26 +24,20 @@ def main(folder: str, epochs: int = 1, device: str = "cuda" if torch.cuda.is_ava
     config = {**timm.data.resolve_model_data_config(model), "input_size": (3, SIZE, SIZE)}
     augmentation = timm.data.create_transform(**config, is_training=True)
     photographs = ImageFolder(folder, augmentation)
-    options = {
-        "components": 12,
-        "scale": 10.0,
-        "transform": augmentation,
-        "output": "pil",
-    }  # as photographs
-    interventions = GenerativeInterventionDataset("cgan-digits", **options)
+    as_photographs = {"transform": augmentation, "output": "pil"}  # genaug
+    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, **as_photographs)  # genaug
 
     real = DataLoader(photographs, batch_size=32, shuffle=True, drop_last=True)
-    generated = DataLoader(interventions, batch_size=8, shuffle=True)
-    loader = MixedLoader(real, generated, device=device)
+    generated = DataLoader(interventions, batch_size=8, shuffle=True)  # genaug
     mixup = timm.data.Mixup(mixup_alpha=0.2, label_smoothing=0.1, num_classes=10)
-    criterion = GenIntLoss((1.0, 0.05))
+    criterion = GenIntLoss((1.0, 0.05))  # genaug
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loss = torch.zeros(())
     for epoch in range(epochs):
-        for images, targets in loader:
-            images, targets["labels"] = mixup(images, targets.labels)  # the labels become probabilities
-            loss = criterion(model(images), targets)
+        for images, targets in MixedLoader(real, generated, device=device):  # genaug
+            images, targets["labels"] = mixup(images, targets.labels)  # genaug
+            loss = criterion(model(images), targets)  # genaug
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -3,6 +3,8 @@
 torchrun --nproc-per-node 2 examples/torchrun_ddp.py FOLDER
 
 FOLDER has one folder per class, ten in total.
+
+The lines that end in `# genaug` are all that differ from a loop without generated images.
 """
 
 import os
@@ -16,8 +18,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader
-from genaug.transforms.batch import MEAN, STD
+from genaug import GenerativeInterventionDataset, GenIntLoss, MixedLoader  # genaug
 
 SIZE = 32
 
@@ -31,31 +32,29 @@ def main(folder: str, epochs: int = 1) -> float:
 
     augmentation = v2.Compose(
         [
-            *(v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()),
-            *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)),
+            v2.RandomResizedCrop(SIZE),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
     photographs = ImageFolder(folder, augmentation)
-    options = {
-        "components": 12,
-        "scale": 10.0,
-        "transform": augmentation,
-        "output": "pil",
-    }  # as photographs
-    interventions = GenerativeInterventionDataset("cgan-digits", **options)
+    as_photographs = {"transform": augmentation, "output": "pil"}  # genaug
+    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, **as_photographs)  # genaug
 
     # the batches of both papers are of all processes together, among which MixedLoader shares the images
     real = DataLoader(photographs, batch_size=32 // world, shuffle=True, drop_last=True)
-    generated = DataLoader(interventions, batch_size=8 // world, shuffle=True)
-    loader = MixedLoader(real, generated, device=device)
-    criterion = GenIntLoss((1.0, 0.05))
+    generated = DataLoader(interventions, batch_size=8 // world, shuffle=True)  # genaug
+    loader = MixedLoader(real, generated, device=device)  # genaug
+    criterion = GenIntLoss((1.0, 0.05))  # genaug
 
     model = DistributedDataParallel(resnet18(num_classes=len(photographs.classes)).to(device))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loss = torch.zeros(())
     for epoch in range(epochs):
-        for images, targets in loader:
-            loss = criterion(model(images), targets)
+        for images, targets in loader:  # genaug
+            loss = criterion(model(images), targets)  # genaug
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import runpy
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from PIL import Image
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 LIBRARIES = {
     "timm_backbone": "timm",
+    "albumentations_loop": "albumentations",
     "lightning_module": "lightning",
     "accelerate_loop": "accelerate",
 }
@@ -50,6 +52,7 @@ def test_an_example_trains(
     if name in LIBRARIES:
         pytest.importorskip(LIBRARIES[name])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask its server for a newer version
     options = OPTIONS.get(name, {})
     with warnings.catch_warnings():
         if name in LIBRARIES:  # other libraries' warnings are theirs
@@ -123,6 +126,22 @@ runpy.run_path({str(EXAMPLES / f"{name}.py")!r})["main"]({folder!r}, **{options!
     seen = [set((tmp_path / rank).read_text().split()) for rank in "01"]
     assert [len(part) for part in seen] == [32, 32]
     assert not seen[0] & seen[1]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_changes_at_most_eight_lines_of_its_loop(path: Path) -> None:
+    """Lines that end in # genaug: every use of the package is one, and all that follow from it."""
+    lines = path.read_text().split('"""\n', 2)[2].splitlines()
+    marked = [line for line in lines if line.endswith("  # genaug")]
+    assert 0 < len(marked) <= 8
+    assert path.read_text().count("# genaug") == len(marked) + 1  # and once in the docstring
+    # what remains is a loop without the package: it neither imports it nor uses what the marked lines made of it
+    kept = ast.parse("\n".join("" if line in marked and not line.endswith(":  # genaug") else line for line in lines))
+    made = {"genaug", *re.findall(r"import (.*?)  #", marked[0])[0].split(", ")}
+    made |= {name for line in marked for name in re.findall(r"^ +(\w+) = ", line)} - {"loss", "trainer", "loader"}
+    used = {node.id for node in ast.walk(kept) if isinstance(node, ast.Name)}
+    headers = {name for line in marked if line.endswith(":  # genaug") for name in re.findall(r"\w+", line)}
+    assert not (used - headers) & made
 
 
 def test_every_example_is_run_here() -> None:

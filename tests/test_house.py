@@ -160,6 +160,25 @@ def test_public_names_cost_little_beyond_torch_and_load_nothing_heavy() -> None:
     assert loaded == "[]"
 
 
+@pytest.mark.slow
+def test_the_base_install_is_enough_for_every_module_and_for_biggan() -> None:
+    code = """
+import importlib, pkgutil, sys
+extras = ("pytorch_pretrained_biggan", "boto3", "timm", "diffusers", "transformers", "lightning", "accelerate",
+          "torch_fidelity", "pytorch_grad_cam", "webdataset", "albumentations", "gradio", "pytest")
+sys.modules.update(dict.fromkeys(extras))  # whose import now fails
+import genaug
+for module in pkgutil.walk_packages(genaug.__path__, "genaug."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+import torch
+from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep
+network = BigGANDeep({**BIGGAN_CONFIGS[128], "channel_width": 4, "num_classes": 3}).power_iterate()
+print(tuple(network.fast()(torch.zeros(1, 128), torch.zeros(1, dtype=torch.int64)).shape))
+"""
+    assert run(code) == "(1, 3, 128, 128)"
+
+
 def test_the_measures_load_nothing_heavy() -> None:
     code = (
         "import sys, torch, torchvision\n"

@@ -1,15 +1,17 @@
 """BigGAN-deep for ImageNet classes at 128, 256 and 512 pixels: a trainable form and a fast one.
 
-The trainable form is made of the layers of `pytorch-pretrained-biggan`, with its names, so that released checkpoints
-load as they are. It departs from the package in one thing: batch-norm statistics between two tabled truncations are
+The trainable form has the layers of `pytorch-pretrained-biggan` with their names, so that released checkpoints load as
+they are. It departs from that package in one thing: batch-norm statistics between two tabled truncations are
 interpolated with the weights the right way round (see `interpolate`); `statistics="package"` puts them back.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from itertools import chain
 from numbers import Real
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from genaug.assets.registry import Asset, Kind, register
 from genaug.generators import check_labels, classes_of
 from genaug.generators.batches import CPU_BATCH, in_batches
 from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, normed
+from genaug.generators.biggan_network import BatchNorm, Generator, interpolate
 from genaug.generators.pretrained import Pretrained
 
 STATISTICS = ("interpolated", "package")
@@ -54,32 +57,6 @@ BIGGAN_CONFIGS: dict[int, dict[str, Any]] = {
     }
     for size, layers in _LAYERS.items()
 }
-
-
-def interpolate(table: Tensor, truncation: Tensor, rule: str = "interpolated") -> Tensor:
-    """Batch-norm statistics at a truncation, from their table.
-
-    Args:
-        table: (N, C), rows for the truncations 0, 1 / (N - 1), ..., 1.
-        truncation: () or (B,) float64, in (0, 1].
-        rule: "interpolated" is linear between neighbouring rows. "package" is what `pytorch-pretrained-biggan` 0.1.1
-            does, to the last bit: the neighbours' weights are swapped, and where the quotient of a tabled truncation
-            by the step is not a whole number in floating point (0.14, 0.28, 0.56, 0.58 and 0.94 of 51 rows) a
-            neighbour's row comes out.
-
-    Returns:
-        (1, C) or (B, C).
-    """
-    position = truncation.reshape(-1, 1) / (1.0 / (len(table) - 1))
-    lower = position.floor()
-    # float64 until here: near a row the last bits say on which side of it the position lies
-    upper_share = (position - lower).to(table.dtype)
-    lower_share = (1 - (position - lower)).to(table.dtype)
-    first = lower.long()[:, 0]
-    below, above = table[first], table[(first + 1).clamp(max=len(table) - 1)]
-    if rule == "interpolated":
-        return below * lower_share + above * upper_share
-    return torch.where(position == lower, below, below * upper_share + above * lower_share)
 
 
 class _Steerable(Pretrained, nn.Module):
@@ -208,34 +185,6 @@ class _Steerable(Pretrained, nn.Module):
         return (channels * width, side, side)
 
 
-class _BatchNorm(nn.Module):
-    """The package's batch norm around its own parameters, with the choice of the rule and a truncation a sample."""
-
-    def __init__(self, norm: Any, rule: str) -> None:
-        super().__init__()
-        self.eps, self.conditional, self.rule = norm.eps, norm.conditional, rule
-        self.register_buffer("running_means", norm.running_means)
-        self.register_buffer("running_vars", norm.running_vars)
-        if norm.conditional:
-            self.scale, self.offset = norm.scale, norm.offset
-        else:  # the package leaves these uninitialised
-            self.weight, self.bias = nn.Parameter(norm.weight.detach()), nn.Parameter(norm.bias.detach())
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor, truncation: Tensor, condition: Tensor | None = None) -> Tensor:
-        # the package's own order of operations: "package" statistics give its output to the last bit
-        mean = interpolate(self.get_buffer("running_means"), truncation, self.rule)[..., None, None]
-        variance = interpolate(self.get_buffer("running_vars"), truncation, self.rule)[..., None, None]
-        if self.conditional:
-            weight = 1 + self.scale(condition)[..., None, None]
-            return (x - mean) / torch.sqrt(variance + self.eps) * weight + self.offset(condition)[..., None, None]
-        if len(truncation) == 1:
-            return F.batch_norm(x, mean.flatten(), variance.flatten(), self.weight, self.bias, eps=self.eps)
-        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
-        return (x - mean) / torch.sqrt(variance + self.eps) * weight + bias
-
-
 class BigGANDeep(_Steerable):
     """The trainable form (Brock et al. 2019, appendix B); state-dict keys are those of the released checkpoints.
 
@@ -243,8 +192,8 @@ class BigGANDeep(_Steerable):
     A network with fresh weights gives NaN until `power_iterate` has run.
 
     Args:
-        config: 128, 256 or 512 for the released configuration of that resolution; otherwise a configuration of the
-            package, as a dict or a `BigGANConfig`.
+        config: 128, 256 or 512 for the released configuration of that resolution; otherwise a dict with the keys of
+            `BIGGAN_CONFIGS`, or an object with such attributes; those left out are of 128.
         statistics: how batch-norm statistics are read from their tables: "interpolated", or "package" for what
             `pytorch-pretrained-biggan` makes of them (see `interpolate`).
 
@@ -253,30 +202,21 @@ class BigGANDeep(_Steerable):
     """
 
     def __init__(self, config: int | Mapping[str, Any] | Any = 256, *, statistics: str = "interpolated") -> None:
-        # its import takes seconds (it brings its downloader), so only who builds one pays
-        from pytorch_pretrained_biggan.config import BigGANConfig
-        from pytorch_pretrained_biggan.model import BigGANBatchNorm, Generator
-
         super().__init__()
         check_choice("statistics", statistics, STATISTICS)
         if isinstance(config, int):
             if config not in BIGGAN_CONFIGS:
                 raise ValueError(f"config must be one of {', '.join(map(str, BIGGAN_CONFIGS))}, but got {config}")
             config = BIGGAN_CONFIGS[config]
-        if isinstance(config, Mapping):
-            config = BigGANConfig.from_dict(dict(config))
-        self.config, self.statistics = config, statistics
-        self.embeddings = nn.Linear(config.num_classes, config.z_dim, bias=False)
-        self.generator = Generator(config)
-        for parent in list(self.generator.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, BigGANBatchNorm):
-                    setattr(parent, name, _BatchNorm(child, statistics))
+        given = config if isinstance(config, Mapping) else vars(config)
+        self.config, self.statistics = SimpleNamespace(**{**BIGGAN_CONFIGS[128], **given}), statistics
+        self.embeddings = nn.Linear(self.config.num_classes, self.config.z_dim, bias=False)
+        self.generator = Generator(self.config, statistics)
         self.register_load_state_dict_pre_hook(_drop_derived_weights)
 
     def configuration(self) -> dict[str, Any]:
-        """The configuration of the package, as a dict."""
-        return self.config.to_dict()
+        """The configuration as a dict."""
+        return copy.deepcopy(vars(self.config))
 
     def power_iterate(self, count: int = 5) -> BigGANDeep:
         """Brings the vectors of spectral norm near the weights' first singular ones; fresh ones are random."""
@@ -404,7 +344,7 @@ class FastBigGAN(_Steerable):
 
     def _fold_norms(self, network: Any) -> None:
         """Gathers all batch norms: tables side by side, and the maps from the condition to scales and offsets."""
-        norms: list[tuple[_BatchNorm, Tensor | None]] = []
+        norms: list[tuple[BatchNorm, Tensor | None]] = []
         for layer in network.layers:
             if hasattr(layer, "conv_0"):
                 # the bias of a convolution inside a block only moves the mean of the norm after it

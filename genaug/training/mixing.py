@@ -37,7 +37,7 @@ class MixedLoader:
         synthetic: loaders of generated images, with the size and type of the real ones. Their labels are (B,) int64, or
             a dict of these by head, as from `CounterfactualDataset(targets="all")`; the label is then that of the
             shape.
-        device: device of the batches. By default they stay where they are, and all loaders must use one device.
+        device: device of the batches (default: that of the real images).
         labels_only: yield plain labels instead of targets, for an unchanged loop.
         keys: names, or positions, of images and labels in each batch (default: the usual ones).
 
@@ -194,7 +194,7 @@ class MixedLoader:
         if names:
             none = [labels.new_full((size,), IGNORED, dtype=torch.long) for size in sizes]
             targets["heads"] = {
-                name: torch.cat([heads.get(name, missing) for (_, _, heads), missing in zip(parts, none, strict=True)])
+                name: torch.cat([h.get(name, n).to(labels.device) for (_, _, h), n in zip(parts, none, strict=True)])
                 for name in names
             }
         return forms[REAL].joined(joined, targets, self._move)
@@ -226,19 +226,16 @@ def _joined_images(images: list[Tensor]) -> Tensor:
             raise ValueError(
                 f"{_name(number)} must have images like the real ones, {expected}, got {came}: give it a transform"
             )
-        if other.device != first.device:
-            raise ValueError(
-                f"{_name(number)} is on {other.device} and the real images on {first.device}: pass device="
-            )
     if len(images) == 1:
         return first
     last = first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
     kind = torch.channels_last if last else torch.contiguous_format
-    return torch.cat([part.contiguous(memory_format=kind) for part in images])
+    return torch.cat([part.to(first.device).contiguous(memory_format=kind) for part in images])
 
 
 def _joined_labels(labels: list[Tensor]) -> Tensor:
     """(B,) int64; or probabilities, if those of any loader are, of which the others become one-hot."""
+    labels = [part.to(labels[0].device) for part in labels]
     soft = next((part for part in labels if part.ndim == 2), None)
     if soft is None:
         return torch.cat(labels)

@@ -79,6 +79,16 @@ def test_targets_move_as_a_tensor_does() -> None:
     assert set(targets.heads) == {"shape", "texture", "background"}
 
 
+def test_generated_images_go_where_the_real_ones_are() -> None:
+    real = one((IMAGES.to("meta"), torch.tensor([1, 2])))  # as of a loader that Accelerate has prepared
+    ((images, targets),) = MixedLoader(real, fake(), fake())
+    assert images.shape == (4, 3, 4, 4)
+    assert (images.device.type, targets.labels.device.type) == ("meta", "cpu")  # labels where the real labels are
+    heads = {"shape": torch.tensor([3, 4])}
+    ((images, targets),) = MixedLoader(one((IMAGES, torch.tensor([1, 2]).to("meta"))), [(IMAGES, heads)])
+    assert {targets.labels.device.type, targets.source.device.type, targets.heads["shape"].device.type} == {"meta"}
+
+
 def test_the_real_images_memory_format_is_kept() -> None:
     last = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
     ((images, _),) = MixedLoader(one((last, torch.tensor([1, 2]))), [(torch.ones(1, 3, 4, 5), torch.tensor([7]))])
