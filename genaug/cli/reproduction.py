@@ -134,6 +134,14 @@ def reproduce_cgn_table2(
         int | None,
         typer.Option(help="Recombine a pool of this many masks, textures and backgrounds.", rich_help_panel=DATA_PANEL),
     ] = None,
+    unclipped: Annotated[
+        bool,
+        typer.Option(
+            "--unclipped",
+            help="Use double-colored digits as the released code has them: colors are not clipped to 8 bits.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for results.json.")] = Path("runs/cgn-table2"),
     device: Device = "cpu",
     dtype: ArithmeticType = Dtype.float32,
@@ -155,6 +163,7 @@ def reproduce_cgn_table2(
         num_counterfactuals=num,
         checkpoint=checkpoint,
         pool=pool,
+        clip=not unclipped,
         download=download,
         device=device,
         dtype=dtype.of_torch(),

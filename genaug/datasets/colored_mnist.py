@@ -71,6 +71,7 @@ class _BiasedDigits(VisionDataset):
     seed: int
     digits: str
     jitter: float  # Wildlife has none
+    clip = True
     targets: Tensor
     factors: dict[str, Tensor]
 
@@ -128,16 +129,17 @@ class _BiasedDigits(VisionDataset):
             indices: (B,) integers, in any order, repeats allowed; None means all of them.
 
         Returns:
-            (B, 3, 32, 32) uint8.
+            (B, 3, 32, 32) uint8; float32 for a `DoubleColoredMNIST` with `clip=False`.
 
         Raises:
             IndexError: an index is outside the dataset.
             TypeError: the indices are not integers.
         """
         indices = check_indices(range(len(self)) if indices is None else indices, len(self))
-        images = torch.empty(len(indices), 3, SIZE, SIZE, dtype=torch.uint8)
+        images = torch.empty(len(indices), 3, SIZE, SIZE, dtype=torch.uint8 if self.clip else torch.float32)
         for out, chunk in zip(images.split(_CHUNK), indices.split(_CHUNK), strict=True):
-            out.copy_(compose(*self._paint(chunk)).round_())
+            painted = compose(*self._paint(chunk))
+            out.copy_(painted.round_() if self.clip else painted.div_(127.5).sub_(1))
         return images
 
     def __len__(self) -> int:
@@ -175,12 +177,14 @@ class _BiasedDigits(VisionDataset):
     def extra_repr(self) -> str:
         lines = [f"Split: {'Train' if self.train else 'Test'}", f"Digits: {self.digits}", f"Bias: {self.bias}"]
         if hasattr(self, "jitter"):
-            lines.append(f"Jitter: {self.jitter:.4g}")
+            lines.append(f"Jitter: {self.jitter:.4g}" + ("" if self.clip else ", not clipped"))
         return "\n".join([*lines, f"Seed: {self.seed}"])
 
     def _colour(self, factor: str, palette: Tensor, indices: Tensor) -> Tensor:
         noise = normal(self.seed, indices, 3, self._stream(factor, "jitter"))
-        colours = (palette[self.factors[factor][indices]] + 255 * self.jitter * noise).clamp_(0, 255)
+        colours = palette[self.factors[factor][indices]] + 255 * self.jitter * noise
+        if self.clip:
+            colours.clamp_(0, 255)
         return colours[:, :, None, None].expand(-1, -1, SIZE, SIZE)
 
 
@@ -246,8 +250,9 @@ class DoubleColoredMNIST(_BiasedDigits):
     use the official test digits here. Objects and backgrounds share ten colors. Where colors are random, as in the
     test, one image in ten has a digit in its background's color, only a few gray levels apart.
 
-    Colors are clipped to 8 bits. The released loader keeps floats below 0 and above 1. Where object and background have
-    the same saturated color, clipping hides the digit, so this dataset is a little harder than the released one.
+    By default, colors are clipped to 8 bits. The released loader keeps floats below 0 and above 1. Where object and
+    background have the same saturated color, clipping hides the digit, so that the test is a little harder than the
+    released one. `clip=False` gives the released images.
 
     Args:
         root: as in `ColoredMNIST`.
@@ -259,6 +264,8 @@ class DoubleColoredMNIST(_BiasedDigits):
         seed: as in `ColoredMNIST`.
         jitter: standard deviation of each color channel between images, in units of full brightness.
         digits: as in `ColoredMNIST`.
+        clip: give uint8 images. False gives float32 images instead, as in the released code: 0..255 becomes [-1, 1],
+            and a color may lie outside of that.
 
     Attributes:
         targets: (N,) int64, the digit.
@@ -284,12 +291,12 @@ class DoubleColoredMNIST(_BiasedDigits):
         seed: int = 0,
         jitter: float = 0.01,
         digits: str = "mnist",
+        clip: bool = True,
     ) -> None:
-        self.jitter = check_number("jitter", jitter)
+        self.jitter, self.clip = check_number("jitter", jitter), clip
         super().__init__(root, train, transform, target_transform, download, bias, seed, digits)
 
     def _paint(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # colours are clipped to 0..255, as any file of images has them; the released loader trains on unclipped floats
         return (
             self._binary(indices),
             self._colour("texture", self._objects, indices),
@@ -408,6 +415,7 @@ def load_variant(
     seed: int = 0,
     digits: str = "mnist",
     download: bool = False,
+    clip: bool = True,
 ) -> ColoredMNIST | DoubleColoredMNIST | WildlifeMNIST:
     """One of the three datasets by its name, for commands and recipes.
 
@@ -415,9 +423,10 @@ def load_variant(
         variant: "colored", "double-colored" or "wildlife".
         textures: needed by "wildlife", ignored by the others.
         root, train, bias, seed, digits, download: as the datasets take them.
+        clip: as `DoubleColoredMNIST` takes it; the others have no such option.
 
     Raises:
-        ValueError: an unknown variant, "wildlife" without textures, or what the dataset raises.
+        ValueError: an unknown variant, `clip=False` for another than "double-colored", "wildlife" without textures, or what the dataset raises.
     """
     check_choice("variant", variant, VARIANTS)
     if variant == "wildlife" and textures is None:
@@ -426,6 +435,10 @@ def load_variant(
             "torchvision.datasets.DTD"
         )
     options: dict[str, Any] = {"textures": textures} if variant == "wildlife" else {}
+    if not clip:
+        if variant != "double-colored":
+            raise ValueError(f"clip must be True for {variant}: only double-colored can be without clipping")
+        options["clip"] = False
     return VARIANTS[variant](root, train=train, download=download, bias=bias, seed=seed, digits=digits, **options)
 
 

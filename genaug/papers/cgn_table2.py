@@ -72,6 +72,7 @@ from genaug.training.classifier.digits import fit_classifier, fit_normalised, sh
 
 GENERATED = ("cgn", "mixed", "best")  # rows that need the CGN's weights
 ROWS = ("original", "gan", "irm-2", "irm-5", "lntl", "cgn", "mixed", "best", "best-original")
+UNCLIPPED = ("original", "cgn", "best", "best-original")  # the others mix images, or count in colour levels
 COUNTERFACTUALS_PER_NOISE = 10
 BEST_IMAGES = {"colored": 300_000, "double-colored": 300_000, "wildlife": 700_000}
 BEST_POOL, BEST_JITTER = 30_000, 1.0
@@ -132,6 +133,7 @@ def run(
     num_counterfactuals: int = 100_000,
     checkpoint: str | os.PathLike[str] | None = None,
     pool: int | None = None,
+    clip: bool = True,
     download: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -151,6 +153,8 @@ def run(
         num_counterfactuals: how many images rows "cgn" and "mixed" make; row "best" has its own number.
         checkpoint: an asset's name or a converted checkpoint in place of the variant's own; for one variant at a time.
         pool: recombine a pool of that many masks, textures and backgrounds; by default each image has its own noise.
+        clip: False trains and tests on double-colored digits as the released code has them, as `DoubleColoredMNIST`
+            takes it; for that variant, and for rows of `UNCLIPPED`. Counterfactuals are 8-bit images in any case.
         download: fetch MNIST into `root` if it is not there.
         device: where to train; the CPU by default.
         dtype: the classifier's arithmetic, torch.float32 or torch.bfloat16.
@@ -174,12 +178,15 @@ def run(
         raise ValueError(f"num_counterfactuals must be at least 1, got {num_counterfactuals}")
     if checkpoint is not None and len(variants) > 1:
         raise ValueError(f"a checkpoint is of one variant: name that one, got {', '.join(variants)}")
+    if not clip and (mixing := [row for row in rows if row not in UNCLIPPED]):
+        raise ValueError(f"clip must be True for row {mixing[0]}: without clipping there are {', '.join(UNCLIPPED)}")
     settings = {
         "num_counterfactuals": num_counterfactuals,
         "counterfactuals_per_noise": COUNTERFACTUALS_PER_NOISE,
         "pool": pool,
         "checkpoint": None if checkpoint is None else os.fspath(checkpoint),
         "dtype": str(dtype).removeprefix("torch."),
+        **({} if clip else {"clip": False}),  # absent where it was not asked for, so that older results stay valid
         **CONSTANTS,
     }
     device = check_device("device", device)
@@ -212,7 +219,7 @@ def run(
                 )
         if unfinished:
             data[variant] = [
-                load_variant(variant, root=root, textures=textures, train=train, download=download)
+                load_variant(variant, root=root, textures=textures, train=train, download=download, clip=clip)
                 for train in (True, False)
             ]
     writable_folder(out)

@@ -191,6 +191,26 @@ def test_jittered_colours_are_clipped_and_do_not_wrap_around(mnist: Path) -> Non
     assert 0.4 < (green[:, 1] == 255).double().mean() < 0.6
 
 
+def test_without_clipping_colours_are_the_released_loaders_floats(mnist: Path) -> None:
+    clipped, floats = (DoubleColoredMNIST(mnist, bias=0.5, jitter=0.05, clip=clip) for clip in (True, False))
+    images = floats.images()
+    assert images.dtype == torch.float32
+    pixels = (images + 1) * 127.5
+    assert (pixels.clamp(0, 255).round() - clipped.images().float()).abs().max() <= 1  # rounding at a half
+    lime = pixels[PAPER][floats.factors["background"] == 6, 1].double()  # of 255 and a deviation of 12.75
+    assert lime.std() == pytest.approx(12.75, rel=0.2)
+    assert 0.4 < (lime > 255).double().mean() < 0.6
+    image, label = floats[3]
+    assert type(image) is tv_tensors.Image
+    assert torch.equal(image, images[3])
+    assert label == clipped[3][1]
+    assert floats.describe(3) == clipped.describe(3)
+    assert "Jitter: 0.05, not clipped" in repr(floats)
+    with pytest.raises(ValueError, match="clip must be True for colored: only double-colored"):
+        load_variant("colored", root=mnist, train=True, clip=False)
+    assert load_variant("double-colored", root=mnist, train=True, clip=False).images([0]).is_floating_point()
+
+
 def test_wildlife_shows_windows_of_its_classes_textures(mnist: Path, textures: Path) -> None:
     dataset = WildlifeMNIST(mnist, textures, bias=0.5)
     images = dataset.images().long()

@@ -39,8 +39,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         calls.append((description, options["seed"], len(images)))
         return fit(images, labels, **(options | {"epochs": 1}))
 
-    def load(variant: str, *, train: bool, textures: Path | None, **_: Any) -> Any:
-        digits = real(variant, root=None, textures=textures, train=train, digits="sklearn")
+    def load(variant: str, *, train: bool, textures: Path | None, clip: bool, **_: Any) -> Any:
+        digits = real(variant, root=None, textures=textures, train=train, digits="sklearn", clip=clip)
         return first(digits, 100 if train else 50)
 
     monkeypatch.setattr(cgn_table2, "fit_classifier", noting)
@@ -75,6 +75,22 @@ def test_results_have_every_run_its_circumstances_and_what_was_published(
     printed = capsys.readouterr().out
     assert "99.7 / 95.1" in printed
     assert f"/ {100 * figure['mean']:.1f} ± {100 * figure['sd']:.1f}  (n=2)" in printed
+
+
+def test_unclipped_digits_train_and_test_and_do_not_mix_with_others(
+    tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, measure = [], cgn_table2.accuracy
+    monkeypatch.setattr(
+        cgn_table2, "accuracy", lambda model, loader: seen.append(next(iter(loader))[0].dtype) or measure(model, loader)
+    )
+    options = SMALL | {"variants": ("double-colored",)}
+    results = cgn_table2.run(tmp_path, clip=False, **options)
+    # training, then test: counterfactuals are of 8 bits
+    assert seen == [torch.float32, torch.float32, torch.uint8, torch.float32]
+    assert results["settings"]["clip"] is False
+    with pytest.raises(ValueError, match="has results with other settings .clip False"):
+        cgn_table2.run(tmp_path, **options)
 
 
 def test_same_seed_same_accuracies(tmp_path: Path, trained: list) -> None:
@@ -193,6 +209,8 @@ def test_results_of_another_recipe_of_the_package_are_not_mixed(
         ({"rows": ()}, "rows must name at least one"),
         ({"variants": ("colour",)}, "variants must be one of .*, but got 'colour'; did you mean .*'colored'"),
         ({"seeds": ()}, "seeds must name at least one"),
+        ({"rows": ("gan",), "clip": False}, "clip must be True for row gan: without clipping there are original, cgn"),
+        ({"rows": ("original",), "clip": False, "root": "x"}, "clip must be True for colored"),
         ({"num_counterfactuals": 0}, "num_counterfactuals must be at least 1, got 0"),
         ({"variants": ("colored", "wildlife"), "checkpoint": "x"}, "a checkpoint is of one variant"),
         ({"pool": 0}, "pool must be at least 1, but got 0"),

@@ -68,7 +68,7 @@ def fit_classifier(
 
     def loss(batch: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return F.cross_entropy(model(from_uint8(images[batch])), labels[batch])
+            return F.cross_entropy(model(_signed(images[batch])), labels[batch])
 
     epoch = -(-len(labels) // batch_size)
     total, drops = (epochs * epoch, epochs) if steps is None else (steps, EPOCHS)
@@ -160,7 +160,7 @@ def fit_normalised(
     for images, labels in progress(batches, total=steps, description=description, unit="step"):
         pixels = images.to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = F.cross_entropy(model(from_uint8(pixels)), labels.to(device))
+            loss = F.cross_entropy(model(_signed(pixels)), labels.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -178,10 +178,15 @@ def check_training(epochs: int, batch_size: int, dtype: torch.dtype, steps: int 
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
 
 
+def _signed(images: Tensor) -> Tensor:
+    """Images as the classifier takes them: uint8 become [-1, 1], floats are so already."""
+    return from_uint8(images) if images.dtype == torch.uint8 else images
+
+
 def check_images(images: Tensor, labels: Tensor) -> None:
-    """TypeError or ValueError unless these are images (N, 3, 32, 32) uint8 of digits (N,) int64, N at least 1."""
-    if images.dtype != torch.uint8 or labels.dtype != torch.int64:
-        raise TypeError(f"images must be uint8 and labels int64, got {images.dtype} and {labels.dtype}")
+    """TypeError or ValueError unless these are images (N, 3, 32, 32) uint8 or float32 of digits (N,) int64, N > 0."""
+    if images.dtype not in (torch.uint8, torch.float32) or labels.dtype != torch.int64:
+        raise TypeError(f"images must be uint8 or float32 and labels int64, got {images.dtype} and {labels.dtype}")
     if images.ndim != 4 or images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
         raise ValueError(
             f"images must be (N, 3, 32, 32) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}"

@@ -92,7 +92,7 @@ def test_bfloat16_keeps_float32_weights() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": torch.zeros(2, 3, 32, 32)}, TypeError, "images must be uint8"),
+        ({"images": torch.zeros(2, 3, 32, 32).half()}, TypeError, "images must be uint8 or float32"),
         ({"images": torch.zeros(2, 3, 28, 28, dtype=torch.uint8)}, ValueError, r"\(2, 3, 28, 28\)"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, ValueError, r"labels \(N,\), got .* and \(3,\)"),
         ({"labels": torch.tensor([0, 10])}, ValueError, r"labels must be in 0..9, got 0..10"),
@@ -146,3 +146,10 @@ def test_batches_made_on_the_way_are_learnt_at_the_stated_rate() -> None:
     model = fit_normalised([batch] * 3, 3, seed=0, network=Wrong)
     moves = [float(after[1] - before[1]) for before, after in itertools.pairwise([*seen, model.logits.detach()])]
     assert moves == pytest.approx([2e-3, 1.5e-3, 0.5e-3], rel=1e-3)  # (1 + cos(k pi / 3)) / 2 of it
+
+
+def test_floats_are_images_that_are_signed_already() -> None:
+    images, labels = bars(60, 0)
+    model = fit_classifier(images, labels, epochs=1, seed=0)
+    signed = fit_classifier(images / 127.5 - 1, labels, epochs=1, seed=0)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(model.parameters(), signed.parameters(), strict=True))
