@@ -162,7 +162,7 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("reproduce cgn-figure6", "MNIST/raw, or --download to fetch it there\n"),
         ("reproduce cgn-figure7", "MNIST/raw, or --download to fetch it there\n"),
         ("reproduce cgn-figure7 --variant colred", "did you mean 'colored'"),
-        ("reproduce cgn-figure7 --num 1e5", "--num takes integers with commas between, got '1e5'"),
+        ("reproduce cgn-figure7 --numbers 1e5", "--numbers takes integers with commas between, got '1e5'"),
         ("reproduce cgn-table2 --seeds 0,one", "--seeds takes integers with commas between, got 'one'"),
         ("train cgn-mnist --variant colred --out run", "'colred'"),
         ("evaluate resnet50 --suite shape-bias --out results", "Missing option '--data'"),
@@ -380,11 +380,11 @@ def test_train_and_reproduce_hand_on_every_option(
         "--dtype bfloat16 --download",
         "train cgan-digits --out run --seed 3 --steps 9 --device cuda",
         "reproduce cgn-table2 --rows cgn --variant colored --variant wildlife --root r --textures t --seeds 4,5 "
-        "--num 10 --checkpoint c --pool 7 --out o --device cuda --dtype bfloat16 --download",
-        "reproduce cgn-table5 --root r --seeds 4,5 --num 10 --out o --device cuda --dtype bfloat16 --download",
+        "--num 10 --checkpoint c --pool 7 --unclipped --out o --device cuda --dtype bfloat16 --download",
+        "reproduce cgn-table5 --root r --seeds 4 --seeds 5 --num 10 --out o --device cuda --dtype bfloat16 --download",
         "reproduce cgn-figure6 --root r --seeds 4,5 --out o --device cuda --dtype bfloat16 --download",
-        "reproduce cgn-figure7 --variant colored --variant wildlife --num 10,20 --per-noise 1,2 --root r --textures t "
-        "--seeds 4,5 --epochs 3 --out o --device cuda --dtype bfloat16 --download",
+        "reproduce cgn-figure7 --variant colored --variant wildlife --numbers 10 --numbers 20 --per-noise 1,2 --root r "
+        "--textures t --seeds 4,5 --epochs 3 --out o --device cuda --dtype bfloat16 --download",
         "reproduce genint-colored-mnist --variant two-class --rows real,vae --digits sklearn --root r --seeds 4,5 "
         "--out o --download",
         "reproduce genint-colored-mnist --root r --download",
@@ -413,6 +413,7 @@ def test_train_and_reproduce_hand_on_every_option(
                 "num_counterfactuals": 10,
                 "checkpoint": "c",
                 "pool": 7,
+                "clip": False,
             },
         ),
         ((Path("o"),), {**seeded, "num_counterfactuals": 10}),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import subprocess
 import sys
+import urllib.error
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
 
+from genaug import cli
 from tests.test_cli import _somewhere_else, refused, run  # noqa: F401 - the first is a fixture for all tests
 
 
@@ -72,6 +76,69 @@ def test_interpolate_leaves_the_files_of_others_alone_and_no_frames_of_before(
         assert run(capsys, *command, steps, "--out", tmp_path / "frames")[0] == 0
         found = sorted(path.name for path in (tmp_path / "frames").iterdir())
         assert found == [*(f"{i:04d}.png" for i in range(steps + 1)), "frames.json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("sample biggan-deep-256 --out s.png", "biggan-deep-256"),
+        ("interpolate cgn-imagenet-256 --out s.png", "cgn-imagenet-256"),
+        ("walk biggan-deep-256 --out w.png", "biggan-deep-256"),
+        ("stylize photo.png --class 1 --out s.png", "cgn-imagenet-256"),
+        ("render biggan-deep-256 --out o --num 2", "biggan-deep-256"),
+        ("train cgn-imagenet --out o", "biggan-deep-256, u2net, vgg16-bn"),  # all of them, before torch-fidelity
+        ("train adain --styles photos --content photos --out o", "vgg19"),
+        ("reproduce cgn-table1 --seeds 0 --out o", "biggan-deep-256"),
+        ("cutouts photos --masks u2net --out o", "u2net"),
+        ("assets path biggan-deep-256", "biggan-deep-256"),
+        ("assets pull u2net", "u2net"),
+        ("evaluate resnet18 --suite imagenet --data photos --out o", "resnet18"),
+        ("audit resnet18 --data photos --out o", "resnet18"),
+    ],
+)
+def test_missing_weights_are_a_failure_in_every_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", "torch")
+    for label in ("a", "b"):
+        Path("photos", label).mkdir(parents=True)
+        Image.new("RGB", (80, 80)).save(Path("photos", label, "1.png"))
+    Image.new("RGB", (20, 20)).save("photo.png")
+    code, _, err = run(capsys, *command.split())
+    assert (code, err.count("\n")) == (1, 1), err
+    assert name in err
+
+
+def test_lists_are_separated_by_commas_or_by_repeating_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    sheets = []
+    for number, classes in enumerate((["--classes", "3,5"], ["--classes", "3", "--classes", "5"])):
+        assert run(capsys, "sample", "cgn-digits", "--out", f"{number}.png", "--columns", 4, *classes)[0] == 0
+        sheets.append(Path(f"{number}.png").read_bytes())
+    assert sheets[0] == sheets[1]
+    # an option that takes a list takes it in both ways, in every command
+    groups = {"": cli.app, "train": cli.train, "reproduce": cli.reproduce, "assets": cli.assets}
+    for app in groups.values():
+        for command in app.registered_commands:
+            assert command.callback is not None
+            for parameter in inspect.signature(command.callback, eval_str=True).parameters.values():
+                kind, *notes = get_args(parameter.annotation) or (parameter.annotation,)
+                if any("comma-separated" in (getattr(note, "help", "") or "").lower() for note in notes):
+                    assert list[str] in (kind, *get_args(kind)), (command.name, parameter.name)
+
+
+def test_num_is_a_number_of_images_in_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for app in (cli.app, cli.train, cli.reproduce, cli.assets):
+        for command in app.registered_commands:
+            assert command.callback is not None
+            parameters = inspect.signature(command.callback, eval_str=True).parameters
+            if "num" in parameters:
+                kind, note, *_ = get_args(parameters["num"].annotation)
+                assert int in (kind, *get_args(kind)), command.name
+                assert note.help.startswith(("Number of images", "Number of training counterfactuals")), command.name
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

@@ -25,13 +25,13 @@ def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
         given: the row's files where the user has fetched them; nothing is downloaded then.
 
     Raises:
-        UnavailableAssetError: they cannot be had, or what can be had is another file.
-        AssetError: they are no weights of their kind, differ from the lock file, or are not trusted enough.
+        UnavailableAssetError: they cannot be had, are not trusted enough, or what can be had is another file.
+        AssetError: they are no weights of their kind, or differ from the lock file.
     """
     if not given and (path := ready(row)) is not None:
         return path
     if not given and row.trust == cache.FIRST_USE and _only_pinned() and not lock.is_imported(row.name):
-        raise AssetError(
+        raise UnavailableAssetError(
             f"{row.name} is not fetched: GENAUG_TRUST is 'pinned', and neither its SHA-256 nor its commit is on "
             f"record. `genaug assets lock FILE --import` takes them from somebody who has it. {by_hand(row)}"
         )

@@ -32,7 +32,7 @@ def audit(
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="File of weights, or torchvision's name for published weights.")
+        str | None, typer.Option(help="File of weights, torchvision's name for published ones, or 'none' (untrained).")
     ] = None,
     classes: Annotated[
         Path | None,

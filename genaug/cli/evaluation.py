@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genaug._common.arguments import check_choice
-from genaug.cli.options import DATA_PANEL, RUNTIME, ArithmeticType, Device, Dtype, app, names
+from genaug.cli.options import DATA_PANEL, RUNTIME, ArithmeticType, Device, Dtype, app, split
 
 # those of genaug.evaluation, which takes torch's seconds to import
 SUITE_NAMES = [
@@ -47,7 +47,7 @@ def evaluate(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="File of weights, or torchvision's name for published weights (default: the best published)."
+            help="File of weights, torchvision's name for published ones, or 'none' (default: the best published)."
         ),
     ] = None,
     partial: Annotated[
@@ -62,7 +62,7 @@ def evaluate(
     dtype: ArithmeticType = Dtype.float32,
 ) -> None:
     """Evaluate a classifier on one or several benchmarks. Run the command again to resume."""
-    suite = list(names(suite, "--suite"))
+    suite = list(split(suite, "--suite"))
     if len(suite) != len(data):
         raise ValueError(f"each --suite needs its --data, got {len(suite)} and {len(data)}")
     for name in suite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ DATA = Path("data")
 DATA_PANEL, OPTIMIZATION, IMAGES_PANEL, RUNTIME = "Data", "Optimization", "Generated images", "Runtime"
 READABLE = 30  # characters that a column of sentences needs
 MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
+SEED, SEEDS = ["0"], ["0,1,2"]  # defaults of --seeds
 COLOURED_VARIANTS = ["two-class", "ten-class"]
 
 app = typer.Typer(
@@ -69,7 +71,9 @@ class Digits(str, Enum):
 
 
 Seed = Annotated[int, typer.Option(help="Random seed.", rich_help_panel=RUNTIME)]
-Seeds = Annotated[str, typer.Option(help="Comma-separated random seeds, one run for each.", rich_help_panel=RUNTIME)]
+Seeds = Annotated[
+    list[str], typer.Option(help="Comma-separated random seeds, one run for each.", rich_help_panel=RUNTIME)
+]
 Root = Annotated[
     Path, typer.Option(help="Folder that contains MNIST/raw, as torchvision stores it.", rich_help_panel=DATA_PANEL)
 ]
@@ -95,7 +99,7 @@ Truncation = Annotated[
     ),
 ]
 Classes = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         help="Comma-separated class indices, or 'best' for the selection of CGN's authors (default: all).",
         rich_help_panel=IMAGES_PANEL,
@@ -168,8 +172,12 @@ def need_mnist(root: Path, download: bool | None = None) -> None:
         raise ValueError(f"no MNIST in {str(root)!r}: pass --root DIR, a folder that holds MNIST/raw{fetch}")
 
 
-def split(text: str, option: str, repeats: bool = False) -> tuple[str, ...]:
-    """Comma-separated names, none of them empty and, unless `repeats`, none twice."""
+def split(texts: str | Sequence[str], option: str, repeats: bool = False) -> tuple[str, ...]:
+    """The entries of a list: comma-separated, in one or several uses of the option.
+
+    None may be empty and, unless `repeats`, none may come twice.
+    """
+    text = texts if isinstance(texts, str) else ",".join(texts)
     parts = tuple(part.strip() for part in text.split(","))
     if not all(parts):
         raise ValueError(f"{option} takes a comma-separated list, got an empty entry in {text!r}")
@@ -178,26 +186,21 @@ def split(text: str, option: str, repeats: bool = False) -> tuple[str, ...]:
     return parts
 
 
-def names(texts: list[str], option: str) -> tuple[str, ...]:
-    """Split an option that may be repeated and may hold comma-separated names."""
-    return split(",".join(texts), option)
-
-
-def integers(text: str | None, option: str, repeats: bool = False) -> tuple[int, ...] | None:
-    """Comma-separated integers; None for None."""
-    if text is None:
+def integers(texts: str | Sequence[str] | None, option: str, repeats: bool = False) -> tuple[int, ...] | None:
+    """A list of integers, as `split` reads it; None for an option that was not given."""
+    if not texts:
         return None
-    for part in split(text, option, repeats=True):
+    for part in split(texts, option, repeats=True):
         try:
             int(part)
         except ValueError:
             raise ValueError(f"{option} takes integers with commas between, got {part!r}") from None
-    return tuple(map(int, split(text, option, repeats)))
+    return tuple(map(int, split(texts, option, repeats)))
 
 
-def class_choice(text: str | None) -> tuple[int, ...] | str | None:
+def class_choice(texts: Sequence[str] | None) -> tuple[int, ...] | str | None:
     """--classes: a list, or the generator's best."""
-    return text if text == "best" else integers(text, "--classes")
+    return "best" if texts == ["best"] else integers(texts, "--classes")
 
 
 def as_scale(text: str | None) -> float | str | None:

@@ -90,7 +90,7 @@ def interpolate(
     over: Annotated[str, typer.Option(help="What to change: shape, texture, background or all.")] = "all",
     between: Annotated[str, typer.Option(help="What to interpolate between: classes, noises or both.")] = "both",
     classes: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Comma-separated class indices, one for each image (default: random).", rich_help_panel=IMAGES_PANEL
         ),
@@ -125,7 +125,7 @@ def walk(
     name: Generator,
     out: Annotated[Path, typer.Option(help="Image file (.png) or animation (.gif or .mp4) to write.")],
     components: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Comma-separated direction indices (default: 0,1,2,3,4).", rich_help_panel=DIRECTIONS_PANEL),
     ] = None,
     scale: Annotated[
@@ -159,7 +159,7 @@ def walk(
 
     For counterfactual generators it animates a random walk instead.
     """
-    steered = {"--components": components, "--scale": scale, "--directions": directions}
+    steered = {"--components": components or None, "--scale": scale, "--directions": directions}
     danced = {"--music": music, "--points": points}
     chosen = integers(components, "--components")
     common: dict[str, Any] = {"seed": seed, "truncation": truncation, "device": device}
@@ -185,7 +185,7 @@ def walk(
     written = samples.walk(
         name,
         out,
-        components=(0, 1, 2, 3, 4) if components is None else chosen or (),
+        components=(0, 1, 2, 3, 4) if chosen is None else chosen,
         scale=3.0 if scale is None else scale,
         directions=directions,
         **common,

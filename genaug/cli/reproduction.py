@@ -13,6 +13,8 @@ from genaug.cli.options import (
     DATA_PANEL,
     MNIST_VARIANTS,
     OPTIMIZATION,
+    SEED,
+    SEEDS,
     Accumulate,
     ArithmeticType,
     As,
@@ -31,12 +33,16 @@ from genaug.cli.options import (
     Tiny,
     cgn_changes,
     integers,
-    names,
     need_mnist,
     reproduce,
     split,
 )
 from genaug.papers import RECIPES, Recipe
+
+# defaults of lists
+TABLE1_ROWS = ["all,without-shape,without-text,without-bg,without-rec,biggan"]
+TABLE2_ROWS = ["original,cgn"]
+FIGURE7_NUMBERS, FIGURE7_PER_NOISE = ["10000,100000,1000000"], ["1,5,10,20"]
 
 
 @reproduce.command("list", epilog="Example: genaug reproduce list")
@@ -75,12 +81,10 @@ def reproduce_list() -> None:
     "cgn-table1", epilog="Example: genaug reproduce cgn-table1 --tiny --as released --out runs/cgn-table1"
 )
 def reproduce_cgn_table1(
-    rows: Annotated[
-        str, typer.Option(help="Comma-separated rows.", rich_help_panel=DATA_PANEL)
-    ] = "all,without-shape,without-text,without-bg,without-rec,biggan",
+    rows: Annotated[list[str], typer.Option(help="Comma-separated rows.", rich_help_panel=DATA_PANEL)] = TABLE1_ROWS,
     as_: As = "paper",
     tiny: Tiny = False,
-    seeds: Seeds = "0",
+    seeds: Seeds = SEED,
     steps: Steps = None,
     batch_size: AtOnce = None,
     accumulate: Accumulate = None,
@@ -112,16 +116,16 @@ def reproduce_cgn_table1(
 )
 def reproduce_cgn_table2(
     rows: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="Comma-separated rows: original, gan, irm-2, irm-5, lntl, cgn, mixed, best, best-original, or all.",
             rich_help_panel=DATA_PANEL,
         ),
-    ] = "original,cgn",
+    ] = TABLE2_ROWS,
     variant: MnistVariants = MNIST_VARIANTS,
     root: Root = DATA,
     textures: Textures = None,
-    seeds: Seeds = "0",
+    seeds: Seeds = SEED,
     num: Annotated[int, typer.Option(help="Number of training counterfactuals.", rich_help_panel=DATA_PANEL)] = 100_000,
     checkpoint: Annotated[
         str | None,
@@ -149,14 +153,14 @@ def reproduce_cgn_table2(
 ) -> None:
     """CGN, Table 2: accuracy on digits whose color and texture no longer predict the class."""
     chosen_seeds = integers(seeds, "--seeds") or ()
-    if set(names(variant, "--variant")) <= set(MNIST_VARIANTS):
+    if set(split(variant, "--variant")) <= set(MNIST_VARIANTS):
         need_mnist(root, download)
     from genaug.papers import cgn_table2
 
     cgn_table2.run(
         out,
         rows=split(rows, "--rows"),
-        variants=names(variant, "--variant"),
+        variants=split(variant, "--variant"),
         root=root,
         textures=textures,
         seeds=chosen_seeds,
@@ -175,7 +179,7 @@ def reproduce_cgn_table2(
 )
 def reproduce_cgn_table5(
     root: Root = DATA,
-    seeds: Seeds = "0",
+    seeds: Seeds = SEED,
     num: Annotated[int, typer.Option(help="Number of training counterfactuals.", rich_help_panel=DATA_PANEL)] = 30_000,
     out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs/cgn-table5"),
     device: Device = "cpu",
@@ -201,7 +205,7 @@ def reproduce_cgn_table5(
 @reproduce.command("cgn-figure6", epilog="Example: genaug reproduce cgn-figure6 --root data --out runs/cgn-figure6")
 def reproduce_cgn_figure6(
     root: Root = DATA,
-    seeds: Seeds = "0",
+    seeds: Seeds = SEED,
     out: Annotated[Path, typer.Option(help="Folder for results.json, weights and the figure.")] = Path(
         "runs/cgn-figure6"
     ),
@@ -218,24 +222,24 @@ def reproduce_cgn_figure6(
 
 
 @reproduce.command(
-    "cgn-figure7", epilog="Example: genaug reproduce cgn-figure7 --variant colored --num 10000,100000 --root data"
+    "cgn-figure7", epilog="Example: genaug reproduce cgn-figure7 --variant colored --numbers 10000,100000 --root data"
 )
 def reproduce_cgn_figure7(
     variant: MnistVariants = MNIST_VARIANTS,
-    num: Annotated[
-        str,
+    numbers: Annotated[
+        list[str],
         typer.Option(help="Comma-separated numbers of training counterfactuals.", rich_help_panel=DATA_PANEL),
-    ] = "10000,100000,1000000",
+    ] = FIGURE7_NUMBERS,
     per_noise: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="Comma-separated numbers of counterfactuals per shape noise (colored: at most 10).",
             rich_help_panel=DATA_PANEL,
         ),
-    ] = "1,5,10,20",
+    ] = FIGURE7_PER_NOISE,
     root: Root = DATA,
     textures: Textures = None,
-    seeds: Seeds = "0",
+    seeds: Seeds = SEED,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -249,16 +253,16 @@ def reproduce_cgn_figure7(
     download: Download = False,
 ) -> None:
     """CGN, Figure 7: test accuracy over the number of counterfactuals, and over their number per shape noise."""
-    numbers, ratios = integers(num, "--num") or (), integers(per_noise, "--per-noise") or ()
+    counts, ratios = integers(numbers, "--numbers") or (), integers(per_noise, "--per-noise") or ()
     chosen = integers(seeds, "--seeds") or ()
-    if set(names(variant, "--variant")) <= set(MNIST_VARIANTS):
+    if set(split(variant, "--variant")) <= set(MNIST_VARIANTS):
         need_mnist(root, download)
     from genaug.papers import cgn_figure7
 
     cgn_figure7.run(
         out,
-        variants=names(variant, "--variant"),
-        numbers=numbers,
+        variants=split(variant, "--variant"),
+        numbers=counts,
         per_noise=ratios,
         root=root,
         textures=textures,
@@ -278,7 +282,7 @@ def reproduce_genint_colored_mnist(
         list[str], typer.Option(help="Comma-separated datasets: two-class, ten-class.", rich_help_panel=DATA_PANEL)
     ] = COLOURED_VARIANTS,
     rows: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Comma-separated rows: real, irm, irm-released, grey, vae, vae-intervened, real+vae, gan, "
             "gan-intervened, real+gan (default: all).",
@@ -289,7 +293,7 @@ def reproduce_genint_colored_mnist(
         Digits, typer.Option(help="Source of the digits. scikit-learn's need no download.", rich_help_panel=DATA_PANEL)
     ] = Digits.mnist,
     root: Root = DATA,
-    seeds: Seeds = "0",
+    seeds: Seeds = SEED,
     out: Annotated[Path, typer.Option(help="Folder for results.json, generators and figures.")] = Path(
         "runs/genint-colored-mnist"
     ),
@@ -297,14 +301,14 @@ def reproduce_genint_colored_mnist(
 ) -> None:
     """GenInt's colored digits: interventions on a conditional VAE and GAN, compared with IRM."""
     chosen_seeds = integers(seeds, "--seeds") or ()
-    chosen = {} if rows is None else {"rows": split(rows, "--rows")}
+    chosen = {} if not rows else {"rows": split(rows, "--rows")}
     if digits == Digits.mnist:
         need_mnist(root, download)
     from genaug.papers import genint_colored_mnist
 
     genint_colored_mnist.run(
         out,
-        variants=names(variant, "--variant"),
+        variants=split(variant, "--variant"),
         root=root,
         digits=digits.value,
         seeds=chosen_seeds,
@@ -326,7 +330,7 @@ def _add_recipe(name: str, recipe: Recipe) -> None:
         twin: Annotated[
             bool, typer.Option("--twin", help="Run the small-scale reproduction on scikit-learn's digits.")
         ] = False,
-        seeds: Seeds = "0,1,2",
+        seeds: Seeds = SEEDS,
         out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs", name),
     ) -> None:
         if not (twin and recipe.twin):

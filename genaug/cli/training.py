@@ -99,7 +99,7 @@ def train_cgn_mnist(
 def train_cgn_imagenet(
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints, sample sheets and the log.")],
     without: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Comma-separated losses to leave out: rec, shape, text, bg.", rich_help_panel=OPTIMIZATION),
     ] = None,
     as_: As = "paper",
@@ -215,7 +215,7 @@ def train_classifier(
         ),
     ] = None,
     heads: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="Comma-separated heads: shape, texture, background.", rich_help_panel=MODEL),
     ] = None,
     aggregate: Annotated[
@@ -340,7 +340,7 @@ def train_classifier(
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f"no such folder: {folder}")
     changes: dict[str, Any] = {
-        "heads": None if heads is None else split(heads, "--heads"),
+        "heads": None if not heads else split(heads, "--heads"),
         "aggregate": aggregate,
         "frozen_batch_norm": frozen_batch_norm or None,
         "epochs": epochs,

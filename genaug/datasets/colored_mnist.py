@@ -426,7 +426,8 @@ def load_variant(
         clip: as `DoubleColoredMNIST` takes it; the others have no such option.
 
     Raises:
-        ValueError: an unknown variant, `clip=False` for another than "double-colored", "wildlife" without textures, or what the dataset raises.
+        ValueError: an unknown variant, `clip=False` for another than "double-colored", "wildlife" without textures, or
+            what the dataset raises.
     """
     check_choice("variant", variant, VARIANTS)
     if variant == "wildlife" and textures is None:

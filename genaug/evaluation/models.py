@@ -9,7 +9,8 @@ import os
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from genaug.evaluation.scoring import IMAGENET_MEAN, IMAGENET_STD, Model, prepro
 from genaug.models.multi_head_resnet import MultiHeadClassifier
 
 TIMM = "timm/"
+UNTRAINED = "none"
 PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved model
 PREFIXES = ("_orig_mod.", "module.", "model.")  # of torch.compile, DistributedDataParallel, Lightning
 _SAVED = ("config.json", "model.safetensors")  # what `save_pretrained` writes
@@ -67,7 +69,7 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
             - a Python path "package.module:function" to a model, a `Classifier`, or a function that returns one.
         weights: for a name of torchvision's or timm's, a file with a state dict (.pth, .pt, .ckpt, .bin, .safetensors);
             the number of classes is the file's. Or torchvision's name for published weights, such as "IMAGENET1K_V1".
-            By default the best published ones, which are fetched.
+            By default the best published ones, which are fetched. "none" gives an untrained network, always the same.
 
     Raises:
         ValueError: an unknown name, weights that do not fit, or a folder without a model.
@@ -91,12 +93,15 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
         raise FileNotFoundError(f"no such file: {file}")
     label = name if weights is None else f"{name}, {file.name if file else weights}"
     state = None if file is None else _state(file)
+    untrained = weights == UNTRAINED
     try:
         if name.startswith(TIMM):
-            if weights is not None and file is None:
-                raise ValueError(f"weights must be a file for timm's models, whose names say theirs, got {weights!r}")
-            return _timm(name, label, file, state)
-        return _torchvision(name, label, file, state, None if file else str(weights or "DEFAULT"))
+            if weights is not None and file is None and not untrained:
+                raise ValueError(
+                    f"weights must be a file or 'none' for timm's models, whose names say theirs, got {weights!r}"
+                )
+            return _timm(name, label, file, state, untrained)
+        return _torchvision(name, label, file, state, None if file or untrained else str(weights or "DEFAULT"))
     except OSError as error:  # of a download
         raise RuntimeError(
             f"the weights of {name} could not be fetched ({one_line(error)}); pass a file of them as weights"
@@ -191,7 +196,7 @@ def _torchvision(
     published = models.get_model_weights(name)
     if weights is not None and weights not in published.__members__:
         raise ValueError(
-            f"weights of {name} must be a file or one of {', '.join(published.__members__)}, got {weights!r}"
+            f"weights of {name} must be a file, 'none' or one of {', '.join(published.__members__)}, got {weights!r}"
         )
     chosen = None if weights is None else published[weights]
     # a file is taken to be trained as the first published weights were: resized to 256, cut to 224
@@ -199,7 +204,8 @@ def _torchvision(
     # built for published weights these two change what they are given; a file of weights is taken to want the same
     as_published = chosen is None and name in ("googlenet", "inception_v3")
     extra = {"transform_input": True, "init_weights": False} if as_published else {}
-    model = models.get_model(name, weights=chosen, **extra)
+    with _seeded():
+        model = models.get_model(name, weights=chosen, **extra)
     count = None if state is None else _class_count(model, state)
     if state is not None and file is not None:
         if count is not None:
@@ -212,7 +218,7 @@ def _torchvision(
     return _prepared(label, model, None if named else preset, **(given | named))
 
 
-def _timm(name: str, label: str, file: Path | None, state: dict[str, Tensor] | None) -> Classifier:
+def _timm(name: str, label: str, file: Path | None, state: dict[str, Tensor] | None, untrained: bool) -> Classifier:
     try:
         import timm
     except ModuleNotFoundError:
@@ -221,7 +227,8 @@ def _timm(name: str, label: str, file: Path | None, state: dict[str, Tensor] | N
     bare = name.removeprefix(TIMM)
     if not timm.is_model(bare):
         raise ValueError(f"timm has no model {bare!r}{near(bare, timm.list_models())}")
-    model = timm.create_model(bare, pretrained=state is None)
+    with _seeded():
+        model = timm.create_model(bare, pretrained=state is None and not untrained)
     if state is not None and file is not None:
         if (count := _class_count(model, state)) is not None:
             model = timm.create_model(bare, pretrained=False, num_classes=count)
@@ -233,6 +240,14 @@ def _timm(name: str, label: str, file: Path | None, state: dict[str, Tensor] | N
     named = {} if file is None else _described(file.parent / PREPROCESSING)
     transform = None if named else timm.data.create_transform(**config, is_training=False)
     return _prepared(label, model, transform, **(given | named))
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Draw untrained weights from a fixed seed; the global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
 
 
 def _huggingface_folder(folder: Path) -> bool:

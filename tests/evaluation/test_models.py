@@ -68,7 +68,7 @@ def test_a_model_of_another_input_size_gets_cropped_images_at_its_own(tmp_path: 
         (
             "resnet50",
             "IMAGENET1K_V9",
-            "weights of resnet50 must be a file or one of IMAGENET1K_V1, .* got 'IMAGENET1K_V9'",
+            "weights of resnet50 must be a file, 'none' or one of IMAGENET1K_V1, .* got 'IMAGENET1K_V9'",
         ),
     ],
 )
@@ -137,7 +137,7 @@ def test_timms_models_by_their_names(tmp_path: Path, state, monkeypatch: pytest.
     assert asked == [("small.a1", True), ("small.a1", False)]
     with pytest.raises(ValueError, match="timm has no model 'smal'; did you mean 'small'"):
         load_classifier("timm/smal")
-    with pytest.raises(ValueError, match="weights must be a file for timm's models"):
+    with pytest.raises(ValueError, match="weights must be a file or 'none' for timm's models"):
         load_classifier("timm/small.a1", "IMAGENET1K_V1")
 
 
@@ -294,3 +294,17 @@ def test_a_file_of_weights_alone_says_its_network(tmp_path: Path, name: str) -> 
     torch.save({f"module.{key}": tensor for key, tensor in model.state_dict().items()}, tmp_path / name)
     found = load_classifier(str(tmp_path / name))
     assert found.model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet10t"])
+def test_none_is_an_untrained_network_and_always_the_same(name: str) -> None:
+    if name.startswith("timm/"):
+        pytest.importorskip("timm")
+    before = torch.get_rng_state()
+    one, other = (load_classifier(name, "none") for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    image = torch.rand(1, 3, 64, 64)
+    assert isinstance(one.model, torch.nn.Module)
+    assert isinstance(other.model, torch.nn.Module)
+    assert torch.equal(one.model.eval()(image), other.model.eval()(image))
+    assert one.name == f"{name}, none"

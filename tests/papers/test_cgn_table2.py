@@ -89,7 +89,7 @@ def test_unclipped_digits_train_and_test_and_do_not_mix_with_others(
     # training, then test: counterfactuals are of 8 bits
     assert seen == [torch.float32, torch.float32, torch.uint8, torch.float32]
     assert results["settings"]["clip"] is False
-    with pytest.raises(ValueError, match="has results with other settings .clip False"):
+    with pytest.raises(ValueError, match=r"has results with other settings \(clip False"):
         cgn_table2.run(tmp_path, **options)
 
 
