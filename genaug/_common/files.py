@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -125,13 +126,22 @@ class ImageFiles:
     @property
     def skipped(self) -> str:
         """What was skipped, as a text such as "3 hidden files or folders"; empty if nothing was."""
-        parts = []
-        if self.hidden:
-            parts.append(f"{self.hidden} hidden {'file or folder' if self.hidden == 1 else 'files or folders'}")
+        parts = [hidden_text(self.hidden)] if self.hidden else []
         if count := len(self.others):
             word = "file without an image suffix" if count == 1 else "files without an image suffix"
             parts.append(f"{count} {word} ({', '.join(self.others[:3])}{', ...' if count > 3 else ''})")
         return " and ".join(parts)
+
+
+def hidden_text(count: int) -> str:
+    """Such as "3 hidden files or folders"."""
+    return f"{count} hidden {'file or folder' if count == 1 else 'files or folders'}"
+
+
+def tell_skipped(root: str | os.PathLike[str], skipped: str) -> None:
+    """Write to standard error what was skipped in a folder of the user's; nothing for an empty text."""
+    if skipped:
+        print(f"{os.fspath(root)}: skipped {skipped}", file=sys.stderr)
 
 
 def image_files(root: str | os.PathLike[str]) -> ImageFiles:
@@ -156,7 +166,7 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
         if is_hidden(entry.name):
             hidden += 1
         elif entry.is_dir():
-            found, skipped, unknown = _images_below(entry, root)
+            found, skipped, unknown = images_below(entry, root)
             if not found:
                 raise ValueError(f"class {entry.name!r} has no image: remove the folder {entry}, or add images to it")
             files += [(name, len(classes)) for name in found]
@@ -178,7 +188,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         OSError: a folder cannot be read.
     """
-    return [Path(folder, name) for name in _images_below(Path(folder), Path(folder))[0]]
+    return [Path(folder, name) for name in images_below(Path(folder), Path(folder))[0]]
 
 
 def images_in(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
@@ -195,8 +205,8 @@ def images_in(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def _images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
-    """Paths of the images below a class folder, how much hidden was skipped, and paths of other files."""
+def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
+    """Paths of the images below a folder, from `root` on; how much hidden was skipped; and paths of other files."""
     found: list[str] = []
     others: list[str] = []
     hidden = 0

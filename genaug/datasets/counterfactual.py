@@ -27,7 +27,7 @@ from genaug.datasets.pool import Pool, blend_uint8, check_fits
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose, warp
 from genaug.interventions.sampling import integers, uniform
-from genaug.interventions.steering import isolated, noise_of
+from genaug.interventions.steering import isolated, lock_of, noise_of
 
 _MOST_JITTER = 4.0  # beyond it masks leave the image
 BACKGROUNDS = ("any", "other", "same")
@@ -462,6 +462,10 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         return torch.cat(halves)[order.argsort().to(self.device)]
 
     def _bank(self) -> Pool:
+        with lock_of(self):  # several threads share one pool
+            return self._pool_of_parts()
+
+    def _pool_of_parts(self) -> Pool:
         if self._held is None:
             assert self.pool is not None
 

@@ -280,6 +280,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
             images = self._call(self._generate, z, labels)
         return to_uint8(self._check_part("images", images, len(numbers), 3, -1, 1))
 
+    @isolated()
     def factors(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Return the class of each sample as "label", and the index of each nuisance's value by the name of its factor.
 

@@ -59,6 +59,7 @@ class Pool:
             for part in missing.split(self._most):
                 mask, texture, background = self._make(part.to(device))
                 places = (part % size).to(device)
+                self._held[part % size] = -1  # whatever stops the next lines, no entry is held that is half another
                 for bank, made in zip(
                     self._banks,
                     (mask.float().mul(255).round_().to(torch.uint8), to_uint8(texture), to_uint8(background)),

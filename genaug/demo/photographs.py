@@ -30,7 +30,7 @@ from torch import Tensor
 
 from genaug._common import plotting
 from genaug._common.arguments import check_integer
-from genaug._common.files import image_files, writable_folder
+from genaug._common.files import image_files, tell_skipped, writable_folder
 from genaug._common.progress import progress
 from genaug._common.records import circumstances, write_results
 from genaug.datasets.counterfactual import CounterfactualDataset
@@ -107,6 +107,7 @@ def _say(line: str) -> None:
 def _chosen(photographs: str | os.PathLike[str], folder: Path, seed: int) -> Path:
     """The photographs to use: all of them, or copies of as many of each class as `MOST` allows."""
     listed = image_files(photographs)
+    tell_skipped(listed.root, listed.skipped)
     if len(listed.classes) < 2:
         raise ValueError(f"{listed.root} must have at least two classes, got {', '.join(listed.classes)}")
     by_class: list[list[str]] = [[] for _ in listed.classes]

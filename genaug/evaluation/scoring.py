@@ -23,7 +23,15 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchvision.transforms import v2
 
 from genaug._common.arguments import check_device, check_integer
-from genaug._common.files import ImageError, list_images, open_as_published
+from genaug._common.files import (
+    ImageError,
+    hidden_text,
+    images_below,
+    is_hidden,
+    list_images,
+    open_as_published,
+    tell_skipped,
+)
 from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.interventions.steering import evaluating, fitting_memory
@@ -143,7 +151,13 @@ def labelled_folders(
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}")
-    found = {name: image_paths(root / name) if (root / name).is_dir() else [] for name in labels}
+    found: dict[str, list[Path]] = {}
+    hidden = sum(map(is_hidden, os.listdir(root)))
+    for name in labels:
+        images, skipped, _ = images_below(root / name, root) if (root / name).is_dir() else ([], 0, [])
+        found[name] = sorted(root / image for image in images)
+        hidden += skipped
+    tell_skipped(root, hidden_text(hidden) if hidden else "")
     absent = [name for name, paths in found.items() if not paths]
     if len(absent) == len(labels):
         raise FileNotFoundError(f"{root} must have folders of images such as {absent[0]!r}, but has none of them")

@@ -92,10 +92,56 @@ def lock_of(thing: object) -> threading.RLock:
     return _locks.setdefault(thing, threading.RLock())
 
 
+class _Defaults:
+    """torch's default type and the precision of its products, which all threads share: the usual ones while in use.
+
+    The first thread that comes keeps what it finds, and the last one that leaves puts it back. So a thread that
+    leaves does not change them for one that is still computing.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._own = threading.Lock(), 0, threading.local()
+        self._found: tuple[torch.dtype, str] = torch.float32, "highest"
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._found = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+                self._set(torch.float32, "highest")
+            self._users += 1
+        self._own.uses = getattr(self._own, "uses", 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._own.uses -= 1
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._set(*self._found)
+
+    @staticmethod
+    def _set(dtype: torch.dtype, precision: str) -> None:
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+        if torch.get_float32_matmul_precision() != precision:
+            torch.set_float32_matmul_precision(precision)
+
+    def after_fork(self) -> None:
+        """In a child there is this thread alone: the others do not put back what was found."""
+        others = self._users > 0
+        self._lock, self._users = threading.Lock(), getattr(self._own, "uses", 0)
+        if others and not self._users:
+            self._set(*self._found)
+
+
+_defaults = _Defaults()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_defaults.after_fork)
+
+
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Generation within this does not see the caller's autocast, inference mode, default device and default type."""
-    dtype = torch.get_default_dtype()
+    """Generation within this does not see the caller's modes: autocast, inference mode, default device and type, and
+    the precision of products of float32."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -104,9 +150,7 @@ def isolated() -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        if dtype != torch.float32:
-            stack.callback(torch.set_default_dtype, dtype)
-            torch.set_default_dtype(torch.float32)
+        stack.enter_context(_defaults)
         yield
 
 

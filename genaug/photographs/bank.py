@@ -25,6 +25,7 @@ from genaug.generators import check_labels
 from genaug.generators.images import from_uint8
 from genaug.interventions import blending
 from genaug.interventions.blending import BLENDS, PATCHES
+from genaug.interventions.steering import isolated
 from genaug.photographs.format import BankFiles
 
 _WHICH, _STRENGTH, _PLACE, _TEXTURE = 0, 1, slice(2, 6), slice(6, 6 + PATCHES**2)  # what the noise's numbers decide
@@ -71,6 +72,7 @@ class PhotographBank(nn.Module):
     default_tie = ("shape", "texture")  # whole objects
     discrete_noise = True  # nothing lies between two noises; `genaug interpolate` fades from one to the other
 
+    @isolated()
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -31,6 +31,7 @@ from torch import Tensor
 from genaug._common.arguments import check_indices
 from genaug._common.files import atomic_path, one_line, writable_folder
 from genaug.assets.cache import sha256
+from genaug.interventions.steering import isolated
 
 BANK = "bank.json"
 SUMMARY = "summary.json"
@@ -133,7 +134,8 @@ class BankFiles:
 
     @cached_property
     def labels(self) -> Tensor:
-        return torch.tensor([entry.label for entry in self.entries], dtype=torch.int64)
+        with isolated():  # they are kept, and made where they are first asked for
+            return torch.tensor([entry.label for entry in self.entries], dtype=torch.int64)
 
     def parts(self, numbers: Tensor | Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Read several cutouts.
@@ -151,6 +153,7 @@ class BankFiles:
         photograph, colours, mask, background = (self.part(name, numbers) for name in ORDER)
         return photograph, colours, mask, background
 
+    @isolated()
     def part(self, name: str, numbers: Tensor | Sequence[int]) -> Tensor:
         """Read one part of several cutouts, (B, 1 or 3, S, S) uint8; the other parts are not decoded.
 
@@ -170,6 +173,7 @@ class BankFiles:
         """Whether an entry has parts; an excluded photograph that did not open has none."""
         return bool(self._records[entry.index].sizes)
 
+    @isolated()
     def read(self, entry: Entry) -> Parts:
         """Read the parts of one entry, usable or excluded.
 

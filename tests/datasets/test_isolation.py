@@ -1,6 +1,7 @@
 """Sample i is a function of (seed, i): not of the caller's modes, default types, threads, or the batch."""
 
 import json
+import os
 import threading
 
 import numpy as np
@@ -10,7 +11,9 @@ from contract import Conditional
 from torch import nn
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset, fit_directions
+from genaug.datasets import pool
 from genaug.generators.images import to_uint8
+from genaug.interventions.steering import isolated
 
 
 class Parts(nn.Module):
@@ -70,6 +73,109 @@ def test_the_default_type_changes_no_sample(make):
         assert torch.get_default_dtype() == torch.float16
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+class Noting(Parts):
+    """Notes the modes that its images are made in."""
+
+    def __init__(self):
+        super().__init__()
+        self.modes = set()
+
+    def mechanisms(self, z, labels, truncation):
+        self.modes.add((torch.get_float32_matmul_precision(), torch.get_default_dtype()))
+        return super().mechanisms(z, labels, truncation)
+
+
+def test_the_precision_of_products_is_not_the_callers():
+    # "medium" computes products in bfloat16 where a CPU has instructions for it, and on GPUs
+    data = counterfactual(Noting())
+    torch.set_float32_matmul_precision("medium")
+    try:
+        data.images(range(8))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert data.generator.modes == {("highest", torch.float32)}
+
+
+def test_a_thread_that_leaves_does_not_change_the_defaults_of_another():
+    inside, left = threading.Event(), threading.Event()
+    found = []
+
+    def stay():
+        with isolated():
+            inside.set()
+            left.wait(10)
+            found.append(torch.get_default_dtype())
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        thread = threading.Thread(target=stay)
+        with isolated():
+            thread.start()
+            inside.wait(10)
+        left.set()
+        thread.join()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == [torch.float32]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking a process with threads
+def test_a_process_that_is_forked_meanwhile_has_the_callers_defaults():
+    def types_in_a_child():
+        child = os.fork()
+        if not child:
+            before = torch.get_default_dtype()
+            with isolated():
+                within = torch.get_default_dtype()
+            os._exit(0 if (before, within) == (torch.float64, torch.float32) else 1)
+        codes.append(os.waitpid(child, 0)[1])
+
+    codes = []
+    torch.set_default_dtype(torch.float64)
+    try:
+        with isolated():  # in this thread, while another one forks
+            thread = threading.Thread(target=types_in_a_child)
+            thread.start()
+            thread.join()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert codes == [0]
+
+
+def test_redraws_that_factors_ask_for_do_not_see_the_callers_autocast():
+    seen = set()
+
+    def classifier(images):
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return torch.zeros(len(images), 10)
+
+    data = generative(recognized_by=classifier, draws=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        data.factors(range(8))
+    assert seen == {False}
+
+
+def test_an_entry_of_a_pool_is_not_half_another_after_an_interruption(monkeypatch):
+    data, expected = (counterfactual(pool=4, refresh=1.0, length=6400) for _ in range(2))
+    data.images(range(16))
+    calls, convert = [], pool.to_uint8
+
+    def interrupted(images):
+        calls.append(images)
+        if len(calls) == 2:  # the mask and the texture of new entries are there, their background is not
+            raise KeyboardInterrupt
+        return convert(images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "to_uint8", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            data.images(range(64, 80))
+    assert torch.equal(data.images(range(16)), expected.images(range(16)))
 
 
 def test_a_dataset_first_used_in_inference_mode_works_outside_of_it(make):

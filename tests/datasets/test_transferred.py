@@ -89,8 +89,11 @@ def test_the_command_line_renders_and_repairs_a_transfer(
     out = tmp_path / "itr"
     command = ["render", "cgan-digits", "--transfer", photographs, "--out", out, "--size", 24, "--network", network]
     command += ["--steps", "1,2", "--components", 12, "--format", "imagefolder", "--image", "png", "--shard-size", 3]
+    (photographs / "cat" / "._a.png").write_bytes(b"metadata of another system")
     assert cli.main([*map(str, command)]) == 0
-    assert capsys.readouterr().out == f"{out}\n"
+    said = capsys.readouterr()
+    assert said.out == f"{out}\n"
+    assert f"{photographs}: skipped 1 hidden file or folder\n" in said.err
     assert len(RenderedDataset(out)) == 5
     before = (out / "dog" / "b.png").read_bytes()
     (out / "dog" / "b.png").unlink()

@@ -46,8 +46,19 @@ def test_it_writes_what_is_promised_and_says_where(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.usefixtures("small")
-def test_same_seed_same_figures(tmp_path: Path) -> None:
-    first, second = (demo.run(tmp_path / name) for name in "ab")
+def test_same_seed_same_figures_whatever_the_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, used = torch.get_num_threads(), set()
+    fit = demo.fit_classifier
+    monkeypatch.setattr(demo, "fit_classifier", lambda *a, **k: used.add(torch.get_num_threads()) or fit(*a, **k))
+    try:
+        torch.set_num_threads(1)
+        first = demo.run(tmp_path / "a")
+        torch.set_num_threads(4)
+        second = demo.run(tmp_path / "b")
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert used == {1}
     for row in ("plain", "counterfactual", "interventional", "with_invisible"):
         assert first[row] == second[row]
 

@@ -188,12 +188,13 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     assert [path.name for path in image_paths(tmp_path / "root")] == ["a.png", "b.png"]
 
 
-def test_folders_label_their_images_and_others_are_left_out(tmp_path: Path) -> None:
+def test_folders_label_their_images_and_others_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path, ["b/2.png", "b/1.JPEG", "a/1.png", "other/1.png", "a/.hidden.png"])
     (tmp_path / "a" / "notes.txt").write_text("no image")
     files, missing = labelled_folders(tmp_path, {"a": 7, "b": 3}, expected=3)
     assert [path.name for path in files.paths] == ["1.png", "1.JPEG", "2.png"]
     assert (files.labels, missing) == ([7, 3, 3], ())
+    assert capsys.readouterr().err == f"{tmp_path}: skipped 1 hidden file or folder\n"
 
 
 def test_missing_folders_are_named_and_fewer_images_counted(tmp_path: Path) -> None:

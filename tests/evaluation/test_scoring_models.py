@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -36,6 +37,24 @@ def test_the_module_behind_a_bound_method_is_put_into_evaluation_mode(wrap: Any)
     assert torch.equal(logits(wrap(model)), logits(model))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
+
+
+def test_threads_score_one_model_that_is_in_training() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected, found = accuracy(model, batches(IMAGES, LABELS, 5)), []
+
+    def work() -> None:
+        found.extend(accuracy(model, batches(IMAGES, LABELS, size)) for size in (1, 2, 5, 12))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 12
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_function_that_calls_a_module_in_training_mode_is_told_of() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from synthetic_photographs import CLASSES, draw_bank, scene
 
+from genaug import PhotographBank
 from genaug.photographs.format import SUMMARY, BankFiles
 
 
@@ -25,6 +26,19 @@ def test_parts_come_back_to_the_last_bit(bank):
         parts = (expected.photograph, expected.object, expected.mask, expected.background)
         for images, image in zip(found, parts, strict=True):
             assert torch.equal(images[row], image)
+
+
+def test_labels_and_parts_do_not_depend_on_the_callers_modes(bank):
+    with torch.device("meta"), torch.inference_mode():
+        labels, parts, none = bank.labels, bank.parts([3]), bank.parts([])
+        read = bank.read(bank.entries[3])
+        whole = PhotographBank(bank.path)
+    for tensor in (labels, *parts, *none, read.mask, whole.order, whole.boxes):
+        assert tensor.device.type == "cpu"
+        assert not tensor.is_inference()
+    # labels that are first asked for while validating train afterwards
+    logits = torch.zeros(len(bank), 3, requires_grad=True)
+    torch.nn.functional.cross_entropy(logits, bank.labels).backward()
 
 
 def test_entries_say_what_is_in_the_mask(bank):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from genaug._common.files import tell_skipped
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import names_of
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -104,8 +104,8 @@ def _photographs(
     transform = augmentation(settings.augmentation, settings.size)
     balanced = settings.balance_groups and key == "data"
     images = Photographs(root, transform, _seed(settings, key), skip_bad, balanced=balanced)
-    if world.rank == 0 and images.skipped:
-        print(f"{os.fspath(root)}: skipped {images.skipped}", file=sys.stderr)
+    if world.rank == 0:
+        tell_skipped(root, images.skipped)
     if images.classes != list(classes):
         different = sorted(set(images.classes) ^ set(classes))
         raise ValueError(

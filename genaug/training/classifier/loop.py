@@ -23,7 +23,14 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from genaug._common.arguments import check_integer
-from genaug._common.files import atomic_path, image_files, naming_full_disk, open_image, writable_folder
+from genaug._common.files import (
+    atomic_path,
+    image_files,
+    naming_full_disk,
+    open_image,
+    tell_skipped,
+    writable_folder,
+)
 from genaug._common.progress import progress
 from genaug._common.records import circumstances, write_results
 from genaug.evaluation.scoring import (
@@ -114,8 +121,8 @@ def train(
             raise TypeError(f"options of sources must be numbers, strings, lists and dicts ({error})") from None
         listed = image_files(validation)
         held_out, classes = _held_out(listed, settings, world), list(listed.classes)
-        if world.rank == 0 and listed.skipped:
-            print(f"{os.fspath(validation)}: skipped {listed.skipped}", file=sys.stderr)
+        if world.rank == 0:
+            tell_skipped(validation, listed.skipped)
         bad = folder / BAD_IMAGES if skip_bad else None
         again = None if retrain is None else _grouped(retrain, classes, settings)
         mixed, weights, named = mixed_loader(data, classes, sources, settings, world, num_workers, bad)

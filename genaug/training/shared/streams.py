@@ -129,7 +129,11 @@ class Stream:
             return None
         if self.seed is None:
             given = sampler.generator
-            self.seed = int(torch.empty((), dtype=torch.int64).random_()) if given is None else given.initial_seed()
+            self.seed = (
+                int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+                if given is None
+                else given.initial_seed()
+            )
         return self.seed
 
     def once(self) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contract import Conditional, counterfactual
@@ -304,6 +305,11 @@ def test_a_rendered_set_without_a_heads_labels_or_of_other_classes_is_refused(tm
 def test_genints_own_augmentation_turns_crops_flips_both_ways_and_jitters() -> None:
     rotate, crop, across, down, jitter, *_ = augmentation("additional", 24).transforms
     assert (rotate.degrees, rotate.expand) == ([-180.0, 180.0], True)
+    # bilinear as in the released code: between black and white there are greys, which nearest neighbours do not make
+    halves = Image.new("L", (20, 20)).convert("RGB")
+    halves.paste((255, 255, 255), (0, 0, 10, 20))
+    turned = np.asarray(rotate.transform(halves, {"angle": 30.0}))
+    assert ((turned > 40) & (turned < 215)).any()
     assert tuple(crop.size) == (24, 24)
     assert (across.p, down.p) == (0.5, 0.5)
     assert type(down).__name__ == "RandomVerticalFlip"
