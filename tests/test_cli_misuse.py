@@ -130,7 +130,7 @@ def test_lists_are_separated_by_commas_or_by_repeating_the_option(capsys: pytest
                     assert list[str] in (kind, *get_args(kind)), (command.name, parameter.name)
 
 
-def test_num_is_a_number_of_images_in_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_num_is_a_number_of_images_in_every_command() -> None:
     for app in (cli.app, cli.train, cli.reproduce, cli.assets):
         for command in app.registered_commands:
             assert command.callback is not None

@@ -48,7 +48,7 @@ def render(
         typer.Option(help="Method: gatys (the paper's) or adain (faster) (default: gatys).", rich_help_panel=TRANSFER),
     ] = None,
     steps: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Fewest and most optimization steps of gatys, comma-separated (default: 20,70).",
             rich_help_panel=TRANSFER,
