@@ -11,7 +11,6 @@ from contract import Conditional
 from torch import nn
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset, fit_directions
-from genaug.datasets import pool
 from genaug.generators.images import to_uint8
 from genaug.interventions.steering import isolated
 
@@ -160,21 +159,29 @@ def test_redraws_that_factors_ask_for_do_not_see_the_callers_autocast():
     assert seen == {False}
 
 
-def test_an_entry_of_a_pool_is_not_half_another_after_an_interruption(monkeypatch):
+class Interrupted:
+    """A pool's store that is interrupted at its first write."""
+
+    def __init__(self, store):
+        self.store, self.first = store, True
+
+    def __setitem__(self, places, made):
+        if self.first:
+            self.first = False
+            raise KeyboardInterrupt
+        self.store[places] = made
+
+    def __getitem__(self, places):
+        return self.store[places]
+
+
+def test_an_entry_of_a_pool_is_not_half_another_after_an_interruption():
     data, expected = (counterfactual(pool=4, refresh=1.0, length=6400) for _ in range(2))
     data.images(range(16))
-    calls, convert = [], pool.to_uint8
-
-    def interrupted(images):
-        calls.append(images)
-        if len(calls) == 2:  # the mask and the texture of new entries are there, their background is not
-            raise KeyboardInterrupt
-        return convert(images)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pool, "to_uint8", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            data.images(range(64, 80))
+    *stores, backgrounds = data._held._banks
+    data._held._banks = (*stores, Interrupted(backgrounds))
+    with pytest.raises(KeyboardInterrupt):
+        data.images(range(64, 80))  # masks and textures of new entries are there, their backgrounds are not
     assert torch.equal(data.images(range(16)), expected.images(range(16)))
 
 
