@@ -231,8 +231,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         if self.pool is not None or self.shared_noise:
             raise ValueError("combine needs a dataset without pool and shared_noise: their draws have no numbers")
         draws = chosen_draws({"shape": shape, "texture": texture, "background": background}, self.tie)
-        draws = {name: numbers.to(self.device) for name, numbers in draws.items()}
-        labels = self._labels_of(draws)
+        labels = self._labels_of(draws := {name: numbers.to(self.device) for name, numbers in draws.items()})
         made = []
         for rows in torch.arange(len(draws["shape"]), device=self.device).split(self.batch_size):
             numbers, classes = ({name: column[rows] for name, column in each.items()} for each in (draws, labels))
@@ -240,7 +239,8 @@ class CounterfactualDataset(GeneratedDataset[Target]):
             mask, colours = self._jittered(mask.float(), colours.float(), numbers["background"])
             image = self._composed(mask, colours, behind.float(), numbers["background"])
             made.append([to_uint8(part) for part in (2 * mask - 1, colours, behind, image)])
-        return Combination(*map(torch.cat, zip(*made, strict=True)), labels)
+        mask, colours, behind, image = (torch.cat(part) for part in zip(*made, strict=True))
+        return Combination(mask, colours, behind, image, labels)
 
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
         columns = {name: values.tolist() for name, values in self.labels(indices).items()}

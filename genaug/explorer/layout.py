@@ -34,7 +34,7 @@ def head() -> str:
 
 
 def _static(name: str) -> str:
-    return resources.files("genaug.explorer").joinpath("static", name).read_text(encoding="utf-8")
+    return resources.files("genaug.explorer").joinpath("static").joinpath(name).read_text(encoding="utf-8")
 
 
 def theme(gr: Any) -> Any:
@@ -56,7 +56,7 @@ def build(page: Page) -> Any:
                     tabs = {}
                     for tab, name in TABS.items():
                         with gr.Tab(name, id=tab) as tabs[tab]:
-                            page.pictures[tab] = gr.HTML("")
+                            page.pictures[tab] = gr.HTML("", elem_id=f"{tab}-picture")
                 page.groups["walk tab"] = tabs["walk"]
             with gr.Column(scale=2, min_width=300, elem_id="ga-panel") as page.groups["panel"]:
                 shuffle, reset = _panel(page)
@@ -75,10 +75,10 @@ def build(page: Page) -> Any:
         shuffle.click(page.shuffled, inputs, outputs, **_LATEST)
         reset.click(page.reset, inputs, outputs, **_LATEST)
 
-        def linked(request: gr.Request) -> list[Any]:
+        def linked(request: Any) -> list[Any]:
             return page.linked(str(request.query_params))
 
-        linked.__annotations__["request"] = gr.Request  # a string until now, which gradio does not read
+        linked.__annotations__["request"] = gr.Request  # how gradio knows what to pass
         blocks.load(linked, None, outputs, **_LATEST)
     return blocks
 

@@ -84,7 +84,7 @@ def call_of(view: View, traits: Traits) -> Call:
     if any(label is not None for label in classes.values()):
         named = traits.class_names if traits.bank else range(traits.num_classes)
         dataset["classes"] = {name: None if label is None else named[label] for name, label in classes.items()}
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for name in FACTORS:
         if name == "shape" or not {name, "shape"} <= set(view.tie):  # else it is the shape's by default
             choice = view.factor(name)
@@ -179,12 +179,11 @@ class Studio:
         noise = _numbers(numbers["noise"])
         if view.tab != "walk":
             return dataset.moved(**{**numbers, "noise": noise}).cpu(), None
-        frames = [
-            dataset.moved(noise, view.moves, {**view.nuisances, view.walk: step})
-            if isinstance(step, str)
-            else dataset.moved(noise, {**view.moves, view.walk: step}, view.nuisances)
-            for step in walk_steps(view, traits)
-        ]
+        frames = []
+        for step in walk_steps(view, traits):
+            changes: dict[str, dict[Any, Any]] = {"offsets": {**view.moves}, "nuisances": {**view.nuisances}}
+            changes["nuisances" if isinstance(step, str) else "offsets"][view.walk] = step
+            frames.append(dataset.moved(noise, **changes))
         return torch.cat(frames).cpu(), None
 
     def picture(self, view: View) -> bytes:
