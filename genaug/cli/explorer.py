@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genaug.cli.options import app
+from genaug.cli.options import IMAGES_PANEL, RUNTIME, Device, app
 
 
 @app.command(epilog="Example: genaug explore cgn-wildlife-mnist")
@@ -22,7 +22,7 @@ def explore(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Report of `genaug audit` to show in a tab.")] = None,
     host: Annotated[
-        str, typer.Option(help="Address to serve on. 0.0.0.0 lets other machines in.", rich_help_panel="Server")
+        str, typer.Option(help="Address to serve on. 0.0.0.0 lets other machines in.", rich_help_panel=RUNTIME)
     ] = "127.0.0.1",
     port: Annotated[
         int | None,
@@ -30,24 +30,24 @@ def explore(
             help="Port to serve on (default: 7860). If it is in use, the next free one is taken.",
             min=1,
             max=65535,
-            rich_help_panel="Server",
+            rich_help_panel=RUNTIME,
         ),
     ] = None,
     browser: Annotated[
         bool,
-        typer.Option("--browser/--no-browser", help="Open the page in a browser.", rich_help_panel="Server"),
+        typer.Option("--browser/--no-browser", help="Open the page in a browser.", rich_help_panel=RUNTIME),
     ] = True,
     view: Annotated[
         str | None,
         typer.Option(
-            help="Link of a view, or its part after the question mark. Needs --out.", rich_help_panel="Picture"
+            help="Link of a view, or its part after the question mark. Needs --out.", rich_help_panel=IMAGES_PANEL
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="PNG file. Writes the view's picture and opens no page.", rich_help_panel="Picture"),
+        typer.Option(help="PNG file. Writes the view's picture and opens no page.", rich_help_panel=IMAGES_PANEL),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...", rich_help_panel="Server")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Look at a generator's images in the browser, change them, and copy the code that makes them."""
     if view is not None and out is None:

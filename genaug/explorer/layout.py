@@ -60,7 +60,8 @@ def build(page: Page) -> Any:
                 page.groups["walk tab"] = tabs["walk"]
             with gr.Column(scale=2, min_width=300, elem_id="ga-panel") as page.groups["panel"]:
                 shuffle, reset = _panel(page)
-            page.pictures["code"] = gr.HTML("", elem_id="ga-code")
+            with gr.Column(elem_id="ga-code") as page.groups["code"]:
+                page.pictures["code"] = gr.HTML("")
         _start(page)
         inputs, pictures = list(page.controls.values()), [message, *page.pictures.values()]
         outputs = [*pictures, *inputs, *page.groups.values()]

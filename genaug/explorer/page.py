@@ -170,6 +170,7 @@ class Page:
             "tabs": {"selected": view.tab},
             "walk tab": {"visible": traits.walks},
             "panel": {"visible": view.tab != "report"},
+            "code": {"visible": view.tab != "report"},
             "factors": {"visible": traits.counterfactual},
             "subject": {"visible": not traits.counterfactual},
             "grid": {"visible": view.tab == "samples"},

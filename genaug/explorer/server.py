@@ -66,9 +66,10 @@ def explore(
         found = listening.getsockname()[1]
         if port is not None and found != port:
             tell(f"port {port} is in use: took {found}")
-        address = f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{found}"
+        shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{found}"
         tell(f"genaug explore is at {address} (press Ctrl-C to stop)")
-        config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none")
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         if browser and _has_screen():
             _open_browser_later(address)

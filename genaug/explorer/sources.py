@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genaug._common.arguments import check_choice
+from genaug._common.arguments import check_choice, check_device
 from genaug._common.files import list_images
 from genaug.assets import ASSETS, KINDS
 from genaug.datasets.generated import names_of
@@ -96,7 +96,7 @@ class Sources:
         embedded = [row.name for row in ASSETS.values() if row.embedded and KINDS[row.kind].generates]
         first = given or DEFAULT
         self.names = tuple(dict.fromkeys([first, *sorted(embedded, key=lambda name: name != DEFAULT)]))
-        self.device = device
+        self.device = check_device("device", device)
         self._lock = threading.Lock()
         self._held: dict[str, tuple[Any, Traits]] = {}
         if given is not None:

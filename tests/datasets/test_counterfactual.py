@@ -565,3 +565,40 @@ def test_ties_and_backgrounds_that_cannot_be_are_refused(options, error, message
 def test_repr_tells_ties_and_backgrounds():
     dataset = CounterfactualDataset(Flat(), tie=("shape", "texture"), backgrounds="other")
     assert "Tied: shape, texture; backgrounds: other" in repr(dataset)
+
+
+@pytest.mark.parametrize("options", [{}, {"tie": ("shape", "texture")}, {"backgrounds": "other"}, {"mask_jitter": 1.0}])
+def test_combining_the_draws_of_a_sample_makes_the_sample(generator, options):
+    dataset = CounterfactualDataset(generator, 100, seed=3, **options)
+    for index in (0, 7, 23):
+        told = dataset.describe(index)
+        made = dataset.combine(**told["noise_indices"])
+        assert torch.equal(made.image[0], dataset[index][0])
+        assert {name: int(label) for name, label in made.labels.items()} == told["labels"]
+
+
+def test_combined_parts_are_those_that_compose_the_image(generator):
+    dataset = CounterfactualDataset(generator, classes={"shape": 3, "texture": None, "background": [5, 6]})
+    made = dataset.combine(4, range(70), [9] * 70)  # more than one batch
+    again = blend_uint8(made.mask, made.texture, made.background)
+    assert (again.int() - made.image.int()).abs().max() <= 2  # its parts are rounded
+    assert len(made.mask.flatten(1).unique(dim=0)) == len(made.background.flatten(1).unique(dim=0)) == 1
+    assert made.labels["shape"].tolist() == [3] * 70
+    assert int(made.labels["background"][0]) in (5, 6)
+    assert len(made.labels["texture"].unique()) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "draws", "error", "message"),
+    [
+        ({}, {"shape": -1}, ValueError, "shape must be at least 0, got -1"),
+        ({}, {"shape": 0.5}, TypeError, "shape must be an integer or a row of them"),
+        ({}, {"shape": [0, 1], "texture": [0, 1, 2]}, ValueError, "shape must have 1 or 3 numbers, got 2"),
+        ({"tie": ("shape", "texture")}, {"shape": 0, "texture": 1}, ValueError, "texture must be the same as shape"),
+        ({"pool": 4}, {"shape": 0}, ValueError, "without pool"),
+        ({"shared_noise": True}, {"shape": 0}, ValueError, "without pool and shared_noise"),
+    ],
+)
+def test_draws_that_cannot_be_combined(generator, options, draws, error, message):
+    with pytest.raises(error, match=message):
+        CounterfactualDataset(generator, **options).combine(**draws)

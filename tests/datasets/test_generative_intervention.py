@@ -416,3 +416,33 @@ def test_no_graph_is_kept_of_images_or_directions():
     assert kept
     assert not any(kept)
     assert torch.is_grad_enabled()
+
+
+def test_noise_that_is_moved_by_nothing_makes_the_sample():
+    observed = dataset(components=0)
+    moving = dataset(components=4, interventions_per_noise=1)
+    assert torch.equal(moving.moved(range(20)), observed.images(range(20)))
+    assert torch.equal(moving.moved(3, {0: 0.0}), observed.images([3]))
+
+
+def test_moves_along_directions_add_up_and_are_in_standard_deviations():
+    ds = dataset(components=4, interventions_per_noise=1)
+    z = ds._noise(torch.tensor([5]), torch.zeros(1, dtype=torch.long))
+    d = ds.directions
+    moved = z + 1.5 * d.latent_stdev[0] * d.vectors[0] - 2 * d.latent_stdev[3] * d.vectors[3]
+    with torch.no_grad():
+        expected = to_uint8(ds.generator(moved, ds.labels([5]), 1.0))
+    assert (ds.moved(5, {0: 1.5, 3: -2.0}).int() - expected.int()).abs().max() <= 1
+    assert not torch.equal(ds.moved(5, {0: 1.5}), ds.moved(5))
+
+
+def test_what_cannot_be_moved():
+    ds = dataset(components=4)
+    for numbers, offsets, message in (
+        (-1, {}, "noise must be at least 0"),
+        (0, {4: 1.0}, "component must be at most 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ds.moved(numbers, offsets)
+    with pytest.raises(ValueError, match="nuisances must be one of"):
+        ds.moved(0, {}, {"place": "on grass"})
