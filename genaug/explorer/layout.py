@@ -41,7 +41,9 @@ def theme(gr: Any) -> Any:
     """Return the page's colours and the system's own fonts, which no other host is asked for."""
     sans = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     mono = ["ui-monospace", "Cascadia Code", "Menlo", "Consolas", "monospace"]
-    return gr.themes.Base(primary_hue="blue", neutral_hue="slate", radius_size="md", font=sans, font_mono=mono)
+    base = gr.themes.Base(primary_hue="blue", neutral_hue="slate", radius_size="md", font=sans, font_mono=mono)
+    # white on it has the contrast that text needs, 5.2 to 1
+    return base.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")
 
 
 def build(page: Page) -> Any:
@@ -50,15 +52,16 @@ def build(page: Page) -> Any:
     with gr.Blocks(title="genaug explore", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(html.header())
         message = gr.HTML("", elem_id="ga-message")
+        address = gr.Textbox(visible=False)
         with gr.Row(elem_id="ga-main"):
-            with gr.Column(scale=3, min_width=300, elem_id="ga-pictures"):
+            with gr.Column(scale=3, min_width=0, elem_id="ga-pictures"):
                 with gr.Tabs(selected=page.view.tab) as page.groups["tabs"]:
                     tabs = {}
                     for tab, name in TABS.items():
                         with gr.Tab(name, id=tab) as tabs[tab]:
                             page.pictures[tab] = gr.HTML("", elem_id=f"{tab}-picture")
                 page.groups["walk tab"] = tabs["walk"]
-            with gr.Column(scale=2, min_width=300, elem_id="ga-panel") as page.groups["panel"]:
+            with gr.Column(scale=2, min_width=0, elem_id="ga-panel") as page.groups["panel"]:
                 shuffle, reset = _panel(page)
             with gr.Column(elem_id="ga-code") as page.groups["code"]:
                 page.pictures["code"] = gr.HTML("")
@@ -76,11 +79,8 @@ def build(page: Page) -> Any:
         shuffle.click(page.shuffled, inputs, outputs, **_LATEST)
         reset.click(page.reset, inputs, outputs, **_LATEST)
 
-        def linked(request: Any) -> list[Any]:
-            return page.linked(str(request.query_params))
-
-        linked.__annotations__["request"] = gr.Request  # how gradio knows what to pass
-        blocks.load(linked, None, outputs, **_LATEST)
+        # the address is the browser's to tell; the server sees requests for data alone
+        blocks.load(page.linked, address, outputs, js="() => [location.search]", **_LATEST)
     return blocks
 
 

@@ -187,7 +187,15 @@ class Studio:
         return torch.cat(frames).cpu(), None
 
     def picture(self, view: View) -> bytes:
-        """Return the view as a PNG file: its images in rows, small ones enlarged."""
+        """Return the view as a PNG file: its images in rows, small ones enlarged; a walk as an animated one.
+
+        Raises:
+            ValueError: the view is a report, or its images cannot be made.
+        """
+        if view.tab == "report":
+            raise ValueError("a report has no picture: choose another tab")
+        if view.tab == "walk":
+            return self.animation(view)
         tiles = [_coloured(tile.image) for tile in self.tiles(view)]
         columns = len(tiles) if view.tab == "image" else columns_of(len(tiles))
         return as_png(image_grid(torch.stack(tiles), columns, scale=enlargement(tiles[0])))

@@ -84,6 +84,10 @@ def make_app(
     tab: str = "image",
 ) -> Any:
     """Return the page as an ASGI application; arguments and errors as `explore`."""
+    folder = None if report is None else Path(report)
+    if folder is not None and not is_report(folder):
+        raise FileNotFoundError(f"no report of `genaug audit` in {folder}: it has index.html and audit.json")
+    studio = Studio(Sources(name, device))
     gradio = import_gradio()
     from fastapi import FastAPI, Response
     from fastapi.responses import FileResponse, PlainTextResponse
@@ -92,10 +96,6 @@ def make_app(
     from genaug.explorer import layout
     from genaug.explorer.page import Page, sentence
 
-    folder = None if report is None else Path(report)
-    if folder is not None and not is_report(folder):
-        raise FileNotFoundError(f"no report of `genaug audit` in {folder}: it has index.html and audit.json")
-    studio = Studio(Sources(name, device))
     page = Page(gradio, studio, None if folder is None else "report.html", tab)
     blocks = layout.build(page)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -114,8 +114,7 @@ def make_app(
         try:
             query = str(request.query_params)
             traits = studio.sources.traits(generator_of(query) or studio.sources.first)
-            view = from_query(query, traits)
-            made = studio.animation(view) if view.tab == "walk" else studio.picture(view)
+            made = studio.picture(from_query(query, traits))
         except ValueError as error:
             return PlainTextResponse(sentence(error), status_code=400)
         return Response(made, media_type="image/png")
@@ -212,8 +211,7 @@ def save_picture(name: str | None, view: str, out: str | os.PathLike[str], *, de
         raise ValueError(f"--out must end in .png, got {out.name}")
     sources = Sources(name or generator_of(view), device)
     studio = Studio(sources)
-    found = from_query(view, sources.traits(sources.first))
-    made = studio.animation(found) if found.tab == "walk" else studio.picture(found)
+    made = studio.picture(from_query(view, sources.traits(sources.first)))
     with atomic_path(out) as temporary:
         temporary.write_bytes(made)
     return out

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 from genaug.explorer import sources as sources_module
 from genaug.explorer.samples import Studio
+from genaug.explorer.server import bound_socket
 from genaug.explorer.sources import Sources
 from genaug.interventions.nuisances import Nuisances, worded_noise
 
@@ -50,3 +54,41 @@ def worded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def studio() -> Studio:
     return Studio(Sources())
+
+
+class Server:
+    """`genaug explore` in a process of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        with bound_socket("127.0.0.1", 21500) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "genaug", "explore", *arguments, "--no-browser", "--port", str(port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline()
+        assert "genaug explore is at" in first, first + self.process.stdout.read()
+        self.address = first.split(" at ")[1].split()[0]
+
+    def stop(self) -> str:
+        """End the process, and return what it said meanwhile."""
+        self.process.terminate()
+        return self.process.communicate(timeout=60)[0]
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    page = "<!doctype html><html lang='en'><title>Audit</title><h1>The background gap</h1>"
+    (folder / "index.html").write_text(page)
+    (folder / "audit.json").write_text("{}")
+    (folder / "secret.txt").write_text("not for the page")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(report: Path, bank: Path) -> Iterator[Server]:
+    started = Server(str(bank), "--report", str(report))
+    yield started
+    said = started.stop()
+    assert "Error" not in said, said
+    assert "Traceback" not in said, said

@@ -15,8 +15,6 @@ import pytest
 pytest.importorskip("gradio")  # the extra "app"
 playwright = pytest.importorskip("playwright.sync_api")
 
-from genaug.explorer.server import bound_socket  # noqa: E402
-
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
@@ -24,25 +22,6 @@ pytestmark = [
 ]
 WIDTHS = (360, 1400)
 TIMEOUT = 60_000  # milliseconds: the machine may be busy
-
-
-class Server:
-    """`genaug explore` in a process of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        with bound_socket("127.0.0.1", 21500) as free:
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "genaug", "explore", *arguments, "--no-browser", "--port", str(port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert self.process.stdout is not None
-        first = self.process.stdout.readline()
-        assert "genaug explore is at" in first, first + self.process.stdout.read()
-        self.address = first.split(" at ")[1].split()[0]
-
-    def stop(self) -> str:
-        """End the process, and return what it said meanwhile."""
-        self.process.terminate()
-        return self.process.communicate(timeout=60)[0]
 
 
 @pytest.fixture(scope="module")
@@ -53,28 +32,10 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    page = "<!doctype html><html lang='en'><title>Audit</title><h1>The background gap</h1>"
-    (folder / "index.html").write_text(page)
-    (folder / "audit.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(report: Path, bank: Path) -> Iterator[Server]:
-    started = Server(str(bank), "--report", str(report))
-    yield started
-    said = started.stop()
-    assert "Error" not in said, said
-    assert "Traceback" not in said, said
-
-
 class Visit:
     """A page that is open, and everything that went wrong on it."""
 
-    def __init__(self, browser: Any, server: Server, query: str = "", width: int = 1400, scheme: str = "light") -> None:
+    def __init__(self, browser: Any, server: Any, query: str = "", width: int = 1400, scheme: str = "light") -> None:
         self.context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         self.page = self.context.new_page()
         self.page.set_default_timeout(TIMEOUT)
@@ -122,7 +83,7 @@ class Visit:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_control_of_counterfactual_images_changes_the_picture(browser: Any, server: Server, width: int) -> None:
+def test_every_control_of_counterfactual_images_changes_the_picture(browser: Any, server: Any, width: int) -> None:
     visit = Visit(browser, server, "?generator=cgn-double-colored-mnist", width)
     page = visit.page
     assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
@@ -144,7 +105,7 @@ def test_every_control_of_counterfactual_images_changes_the_picture(browser: Any
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_tab_shows_what_it_says(browser: Any, server: Server, width: int) -> None:
+def test_every_tab_shows_what_it_says(browser: Any, server: Any, width: int) -> None:
     visit = Visit(browser, server, "?generator=cgn-digits", width)
     page = visit.page
     page.get_by_role("tab", name="Samples").click()
@@ -162,7 +123,7 @@ def test_every_tab_shows_what_it_says(browser: Any, server: Server, width: int) 
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_directions_move_and_walk(browser: Any, server: Server, width: int) -> None:
+def test_directions_move_and_walk(browser: Any, server: Any, width: int) -> None:
     visit = Visit(browser, server, "?generator=cgan-digits", width)
     page = visit.page
     assert page.get_by_role("tab", name="Walk").count() == 1
@@ -181,7 +142,7 @@ def test_directions_move_and_walk(browser: Any, server: Server, width: int) -> N
     visit.close()
 
 
-def test_a_bank_has_blends_and_placement_and_a_link_opens_the_same_picture(browser: Any, server: Server) -> None:
+def test_a_bank_has_blends_and_placement_and_a_link_opens_the_same_picture(browser: Any, server: Any) -> None:
     visit = Visit(browser, server)
     visit.changes(lambda: visit.choose("Blend", "hard"))
     visit.changes(lambda: visit.slide("Placement", "End"))
@@ -196,7 +157,7 @@ def test_a_bank_has_blends_and_placement_and_a_link_opens_the_same_picture(brows
     again.close()
 
 
-def test_code_and_link_are_copied(browser: Any, server: Server) -> None:
+def test_code_and_link_are_copied(browser: Any, server: Any) -> None:
     visit = Visit(browser, server, "?generator=cgn-digits&shape=3:12")
     visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
     for name, expected in (
@@ -210,7 +171,7 @@ def test_code_and_link_are_copied(browser: Any, server: Server) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_wrong_link_is_a_sentence_and_the_page_goes_on(browser: Any, server: Server, scheme: str) -> None:
+def test_a_wrong_link_is_a_sentence_and_the_page_goes_on(browser: Any, server: Any, scheme: str) -> None:
     visit = Visit(browser, server, "?generator=cgn-digits&shape=12:1", 360, scheme)
     playwright.expect(visit.page.get_by_role("alert")).to_have_text(
         "The link cannot be shown: shape must have a class in 0..9, got 12."
@@ -220,7 +181,7 @@ def test_a_wrong_link_is_a_sentence_and_the_page_goes_on(browser: Any, server: S
     visit.close()
 
 
-def test_the_keyboard_alone_is_enough(browser: Any, server: Server) -> None:
+def test_the_keyboard_alone_is_enough(browser: Any, server: Any) -> None:
     visit = Visit(browser, server, "?generator=cgn-double-colored-mnist")
     page = visit.page
     seen: list[str] = []
@@ -246,7 +207,7 @@ def test_the_keyboard_alone_is_enough(browser: Any, server: Server) -> None:
     visit.close()
 
 
-def test_two_users_at_once_see_their_own_pictures(browser: Any, server: Server, bank: Path) -> None:
+def test_two_users_at_once_see_their_own_pictures(browser: Any, server: Any, bank: Path) -> None:
     one, two = Visit(browser, server, "?generator=cgn-digits"), Visit(browser, server, f"?generator={bank}")
     first = one.changes(lambda: one.choose("Shape class", "9"))  # a class that the bank does not have
     second = two.changes(lambda: two.choose("Shape class", "kite"))
@@ -260,7 +221,7 @@ def test_two_users_at_once_see_their_own_pictures(browser: Any, server: Server, 
     two.close()
 
 
-def test_superseded_moves_are_dropped(browser: Any, server: Server) -> None:
+def test_superseded_moves_are_dropped(browser: Any, server: Any) -> None:
     visit = Visit(browser, server, "?generator=cgn-double-colored-mnist&tab=samples&count=36")
     asked: list[str] = []
     visit.page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
@@ -279,7 +240,7 @@ def test_superseded_moves_are_dropped(browser: Any, server: Server) -> None:
     visit.close()
 
 
-def test_a_port_in_use_is_said(server: Server) -> None:
+def test_a_port_in_use_is_said(server: Any) -> None:
     port = server.address.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "genaug", "explore", "cgn-digits", "--no-browser", "--port", port]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -42,7 +42,6 @@ def test_the_missing_extra_is_one_line_with_the_command(
 
 
 def test_an_unknown_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("gradio")
     code, error = failed(capsys, "cgn-double-coloured-mnist")
     assert code == 2
     assert "cgn-double-colored-mnist" in error  # the nearest one
@@ -51,7 +50,6 @@ def test_an_unknown_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_folder_of_photographs_is_one_line_with_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("gradio")
     write_images(tmp_path / "photos", ["cat/0.png", "dog/0.png"])
     code, error = failed(capsys, str(tmp_path / "photos"))
     assert code == 2
@@ -61,7 +59,6 @@ def test_a_folder_of_photographs_is_one_line_with_the_command(
 def test_a_file_that_is_no_generator_and_a_folder_without_report_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("gradio")
     (tmp_path / "notes.txt").write_text("no image, no generator")
     code, error = failed(capsys, str(tmp_path / "notes.txt"))
     assert code == 2
