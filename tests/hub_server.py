@@ -33,6 +33,7 @@ class HubServer:
         self.redirects = ""  # the host that has the bytes
         self.log: list[tuple[str, str]] = []
         self.uploads: dict[str, dict[str, bytes]] = {}  # repository -> path -> content
+        self.private: dict[str, bool] = {}
         self.lock = threading.Lock()
 
     def __enter__(self) -> HubServer:
@@ -154,6 +155,7 @@ class Handler(BaseHTTPRequestHandler):
             content = json.loads(body)
             repository = f"{content['organization']}/{content['name']}"
             self.hub.uploads.setdefault(repository, {})
+            self.hub.private[repository] = content.get("visibility", "") == "private" or bool(content.get("private"))
             reply = {"url": f"{self.hub.url}/{repository}", "id": repository, "name": repository}
         elif "/preupload/" in self.path:
             reply = {
@@ -265,7 +267,8 @@ class WebHandler(Handler):
             form = (
                 '<html><form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
                 f'<input type="submit"><input type="hidden" name="id" value="{query.rpartition("id=")[2]}">'
-                '<input type="hidden" name="confirm" value="t"></form></html>'
+                '<input type="hidden" name="export" value="download"><input type="hidden" name="confirm" value="t">'
+                '<input type="hidden" name="uuid" value="a-b-c"></form></html>'
             )
             if self.hub.fault("quota"):
                 form = "<html><p>Sorry, you can't view or download this file at this time.</p></html>"
@@ -276,7 +279,11 @@ class WebHandler(Handler):
             return self.answer(int(fault), b"refused", Retry_After="0")
         path = path.removeprefix("release-assets/")
         if path.startswith("drive.usercontent.google.com/"):
-            path = "drive.google.com/uc?export=download&id=" + dict(p.split("=") for p in query.split("&"))["id"]
+            fields = dict(field.split("=") for field in query.split("&"))
+            if self.hub.fault("late-quota") or (fields["confirm"], fields["uuid"]) != ("t", "a-b-c"):
+                page = b"<html><p>Too many users have viewed or downloaded this file recently.</p></html>"
+                return self.answer(200, page, Content_Type="text/html; charset=utf-8")
+            path = f"drive.google.com/uc?export=download&id={fields['id']}"
         content = self.hub.files.get((path,))
         if content is None:
             return self.answer(404, b"no such file")

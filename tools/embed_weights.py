@@ -7,14 +7,13 @@ Every figure on the card comes from the run's own metadata and log, and from the
 """
 
 import argparse
-import importlib
 import json
 import re
 import shutil
 import statistics
 from pathlib import Path
 
-from genaug.assets import cache, registry, store
+from genaug.assets import cache, registry, store, table
 
 # of runs from before the machine was recorded: one thread each, on a machine shared with other work
 MACHINE = "CPU, 1 thread, torch 2.15.0, on a shared machine"
@@ -107,12 +106,6 @@ def card_of(name: str, run: Path, figures: str) -> str:
     )
 
 
-def home_of(name: str) -> Path:
-    """The module that has the asset's row."""
-    paths = [Path(importlib.import_module(home).__file__) for home in registry.HOMES]
-    return next(path for path in paths if f'name="{name}"' in path.read_text())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=list(registry.ASSETS))
@@ -137,10 +130,10 @@ def main() -> None:
         text = re.sub(r"\| measured \| .* \|", lambda _: f"| measured | {figures} |", singular(card.read_text()))
     card.write_text(text)
 
-    source = home_of(name)
+    source = Path(table.__file__)
     text = source.read_text()
     begin = text.index(f'name="{name}"')
-    end = text.index("\n            ),", begin)
+    end = text.index("\n    ),", begin)
     block = text[begin:end]
     for field, value in (
         ("sha256", f'"{cache.sha256(target)}"'),

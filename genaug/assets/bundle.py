@@ -44,7 +44,7 @@ def pull_all(task: str | None = None) -> Iterator[Path]:
             failed[name] = error
     if failed:
         first = next(iter(failed.values()))
-        raise type(first)(f"not fetched: {', '.join(failed)}. The first failed because: {first}")
+        raise type(first)(f"not available: {', '.join(failed)}. The first reason: {first}")
 
 
 def bundle(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[str]:

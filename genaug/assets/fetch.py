@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from genaug._common.arguments import check_choice
 from genaug.assets import cache, download, hub, lock
 from genaug.assets.convert import WEIGHTS, main_files, write_converted
-from genaug.assets.registry import Asset, AssetError, File, Source, UnavailableAssetError
+from genaug.assets.registry import ASSETS, Asset, AssetError, File, Source, UnavailableAssetError
 
 
 def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
@@ -30,11 +30,8 @@ def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
     """
     if not given and (path := ready(row)) is not None:
         return path
-    if not given and row.trust == cache.FIRST_USE and _only_pinned() and not lock.is_imported(row.name):
-        raise UnavailableAssetError(
-            f"{row.name} is not fetched: GENAUG_TRUST is 'pinned', and neither its SHA-256 nor its commit is on "
-            f"record. `genaug assets lock FILE --import` takes them from somebody who has it. {by_hand(row)}"
-        )
+    if not given:
+        check_trust(row)
     try:
         with cache.exclusive(cache.home(row.name)):
             # another process may have been faster
@@ -74,10 +71,16 @@ def ready(row: Asset) -> Path | None:
     return path
 
 
-def _only_pinned() -> bool:
+def check_trust(row: Asset) -> None:
+    """Raises UnavailableAssetError if GENAUG_TRUST asks for more than is on record of a row."""
     level = os.environ.get("GENAUG_TRUST", "first-use")
     check_choice("GENAUG_TRUST", level, ("first-use", "pinned"))
-    return level == "pinned"
+    if level == "pinned" and row.trust == cache.FIRST_USE and not lock.is_imported(row.name):
+        pinning = by_hand(row) if row.name in ASSETS else f"Or name a commit: {row.repository}@COMMIT"
+        raise UnavailableAssetError(
+            f"{row.name} is not downloaded: GENAUG_TRUST is 'pinned', and neither its SHA-256 nor its commit is on "
+            f"record. `genaug assets lock FILE --import` takes them from somebody who has it. {pinning}"
+        )
 
 
 def _convert(row: Asset, files: list[Path], sources: tuple[Source, ...]) -> None:
@@ -117,31 +120,49 @@ def _fetched(row: Asset) -> tuple[list[Path], tuple[Source, ...]]:
     """Each file of the row, compared with all that is known of it."""
     if row.repository is not None:
         row = _discovered(row)
-    found = [_one(row, file) for file in row.files]
+    found = [one(row, file) for file in row.files]
     return [path for path, _ in found], tuple(source for _, source in found)
 
 
 def _discovered(row: Asset) -> Asset:
     """A repository's row with the files that it has, and the commit of its first use."""
-    assert row.repository is not None
-    known = lock.files_of(row.name)
-    commit = row.commit or next((source.commit for source in known.values() if source.commit), None)
-    if row.file and commit:
+    if row.file and (commit := _commit(row)):
         return replace(row, revision=commit)
-    try:
-        listed, files = hub.listing(row.repository, commit or row.revision)
-    except hub.RefusedError as error:
-        raise _cannot(row, str(error)) from error
+    revision, files = listed(row)
     if row.file:
-        return replace(row, revision=listed)
+        return replace(row, revision=revision)
     try:
         main, *others = main_files(files)
     except ValueError as error:
         raise AssetError(f"{row.repository} {error}") from None
-    return replace(row, revision=listed, file=main, others=tuple(File(name) for name in others))
+    return replace(row, revision=revision, file=main, others=tuple(File(name) for name in others))
 
 
-def _one(row: Asset, file: File) -> tuple[Path, Source]:
+def _commit(row: Asset) -> str | None:
+    """The commit that a repository is pinned to, by its name or by its first use."""
+    return row.commit or next((source.commit for source in lock.files_of(row.name).values() if source.commit), None)
+
+
+def listed(row: Asset) -> tuple[str, list[str]]:
+    """The commit of a repository, that of its first use if there was one, and its files.
+
+    Raises:
+        UnavailableAssetError: it cannot be had.
+    """
+    assert row.repository is not None
+    try:
+        return hub.listing(row.repository, _commit(row) or row.revision)
+    except hub.RefusedError as error:
+        here = "" if row.name in ASSETS else "there is no such folder here, and "
+        raise _cannot(row, f"{here}{error}") from error
+
+
+def one(row: Asset, file: File) -> tuple[Path, Source]:
+    """Downloads a file of a row and compares it with all that is known of it.
+
+    Raises:
+        UnavailableAssetError: it cannot be had, or is another file.
+    """
     path, source, stated = _download(row, file, False)
     complaint = _complaint(row, file, source, stated)
     if complaint and (row.repository is not None and file.url is None) and not _is_change(row, source):
@@ -151,8 +172,7 @@ def _one(row: Asset, file: File) -> tuple[Path, Source]:
     if complaint:
         _discard(row, path)
         raise UnavailableAssetError(
-            f"{row.name}: the file that was fetched {complaint}. It is not used. If the transfer was at fault, trying "
-            f"again helps. {by_hand(row)}"
+            f"{row.name}: the file that was downloaded {complaint}. It is not used. {by_hand(row)}"
         )
     return path, source
 
@@ -194,7 +214,7 @@ def _download(row: Asset, file: File, force: bool) -> tuple[Path, Source, str | 
         except hub.RefusedError as error:
             raise _cannot(row, str(error)) from error
         except OSError as error:
-            raise UnavailableAssetError(f"{row.name}: the fetched file cannot be read ({error.strerror})") from error
+            raise _cannot(row, f"the downloaded file cannot be read ({error.strerror})") from error
         url = f"https://huggingface.co/{row.repository}/resolve/{commit}/{file.name}"
         return fetched, Source(file.name, url, digest, size, commit), stated
     if (copy := _torch_copy(file)) is not None:
@@ -227,21 +247,23 @@ def _by_url(row: Asset, file: File, path: Path) -> str:
 
 
 def _cannot(row: Asset, reason: str) -> UnavailableAssetError:
-    return UnavailableAssetError(
-        f"{row.name} cannot be had: {reason}. Where there is a network, `genaug assets pull {row.name}` fills the "
-        f"cache, and `genaug assets bundle FILE.tar {row.name}` packs it for another machine. {by_hand(row)}"
-    )
+    return UnavailableAssetError(f"{row.name} is not available: {reason}. {by_hand(row)}")
 
 
 def by_hand(row: Asset) -> str:
-    """How a user supplies an asset without the network, and where it was sought."""
+    """What a user can do if an asset cannot be downloaded here."""
+    if row.name not in ASSETS:
+        return (
+            "Check the name. On a machine without a network, pass the folder that `hf download "
+            f"{row.repository} --local-dir FOLDER` makes on another machine"
+        )
+    names = " ".join(file.name.rpartition("/")[2] for file in row.files)
     folder = os.environ.get("GENAUG_ASSETS")
-    sought = f"now {folder}, without {row.name}.safetensors" if folder else "not set now"
-    names = " ".join(file.name.rpartition("/")[2] for file in row.files) or "FILE"
-    get = f"get {names} from {row.home} ({row.source})" if row.home else f"get {names} from {row.source}"
+    assets = f"which is {folder} and has no {row.name}.safetensors" if folder else "which is not set"
     return (
-        f"To supply it yourself: {get}; then `genaug assets pull {row.name} --from {names}`, or pass the file's path "
-        f"in place of the name, or put {row.name}.safetensors into the folder that GENAUG_ASSETS names ({sought})"
+        f"Try again later, or download {names} from {row.home} and run `genaug assets pull {row.name} --from {names}`. "
+        f"For a machine without a network, `genaug assets bundle FILE.tar {row.name}` packs it on another one. "
+        f"{row.name}.safetensors may also be in the folder of GENAUG_ASSETS, {assets}"
     )
 
 

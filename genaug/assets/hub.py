@@ -17,6 +17,8 @@ from genaug._common.files import one_line
 from genaug.assets.download import announce
 from genaug.assets.registry import UnavailableAssetError
 
+_SMALL = 50_000  # bytes, below which a download is not announced
+
 
 class RefusedError(OSError):
     """Why a file cannot be had, for a message."""
@@ -45,14 +47,23 @@ def download(repository: str, file: str, revision: str | None, *, force: bool = 
 
 
 def _announce(repository: str, file: str, revision: str | None, force: bool) -> None:
-    """Says the size of a file that is not in the client's cache yet."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    """Says the size of a file that is not in the client's cache yet; small ones come without a word."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
-    if constants.HF_HUB_OFFLINE or (not force and try_to_load_from_cache(repository, file, revision=revision)):
+    if constants.HF_HUB_OFFLINE or (not force and cached(repository, file, revision)):
         return
     with suppress(Exception):  # the download meets the same failure, and explains it
         found = get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=10)
-        announce(f"{repository}/{file}", found.size, str(urlsplit(constants.ENDPOINT).hostname))
+        if found.size is None or found.size >= _SMALL:
+            announce(f"{repository}/{file}", found.size, str(urlsplit(constants.ENDPOINT).hostname))
+
+
+def cached(repository: str, file: str, commit: str | None) -> Path | None:
+    """A file of a repository in the client's cache; None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, file, revision=commit)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _again(repository: str, file: str, revision: str | None, force: bool, tries: int = 5) -> Path:
@@ -188,10 +199,11 @@ def upload(
     message: str,
     private: bool = False,
     dataset: bool = False,
+    large: bool = False,
 ) -> str:
     """Commits files of a folder to a repository, which is made if it is new, and returns the commit's id.
 
-    A dataset is uploaded in many commits by the client's resumable upload: run it again to continue.
+    A large folder is uploaded in many commits by the client's resumable upload: run it again to continue.
 
     Raises:
         UnavailableAssetError: the Hub cannot be reached or refuses.
@@ -204,7 +216,7 @@ def upload(
     kind = "dataset" if dataset else "model"
     try:
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
-        if dataset and (resumable := getattr(api, "upload_large_folder", None)):
+        if large and (resumable := getattr(api, "upload_large_folder", None)):
             resumable(repo_id=repository, folder_path=folder, repo_type=kind, allow_patterns=files, print_report=False)
             return str(api.repo_info(repository, repo_type=kind).sha)
         # newer clients have no other method: this one commits large folders in parts, and continues

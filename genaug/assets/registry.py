@@ -1,6 +1,7 @@
 """The tables of kinds and of assets: what each is, where it comes from, and how to know that a file is the right one.
 
-A kind of network is one file: its module, and one call of `register` with its assets. The tables fill at first use.
+A kind of network is one file: its module, and one call of `register`. The tables fill at first use; that of assets
+without an import of the networks.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Asset:
         others: further files, of the same repository or with URLs of their own: a configuration (`.json`), or the
             other parts of weights that are stored in several files.
         config: which of its kind's released configurations it has.
-        kind: the name of its kind; `register` fills it in.
+        kind: the name of its kind; `register` fills it in for those of a `Kind`.
     """
 
     name: str
@@ -167,7 +168,7 @@ class Kind:
         name: what the files' metadata call it.
         build: the trainable module of a configuration, which is a dict, empty for kinds without one. The names and
             shapes of its state dict are the layout of the kind's files. Called on the "meta" device.
-        assets: the weights that have names.
+        assets: the weights that have names, of other packages; this package's own are in `genaug.assets.table`.
         generates: whether it makes images of noise and labels, so that `load_generator` opens it. If the module has
             `fast(device, dtype)`, `load_generator` returns what that returns.
         configs: the configurations of the released networks, by their image size: a checkpoint without a configuration
@@ -177,6 +178,8 @@ class Kind:
         layout: the shapes of a file's tensors, for kinds without a module, whose shapes follow from one another.
         marker: for generators that are folders: the file that tells a folder of this kind, such as "bank.json".
         open: for those: the generator of a folder.
+        parts: for those: patterns of the files to download from a Hub repository that has the marker. Without any, such
+            a repository is no name.
         example: Python lines for a model card, with {file} for the name of the weights.
     """
 
@@ -190,6 +193,7 @@ class Kind:
     layout: Callable[[Mapping[str, Tensor]], Shapes] | None = None
     marker: str | None = None
     open: Callable[[Path, torch.device | str | None, torch.dtype | None], nn.Module] | None = None
+    parts: tuple[str, ...] = ()
     example: str = field(default="", repr=False)
 
 
@@ -199,33 +203,95 @@ Row = TypeVar("Row")
 class _Table(MutableMapping[str, Row]):
     """A dict, sorted by name, that knows the registered rows from its first use on."""
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[], None]) -> None:
         self.rows: dict[str, Row] = {}
+        self._load = load
 
     def __getitem__(self, name: str) -> Row:
-        _load()
+        self._load()
         return self.rows[name]
 
     def __setitem__(self, name: str, row: Row) -> None:
-        _load()
+        self._load()
         self.rows[name] = row
 
     def __delitem__(self, name: str) -> None:
-        _load()
+        self._load()
         del self.rows[name]
 
     def __iter__(self) -> Iterator[str]:
-        _load()
+        self._load()
         return iter(sorted(self.rows))  # whichever module was imported first
 
     def __len__(self) -> int:
-        _load()
+        self._load()
         return len(self.rows)
 
 
-KINDS: _Table[Kind] = _Table()
-ASSETS: _Table[Asset] = _Table()
-_lock, _state = threading.RLock(), {"loaded": False}
+_lock = threading.RLock()
+
+
+def _once(load: Callable[[], None]) -> Callable[[], None]:
+    """Lets a function run once; other threads wait for it."""
+    begun = False
+
+    def run() -> None:
+        nonlocal begun
+        if begun:
+            return
+        with _lock:
+            if not begun:
+                begun = True  # before the call: a module may look into the tables while it registers
+                load()
+
+    return run
+
+
+@_once
+def _load_rows() -> None:
+    from genaug.assets.table import ROWS
+
+    ASSETS.rows.update({row.name: row for row in ROWS})
+
+
+@_once
+def _load_homes() -> None:
+    for home in HOMES:
+        importlib.import_module(home)
+
+
+@_once
+def _load_plugins() -> None:
+    from importlib.metadata import entry_points
+
+    entries = entry_points(group=GROUP)
+    if entries:
+        _load_homes()  # the names of this package come first
+    for entry in entries:
+        try:
+            entry.load()
+        except Exception as error:  # somebody else's package must not take this one down
+            warnings.warn(
+                f"the plugin {entry.value!r} could not be imported ({type(error).__name__}: {error}); "
+                "its kinds of networks are unknown",
+                stacklevel=2,
+            )
+
+
+def _load_kinds() -> None:
+    _load_rows()
+    _load_homes()
+    _load_plugins()
+
+
+def _load_assets() -> None:
+    """Fills the table of assets; without plugins no network is imported."""
+    _load_rows()
+    _load_plugins()
+
+
+KINDS: _Table[Kind] = _Table(_load_kinds)
+ASSETS: _Table[Asset] = _Table(_load_assets)
 
 
 def register(kind: Kind) -> Kind:
@@ -235,6 +301,7 @@ def register(kind: Kind) -> Kind:
         ValueError: another kind has this name, another kind's asset has the name of one of these, or an asset has no
             source.
     """
+    _load_rows()
     with _lock:
         if kind.name in KINDS.rows:
             raise ValueError(f"a kind must have a name of its own, got {kind.name!r}, which is registered already")
@@ -246,26 +313,3 @@ def register(kind: Kind) -> Kind:
         KINDS.rows[kind.name] = kind
         ASSETS.rows.update({row.name: replace(row, kind=kind.name) for row in kind.assets})
     return kind
-
-
-def _load() -> None:
-    """Imports the modules that register kinds, once."""
-    if _state["loaded"]:
-        return
-    with _lock:
-        if _state["loaded"]:
-            return
-        from importlib.metadata import entry_points
-
-        _state["loaded"] = True  # before the imports: a module may look into the tables while it registers
-        for home in HOMES:
-            importlib.import_module(home)
-        for entry in entry_points(group=GROUP):
-            try:
-                entry.load()
-            except Exception as error:  # somebody else's package must not take this one down
-                warnings.warn(
-                    f"the plugin {entry.value!r} could not be imported ({type(error).__name__}: {error}); "
-                    "its kinds of networks are unknown",
-                    stacklevel=2,
-                )

@@ -71,19 +71,22 @@ def where(name: str) -> Path | None:
 
 
 def pull(name: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]] = ()) -> Path:
-    """Fetches what is behind a name if it has to be, and checks it.
+    """Fetches what is behind a name if it has to be, and checks it. Returns the file, or the folder of a bank.
 
     Args:
         name: as for `asset_path`.
         files: the asset's files where you have fetched them yourself; they are checked and converted like others.
     """
     from genaug.assets.fetch import obtain
+    from genaug.assets.folders import generator_folder
 
     if files:
         _, row = _own(name)
         if row is None or row.embedded:
             raise AssetError(f"{name} takes no files: only a name whose weights are fetched does")
         return obtain(row, [Path(file) for file in files])
+    if (folder := generator_folder(name)) is not None:
+        return folder[1]
     found = _find(name)
     _read(*found)
     return found[0]

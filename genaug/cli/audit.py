@@ -23,7 +23,10 @@ def audit(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Bank of `genaug cutouts`, or photographs in one folder per class.", rich_help_panel="Data"),
+        typer.Option(
+            help="Bank of `genaug cutouts`, Hub repository of one, or photographs in one folder per class.",
+            rich_help_panel="Data",
+        ),
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -73,10 +76,13 @@ def audit(
         return
     if model is None or data is None:
         raise ValueError("audit needs MODEL and --data BANK, or --compare BEFORE AFTER")
-    if not data.is_dir():
-        raise FileNotFoundError(f"no such folder: {data}")
     if classes is not None and not classes.is_file():
         raise FileNotFoundError(f"no such file: {classes}")
+    from genaug.assets.folders import generator_folder
+
+    found = generator_folder(str(data))
+    if found is None and not data.is_dir():
+        raise FileNotFoundError(f"no such folder: {data}")
     from genaug._common.files import writable_folder
     from genaug.evaluation import audit as run_audit
     from genaug.evaluation import load_classifier
@@ -89,7 +95,7 @@ def audit(
     try:
         result = run_audit(
             classifier,
-            _bank(data, out, device),
+            _built(data, out, device) if found is None else found[1],
             classes=None if file is None else read_mapping(file),
             backgrounds=backgrounds,
             per_class=per_class,
@@ -115,10 +121,8 @@ def audit(
     typer.echo(page)
 
 
-def _bank(data: Path, out: Path, device: str) -> Path:
-    """The bank; of photographs it is built first, or opened if an earlier call built it."""
-    if (data / "bank.json").is_file():
-        return data
+def _built(data: Path, out: Path, device: str) -> Path:
+    """The bank of a folder of photographs, built first, or opened if an earlier call built it."""
     from genaug.photographs.build import build_bank
 
     bank = out / "bank"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,8 +45,8 @@ def load_generator(
     """Load a generator in its fast form, ready to sample from.
 
     Args:
-        name: a name from `genaug assets list`, a Hub repository, the path of a converted `.safetensors` file, or a
-            folder that is a generator, such as a bank of photographs.
+        name: a name from `genaug assets list`, a Hub repository ("owner/repo", "owner/repo@revision"), the path of a
+            `.safetensors` file, or of a folder that is a generator, such as a bank of photographs.
         device: device of the generator (default: CPU).
         dtype: floating-point type (default: float32).
 
@@ -60,13 +59,13 @@ def load_generator(
         ValueError: there is no such device.
     """
     device = check_device("device", device)
-    from genaug.assets import KINDS
+    from genaug.assets.folders import generator_folder
     from genaug.generators.pretrained import Pretrained
 
-    for known in KINDS.values():
-        if known.marker is not None and Path(name, known.marker).is_file():
-            assert known.open is not None
-            return known.open(Path(name), device, dtype)
+    if (found := generator_folder(name)) is not None:
+        kind, folder = found
+        assert kind.open is not None
+        return kind.open(folder, device, dtype)
     trained: Any = load_trainable(name)
     # folded in float32, cast afterwards: the products of folding deserve the precision
     if hasattr(trained, "fast"):

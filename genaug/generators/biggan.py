@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_choice, check_device, check_integer
-from genaug.assets.registry import Asset, Kind, register
+from genaug.assets.registry import Kind, register
 from genaug.generators import check_labels, classes_of
 from genaug.generators.batches import CPU_BATCH, in_batches
 from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, normed
@@ -477,8 +477,6 @@ def complaint(config: Any) -> str | None:
     return None
 
 
-_BUCKET = "https://s3.amazonaws.com/models.huggingface.co/biggan"
-_PAPER = "Brock et al., Large Scale GAN Training for High Fidelity Natural Image Synthesis, ICLR 2019"
 KIND = register(
     Kind(
         name="biggan-deep",
@@ -486,47 +484,6 @@ KIND = register(
         generates=True,
         configs=BIGGAN_CONFIGS,
         complaint=complaint,
-        assets=(
-            Asset(
-                name="biggan-deep-128",
-                config=128,
-                file="biggan-deep-128-pytorch_model.bin",
-                sha256=None,
-                size=None,
-                licence="unknown",
-                what="ImageNet at 128 pixels, 1,000 classes",
-                paper=_PAPER,
-                source="DeepMind's release, converted by pytorch-pretrained-biggan",
-                figures="not run",
-                url=f"{_BUCKET}/biggan-deep-128-pytorch_model.bin",
-            ),
-            Asset(
-                name="biggan-deep-256",
-                config=256,
-                file="biggan-deep-256-pytorch_model.bin",
-                sha256="5900ef4065047e3aa0d1b66197b7f2664dceb59b27080e414ad57e203c485bc5",
-                size=234_411_737,
-                licence="unknown",
-                what="ImageNet at 256 pixels, 1,000 classes",
-                paper=_PAPER,
-                source="DeepMind's release, converted by pytorch-pretrained-biggan",
-                figures="not run",
-                url=f"{_BUCKET}/biggan-deep-256-pytorch_model.bin",
-            ),
-            Asset(
-                name="biggan-deep-512",
-                config=512,
-                file="biggan-deep-512-pytorch_model.bin",
-                sha256=None,
-                size=None,
-                licence="unknown",
-                what="ImageNet at 512 pixels, 1,000 classes",
-                paper=_PAPER,
-                source="DeepMind's release, converted by pytorch-pretrained-biggan",
-                figures="not run",
-                url=f"{_BUCKET}/biggan-deep-512-pytorch_model.bin",
-            ),
-        ),
         example="""
             from genaug import GenerativeInterventionDataset
 

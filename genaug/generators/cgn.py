@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genaug.assets.registry import Asset, Kind, register
+from genaug.assets.registry import Kind, register
 from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, complaint
 from genaug.generators.pretrained import Pretrained
 from genaug.generators.u2net import U2Net
@@ -235,21 +235,6 @@ KIND = register(
         configs=BIGGAN_CONFIGS,
         complaint=complaint,
         surplus=("biggan_GT.",),  # the frozen BigGAN that supervised the training
-        assets=(
-            Asset(
-                name="cgn-imagenet-256",
-                config=256,
-                file="cgn.pth",
-                sha256=None,
-                size=None,
-                licence="MIT",
-                what="counterfactual ImageNet at 256 pixels: shape, texture and background of three classes",
-                paper="Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 3",
-                source="the CGN authors' release (github.com/autonomousvision/counterfactual_generative_networks)",
-                figures="not run",
-                url="https://drive.google.com/uc?export=download&id=12yVFHPUjKmUFGnO2D4xVlTSpF8CUj136",
-            ),
-        ),
         example="""
             from genaug import CounterfactualDataset
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.assets.registry import Asset, Kind, register
+from genaug.assets.registry import Kind, register
 from genaug.generators import check_labels, classes_of
 from genaug.generators.batches import in_batches
 from genaug.generators.pretrained import Pretrained
@@ -251,62 +251,11 @@ def _fold_batch_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tens
     return convolution.weight * scale[:, None, None, None], norm.bias + (bias - norm.running_mean) * scale
 
 
-_PAPER = "Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021, section 4.1"
 KIND = register(
     Kind(
         name="cgn-mnist",
         build=lambda _: CGNMnist(),
         generates=True,
-        assets=(
-            Asset(
-                name="cgn-colored-mnist",
-                file="cgn-colored-mnist.safetensors",
-                sha256="7b6cd416b467b82a7d9da19cb9c3b23970928d3b3c8374f0abebf5f0a2b66fcd",
-                size=1_351_728,
-                licence="MIT",
-                what="counterfactual digits: coloured digits on black",
-                paper=_PAPER,
-                source="genaug train cgn-mnist --variant colored",
-                figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 94.1% +/- 0.5 (n=3, bfloat16, cpu)",
-                embedded=True,
-            ),
-            Asset(
-                name="cgn-double-colored-mnist",
-                file="cgn-double-colored-mnist.safetensors",
-                sha256="1b9d2ad367dde550006526270040f4e74e7a97f023af7f77487b39428fd5939d",
-                size=1_351_928,
-                licence="MIT",
-                what="counterfactual digits: coloured digits on coloured backgrounds",
-                paper=_PAPER,
-                source="genaug train cgn-mnist --variant double-colored",
-                figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 88.9% +/- 0.9 (n=3, bfloat16, cpu)",
-                embedded=True,
-            ),
-            Asset(
-                name="cgn-wildlife-mnist",
-                file="cgn-wildlife-mnist.safetensors",
-                sha256="b60b25335ce2cbbae5752a0c5dda5fb2cf660cba780caad819bf851c55fdda11",
-                size=1_351_624,
-                licence="MIT",
-                what="counterfactual digits: striped digits on veined backgrounds",
-                paper=_PAPER,
-                source="genaug train cgn-mnist --variant wildlife",
-                figures="CGN, Table 2, 100,000 counterfactuals alone: test accuracy 84.7% +/- 0.8 (n=3, bfloat16, cpu)",
-                embedded=True,
-            ),
-            Asset(
-                name="cgn-digits",
-                file="cgn-digits.safetensors",
-                sha256="3cb95b86aab37c22b279ba22fbdf497bb689bb7852d90c7b2d0e5bdb60ef7d87",
-                size=1_351_648,
-                licence="MIT",
-                what="counterfactual digits of the demo, learnt from its own biased scikit-learn digits",
-                paper=_PAPER,
-                source="genaug train cgn-mnist --variant digits",
-                figures="not run",
-                embedded=True,
-            ),
-        ),
         example="""
             from genaug import CounterfactualDataset
 

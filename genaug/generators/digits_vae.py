@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genaug.assets.registry import Asset, Kind, register
+from genaug.assets.registry import Kind, register
 from genaug.generators.pretrained import Pretrained
 
 PALETTE = 12
@@ -91,23 +91,6 @@ KIND = register(
         name="conditional-digits",
         build=lambda _: ConditionalDigits(),
         generates=True,
-        assets=(
-            Asset(
-                name="cgan-digits",
-                file="cgan-digits.safetensors",
-                sha256="8c84072b75ff653b6937adf560b0e037377c7dcb999024ea8080f098e191fc9c",
-                size=623_592,
-                licence="MIT",
-                what="conditional digits of the demo (a VAE's decoder), learnt from its own biased scikit-learn digits",
-                paper="Mao et al., Generative Interventions for Causal Learning, CVPR 2021, section 4.1",
-                source="genaug train cgan-digits",
-                figures=(
-                    "demo, 10,000 interventions, 12 components, scale 10: test accuracy 82.0 +/- 2.4% "
-                    "(n=3, CPU, 1 thread)"
-                ),
-                embedded=True,
-            ),
-        ),
         example="""
             from genaug import GenerativeInterventionDataset
 

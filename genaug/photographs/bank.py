@@ -27,11 +27,12 @@ from genaug.interventions import blending
 from genaug.interventions.blending import BLENDS, PATCHES
 from genaug.interventions.steering import isolated
 from genaug.photographs.format import BankFiles
+from genaug.photographs.pretrained import PARTS, PretrainedBank
 
 _WHICH, _STRENGTH, _PLACE, _TEXTURE = 0, 1, slice(2, 6), slice(6, 6 + PATCHES**2)  # what the noise's numbers decide
 
 
-class PhotographBank(nn.Module):
+class PhotographBank(PretrainedBank, nn.Module):
     """Masks, objects and backgrounds of photographs, as the mechanisms of a counterfactual generator.
 
     Use it wherever a generator is taken, such as `CounterfactualDataset(bank, ...)`. A texture that has the shape's
@@ -40,7 +41,8 @@ class PhotographBank(nn.Module):
     that sees objects of random texture on their own backgrounds learns the backgrounds.
 
     Args:
-        path: a folder that `genaug cutouts` or `PhotographBank.build` wrote.
+        path: a folder that `genaug cutouts` or `PhotographBank.build` wrote, or the Hub repository of a bank
+            ("owner/repo", "owner/repo@revision").
         placement: how far objects are scaled, moved and flipped, in [0, 1]: at 1 by up to 1.5 in size, across the whole
             width, and every second one is flipped. A pair is a range to draw from. None leaves them as photographed.
         blend: a blend, or several to draw from evenly for each sample: "hard", "soft", "feathered", "poisson". All by
@@ -324,7 +326,7 @@ def _checked_blend(blend: Any) -> tuple[str, ...]:
 
 
 def _opened(path: Path, device: torch.device | str | None, dtype: torch.dtype | None) -> PhotographBank:
-    return PhotographBank(path).to(device)
+    return PhotographBank.from_pretrained(path).to(device)
 
 
 KIND = register(
@@ -333,6 +335,7 @@ KIND = register(
         generates=True,
         marker="bank.json",
         open=_opened,
+        parts=PARTS,
         example="""
             from genaug import CounterfactualDataset
 

@@ -185,8 +185,10 @@ def repair_bank(
         except ValueError:
             (path / f"{layout.shard_name(shard)}.jsonl").unlink(missing_ok=True)
     if photographs is None:
-        photographs = provenance["source"]
-    masks = options.pop("masks", provenance["masks"])
+        photographs = provenance.get("source")
+    if photographs is None:
+        raise ValueError(f"photographs must be given, since {path} was copied and does not say where they are")
+    masks = options.pop("masks", provenance.get("masks"))
     if masks is None:
         raise ValueError(f"masks must be the callable that {path} was built with")
     kept = {name: settings[name] for name in ("size", "inpainting", "image", "keep_doubtful", "skip_bad")}

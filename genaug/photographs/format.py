@@ -31,6 +31,7 @@ from torch import Tensor
 from genaug._common.arguments import check_indices
 from genaug._common.files import atomic_path, one_line, writable_folder
 from genaug.assets.cache import sha256
+from genaug.assets.folders import generator_folder
 from genaug.interventions.steering import isolated
 
 BANK = "bank.json"
@@ -93,7 +94,7 @@ class BankFiles:
     one.
 
     Args:
-        path: the bank's folder.
+        path: the bank's folder, or a Hub repository ("owner/repo", "owner/repo@revision").
 
     Attributes:
         path: the folder, absolute.
@@ -110,6 +111,8 @@ class BankFiles:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not Path(path, BANK).exists() and (found := generator_folder(path)) is not None:
+            path = found[1]
         self.path = Path(path).absolute()
         self.settings = read_settings(self.path)
         self.size: int = self.settings["size"]

@@ -19,9 +19,8 @@ _GAP, _BETWEEN, _MARGIN, _CAPTION, _TOP = 3, 26, 24, 22, 92
 
 def save_sheets(bank: BankFiles, cutouts: Path, doubtful: Path) -> None:
     """Write a sheet of cutouts spread evenly over the bank, and one of the doubtful ones if there are any."""
-    count, left = len(bank), len(bank.excluded)
-    title = f"{count:,} cutouts of {len(bank.classes)} {'class' if len(bank.classes) == 1 else 'classes'}"
-    _save(bank, _spread(bank.entries), cutouts, title, [Path(e.file).as_posix() for e in _spread(bank.entries)])
+    save_cutouts(bank, cutouts)
+    left = len(bank.excluded)
     with_parts = [entry for entry in bank.excluded if bank.has_parts(entry)]
     if not with_parts:
         doubtful.unlink(missing_ok=True)
@@ -29,6 +28,13 @@ def save_sheets(bank: BankFiles, cutouts: Path, doubtful: Path) -> None:
     shown = _spread(with_parts)
     title = f"{left:,} doubtful {'cutout' if left == 1 else 'cutouts'}, left out"
     _save(bank, shown, doubtful, title, [f"{', '.join(e.warnings) or 'dropped class'}: {e.file}" for e in shown])
+
+
+def save_cutouts(bank: BankFiles, path: Path) -> None:
+    """Write a sheet of cutouts spread evenly over the bank."""
+    count, shown = len(bank), _spread(bank.entries)
+    title = f"{count:,} cutouts of {len(bank.classes)} {'class' if len(bank.classes) == 1 else 'classes'}"
+    _save(bank, shown, path, title, [Path(entry.file).as_posix() for entry in shown])
 
 
 def _spread(entries: list[Entry]) -> list[Entry]:

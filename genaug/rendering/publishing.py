@@ -45,7 +45,7 @@ def publish_rendered(folder: str | os.PathLike[str], repository: str) -> str:
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(_card(layout, rendered.settings["source"], repository))
     files = ["README.md", _picture(layout), "metadata.jsonl", SETTINGS, "shard-*", f"*{SUFFIXES[layout.image]}"]
-    return upload(repository, folder, files, message="Upload a rendered set of genaug", dataset=True)
+    return upload(repository, folder, files, message="Upload a rendered set of genaug", dataset=True, large=True)
 
 
 def _picture(layout: Layout) -> str:
@@ -63,11 +63,12 @@ def _metadata(rendered: RenderedDataset, layout: Layout) -> Iterator[str]:
 
 
 def _samples(rendered: RenderedDataset) -> Image.Image:
-    """The first images of a set, in rows."""
+    """Images spread evenly over a set, in rows: neighbours often share their noise."""
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (_COLUMNS * step + _GAP, _ROWS * step + _GAP), "white")
-    for i in range(min(_COLUMNS * _ROWS, len(rendered))):
-        tile = rendered[i][0]
+    count = min(_COLUMNS * _ROWS, len(rendered))
+    for i in range(count):
+        tile = rendered[i * len(rendered) // count][0]
         way = Image.Resampling.NEAREST if tile.width <= _SIDE else Image.Resampling.LANCZOS
         sheet.paste(tile.resize((_SIDE, _SIDE), way), (_GAP + i % _COLUMNS * step, _GAP + i // _COLUMNS * step))
     return sheet
@@ -78,7 +79,8 @@ def _card(layout: Layout, source: dict[str, Any], repository: str) -> str:
     files = ["shard-*.tar"] if webdataset else ["metadata.jsonl", f"**/*{SUFFIXES[layout.image]}"]
     paths = "\n".join(f'    - "{file}"' for file in files)
     size = next((name for limit, name in _SIZES if layout.num < limit), "n>1M")
-    rows = {name: value for name, value in source.items() if name != "sha256"} | {"images": f"{layout.num:,}"}
+    rows = {"generator" if name == "name" else name: value for name, value in source.items() if name != "sha256"}
+    rows["images"] = f"{layout.num:,}"
     table = "\n".join(f"| {name} | {_shown(value)} |" for name, value in rows.items())
     example = _WEBDATASET if webdataset else _IMAGEFOLDER
     targets = '["json"]["labels"]' if layout.target == "labels" else '["cls"]'
@@ -90,7 +92,7 @@ def _card(layout: Layout, source: dict[str, Any], repository: str) -> str:
         f"---\nlibrary_name: genaug\ntags:\n- genaug\n- {layout.format}\ntask_categories:\n- image-classification\n"
         f"size_categories:\n- {size}\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
         f"    path:\n{paths}\n---\n\n# Generated images of {source.get('name', source.get('dataset'))}\n\n"
-        f"![The first images]({_picture(layout)})\n\n| | |\n|---|---|\n{table}\n\n"
+        f"![Some of the images]({_picture(layout)})\n\n| | |\n|---|---|\n{table}\n\n"
         f"## Use\n\n```python\n{example.strip()}\n```\n\n"
         "`genaug.RenderedDataset` reads a downloaded copy, with everything that made each image.\n"
     )

@@ -36,8 +36,9 @@ from genaug._common.arguments import check_choice, check_integer, check_process
 from genaug._common.files import FULL, naming_removed_folder, staging_folder, sweep, tell_skipped, writable_folder
 from genaug._common.progress import progress
 from genaug._common.records import differences, write_results
-from genaug.assets import KINDS, asset_path
+from genaug.assets import asset_path
 from genaug.assets.cache import sha256
+from genaug.assets.folders import generator_folder
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset, names_of
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -222,9 +223,9 @@ def _kept(options: dict[str, Any]) -> dict[str, Any]:
 
 def _sha256(name: str | os.PathLike[str]) -> str:
     """The digest of a generator's weights, or of the file that marks a folder as one, such as a bank of photographs."""
-    for kind in KINDS.values():
-        if kind.marker is not None and (marker := Path(name, kind.marker)).is_file():
-            return sha256(marker)
+    if (found := generator_folder(name)) is not None:
+        kind, folder = found
+        return sha256(folder / str(kind.marker))
     return sha256(asset_path(name))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from genaug._common.files import digest
 from genaug.assets import AssetError, load_asset
-from genaug.assets.registry import Asset, Kind, register
+from genaug.assets.registry import Kind, register
 
 # the channels of the image and of VGG19's convolutions up to conv4_1, and after which of these it halves the sides
 WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512)
@@ -144,7 +144,6 @@ def _released_encoder(_: dict[str, Any]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-_PAPER = "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015"
 # names of torchvision's and timm's classifiers, which no style depends on
 _CLASSIFIER = ("classifier.", "pre_logits.", "head.")
 # torchvision names its files by the first eight digits of their checksum, and publishes no more: enough to notice
@@ -154,20 +153,6 @@ register(
         name="vgg16",
         build=lambda _: _features("vgg16"),
         surplus=_CLASSIFIER,
-        assets=(
-            Asset(
-                name="vgg16",
-                file="vgg16-397923af.pth",
-                sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-                size=553_433_881,
-                licence="BSD-3-Clause",
-                what="features for style and perceptual losses, of ImageNet",
-                paper=_PAPER,
-                source="torchvision, VGG16_Weights.IMAGENET1K_V1",
-                figures="not run",
-                url="https://download.pytorch.org/models/vgg16-397923af.pth",
-            ),
-        ),
     )
 )
 register(
@@ -175,20 +160,6 @@ register(
         name="vgg16-bn",
         build=lambda _: _features("vgg16_bn"),
         surplus=_CLASSIFIER,
-        assets=(
-            Asset(
-                name="vgg16-bn",
-                file="vgg16_bn-6c64b313.pth",
-                sha256="6c64b313",
-                size=None,
-                licence="BSD-3-Clause",
-                what="features for the perceptual losses of CGN's paper: VGG16 with batch norm, of ImageNet",
-                paper=_PAPER,
-                source="torchvision, VGG16_BN_Weights.IMAGENET1K_V1",
-                figures="not run",
-                url="https://download.pytorch.org/models/vgg16_bn-6c64b313.pth",
-            ),
-        ),
     )
 )
 register(
@@ -196,40 +167,12 @@ register(
         name="vgg19",
         build=lambda _: _features("vgg19"),
         surplus=_CLASSIFIER,
-        assets=(
-            Asset(
-                name="vgg19",
-                file="vgg19-dcbb9e9d.pth",
-                sha256="dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
-                size=574_673_361,
-                licence="BSD-3-Clause",
-                what="features for style transfer, of ImageNet",
-                paper=_PAPER,
-                source="torchvision, VGG19_Weights.IMAGENET1K_V1",
-                figures="not run",
-                url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
-            ),
-        ),
     )
 )
 register(
     Kind(
         name="adain-decoder",
         build=lambda _: decoder(),
-        assets=(
-            Asset(
-                name="adain-decoder",
-                file="decoder.pth",
-                sha256=None,
-                size=None,
-                licence="MIT",
-                what="style transfer in one pass: features back to an image",
-                paper="Huang and Belongie, Arbitrary Style Transfer in Real-time, ICCV 2017",
-                source="naoto0804/pytorch-AdaIN, release v0.0.0",
-                figures="not run",
-                url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth",
-            ),
-        ),
     )
 )
 register(
@@ -237,19 +180,5 @@ register(
         name="adain-encoder",
         build=_released_encoder,
         surplus=tuple(f"{i}." for i in (32, 35, 38, 42, 45, 48, 51)),  # what follows relu4_1
-        assets=(
-            Asset(
-                name="adain-encoder",
-                file="vgg_normalised.pth",
-                sha256=None,
-                size=None,
-                licence="MIT",
-                what="features for style transfer in one pass: the VGG19 that adain-decoder was trained for",
-                paper="Huang and Belongie, Arbitrary Style Transfer in Real-time, ICCV 2017",
-                source="naoto0804/pytorch-AdaIN, release v0.0.0",
-                figures="not run",
-                url="https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/vgg_normalised.pth",
-            ),
-        ),
     )
 )

@@ -37,6 +37,26 @@ def test_first_use_downloads_and_converts_and_the_second_asks_nobody(remote: Rem
     )
 
 
+def test_the_size_is_said_before_a_download(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    size = len(next(iter(remote.server.files.values())))
+    assert remote.right()
+    said = capsys.readouterr().err
+    assert f" ({size / 1e6:.1f} MB) from " in said
+    assert said.count("genaug: downloading") == 1
+    assert remote.right()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("remote", ["bucket", "drive"], indirect=True)
+def test_a_later_command_continues_a_download(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    size = len(next(iter(remote.server.files.values())))
+    remote.server.faults = [f"cut {size // 2}"] + ["500"] * 8
+    assert "answers 500" in remote.refusal()
+    remote.server.faults = []
+    assert remote.right()
+    assert f", resuming at {size // 2 / 1e6:.1f} MB\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", [1, *(pytest.param(i, marks=slow) for i in (0, 2, 3, 4, 5, 6, 7, 8, 9))])
 def test_a_connection_that_is_cut_is_resumed(remote: Remote, place: int) -> None:
     size = len(next(iter(remote.server.files.values())))
@@ -90,14 +110,13 @@ def test_refusals_say_what_to_do(remote: Remote, status: int) -> None:
     if remote.kind != "hub":
         remote.server.faults = [str(status)] * 8
     message = remote.refusal()
-    assert message.startswith("weights cannot be had: ")
+    assert message.startswith("weights is not available: ")
     assert all(way in message for way in WAYS)
     assert "convert" not in message
     remote.server.status, remote.server.faults = 200, []
     assert remote.right()
 
 
-@pytest.mark.parametrize("remote", ["hub", "bucket"], indirect=True)
 def test_a_wrong_digest_of_the_server_is_noticed(remote: Remote) -> None:
     if remote.kind == "hub":
         remote.server.states = b"another file"
@@ -174,6 +193,22 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(remote: Remote, monkeypatch:
     with monkeypatch.context() as context:
         context.setattr(download._Transfer, "attempt", full)
         assert "cannot be written (No space left on device); GENAUG_CACHE may name" in remote.refusal()
+    assert remote.right()
+
+
+@slow
+@pytest.mark.parametrize("remote", ["hub", "bucket"], indirect=True)
+def test_a_process_that_cannot_write_more_ends_in_one_line(remote: Remote, tmp_path: Path) -> None:
+    command = script(remote, tmp_path)
+    command[-1] = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n{command[-1]}"
+    )
+    done = subprocess.run(command, env=environment(remote, tmp_path), capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "cannot be written" in last
+    assert "may name another folder" in last
     assert remote.right()
 
 

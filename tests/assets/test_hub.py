@@ -54,7 +54,7 @@ def test_a_hub_that_keeps_failing_is_one_line_with_the_ways_out(remote: Remote) 
     assert "For more" not in message
     remote.server.status = 200
     remote.server.faults = ["storage 500"] * 100
-    assert "weights cannot be had: the download failed (" in remote.refusal()
+    assert "weights is not available: the download failed (" in remote.refusal()
     remote.server.faults = []
     assert remote.right()  # and nothing is left that a retry would stumble over
 
@@ -237,11 +237,12 @@ def test_a_folder_of_the_client_and_an_authors_file_are_names(home: Path, tmp_pa
         load_asset(folder)
 
 
+@pytest.mark.parametrize("quota", ["quota", "late-quota"])  # in place of the question, or of the file
 @pytest.mark.parametrize("remote", ["drive"], indirect=True)
 def test_a_site_that_blocks_downloads_gives_the_link_and_the_command_to_continue(
-    remote: Remote, tmp_path: Path
+    remote: Remote, tmp_path: Path, quota: str
 ) -> None:
-    remote.server.faults = ["quota"]
+    remote.server.faults = [quota]
     message = remote.refusal()
     assert "the file-sharing site offers no download now; its daily quota may be used up" in message
     assert remote.row.url in message
@@ -311,7 +312,7 @@ def test_pulling_for_a_task_names_all_that_failed(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["assets", "pull", "--for", "style-transfer"]) == 1
     err = capsys.readouterr().err
-    assert "not fetched: vgg19, adain-encoder, adain-decoder. The first failed because: vgg19 cannot be had" in err
+    assert "not available: vgg19, adain-encoder, adain-decoder. The first reason: vgg19 is not available" in err
     assert main(["assets", "pull", "--for", "style-transfre"]) == 2
     assert "did you mean 'style-transfer'" in capsys.readouterr().err
     assert main(["assets", "pull", "--all", "vgg19"]) == 2

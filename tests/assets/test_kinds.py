@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from genaug import AssetError, GenerativeInterventionDataset, load_generator
-from genaug.assets import ASSETS, KINDS, Kind, load_asset, register, registry, save_asset
+from genaug.assets import ASSETS, KINDS, Asset, Kind, load_asset, register, registry, save_asset
 from genaug.assets.convert import convert
 from genaug.assets.layouts import shapes_of
 
@@ -170,6 +170,22 @@ def test_names_are_unique(tables: None) -> None:
     with pytest.raises(ValueError, match="an asset must have a name of its own, got 'cgn-digits'"):
         register(Kind(name="another", assets=(replace(ASSETS["cgn-digits"]),)))
     assert "another" not in KINDS
+
+
+def test_an_asset_without_a_source_is_refused(tables: None) -> None:
+    facts = dict.fromkeys(("licence", "what", "paper", "source", "figures"), "a test")
+    row = Asset("nowhere", "nowhere.pth", None, None, **facts)
+    with pytest.raises(ValueError, match="an asset must have a repository or a URL for each file, got none for 'now"):
+        register(Kind(name="another", assets=(row,)))
+
+
+def test_the_table_of_assets_is_read_without_torch() -> None:
+    code = "import sys; from genaug.assets import ASSETS; print(len(ASSETS) > 10, 'torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "True False\n"
+    code = "import sys; from genaug.cli import main; main(['assets', 'list']); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False"
 
 
 def test_every_kind_is_complete() -> None:

@@ -1,0 +1,80 @@
+"""Generators that are folders, such as banks of photographs: on this machine, or in a repository of the Hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from genaug.assets import cache, fetch, hub, lock
+from genaug.assets.registry import ASSETS, KINDS, Asset, File, Kind, Source
+
+
+def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
+    """Returns the kind and the folder of a generator that is a folder; None for any other name.
+
+    Args:
+        name: a folder, or a repository of the Hub ("owner/repo", "owner/repo@revision"), which is downloaded at its
+            first use and stays in the cache of the Hub's client.
+
+    Raises:
+        UnavailableAssetError: the repository cannot be had, or has changed since its first use.
+        AssetError: it is not trusted enough.
+    """
+    for kind in KINDS.values():
+        if kind.marker is not None and Path(name, kind.marker).is_file():
+            return kind, Path(name)
+    if not isinstance(name, str) or name in ASSETS or Path(name).exists():
+        return None
+    row = fetch.repository_row(name)
+    if row is None or row.file or cache.weights(row.name).is_file():
+        return None
+    known = lock.files_of(row.name)
+    if (kind := _kind_of(known)) is not None:
+        if (folder := _present(row, known)) is not None:
+            return kind, folder
+    elif known:
+        return None  # weights
+    return _downloaded(row)
+
+
+def _kind_of(names: Collection[str]) -> Kind | None:
+    """The kind whose marker is among a repository's files, if it says which files to download."""
+    return next((kind for kind in KINDS.values() if kind.parts and kind.marker in names), None)
+
+
+def _present(row: Asset, known: dict[str, Source]) -> Path | None:
+    """The folder in the client's cache if every file that the lock file names is there."""
+    found = [hub.cached(str(row.repository), source.file, source.commit) for source in known.values()]
+    sizes = [source.size for source in known.values()]
+    if any(path is None or path.stat().st_size != size for path, size in zip(found, sizes, strict=True)):
+        return None
+    return _root(str(found[0]), next(iter(known)))
+
+
+def _downloaded(row: Asset) -> tuple[Kind, Path] | None:
+    revision, names = fetch.listed(row)
+    kind = _kind_of(names)
+    if kind is None:
+        return None
+    fetch.check_trust(row)
+    pinned = replace(row, revision=revision)
+    try:
+        with cache.exclusive(cache.home(row.name)):
+            pairs = [fetch.one(pinned, File(name)) for name in _wanted(kind, names)]
+            lock.add(row.name, tuple(source for _, source in pairs), row.trust)
+    except OSError as error:
+        raise cache.unwritable(error) from error
+    path, source = pairs[0]
+    return kind, _root(str(path), source.file)
+
+
+def _wanted(kind: Kind, names: list[str]) -> Iterator[str]:
+    return (name for name in names if any(fnmatch(name, pattern) for pattern in kind.parts))
+
+
+def _root(path: str, file: str) -> Path:
+    """The folder of a repository, from the path of one of its files."""
+    return Path(path).parents[len(Path(file).parts) - 1]
