@@ -1,7 +1,7 @@
 """The tables of kinds and of assets: what each is, where it comes from, and how to know that a file is the right one.
 
-A kind of network is one file: its module, and one call of `register`. The tables fill at first use; that of assets
-without an import of the networks.
+A kind of network is one file: its module, and one call of `register`. The tables fill at first use. Looking up assets
+imports no network.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ class Kind:
         layout: the shapes of a file's tensors, for kinds without a module, whose shapes follow from one another.
         marker: for generators that are folders: the file that tells a folder of this kind, such as "bank.json".
         open: for those: the generator of a folder.
-        parts: for those: patterns of the files to download from a Hub repository that has the marker. Without any, such
-            a repository is no name.
+        parts: for those: patterns of the files to download from a Hub repository that has the marker. Without
+            patterns, the name of such a repository is refused.
         example: Python lines for a model card, with {file} for the name of the weights.
     """
 
