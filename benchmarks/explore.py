@@ -79,7 +79,7 @@ def main() -> None:
                 page = browser.new_context().new_page()  # nothing cached
                 page.goto(address, wait_until="commit")
                 times.setdefault("first picture", []).append(page.evaluate(FIRST))
-                page.wait_for_function("location.search.includes('generator=')")
+                page.wait_for_selector("html[data-opened]", state="attached")
                 page.wait_for_timeout(500)
                 for tab in ("image", "samples"):
                     if tab == "samples":

@@ -80,7 +80,8 @@ def build(page: Page) -> Any:
         reset.click(page.reset, inputs, outputs, **_LATEST)
 
         # the address is the browser's to tell; the server sees requests for data alone
-        blocks.load(page.linked, address, outputs, js="() => [location.search]", **_LATEST)
+        loaded = blocks.load(page.linked, address, outputs, js="() => window.genaug.linked()", **_LATEST)
+        loaded.then(None, None, None, js="() => window.genaug.opened()")
     return blocks
 
 

@@ -3,6 +3,18 @@
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   let paused = still.matches;
   let said = "";
+  let opened = false; // until the link's view is there, the address stays the link
+  const linked = location.search;
+
+  // what the page calls when it is loaded, and when its view is there
+  window.genaug = {
+    linked: () => [linked],
+    opened: () => {
+      opened = true;
+      document.documentElement.dataset.opened = "true";
+      update();
+    },
+  };
 
   function link() {
     const holder = [...document.querySelectorAll("[data-query]")].find((node) => node.offsetParent !== null);
@@ -22,6 +34,7 @@
 
   function update() {
     showWalk();
+    if (!opened) return;
     const holder = [...document.querySelectorAll("[data-query]")].find((node) => node.offsetParent !== null);
     if (!holder || holder.dataset.query === said) return;
     said = holder.dataset.query;
