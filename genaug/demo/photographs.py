@@ -157,7 +157,7 @@ def _scores(
 ) -> dict[str, dict[str, float]]:
     """Accuracy of each row on each test, over all folds."""
     every = torch.arange(len(bank.files.labels))
-    known = torch.cat([describe(bank.files.parts(part)[0]) for part in every.split(64)])
+    known = torch.cat([describe(bank.files.part("photograph", part)) for part in every.split(64)])
 
     def originals(part: PhotographBank) -> Labelled:
         return known[part.order], bank.files.labels[part.order]
@@ -196,7 +196,7 @@ def _on_other_backgrounds(bank: PhotographBank, seed: int) -> Labelled:
     behind = bank.order[(draws * allowed).argmax(dim=1)]
     made = []
     for mine, others in zip(objects.split(64), behind.split(64), strict=True):
-        _, colours, mask, _ = bank.files.parts(mine)
+        mask, colours = bank.files.part("mask", mine), bank.files.part("object", mine)
         background = bank.files.part("background", others)
         kinds = torch.full((len(mine),), BLENDS.index("feathered"))
         made.append(blend(mask.float() / 255, colours.float(), background.float(), kinds))
