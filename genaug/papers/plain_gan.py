@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_device, check_integer
@@ -18,7 +17,7 @@ from genaug._common.progress import progress
 from genaug.generators.cgn_mnist import texture_mechanism
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.training.classifier.digits import check_images, check_training
-from genaug.training.generators.cgn_mnist import TwoDiscriminators, draw_classes, follow
+from genaug.training.generators.adversarial import Game, TwoDiscriminators, descend, draw_classes, follow
 
 STEPS = 1_000
 BATCH_SIZE = 32
@@ -87,6 +86,7 @@ def train(
             torch.optim.Adam(network.parameters(), LEARNING_RATE, (0.5, 0.999), fused=True)
             for network in (generator, discriminator)
         ]
+        game = Game(discriminator, dtype)
         draw = draw_classes(labels, BATCH_SIZE)
         images = images.to(device)
         with progress(total=steps, description=description, unit="step") as bar:
@@ -96,20 +96,10 @@ def train(
                 classes, picked = (drawn.to(device) for drawn in draw())
                 real = from_uint8(images[picked])
                 noise = torch.randn(len(real), generator.z_dim).to(device)
-                cast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
-                discriminator.requires_grad_(False)
-                with cast:
+                with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                     fake = generator(noise, classes)
-                    judged = discriminator(fake, classes).float()
-                descents[0].zero_grad()
-                F.mse_loss(judged, torch.ones_like(judged)).backward()
-                descents[0].step()
-                discriminator.requires_grad_(True)
-                with cast:
-                    on_real, on_fake = (discriminator(x, classes).float() for x in (real, fake.detach()))
-                descents[1].zero_grad()
-                (F.mse_loss(on_real, torch.ones_like(on_real)) + on_fake.square().mean()).div(2).backward()
-                descents[1].step()
+                descend(descents[0], game.deception(fake, classes))
+                descend(descents[1], game.detection(real, fake, classes))
                 follow(average, generator, 1 - min(0.999, step / (step + 10)))
                 bar.update()
     if not all(weight.isfinite().all() for weight in average.parameters()):

@@ -10,7 +10,7 @@ from genaug._common.arguments import check_integer
 from genaug._common.progress import progress
 from genaug.generators.conditional_perceptron import ConditionalPerceptron
 from genaug.generators.images import from_uint8
-from genaug.training.generators.cgn_mnist import PACKED, TwoDiscriminators
+from genaug.training.generators.adversarial import PACKED, Game, TwoDiscriminators, descend
 from genaug.training.generators.digits_vae import divergence
 
 VAE_BATCH, GAN_BATCH = 128, 64
@@ -101,17 +101,13 @@ def fit_gan(
         ours, theirs = (
             torch.optim.Adam(network.parameters(), 5e-4, betas=(0.5, 0.999)) for network in (generator, discriminator)
         )
+        game = Game(discriminator)
         for _ in progress(range(steps), description="GAN", unit="step"):
             classes = labels[torch.randint(len(labels), (GAN_BATCH // PACKED,))].repeat_interleave(PACKED)
             picked = order[starts[classes] + (counts[classes] * torch.rand(GAN_BATCH)).long()]
             made = generator(torch.randn(GAN_BATCH, z_dim), classes)
-            ours.zero_grad()
-            (discriminator(made, classes) - 1).square().mean().backward()
-            ours.step()
-            real, fake = discriminator(from_uint8(images[picked]), classes), discriminator(made.detach(), classes)
-            theirs.zero_grad()
-            ((real - 1).square().mean() + fake.square().mean()).backward()
-            theirs.step()
+            descend(ours, game.deception(made, classes))
+            descend(theirs, 2 * game.detection(from_uint8(images[picked]), made, classes))
     return generator.requires_grad_(False).eval()
 
 

@@ -54,7 +54,7 @@ from genaug.training.groups import read_group_file, retrain_last_layer
 from genaug.training.mixing import MixedLoader
 from genaug.training.objectives import GenIntLoss, MultiHeadLoss
 from genaug.training.shared.processes import World, processes
-from genaug.training.shared.resumable import resume, truncate_log
+from genaug.training.shared.resumable import Run, resume, truncate_log
 
 PLAIN = ("label",)  # the one head of a classifier that is to have none
 LOG_EVERY = 50  # steps
@@ -189,8 +189,8 @@ def _preprocessing(size: int) -> Any:
     return preprocessing(resize=round(size * 8 / 7), crop=size)
 
 
-class _Run:
-    """Everything that a step changes, so that one dict can hold it and bring it back."""
+class _Run(Run):
+    numbers = ("epoch", "step", "history", "seconds")
 
     def __init__(self, settings: Settings, num_classes: int, mixed: MixedLoader, device: torch.device) -> None:
         torch.default_generator.manual_seed(settings.seed)
@@ -211,27 +211,18 @@ class _Run:
         else:
             self.optimizer = torch.optim.Adam(parameters, rate, weight_decay=decay)
         self.mixed = mixed
-        self.epoch = self.step = 0
+        self.epoch = 0
         self.history: list[Any] = []
-        self.start = time.perf_counter()  # as if the run had never been cut off
+        super().__init__({"model": self.model, "optimizer": self.optimizer, "mixed": mixed})
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "history": self.history,
-            "seconds": time.perf_counter() - self.start,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "mixed": self.mixed.state_dict(),
-        }
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, as if it had never been cut off."""
+        return time.perf_counter() - self.start
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.mixed.load_state_dict(state["mixed"])
-        self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
-        self.start -= state["seconds"]
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self.start = time.perf_counter() - value
 
 
 class _Loop:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from genaug._common.files import images_in, open_image, writable_folder
 from genaug.assets import save_asset
 from genaug.evaluation.scoring import MOST_WORKERS
 from genaug.interventions.sampling import integers, uniform
-from genaug.training.shared.resumable import machine, optimise, resume
+from genaug.training.shared.resumable import Run, machine, optimise, resume
 from genaug.transforms.style_transfer import adaptive_instance_norm, statistics
 from genaug.transforms.vgg import Encoder, decoder, load_encoder
 
@@ -93,27 +92,11 @@ def losses(encoder: Encoder, network: nn.Module, contents: Tensor, styles: Tenso
     return F.mse_loss(made[-1], given), style
 
 
-class _Run:
-    """Everything that a training step changes, so that one dict can hold it and bring it back."""
-
+class _Run(Run):
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.generator = decoder().to(device=device)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), settings.learning_rate)
-        self.step = 0
-        self.seconds = 0.0
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "decoder": self.generator.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.generator.load_state_dict(state["decoder"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        super().__init__({"decoder": self.generator, "optimizer": self.optimizer})
 
 
 def train(

@@ -48,7 +48,7 @@ from genaug.training.generators.cgn_losses import (
     patch_grid,
 )
 from genaug.training.shared.processes import World, processes
-from genaug.training.shared.resumable import Every, machine, optimise, resume
+from genaug.training.shared.resumable import Every, Run, machine, optimise, resume
 
 LOSSES = ("rec", "shape", "text", "bg")
 MECHANISMS = ("f_shape", "f_text", "f_bg")
@@ -296,8 +296,8 @@ def load_features(name: str) -> nn.Module:
     return VGG16Features(load_asset(name)[0], paper=name == "vgg16-bn")
 
 
-class _Run:
-    """Everything that a training step changes, so that one dict can hold it and bring it back."""
+class _Run(Run):
+    numbers = (*Run.numbers, "first", "last")
 
     def __init__(self, cgn: CGN, settings: Settings) -> None:
         cgn.requires_grad_(False)
@@ -309,26 +309,9 @@ class _Run:
                 for name, rate in zip(MECHANISMS, rates, strict=True)
             ]
         )
-        self.step = 0
-        self.seconds = 0.0
         self.first: dict[str, float] | None = None  # what `measure` found before the first step, and last
         self.last: dict[str, float] | None = None
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "first": self.first,
-            "last": self.last,
-            "mechanisms": self.generator.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.generator.load_state_dict(state["mechanisms"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("step", "seconds", "first", "last"):
-            setattr(self, name, state[name])
+        super().__init__({"mechanisms": self.generator, "optimizer": self.optimizer})
 
 
 class Draws(NamedTuple):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from genaug._common.arguments import check_choice, check_device, check_integer
 from genaug._common.files import writable_folder
@@ -27,10 +25,17 @@ from genaug.datasets.colored_mnist import demo_digits, load_variant
 from genaug.generators.cgn_mnist import MASK_RANGE, CGNMnist
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.composition import compose
+from genaug.training.generators.adversarial import (
+    PACKED,
+    Discriminator,
+    Game,
+    TwoDiscriminators,
+    descend,
+    draw_classes,
+    follow,
+)
 from genaug.training.generators.cgn_losses import RandomFeatures, gram_matrix, mask_entropy
-from genaug.training.shared.resumable import machine, optimise, resume
-
-PACKED = 4  # images of one class that the discriminator judges together
+from genaug.training.shared.resumable import Run, machine, optimise, resume
 
 
 @dataclass(frozen=True)
@@ -62,64 +67,6 @@ SETTINGS = {
     "wildlife": Settings(),
     "digits": Settings(steps=3_000),
 }
-
-
-class Discriminator(nn.Module):
-    """Judges four images of one class together, by three spectrally normed convolutions of stride 2.
-
-    Not the released discriminators. Ten outputs, of which the claimed class's counts, tell it the class more plainly
-    than an embedding beside the image does. Four images at once (PacGAN, Lin et al. 2018) show when a class is drawn
-    in one hand only, which a single image cannot: a classifier trained on such digits fails on other hands'.
-    """
-
-    def __init__(self, num_classes: int = 10, width: int = 64, *, image_size: int = 32) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3 * PACKED
-        for out in (width, 2 * width, 4 * width):
-            layers += [spectral_norm(nn.Conv2d(channels, out, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
-            channels = out
-        left = (image_size // 8) ** 2  # places after three strides of 2
-        self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(nn.Linear(left * channels, num_classes)))
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (B / 4,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
-        packed = images.reshape(-1, 3 * PACKED, *images.shape[2:])
-        return self.layers(packed).gather(1, labels[::PACKED, None])[:, 0]
-
-
-class LinearDiscriminator(nn.Module):
-    """Judges each image on its own by four linear layers: the released one for colours."""
-
-    def __init__(self, num_classes: int = 10, width: int = 512, *, image_size: int = 32) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(num_classes, num_classes)
-        layers: list[nn.Module] = [nn.Linear(3 * image_size**2 + num_classes, width), nn.LeakyReLU(0.2)]
-        for _ in range(2):
-            layers += [nn.Linear(width, width), nn.Dropout(0.4), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (B,) of images (B, 3, H, W) and labels (B,)."""
-        return self.layers(torch.cat([images.flatten(1), self.embedding(labels)], dim=1))[:, 0]
-
-
-class TwoDiscriminators(nn.Module):
-    """Both, of equal weight: convolutions see strokes and their edges, linear layers the whole digit at once.
-
-    Convolutions alone leave stray pixels and gaps in masks of two plain colours, which classifiers trained on them
-    take for part of the digit.
-    """
-
-    def __init__(self, num_classes: int = 10, widths: tuple[int, int] = (64, 512), *, image_size: int = 32) -> None:
-        super().__init__()
-        self.convolutional = Discriminator(num_classes, widths[0], image_size=image_size)
-        self.linear = LinearDiscriminator(num_classes, widths[1], image_size=image_size)
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (2B,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
-        packed = self.convolutional(images, labels).repeat_interleave(PACKED)
-        return torch.cat([packed, self.linear(images, labels)])
 
 
 def mask_frame(mask: Tensor) -> Tensor:
@@ -198,39 +145,20 @@ class StyleLoss(nn.Module):
         return loss
 
 
-class _Run:
-    """Everything that a training step changes, so that one dict can hold it and bring it back."""
-
+class _Run(Run):
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.generator = CGNMnist().to(device).to(memory_format=torch.channels_last)
         self.discriminator = (TwoDiscriminators() if settings.two_discriminators else Discriminator()).to(device)
         # batch statistics of an evaluation are averaged along with the weights, so that they fit each other
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        modules = {"generator": self.generator, "discriminator": self.discriminator}
         self.optimizers = {
             name: torch.optim.Adam(module.parameters(), settings.learning_rate, (0.5, 0.999), fused=True)
-            for name, module in (("generator", self.generator), ("discriminator", self.discriminator))
+            for name, module in modules.items()
         }
         self.style = StyleLoss().to(device)
-        self.step = 0
-        self.seconds = 0.0
-
-    def state(self) -> dict[str, Any]:
-        modules = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "modules": {name: module.state_dict() for name, module in modules.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "random_state": torch.get_rng_state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        for name, weights in state["modules"].items():
-            getattr(self, name).load_state_dict(weights)
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        torch.set_rng_state(state["random_state"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        optimizers = {f"{name} optimizer": optimizer for name, optimizer in self.optimizers.items()}
+        super().__init__({**modules, "average": self.average, **optimizers}, random=True)
 
 
 def train(
@@ -343,25 +271,6 @@ def _optimise(
     )
 
 
-def draw_classes(labels: Tensor, batch_size: int) -> Callable[[], tuple[Tensor, Tensor]]:
-    """What draws a batch's classes, equal in consecutive fours, and an image's index of each, from the global state.
-
-    Raises:
-        ValueError: a class has no image.
-    """
-    # images of a class by one index: members[label, k] for k below counts[label]; on the CPU, as all draws are
-    counts = torch.bincount(labels, minlength=10)
-    if not counts.all():
-        raise ValueError(f"labels must hold every class of 0..9, but none is {int(counts.argmin())}")
-    members = torch.nn.utils.rnn.pad_sequence([(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)
-
-    def draw() -> tuple[Tensor, Tensor]:
-        classes = torch.randint(10, (batch_size // PACKED,)).repeat_interleave(PACKED)
-        return classes, members[classes, (torch.rand(len(classes)) * counts[classes]).long()]
-
-    return draw
-
-
 def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: torch.dtype) -> dict[str, Tensor]:
     """One step of the generator, one of the discriminator, one of the average."""
     cast = torch.autocast(real.device.type, dtype, enabled=dtype != torch.float32)
@@ -375,12 +284,12 @@ def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: to
     # again, since bfloat16 rounds 0.9999 to 1, whose entropy is not a number
     mask = mask.float().clamp(*MASK_RANGE)
     fake = compose(mask, texture.float(), background.float())
-    run.discriminator.requires_grad_(False)  # its own gradients are not wanted here, and cost a third
+    game = Game(run.discriminator, dtype, seen=lambda images: jitter(images, settings.jitter))
+    adversarial = game.deception(fake, labels)
     with cast:
-        judged = run.discriminator(jitter(fake, settings.jitter), labels).float()
         styled = run.style(fake, real)
     losses = {
-        "adversarial": F.mse_loss(judged, torch.ones_like(judged)),
+        "adversarial": adversarial,
         "entropy": mask_entropy(mask),
         "frame": mask_frame(mask),
         "style": styled,
@@ -395,34 +304,13 @@ def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: to
         "plain": settings.plain_weight,
         "background": settings.background_weight,
     }
-    run.optimizers["generator"].zero_grad()
-    torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
-    run.optimizers["generator"].step()
-
-    run.discriminator.requires_grad_(True)
-    with cast:
-        on_real = run.discriminator(jitter(real, settings.jitter), labels).float()
-        on_fake = run.discriminator(jitter(fake.detach(), settings.jitter), labels).float()
-    losses["discriminator"] = (
-        F.mse_loss(on_real, torch.ones_like(on_real)) + F.mse_loss(on_fake, torch.zeros_like(on_fake))
-    ) / 2
-    run.optimizers["discriminator"].zero_grad()
-    losses["discriminator"].backward()
-    run.optimizers["discriminator"].step()
+    descend(run.optimizers["generator"], torch.stack([weights[name] * loss for name, loss in losses.items()]).sum())
+    losses["discriminator"] = game.detection(real, fake, labels)
+    descend(run.optimizers["discriminator"], losses["discriminator"])
 
     # a young average would remember the initial weights: let it follow closely at first
     follow(run.average, run.generator, 1 - min(settings.average, run.step / (run.step + 10)))
     return {**{name: loss.detach() for name, loss in losses.items()}, "mask": mask.detach().mean()}
-
-
-@torch.no_grad()
-def follow(average: nn.Module, module: nn.Module, weight: float) -> None:
-    """Moves the average's parameters and statistics toward the module's by that share of the way."""
-    for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, weight)
-        else:
-            kept.copy_(new)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits
 from genaug.generators.digits_vae import PALETTE, ConditionalDigits
 from genaug.generators.images import from_uint8, to_uint8
-from genaug.training.shared.resumable import machine, optimise, resume
+from genaug.training.shared.resumable import Run, machine, optimise, resume
 
 FRAME = 3  # columns at either side where no digit is
 UNIT = 16.0  # see `colours_first`
@@ -117,33 +117,16 @@ def colours_first(generator: ConditionalDigits) -> None:
     first.weight.mul_(UNIT)
 
 
-class _Run:
-    """Everything that a training step changes, so that one dict can hold it and bring it back."""
-
+class _Run(Run):
     def __init__(self, settings: Settings, images: Tensor, device: torch.device) -> None:
         generator = ConditionalDigits()
         prepare(generator, images)
         self.generator, self.encoder = generator.to(device), Encoder().to(device)
         parameters = [*self.generator.parameters(), *self.encoder.parameters()]
         self.optimizer = torch.optim.Adam(parameters, settings.learning_rate)
-        self.step = 0
-        self.seconds = 0.0
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "generator": self.generator.state_dict(),
-            "encoder": self.encoder.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random_state": torch.get_rng_state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        for name in ("generator", "encoder", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        torch.set_rng_state(state["random_state"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        super().__init__(
+            {"generator": self.generator, "encoder": self.encoder, "optimizer": self.optimizer}, random=True
+        )
 
 
 def train(

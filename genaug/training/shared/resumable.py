@@ -6,9 +6,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,13 +29,53 @@ class Every(NamedTuple):
     sample: int
 
 
+class Stateful(Protocol):
+    """A network, an optimiser or a loader."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+class Run:
+    """Everything that the steps of a training change, so that one dict can hold it and bring it back.
+
+    Args:
+        parts: what has a state of its own, by the name that a checkpoint has for it.
+        random: whether the steps draw from torch's default generator, whose state is then kept, too.
+    """
+
+    numbers: tuple[str, ...] = ("step", "seconds")  # attributes that a checkpoint keeps as they are
+
+    def __init__(self, parts: Mapping[str, Stateful], *, random: bool = False) -> None:
+        self.parts = parts
+        self.random = random
+        self.step = 0
+        self.seconds = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        state = {name: getattr(self, name) for name in self.numbers}
+        state |= {name: part.state_dict() for name, part in self.parts.items()}
+        return {**state, "random_state": torch.get_rng_state()} if self.random else state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Bring back what `state` has returned."""
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        if self.random:
+            torch.set_rng_state(state["random_state"])
+        for name in self.numbers:
+            setattr(self, name, state[name])
+
+
 def machine(device: torch.device) -> str:
     """What trained weights say of where they come from."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def resume(run: Any, folder: Path, described: dict[str, Any]) -> None:
+def resume(run: Run, folder: Path, described: dict[str, Any]) -> None:
     """Restores a run from its folder's checkpoint, if any; ValueError if that is damaged or of other settings."""
     path = folder / "checkpoint.pt"
     if not path.exists():
@@ -53,7 +93,12 @@ def resume(run: Any, folder: Path, described: dict[str, Any]) -> None:
             f"{folder} holds a run with other settings ({key}: {before.get(key)!r} there, {described[key]!r} asked "
             "for). Choose another folder, or delete it to start over"
         )
-    run.restore(state)
+    try:
+        run.restore(state)
+    except KeyError as error:
+        raise ValueError(
+            f"{path} was written by another version ({error} is missing); delete it to start over"
+        ) from None
 
 
 def optimise(

@@ -1,0 +1,141 @@
+"""The adversarial game of the small generators: discriminators of digits, their least-squares losses, one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+PACKED = 4  # images of one class that the discriminator judges together
+
+
+class Discriminator(nn.Module):
+    """Judges four images of one class together, by three spectrally normed convolutions of stride 2.
+
+    Not the released discriminators. Ten outputs, of which the claimed class's counts, tell it the class more plainly
+    than an embedding beside the image does. Four images at once (PacGAN, Lin et al. 2018) show when a class is drawn
+    in one hand only, which a single image cannot: a classifier trained on such digits fails on other hands'.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 64, *, image_size: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3 * PACKED
+        for out in (width, 2 * width, 4 * width):
+            layers += [spectral_norm(nn.Conv2d(channels, out, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+            channels = out
+        left = (image_size // 8) ** 2  # places after three strides of 2
+        self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(nn.Linear(left * channels, num_classes)))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Judgements (B / 4,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
+        packed = images.reshape(-1, 3 * PACKED, *images.shape[2:])
+        return self.layers(packed).gather(1, labels[::PACKED, None])[:, 0]
+
+
+class LinearDiscriminator(nn.Module):
+    """Judges each image on its own by four linear layers: the released one for colours."""
+
+    def __init__(self, num_classes: int = 10, width: int = 512, *, image_size: int = 32) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_classes, num_classes)
+        layers: list[nn.Module] = [nn.Linear(3 * image_size**2 + num_classes, width), nn.LeakyReLU(0.2)]
+        for _ in range(2):
+            layers += [nn.Linear(width, width), nn.Dropout(0.4), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Judgements (B,) of images (B, 3, H, W) and labels (B,)."""
+        return self.layers(torch.cat([images.flatten(1), self.embedding(labels)], dim=1))[:, 0]
+
+
+class TwoDiscriminators(nn.Module):
+    """Both, of equal weight: convolutions see strokes and their edges, linear layers the whole digit at once.
+
+    Convolutions alone leave stray pixels and gaps in masks of two plain colours, which classifiers trained on them
+    take for part of the digit.
+    """
+
+    def __init__(self, num_classes: int = 10, widths: tuple[int, int] = (64, 512), *, image_size: int = 32) -> None:
+        super().__init__()
+        self.convolutional = Discriminator(num_classes, widths[0], image_size=image_size)
+        self.linear = LinearDiscriminator(num_classes, widths[1], image_size=image_size)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Judgements (2B,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
+        packed = self.convolutional(images, labels).repeat_interleave(PACKED)
+        return torch.cat([packed, self.linear(images, labels)])
+
+
+class Game:
+    """The losses of a least-squares GAN (Mao et al. 2017) against a discriminator that is told the labels.
+
+    Args:
+        discriminator: images (B, 3, H, W) and labels (B,) to judgements.
+        dtype: torch.float32, or torch.bfloat16 for autocast.
+        seen: changes the images before the discriminator sees them, real and fake alike.
+    """
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        dtype: torch.dtype = torch.float32,
+        *,
+        seen: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> None:
+        self.discriminator, self.dtype, self.seen = discriminator, dtype, seen
+
+    def _judged(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.discriminator(self.seen(images), labels).float()
+
+    def deception(self, fake: Tensor, labels: Tensor) -> Tensor:
+        """Return the generator's loss: how far fakes are from being judged real."""
+        self.discriminator.requires_grad_(False)  # its own gradients are not wanted here, and cost a third
+        judged = self._judged(fake, labels)
+        return F.mse_loss(judged, torch.ones_like(judged))
+
+    def detection(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """Return the discriminator's loss: how far it is from judging real images 1 and fakes 0."""
+        self.discriminator.requires_grad_(True)
+        on_real, on_fake = self._judged(real, labels), self._judged(fake.detach(), labels)
+        return (F.mse_loss(on_real, torch.ones_like(on_real)) + on_fake.square().mean()) / 2
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step of the optimiser down this loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def draw_classes(labels: Tensor, batch_size: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    """What draws a batch's classes, equal in consecutive fours, and an image's index of each, from the global state.
+
+    Raises:
+        ValueError: a class has no image.
+    """
+    # images of a class by one index: members[label, k] for k below counts[label]; on the CPU, as all draws are
+    counts = torch.bincount(labels, minlength=10)
+    if not counts.all():
+        raise ValueError(f"labels must hold every class of 0..9, but none is {int(counts.argmin())}")
+    members = torch.nn.utils.rnn.pad_sequence([(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        classes = torch.randint(10, (batch_size // PACKED,)).repeat_interleave(PACKED)
+        return classes, members[classes, (torch.rand(len(classes)) * counts[classes]).long()]
+
+    return draw
+
+
+@torch.no_grad()
+def follow(average: nn.Module, module: nn.Module, weight: float) -> None:
+    """Moves the average's parameters and statistics toward the module's by that share of the way."""
+    for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, weight)
+        else:
+            kept.copy_(new)
