@@ -15,7 +15,7 @@ import torch
 from genaug._common.records import circumstances, write_results
 from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.papers.baselines import ENVIRONMENTS, IRM_WEIGHT, environments, fit_irm
+from genaug.papers.irm import ENVIRONMENTS, IRM_WEIGHT, correlated_environments, fit_irm
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     some = copy.copy(data)
     some.targets = data.targets[: options.num]
     some.factors = {name: classes[: options.num] for name, classes in data.factors.items()}
-    made, held = environments(some, ENVIRONMENTS[2]), (test.images(), test.targets)
+    made, held = correlated_environments(some, ENVIRONMENTS[2]), (test.images(), test.targets)
     runs = []
     for weight in (0.0, IRM_WEIGHT):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the penalty of IRM is to weigh at the end, asked of training digits alone: genaug.papers.baselines.IRM_WEIGHT.
+"""What the penalty of IRM is to weigh at the end, asked of training digits alone: genaug.papers.irm.IRM_WEIGHT.
 
     python benchmarks/irm_weight.py --root DIR --out benchmarks/results/irm-weight
 
@@ -15,7 +15,7 @@ import torch
 from genaug._common.records import circumstances, write_results
 from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.accuracy import accuracy, batches
-from genaug.papers.baselines import ENVIRONMENTS, environments, fit_irm
+from genaug.papers.irm import ENVIRONMENTS, correlated_environments, fit_irm
 
 EACH, HELD_OUT = 6_000, 1_000
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/irm-weight"))
     options = parser.parse_args()
     correlations = ENVIRONMENTS[2]
-    made = environments(load_variant("double-colored", root=options.root, train=True), correlations)
+    made = correlated_environments(load_variant("double-colored", root=options.root, train=True), correlations)
     train = [(images[: EACH - HELD_OUT], labels[: EACH - HELD_OUT]) for images, labels in made]
     held = [(images[EACH - HELD_OUT : EACH], labels[EACH - HELD_OUT : EACH]) for images, labels in made]
     runs = []

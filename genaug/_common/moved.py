@@ -14,7 +14,7 @@ MOVED = {
     "genaug.plotting": "genaug.pictures",
     "genaug.recipes": "genaug.papers",
     "genaug.recipes.samples": "genaug.pictures.samples",
-    "genaug.training.baselines": "genaug.papers.baselines",
+    "genaug.training.baselines": "genaug.papers.irm",
 }
 
 

@@ -21,8 +21,8 @@ weights, the order and what is generated. The rows, of which --rows all takes ev
     original      the fully biased training split
     gan           that, and as many images of a conditional GAN without mechanisms (`papers/plain_gan.py`)
     irm-2, irm-5  invariant risk minimisation on 2 environments (90 and 100% correlation) or 5 (90, 92.5, 95, 97.5
-                  and 100%), which the training split is shared out to (`papers/baselines.py`)
-    lntl          learning not to learn, on the training split (`papers/baselines.py`)
+                  and 100%), which the training split is shared out to (`papers/irm.py`)
+    lntl          learning not to learn, on the training split (`papers/lntl.py`)
     cgn           counterfactuals alone, ten to a shape's noise, which the released code does for the paper's row
                   Original + CGN
     mixed         both together, what the paper's name for its row suggests; the rerun found that it harms wildlife
@@ -57,17 +57,8 @@ from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.evaluation.accuracy import accuracy, batches
 from genaug.models.mnist_cnn import NormalisedMnistCNN
 from genaug.papers import plain_gan
-from genaug.papers.baselines import (
-    ENVIRONMENTS,
-    EPOCHS,
-    IRM_WEIGHT,
-    LEVELS,
-    LNTL_ENTROPY,
-    LNTL_REVERSAL,
-    environments,
-    fit_irm,
-    fit_lntl,
-)
+from genaug.papers.irm import ENVIRONMENTS, EPOCHS, IRM_WEIGHT, correlated_environments, fit_irm
+from genaug.papers.lntl import LEVELS, LNTL_ENTROPY, LNTL_REVERSAL, fit_lntl
 from genaug.training.classifier.digits import fit_classifier, fit_normalised, shuffled
 
 GENERATED = ("cgn", "mixed", "best")  # rows that need the CGN's weights
@@ -276,7 +267,7 @@ def _fit(
     """A row's classifier, and images and labels that it was trained on: all of them, or of row "best" the first."""
     seed = options["seed"]
     if row.startswith("irm"):
-        there = environments(biased, ENVIRONMENTS[int(row.removeprefix("irm-"))])
+        there = correlated_environments(biased, ENVIRONMENTS[int(row.removeprefix("irm-"))])
         images, labels = (torch.cat(part) for part in zip(*there, strict=True))
         return fit_irm(there, **options), images, labels
     if row == "lntl":

@@ -72,7 +72,7 @@ from genaug.interventions.directions import read_tensors
 from genaug.interventions.fitting import fit_directions
 from genaug.interventions.sampling import truncated_normal
 from genaug.interventions.steering import intervene
-from genaug.papers.invariant import fit_invariant
+from genaug.papers.irm import fit_invariant
 from genaug.papers.small_generators import fit_gan, fit_vae
 
 WHAT = "this recipe"

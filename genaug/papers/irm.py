@@ -1,14 +1,15 @@
-"""What CGN's Table 2 compares with (section 4.3, appendix C.4): invariant risk minimisation and learning not to learn.
+"""Invariant risk minimisation (IRMv1, Arjovsky et al. 2019) of digits, for CGN's Table 2 and GenInt's coloured digits.
 
-Both train the same classifier as the other rows, by the same optimiser (`digit_classifier.descend`), for five epochs
-where the others take ten. What CGN's paper leaves open is of the methods' released code, or was chosen on held-out
-training digits, as is said where it stands; nothing was chosen by accuracy on test digits.
+`fit_irm` is of CGN's Table 2 (section 4.3, appendix C.4): the same classifier as the other rows, by the same optimiser
+(`digits.descend`), for five epochs where the others take ten. What CGN's paper leaves open was chosen on held-out
+training digits; nothing was chosen by accuracy on test digits. `fit_invariant` is of GenInt's released code.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_device, check_integer, check_number
+from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN
 from genaug.training.classifier.digits import check_images, check_training, descend, initialised, shuffled
@@ -26,12 +28,31 @@ ENVIRONMENTS = {2: (0.9, 1.0), 5: (0.9, 0.925, 0.95, 0.975, 1.0)}
 
 EPOCHS = 5
 IRM_WEIGHT = 10.0  # of the penalty at the end: see `fit_irm`
-# Kim et al.'s released code: weight of the term of mutual information, scale of the reversed gradient, and how many
-# levels of brightness the predictor of colour tells apart in each channel
-LNTL_ENTROPY, LNTL_REVERSAL, LEVELS = 0.01, 0.1, 8
 
 
-def environments(data: Any, correlations: Sequence[float], *, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+def __getattr__(name: str) -> Any:
+    if name == "environments":  # promised under this name; to be removed after one release
+        warnings.warn("environments is now called correlated_environments", DeprecationWarning, stacklevel=2)
+        return correlated_environments
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def penalised_risk(answered: Sequence[tuple[Tensor, Tensor]], weight: float, *, unbiased: bool = False) -> Tensor:
+    """Return the mean over environments of cross entropy, plus `weight` times the mean of the penalty of IRMv1.
+
+    Args:
+        answered: of each environment logits (B, num_classes) and labels (B,).
+        weight: of the penalty; 0 for empirical risk minimisation.
+        unbiased: how the penalty of a batch is estimated, as `irm_penalty`.
+    """
+    risk = torch.stack([F.cross_entropy(logits, labels) for logits, labels in answered]).mean()
+    if not weight:
+        return risk
+    penalties = [irm_penalty(logits, labels, unbiased=unbiased) for logits, labels in answered]
+    return risk + weight * torch.stack(penalties).mean()
+
+
+def correlated_environments(data: Any, correlations: Sequence[float], *, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Shares out a biased training set, and breaks the tie between label and colour to a given degree in each share.
 
     In an environment of n images and correlation c, exactly round((1 - c) n) images have an object's colour or texture
@@ -139,133 +160,74 @@ def fit_irm(
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             logits = model(from_uint8(pixels)).float()
         parts = zip(logits.split([len(batch) for batch in batches]), there, batches, strict=True)
-        risks, penalties = [], []
-        for answers, (_, labels), batch in parts:
-            risks.append(F.cross_entropy(answers, labels[batch]))
-            penalties.append(irm_penalty(answers, labels[batch], unbiased=True))
-        return (torch.stack(risks).mean() + now * torch.stack(penalties).mean()) / max(1.0, now)
+        answered = [(answers, labels[batch]) for answers, (_, labels), batch in parts]
+        return penalised_risk(answered, now, unbiased=True) / max(1.0, now)
 
     descend(model, together(), loss, steps=steps * epochs, drops=epochs, description=description)
     return model.eval()
 
 
-class _Reversal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
+def fit_invariant(
+    environments: Sequence[tuple[Tensor, Tensor]],
+    *,
+    network: Callable[[], nn.Module],
+    seed: int,
+    penalty_weight: float = 0.0,
+    anneal: int = 0,
+    steps: int = 501,
+    batch_size: int = 5_000,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    description: str = "classifier",
+) -> nn.Module:
+    """Trains a classifier on the mean over environments of cross entropy and, weighted, of the penalty of IRMv1.
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        return -ctx.scale * gradients[0], None
-
-
-def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
-    """The same tensor, whose gradient comes back times minus `scale` (Ganin and Lempitsky 2015)."""
-    return _Reversal.apply(x, scale)
-
-
-def negative_entropy(logits: Tensor) -> Tensor:
-    """Mean of sum(p log p) over the classes, in nats: 0 where all is certain, -log(C) where nothing is known.
-
-    What LNTL minimises in place of the mutual information of features and colour: that is H(colour) - H(colour |
-    features), of which features change the second alone (Kim et al. 2019).
+    A step sees as many images of each environment. The penalty of a batch is above that of its environment, by the
+    variance of a mean of so many images: batches must be large. Where the weight is above 1 the loss is divided by it.
 
     Args:
-        logits: (B, C, ...), classes along the second dimension.
-    """
-    certain = logits.log_softmax(dim=1)
-    return (certain.exp() * certain).sum(dim=1).mean()
-
-
-class ColourPredictor(nn.Module):
-    """Tells from the classifier's feature map which of eight levels each channel has, at every place of it.
-
-    One network for the three channels, where the released code has one for each.
-    """
-
-    def __init__(self, channels: int = 32) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, 3 * LEVELS, 3, padding=1),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, 8, 3, H, W) of features (B, C, H, W)."""
-        return self.layers(features).unflatten(1, (LEVELS, 3))
-
-
-def colour_levels(images: Tensor, size: int) -> Tensor:
-    """Which of eight levels each channel has at size x size places; -1 where it is black.
-
-    Black is no colour: else a coloured digit on black would have the predictor mostly tell where nothing is drawn.
-
-    Args:
-        images: (B, 3, H, W) uint8.
-        size: places along each side, to each of which the nearest pixel is taken.
+        environments: images (N, 3, H, W) uint8 and labels (N,) int64 of each.
+        network: makes the untrained classifier: (B, 3, H, W) in [-1, 1] -> (B, num_classes) logits.
+        seed: of initial weights and batches; the global random state is neither read nor moved.
+        penalty_weight: of the penalty; 0 for empirical risk minimisation.
+        anneal: steps before the penalty has that weight; until then it is 1, if there is any.
+        steps: how many, by Adam.
+        batch_size: images a step, of all environments together, drawn with replacement.
+        learning_rate: of Adam.
+        weight_decay: weight of the sum of squares of all parameters, in the loss.
+        description: what the progress bar says.
 
     Returns:
-        (B, 3, size, size) int64, -1..7.
+        The classifier, in evaluation mode.
+
+    Raises:
+        ValueError: no environments, one without images or with another number of labels, or an option out of its range.
+        TypeError: an option is of another kind.
     """
-    pixels = F.interpolate(images.float(), size, mode="nearest-exact")
-    return torch.where(pixels > 0, (pixels / (256 / LEVELS)).long(), -1)
-
-
-def colour_loss(logits: Tensor, levels: Tensor) -> Tensor:
-    """Cross-entropy of (B, 8, 3, H, W) logits where the levels are not -1: mean over places, summed over channels."""
-    loss = F.cross_entropy(logits, levels, ignore_index=-1, reduction="sum")
-    return 3 * loss / (levels >= 0).sum().clamp(min=1)  # a batch may be black
-
-
-def fit_lntl(
-    images: Tensor,
-    labels: Tensor,
-    *,
-    seed: int,
-    epochs: int = EPOCHS,
-    batch_size: int = 64,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
-    description: str = "LNTL",
-) -> nn.Module:
-    """Trains the digits' classifier by learning not to learn (Kim et al. 2019; CGN, section 4.3).
-
-    A second network predicts the image's colours from the features after the second convolution; the classifier is
-    trained to be right, to leave that network undecided (`negative_entropy`), and against its progress
-    (`reverse_gradient`). What it predicts is the image itself at the 16x16 places of the feature map, in eight levels a
-    channel, black left out: the same for one colour, for two and for textures. Features, levels and weights are those
-    of the released code, which is of coloured digits alone; CGN's paper does not say what it predicted elsewhere.
-    Classifier and predictor take one step together, where the released code takes two, by the optimiser of the other
-    rows, for few epochs instead of 100, and from random weights, where its script starts from a trained classifier.
-
-    Args, returns and raises as `digit_classifier.fit_classifier`.
-    """
-    check_images(images, labels)
-    check_training(epochs, batch_size, dtype)
-    device = check_device("device", device)
-    networks: Any = initialised(lambda: nn.ModuleList([MnistCNN(), ColourPredictor()]), seed, device)
-    model, predictor = networks
-    images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
-
-    def loss(batch: Tensor) -> Tensor:
-        pixels = images[batch]
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            features = model.features(from_uint8(pixels))
-            logits = model.classify(features).float()
-            predictor.requires_grad_(False)  # the features alone are to leave it undecided
-            undecided = predictor(features).float()
-            predictor.requires_grad_(True)
-            guessed = predictor(reverse_gradient(features, LNTL_REVERSAL)).float()
-        return (
-            F.cross_entropy(logits, labels[batch])
-            + LNTL_ENTROPY * negative_entropy(undecided)
-            + colour_loss(guessed, colour_levels(pixels, features.shape[-1]))
-        )
-
-    order = shuffled(len(labels), batch_size, epochs, seed=seed, device=device)
-    steps = epochs * -(-len(labels) // batch_size)
-    descend(networks, order, loss, steps=steps, drops=epochs, description=description)
+    if not environments:
+        raise ValueError("environments must hold at least one, but got none")
+    for place, (images, labels) in enumerate(environments):
+        if not len(images) or labels.shape != images.shape[:1]:
+            came = f"{tuple(images.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"environments must be images (N, 3, H, W) and labels (N,), but number {place} is {came}")
+    check_number("penalty_weight", penalty_weight)
+    check_number("weight_decay", weight_decay)
+    check_integer("steps", steps, 1)
+    check_integer("batch_size", batch_size, len(environments))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = network()
+        optimizer = torch.optim.Adam(model.parameters(), learning_rate)
+        share = batch_size // len(environments)
+        for step in progress(range(steps), description=description, unit="step"):
+            weight = penalty_weight if step >= anneal else min(penalty_weight, 1.0)
+            answered = []
+            for images, labels in environments:
+                picked = torch.randint(len(labels), (share,))
+                answered.append((model(from_uint8(images[picked])), labels[picked]))
+            squares = sum(parameter.square().sum() for parameter in model.parameters())
+            total = penalised_risk(answered, weight) + weight_decay * squares
+            optimizer.zero_grad()
+            (total / max(weight, 1.0)).backward()
+            optimizer.step()
     return model.eval()
