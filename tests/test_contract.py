@@ -64,6 +64,15 @@ def test_loader_gives_the_same_samples_in_any_batch_and_worker(
     assert torch.equal(torch.cat([targets for _, targets in batches]), one_by_one[1])
 
 
+@pytest.mark.slow
+def test_spawned_workers_give_the_same_samples(dataset: Any, one_by_one: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """As on macOS and Windows, where workers are spawned and get the dataset by pickle."""
+    loader = DataLoader(Subset(dataset, range(NUM)), batch_size=5, num_workers=1, multiprocessing_context="spawn")
+    batches = list(loader)
+    assert torch.equal(torch.cat([images for images, _ in batches]), one_by_one[0])
+    assert torch.equal(torch.cat([targets for _, targets in batches]), one_by_one[1])
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_shuffling_permutes_the_samples_and_nothing_else(
     dataset: Any, one_by_one: tuple[torch.Tensor, torch.Tensor], num_workers: int

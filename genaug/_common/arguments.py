@@ -150,10 +150,10 @@ def check_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def check_device(argument: str, device: torch.device | str | None) -> torch.device:
-    """The device of this name, the CPU for None.
+    """Return the device of this name, the CPU for None.
 
     Raises:
-        ValueError: it is of another kind than cpu and cuda, or this machine has no such CUDA device.
+        ValueError: it is none of cpu, cuda, mps and xpu, or this machine does not have it.
         TypeError: it is neither a string nor a device.
     """
     import torch
@@ -162,14 +162,18 @@ def check_device(argument: str, device: torch.device | str | None) -> torch.devi
         return torch.device("cpu")
     if not isinstance(device, (str, torch.device)):
         raise TypeError(f"{argument} must be a string or a torch.device, but got {type(device).__name__}")
-    count = torch.cuda.device_count()
+    counts = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),  # Apple
+        "xpu": torch.xpu.device_count(),  # Intel
+    }
     try:
         found = torch.device(device)
     except RuntimeError:
         found = None
-    if found is not None and (found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < count)):
+    if found is not None and (found.type == "cpu" or (found.index or 0) < counts.get(found.type, 0)):
         return found
-    if not count:
-        raise ValueError(f"{argument} must be cpu, since there is no CUDA device here, but got {str(device)!r}")
-    here = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone"
-    raise ValueError(f"{argument} must be cpu, cuda or cuda:N (there is {here} here), but got {str(device)!r}")
+    here = [f"{kind}:{index}" for kind, count in counts.items() for index in range(count)]
+    if not here:
+        raise ValueError(f"{argument} must be cpu, since this machine has no other device, but got {str(device)!r}")
+    raise ValueError(f"{argument} must be one of cpu, {', '.join(here)}, but got {str(device)!r}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
     from PIL import Image
     from torch import Tensor
 
@@ -245,7 +246,8 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a file system's or a user's limit
 _SHORT = ("PytorchStreamWriter", "inline_container", "iostream")  # torch's words for a short write
-_STAGED = ".genaug-"  # what begins the names of files and folders that are not in their place yet
+_STAGED = ".genaug-"  # what begins the names of folders of files that are not in their place yet
+LOCK = ".genaug-lock"  # the file in such a folder that its owner has locked
 
 
 @contextmanager
@@ -277,30 +279,16 @@ def naming_removed_folder(folder: str | os.PathLike[str], work: str) -> Iterator
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` on success and remove it on failure.
+    """Yield a temporary path near `path`; rename it onto `path` on success and remove it on failure.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; the message names the folder or the file.
     """
     path = Path(path)
-    folder = writable_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f"{_STAGED}{path.stem}-", suffix=path.suffix, dir=folder)
-    temporary = Path(name)
-    try:
-        _lock(handle)
+    with staging_folder(writable_folder(path.parent), path.stem) as staged:
         with naming_full_disk(path):
-            yield temporary
-        # mkstemp makes files private; a result should have the permissions of any other file
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.close(handle)
-        handle = -1
-        temporary.replace(path)
-    finally:
-        if handle >= 0:
-            os.close(handle)
-        temporary.unlink(missing_ok=True)
+            yield staged / path.name
+        (staged / path.name).replace(path)
 
 
 @contextmanager
@@ -308,49 +296,39 @@ def staging_folder(folder: str | os.PathLike[str], name: str) -> Iterator[Path]:
     """Yield a temporary folder in `folder`, and remove it with all that is left in it."""
     while True:
         staged = Path(tempfile.mkdtemp(prefix=f"{_STAGED}{name}-", dir=folder))
-        with suppress(FileNotFoundError):  # it was swept away before it had its lock: once more
-            lock = (staged / "lock").open("w")
-            _lock(lock.fileno())
-            if (staged / "lock").exists():
-                break
-            lock.close()
+        lock = _lock_of(staged)
+        with suppress(NotImplementedError):  # a file system without locks; `sweep` leaves what is on it
+            lock.acquire()
+        if staged.is_dir():  # else it was swept away before it had its lock: once more
+            break
+        lock.release()
     try:
         yield staged
     finally:
-        lock.close()
+        lock.release()
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left in a folder: staged files and folders whose owner is gone."""
+    """Remove what killed processes left in a folder: staged folders whose owner is gone."""
+    from filelock import Timeout
+
     for staged in Path(folder).glob(f"{_STAGED}*"):
-        with suppress(OSError):  # another process has its lock, or has swept it
-            if not staged.is_dir():
-                with staged.open("r+b") as file:
-                    _lock(file.fileno())
-                staged.unlink()
-                continue
-            try:
-                with (staged / "lock").open("r+") as file:
-                    _lock(file.fileno())
-            except FileNotFoundError:
+        lock = _lock_of(staged)
+        with suppress(OSError, Timeout, NotImplementedError):  # another process has its lock, or has swept it
+            if not (staged / LOCK).exists():
                 staged.rmdir()  # fails unless it is empty
                 continue
+            with lock.acquire(timeout=0):
+                pass
             shutil.rmtree(staged)
 
 
-def _lock(handle: int) -> None:
-    """Lock an open file for this process; OSError if another one has it. The end of a process unlocks its files."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows, where an open file cannot be removed by others at all
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # a file system without locks
-        return
+def _lock_of(staged: Path) -> BaseFileLock:
+    """Return the lock of a staged folder. The end of a process unlocks its files."""
+    from filelock import FileLock
+
+    return FileLock(staged / LOCK, thread_local=False)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:

@@ -152,7 +152,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Return the images of these samples before any transform, (B, 3, H, W) uint8 on the device."""
-        if self.device.type == "cuda" and get_worker_info() is not None:
+        if self.device.type != "cpu" and get_worker_info() is not None:
             raise RuntimeError(
                 f"device={str(self.device)!r} does not work in a DataLoader worker: "
                 "use num_workers=0 for this loader (it makes whole batches on the GPU), or device='cpu'"

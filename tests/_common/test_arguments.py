@@ -65,21 +65,37 @@ def test_what_are_no_indices_is_a_type_error(indices: object) -> None:
         check_indices(indices, 10)
 
 
-def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_device("device", None) == check_device("device", "cpu") == torch.device("cpu")
-    known = "cpu, cuda or cuda:N (there is"
-    for count, here in (
-        (0, "cpu, since there is no CUDA device here"),
-        (1, f"{known} cuda:0 alone here)"),
-        (2, f"{known} cuda:0 to cuda:1 here)"),
-    ):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        for device in ("gpu", "mps", "meta", "", f"cuda:{count}", torch.device("cuda", count)):
+@pytest.mark.parametrize(
+    ("cuda", "mps", "xpu", "here"),
+    [
+        (0, False, 0, "cpu, since this machine has no other device"),
+        (1, False, 0, "one of cpu, cuda:0"),
+        (2, False, 0, "one of cpu, cuda:0, cuda:1"),
+        (0, True, 0, "one of cpu, mps:0"),
+        (0, False, 2, "one of cpu, xpu:0, xpu:1"),
+    ],
+)
+def test_devices_that_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, xpu: int, here: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: xpu)
+    counts = {"cuda": cuda, "mps": int(mps), "xpu": xpu}
+    for kind, count in counts.items():
+        for device in (f"{kind}:{count}", torch.device(kind, count)):
             message = f"device must be {here}, but got '{device}'"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 check_device("device", device)
         if count:
-            assert check_device("device", "cuda") == torch.device("cuda")
-            assert check_device("device", f"cuda:{count - 1}").index == count - 1
+            assert check_device("device", kind) == torch.device(kind)
+            assert check_device("device", f"{kind}:{count - 1}").index == count - 1
+
+
+def test_devices() -> None:
+    assert check_device("device", None) == check_device("device", "cpu") == torch.device("cpu")
+    for device in ("gpu", "meta", ""):
+        with pytest.raises(ValueError, match=f"^device must be .*, but got '{device}'$"):
+            check_device("device", device)
     with pytest.raises(TypeError, match=r"device must be a string or a torch\.device, but got int"):
         check_device("device", 0)

@@ -84,7 +84,7 @@ def test_what_a_killed_process_was_writing_is_swept_and_other_hidden_files_stay(
     with atomic_path(tmp_path / "live") as live:
         live.write_text("live")
         sweep(tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".notes-20240101.txt", live.name])
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".notes-20240101.txt", live.parent.name])
 
 
 def test_a_command_sweeps_the_folder_that_it_writes_to(tmp_path):

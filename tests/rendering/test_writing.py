@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import ColoredMNIST, RenderedDataset
-from genaug._common.files import staging_folder
+from genaug._common.files import LOCK, staging_folder
 from genaug.cli import main
 from genaug.rendering import render, repair, verify
 from genaug.rendering import writing as rendering
@@ -132,7 +132,7 @@ def test_what_the_dead_left_is_cleared_away_and_the_living_are_left_alone(tmp_pa
     dead, unlocked = tmp_path / ".genaug-shard-000000-dead", tmp_path / ".genaug-shard-000001-dead"
     for folder in (dead, unlocked):
         folder.mkdir()
-    (dead / "lock").touch()
+    (dead / LOCK).touch()
     (dead / "data").write_bytes(b"half")
     with staging_folder(tmp_path, "shard-000002") as alive:
         (alive / "data").write_bytes(b"half")
