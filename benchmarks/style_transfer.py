@@ -33,9 +33,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.files import atomic_path
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug.transforms import style_transfer
 from genaug.transforms.style_transfer import adain, gatys, gram, style_grams
-from genaug.transforms.vgg import DEVIATION, MEAN, WIDTHS, Encoder, decoder
+from genaug.transforms.vgg import WIDTHS, Encoder, decoder
 
 RELEASED = "gatys, released"
 ADAIN_BATCHES = (1, 32, 64, 128, 256)
@@ -57,7 +58,9 @@ class Loss(nn.Module):
 class Normalise(nn.Module):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self.mean, self.deviation = (torch.tensor(x, device=device).view(3, 1, 1) for x in (MEAN, DEVIATION))
+        self.mean, self.deviation = (
+            torch.tensor(x, device=device).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.deviation
@@ -140,10 +143,10 @@ def random_network(widths: Sequence[int], *, reflect: bool = False) -> Encoder:
     network = Encoder(widths, reflect=reflect)
     for layer in network.convolutions:
         nn.init.kaiming_normal_(layer.weight)
-    scale = 1 / torch.tensor(DEVIATION)
+    scale = 1 / torch.tensor(IMAGENET_STD)
     with torch.no_grad():
         network.colours.weight.copy_(scale.diag()[..., None, None])
-        network.colours.bias.copy_(-torch.tensor(MEAN) * scale)
+        network.colours.bias.copy_(-torch.tensor(IMAGENET_MEAN) * scale)
     return network.eval().requires_grad_(False)
 
 

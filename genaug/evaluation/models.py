@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from genaug._common.arguments import near
 from genaug._common.files import one_line
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug.assets.formats import read
 from genaug.assets.registry import AssetError
-from genaug.evaluation.scoring import IMAGENET_MEAN, IMAGENET_STD, Model, preprocessing
+from genaug.evaluation.scoring import Model, preprocessing
 from genaug.models.multi_head_resnet import MultiHeadClassifier
 
 TIMM = "timm/"

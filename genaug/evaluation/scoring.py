@@ -32,13 +32,13 @@ from genaug._common.files import (
     open_as_published,
     tell_skipped,
 )
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.interventions.steering import evaluating, fitting_memory
 
 ENSEMBLE = "ensemble"  # the head that is the model's answer, and the only one of a plain model
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 MOST_WORKERS = 1_000  # processes that read images
 _NAMED = 5  # of the parts that are missing, before a message says ...

@@ -16,8 +16,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from genaug._common.arguments import check_integer, check_number
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 TRIES = 10  # of a crop, as torchvision has it
 DRAWS = 2 * TRIES + 2  # uniform ones that a crop takes
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the crop's area, and of its width to its height
@@ -28,8 +28,8 @@ def crop_flip_normalise(
     boxes: Tensor,
     flips: Tensor,
     size: int,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
     """Cuts a box out of each image, resizes it (bilinear, antialiased), flips it where asked, and normalises.
 
@@ -124,8 +124,8 @@ class BatchAugmentation(v2.Transform):
         scale: tuple[float, float] = SCALE,
         ratio: tuple[float, float] = RATIO,
         flip: float = 0.5,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.size = check_integer("size", size, 1)

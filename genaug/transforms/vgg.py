@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.files import digest
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug.assets import AssetError, load_asset
 from genaug.assets.registry import Kind, register
 
 # the channels of the image and of VGG19's convolutions up to conv4_1, and after which of these it halves the sides
 WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512)
 POOLS = (2, 4, 8)
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the images that torchvision's weights know
 # where files keep these convolutions; AdaIN's encoder has another before them, which normalises colours
 _PLACES = {
     "vgg19": tuple(f"features.{i}" for i in (0, 2, 5, 7, 10, 12, 14, 16, 19)),
@@ -93,8 +93,11 @@ def load_encoder(name: str | os.PathLike[str], kinds: Sequence[str], convolution
         for part in ("weight", "bias")
     }
     if kind == "vgg19":
-        scale = 1 / torch.tensor(DEVIATION)
-        weights |= {"colours.weight": scale.diag()[..., None, None], "colours.bias": -torch.tensor(MEAN) * scale}
+        scale = 1 / torch.tensor(IMAGENET_STD)
+        weights |= {
+            "colours.weight": scale.diag()[..., None, None],
+            "colours.bias": -torch.tensor(IMAGENET_MEAN) * scale,
+        }
     else:
         weights |= {f"colours.{part}": state[f"0.{part}"].float() for part in ("weight", "bias")}
     # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway

@@ -19,10 +19,11 @@ from torchvision.transforms import v2
 
 from genaug._common.arguments import check_choice
 from genaug._common.files import ImageError, image_files, open_image
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug.datasets.rendered import RenderedDataset
 from genaug.interventions.sampling import generator_of, uniform
 from genaug.training.groups import group_balanced, members_of, read_group_file
-from genaug.transforms.batch import DRAWS, MEAN, STD, crop_boxes, crop_flip_normalise
+from genaug.transforms.batch import DRAWS, crop_boxes, crop_flip_normalise
 
 AUGMENTATIONS = ("standard", "additional", "autoaugment", "augmix", "trivialaugment")
 BAD_IMAGES = "bad_images.txt"
@@ -51,7 +52,9 @@ def augmentation(name: str, size: int) -> v2.Compose:
         "augmix": [*standard, v2.AugMix()],
         "trivialaugment": [*standard, v2.TrivialAugmentWide()],
     }[name]
-    return v2.Compose([*chosen, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    return v2.Compose(
+        [*chosen, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
 
 
 class Photographs(Dataset[tuple[Tensor, int]]):

@@ -31,12 +31,11 @@ from genaug._common.files import (
     tell_skipped,
     writable_folder,
 )
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug._common.progress import progress
 from genaug._common.records import circumstances, write_results
 from genaug.evaluation.scoring import (
     ENSEMBLE,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     MOST_WORKERS,
     ImageFiles,
     naming_files,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug.transforms.vgg import DEVIATION, MEAN
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 TAU = 0.1  # "in all experiments"
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512))  # of VGG16, up to its fourth max-pool
@@ -127,8 +127,8 @@ class VGG16Features(nn.Module):
                 place, channels = place + 2 + normed, out
             self.blocks.append(block)
             place += 1
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor, blocks: int = len(_BLOCKS)) -> list[Tensor]:

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset
 from genaug._common.files import ImageError
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug.rendering import render
 from genaug.training.classifier.data import (
     AUGMENTATIONS,
@@ -27,7 +28,6 @@ from genaug.training.classifier.data import (
     as_it_is,
     augmentation,
 )
-from genaug.transforms.batch import MEAN, STD
 
 
 def photographs(root: Path, classes: int = 2, each: int = 4) -> Path:
@@ -157,7 +157,7 @@ def test_augmented_photographs_are_square_and_normalised(name: str) -> None:
     assert image.shape == (3, 24, 24)
     assert image.dtype == torch.float32
     if name == "standard":  # a white image stays white
-        expected = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
+        expected = (1 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
         torch.testing.assert_close(image, expected[:, None, None].expand(3, 24, 24))
 
 
