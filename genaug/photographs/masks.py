@@ -27,6 +27,7 @@ from PIL import Image
 
 from genaug._common.arguments import check_device, near
 from genaug._common.files import ImageError, ImageFiles, list_images, one_line, open_with_alpha
+from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from genaug.generators.u2net import FastU2Net
@@ -35,7 +36,6 @@ NETWORKS = ("u2netp", "u2net")
 # Side of what the networks see, in pixels. They were trained at 320. At 256 masks are a little better and take two
 # thirds of the time (docs/cutouts.md).
 _SIDE = 256
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # How masks of networks are cleaned; docs/cutouts.md explains each number.
 _SURE = 0.5  # a pixel belongs to the object from this probability on
@@ -114,7 +114,7 @@ def saliency_network(name: str, device: torch.device | str = "cpu") -> FastU2Net
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
     """Images (..., 3, H, W) in [0, 1], less ImageNet's mean, divided by its deviation."""
-    mean, deviation = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
+    mean, deviation = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / deviation
 
 
