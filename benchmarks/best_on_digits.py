@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from genaug import CounterfactualDataset
 from genaug._common.files import atomic_path
 from genaug.datasets.colored_mnist import load_variant
-from genaug.evaluation.accuracy import accuracy, batches
+from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
 from genaug.training.classifier.digits import descend, fit_normalised, initialised

@@ -20,7 +20,7 @@ from genaug import DoubleColoredMNIST, GenerativeInterventionDataset, load_gener
 from genaug._common.files import atomic_path
 from genaug.datasets.colored_mnist import same_colour
 from genaug.demo import digits as demo
-from genaug.evaluation.accuracy import accuracy, batches
+from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.training.classifier.digits import fit_classifier
 
 # way -> components, and standard deviations along one

@@ -34,7 +34,7 @@ from genaug._common.plotting import save_sheet
 from genaug._common.progress import progress
 from genaug.datasets.colored_mnist import demo_digits, same_colour
 from genaug.demo.digits import small_network
-from genaug.evaluation.accuracy import accuracy, batches
+from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.generators.diffusion import DiffusionGenerator
 from genaug.training.classifier.digits import fit_classifier
 

@@ -29,7 +29,7 @@ from genaug import CounterfactualDataset, DoubleColoredMNIST, MixedLoader, Multi
 from genaug._common.files import atomic_path
 from genaug._common.progress import progress
 from genaug.datasets.colored_mnist import same_colour
-from genaug.evaluation.invariance import invariance
+from genaug.evaluation.measures.invariance import invariance
 from genaug.generators.images import from_uint8
 from genaug.transforms.batch import BatchCollate
 

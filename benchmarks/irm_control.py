@@ -14,7 +14,7 @@ import torch
 
 from genaug._common.records import circumstances, write_results
 from genaug.datasets.colored_mnist import load_variant
-from genaug.evaluation.accuracy import accuracy, batches
+from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.papers.irm import ENVIRONMENTS, IRM_WEIGHT, correlated_environments, fit_irm
 
 

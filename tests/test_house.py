@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from contract import DATASETS, OTHERS
@@ -119,6 +120,22 @@ def test_a_module_is_still_found_under_the_name_that_the_documentation_promised(
     with pytest.warns(DeprecationWarning, match=f"{old} has moved to {new}"):
         module = importlib.import_module(old)
     assert module is importlib.import_module(new)
+
+
+def test_no_function_hides_a_module_of_its_name() -> None:
+    """`import genaug.room.thing as thing` gives what the room calls `thing`, a function if there is one."""
+    for path in (ROOT / "genaug").rglob("__init__.py"):
+        package = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
+        for child in path.parent.iterdir():
+            if child.suffix == ".py" or (child / "__init__.py").is_file():
+                found = getattr(package, child.stem, None)
+                # `genaug.evaluation.audit` is a function that the documentation promises
+                assert (
+                    found is None
+                    or inspect.ismodule(found)
+                    or f"{package.__name__}.{child.stem}" == "genaug.evaluation.audit"
+                )
+    assert isinstance(genaug.evaluation.measures.causal_bound, ModuleType)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

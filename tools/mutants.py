@@ -31,7 +31,7 @@ CORE = {
     "training/objectives.py": ["tests/training/test_objectives.py"],
     "evaluation/scoring.py": ["tests/evaluation/test_scoring.py"],
     "evaluation/intervals.py": ["tests/evaluation/test_intervals.py"],
-    "evaluation/accuracy.py": ["tests/evaluation/test_accuracy.py"],
+    "evaluation/measures/accuracy.py": ["tests/evaluation/measures/test_accuracy.py"],
     "transforms/batch.py": ["tests/transforms/test_batch.py"],
 }
 OPERATORS = {

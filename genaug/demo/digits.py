@@ -46,7 +46,7 @@ from genaug._common.records import circumstances, write_results
 from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_digits, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
-from genaug.evaluation.accuracy import accuracy, batches
+from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.training.classifier.digits import fit_classifier
 from genaug.training.shared.processes import one_thread
 

@@ -19,10 +19,10 @@ from genaug._common.arguments import check_choice
 from genaug._common.files import atomic_path, digest, writable_folder
 from genaug._common.plotting import FAINT, INK, new_figure, save, write
 from genaug._common.records import circumstances, foreign, read_results, write_results
-from genaug.evaluation.background_gap import OTHERS, background_gap
-from genaug.evaluation.corruption_error import corruption_error
 from genaug.evaluation.groups import groups_suite
-from genaug.evaluation.imagenet import (
+from genaug.evaluation.measures.background_gap import OTHERS, background_gap
+from genaug.evaluation.measures.corruption_error import corruption_error
+from genaug.evaluation.measures.imagenet import (
     imagenet,
     imagenet_a,
     imagenet_r,
@@ -30,10 +30,10 @@ from genaug.evaluation.imagenet import (
     imagenet_v2,
     objectnet,
 )
-from genaug.evaluation.imagenet_w import imagenet_w
+from genaug.evaluation.measures.imagenet_w import imagenet_w
+from genaug.evaluation.measures.shape_bias import shape_bias
 from genaug.evaluation.results import Result, partial_mark
 from genaug.evaluation.scoring import Model, place, preprocessing
-from genaug.evaluation.shape_bias import shape_bias
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

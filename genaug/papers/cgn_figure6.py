@@ -35,7 +35,7 @@ from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import atomic_path, writable_folder
 from genaug._common.records import aligned, circumstances, read_runs, write_results
 from genaug.datasets.colored_mnist import load_variant
-from genaug.evaluation.mutual_information import mutual_information
+from genaug.evaluation.measures.mutual_information import mutual_information
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.papers.beta_vae import BetaVAE, fit_beta_vae
 

@@ -42,7 +42,7 @@ from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.pool import blend_uint8
-from genaug.evaluation.accuracy import accuracy, batches
+from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.sampling import integers, normal

@@ -54,7 +54,7 @@ from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
 from genaug.datasets.counterfactual import CounterfactualDataset
-from genaug.evaluation.accuracy import accuracy, batches
+from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.models.mnist_cnn import NormalisedMnistCNN
 from genaug.papers import plain_gan
 from genaug.papers.irm import ENVIRONMENTS, EPOCHS, IRM_WEIGHT, correlated_environments, fit_irm

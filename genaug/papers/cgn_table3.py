@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from genaug.demo.digits import EPOCHS, small_network
+from genaug.evaluation.measures.shape_bias import shape_bias
 from genaug.evaluation.scoring import ENSEMBLE
-from genaug.evaluation.shape_bias import shape_bias
 from genaug.papers.twin_data import BIAS, COUNTERFACTUALS, Heads, biased, fit_heads, new_digits, painted, top_k
 from genaug.papers.twins import Figures, Twin, difference
 from genaug.training.classifier.digits import fit_classifier

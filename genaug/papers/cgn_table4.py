@@ -22,8 +22,8 @@ from torch import Tensor
 
 from genaug.datasets.colored_mnist import same_colour
 from genaug.demo.digits import EPOCHS, small_network
-from genaug.evaluation.accuracy import batches
-from genaug.evaluation.background_gap import background_gap
+from genaug.evaluation.measures.accuracy import batches
+from genaug.evaluation.measures.background_gap import background_gap
 from genaug.evaluation.scoring import Model
 from genaug.papers.twin_data import BIAS, COUNTERFACTUALS, biased, fit_heads, new_digits, painted
 from genaug.papers.twins import Figures, Twin, difference

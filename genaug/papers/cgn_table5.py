@@ -34,8 +34,8 @@ from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import load_variant
 from genaug.datasets.counterfactual import FACTORS, CounterfactualDataset
-from genaug.evaluation.accuracy import accuracy
-from genaug.evaluation.stable_signal import StableSignal, stable_signal
+from genaug.evaluation.measures.accuracy import accuracy
+from genaug.evaluation.measures.stable_signal import StableSignal, stable_signal
 from genaug.training.classifier.digits import fit_classifier
 
 GENERATOR = "cgn-double-colored-mnist"

@@ -65,7 +65,7 @@ from genaug.datasets.environments import (
     two_classes,
 )
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
-from genaug.evaluation.accuracy import accuracy, batches
+from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.generators.conditional_perceptron import ConditionalPerceptron
 from genaug.generators.images import to_uint8
 from genaug.interventions.directions import read_tensors

@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 from genaug._common.plotting import Panel
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.demo.digits import COMPONENTS, INTERVENED, SCALE
-from genaug.evaluation.nuisance_correlation import fit_nuisance_regressor, nuisance_correlation
+from genaug.evaluation.measures.nuisance_correlation import fit_nuisance_regressor, nuisance_correlation
 from genaug.papers.twin_data import GENERATOR, biased, generated
 from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
 

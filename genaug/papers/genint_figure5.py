@@ -20,7 +20,7 @@ from pathlib import Path
 
 from genaug._common.plotting import Panel
 from genaug.demo.digits import EPOCHS, small_network
-from genaug.evaluation.causal_bound import causal_bound, held_out_bandwidth
+from genaug.evaluation.measures.causal_bound import causal_bound, held_out_bandwidth
 from genaug.papers.twin_data import INTERVENTIONS, generated, new_digits, painted, top_k, unit_directions
 from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
 from genaug.training.classifier.digits import fit_classifier

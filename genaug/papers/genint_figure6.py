@@ -21,7 +21,7 @@ from pathlib import Path
 
 from genaug._common.plotting import Panel
 from genaug.demo.digits import COMPONENTS, INTERVENED
-from genaug.evaluation.causal_bound import search_interventions
+from genaug.evaluation.measures.causal_bound import search_interventions
 from genaug.papers.twin_data import GENERATOR, new_digits, painted, unit_directions
 from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from torch.utils.data import TensorDataset
 
-from genaug.evaluation.corruption_error import corruption_error
 from genaug.evaluation.corruptions import CORRUPTIONS
+from genaug.evaluation.measures.corruption_error import corruption_error
 from genaug.papers.twin_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted
 from genaug.papers.twins import Figures, Twin, difference
 

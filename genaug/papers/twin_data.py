@@ -15,7 +15,7 @@ from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_di
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.demo.digits import COMPONENTS, EPOCHS, GENERATORS, IMAGES, INTERVENED, SCALE, WIDTHS, small_network
-from genaug.evaluation.accuracy import batches
+from genaug.evaluation.measures.accuracy import batches
 from genaug.evaluation.scoring import ENSEMBLE, Model, score
 from genaug.generators import load_generator
 from genaug.generators.digits_vae import ConditionalDigits

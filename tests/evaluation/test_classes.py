@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genaug.evaluation.classes import CUE_CONFLICT, IMAGENET, IMAGENET9, OBJECTNET, WNIDS
-from genaug.evaluation.corruption_error import ALEXNET_MISTAKES
+from genaug.evaluation.measures.corruption_error import ALEXNET_MISTAKES
 
 
 def test_wnids_are_the_thousand_in_order(shared: Path) -> None:

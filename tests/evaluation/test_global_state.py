@@ -20,9 +20,9 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
 from genaug import evaluation
-from genaug.evaluation.background_gap import GROUPS
-from genaug.evaluation.causal_bound import CausalBound
 from genaug.evaluation.classes import OBJECTNET, WNIDS
+from genaug.evaluation.measures.background_gap import GROUPS
+from genaug.evaluation.measures.causal_bound import CausalBound
 
 IMAGES = torch.randint(256, (12, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 LABELS = torch.arange(12) % 3

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from genaug import MultiHeadResNet
 from genaug.evaluation import accuracy, scoring
-from genaug.evaluation.accuracy import batches
+from genaug.evaluation.measures.accuracy import batches
 from genaug.evaluation.scoring import score
 from genaug.models.mnist_cnn import MnistCNN
 

@@ -11,8 +11,8 @@ from oracles import constant, heads_of, write_images
 from torch import Tensor, nn
 
 from genaug.evaluation import SUITES, evaluate
-from genaug.evaluation.background_gap import GROUPS
 from genaug.evaluation.classes import OBJECTNET
+from genaug.evaluation.measures.background_gap import GROUPS
 from genaug.evaluation.results import Result, partial_line
 from genaug.evaluation.suites import Suite, plot_summary
 

@@ -299,7 +299,7 @@ def test_every_twin_runs_from_end_to_end(
         for constant, value in small.items():
             if hasattr(where, constant):
                 monkeypatch.setattr(where, constant, value)
-    measures = importlib.import_module("genaug.evaluation.nuisance_correlation")
+    measures = importlib.import_module("genaug.evaluation.measures.nuisance_correlation")
     monkeypatch.setattr(measures, "STEPS", 5)
     full = twin_data.new_digits
 
@@ -313,7 +313,7 @@ def test_every_twin_runs_from_end_to_end(
     if hasattr(module, "new_digits"):
         monkeypatch.setattr(module, "new_digits", few)
     if hasattr(module, "CORRUPTIONS"):
-        measure = importlib.import_module("genaug.evaluation.corruption_error")
+        measure = importlib.import_module("genaug.evaluation.measures.corruption_error")
         monkeypatch.setattr(measure, "SEVERITIES", (3,))
     assert cli.main(["reproduce", name, "--twin", "--seeds", "0,1", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())

@@ -33,7 +33,7 @@ from genaug._common.progress import progress
 from genaug._common.records import circumstances, write_results
 from genaug.assets import AssetError, asset_path, load_asset
 from genaug.assets.store import save_asset
-from genaug.evaluation.generation_quality import generation_quality
+from genaug.evaluation.measures.generation_quality import generation_quality
 from genaug.generators.cgn import CGN
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.evaluation import corruption_error, mean_corruption_error
-from genaug.evaluation.corruption_error import ALEXNET_ERROR, CorruptedImages
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from genaug.evaluation.measures.corruption_error import ALEXNET_ERROR, CorruptedImages
 from genaug.evaluation.scoring import image_paths
 
 WNIDS = {"n01440764": 0, "n01443537": 1}
@@ -79,7 +79,7 @@ def test_bad_rates_are_named(change: dict[str, Any], error: type[Exception], wor
 @pytest.fixture
 def two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """ImageNet with two classes of two images: the whole of it is 75 x 50,000."""
-    module = sys.modules["genaug.evaluation.corruption_error"]  # the package's name is the function's
+    module = sys.modules["genaug.evaluation.measures.corruption_error"]
     monkeypatch.setattr(module, "IMAGENET", WNIDS)
     monkeypatch.setattr(module, "IMAGENET_IMAGES", 4)
 

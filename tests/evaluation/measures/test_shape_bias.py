@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from genaug.evaluation import plot_shape_bias, shape_bias, shape_bias_from_decisions
 from genaug.evaluation.classes import CUE_CONFLICT
+from genaug.evaluation.measures.shape_bias import CATEGORIES, bias_of_decisions, category_probabilities
 from genaug.evaluation.scoring import image_paths
-from genaug.evaluation.shape_bias import CATEGORIES, bias_of_decisions, category_probabilities
 
 RESNET = "style-transfer-512-nomask-experiment_resnet50_session-1.csv"
 PERSON = "style-transfer-512-nomask-experiment_subject-01_session_1.csv"

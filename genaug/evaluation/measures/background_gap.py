@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from genaug._common.arguments import check_choice
 from genaug.evaluation.classes import IMAGENET9
-from genaug.evaluation.imagenet import subfolder
+from genaug.evaluation.measures.imagenet import subfolder
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ImageFiles, Model, labelled_folders, preprocessing, score
 

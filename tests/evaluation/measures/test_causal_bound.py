@@ -12,7 +12,7 @@ from contract import Conditional
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from genaug.evaluation.causal_bound import (
+from genaug.evaluation.measures.causal_bound import (
     CausalBound,
     InterventionSearch,
     causal_bound,

@@ -68,7 +68,7 @@ def test_a_constant_and_a_random_model(thousand: Path) -> None:
 def test_a_whole_set_is_not_partial_and_fewer_images_are(thousand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = imagenet(constant(7), thousand, transform=SMALL)
     assert found.missing == ("49,000 of 50,000 images",)
-    monkeypatch.setattr(sys.modules["genaug.evaluation.imagenet"], "IMAGENET_IMAGES", 1000)
+    monkeypatch.setattr(sys.modules["genaug.evaluation.measures.imagenet"], "IMAGENET_IMAGES", 1000)
     found = imagenet(constant(7), thousand, transform=SMALL)
     assert (found.missing, found.partial) == ((), False)
     assert "PARTIAL" not in str(found)

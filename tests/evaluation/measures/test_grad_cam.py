@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from genaug.evaluation import grad_cam, save_grad_cams
-from genaug.evaluation.grad_cam import _last_spatial
+from genaug.evaluation.measures.grad_cam import _last_spatial
 
 
 class Colours(nn.Module):

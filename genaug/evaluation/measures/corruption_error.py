@@ -24,7 +24,7 @@ from genaug._common.arguments import check_choice
 from genaug._common.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, frost_photographs
-from genaug.evaluation.imagenet import CLASSES, IMAGENET_IMAGES, subfolder
+from genaug.evaluation.measures.imagenet import CLASSES, IMAGENET_IMAGES, subfolder
 from genaug.evaluation.results import Result, of_heads, write_heading
 from genaug.evaluation.scoring import Model, labelled_folders, missing_parts, preprocessing, score
 

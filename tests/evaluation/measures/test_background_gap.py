@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from genaug.evaluation import background_gap
-from genaug.evaluation.background_gap import GROUPS
 from genaug.evaluation.classes import IMAGENET9
+from genaug.evaluation.measures.background_gap import GROUPS
 from genaug.evaluation.scoring import image_paths
 
 FOLDERS = [

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from genaug import GenerativeInterventionDataset
-from genaug.evaluation.nuisance_correlation import (
+from genaug.evaluation.measures.nuisance_correlation import (
     NuisanceCorrelation,
     fit_nuisance_regressor,
     nuisance_correlation,

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, res
 
 from genaug._common.files import ImageError, one_line
 from genaug.evaluation.classes import IMAGENET
-from genaug.evaluation.imagenet import IMAGENET_IMAGES, subfolder
+from genaug.evaluation.measures.imagenet import IMAGENET_IMAGES, subfolder
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import Model, labelled_folders, preprocessing, score
 

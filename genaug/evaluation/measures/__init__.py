@@ -1,0 +1,1 @@
+"""One file for each measure. Their functions are also in `genaug.evaluation`."""
