@@ -47,8 +47,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from genaug._common.files import atomic_path
-from genaug.evaluation import corruptions
-from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, zoomed
+from genaug.evaluation import corruptions, filters
+from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from genaug.evaluation.filters import zoomed
 
 DETERMINISTIC = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
 PUBLISHED_ELASTIC = "elastic_transform, published"  # beside the package's own
@@ -204,7 +205,7 @@ def direct_defocus(image: Tensor, severity: int, draws: Any) -> Tensor:
     """Defocus as a convolution with all of its up to 21 x 21 weights."""
     radius, soften = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity]
     margin, side = max(8, radius), 64
-    kernel = torch.fft.irfft2(corruptions._disk_spectrum(radius, soften, side, side), s=(side, side))
+    kernel = torch.fft.irfft2(filters.disk_spectrum(radius, soften, side, side), s=(side, side))
     kernel = kernel[: 2 * margin + 1, : 2 * margin + 1]
     padded = F.pad(image.float(), (margin,) * 4, mode="reflect")
     return F.conv2d(padded[:, None], kernel[None, None])[:, 0]
@@ -232,10 +233,10 @@ def scaled_channel_by_channel(image: Tensor, factor: float) -> Tensor:
 # what takes an optimisation's place: its name -> the corruption, and what is replaced by what
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "defocus: convolved directly": ("defocus_blur", {"_defocus_blur": direct_defocus}),
-    "defocus: transforms of 240 and 244, not 240 and 250": ("defocus_blur", {"_fast_length": lambda n: n}),
+    "defocus: transforms of 240 and 244, not 240 and 250": ("defocus_blur", {"fast_length": lambda n: n}),
     "glass: a loop over pixels": ("glass_blur", {"glass_sources": looped_sources}),
     "zoom: channel by channel": ("zoom_blur", {"zoomed": scaled_channel_by_channel}),
-    "JPEG: torch interleaves the channels": ("jpeg_compression", {"_picture": interleaved_picture}),
+    "JPEG: torch interleaves the channels": ("jpeg_compression", {"picture": interleaved_picture}),
 }
 
 

@@ -23,6 +23,22 @@ from torchvision import tv_tensors
 
 from genaug._common.arguments import check_choice, check_integer
 from genaug._common.files import ImageError, images_in, open_image
+from genaug.evaluation.filters import (
+    disk_spectrum,
+    fast_length,
+    gaussian_blur,
+    glass_sources,
+    integer,
+    picture,
+    pixel_grid,
+    plasma,
+    sampled,
+    smoothing,
+    streak,
+    tensor,
+    uniform,
+    zoomed,
+)
 from genaug.interventions.sampling import generator_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -134,85 +150,23 @@ def _defocus_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
     height, width = image.shape[1:]
     margin = max(8, radius)
     padded = F.pad(image.float(), (margin,) * 4, mode="reflect")
-    sides = _fast_length(height + 2 * margin), _fast_length(width + 2 * margin)
-    spectrum = torch.fft.rfft2(padded, s=sides) * _disk_spectrum(radius, soften, *sides)
+    sides = fast_length(height + 2 * margin), fast_length(width + 2 * margin)
+    spectrum = torch.fft.rfft2(padded, s=sides) * disk_spectrum(radius, soften, *sides)
     return torch.fft.irfft2(spectrum, s=sides)[:, 2 * margin :, 2 * margin :][:, :height, :width]
 
 
 def _glass_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[severity]
     height, width = image.shape[1:]
-    blurred = _gaussian_blur(image.float(), sigma).add_(ROUNDING).to(torch.uint8)
+    blurred = gaussian_blur(image.float(), sigma).add_(ROUNDING).to(torch.uint8)
     steps = torch.randint(-reach, reach, (rounds, 2, height - 2 * reach, width - 2 * reach), generator=draws)
     source = glass_sources(steps, height, width, reach)
-    return _gaussian_blur(blurred.flatten(1).index_select(1, source).view_as(image).float(), sigma)
-
-
-def glass_sources(steps: Tensor, height: int, width: int, reach: int) -> Tensor:
-    """Which pixel each pixel shows after glass blur's rounds of local shuffling.
-
-    The published loop walks from the lower right to the upper left and means to swap each pixel with a random
-    neighbour. What it does to arrays of colours is to copy the neighbour: both sides of its swap are views of the same
-    memory. So a pixel shows what its neighbour showed at that moment: what that neighbour has copied itself, if its
-    turn was before, else its old colour. Following pixels that were copied to where each chain ends needs no loop over
-    pixels: each step of pointer jumping doubles how far all chains have been followed.
-
-    Args:
-        steps: (rounds, 2, height - 2 reach, width - 2 reach), steps (down, right) from -reach to reach - 1 of the
-            pixels with rows and columns from reach + 1 to the side less reach.
-        height: H.
-        width: W.
-        reach: how far pixels move at most, downwards and to the right by one less.
-
-    Returns:
-        (H * W,) int64, places in the flattened image.
-    """
-    places = torch.arange(height * width)
-    has_turn = torch.zeros(height, width, dtype=torch.bool)
-    inside = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
-    has_turn[inside] = True
-    has_turn = has_turn.flatten()
-    shows = places
-    for down, right in steps:
-        neighbour = places.clone()
-        neighbour.view(height, width)[inside] += down * width + right
-        # turns come against the reading order: a neighbour later in it has had its turn before
-        goes_on = has_turn.index_select(0, neighbour) & (neighbour > places)
-        last = torch.where(goes_on, neighbour, places)  # whose neighbour ends the chain, as far as it was followed
-        while not torch.equal(further := last.index_select(0, last), last):
-            last = further
-        shows = shows.index_select(0, neighbour.index_select(0, last))
-    return shows
+    return gaussian_blur(blurred.flatten(1).index_select(1, source).view_as(image).float(), sigma)
 
 
 def _motion_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[severity]
-    return streak(image.float(), radius, sigma, _uniform(-45, 45, draws))
-
-
-def streak(image: Tensor, radius: int, sigma: float, angle: float) -> Tensor:
-    """ImageMagick's motion blur: half a Gaussian along a line, from each pixel on; edges go on for ever.
-
-    Args:
-        image: (C, H, W) float.
-        radius: in pixels; 2 radius + 1 of them are averaged.
-        sigma: of the Gaussian, in pixels.
-        angle: of the line, in degrees, clockwise from the right.
-
-    Returns:
-        (C, H, W) float.
-    """
-    count = 2 * radius + 1
-    weights = torch.exp(torch.arange(count, dtype=torch.float64) ** 2 / (-2 * sigma**2))
-    weights /= weights.sum()
-    height, width = image.shape[1:]
-    across, along = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    padded = F.pad(image, (count,) * 4, mode="replicate")
-    result = torch.zeros_like(image)
-    for i, weight in enumerate(weights.tolist()):
-        top, left = count + math.ceil(i * along - 0.5), count + math.ceil(i * across - 0.5)
-        result.add_(padded[:, top : top + height, left : left + width], alpha=weight)
-    return result
+    return streak(image.float(), radius, sigma, uniform(-45, 45, draws))
 
 
 def _zoom_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
@@ -223,18 +177,6 @@ def _zoom_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
     for i in range(1, count):
         total += zoomed(floats, 1 + i * step)
     return total / (count + 1)
-
-
-def zoomed(image: Tensor, factor: float) -> Tensor:
-    """The middle of an image (C, H, W), enlarged linearly so that it fills (C, H, W) again; factor at least 1."""
-    sides = image.shape[1:]
-    inner = [math.ceil(side / factor) for side in sides]
-    top, left = ((side - part) // 2 for side, part in zip(sides, inner, strict=True))
-    middle = image[:, top : top + inner[0], left : left + inner[1]]
-    outer = [round(part * factor) for part in inner]
-    large = F.interpolate(middle[None], outer, mode="bilinear", align_corners=True)[0]
-    top, left = ((part - side) // 2 for side, part in zip(sides, outer, strict=True))
-    return large[:, top : top + sides[0], left : left + sides[1]]
 
 
 def _snow(image: Tensor, severity: int, draws: Generator) -> Tensor:
@@ -248,7 +190,7 @@ def _snow(image: Tensor, severity: int, draws: Generator) -> Tensor:
     flakes = torch.randn(1, *image.shape[1:], generator=draws, dtype=torch.float32).mul_(deviation).add_(mean)
     flakes = zoomed(flakes, zoom)
     flakes = flakes.masked_fill_(flakes < threshold, 0).clamp_(0, 1).mul_(255).floor_()
-    flakes = streak(flakes, radius, sigma, _uniform(-135, -45, draws)).round_()
+    flakes = streak(flakes, radius, sigma, uniform(-135, -45, draws)).round_()
     floats = image.float()
     grey = (0.299 * floats[0] + 0.587 * floats[1] + 0.114 * floats[2]).mul_(1.5).add_(127.5)
     whitened = torch.lerp(torch.maximum(floats, grey), floats, keep)
@@ -258,7 +200,7 @@ def _snow(image: Tensor, severity: int, draws: Generator) -> Tensor:
 def _frost(image: Tensor, severity: int, draws: Generator, photographs: Sequence[Tensor]) -> Tensor:
     keep, amount = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[severity]
     height, width = image.shape[1:]
-    photograph = photographs[_integer(len(photographs), draws)]
+    photograph = photographs[integer(len(photographs), draws)]
     factor = max(height / photograph.shape[1], width / photograph.shape[2])
     if factor > 1:
         size = [
@@ -266,7 +208,7 @@ def _frost(image: Tensor, severity: int, draws: Generator, photographs: Sequence
         ]
         photograph = F.interpolate(photograph[None], size, mode="bicubic", antialias=True)[0]
     top, left = (
-        _integer(full - side + 1, draws) for side, full in zip((height, width), photograph.shape[1:], strict=True)
+        integer(full - side + 1, draws) for side, full in zip((height, width), photograph.shape[1:], strict=True)
     )
     return torch.add(keep * image, photograph[:, top : top + height, left : left + width], alpha=amount)
 
@@ -291,7 +233,7 @@ def _opened(paths: tuple[tuple[Path, int], ...]) -> tuple[Tensor, ...]:
     photographs = []
     for path, _ in paths:
         try:
-            photographs.append(_tensor(open_image(path)))
+            photographs.append(tensor(open_image(path)))
         except ImageError as error:
             raise ValueError(f"frost must be a folder of images, got {error}") from None
     return tuple(photographs)
@@ -304,32 +246,6 @@ def _fog(image: Tensor, severity: int, draws: Generator) -> Tensor:
     mist = plasma(2 ** math.ceil(math.log2(max(height, width))), decay, draws)[:height, :width]
     brightest = int(image.max()) / 255
     return torch.add(image, mist, alpha=255 * amount).mul_(brightest / (brightest + amount))
-
-
-def plasma(side: int, decay: float, draws: Generator) -> Tensor:
-    """A cloud by the diamond-square algorithm on a torus, (side, side) float in [0, 1]; side is a power of two.
-
-    Each round halves the step between known points, and the reach of what is added to their means falls to
-    1 / decay^2: the published code applies its factor twice.
-    """
-    heights = torch.zeros(side, side, dtype=torch.float32)
-    step, reach = side, 100.0
-
-    def wobbling(total: Tensor) -> Tensor:
-        noise = torch.rand(total.shape, generator=draws, dtype=torch.float32).mul_(2 * reach**2).sub_(reach**2)
-        return noise.add_(total, alpha=0.25)
-
-    while step >= 2:
-        half = step // 2
-        corners = heights[::step, ::step]
-        rows = corners + corners.roll(-1, 0)
-        middles = wobbling(rows + rows.roll(-1, 1))
-        heights[half::step, half::step] = middles
-        heights[::step, half::step] = wobbling(middles + middles.roll(1, 0) + corners + corners.roll(-1, 1))
-        heights[half::step, ::step] = wobbling(middles + middles.roll(1, 1) + rows)
-        step, reach = half, reach / decay
-    heights -= heights.min()
-    return heights.div_(heights.max())
 
 
 def _brightness(image: Tensor, severity: int, draws: Generator) -> Tensor:
@@ -363,9 +279,9 @@ def _elastic_transform(image: Tensor, severity: int, draws: Generator) -> Tensor
     affine = torch.linalg.solve(
         F.pad(after, (0, 1), value=1.0).double(), before.double()
     ).float()  # from result to image
-    across, down = _pixel_grid(height, width)
+    across, down = pixel_grid(height, width)
     mapped = across[..., None] * affine[0] + down[..., None] * affine[1] + affine[2]
-    moved = _sampled(image.float(), mapped[..., 0], mapped[..., 1], mirror_at_centres=True)
+    moved = sampled(image.float(), mapped[..., 0], mapped[..., 1], mirror_at_centres=True)
     # noise smoothed over sigma pixels falls with sigma: squared, so that displacements grow with the side
     fields = torch.empty(2, height, width, dtype=torch.float32).uniform_(-1, 1, generator=draws)
     return _displaced(moved, fields, (sigma * scale, sigma * scale), distance * scale**2)
@@ -383,24 +299,24 @@ def _elastic_of_imagecorruptions(image: Tensor, severity: int, draws: Generator)
 def _displaced(image: Tensor, fields: Tensor, sigmas: tuple[float, float], distance: float) -> Tensor:
     """Moves pixels by random fields (2, H, W), right and down, smoothed by Gaussians, times a distance."""
     height, width = image.shape[1:]
-    smooth = _smoothing(height, sigmas[0]) @ fields @ _smoothing(width, sigmas[1]).T
-    across, down = _pixel_grid(height, width)
-    return _sampled(image, across + distance * smooth[0], down + distance * smooth[1], mirror_at_centres=False)
+    smooth = smoothing(height, sigmas[0]) @ fields @ smoothing(width, sigmas[1]).T
+    across, down = pixel_grid(height, width)
+    return sampled(image, across + distance * smooth[0], down + distance * smooth[1], mirror_at_centres=False)
 
 
 def _pixelate(image: Tensor, severity: int, draws: Generator) -> Tensor:
     keep = (0.6, 0.5, 0.4, 0.3, 0.25)[severity]
-    picture = _picture(image)
-    small = picture.resize((int(picture.width * keep), int(picture.height * keep)), Image.Resampling.BOX)
-    return _tensor(small.resize(picture.size, Image.Resampling.BOX))
+    whole = picture(image)
+    small = whole.resize((int(whole.width * keep), int(whole.height * keep)), Image.Resampling.BOX)
+    return tensor(small.resize(whole.size, Image.Resampling.BOX))
 
 
 def _jpeg_compression(image: Tensor, severity: int, draws: Generator) -> Tensor:
     quality = (25, 18, 15, 10, 7)[severity]
     file = io.BytesIO()
-    _picture(image).save(file, "JPEG", quality=quality)
+    picture(image).save(file, "JPEG", quality=quality)
     with Image.open(file) as compressed:
-        return _tensor(compressed)
+        return tensor(compressed)
 
 
 _CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
@@ -421,91 +337,3 @@ _CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
     "jpeg_compression": _jpeg_compression,
 }
 CORRUPTIONS = tuple(_CORRUPTIONS)  # in the order of the paper's tables
-
-
-def _picture(image: Tensor) -> Image.Image:
-    # channel by channel: interleaving them is pillow's own, several times as fast as torch's copy
-    return Image.merge("RGB", [Image.fromarray(channel.numpy()) for channel in image])
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    channels = [torch.frombuffer(bytearray(channel.tobytes()), dtype=torch.uint8) for channel in picture.split()]
-    return torch.stack(channels).view(3, picture.height, picture.width)
-
-
-def _uniform(low: float, high: float, draws: Generator) -> float:
-    return low + (high - low) * float(torch.rand((), dtype=torch.float64, generator=draws))
-
-
-def _integer(high: int, draws: Generator) -> int:
-    return int(torch.randint(high, (), generator=draws))
-
-
-def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian of four deviations' reach, edges repeated; (C, H, W) float."""
-    taps = _gaussian_taps(sigma, int(4 * sigma + 0.5)).tolist()
-    reach = len(taps) // 2
-    for dim in (1, 2):
-        padded = F.pad(image, (0, 0, reach, reach) if dim == 1 else (reach, reach), mode="replicate")
-        size = image.shape[dim]
-        image = padded.narrow(dim, reach, size) * taps[reach]
-        for i in range(reach):
-            pair = padded.narrow(dim, i, size) + padded.narrow(dim, 2 * reach - i, size)
-            image.add_(pair, alpha=taps[i])
-    return image
-
-
-def _gaussian_taps(sigma: float, reach: int) -> Tensor:
-    """Weights of a Gaussian, (2 reach + 1,) float64 of sum one."""
-    taps = torch.exp(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2 / (-2 * sigma**2))
-    return taps / taps.sum()
-
-
-@functools.lru_cache(maxsize=16)
-def _smoothing(size: int, sigma: float) -> Tensor:
-    """The matrix (size, size) of a Gaussian of three deviations' reach, edges mirrored as often as it takes."""
-    reach = int(3 * sigma + 0.5)
-    places = (torch.arange(size)[:, None] + torch.arange(-reach, reach + 1)) % (2 * size)
-    places = torch.where(places < size, places, 2 * size - 1 - places)
-    taps = _gaussian_taps(sigma, reach).expand(size, -1)
-    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, places, taps).float()
-
-
-@functools.lru_cache(maxsize=16)
-def _disk_spectrum(radius: int, soften: float, height: int, width: int) -> Tensor:
-    """Spectrum of defocus' disk, softened by a small Gaussian that mirrors at the border of the array that it is in."""
-    reach = max(8, radius)
-    squares = torch.arange(-reach, reach + 1) ** 2
-    disk = (squares[:, None] + squares <= radius**2).double()
-    disk /= disk.sum()
-    margin = 1 if radius <= 8 else 2
-    taps = _gaussian_taps(soften, margin)
-    padded = F.pad(disk[None], (margin,) * 4, mode="reflect")[None]
-    disk = F.conv2d(padded, (taps[:, None] * taps)[None, None])[0, 0]
-    return torch.fft.rfft2(disk.float(), s=(height, width))
-
-
-def _fast_length(least: int) -> int:
-    """The first number from here on without prime factors above five: with others a transform takes thrice as long."""
-    rest = least
-    for factor in (2, 3, 5):
-        while rest % factor == 0:
-            rest //= factor
-    return least if rest == 1 else _fast_length(least + 1)
-
-
-@functools.lru_cache(maxsize=4)
-def _pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Columns and rows of all pixels, (H, W) float each."""
-    down, across = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
-    return across, down
-
-
-def _sampled(image: Tensor, across: Tensor, down: Tensor, *, mirror_at_centres: bool) -> Tensor:
-    """Linear interpolation at places in pixels; beyond it the image is mirrored at its last pixels' centres or rims."""
-    height, width = image.shape[1:]
-    if mirror_at_centres:
-        grid = torch.stack([across * (2 / (width - 1)) - 1, down * (2 / (height - 1)) - 1], dim=-1)
-    else:
-        grid = torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], dim=-1)
-    return F.grid_sample(image[None], grid[None], padding_mode="reflection", align_corners=mirror_at_centres)[0]

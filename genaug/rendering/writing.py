@@ -9,22 +9,18 @@ processes, the batch size, and how often it was interrupted. `genaug.datasets.re
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import json
 import os
 import shutil
 import sys
-import tarfile
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -42,11 +38,12 @@ from genaug.assets.folders import generator_folder
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset, names_of
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
-from genaug.datasets.rendered import BLOCK, FORMATS, SETTINGS, SUFFIXES, Layout, key, read_settings
+from genaug.datasets.rendered import FORMATS, SETTINGS, SUFFIXES, Layout, read_settings
 from genaug.datasets.rendered_problems import index_problems, shard_problems
 from genaug.datasets.transferred import TransferredFolder
 from genaug.evaluation.classes import IMAGENET
 from genaug.generators import load_generator
+from genaug.rendering.shards import Record, Writer
 from genaug.transforms.style_transfer import StyleTransferIntervention
 
 QUALITY = 95  # of JPEG and WebP, unless it is said
@@ -56,7 +53,6 @@ _TRANSFER = ("method", "steps", "alpha", "network", "decoder", "style_weight", "
 
 _BATCH = 64  # samples asked for at a time of a source that has no batch size of its own
 _PLACE = ("device", "batch_size")  # options that say how images are made, not which
-_PAGE = 4096  # bytes: what most file systems count a file in
 
 
 @dataclass(frozen=True)
@@ -331,7 +327,7 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
             indices = layout.indices(shard)
             try:
                 with staging_folder(layout.folder, f"shard-{shard:06d}") as staged:
-                    writer = _Writer(layout, shard, quality, staged)
+                    writer = Writer(layout, shard, quality, staged)
                     # closed at once, whatever happens: nothing may go on writing where all is removed
                     with writer.path.open("wb") as file, closing(_encoded(source, indices, writer, pool)) as batches:
                         for records in batches:
@@ -350,11 +346,11 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
                 raise _full(layout, size / max(samples, 1)) from error
 
 
-def _encoded(source: Any, indices: range, writer: _Writer, pool: ThreadPoolExecutor) -> Generator[list[_Record]]:
+def _encoded(source: Any, indices: range, writer: Writer, pool: ThreadPoolExecutor) -> Generator[list[Record]]:
     """Batches of encoded samples, in order; some are encoded while the next are made."""
     at_once = getattr(source, "batch_size", None) or _BATCH
     ahead = 2 * _threads()  # bounds memory
-    waiting: deque[Future[list[_Record]]] = deque()
+    waiting: deque[Future[list[Record]]] = deque()
     try:
         for start in range(indices.start, indices.stop, at_once):
             chunk = list(range(start, min(start + at_once, indices.stop)))
@@ -384,120 +380,6 @@ def _samples(source: Any, indices: list[int]) -> tuple[list[Tensor], list[Any]]:
     if images[0].is_cuda:  # one copy to the host in place of many
         images = list(torch.stack(images).cpu())
     return images, [target for _, target in samples]
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What one sample adds to a data file, and the bytes that a disk takes for files beside that."""
-
-    content: bytes
-    beside: int
-
-
-class _Writer:
-    """Writes one shard in a staging folder, and moves it to its place."""
-
-    def __init__(self, layout: Layout, shard: int, quality: int | None, staged: Path) -> None:
-        self.path = staged / "data"
-        self._layout = layout
-        self._shard = shard
-        self._quality = quality
-        self._staged = staged
-        self._sizes: list[int] = []
-        self._digest = hashlib.sha256()
-        self._files: list[tuple[Path, str]] = []
-
-    def encode(
-        self, indices: list[int], images: list[Tensor], targets: list[Any], descriptions: list[dict[str, Any]]
-    ) -> list[_Record]:
-        """Runs in a thread of its own, where pillow's encoders leave the interpreter to others."""
-        return [self._record(*sample) for sample in zip(indices, images, targets, descriptions, strict=True)]
-
-    def _record(self, index: int, image: Tensor, target: Any, description: dict[str, Any]) -> _Record:
-        content, label = encoded_image(image, self._layout.image, self._quality), _label(index, target, description)
-        if self._layout.format == "webdataset":
-            parts = {
-                "cls": str(label).encode(),
-                SUFFIXES[self._layout.image][1:]: content,
-                "json": json.dumps(description).encode(),
-            }
-            name = key(index)
-            return _Record(b"".join(_member(f"{name}.{suffix}", parts[suffix]) for suffix in sorted(parts)), 0)
-        place = self._layout.image_file(index, label, description)
-        staged = self._staged / key(index)
-        staged.write_bytes(content)
-        self._files.append((staged, place))
-        line = {"file": place, "sha256": hashlib.sha256(content).hexdigest(), "label": label, "describe": description}
-        return _Record((json.dumps(line) + "\n").encode(), -(-len(content) // _PAGE) * _PAGE)
-
-    def add(self, file: IO[bytes], records: list[_Record]) -> int:
-        """Appends samples; returns how many bytes they take on the disk."""
-        for record in records:
-            file.write(record.content)
-            self._digest.update(record.content)
-            self._sizes.append(len(record.content))
-        return sum(len(record.content) + record.beside for record in records)
-
-    def end(self, file: IO[bytes]) -> None:
-        """Writes what comes after the last sample, and has the disk take it all."""
-        tail = bytes(self._layout.tail)
-        file.write(tail)
-        self._digest.update(tail)
-        file.flush()
-        os.fsync(file.fileno())
-
-    def publish(self) -> None:
-        """Moves the files to their places, the manifest last."""
-        folder = self._layout.folder
-        size = self.path.stat().st_size  # before folders are made, which would bring a removed one back
-        for parent in {(folder / place).parent for _, place in self._files}:
-            parent.mkdir(parents=True, exist_ok=True)
-        for staged, place in self._files:
-            staged.replace(folder / place)
-        self.path.replace(self._layout.data(self._shard))
-        manifest = {"sha256": self._digest.hexdigest(), "bytes": size, "sizes": self._sizes}
-        staged = self._staged / "manifest"
-        staged.write_text(json.dumps(manifest) + "\n")
-        staged.replace(self._layout.manifest(self._shard))
-
-
-def encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
-    """A file's bytes of an image (3, H, W) uint8; other threads run meanwhile."""
-    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    options: dict[str, dict[str, Any]] = {
-        "png": {"compress_level": 1},  # a tenth more bytes than by the default, in half the time
-        "jpeg": {"quality": quality, "subsampling": 0},
-        "webp": {"quality": quality},
-    }
-    buffer = io.BytesIO()
-    pixels.save(buffer, kind, **options[kind])
-    return buffer.getvalue()
-
-
-def _label(index: int, target: Any, description: dict[str, Any]) -> int:
-    """The class of a sample; of a dict of them the first."""
-    if isinstance(target, dict):
-        if description.get("labels") != target:
-            raise ValueError(f"describe({index})['labels'] must be the sample's target, {target}")
-        target = next(iter(target.values()))
-    if isinstance(target, Tensor) and target.ndim == 0:
-        target = target.item()
-    if isinstance(target, bool) or not isinstance(target, Integral):
-        raise TypeError(f"source must give ints or dicts of ints as targets, but that of sample {index} is {target!r}")
-    return int(target)
-
-
-def _member(name: str, content: bytes) -> bytes:
-    """A file as a tar has it, its header the same for all but name and size: no owner, no time."""
-    name_field, size_field = name.encode().ljust(100, b"\0"), b"%011o\0" % len(content)
-    check = _HEADER_SUM + sum(name_field) + sum(size_field)
-    header = name_field + _HEADER[100:124] + size_field + _HEADER[136:148] + b"%06o\0 " % check + _HEADER[156:]
-    return header + content + bytes(-len(content) % BLOCK)
-
-
-_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
-# the sum of its bytes but name and size, its checksum as eight spaces; tarfile takes longer for it than a JPEG takes
-_HEADER_SUM = sum(_HEADER[100:124]) + sum(_HEADER[136:148]) + 8 * ord(" ") + sum(_HEADER[156:])
 
 
 def _threads() -> int:

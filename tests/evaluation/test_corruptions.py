@@ -16,7 +16,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_pil_image
 
-from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, glass_sources, plasma, streak, zoomed
+from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from genaug.evaluation.filters import glass_sources, plasma, streak, zoomed
 from genaug.interventions.sampling import generator_of
 
 ROOT = Path(__file__).resolve().parents[2]

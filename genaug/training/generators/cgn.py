@@ -17,7 +17,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_choice, check_integer, check_number, check_truncation
 from genaug._common.files import digest, writable_folder
 from genaug._common.progress import progress
 from genaug._common.records import circumstances, write_results
@@ -47,12 +46,11 @@ from genaug.training.generators.cgn_losses import (
     mask_interval,
     patch_grid,
 )
+from genaug.training.generators.cgn_settings import PAPER, Settings
 from genaug.training.shared.processes import World, processes
 from genaug.training.shared.resumable import Every, Run, machine, optimise, resume
 
-LOSSES = ("rec", "shape", "text", "bg")
 MECHANISMS = ("f_shape", "f_text", "f_bg")
-AS = ("paper", "released")
 GRID = 6  # patches a side
 # the classes of the authors' own sheets: robin, husky, rabbit, elephant, baboon, cauldron, cannon, ...
 SHEET_CLASSES = (15, 251, 330, 382, 385, 483, 559, 751, 938, 947)
@@ -60,98 +58,6 @@ COLLAPSE = 1.5 * TAU  # a mean mask nearer to 0 or 1 than this; L_mask holds a c
 EVERY = Every(log=1, checkpoint=5, sample=25)  # a step is 4,000 images, a checkpoint two gigabytes
 _MEASURED_AT_ONCE = 16
 _WATCHED = 200  # images whose mean mask tells of a collapse, or a step's, if that has more
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a CGN is trained; by default as the paper says (appendix C.3), where it says. `RELEASED` is the code's way.
-
-    Attributes:
-        without: losses to leave out, of "rec", "shape", "text" and "bg".
-        steps: of the optimiser. The paper does not tell their number; this is the released command line's.
-        batch_size: images at a time.
-        accumulate: batches a step, of all processes together.
-        shape_rate, texture_rate, background_rate: learning rates of the mechanisms (Adam).
-        l1_weight, style_weights: of L_rec's two terms; styles are weighted by block of features.
-        entropy_weight, interval_weight: of L_shape's two terms, binary entropy and mask interval.
-        texture_weights: of L_text, by block.
-        saliency_weight: of L_bg.
-        squared: how styles are compared, see `StyleDistance`.
-        features: "vgg16-bn" or "vgg16", the network that they are compared in, or "random", which needs no weights.
-        patches_of: "composite", what the CGN makes, or "target", what BigGAN makes: where L_text's patches come from.
-        patch: their side in pixels.
-        patch_side: to which the image is resized before they are taken; None leaves it as it is.
-        truncation: of the noise.
-        dtype: "float32", or "bfloat16" for autocast.
-        measured: images that the mean mask and the Inception score are measured on.
-        inception: whether to measure the Inception score, too; it needs torch-fidelity and its network's weights.
-        seed: of everything random.
-
-    Raises:
-        ValueError: a value is out of its range.
-        TypeError: it is of another kind.
-    """
-
-    without: tuple[str, ...] = ()
-    steps: int = 300
-    batch_size: int = 1
-    accumulate: int = 4000
-    shape_rate: float = 8e-6
-    texture_rate: float = 1e-5
-    background_rate: float = 1e-5
-    l1_weight: float = 100.0
-    style_weights: tuple[float, ...] = (5.0,) * 4
-    entropy_weight: float = 300.0
-    interval_weight: float = 500.0
-    texture_weights: tuple[float, ...] = (5.0,) * 4
-    saliency_weight: float = 2000.0
-    squared: bool = True
-    features: str = "vgg16-bn"
-    patches_of: str = "composite"
-    patch: int = 15
-    patch_side: int | None = None
-    truncation: float = 1.0
-    dtype: str = "float32"
-    measured: int = 5000
-    inception: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.without, str):
-            raise TypeError(f"without must be a tuple of losses, but got {self.without!r}")
-        for loss in self.without:
-            check_choice("without", loss, LOSSES)
-        if set(self.without) == set(LOSSES):
-            raise ValueError(f"without must leave one of {', '.join(LOSSES)}, but got all of them")
-        for name in ("steps", "batch_size", "accumulate", "patch"):
-            check_integer(name, getattr(self, name), 1)
-        check_integer("measured", self.measured, 20)
-        check_integer("seed", self.seed)
-        for name in (
-            *("shape_rate", "texture_rate", "background_rate", "l1_weight", "entropy_weight", "interval_weight"),
-            "saliency_weight",
-        ):
-            check_number(name, getattr(self, name))
-        for name in ("style_weights", "texture_weights"):
-            for weight in getattr(self, name):
-                check_number(name, weight)
-        check_truncation(self.truncation)
-        check_choice("features", self.features, ("vgg16-bn", "vgg16", "random"))
-        check_choice("patches_of", self.patches_of, ("composite", "target"))
-        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-
-
-PAPER = Settings()
-# a block's weight w counts as 5000 w^2 there: 4 in L_rec's four blocks, 0, 5, 5, 0 in L_text's
-RELEASED = Settings(
-    texture_rate=3e-5,
-    style_weights=(5e3 * 4**2,) * 4,
-    texture_weights=(0.0, 5e3 * 5**2, 5e3 * 5**2, 0.0),
-    squared=False,
-    features="vgg16",
-    patches_of="target",
-    patch_side=128,
-)
 
 
 class Pretrained(NamedTuple):
@@ -166,12 +72,6 @@ class Pretrained(NamedTuple):
     cgn: CGN
     features: nn.Module
     score: Callable[[Tensor], float] | None
-
-
-def settings_as(name: str) -> Settings:
-    """Those of the paper or of the released code: "paper" or "released"."""
-    check_choice("as", name, AS)
-    return PAPER if name == "paper" else RELEASED
 
 
 def train(

@@ -1,0 +1,199 @@
+"""Filters and draws that corruptions of images are made of."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Generator, Tensor
+
+
+def glass_sources(steps: Tensor, height: int, width: int, reach: int) -> Tensor:
+    """Which pixel each pixel shows after glass blur's rounds of local shuffling.
+
+    The published loop walks from the lower right to the upper left and means to swap each pixel with a random
+    neighbour. What it does to arrays of colours is to copy the neighbour: both sides of its swap are views of the same
+    memory. So a pixel shows what its neighbour showed at that moment: what that neighbour has copied itself, if its
+    turn was before, else its old colour. Following pixels that were copied to where each chain ends needs no loop over
+    pixels: each step of pointer jumping doubles how far all chains have been followed.
+
+    Args:
+        steps: (rounds, 2, height - 2 reach, width - 2 reach), steps (down, right) from -reach to reach - 1 of the
+            pixels with rows and columns from reach + 1 to the side less reach.
+        height: H.
+        width: W.
+        reach: how far pixels move at most, downwards and to the right by one less.
+
+    Returns:
+        (H * W,) int64, places in the flattened image.
+    """
+    places = torch.arange(height * width)
+    has_turn = torch.zeros(height, width, dtype=torch.bool)
+    inside = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
+    has_turn[inside] = True
+    has_turn = has_turn.flatten()
+    shows = places
+    for down, right in steps:
+        neighbour = places.clone()
+        neighbour.view(height, width)[inside] += down * width + right
+        # turns come against the reading order: a neighbour later in it has had its turn before
+        goes_on = has_turn.index_select(0, neighbour) & (neighbour > places)
+        last = torch.where(goes_on, neighbour, places)  # whose neighbour ends the chain, as far as it was followed
+        while not torch.equal(further := last.index_select(0, last), last):
+            last = further
+        shows = shows.index_select(0, neighbour.index_select(0, last))
+    return shows
+
+
+def streak(image: Tensor, radius: int, sigma: float, angle: float) -> Tensor:
+    """ImageMagick's motion blur: half a Gaussian along a line, from each pixel on; edges go on for ever.
+
+    Args:
+        image: (C, H, W) float.
+        radius: in pixels; 2 radius + 1 of them are averaged.
+        sigma: of the Gaussian, in pixels.
+        angle: of the line, in degrees, clockwise from the right.
+
+    Returns:
+        (C, H, W) float.
+    """
+    count = 2 * radius + 1
+    weights = torch.exp(torch.arange(count, dtype=torch.float64) ** 2 / (-2 * sigma**2))
+    weights /= weights.sum()
+    height, width = image.shape[1:]
+    across, along = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    padded = F.pad(image, (count,) * 4, mode="replicate")
+    result = torch.zeros_like(image)
+    for i, weight in enumerate(weights.tolist()):
+        top, left = count + math.ceil(i * along - 0.5), count + math.ceil(i * across - 0.5)
+        result.add_(padded[:, top : top + height, left : left + width], alpha=weight)
+    return result
+
+
+def zoomed(image: Tensor, factor: float) -> Tensor:
+    """The middle of an image (C, H, W), enlarged linearly so that it fills (C, H, W) again; factor at least 1."""
+    sides = image.shape[1:]
+    inner = [math.ceil(side / factor) for side in sides]
+    top, left = ((side - part) // 2 for side, part in zip(sides, inner, strict=True))
+    middle = image[:, top : top + inner[0], left : left + inner[1]]
+    outer = [round(part * factor) for part in inner]
+    large = F.interpolate(middle[None], outer, mode="bilinear", align_corners=True)[0]
+    top, left = ((part - side) // 2 for side, part in zip(sides, outer, strict=True))
+    return large[:, top : top + sides[0], left : left + sides[1]]
+
+
+def plasma(side: int, decay: float, draws: Generator) -> Tensor:
+    """A cloud by the diamond-square algorithm on a torus, (side, side) float in [0, 1]; side is a power of two.
+
+    Each round halves the step between known points, and the reach of what is added to their means falls to
+    1 / decay^2: the published code applies its factor twice.
+    """
+    heights = torch.zeros(side, side, dtype=torch.float32)
+    step, reach = side, 100.0
+
+    def wobbling(total: Tensor) -> Tensor:
+        noise = torch.rand(total.shape, generator=draws, dtype=torch.float32).mul_(2 * reach**2).sub_(reach**2)
+        return noise.add_(total, alpha=0.25)
+
+    while step >= 2:
+        half = step // 2
+        corners = heights[::step, ::step]
+        rows = corners + corners.roll(-1, 0)
+        middles = wobbling(rows + rows.roll(-1, 1))
+        heights[half::step, half::step] = middles
+        heights[::step, half::step] = wobbling(middles + middles.roll(1, 0) + corners + corners.roll(-1, 1))
+        heights[half::step, ::step] = wobbling(middles + middles.roll(1, 1) + rows)
+        step, reach = half, reach / decay
+    heights -= heights.min()
+    return heights.div_(heights.max())
+
+
+def picture(image: Tensor) -> Image.Image:
+    # channel by channel: interleaving them is pillow's own, several times as fast as torch's copy
+    return Image.merge("RGB", [Image.fromarray(channel.numpy()) for channel in image])
+
+
+def tensor(picture: Image.Image) -> Tensor:
+    channels = [torch.frombuffer(bytearray(channel.tobytes()), dtype=torch.uint8) for channel in picture.split()]
+    return torch.stack(channels).view(3, picture.height, picture.width)
+
+
+def uniform(low: float, high: float, draws: Generator) -> float:
+    return low + (high - low) * float(torch.rand((), dtype=torch.float64, generator=draws))
+
+
+def integer(high: int, draws: Generator) -> int:
+    return int(torch.randint(high, (), generator=draws))
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian of four deviations' reach, edges repeated; (C, H, W) float."""
+    taps = gaussian_taps(sigma, int(4 * sigma + 0.5)).tolist()
+    reach = len(taps) // 2
+    for dim in (1, 2):
+        padded = F.pad(image, (0, 0, reach, reach) if dim == 1 else (reach, reach), mode="replicate")
+        size = image.shape[dim]
+        image = padded.narrow(dim, reach, size) * taps[reach]
+        for i in range(reach):
+            pair = padded.narrow(dim, i, size) + padded.narrow(dim, 2 * reach - i, size)
+            image.add_(pair, alpha=taps[i])
+    return image
+
+
+def gaussian_taps(sigma: float, reach: int) -> Tensor:
+    """Weights of a Gaussian, (2 reach + 1,) float64 of sum one."""
+    taps = torch.exp(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2 / (-2 * sigma**2))
+    return taps / taps.sum()
+
+
+@functools.lru_cache(maxsize=16)
+def smoothing(size: int, sigma: float) -> Tensor:
+    """The matrix (size, size) of a Gaussian of three deviations' reach, edges mirrored as often as it takes."""
+    reach = int(3 * sigma + 0.5)
+    places = (torch.arange(size)[:, None] + torch.arange(-reach, reach + 1)) % (2 * size)
+    places = torch.where(places < size, places, 2 * size - 1 - places)
+    taps = gaussian_taps(sigma, reach).expand(size, -1)
+    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, places, taps).float()
+
+
+@functools.lru_cache(maxsize=16)
+def disk_spectrum(radius: int, soften: float, height: int, width: int) -> Tensor:
+    """Spectrum of defocus' disk, softened by a small Gaussian that mirrors at the border of the array that it is in."""
+    reach = max(8, radius)
+    squares = torch.arange(-reach, reach + 1) ** 2
+    disk = (squares[:, None] + squares <= radius**2).double()
+    disk /= disk.sum()
+    margin = 1 if radius <= 8 else 2
+    taps = gaussian_taps(soften, margin)
+    padded = F.pad(disk[None], (margin,) * 4, mode="reflect")[None]
+    disk = F.conv2d(padded, (taps[:, None] * taps)[None, None])[0, 0]
+    return torch.fft.rfft2(disk.float(), s=(height, width))
+
+
+def fast_length(least: int) -> int:
+    """The first number from here on without prime factors above five: with others a transform takes thrice as long."""
+    rest = least
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return least if rest == 1 else fast_length(least + 1)
+
+
+@functools.lru_cache(maxsize=4)
+def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Columns and rows of all pixels, (H, W) float each."""
+    down, across = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
+    return across, down
+
+
+def sampled(image: Tensor, across: Tensor, down: Tensor, *, mirror_at_centres: bool) -> Tensor:
+    """Linear interpolation at places in pixels; beyond it the image is mirrored at its last pixels' centres or rims."""
+    height, width = image.shape[1:]
+    if mirror_at_centres:
+        grid = torch.stack([across * (2 / (width - 1)) - 1, down * (2 / (height - 1)) - 1], dim=-1)
+    else:
+        grid = torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], dim=-1)
+    return F.grid_sample(image[None], grid[None], padding_mode="reflection", align_corners=mirror_at_centres)[0]

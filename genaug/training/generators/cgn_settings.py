@@ -1,0 +1,108 @@
+"""Settings of the training of the CGN on ImageNet: the paper's and the released code's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genaug._common.arguments import check_choice, check_integer, check_number, check_truncation
+
+LOSSES = ("rec", "shape", "text", "bg")
+AS = ("paper", "released")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a CGN is trained; by default as the paper says (appendix C.3), where it says. `RELEASED` is the code's way.
+
+    Attributes:
+        without: losses to leave out, of "rec", "shape", "text" and "bg".
+        steps: of the optimiser. The paper does not tell their number; this is the released command line's.
+        batch_size: images at a time.
+        accumulate: batches a step, of all processes together.
+        shape_rate, texture_rate, background_rate: learning rates of the mechanisms (Adam).
+        l1_weight, style_weights: of L_rec's two terms; styles are weighted by block of features.
+        entropy_weight, interval_weight: of L_shape's two terms, binary entropy and mask interval.
+        texture_weights: of L_text, by block.
+        saliency_weight: of L_bg.
+        squared: how styles are compared, see `StyleDistance`.
+        features: "vgg16-bn" or "vgg16", the network that they are compared in, or "random", which needs no weights.
+        patches_of: "composite", what the CGN makes, or "target", what BigGAN makes: where L_text's patches come from.
+        patch: their side in pixels.
+        patch_side: to which the image is resized before they are taken; None leaves it as it is.
+        truncation: of the noise.
+        dtype: "float32", or "bfloat16" for autocast.
+        measured: images that the mean mask and the Inception score are measured on.
+        inception: whether to measure the Inception score, too; it needs torch-fidelity and its network's weights.
+        seed: of everything random.
+
+    Raises:
+        ValueError: a value is out of its range.
+        TypeError: it is of another kind.
+    """
+
+    without: tuple[str, ...] = ()
+    steps: int = 300
+    batch_size: int = 1
+    accumulate: int = 4000
+    shape_rate: float = 8e-6
+    texture_rate: float = 1e-5
+    background_rate: float = 1e-5
+    l1_weight: float = 100.0
+    style_weights: tuple[float, ...] = (5.0,) * 4
+    entropy_weight: float = 300.0
+    interval_weight: float = 500.0
+    texture_weights: tuple[float, ...] = (5.0,) * 4
+    saliency_weight: float = 2000.0
+    squared: bool = True
+    features: str = "vgg16-bn"
+    patches_of: str = "composite"
+    patch: int = 15
+    patch_side: int | None = None
+    truncation: float = 1.0
+    dtype: str = "float32"
+    measured: int = 5000
+    inception: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.without, str):
+            raise TypeError(f"without must be a tuple of losses, but got {self.without!r}")
+        for loss in self.without:
+            check_choice("without", loss, LOSSES)
+        if set(self.without) == set(LOSSES):
+            raise ValueError(f"without must leave one of {', '.join(LOSSES)}, but got all of them")
+        for name in ("steps", "batch_size", "accumulate", "patch"):
+            check_integer(name, getattr(self, name), 1)
+        check_integer("measured", self.measured, 20)
+        check_integer("seed", self.seed)
+        for name in (
+            *("shape_rate", "texture_rate", "background_rate", "l1_weight", "entropy_weight", "interval_weight"),
+            "saliency_weight",
+        ):
+            check_number(name, getattr(self, name))
+        for name in ("style_weights", "texture_weights"):
+            for weight in getattr(self, name):
+                check_number(name, weight)
+        check_truncation(self.truncation)
+        check_choice("features", self.features, ("vgg16-bn", "vgg16", "random"))
+        check_choice("patches_of", self.patches_of, ("composite", "target"))
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+PAPER = Settings()
+# a block's weight w counts as 5000 w^2 there: 4 in L_rec's four blocks, 0, 5, 5, 0 in L_text's
+RELEASED = Settings(
+    texture_rate=3e-5,
+    style_weights=(5e3 * 4**2,) * 4,
+    texture_weights=(0.0, 5e3 * 5**2, 5e3 * 5**2, 0.0),
+    squared=False,
+    features="vgg16",
+    patches_of="target",
+    patch_side=128,
+)
+
+
+def settings_as(name: str) -> Settings:
+    """Those of the paper or of the released code: "paper" or "released"."""
+    check_choice("as", name, AS)
+    return PAPER if name == "paper" else RELEASED
