@@ -23,8 +23,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 from genaug import ColoredMNIST, RenderedDataset
 from genaug._common.files import LOCK, staging_folder
 from genaug.cli import main
-from genaug.rendering import render, repair, shards, verify
+from genaug.rendering import render, repair, verify
 from genaug.rendering import writing as rendering
+from genaug.rendering.shards import Writer
 
 
 @pytest.fixture(params=["webdataset", "imagefolder"])
@@ -285,7 +286,7 @@ def test_verify_names_everything_that_is_missing_or_damaged(tmp_path: Path, kind
 def test_a_full_disk_keeps_what_is_finished_and_says_what_is_needed(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = shards.Writer.add
+    add = Writer.add
 
     def fill(self: Any, file: Any, records: Any) -> int:
         if self._shard == 2:
@@ -293,7 +294,7 @@ def test_a_full_disk_keeps_what_is_finished_and_says_what_is_needed(
         return add(self, file, records)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards.Writer, "add", fill)
+        patch.setattr(Writer, "add", fill)
         with pytest.raises(OSError, match="is full: 2 of 4 shards are finished and kept, about ") as error:
             render(Source(), tmp_path / "set", shard_size=6, format=kind)
     assert error.value.errno == errno.ENOSPC
@@ -309,14 +310,14 @@ def test_a_full_disk_keeps_what_is_finished_and_says_what_is_needed(
 def test_a_folder_that_is_removed_meanwhile_is_named(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, encode = tmp_path / "set", shards.Writer.encode
+    folder, encode = tmp_path / "set", Writer.encode
 
     def remove(self: Any, *batch: Any) -> Any:
         if self._shard == 1:
             shutil.rmtree(folder)
         return encode(self, *batch)
 
-    monkeypatch.setattr(shards.Writer, "encode", remove)
+    monkeypatch.setattr(Writer, "encode", remove)
     command = ["render", "cgn-digits", "--out", folder, "--num", 20, "--shard-size", 10, "--format", kind]
     assert main(list(map(str, command))) == 1
     assert capsys.readouterr().err == (
