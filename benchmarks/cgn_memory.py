@@ -27,8 +27,9 @@ from torchvision import models
 from genaug._common.files import atomic_path
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn import CGN
-from genaug.training.generators.cgn import GRID, MECHANISMS, PAPER, RELEASED, Draws, Pretrained, losses
+from genaug.training.generators.cgn import GRID, MECHANISMS, Draws, Pretrained, losses
 from genaug.training.generators.cgn_losses import VGG16Features
+from genaug.training.generators.cgn_settings import PAPER, RELEASED
 
 SETTINGS = {"paper": PAPER, "released": RELEASED}
 

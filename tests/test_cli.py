@@ -458,7 +458,7 @@ def test_the_cgn_on_imagenet_is_handed_every_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from genaug.papers import cgn_miniature, cgn_table1
-    from genaug.training.generators import cgn
+    from genaug.training.generators import cgn, cgn_settings
 
     calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
 
@@ -477,9 +477,9 @@ def test_the_cgn_on_imagenet_is_handed_every_option(
     assert run(capsys, *line.split())[0] == 0
     (full, tiny, table) = [options for _, options in calls]
     changes = {"steps": 3, "batch_size": 4, "accumulate": 5, "measured": 60, "inception": False, "dtype": "bfloat16"}
-    expected = replace(cgn.RELEASED, without=("shape", "bg"), seed=7, **changes)
+    expected = replace(cgn_settings.RELEASED, without=("shape", "bg"), seed=7, **changes)
     assert full == {"settings": expected, "start": None, "device": "cuda", "every": cgn.EVERY}
-    assert tiny["settings"] == cgn_miniature.tiny(cgn.PAPER)
+    assert tiny["settings"] == cgn_miniature.tiny(cgn_settings.PAPER)
     assert tiny["every"] == cgn_miniature.EVERY
     assert tiny["start"] is not None
     assert table == {

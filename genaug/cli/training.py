@@ -115,9 +115,9 @@ def train_cgn_imagenet(
 ) -> None:
     """Train the counterfactual generative network on images of BigGAN. Run the command again to resume."""
     from genaug.papers import cgn_miniature
-    from genaug.training.generators import cgn
+    from genaug.training.generators import cgn, cgn_settings
 
-    settings = cgn.settings_as(as_)
+    settings = cgn_settings.settings_as(as_)
     changes = cgn_changes(steps, batch_size, accumulate, measured, no_inception, dtype)
     changes |= {"seed": seed, "without": split(without, "--without") if without else ()}
     settings = replace(cgn_miniature.tiny(settings) if tiny else settings, **changes)

@@ -23,8 +23,9 @@ from genaug._common.progress import progress
 from genaug.generators.cgn import CGN, MINIATURE
 from genaug.generators.images import from_uint8
 from genaug.interventions.sampling import integers, truncated_normal, uniform
-from genaug.training.generators.cgn import MECHANISMS, Pretrained, Settings
+from genaug.training.generators.cgn import MECHANISMS, Pretrained
 from genaug.training.generators.cgn_losses import RandomFeatures
+from genaug.training.generators.cgn_settings import Settings
 from genaug.training.shared.resumable import Every
 
 SIZE, CLASSES, Z_DIM = 32, 4, 16

@@ -35,7 +35,8 @@ from genaug._common.arguments import check_choice, check_integer
 from genaug._common.files import writable_folder
 from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
 from genaug.papers import cgn_miniature
-from genaug.training.generators.cgn import EVERY, Pretrained, Settings, from_assets, measure, settings_as, train
+from genaug.training.generators.cgn import EVERY, Pretrained, from_assets, measure, train
+from genaug.training.generators.cgn_settings import Settings, settings_as
 from genaug.training.shared.processes import processes
 
 WHAT = "this recipe"

@@ -29,18 +29,9 @@ from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
 from genaug.papers import cgn_miniature
 from genaug.training.generators import cgn as training
-from genaug.training.generators.cgn import (
-    PAPER,
-    RELEASED,
-    Draws,
-    Pretrained,
-    Settings,
-    losses,
-    measure,
-    settings_as,
-    train,
-)
+from genaug.training.generators.cgn import Draws, Pretrained, losses, measure, train
 from genaug.training.generators.cgn_losses import RandomFeatures
+from genaug.training.generators.cgn_settings import PAPER, RELEASED, Settings, settings_as
 from genaug.training.shared.processes import World
 from genaug.training.shared.resumable import Every
 
