@@ -52,7 +52,7 @@ import re, sys
 from pathlib import Path
 from genaug import GenerativeInterventionDataset
 from genaug.rendering import render
-render(GenerativeInterventionDataset("cgan-digits", length=int(sys.argv[1])), sys.argv[2])
+render(GenerativeInterventionDataset("vae-digits", length=int(sys.argv[1])), sys.argv[2])
 # not getrusage's: that has the parent's peak in it
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
@@ -172,9 +172,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the processes whose memory is measured
-    rows = writing(
-        {"cgn-double-colored-mnist": args.count, "cgan-digits": 8 * args.count}, ["jpeg", "png"], args.rounds
-    )
+    rows = writing({"cgn-double-colored-mnist": args.count, "vae-digits": 8 * args.count}, ["jpeg", "png"], args.rounds)
     loads = [os.getloadavg()[0]]
     rows += encoding(args.rounds)
     rows += reading(8 * args.count, args.rounds)

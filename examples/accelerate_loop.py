@@ -35,7 +35,7 @@ def main(folder: str, epochs: int = 1) -> float:
     )
     photographs = ImageFolder(folder, augmentation)
     as_photographs = {"transform": augmentation, "output": "pil"}  # genaug
-    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, **as_photographs)  # genaug
+    interventions = GenerativeInterventionDataset("vae-digits", components=12, scale=10.0, **as_photographs)  # genaug
 
     model = resnet18(num_classes=len(photographs.classes))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)

@@ -41,7 +41,7 @@ def main(folder: str, epochs: int = 1, device: str = "cuda" if torch.cuda.is_ava
     )
     photographs = ImageFolder(folder, augmentation)
     as_photographs = {"transform": augmentation, "output": "pil"}  # genaug
-    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, **as_photographs)  # genaug
+    interventions = GenerativeInterventionDataset("vae-digits", components=12, scale=10.0, **as_photographs)  # genaug
 
     real = DataLoader(photographs, batch_size=32, shuffle=True, drop_last=True)
     generated = DataLoader(interventions, batch_size=8, shuffle=True)  # genaug

@@ -44,7 +44,7 @@ def main(folder: str, out: str = "runs/hf", **arguments: Any) -> float:
     )
     photographs = ImageFolder(folder, augmentation)
     as_photographs = {"transform": augmentation, "output": "pil"}  # genaug
-    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, **as_photographs)  # genaug
+    interventions = GenerativeInterventionDataset("vae-digits", components=12, scale=10.0, **as_photographs)  # genaug
 
     sizes = {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1], "layer_type": "basic"}
     model = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=10))

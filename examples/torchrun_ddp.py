@@ -41,7 +41,7 @@ def main(folder: str, epochs: int = 1) -> float:
     )
     photographs = ImageFolder(folder, augmentation)
     as_photographs = {"transform": augmentation, "output": "pil"}  # genaug
-    interventions = GenerativeInterventionDataset("cgan-digits", components=12, scale=10.0, **as_photographs)  # genaug
+    interventions = GenerativeInterventionDataset("vae-digits", components=12, scale=10.0, **as_photographs)  # genaug
 
     # the batches of both papers are of all processes together, among which MixedLoader shares the images
     real = DataLoader(photographs, batch_size=32 // world, shuffle=True, drop_last=True)

@@ -52,6 +52,6 @@ def untrained(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     state = CGNMnist().state_dict()
     for name in ("cgn-colored-mnist", "cgn-double-colored-mnist", "cgn-digits"):
         save_asset(folder / f"{name}.safetensors", state, "cgn-mnist")
-    save_asset(folder / "cgan-digits.safetensors", ConditionalDigits().state_dict(), "conditional-digits")
+    save_asset(folder / "vae-digits.safetensors", ConditionalDigits().state_dict(), "conditional-digits")
     monkeypatch.setenv("GENAUG_ASSETS", str(folder))
     return folder

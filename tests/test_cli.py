@@ -37,7 +37,7 @@ COMMANDS = [
     "train",
     "train cgn-mnist",
     "train cgn-imagenet",
-    "train cgan-digits",
+    "train vae-digits",
     "train classifier",
     "train adain",
     "reproduce",
@@ -139,12 +139,12 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("sample gone.safetensors --out sheet.png", "no such file: gone.safetensors"),
         ("interpolate cgn-digits --out sheet.png --over colour", "over must be one of"),
         ("interpolate cgn-digits --out sheet.png --classes 3,10", "10"),
-        ("interpolate cgan-digits --out sheet.png", "cgan-digits has none"),
+        ("interpolate vae-digits --out sheet.png", "vae-digits has none"),
         ("walk cgn-digits --out walk.png", "out must end in .gif or .mp4, but got 'walk.png'"),
         ("walk cgn-digits --out walk.gif --music gone.wav", "--music must be a file, but there is no gone.wav"),
         ("walk cgn-digits --out walk.gif --scale 2 --points 3", "--scale is for one with principal directions"),
         ("walk cgn-digits --out walk.gif --points 0", "points must be at least 2"),
-        ("walk cgan-digits --out walk.gif --points 3", "--points is for a counterfactual one"),
+        ("walk vae-digits --out walk.gif --points 3", "--points is for a counterfactual one"),
         ("stylize gone.jpg --class 1 --out styled.png", "IMAGE must be a file, but there is no gone.jpg"),
         ("assets path cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
         ("assets pull cgn-colred-mnist", "did you mean 'cgn-colored-mnist'"),
@@ -188,22 +188,22 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("train classifier --out run --intervention biggan:much", "--intervention takes NAME, NAME:BATCH or"),
         ("train classifier --out run --counterfactual :8:1", "--counterfactual takes NAME, NAME:BATCH or"),
         ("render --out set --num 5", "render needs a generator's name, or else --verify DIR or --repair DIR"),
-        ("render cgan-digits --num 5", "render needs --out"),
-        ("render cgan-digits --out set", "render needs --num"),
-        ("render cgan-digits --out set --num 0", "num must be at least 1, but got 0"),
-        ("render cgan-digits --out set --num 5 --shard-size 0", "shard_size must be at least 1, but got 0"),
-        ("render cgan-digits --out set --num 5 --format webdatasets", "did you mean 'webdataset'"),
-        ("render cgan-digits --out set --num 5 --image jpg", "did you mean 'jpeg'"),
-        ("render cgan-digits --out set --num 5 --quality 101", "quality must be at most 100, but got 101"),
-        ("render cgan-digits --out set --num 5 --image png --quality 9", "quality is of jpeg and webp alone"),
-        ("render cgan-digit --out set --num 5", "did you mean 'cgan-digits'"),
-        ("render cgan-digits --out set --num 5 --pool 9", "pool is no option for 'cgan-digits'"),
+        ("render vae-digits --num 5", "render needs --out"),
+        ("render vae-digits --out set", "render needs --num"),
+        ("render vae-digits --out set --num 0", "num must be at least 1, but got 0"),
+        ("render vae-digits --out set --num 5 --shard-size 0", "shard_size must be at least 1, but got 0"),
+        ("render vae-digits --out set --num 5 --format webdatasets", "did you mean 'webdataset'"),
+        ("render vae-digits --out set --num 5 --image jpg", "did you mean 'jpeg'"),
+        ("render vae-digits --out set --num 5 --quality 101", "quality must be at most 100, but got 101"),
+        ("render vae-digits --out set --num 5 --image png --quality 9", "quality is of jpeg and webp alone"),
+        ("render vae-digit --out set --num 5", "did you mean 'vae-digits'"),
+        ("render vae-digits --out set --num 5 --pool 9", "pool is no option for 'vae-digits'"),
         ("render cgn-digits --out set --num 5 --components 9", "components is no option for 'cgn-digits'"),
-        ("render cgan-digits --out set --num 5 --scale far", "--scale takes a number or 'released'"),
-        ("render cgan-digits --verify set", "--verify DIR and --repair DIR stand alone"),
-        ("render cgan-digits --out set --num 5 --size 99", "--size is of --transfer, which is not given"),
-        ("render cgan-digits --out set --transfer . --method adain --steps 5,9", "--steps is of --method gatys"),
-        ("render cgan-digits --out set --transfer . --decoder x", "--decoder is of --method adain, but it is gatys"),
+        ("render vae-digits --out set --num 5 --scale far", "--scale takes a number or 'released'"),
+        ("render vae-digits --verify set", "--verify DIR and --repair DIR stand alone"),
+        ("render vae-digits --out set --num 5 --size 99", "--size is of --transfer, which is not given"),
+        ("render vae-digits --out set --transfer . --method adain --steps 5,9", "--steps is of --method gatys"),
+        ("render vae-digits --out set --transfer . --decoder x", "--decoder is of --method adain, but it is gatys"),
         ("render --verify set", "'set' is no rendered set: it has no settings.json"),
         ("render --repair set", "'set' is no rendered set: it has no settings.json"),
     ],
@@ -277,7 +277,7 @@ def test_without_ffmpeg_a_walk_is_a_gif_and_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
-    for name in ("cgn-digits --points 2", "cgan-digits --components 0 --scale 2"):
+    for name in ("cgn-digits --points 2", "vae-digits --components 0 --scale 2"):
         code, out, err = run(capsys, "walk", *name.split(), "--out", "walk.mp4")
         assert (code, out) == (0, "walk.gif\n")
         assert "ffmpeg is not installed: wrote a GIF in place of walk.mp4\n" in err
@@ -287,11 +287,11 @@ def test_walk_hands_on_every_option(capsys: pytest.CaptureFixture[str], monkeypa
     seen: list[dict[str, object]] = []
     record = lambda *given, **options: seen.append({"given": given, **options}) or given[1]  # noqa: E731
     monkeypatch.setattr("genaug.pictures.samples.walk", record)
-    line = "walk cgan-digits --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4"
+    line = "walk vae-digits --out w.gif --components 3,1 --scale 2 --classes 207 --directions d.npz --seed 4"
     assert run(capsys, *line.split(), "--truncation", "0.5") == (0, "w.gif\n", "")
     assert seen == [
         {
-            "given": ("cgan-digits", Path("w.gif")),
+            "given": ("vae-digits", Path("w.gif")),
             "components": (3, 1),
             "scale": 2.0,
             "classes": (207,),
@@ -326,7 +326,7 @@ def test_a_counterfactual_generator_walks_to_music(
         capsys, "walk", "cgn-digits", "--out", "w.gif", "--components", "1"
     )
     assert "--points is for a counterfactual one" in refused(
-        capsys, "walk", "cgan-digits", "--out", "w.gif", "--points", "3"
+        capsys, "walk", "vae-digits", "--out", "w.gif", "--points", "3"
     )
     assert "--music must be a file" in refused(capsys, "walk", "cgn-digits", "--out", "w.gif", "--music", "no.wav")
 
@@ -378,7 +378,7 @@ def test_train_and_reproduce_hand_on_every_option(
     for line in (
         "train cgn-mnist --variant wildlife --out run --root r --textures t --seed 3 --steps 9 --device cuda "
         "--dtype bfloat16 --download",
-        "train cgan-digits --out run --seed 3 --steps 9 --device cuda",
+        "train vae-digits --out run --seed 3 --steps 9 --device cuda",
         "reproduce cgn-table2 --rows cgn --variant colored --variant wildlife --root r --textures t --seeds 4,5 "
         "--num 10 --checkpoint c --pool 7 --unclipped --out o --device cuda --dtype bfloat16 --download",
         "reproduce cgn-table5 --root r --seeds 4 --seeds 5 --num 10 --out o --device cuda --dtype bfloat16 --download",
@@ -760,7 +760,7 @@ def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFix
 
 
 def test_render_goes_on_verifies_and_repairs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    command = ("render", "cgan-digits", "--out", "set", "--num", "50", "--shard-size", "20", "--scale", "released")
+    command = ("render", "vae-digits", "--out", "set", "--num", "50", "--shard-size", "20", "--scale", "released")
     assert run(capsys, *command) == (0, "set\n", "")
     assert run(capsys, "render", "--verify", "set") == (0, "set: whole\n", "")
     (tmp_path / "set" / "shard-000002.json").unlink()

@@ -20,7 +20,7 @@ from tests.test_cli import _somewhere_else, refused, run  # noqa: F401 - the fir
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["walk", "cgan-digits", "--out", "w.png", "--device", "nonsense"], "device must be cpu"),
+        (["walk", "vae-digits", "--out", "w.png", "--device", "nonsense"], "device must be cpu"),
         (["sample", "cgn-digits", "--out", ""], "--out must not be empty"),
         (["sample", "cgn-digits", "--out="], "--out must not be empty"),
         (["assets", "verify", ""], "an argument must not be empty"),

@@ -177,7 +177,7 @@ def test_the_page_of_style_transfer_works(tmp_path, monkeypatch):
     save_asset("runs/adain/decoder.safetensors", state, "adain-decoder", encoder=fingerprint)
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "style_transfer.md").read_text(), flags=re.DOTALL)
     names = {}
-    exec(code[0].replace("biggan-deep-256", "cgan-digits"), names)
+    exec(code[0].replace("biggan-deep-256", "vae-digits"), names)
     assert "styles=1000000 of GenerativeInterventionDataset, method=gatys, steps=(20, 70)" in repr(names["transfer"])
     for block in code[1:]:
         exec(block, names)

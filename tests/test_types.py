@@ -38,7 +38,7 @@ parts: CounterfactualGenerator = Parts()
 label: int = CounterfactualDataset("cgn-digits", 100, targets="texture", tie=("shape", "texture"))[0][1]
 labels: dict[str, int] = CounterfactualDataset(Parts(), targets="all", classes={"shape": 1, "texture": None})[0][1]
 name: str = CounterfactualDataset("cgn-digits", target_transform=str)[0][1]
-found = fit_directions(load_generator("cgan-digits"), components=4)
+found = fit_directions(load_generator("vae-digits"), components=4)
 GenerativeInterventionDataset(Own(), components=4, scale="released", mode="activation", directions=found.vectors)
 """
 WRONG = [

@@ -1,7 +1,7 @@
 """Puts a finished training run among the weights that ship with the package, with its card and its registry row.
 
     python tools/embed_weights.py cgn-colored-mnist runs/colored --results benchmarks/results/cgn-table2/results.json
-    python tools/embed_weights.py cgan-digits runs/cgan-digits --results benchmarks/results/demo
+    python tools/embed_weights.py vae-digits runs/vae-digits --results benchmarks/results/demo
 
 Every figure on the card comes from the run's own metadata and log, and from the results file.
 """
@@ -44,7 +44,7 @@ DATA = {
 
 
 def of_demo(folder: Path) -> str:
-    """What the demo's third row says, whose generator `cgan-digits` is."""
+    """What the demo's third row says, whose generator `vae-digits` is."""
     runs = [json.loads(file.read_text()) for file in sorted(folder.glob("seed-*.json"))]
     tests = [100 * run["interventional"]["test"] for run in runs]
     used, threads = runs[0]["settings"]["interventions"], runs[0]["settings"]["threads"]
@@ -92,7 +92,7 @@ def card_of(name: str, run: Path, figures: str) -> str:
         name=name,
         what=row.what[0].upper() + row.what[1:],
         paper=row.paper,
-        command=f"genaug train {'cgan-digits' if small else f'cgn-mnist --variant {variant}'} --out RUN{flags}",
+        command=f"genaug train {'vae-digits' if small else f'cgn-mnist --variant {variant}'} --out RUN{flags}",
         data=DATA[variant],
         settings=", ".join(f"{key} {value}" for key, value in training.items() if key not in ("variant", "dtype")),
         time=singular(
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument(
         "--results",
         type=Path,
-        help="results.json of `genaug reproduce cgn-table2`; of cgan-digits, the folder of the demo's seed-N.json",
+        help="results.json of `genaug reproduce cgn-table2`; of vae-digits, the folder of the demo's seed-N.json",
     )
     arguments = parser.parse_args()
 

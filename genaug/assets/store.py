@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EMBEDDED = Path(__file__).parent / "embedded"
+RENAMED = {"cgan-digits": "vae-digits"}  # old names of assets, which work for one release
 FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
 
 
@@ -133,6 +135,9 @@ def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | Non
             return None, row
         raise AssetError(f"no such file: {path}")
     name = str(name_or_path)
+    if name in RENAMED:
+        warnings.warn(f"{name} is now called {RENAMED[name]}", DeprecationWarning, stacklevel=3)
+        name = RENAMED[name]
     if override := os.environ.get("GENAUG_ASSETS"):
         if not Path(override).is_dir():
             raise AssetError(f"GENAUG_ASSETS is {override!r}, which is no folder")

@@ -64,15 +64,15 @@ ROWS = (
         embedded=True,
     ),
     Asset(
-        name="cgan-digits",
+        name="vae-digits",
         kind="conditional-digits",
-        file="cgan-digits.safetensors",
+        file="vae-digits.safetensors",
         sha256="8c84072b75ff653b6937adf560b0e037377c7dcb999024ea8080f098e191fc9c",
         size=623_592,
         licence="MIT",
         what="conditional digits of the demo (a VAE's decoder), learnt from its own biased scikit-learn digits",
         paper="Mao et al., Generative Interventions for Causal Learning, CVPR 2021, section 4.1",
-        source="genaug train cgan-digits",
+        source="genaug train vae-digits",
         figures=(
             "demo, 10,000 interventions, 12 components, scale 10: test accuracy 82.0 +/- 2.4% (n=3, CPU, 1 thread)"
         ),

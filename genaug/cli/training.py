@@ -130,17 +130,29 @@ def train_cgn_imagenet(
         typer.echo(out / "generator.safetensors")
 
 
-@train.command("cgan-digits", epilog="Example: genaug train cgan-digits --out runs/cgan-digits")
-def train_cgan_digits(
+@train.command("vae-digits", epilog="Example: genaug train vae-digits --out runs/vae-digits")
+def train_vae_digits(
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints, sample sheets and the log.")],
     seed: Seed = 0,
     steps: Steps = None,
     device: Device = "cpu",
 ) -> None:
     """Train the demo's small conditional generator (a VAE) on its biased digits, in a minute or two on one core."""
-    from genaug.training.generators import digits_vae as cgan_digits
+    from genaug.training.generators import digits_vae
 
-    typer.echo(cgan_digits.train(out, seed=seed, steps=steps, device=device))
+    typer.echo(digits_vae.train(out, seed=seed, steps=steps, device=device))
+
+
+@train.command("cgan-digits", hidden=True, epilog="Example: genaug train cgan-digits --out runs/vae-digits")
+def train_cgan_digits(
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints, sample sheets and the log.")],
+    seed: Seed = 0,
+    steps: Steps = None,
+    device: Device = "cpu",
+) -> None:
+    """Train the generator that is now called vae-digits."""
+    typer.echo("genaug: cgan-digits is now called vae-digits", err=True)
+    train_vae_digits(out, seed, steps, device)
 
 
 @train.command(

@@ -51,7 +51,7 @@ from genaug.training.classifier.digits import fit_classifier
 from genaug.training.shared.processes import one_thread
 
 GENERATORS = {"sklearn": "cgn-digits", "mnist": "cgn-double-colored-mnist"}
-INTERVENED = "cgan-digits"
+INTERVENED = "vae-digits"
 COMPONENTS = 12  # the principal directions that recolour
 SCALE = 10.0  # standard deviations along one
 IMAGES = 10_000  # that each classifier is trained on

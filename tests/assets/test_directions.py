@@ -24,7 +24,7 @@ from genaug.pictures import samples
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a small generator's exact directions."""
     folder = tmp_path_factory.mktemp("directions")
-    return fit_directions(load_generator("cgan-digits"), components=6).save(folder / "mine.safetensors")
+    return fit_directions(load_generator("vae-digits"), components=6).save(folder / "mine.safetensors")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def same(first: Directions, second: Directions) -> bool:
 
 def test_a_dataset_takes_directions_by_name(named: Asset, fitted: Path) -> None:
     def dataset(directions: object) -> GenerativeInterventionDataset:
-        return GenerativeInterventionDataset("cgan-digits", length=8, components=4, directions=directions)
+        return GenerativeInterventionDataset("vae-digits", length=8, components=4, directions=directions)
 
     assert torch.equal(dataset("mine").images(range(8)), dataset(fitted).images(range(8)))
     assert dataset("mine").describe(0)["directions"] == "mine"
@@ -78,7 +78,7 @@ def test_a_dataset_takes_directions_by_name(named: Asset, fitted: Path) -> None:
 
 def test_a_walk_takes_directions_by_name(named: Asset, fitted: Path, tmp_path: Path) -> None:
     for name, directions in (("named", "mine"), ("given", fitted)):
-        samples.walk("cgan-digits", tmp_path / f"{name}.png", components=[1], directions=directions)
+        samples.walk("vae-digits", tmp_path / f"{name}.png", components=[1], directions=directions)
     assert (tmp_path / "named.png").read_bytes() == (tmp_path / "given.png").read_bytes()
 
 
@@ -167,7 +167,7 @@ def test_verify_and_publish_take_directions(
     card = (folder / "README.md").read_text()
     assert "- directions\n" in card
     example = card.split("```python\n")[1].split("```")[0]
-    script = example.replace("mine.safetensors", str(fitted)).replace("biggan-deep-256", "cgan-digits")
+    script = example.replace("mine.safetensors", str(fitted)).replace("biggan-deep-256", "vae-digits")
     script = script.replace("length=50_000", "length=8, components=4")
     exec(script, names := {})
     assert names["image"].shape == (3, 32, 32)

@@ -197,3 +197,8 @@ def test_damaged_files_are_never_a_model_nor_a_crash(
         # the flip was in metadata that no weight depends on
         assert all(torch.equal(loaded[name], state[name]) for name in SHAPES)
     assert refusals > 0.8 * cases
+
+
+def test_an_old_name_still_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="cgan-digits is now called vae-digits"):
+        assert asset_path("cgan-digits") == asset_path("vae-digits")

@@ -87,7 +87,7 @@ def test_the_command_line_renders_and_repairs_a_transfer(
     photographs: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "itr"
-    command = ["render", "cgan-digits", "--transfer", photographs, "--out", out, "--size", 24, "--network", network]
+    command = ["render", "vae-digits", "--transfer", photographs, "--out", out, "--size", 24, "--network", network]
     command += ["--steps", "1,2", "--components", 12, "--format", "imagefolder", "--image", "png", "--shard-size", 3]
     (photographs / "cat" / "._a.png").write_bytes(b"metadata of another system")
     assert cli.main([*map(str, command)]) == 0

@@ -42,7 +42,7 @@ def test_it_writes_what_is_promised_and_says_where(tmp_path: Path, capsys: pytes
     assert str(tmp_path / "demo" / "demo.png") in printed
     for row in ("plain", "counterfactual", "interventional"):
         assert f"{row:<16}{results[row]['train']:>10.1%}{results[row]['test']:>10.1%}" in printed
-    assert settings["interventions"] == {"generator": "cgan-digits", "components": 12, "scale": 10.0}
+    assert settings["interventions"] == {"generator": "vae-digits", "components": 12, "scale": 10.0}
 
 
 @pytest.mark.usefixtures("small")

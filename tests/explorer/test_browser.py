@@ -126,7 +126,7 @@ def test_every_tab_shows_what_it_says(browser: Any, server: Any, width: int) -> 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_directions_move_and_walk(browser: Any, server: Any, width: int) -> None:
-    visit = Visit(browser, server, "?generator=cgan-digits", width)
+    visit = Visit(browser, server, "?generator=vae-digits", width)
     page = visit.page
     assert page.get_by_role("tab", name="Walk").count() == 1
     for i in (1, 8):

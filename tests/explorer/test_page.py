@@ -81,7 +81,7 @@ def test_tied_controls_are_disabled(page: Page) -> None:
 
 
 def test_another_generator_shows_its_own_controls(page: Page) -> None:
-    found = named(page, page.chosen("cgan-digits", "image"))
+    found = named(page, page.chosen("vae-digits", "image"))
     assert not found["factors"]["visible"]
     assert found["subject"]["visible"]
     assert found["walk tab"]["visible"]

@@ -36,7 +36,7 @@ def test_the_download_is_the_view_of_its_link(server: Any) -> None:
     assert headers["content-type"] == "image/png"
     with Image.open(BytesIO(body)) as image:
         assert image.size == (4 * 128 + 3 * 2, 128)
-    with Image.open(BytesIO(ask(server, "/picture.png?generator=cgan-digits&tab=walk")[2])) as image:
+    with Image.open(BytesIO(ask(server, "/picture.png?generator=vae-digits&tab=walk")[2])) as image:
         assert image.n_frames == 48  # type: ignore[attr-defined]
 
 

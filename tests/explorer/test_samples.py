@@ -19,7 +19,7 @@ from genaug.explorer.samples import FRAMES, Studio
 from genaug.explorer.sources import Sources
 from genaug.explorer.views import Choice, View, first_view
 
-EMBEDDED = ("cgn-colored-mnist", "cgn-digits", "cgn-double-colored-mnist", "cgn-wildlife-mnist", "cgan-digits")
+EMBEDDED = ("cgn-colored-mnist", "cgn-digits", "cgn-double-colored-mnist", "cgn-wildlife-mnist", "vae-digits")
 LOCKED = {"shape": Choice(3, 12, True), "texture": Choice(None, 5), "background": Choice(0, 999)}
 
 
@@ -76,8 +76,8 @@ def test_code_of_a_bank_makes_its_samples(bank: Path, tmp_path: Path, monkeypatc
 
 
 def test_code_of_directions_makes_their_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    studio = Studio(Sources("cgan-digits"))
-    start = first_view(studio.sources.traits("cgan-digits"))
+    studio = Studio(Sources("vae-digits"))
+    start = first_view(studio.sources.traits("vae-digits"))
     view = replace(start, moves={0: 1.5, 3: -2.0}, subject=Choice(3, 5), truncation=0.7)
     for tab in ("image", "samples", "walk"):
         agree(studio, replace(view, tab=tab))

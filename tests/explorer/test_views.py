@@ -29,8 +29,8 @@ def test_a_link_of_a_bank_s_view_gives_the_view(bank: Path) -> None:
 
 
 def test_a_link_of_moves_and_nuisances_gives_the_view(studio: Studio, worded: None) -> None:
-    traits = studio.sources.traits("cgan-digits")
-    view = View("cgan-digits", "walk", tie=(), subject=Choice(None, 8, False), moves={0: -1.5, 7: 3.0}, walk=4)
+    traits = studio.sources.traits("vae-digits")
+    view = View("vae-digits", "walk", tie=(), subject=Choice(None, 8, False), moves={0: -1.5, 7: 3.0}, walk=4)
     assert from_query(to_query(view, traits), traits) == view
     traits = Sources("worded").traits("worded")
     view = replace(first_view(traits, "walk"), nuisances={"place": "on grass"}, walk="light")
@@ -38,8 +38,8 @@ def test_a_link_of_moves_and_nuisances_gives_the_view(studio: Studio, worded: No
 
 
 def test_an_unchanged_view_has_a_short_link(studio: Studio) -> None:
-    traits = studio.sources.traits("cgan-digits")
-    assert to_query(first_view(traits), traits) == "generator=cgan-digits&subject=any:0"
+    traits = studio.sources.traits("vae-digits")
+    assert to_query(first_view(traits), traits) == "generator=vae-digits&subject=any:0"
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_a_wrong_link_says_what_is_wrong(studio: Studio, query: str, message: st
 )
 def test_a_wrong_link_of_directions_says_what_is_wrong(studio: Studio, query: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_query(query, studio.sources.traits("cgan-digits"))
+        from_query(query, studio.sources.traits("vae-digits"))

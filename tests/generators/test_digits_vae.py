@@ -72,14 +72,14 @@ def test_what_is_saved_is_loaded(generator: ConditionalDigits, tmp_path) -> None
 
 
 def test_the_embedded_directions_that_lead_recolour() -> None:
-    generator = load_generator("cgan-digits")
+    generator = load_generator("vae-digits")
     directions = fit_directions(generator, components=12)
     assert directions.components[:, : generator.SHAPE].abs().max() < 1e-4
     assert directions.stdev[-1] > 0.3
 
 
 def test_the_dataset_takes_its_name_alone() -> None:
-    dataset = GenerativeInterventionDataset("cgan-digits", length=1000)
+    dataset = GenerativeInterventionDataset("vae-digits", length=1000)
     image, label = dataset[999]
     assert image.shape == (3, 32, 32)
     assert image.float().std() > 5
@@ -90,7 +90,7 @@ def test_far_out_along_a_direction_colours_no_longer_tell_the_class() -> None:
     """Nearest mean colour by class names a quarter of the digits at most, where it names most without intervention."""
 
     def share(components: int) -> float:
-        dataset = GenerativeInterventionDataset("cgan-digits", length=2000, components=components, scale=(9, 10))
+        dataset = GenerativeInterventionDataset("vae-digits", length=2000, components=components, scale=(9, 10))
         # the background is all that is seen in the leftmost columns
         colours, labels = dataset.images(range(2000))[..., :2].float().mean(dim=(2, 3)), dataset.labels(range(2000))
         means = torch.stack([colours[:1000][labels[:1000] == c].mean(dim=0) for c in range(10)])

@@ -102,12 +102,12 @@ def test_a_fast_form_of_unknown_origin_says_what_to_save() -> None:
 def test_the_contact_sheet_shows_every_part() -> None:
     sheet = contact_sheet(load_generator("cgn-digits"))
     assert sheet.size == (108 + 8 * 116 + 4, 4 * 116 + 4)
-    assert contact_sheet(load_generator("cgan-digits")).size == sheet.size
+    assert contact_sheet(load_generator("vae-digits")).size == sheet.size
     assert len(sheet.getcolors(1 << 20)) > 100
 
 
 def test_directions_are_pushed_and_come_back(hub: HubServer) -> None:
-    directions = fit_directions(load_generator("cgan-digits"), components=3)
+    directions = fit_directions(load_generator("vae-digits"), components=3)
     directions.push_to_hub("me/directions")
     again = Directions.from_pretrained("me/directions")
     assert torch.equal(again.vectors, directions.vectors)

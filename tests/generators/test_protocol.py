@@ -101,7 +101,7 @@ def test_an_unknown_kind_of_noise_is_named():
 
 
 def test_the_packages_own_generators_declare_their_noise_and_keep_the_protocol():
-    for name, kind in (("cgan-digits", "truncated"), ("cgn-digits", "normal")):
+    for name, kind in (("vae-digits", "truncated"), ("cgn-digits", "normal")):
         generator = load_generator(name)
         assert getattr(generator, "noise", "normal") == kind
         assert isinstance(generator, CounterfactualGenerator if name == "cgn-digits" else Generator)

@@ -164,7 +164,7 @@ def test_tiny_keeps_what_makes_the_row() -> None:
         assert [(s.kind, s.weight) for s in small.sources] == [(s.kind, s.weight) for s in full.sources]
         for little, big in zip(small.sources, full.sources, strict=True):
             assert little.batch_size / small.settings.batch_size == big.batch_size / full.settings.batch_size
-            assert not little.name or little.name in ("cgn-digits", "cgan-digits")
+            assert not little.name or little.name in ("cgn-digits", "vae-digits")
     interventions = tiny(plan("genint", as_="released")).sources[0].options
     assert interventions == {"truncation": 1.0, "components": 12, "scale": 10.0, "length": 1280}
     sampled = tiny(plan("gan-augmentation")).sources[0].options

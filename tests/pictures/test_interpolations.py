@@ -183,8 +183,8 @@ def test_bad_options_are_named(tmp_path: Path, options: dict, message: str) -> N
 
 
 def test_a_generator_without_mechanisms_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"generator must have mechanisms .* but cgan-digits has none"):
-        interpolations.interpolate("cgan-digits", tmp_path / "sheet.png")
+    with pytest.raises(TypeError, match=r"generator must have mechanisms .* but vae-digits has none"):
+        interpolations.interpolate("vae-digits", tmp_path / "sheet.png")
 
 
 @pytest.fixture

@@ -188,11 +188,11 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ({"seed": 3}, TypeError, "seed is an option for the name of a generator, not for a dataset"),
         ({"source": [1, 2]}, TypeError, r"source must have describe\(i\).*, but list has none"),
         (
-            {"source": "cgan-digits", "num": 5, "components": 5, "directions": torch.eye(64)[:5]},
+            {"source": "vae-digits", "num": 5, "components": 5, "directions": torch.eye(64)[:5]},
             TypeError,
             r"options and describe\(i\) must be numbers, strings, lists and dicts \(Object of type Tensor",
         ),
-        ({"source": "cgan-digits"}, ValueError, "num must say how many samples"),
+        ({"source": "vae-digits"}, ValueError, "num must say how many samples"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(
@@ -224,11 +224,11 @@ def test_samples_of_another_kind_are_refused_and_nothing_half_done_stays(
 
 def test_a_name_is_rendered_and_repaired_without_its_dataset(tmp_path: Path) -> None:
     options = {"seed": 3, "components": 5, "classes": (1, 2), "dtype": torch.float32}
-    render("cgan-digits", tmp_path / "set", 30, shard_size=10, batch_size=7, **options)
+    render("vae-digits", tmp_path / "set", 30, shard_size=10, batch_size=7, **options)
     back = RenderedDataset(tmp_path / "set")
     assert back.describe(29)["seed"] == 3
     assert {back[i][1] for i in range(30)} == {1, 2}
-    assert "Rendered from: cgan-digits" in repr(back)
+    assert "Rendered from: vae-digits" in repr(back)
     before = content(tmp_path / "set")
     before.pop("index.npy")
     (tmp_path / "set" / "shard-000001.tar").write_bytes(b"")
@@ -399,7 +399,7 @@ def test_thirty_kills_lose_double_and_damage_nothing(tmp_path: Path, world_size:
 @pytest.mark.slow
 def test_three_processes_write_what_one_process_writes(tmp_path: Path) -> None:
     command = ["-c", "import sys; from genaug.cli import main; sys.exit(main())"]
-    options = ["render", "cgan-digits", "--num", "500", "--shard-size", "60", "--image", "png"]
+    options = ["render", "vae-digits", "--num", "500", "--shard-size", "60", "--image", "png"]
     for name, batch, world in (("one", "64", 1), ("three", "17", 3)):
         ranks = [
             subprocess.Popen(

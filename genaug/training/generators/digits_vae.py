@@ -1,6 +1,6 @@
 """Training of the small conditional generator: a conditional variational autoencoder on the demo's biased digits.
 
-A VAE and no GAN, in spite of the command's name: GenInt's own coloured MNIST uses a conditional VAE too, of 2 latent
+GenInt's own coloured MNIST uses a conditional VAE too, of 2 latent
 dimensions and 1,000 hidden units. It sees images and their classes alone: which colour belongs to which class, or
 which digits are the exceptions, it is not told. What it has built in is that a picture is one colour on another, and
 that noise which colours does not shape.
@@ -192,7 +192,7 @@ def train(
         folder / "generator.safetensors",
         {name: value.half() for name, value in run.generator.state_dict().items()},
         "conditional-digits",
-        source="genaug train cgan-digits",
+        source="genaug train vae-digits",
         licence="MIT",
         training=json.dumps(described),
         machine=machine(device),

@@ -98,7 +98,7 @@ def log(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-INTERVENTIONS = Source("intervention", "cgan-digits", 4, 0.05, {"components": 4, "length": 30})
+INTERVENTIONS = Source("intervention", "vae-digits", 4, 0.05, {"components": 4, "length": 30})
 COUNTERFACTUALS = Source("counterfactual", "cgn-digits", 6, options={"pool": 10, "length": 50})
 
 
@@ -223,7 +223,7 @@ def test_lambda_weighs_the_generated_images(folders: Folders, tmp_path: Path) ->
     options = {"epochs": 1, "frozen_batch_norm": True, "learning_rate": 1e-4}
     run(tmp_path / "none", folders, **options)
     for weight in (0.0, 1.0):
-        source = Source("intervention", "cgan-digits", 4, weight, {"components": 0})
+        source = Source("intervention", "vae-digits", 4, weight, {"components": 0})
         run(tmp_path / str(weight), folders, [source], **options)
     assert difference(weights(tmp_path / "0.0"), weights(tmp_path / "none")) < 1e-6
     assert difference(weights(tmp_path / "1.0"), weights(tmp_path / "none")) > 1e-5
@@ -473,7 +473,7 @@ def test_classes_that_differ_are_named(folders: Folders, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"other must have the classes .* in 9, hen"):
         run(tmp_path / "out", folders, [Source("stylized", str(other), 5)])
     three = folder(tmp_path / "three", 4, range(3))
-    with pytest.raises(ValueError, match="cgan-digits makes images of 10 classes, but there are 3 folders"):
+    with pytest.raises(ValueError, match="vae-digits makes images of 10 classes, but there are 3 folders"):
         run(tmp_path / "out", (three, three), [INTERVENTIONS])
 
 
@@ -482,12 +482,12 @@ def test_classes_that_differ_are_named(folders: Folders, tmp_path: Path) -> None
     [
         ([], {"batch_size": 31}, "data: batch_size must be at most the 30 images that there are, but got 31"),
         (
-            [Source("intervention", "cgan-digits", 40, options={"length": 30})],
+            [Source("intervention", "vae-digits", 40, options={"length": 30})],
             {},
             "source 0: batch_size must be at most the 30 images that there are, but got 40",
         ),
         (
-            [INTERVENTIONS, Source("intervention", "cgan-digits", 5)],
+            [INTERVENTIONS, Source("intervention", "vae-digits", 5)],
             {"accumulate": 2},
             "source 1: batch_size must be a multiple of the 1 processes times 2 parts, but got 5",
         ),
@@ -629,7 +629,7 @@ from genaug.training.classifier.loop import Settings, Source, train
 
 torch.set_num_threads(1)
 images, validation, out, task = sys.argv[1:]
-sources = [Source("intervention", "cgan-digits", 4, 0.05, {"components": 4, "length": 30})]
+sources = [Source("intervention", "vae-digits", 4, 0.05, {"components": 4, "length": 30})]
 
 
 def child(work):
@@ -749,7 +749,7 @@ def test_two_ranks_are_as_one_process_with_the_same_batch(accumulate: int, folde
     """Batch norm sees the share of a rank, as everywhere in DDP: it is frozen here."""
     # five steps of six of the thirty images
     options = {"epochs": 1, "batch_size": 6, "frozen_batch_norm": True, "learning_rate": 1e-3, "accumulate": accumulate}
-    processes(RANKS.replace('"cgan-digits", 4', '"cgan-digits", 6'), folders, tmp_path, json.dumps(options))
+    processes(RANKS.replace('"vae-digits", 4', '"vae-digits", 6'), folders, tmp_path, json.dumps(options))
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert log(tmp_path / "two")[0]["step"] == 5
@@ -763,7 +763,7 @@ def test_two_ranks_are_as_one_process_with_the_same_batch(accumulate: int, folde
 def test_two_ranks_validate_the_model_that_they_save(folders: Folders, tmp_path: Path) -> None:
     """Each has batch statistics of its own share; those of the first are kept, and measured."""
     processes(
-        RANKS.replace('"cgan-digits", 4', '"cgan-digits", 6'),
+        RANKS.replace('"vae-digits", 4', '"vae-digits", 6'),
         folders,
         tmp_path,
         json.dumps({"epochs": 1, "batch_size": 6}),
@@ -774,14 +774,14 @@ def test_two_ranks_validate_the_model_that_they_save(folders: Folders, tmp_path:
 
 
 def test_a_rendered_set_of_other_classes_than_the_folders_is_refused_at_once(folders: Folders, tmp_path: Path) -> None:
-    render("cgan-digits", tmp_path / "set", 10, image="png")
+    render("vae-digits", tmp_path / "set", 10, image="png")
     twenty = folder(tmp_path / "train", 1, range(20)), folder(tmp_path / "validation", 1, range(20))
     with pytest.raises(ValueError, match="makes images of 10 classes, but there are 20 folders"):
         run(tmp_path / "out", twenty, [Source("rendered", str(tmp_path / "set"), 5)])
 
 
 def test_a_rendered_set_may_be_all_that_there_is(folders: Folders, tmp_path: Path) -> None:
-    render("cgan-digits", tmp_path / "set", 10, image="png")
+    render("vae-digits", tmp_path / "set", 10, image="png")
     source = Source("rendered", str(tmp_path / "set"), 5)
     results = run(tmp_path / "out", folders, [source], epochs=1, without_photographs=True)
     assert results["sources"][0]["kind"] == "rendered"

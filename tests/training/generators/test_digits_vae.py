@@ -11,7 +11,7 @@ from genaug import GenerativeInterventionDataset
 from genaug.datasets.colored_mnist import demo_digits
 from genaug.generators.digits_vae import PALETTE, ConditionalDigits
 from genaug.generators.images import from_uint8
-from genaug.training.generators import digits_vae as cgan_digits
+from genaug.training.generators import digits_vae
 from genaug.training.generators.digits_vae import Encoder, colours_first, decode, divergence, prepare, train
 from genaug.training.shared import resumable
 
@@ -93,14 +93,14 @@ def test_the_encoder_knows_what_is_withheld():
 @pytest.fixture
 def short(monkeypatch):
     """A recipe of eight tiny steps with a checkpoint after every second."""
-    monkeypatch.setattr(cgan_digits, "SETTINGS", cgan_digits.Settings(steps=8, batch_size=8))
+    monkeypatch.setattr(digits_vae, "SETTINGS", digits_vae.Settings(steps=8, batch_size=8))
     monkeypatch.setattr(resumable, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(resumable, "LOG_EVERY", 2)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(short, monkeypatch, tmp_path):
     whole = load_file(train(tmp_path / "whole"))
-    step, taken = cgan_digits._step, []
+    step, taken = digits_vae._step, []
 
     def interrupted(run, *arguments):
         if run.step == 5 and 5 not in taken:
@@ -109,7 +109,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(short, monkeypatch, tmp_path)
         taken.append(run.step)
         return step(run, *arguments)
 
-    monkeypatch.setattr(cgan_digits, "_step", interrupted)
+    monkeypatch.setattr(digits_vae, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "halves")
     taken[:] = [5]
@@ -142,7 +142,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(short, 
         calls.append(mean)
         return divergence(mean, log_variance) * (float("nan") if len(calls) > 4 else 1.0)
 
-    monkeypatch.setattr(cgan_digits, "divergence", broken)
+    monkeypatch.setattr(digits_vae, "divergence", broken)
     with pytest.raises(FloatingPointError, match="is nan at step 6"):
         train(tmp_path)
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
