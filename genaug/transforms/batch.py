@@ -16,7 +16,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from genaug._common.arguments import check_integer, check_number
-from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from genaug._common.imagenet import IMAGENET_MEAN as MEAN
+from genaug._common.imagenet import IMAGENET_STD as STD
 
 TRIES = 10  # of a crop, as torchvision has it
 DRAWS = 2 * TRIES + 2  # uniform ones that a crop takes
@@ -28,8 +29,8 @@ def crop_flip_normalise(
     boxes: Tensor,
     flips: Tensor,
     size: int,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Tensor:
     """Cuts a box out of each image, resizes it (bilinear, antialiased), flips it where asked, and normalises.
 
@@ -124,8 +125,8 @@ class BatchAugmentation(v2.Transform):
         scale: tuple[float, float] = SCALE,
         ratio: tuple[float, float] = RATIO,
         flip: float = 0.5,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
     ) -> None:
         super().__init__()
         self.size = check_integer("size", size, 1)
