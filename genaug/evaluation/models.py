@@ -24,9 +24,8 @@ from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug.assets.formats import read
 from genaug.assets.registry import AssetError
 from genaug.evaluation.scoring import Model, preprocessing
-from genaug.models.multi_head_resnet import MultiHeadClassifier
+from genaug.models.multi_head_resnet import TIMM, MultiHeadClassifier, timm_and
 
-TIMM = "timm/"
 UNTRAINED = "none"
 PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved model
 PREFIXES = ("_orig_mod.", "module.", "model.")  # of torch.compile, DistributedDataParallel, Lightning
@@ -220,14 +219,7 @@ def _torchvision(
 
 
 def _timm(name: str, label: str, file: Path | None, state: dict[str, Tensor] | None, untrained: bool) -> Classifier:
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"{name} needs timm: pip install timm") from None
-
-    bare = name.removeprefix(TIMM)
-    if not timm.is_model(bare):
-        raise ValueError(f"timm has no model {bare!r}{near(bare, timm.list_models())}")
+    timm, bare = timm_and(name)
     with _seeded():
         model = timm.create_model(bare, pretrained=state is None and not untrained)
     if state is not None and file is not None:

@@ -195,15 +195,25 @@ class MultiHeadResNet(MultiHeadClassifier):
         return [name for name in every if models.get_model_builder(name).__module__ == ResNet.__module__]
 
 
-def _of_timm(name: str, weights: str | None) -> nn.Module:
+def timm_and(name: str) -> tuple[Any, str]:
+    """Return the package timm, and what it calls the model "timm/NAME".
+
+    Raises:
+        ModuleNotFoundError: timm is not installed.
+        ValueError: timm has no such model.
+    """
     try:
         import timm
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"{name} needs timm: pip install timm") from None
-
     bare = name.removeprefix(TIMM)
     if not timm.is_model(bare):
         raise ValueError(f"timm has no model {bare!r}{near(bare, timm.list_models())}")
+    return timm, bare
+
+
+def _of_timm(name: str, weights: str | None) -> nn.Module:
+    timm, bare = timm_and(name)
     return timm.create_model(bare, pretrained=weights is not None)
 
 
