@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import one_line
+from genaug._common.progress import progress
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name for the network that published figures are of
 
@@ -74,8 +75,14 @@ def generation_quality(
     if check_integer("splits", splits, 1) > len(sets["generated"]):
         raise ValueError(f"splits must be at most the {len(sets['generated'])} generated images, but got {splits}")
     file = None if weights is None else str(_checked(weights))
+    total = sum(len(images) for images in sets.values())
     try:
-        with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):  # its loaders draw seeds from it
+        with (
+            torch.random.fork_rng(devices=[where] if where.type == "cuda" else []),  # its loaders draw seeds from it
+            progress(total=total, description="generation quality", unit="image") as bar,
+        ):
+            for images in sets.values():
+                images.bar = bar
             found = torch_fidelity.calculate_metrics(
                 input1=sets["generated"],
                 input2=sets.get("real"),
@@ -116,6 +123,8 @@ def _checked(weights: str | os.PathLike[str]) -> Path:
 class _Images(Dataset[Tensor]):
     """Images alone, checked; whole batches are passed on to a dataset that makes them together."""
 
+    bar: Any = None  # which counts what is read
+
     def __init__(self, name: str, images: Any) -> None:
         self.name = name
         self.images = TensorDataset(images) if isinstance(images, Tensor) else images
@@ -131,6 +140,8 @@ class _Images(Dataset[Tensor]):
     def __getitems__(self, indices: list[int]) -> list[Tensor]:
         together = getattr(self.images, "__getitems__", None)
         samples = [self.images[i] for i in indices] if together is None else together(indices)
+        if self.bar is not None:
+            self.bar.update(len(samples))
         return [self._image(sample) for sample in samples]
 
     def _image(self, sample: Any) -> Tensor:

@@ -70,6 +70,15 @@ def test_fid_is_the_squared_distance_of_shifted_images_and_zero_for_the_same(ext
     assert generation_quality(images, images, feature_extractor=extractor)["fid"] == pytest.approx(0, abs=1e-3)
 
 
+def test_it_says_how_far_it_is(
+    extractor: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("genaug._common.progress.LINE_EVERY", 0)
+    generation_quality(colours(30, 0), colours(20, 1), splits=2, feature_extractor=extractor, batch_size=10)
+    lines = [line.split(" images")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [f"generation quality: {count} of 50" for count in (10, 20, 30, 40, 50)]
+
+
 def test_datasets_of_ours_are_taken_a_batch_at_a_time(extractor: str, tmp_path: Path) -> None:
     dataset = generative(tmp_path)
     ways = [
