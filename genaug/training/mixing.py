@@ -112,6 +112,9 @@ class MixedLoader:
         """
         self.epoch = epoch
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_side": None}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position: the epoch, the number of batches yielded, and the seeds of the order."""
         return {

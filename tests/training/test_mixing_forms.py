@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -229,6 +231,14 @@ def test_shuffled_loaders_resume_exactly_in_any_epoch(seeded: bool, stop: int) -
     numbers = [n for batch in (before + after)[:6] for n in batch if n < 100]  # two epochs, each of all images once
     assert sorted(numbers) == sorted([*range(12), *range(12)])
     assert numbers[:12] != numbers[12:]
+
+
+def test_a_copy_continues_where_the_loader_is() -> None:
+    mixed = MixedLoader(loader(0, 12, 4, shuffle=True), loader(100, 10, 2, shuffle=True))
+    take(mixed, 3)  # an epoch, after which the other loader is in the middle of its own
+    copies = [pickle.loads(pickle.dumps(mixed)), copy.deepcopy(mixed)]
+    expected = take(mixed, 6)
+    assert [take(copied, 6) for copied in copies] == [expected, expected]
 
 
 def resumed(mixed: MixedLoader, state: Any) -> MixedLoader:

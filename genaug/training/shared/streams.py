@@ -72,6 +72,9 @@ class Stream:
             self._shared = (rank, world), self._share(rank, world)
         return self._shared[1]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_batches": None}  # a copy begins the round again, and skips what was yielded
+
     def _share(self, rank: int, world: int) -> Any:
         loader = self.given
         # other iterables share the work among themselves, as those of WebDataset do
