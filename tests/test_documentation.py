@@ -107,13 +107,14 @@ def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_pa
         return {"validation": {}}
 
     monkeypatch.setattr("genaug.papers.training_rows.train", noted)
-    for folder in ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised"):
+    folders = ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised")
+    for folder in (*folders, "photos/train", "photos/val", "photos/held-out"):
         (tmp_path / folder).mkdir(parents=True)
     blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
     commands = [line.split() for block in blocks for line in block.splitlines() if " train classifier " in line]
-    assert [main(command[1:]) for command in commands] == [0] * 4
+    assert [main(command[1:]) for command in commands] == [0] * 6
     assert capsys.readouterr().err == ""
-    mine, heads = calls[2:]
+    mine, heads = calls[2:4]
     assert [(s.kind, s.batch_size, s.weight) for s in mine["sources"]] == [
         ("intervention", 64, 0.05),
         ("stylized", 128, 0.5),
