@@ -149,11 +149,10 @@ def stable_signal(
         TypeError: an environment can be read only once, as a generator or a `zip`, or its targets are not a tensor
             (B,).
     """
-    if not models or len(environments) < 2:
-        raise ValueError(
-            f"models must not be empty, got {len(models)}; environments must have at least 2 entries, got "
-            f"{len(environments)}"
-        )
+    if not models:
+        raise ValueError("models must not be empty")
+    if len(environments) < 2:
+        raise ValueError(f"environments must have at least 2 entries, got {len(environments)}")
     tolerance = check_number("tolerance", tolerance)
     for name, environment in environments.items():
         if isinstance(environment, Iterator):

@@ -81,7 +81,7 @@ def test_it_is_printed_and_drawn(tmp_path: Path) -> None:
     ("models", "environments", "options", "error", "message"),
     [
         ({}, ENVIRONMENTS, {}, ValueError, "models must not be empty"),
-        (MODELS, {"100%": environment(1.0)}, {}, ValueError, "environments two, but got 3 and 1"),
+        (MODELS, {"100%": environment(1.0)}, {}, ValueError, "environments must have at least 2 entries, got 1"),
         (MODELS, {"a": iter([]), "b": []}, {}, TypeError, "can be read again, but 'a' is a list_iterator"),
         (MODELS, {"a": [], "b": environment(1.0)}, {}, ValueError, "'a' has none"),
         (MODELS, ENVIRONMENTS, {"tolerance": -1}, ValueError, "tolerance must be at least 0"),
