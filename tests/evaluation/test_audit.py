@@ -18,6 +18,7 @@ from torch import Tensor
 from genaug import PhotographBank
 from genaug.cli import main
 from genaug.evaluation import Audit, audit, compare, load_classifier
+from genaug.evaluation.audit.comparison_page import verdict as verdict_of_change
 from genaug.evaluation.audit.composites import Images, draw, paste, patches, place, tile
 from genaug.evaluation.audit.measures import ACCURACIES, TITLES
 from genaug.evaluation.audit.report import verdict
@@ -363,6 +364,29 @@ def test_the_verdict_reads_well_in_every_case() -> None:
     )
     assert verdict(figures(9, heads={"shape": 4.0, "background": 80.0})).endswith(
         "Of the heads, “background” changes the most answers (80%) and “shape” the fewest (4%)."
+    )
+
+
+def changes(flips: tuple[float, ...], gap: tuple[float, ...], original: tuple[float, ...]) -> dict:
+    """Results of a comparison: of each measure before, after, and both ends of the change's interval."""
+
+    def measure(before: float, after: float, low: float, high: float) -> dict:
+        change = {"percent": after - before, "low": low, "high": high}
+        return {"overall": {"before": {"percent": before}, "after": {"percent": after}, "change": change}}
+
+    measures = {"flips": measure(*flips), "gap": measure(*gap), "original": measure(*original)}
+    return {"models": ["plain", "robust"], "measures": measures}
+
+
+def test_the_verdict_of_a_comparison_says_what_is_measurable() -> None:
+    assert verdict_of_change(changes((31.2, 12, -22, -16), (5.4, 1.8, -5, -2), (98, 98.3, -0.5, 1))) == (
+        "When only the background changes, “plain” changes 31% of its answers and “robust” 12%. The background gap "
+        "falls from 5.4 to 1.8 points. Accuracy on the original photographs does not measurably change."
+    )
+    assert verdict_of_change(changes((10, 10.2, -2, 2), (5, 6, -1, 3), (98, 93, -7, -3))) == (
+        "When only the background changes, “plain” changes 10% of its answers and “robust” 10%, which is no measurable "
+        "difference. The background gap rises from 5.0 to 6.0 points, which is no measurable difference. Accuracy on "
+        "the original photographs changes by -5.0 points."
     )
 
 

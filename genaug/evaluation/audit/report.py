@@ -392,7 +392,8 @@ def _method(results: Mapping[str, Any]) -> str:
         "Texture": "The object's outline on gray, filled with patches from the inside of an object of another class.",
         "Intervals": (
             "95%, over photographs: images that share an object or a background count as correlated. Wilson's score "
-            "interval with the effective number of independent images; differences are paired."
+            "interval with the effective number of independent images, corrected for how few photographs they share; "
+            "differences are paired."
         ),
     }
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in terms.items())
