@@ -288,6 +288,8 @@ def score(
             if batch.dtype == torch.uint8:
                 batch_transform = batch_transform or _normalizing(module)
                 batch = batch_transform(batch)
+            if batch.is_floating_point() and dtype in (None, torch.float32):
+                batch = batch.to(_arithmetic(module) or batch.dtype)
             with (
                 fitting_memory(f"{len(batch)} images do not fit into memory together: choose a smaller batch_size"),
                 torch.autocast(where.type, dtype, enabled=dtype not in (None, torch.float32)),
@@ -298,6 +300,12 @@ def score(
             yield logits, _to(targets, where)
             if bar is not None:
                 bar.update(len(batch))
+
+
+def _arithmetic(module: nn.Module | None) -> torch.dtype | None:
+    """The type of a module's weights, such as torch.float16; None for a function and for several types."""
+    kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} if module is not None else ()
+    return next(iter(kinds)) if len(kinds) == 1 else None
 
 
 def _normalizing(module: nn.Module | None) -> Callable[[Tensor], Tensor]:

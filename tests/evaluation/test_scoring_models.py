@@ -30,6 +30,14 @@ def logits(model: Any, images: Tensor = IMAGES, **options: Any) -> Tensor:
     return torch.cat([heads["ensemble"] for heads, _ in score(model, batches(images, LABELS, 5), **options)])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_come_in_the_type_of_the_weights(dtype: torch.dtype) -> None:
+    model = network().to(dtype)
+    found = logits(model)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, logits(network()), atol=0.2)
+
+
 @pytest.mark.parametrize("wrap", [lambda m: m.forward, lambda m: functools.partial(m.forward), lambda m: m.__call__])
 def test_the_module_behind_a_bound_method_is_put_into_evaluation_mode(wrap: Any) -> None:
     model = network()
