@@ -106,7 +106,7 @@ def test_targets_may_be_dicts() -> None:
         (
             heads_of(ensemble=constant(0), shape=constant(0, 5)),
             ValueError,
-            "1,000 or 16 logits, .* but gave 5 of the head 'shape'",
+            "1,000 or 16 logits, .* got 5 of the head 'shape'",
         ),
     ],
 )
