@@ -202,7 +202,14 @@ class Page:
 
     def opened(self, tab: str) -> Callable[..., list[Any]]:
         """Return what answers a click on a tab."""
-        return lambda *values: self._answer(values, lambda view: replace(view, tab=tab))
+
+        def answer(*values: Any) -> list[Any]:
+            if dict(zip(self.controls, values, strict=True))["tab"] == tab:
+                # gradio also tells of tabs that it opened itself, when the controls may not yet show their view
+                return [self.gr.skip()] * (1 + len(self.pictures) + len(self.controls) + len(self.groups))
+            return self._answer(values, lambda view: replace(view, tab=tab))
+
+        return answer
 
     def shuffled(self, *values: Any) -> list[Any]:
         """Answer the button: new draws of what is not locked, or the next samples of the grid."""

@@ -56,6 +56,10 @@ def test_a_tab_shows_its_own_picture(page: Page) -> None:
     assert not found["panel"]["visible"]
 
 
+def test_a_tab_that_is_open_already_changes_nothing(page: Page) -> None:
+    assert set(page.opened("image")(*values_of(page))) == {SKIP}
+
+
 def test_a_value_out_of_range_is_a_sentence_and_the_picture_stays(page: Page) -> None:
     found = named(page, page.moved(*values_of(page, seed=-1)))
     assert "seed must be at least 0" in found["message"]
