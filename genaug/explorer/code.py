@@ -48,7 +48,12 @@ def _walk(view: View, numbers: Mapping[str, Any]) -> list[str]:
         "nuisances": _with_step(nuisances, view.walk, isinstance(view.walk, str)),
     }
     arguments = ", ".join([str(numbers["noise"]), *(f"{name}={text}" for name, text in written.items() if text)])
-    return [f"steps = {steps}", f"images = torch.cat([dataset.moved({arguments}) for step in steps])  # uint8"]
+    return [
+        f"steps = {steps}",
+        "images = torch.cat(",
+        f"    [dataset.moved({arguments}) for step in steps]",
+        ")  # uint8",
+    ]
 
 
 def _with_step(values: Mapping[Any, Any], key: Any, walked: bool) -> str:
