@@ -23,9 +23,9 @@ def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
         UnavailableAssetError: the repository cannot be had, or has changed since its first use.
         AssetError: it is not trusted enough.
     """
-    for kind in KINDS.values():
-        if kind.marker is not None and Path(name, kind.marker).is_file():
-            return kind, Path(name)
+    for known_kind in KINDS.values():
+        if known_kind.marker is not None and Path(name, known_kind.marker).is_file():
+            return known_kind, Path(name)
     if not isinstance(name, str) or name in ASSETS or Path(name).exists():
         return None
     row = fetch.repository_row(name)
