@@ -67,6 +67,8 @@ def _linked(text: str, folder: Path) -> str:
             target = DOCS / "index.md"
         elif target in (ROOT / "examples", ROOT / "examples" / "README.md"):
             target = DOCS / "examples.md"
+        elif target.is_dir() and target.is_relative_to(ROOT / "benchmarks"):  # a site has no page of a folder
+            target, anchor = GENERATED / "benchmarks.md", ""
         elif not target.is_relative_to(DOCS):
             return match[0] if folder == DOCS else f"](../../{target.relative_to(ROOT)})"
         return f"](/{target.relative_to(DOCS)}{'#' + anchor if anchor else ''})"
