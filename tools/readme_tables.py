@@ -175,12 +175,12 @@ def audit_photographs() -> str:
         changes = [run["measures"][name]["change"] for run in runs]
         each = "; ".join(f"{one['percent']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in changes)
         lines.append(f"| {title} | {' | '.join(cells)} | {each} |")
-    sizes = [size / 1e6 for run in runs for size in run["report_bytes"]]
+    largest = max(size / 1e6 for run in runs for size in run["report_bytes"])
     environment = results["environment"]
     note = (
         f"Percent; mean ± standard deviation of seeds {', '.join(str(run['seed']) for run in runs)} (n={len(runs)}), "
-        f"{runs[0]['photographs']:,} held-out photographs each. Changes have paired 95% intervals. A report has "
-        f"{min(sizes):.1f} to {max(sizes):.1f} MB. {environment['cpu']}, {environment['threads']} thread, "
+        f"{runs[0]['photographs']:,} held-out photographs each. Changes have paired 95% intervals. Reports have at "
+        f"most {largest:.1f} MB. {environment['cpu']}, {environment['threads']} thread, "
         f"torch {environment['torch'].split('+')[0]}."
     )
     return "\n".join([*lines, "", note])
