@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from io import BytesIO
@@ -17,7 +18,7 @@ from genaug import CounterfactualDataset, cli
 from genaug.explorer.code import command_of, python_of
 from genaug.explorer.samples import FRAMES, Studio
 from genaug.explorer.sources import Sources
-from genaug.explorer.views import Choice, View, first_view
+from genaug.explorer.views import Choice, View, first_view, from_query
 
 EMBEDDED = ("cgn-colored-mnist", "cgn-digits", "cgn-double-colored-mnist", "cgn-wildlife-mnist", "vae-digits")
 LOCKED = {"shape": Choice(3, 12, True), "texture": Choice(None, 5), "background": Choice(0, 999)}
@@ -125,3 +126,15 @@ def test_captions_name_the_classes(bank: Path) -> None:
     assert tiles[0].words == "shape kite, texture kite, background car"
     assert [tile.caption for tile in tiles[1:]] == ["Shape: kite", "Texture: kite", "Background: car"]
     assert {tile.caption.split(" / ")[0] for tile in studio.tiles(replace(view, tab="samples"))} == {"kite"}
+
+
+def test_the_page_of_the_docs_shows_code_that_the_explorer_writes(studio: Studio) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "explore.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    command = re.search(r"^(genaug explore .*--view .*)$", page, re.MULTILINE)
+    assert code is not None
+    assert command is not None
+    traits = studio.sources.traits("cgn-double-colored-mnist")
+    view = from_query(shlex.split(command[1])[4], traits)
+    assert python_of(view, traits) == code[1]
+    assert command_of(view, traits) == command[1]
