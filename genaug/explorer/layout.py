@@ -55,7 +55,7 @@ def build(page: Page) -> Any:
         address = gr.Textbox(visible=False)
         with gr.Row(elem_id="ga-main"):
             with gr.Column(scale=3, min_width=0, elem_id="ga-pictures"):
-                with gr.Tabs(selected=page.view.tab) as page.groups["tabs"]:
+                with gr.Tabs(selected=page.view.tab, overflow_behavior="wrap") as page.groups["tabs"]:
                     tabs = {}
                     for tab, name in TABS.items():
                         with gr.Tab(name, id=tab) as tabs[tab]:
