@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,7 +298,7 @@ def test_kills_at_any_moment_leave_nothing_wrong(remote: Remote, tmp_path: Path)
     for moment in range(30):
         for path in cache.home("weights").iterdir():
             if draws.random() < 0.5 or path.suffix == ".safetensors":
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         child = os.fork()
         if not child:
             try:
