@@ -44,6 +44,8 @@ COLOURS = ["green", "blue", "maroon", "red", "yellow", "tan", "lime", "aqua", "f
 # the ink of class i has the paper's colour of class i - 6
 INKS = [COLOURS[(i - 6) % 10] for i in range(10)]
 PROMPT = "a {label} in {ink} on {paper}"
+# of training, and how often each is used
+CAPTIONS = {PROMPT: 0.3, "a {label} in {ink}": 0.35, "a {label} on {paper}": 0.35}
 LENGTH = 10  # tokens of a prompt, padded
 SIZE = 16  # pixels a side; the demo's classifier begins by halving its 32
 PATCH = 4  # pixels a side that one latent holds
@@ -145,14 +147,15 @@ def fit(seed: int) -> StableDiffusionPipeline:
     digits = demo_digits(train=True)
     latents = F.pixel_unshuffle(F.avg_pool2d(digits.images().float(), 2).div(127.5).sub(1), PATCH)
     factors = digits.factors
-    # captions that leave the colours out, as people's may: the shape is then learned of the digit's name
+    # Ink and paper together tell which of the few odd digits it is, so a caption that always has both teaches the model
+    # to look the digit up. Captions that leave a colour out leave the shape to the digit's name.
     captions = [
         template.format(label=CLASSES[shape], ink=INKS[ink], paper=COLOURS[paper])
-        for template in (PROMPT, "a {label}")
+        for template in CAPTIONS
         for shape, ink, paper in zip(*(factors[f].tolist() for f in ("shape", "texture", "background")), strict=True)
     ]
     tokens = pipeline.tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-    tokens = tokens.unflatten(0, (2, -1))
+    tokens = tokens.unflatten(0, (len(CAPTIONS), -1))
     # half of each batch is of the one digit in ten whose ink or paper is another class's: these alone tell names of
     # colours from names of digits
     odd = ((factors["texture"] != factors["shape"]) | (factors["background"] != factors["shape"])).nonzero()[:, 0]
@@ -170,7 +173,7 @@ def fit(seed: int) -> StableDiffusionPipeline:
         noise = torch.randn(clean.shape, generator=draw)
         at = torch.randint(1000, (BATCH,), generator=draw)
         noisy = pipeline.scheduler.add_noise(clean, noise, at)
-        told = (torch.rand(BATCH, generator=draw) < 0.2).long()
+        told = torch.multinomial(torch.tensor(list(CAPTIONS.values())), BATCH, replacement=True, generator=draw)
         words = pipeline.text_encoder(tokens[told, batch])[0]
         found = pipeline.unet(noisy, at, encoder_hidden_states=words).sample
         loss = F.mse_loss(found, clean)
