@@ -44,14 +44,15 @@ COLOURS = ["green", "blue", "maroon", "red", "yellow", "tan", "lime", "aqua", "f
 # the ink of class i has the paper's colour of class i - 6
 INKS = [COLOURS[(i - 6) % 10] for i in range(10)]
 PROMPT = "a {label} in {ink} on {paper}"
-# of training, and how often each is used
-CAPTIONS = {PROMPT: 0.3, "a {label} in {ink}": 0.35, "a {label} on {paper}": 0.35}
+# of training, and how often each is used; chosen on seed 3
+CAPTIONS = {PROMPT: 0.3, "a {label} in {ink}": 0.3, "a {label} on {paper}": 0.3, "": 0.1}
 LENGTH = 10  # tokens of a prompt, padded
 SIZE = 16  # pixels a side; the demo's classifier begins by halving its 32
 PATCH = 4  # pixels a side that one latent holds
 STEPS = 2_000
 BATCH = 64
 SAMPLING_STEPS = 6
+GUIDANCE = 3.0  # away from the empty caption, toward the words; chosen on seed 3
 IMAGES = 1_500  # that each classifier is trained on
 EPOCHS = 16
 WAYS = {"observed": "samples of the model, nuisances as observed", "uniform": "samples of the model, do(nuisance)"}
@@ -218,7 +219,7 @@ def generator(seed: int, cache: Path) -> DiffusionGenerator:
         nuisances={"ink": INKS, "paper": COLOURS},
         observed={"ink": inks, "paper": papers},
         steps=SAMPLING_STEPS,
-        guidance=1.0,
+        guidance=GUIDANCE,
     )
 
 
