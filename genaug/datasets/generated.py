@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import torch
@@ -25,6 +22,7 @@ from genaug._common.arguments import (
     check_integer,
     check_truncation,
 )
+from genaug._common.precision import warn_of_slow_type
 from genaug.generators import load_generator
 from genaug.generators.batches import CPU_BATCH, in_batches, power_of_two_threads
 from genaug.generators.images import to_uint8
@@ -93,8 +91,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
             self._generator = load_generator(generator, self.device, dtype)
             self._check_protocol(self._generator)
         _check_finite(self._generator)
-        if dtype == torch.bfloat16 and self.device.type == "cpu":
-            _warn_of_bfloat16()
+        warn_of_slow_type(self.device, dtype)
         self._first = True  # the first batch is checked for more than the others
         self.classes: Any = check_classes(classes, self.generator.num_classes, names_of(self.generator))
 
@@ -263,18 +260,3 @@ def _check_finite(generator: nn.Module) -> None:
     for name, tensor in [*generator.named_parameters(), *generator.named_buffers()]:
         if not tensor.isfinite().all():
             raise ValueError(f"generator must have finite weights, but {name} has NaN or infinite ones")
-
-
-@cache
-def _warn_of_bfloat16() -> None:
-    """Say once that a CPU without instructions for bfloat16 is slow at it; nothing where that is not known."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return
-    if not any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16")):
-        warnings.warn(
-            "this CPU has no instructions for dtype=torch.bfloat16, which is an order of magnitude slower than "
-            "torch.float32 on it: leave dtype out",
-            stacklevel=4,
-        )

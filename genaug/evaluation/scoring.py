@@ -33,6 +33,7 @@ from genaug._common.files import (
     tell_skipped,
 )
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.interventions.steering import evaluating, fitting_memory
@@ -292,7 +293,7 @@ def score(
                 batch = batch.to(_arithmetic(module) or batch.dtype)
             with (
                 fitting_memory(f"{len(batch)} images do not fit into memory together: choose a smaller batch_size"),
-                torch.autocast(where.type, dtype, enabled=dtype not in (None, torch.float32)),
+                autocast(where, dtype),
             ):
                 output = model(batch, **ask)
             logits = _checked(output, len(batch), classes, names, seen)

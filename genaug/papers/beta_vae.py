@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_device, check_integer, check_number
+from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.training.classifier.digits import check_training
@@ -123,7 +124,7 @@ def fit_beta_vae(
     for _ in progress(range(steps), description="beta-VAE", unit="step"):
         picked = torch.randint(len(images), (BATCH_SIZE,), generator=draw).to(device)
         noise = torch.randn(BATCH_SIZE, latent, generator=draw).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(device, dtype):
             loss = model.loss(from_uint8(images[picked]), noise, beta)
         optimizer.zero_grad()
         loss.backward()

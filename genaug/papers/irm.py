@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_device, check_integer, check_number
+from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN
@@ -157,7 +158,7 @@ def fit_irm(
     def loss(drawn: tuple[float, list[Tensor]]) -> Tensor:
         now, batches = drawn
         pixels = torch.cat([x[batch] for (x, _), batch in zip(there, batches, strict=True)])
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(device, dtype):
             logits = model(from_uint8(pixels)).float()
         parts = zip(logits.split([len(batch) for batch in batches]), there, batches, strict=True)
         answered = [(answers, labels[batch]) for answers, (_, labels), batch in parts]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_device
+from genaug._common.precision import autocast
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN
 from genaug.papers.irm import EPOCHS
@@ -126,7 +127,7 @@ def fit_lntl(
 
     def loss(batch: Tensor) -> Tensor:
         pixels = images[batch]
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(device, dtype):
             features = model.features(from_uint8(pixels))
             logits = model.classify(features).float()
             predictor.requires_grad_(False)  # the features alone are to leave it undecided

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_device, check_integer
+from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug.generators.cgn_mnist import texture_mechanism
 from genaug.generators.images import from_uint8, to_uint8
@@ -96,7 +97,7 @@ def train(
                 classes, picked = (drawn.to(device) for drawn in draw())
                 real = from_uint8(images[picked])
                 noise = torch.randn(len(real), generator.z_dim).to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                with autocast(device, dtype):
                     fake = generator(noise, classes)
                 descend(descents[0], game.deception(fake, classes))
                 descend(descents[1], game.detection(real, fake, classes))
@@ -129,7 +130,7 @@ def generated(
     parts = []
     for classes in labels.split(256):
         noise = torch.randn(len(classes), generator.z_dim, generator=draw)
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(device, dtype):
             images = generator(noise.to(device), classes.to(device))
         parts.append(to_uint8(images.float()).cpu())
     return torch.cat(parts), labels

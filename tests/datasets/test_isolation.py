@@ -331,19 +331,6 @@ def test_a_generator_without_the_argument_truncation_is_refused_at_once(dataset)
         dataset(Two())
 
 
-def test_bfloat16_on_a_cpu_that_is_slow_at_it_is_said_once(monkeypatch):
-    from genaug.datasets import generated
-
-    generated._warn_of_bfloat16.cache_clear()
-    monkeypatch.setattr(generated.Path, "read_text", lambda self: "flags : avx2")
-    with pytest.warns(UserWarning, match="no instructions for dtype=torch.bfloat16"):
-        counterfactual(dtype=torch.bfloat16)
-    counterfactual(dtype=torch.bfloat16)  # warnings are errors
-    generated._warn_of_bfloat16.cache_clear()
-    monkeypatch.setattr(generated.Path, "read_text", lambda self: "flags : avx512_bf16")
-    counterfactual(dtype=torch.bfloat16)
-
-
 class Twice(Conditional):
     """A layer that runs twice in a forward pass."""
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_device
+from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
@@ -67,7 +68,7 @@ def fit_classifier(
     images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
 
     def loss(batch: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(device, dtype):
             return F.cross_entropy(model(_signed(images[batch])), labels[batch])
 
     epoch = -(-len(labels) // batch_size)
@@ -159,7 +160,7 @@ def fit_normalised(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for images, labels in progress(batches, total=steps, description=description, unit="step"):
         pixels = images.to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with autocast(device, dtype):
             loss = F.cross_entropy(model(_signed(pixels)), labels.to(device))
         optimizer.zero_grad()
         loss.backward()

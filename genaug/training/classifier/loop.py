@@ -32,6 +32,7 @@ from genaug._common.files import (
     writable_folder,
 )
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug._common.records import circumstances, write_results
 from genaug.evaluation.scoring import (
@@ -319,8 +320,7 @@ class _Loop:
         # gradients are exchanged once a step
         waits = self.world.size > 1 and part + 1 < settings.accumulate
         with self.model.no_sync() if waits else nullcontext():
-            half = settings.dtype == "bfloat16"
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with autocast(device, torch.bfloat16 if settings.dtype == "bfloat16" else None):
                 logits = self.model(images, heads=True) if settings.heads else self.model(images)
             floats = {name: value.float() for name, value in logits.items()} if settings.heads else logits.float()
             loss = self.objective(floats, targets) / settings.accumulate

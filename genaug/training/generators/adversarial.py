@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from genaug._common.precision import autocast
+
 PACKED = 4  # images of one class that the discriminator judges together
 
 
@@ -89,7 +91,7 @@ class Game:
         self.discriminator, self.dtype, self.seen = discriminator, dtype, seen
 
     def _judged(self, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with autocast(images.device, self.dtype):
             return self.discriminator(self.seen(images), labels).float()
 
     def deception(self, fake: Tensor, labels: Tensor) -> Tensor:

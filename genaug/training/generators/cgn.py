@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.files import digest, writable_folder
+from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug._common.records import circumstances, write_results
 from genaug.assets import AssetError, asset_path, load_asset
@@ -238,7 +239,7 @@ def losses(found: Pretrained, draws: Draws, settings: Settings) -> dict[str, Ten
 
 
 def _cast(settings: Settings, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16")
+    return autocast(device, torch.bfloat16 if settings.dtype == "bfloat16" else None)
 
 
 @torch.no_grad()

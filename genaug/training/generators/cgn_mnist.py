@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from genaug._common.arguments import check_choice, check_device, check_integer
 from genaug._common.files import writable_folder
+from genaug._common.precision import autocast
 from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits, load_variant
 from genaug.generators.cgn_mnist import MASK_RANGE, CGNMnist
@@ -273,7 +274,7 @@ def _optimise(
 
 def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: torch.dtype) -> dict[str, Tensor]:
     """One step of the generator, one of the discriminator, one of the average."""
-    cast = torch.autocast(real.device.type, dtype, enabled=dtype != torch.float32)
+    cast = autocast(real.device, dtype)
     for optimizer in run.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, 2 * (1 - run.step / settings.steps))

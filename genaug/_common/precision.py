@@ -1,0 +1,46 @@
+"""Arithmetic of fewer bits."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+
+CPU_FLAGS = Path("/proc/cpuinfo")
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Return a context in which convolutions and products are of this type; of float32 or None it changes nothing.
+
+    Warns once where bfloat16 is asked of a CPU that is slow at it.
+    """
+    half = dtype not in (None, torch.float32)
+    if half:
+        warn_of_slow_type(device, dtype)
+    return torch.autocast(device.type, dtype if half else None, enabled=half)
+
+
+def warn_of_slow_type(device: torch.device, dtype: torch.dtype | None) -> None:
+    """Say once that a CPU without instructions for bfloat16 is slow at it."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and not _has_bfloat16():
+        _warn()
+
+
+def _has_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16; True where that is not known."""
+    try:
+        flags = CPU_FLAGS.read_text()
+    except OSError:
+        return True
+    return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+@cache
+def _warn() -> None:
+    warnings.warn(
+        "this CPU has no instructions for dtype=torch.bfloat16, which is an order of magnitude slower than "
+        "torch.float32 on it: leave dtype out",
+        stacklevel=4,
+    )
