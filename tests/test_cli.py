@@ -559,6 +559,7 @@ def test_train_classifier_hands_on_every_option(
             "checkpoint_every": 9,
             "skip_bad": True,
             "tensorboard": True,
+            "retrain": None,
         },
     )
     # what is not asked for is left to the row

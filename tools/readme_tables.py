@@ -11,6 +11,7 @@ import statistics
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from genaug.papers import RECIPES
 from genaug.papers.cgn_table2 import GENERATED
@@ -198,27 +199,31 @@ _AUDITED = {
 
 
 def biased_photographs() -> str:
-    """Average and worst group of each way to train."""
+    """Average and worst group of each way to train, a table for each network."""
     files = sorted(RESULTS.glob("biased-photographs-*.json"))
-    if not files:
-        return "Not run."
-    results = json.loads(files[-1].read_text())
+    return (
+        "\n\n".join(_biased(json.loads(file.read_text()), file.name.split("-cpu")[0]) for file in files) or "Not run."
+    )
+
+
+def _biased(results: dict[str, Any], name: str) -> str:
     runs = results["runs"]
     lines = ["| trained with | average, % | worst group, % |", "|---|---|---|"]
     for row in runs[0]["rows"]:
         cells = []
-        for name in ("average", "worst"):
-            values = [run["rows"][row][name] for run in runs]
+        for figure in ("average", "worst"):
+            values = [run["rows"][row][figure] for run in runs]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
         lines.append(f"| {row} | {' | '.join(cells)} |")
     changes = []
-    for name, base in (("swaps", "plain"), ("swaps + DFR", "DFR")):
-        values = [run["rows"][name]["worst"] - run["rows"][base]["worst"] for run in runs]
-        changes.append(f"{name} minus {base}: {', '.join(f'{value:+.1f}' for value in values)}")
+    for row, base in (("swaps", "plain"), ("swaps + DFR", "DFR")):
+        values = [run["rows"][row]["worst"] - run["rows"][base]["worst"] for run in runs]
+        changes.append(f"{row} minus {base}: {', '.join(f'{value:+.1f}' for value in values)}")
     environment = results["environment"]
     note = (
-        f"Mean ± standard deviation of seeds {', '.join(str(run['seed']) for run in runs)} (n={len(runs)}); "
+        f"{name.removeprefix('biased-photographs-')}; mean ± standard deviation of seeds "
+        f"{', '.join(str(run['seed']) for run in runs)} (n={len(runs)}); "
         f"{runs[0]['photographs']:,} photographs: 60% for training, 15% for DFR, 25% for the test. Worst group, "
         f"points by seed: {'; '.join(changes)}. {environment['cpu']}, {environment['threads']} thread, "
         f"torch {environment['torch'].split('+')[0]}."

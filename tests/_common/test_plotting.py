@@ -113,7 +113,7 @@ def test_a_legend_fits_on_its_picture_and_each_panel_has_its_place(tmp_path: Pat
         assert (picture[:, :, -8:] == 255).all()
         widths.append(picture.shape[2])
     assert widths[1] > widths[0] < widths[2]
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="panels must not be empty"):
         save_curves(tmp_path / "curves.png", [], title="")
 
 

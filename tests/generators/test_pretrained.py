@@ -185,12 +185,13 @@ def download(hub: HubServer, repository: str, folder: Path) -> Path:
 def read_by_datasets(hub: HubServer, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list:
     """The rows of a repository as plain `datasets` reads them from a downloaded copy: all at once, and streamed."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
+    # not "datasets": without the library that is the folder of this name beside this one
+    load_dataset = pytest.importorskip("datasets.load").load_dataset
     copy = str(download(hub, repository, tmp_path / "copy"))
     options = {"split": "train", "cache_dir": str(tmp_path / "datasets")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries that datasets imports
-        return [list(datasets.load_dataset(copy, streaming=streaming, **options)) for streaming in (False, True)]
+        return [list(load_dataset(copy, streaming=streaming, **options)) for streaming in (False, True)]
 
 
 def pixels(image: Image.Image) -> bytes:

@@ -61,7 +61,7 @@ def fit_classifier(
         TypeError: images are not uint8 or labels not int64.
         ValueError: shapes do not match, there are no images, a label is outside 0..9, or an option out of its range.
     """
-    check_images(images, labels)
+    check_images(images, labels, floats=True)
     check_training(epochs, batch_size, dtype, steps)
     device = check_device("device", device)
     model = initialised(network, seed, device)
@@ -184,10 +184,16 @@ def _signed(images: Tensor) -> Tensor:
     return from_uint8(images) if images.dtype == torch.uint8 else images
 
 
-def check_images(images: Tensor, labels: Tensor) -> None:
-    """TypeError or ValueError unless these are images (N, 3, 32, 32) uint8 or float32 of digits (N,) int64, N > 0."""
-    if images.dtype not in (torch.uint8, torch.float32) or labels.dtype != torch.int64:
-        raise TypeError(f"images must be uint8 or float32 and labels int64, got {images.dtype} and {labels.dtype}")
+def check_images(images: Tensor, labels: Tensor, *, floats: bool = False) -> None:
+    """TypeError or ValueError unless these are images (N, 3, 32, 32) of digits (N,), uint8 and int64, N > 0.
+
+    Args:
+        floats: whether float32 images are taken, too.
+    """
+    taken = (torch.uint8, torch.float32) if floats else (torch.uint8,)
+    if images.dtype not in taken or labels.dtype != torch.int64:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in taken)
+        raise TypeError(f"images must be {names} and labels int64, got {images.dtype} and {labels.dtype}")
     if images.ndim != 4 or images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
         raise ValueError(
             f"images must be (N, 3, 32, 32) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}"

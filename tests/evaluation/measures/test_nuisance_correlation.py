@@ -93,7 +93,7 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
     plot_nuisance_correlation({"biased": one, "GenInt": one}, tmp_path / "figure3.png")
     one.plot(tmp_path / "one.png")
     assert {path.name for path in tmp_path.iterdir()} == {"figure3.png", "one.png"}
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="results must not be empty"):
         plot_nuisance_correlation({}, tmp_path / "none.png")
 
 

@@ -177,7 +177,7 @@ def test_models_side_by_side_in_one_plot(decisions: Path, tmp_path: Path) -> Non
     plot_shape_bias(results, tmp_path / "both.png")
     shape_bias_from_decisions(decisions / RESNET).plot(tmp_path / "one.png")
     assert (tmp_path / "both.png").read_bytes() != (tmp_path / "one.png").read_bytes()
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="results must not be empty"):
         plot_shape_bias({}, tmp_path / "none.png")
 
 
