@@ -231,6 +231,33 @@ def _biased(results: dict[str, Any], name: str) -> str:
     return "\n".join([*lines, "", note])
 
 
+def diffusion_digits() -> str:
+    """What classifiers learn from samples of the small diffusion model."""
+    files = sorted(RESULTS.glob("diffusion-digits-*.csv"))
+    if not files:
+        return "Not run."
+    with files[-1].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = ["| trained on | accuracy there, % | on test digits, % |", "|---|---|---|"]
+    labels = {
+        "biased digits": "the biased digits",
+        "observed": "samples, nuisances as observed",
+        "uniform": "samples, do(nuisance)",
+    }
+    for way, label in labels.items():
+        cells = []
+        for split in ("train", "test"):
+            values = [float(row[split]) for row in rows if row["way"] == way]
+            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    seeds = [row["seed"] for row in rows if row["way"] == "uniform"]
+    where = (
+        files[-1].stem.removeprefix("diffusion-digits-").replace("-torch", ", torch ").replace("cpu", "CPU threads: ")
+    )
+    note = f"Mean ± standard deviation of seeds {', '.join(seeds)} (n={len(seeds)}); {where}."
+    return "\n".join([*lines, "", note])
+
+
 def demo() -> str:
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "demo").glob("seed-*.json"))]
     lines = ["| trained on | accuracy there, % | on test digits, % |", "|---|---|---|"]
@@ -670,6 +697,7 @@ def main() -> int:
     imagenet = ROOT / "docs" / "imagenet.md"
     photos = ROOT / "docs" / "photographs.md"
     audits = ROOT / "docs" / "audit.md"
+    diffusion = ROOT / "docs" / "diffusion.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2_short=table2_short()),
         page: written(page.read_text(), twins=twins()),
@@ -683,6 +711,7 @@ def main() -> int:
             **{"audit-coverage": audit_coverage(), "audit-photographs": audit_photographs()},
             **{"biased-photographs": biased_photographs()},
         ),
+        diffusion: written(diffusion.read_text(), **{"diffusion-digits": diffusion_digits()}),
         imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
         ROOT / "genaug" / "papers" / "measured.json": measured(),
     }

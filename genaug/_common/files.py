@@ -286,9 +286,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     with staging_folder(writable_folder(path.parent), path.stem) as staged:
+        temporary = staged / path.name
         with naming_full_disk(path):
-            yield staged / path.name
-        (staged / path.name).replace(path)
+            temporary.touch()
+            mode = temporary.stat().st_mode  # of any new file; some writers, such as safetensors', make theirs private
+            yield temporary
+        temporary.chmod(mode)
+        temporary.replace(path)
 
 
 @contextmanager

@@ -48,8 +48,11 @@ def test_a_failure_leaves_the_old_file_and_no_rest(tmp_path):
 def test_permissions_are_those_of_any_new_file(tmp_path):
     with atomic_path(tmp_path / "a") as path:
         path.write_text("")
+    with atomic_path(tmp_path / "private") as path:
+        path.unlink()  # as a writer does that makes its own file, and for its owner alone
+        path.touch(mode=0o600)
     (tmp_path / "b").write_text("")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    assert len({(tmp_path / name).stat().st_mode for name in ("a", "private", "b")}) == 1
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):
