@@ -228,3 +228,10 @@ def test_only_the_store_touches_the_network(room: str) -> None:
     assert re.search(NETWORK, (ROOT / "genaug" / "assets" / "hub.py").read_text(), re.MULTILINE)
     paths = (ROOT / "genaug" / room).rglob("*.py")
     assert [path for path in paths if re.search(NETWORK, path.read_text(), re.MULTILINE)] == []
+
+
+def test_a_moved_module_is_imported_from_its_old_package() -> None:
+    code = "from genaug.recipes import samples; print(samples.__name__)"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert found.strip() == MOVED["genaug.recipes.samples"]

@@ -301,8 +301,8 @@ def staging_folder(folder: str | os.PathLike[str], name: str) -> Iterator[Path]:
     while True:
         staged = Path(tempfile.mkdtemp(prefix=f"{_STAGED}{name}-", dir=folder))
         lock = _lock_of(staged)
-        with suppress(NotImplementedError):  # a file system without locks; `sweep` leaves what is on it
-            lock.acquire()
+        with suppress(OSError, NotImplementedError):  # a file system without locks; `sweep` leaves what is on it
+            lock.acquire(timeout=1)
         if staged.is_dir():  # else it was swept away before it had its lock: once more
             break
         lock.release()

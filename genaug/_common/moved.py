@@ -32,4 +32,9 @@ class MovedModules:
     def exec_module(self, module: ModuleType) -> None:
         old, new = module.__name__, MOVED[module.__name__]
         warnings.warn(f"{old} has moved to {new}", DeprecationWarning, stacklevel=2)
-        sys.modules[old] = importlib.import_module(new)  # the import statement takes what it finds here
+        found = importlib.import_module(new)
+        for inner, place in MOVED.items():
+            package, _, name = inner.rpartition(".")
+            if package == old:  # `from genaug.recipes import samples`
+                setattr(found, name, importlib.import_module(place))
+        sys.modules[old] = found  # the import statement takes what it finds here

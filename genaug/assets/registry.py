@@ -233,16 +233,17 @@ _lock = threading.RLock()
 
 def _once(load: Callable[[], None]) -> Callable[[], None]:
     """Lets a function run once; other threads wait for it."""
-    begun = False
+    loading, begun, done = threading.RLock(), False, False
 
     def run() -> None:
-        nonlocal begun
-        if begun:
+        nonlocal begun, done
+        if done:
             return
-        with _lock:
+        with loading:  # not the lock of `register`, which a thread that imports one of the homes waits for
             if not begun:
                 begun = True  # before the call: a module may look into the tables while it registers
                 load()
+                done = True
 
     return run
 

@@ -141,8 +141,9 @@ def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | Non
     if override := os.environ.get("GENAUG_ASSETS"):
         if not Path(override).is_dir():
             raise AssetError(f"GENAUG_ASSETS is {override!r}, which is no folder")
-        if (path := Path(override, f"{name}{SUFFIX}")).is_file():
-            return path, ASSETS.get(name)
+        for known in (name, *(old for old, new in RENAMED.items() if new == name)):
+            if (path := Path(override, f"{known}{SUFFIX}")).is_file():
+                return path, ASSETS.get(name)
     if name not in ASSETS:
         hint = near(name, ASSETS) or f"; known: {', '.join(ASSETS)}"
         raise AssetError(f"no asset is called {name!r}{hint}")

@@ -238,6 +238,8 @@ class CounterfactualDataset(GeneratedDataset[Target]):
             mask, colours, behind = self._mechanisms(numbers, classes)
             mask, colours = self._jittered(mask.float(), colours.float(), numbers["background"])
             image = self._composed(mask, colours, behind.float(), numbers["background"])
+            if not image.isfinite().all():
+                raise ValueError("images must be finite, got NaN or infinity")
             made.append([to_uint8(part) for part in (2 * mask - 1, colours, behind, image)])
         mask, colours, behind, image = (torch.cat(part) for part in zip(*made, strict=True))
         return Combination(mask, colours, behind, image, labels)

@@ -278,6 +278,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
             z[:, list(self.nuisances.factors).index(factor) - len(self.nuisances)] = values.index(value)
         with self._generating():
             images = self._call(self._generate, z, labels)
+        if not images.isfinite().all():
+            raise ValueError(f"images must be finite, got NaN or infinity for offsets {dict(offsets)}")
         return to_uint8(self._check_part("images", images, len(numbers), 3, -1, 1))
 
     @isolated()

@@ -194,7 +194,7 @@ def share(
     variance, freedom = _variance(values, composites, deviations, photographs)
     spread = value * (1 - value)
     # without any variance, as where every answer is right, a photograph counts once
-    total = spread / variance if variance > 0 and spread > 0 else float(photographs)
+    total = spread / variance if variance > 1e-12 and spread > 0 else float(photographs)  # less is rounding
     low, high = wilson(value * total, total, _quantile(1 - tail, freedom))
     return Estimate(value, min(low, value), max(high, value), photographs, deviations)
 

@@ -19,6 +19,7 @@ from genaug.datasets.factors import FACTORS
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.explorer.sources import Sources, Traits
 from genaug.explorer.views import ANY_BLEND, REACH, View
+from genaug.interventions.blending import BLENDS
 from genaug.photographs.bank import PhotographBank
 
 FRAMES = 25  # of a walk, one way
@@ -73,10 +74,10 @@ def call_of(view: View, traits: Traits) -> Call:
         moved |= {name: dict(value) for name in ("offsets", "nuisances") if (value := _changes(view, name))}
         return Call({}, dataset, moved)
     bank: dict[str, Any] = {}
-    if traits.bank and view.placement:
+    if traits.bank and (view.placement or traits.own_settings):
         bank["placement"] = view.placement
-    if traits.bank and view.blend != ANY_BLEND:
-        bank["blend"] = view.blend
+    if traits.bank and (view.blend != ANY_BLEND or traits.own_settings):
+        bank["blend"] = BLENDS if view.blend == ANY_BLEND else view.blend
     dataset = {**common, "counterfactuals_per_noise": 1}
     if view.tie != traits.default_tie:
         dataset["tie"] = view.tie

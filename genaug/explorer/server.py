@@ -62,6 +62,10 @@ def explore(
     app = make_app(name, report=report, device=device, tab=tab)
     import uvicorn
 
+    if host in ("127.0.0.1", "localhost"):  # a page of another name that resolves to here must not read this one
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     with bound_socket(host, PORT if port is None else port) as listening:
         found = listening.getsockname()[1]
         if port is not None and found != port:

@@ -14,6 +14,7 @@ from genaug._common.files import list_images
 from genaug.assets import ASSETS, KINDS
 from genaug.datasets.generated import names_of
 from genaug.generators import load_generator
+from genaug.interventions.blending import BLENDS
 from genaug.interventions.steering import has_latent, noise_kind
 from genaug.photographs.bank import PhotographBank
 
@@ -37,6 +38,7 @@ class Traits:
         default_tie: factors that are tied at first.
         components: how many principal directions have a slider.
         nuisances: factor -> names of its values.
+        own_settings: whether it is a bank that was saved with a placement or blends.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Traits:
     default_tie: tuple[str, ...]
     components: int
     nuisances: Mapping[str, tuple[str, ...]]
+    own_settings: bool = False
 
     @property
     def ways(self) -> list[int | str]:
@@ -77,6 +80,8 @@ def traits_of(name: str, generator: Any) -> Traits:
         default_tie=tuple(getattr(generator, "default_tie", ())) if counterfactual else (),
         components=min(COMPONENTS, generator.z_dim) if latent and not counterfactual else 0,
         nuisances=dict(nuisances.factors) if nuisances else {},
+        own_settings=isinstance(generator, PhotographBank)
+        and (generator.placement is not None or generator.blend != BLENDS),
     )
 
 

@@ -92,6 +92,19 @@ def lock_of(thing: object) -> threading.RLock:
     return _locks.setdefault(thing, threading.RLock())
 
 
+# where torch keeps the precision of products by its newer names
+_PRODUCTS: tuple[Any, ...] = (
+    (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(torch.backends.mkldnn, "matmul") else ()
+)
+
+
+def _precision() -> str | tuple[str, ...]:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # the caller used `fp32_precision`, which torch does not let be mixed with the older setting
+        return tuple(products.fp32_precision for products in _PRODUCTS)
+
+
 class _Defaults:
     """torch's default type and the precision of its products, which all threads share: the usual ones while in use.
 
@@ -101,13 +114,13 @@ class _Defaults:
 
     def __init__(self) -> None:
         self._lock, self._users, self._own = threading.Lock(), 0, threading.local()
-        self._found: tuple[torch.dtype, str] = torch.float32, "highest"
+        self._found: tuple[torch.dtype, str | tuple[str, ...]] = torch.float32, "highest"
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._users:
-                self._found = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-                self._set(torch.float32, "highest")
+                self._found = torch.get_default_dtype(), _precision()
+                self._set(torch.float32, "highest" if isinstance(self._found[1], str) else ("ieee",) * len(_PRODUCTS))
             self._users += 1
         self._own.uses = getattr(self._own, "uses", 0) + 1
 
@@ -119,10 +132,13 @@ class _Defaults:
                 self._set(*self._found)
 
     @staticmethod
-    def _set(dtype: torch.dtype, precision: str) -> None:
+    def _set(dtype: torch.dtype, precision: str | tuple[str, ...]) -> None:
         if torch.get_default_dtype() != dtype:
             torch.set_default_dtype(dtype)
-        if torch.get_float32_matmul_precision() != precision:
+        if not isinstance(precision, str):
+            for products, own in zip(_PRODUCTS, precision, strict=True):
+                products.fp32_precision = own
+        elif torch.get_float32_matmul_precision() != precision:
             torch.set_float32_matmul_precision(precision)
 
     def after_fork(self) -> None:

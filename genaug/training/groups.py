@@ -91,7 +91,10 @@ def read_group_file(folder: str | os.PathLike[str], files: Sequence[str]) -> lis
         reader = csv.DictReader(lines)
         if not {"file", "group"} <= set(reader.fieldnames or ()):
             raise ValueError(f"{path} must have columns file and group, got {', '.join(reader.fieldnames or ['none'])}")
-        found = {PurePosixPath(row["file"]): row["group"] for row in reader}
+        rows = [(PurePosixPath(row["file"] or ""), row["group"]) for row in reader]
+    found = dict(rows)
+    if twice := [file for file, group in rows if found[file] != group]:
+        raise ValueError(f"{path} must have one group for each image, but {twice[0]} has several")
     if missing := [file for file in files if not found.get(PurePosixPath(file))]:
         raise ValueError(
             f"{path} must have a group for every image, but {len(missing):,} have none, such as {missing[0]}"
@@ -196,6 +199,10 @@ def _fit(
     weights, biases = [], []
     for repeat in range(repeats):
         chosen = torch.cat([_shuffled(member, seed, repeat, group)[:least] for group, member in enumerate(members)])
+        if len(labels[chosen].unique()) < len(labels.unique()):
+            raise ValueError(
+                f"groups must be larger: {least} images of each, as many as the smallest has, do not show every class"
+            )
         found = LogisticRegression(C=strength, max_iter=1000).fit(features[chosen].numpy(), labels[chosen].numpy())
         weight, bias = torch.from_numpy(found.coef_), torch.from_numpy(found.intercept_)
         if len(weight) == 1:  # two classes have one row
@@ -209,4 +216,4 @@ def _worst(layer: tuple[Tensor, Tensor], features: Tensor, labels: Tensor, membe
     """Accuracy of the worst group."""
     weight, bias = layer
     right = ((features @ weight.T + bias).argmax(1) == labels).float()
-    return min(float(right[member].mean()) for member in members if len(member))
+    return min((float(right[member].mean()) for member in members if len(member)), default=0.0)

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -214,3 +215,15 @@ def test_folders_without_classes_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="class 'empty' has no image: remove the folder"):
         image_files(tmp_path)
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with atomic_path(tmp_path / "a") as path:
+        path.write_text("whole")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]

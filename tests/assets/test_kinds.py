@@ -199,3 +199,20 @@ def test_every_kind_is_complete() -> None:
         assert row.kind in KINDS
         assert row.config is None or row.config in KINDS[row.kind].configs
     assert all(importlib.util.find_spec(home) for home in registry.HOMES)
+
+
+def test_threads_that_import_and_look_up_do_not_wait_for_each_other() -> None:
+    code = """
+import sys, threading, time
+from genaug.assets import KINDS
+
+first = threading.Thread(target=lambda: len(KINDS), daemon=True)
+second = threading.Thread(target=lambda: __import__("genaug.photographs.bank"), daemon=True)
+first.start()
+time.sleep(0.002)
+second.start()
+first.join(60)
+second.join(60)
+sys.exit(first.is_alive() or second.is_alive())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -91,6 +91,8 @@ def test_a_folder_of_ones_own_comes_before_the_embedded(
     assert asset_path("cgn-digits") == tmp_path / "cgn-digits.safetensors"
     assert asset_path("mine") == tmp_path / "mine.safetensors"
     assert torch.equal(load_asset("cgn-digits")[0]["f_shape.0.weight"], state["f_shape.0.weight"])
+    save_asset(tmp_path / "cgan-digits.safetensors", state, "cgn-mnist")
+    assert asset_path("vae-digits") == tmp_path / "cgan-digits.safetensors"  # by the name that it had before
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path / "gone"))
     with pytest.raises(AssetError, match=r"GENAUG_ASSETS is '.*gone', which is no folder"):
         asset_path("cgn-digits")

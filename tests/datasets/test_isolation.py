@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -365,3 +367,23 @@ def test_exact_directions_of_a_wide_layer_say_what_they_need():
 
     with pytest.raises(ValueError, match=r"'first' has 327680 entries .* need 16\.1 GB\. Give samples="):
         fit_directions(Wide(), "first", components=4)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="torch has one setting of precision here")
+def test_torchs_newer_names_of_precision_are_kept():
+    code = """
+import torch
+from genaug import CounterfactualDataset
+
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+first = CounterfactualDataset("cgn-digits", length=4)[0][0]
+assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)  # a process of its own: torch does not let it be undone
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_moved_must_be_finite(value):
+    data = GenerativeInterventionDataset("vae-digits", length=4, components=2)
+    with pytest.raises(ValueError, match="images must be finite"):
+        data.moved(0, {0: value})

@@ -101,3 +101,9 @@ def test_the_worst_group_of_many_equal_ones_is_corrected() -> None:
 
 def test_nothing_measured_is_no_estimate() -> None:
     assert share(np.zeros(0), Composites(np.arange(3)[:, None]), np.zeros(0, dtype=np.int64)) is NOTHING
+
+
+@pytest.mark.parametrize(("photographs", "value"), [(7, 5 / 6), (10, 1 / 6), (34, 1 / 3)])
+def test_equal_shares_of_all_photographs_are_not_certain(photographs: int, value: float) -> None:
+    found = share(np.full(photographs, value), Composites(np.arange(photographs)[:, None]))
+    assert found.high - found.low > 0.1

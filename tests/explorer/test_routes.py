@@ -67,3 +67,10 @@ def test_uploads_are_refused(server: Any) -> None:
     status, _, answer = ask(server, "/gradio_api/upload", data=body, headers=headers)
     assert status == 403
     assert b"takes no uploads" in answer
+
+
+def test_a_page_of_another_name_reads_nothing(server: Any) -> None:
+    """A name that resolves to this machine makes its page one origin with this one, but for the name."""
+    status, _, body = ask(server, "/report.html", headers={"Host": "elsewhere.example:80"})
+    assert status == 400
+    assert b"background gap" not in body

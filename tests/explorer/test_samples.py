@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from genaug import CounterfactualDataset, cli
+from genaug import CounterfactualDataset, PhotographBank, cli
 from genaug.explorer.code import command_of, python_of
 from genaug.explorer.samples import FRAMES, Studio
 from genaug.explorer.sources import Sources
@@ -74,6 +74,19 @@ def test_code_of_a_bank_makes_its_samples(bank: Path, tmp_path: Path, monkeypatc
     moved = replace(view, placement=1.0, blend="hard")
     assert not torch.equal(studio.images(moved), studio.images(view))
     command_agrees(studio, moved, tmp_path, monkeypatch)
+
+
+def test_a_bank_with_settings_of_its_own_is_shown_as_the_page_says(bank: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    PhotographBank(bank, placement=0.5, blend="hard").save_pretrained(saved)
+    views = [
+        (studio, first_view(studio.sources.traits(name)))
+        for name in (str(bank), str(saved))
+        for studio in [Studio(Sources(name))]
+    ]
+    plain, own = (studio.images(view) for studio, view in views)
+    assert torch.equal(plain, own)
+    agree(*views[1])
 
 
 def test_code_of_directions_makes_their_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from genaug.evaluation import group_accuracy
-from genaug.training.groups import GroupBalancedSampler, retrain_last_layer
+from genaug.training.groups import GroupBalancedSampler, read_group_file, retrain_last_layer
 
 
 def biased(count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
@@ -67,3 +68,20 @@ def test_what_does_not_fit_is_refused() -> None:
         retrain_last_layer(model, [(images, labels)], groups[1:])
     with pytest.raises(ValueError, match="images must show all 3 classes, got 2"):
         retrain_last_layer(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), [(images, labels)], groups)
+
+
+def test_groups_that_cannot_teach_every_class_are_refused() -> None:
+    images, labels, _ = biased(40, 0.5, 0)
+    groups = ["all"] * 39 + ["one"]
+    with pytest.raises(ValueError, match="groups must be larger: 1 images of each"):
+        retrain_last_layer(model_of(images, labels), [(images, labels)], groups)
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [("a,x.png\nb,x.png", "one group for each image, but x.png has several"), ("a", "1 have none, such as x.png")],
+)
+def test_a_file_of_groups_names_what_is_wrong(tmp_path: Path, lines: str, match: str) -> None:
+    (tmp_path / "groups.csv").write_text(f"group,file\n{lines}\n")
+    with pytest.raises(ValueError, match=match):
+        read_group_file(tmp_path, ["x.png"])

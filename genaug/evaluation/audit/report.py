@@ -258,7 +258,7 @@ def _data(results: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def percent(value: float) -> str:
     """Return a share in a sentence: no share that is above 0 reads 0%, and none below 100 reads 100%."""
-    return f"{value:.0f}%" if 1 <= value <= 99 or value in (0, 100) else f"{value:.1f}%"
+    return f"{value:.0f}%" if 1 <= value <= 99 or value in (0, 100) else f"{min(max(value, 0.1), 99.9):.1f}%"
 
 
 def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, Sequence[Mapping[str, Any]], str]]:

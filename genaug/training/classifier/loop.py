@@ -135,6 +135,8 @@ def train(
             "images": [len(loader.dataset) for loader in mixed.loaders],
             "validation_images": len(listed.files),
         }
+        if not settings.balance_groups:  # checkpoints from before this setting do not have it
+            del described["balance_groups"]
         run = _Run(settings, len(classes), mixed, world.device)
         run.model.preprocessing = {
             "class_names": classes,
