@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -87,15 +88,24 @@ def audit(
     from genaug.evaluation import audit as run_audit
     from genaug.evaluation import load_classifier
     from genaug.evaluation.matching import ClassError, read_mapping, write_mapping
+    from genaug.photographs.format import BankFiles
 
     writable_folder(out)
     kept = out / "classes.json"
     file = classes or (kept if kept.is_file() else None)
     classifier = load_classifier(model, weights)
+    bank = _built(data, out, device) if found is None else found[1]
+    if classifier.class_names is None and file is None:
+        names = ", ".join(BankFiles(bank).classes)
+        print(
+            f"{model} does not name its classes: its answers are taken as {names}, in this order. "
+            "A preprocessing.json beside it can give class_names, image_size, mean and std",
+            file=sys.stderr,
+        )
     try:
         result = run_audit(
             classifier,
-            _built(data, out, device) if found is None else found[1],
+            bank,
             classes=None if file is None else read_mapping(file),
             backgrounds=backgrounds,
             per_class=per_class,

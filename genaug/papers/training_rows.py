@@ -394,11 +394,10 @@ def for_few(settings: Settings, count: int, *, scale_rate: bool = True) -> Setti
         return settings
     rate = settings.learning_rate * size / settings.batch_size if scale_rate else settings.learning_rate
     if os.environ.get("RANK", "0") == "0":
-        print(
-            f"{count:,} photographs: --batch-size {size} and --learning-rate {rate:g}, where larger sets have "
-            f"{settings.batch_size} and {settings.learning_rate:g}",
-            file=sys.stderr,
-        )
+        said = f"{count:,} photographs: --batch-size {size}, where larger sets have {settings.batch_size}"
+        if rate != settings.learning_rate:
+            said += f"; --learning-rate {rate:g} in place of {settings.learning_rate:g}"
+        print(said, file=sys.stderr)
     return replace(settings, batch_size=size, learning_rate=rate)
 
 

@@ -227,7 +227,8 @@ def _joined_images(images: list[Tensor]) -> Tensor:
         if other.shape[1:] != first.shape[1:] or other.dtype != first.dtype:
             expected, came = (f"{part.dtype} {tuple(part.shape[1:])}" for part in (first, other))
             raise ValueError(
-                f"{_name(number)} must have images like the real ones, {expected}, got {came}: give it a transform"
+                f"{_name(number)} must have images like the real ones, {expected}, got {came}: give its dataset "
+                'the transform of your photographs and output="pil"'
             )
     if len(images) == 1:
         return first

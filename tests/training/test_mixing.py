@@ -169,7 +169,7 @@ class Empty(Dataset[Any]):
             lambda: next(iter(MixedLoader(loader(0, 2, 1), [(torch.zeros(1, 3, 4, 4), torch.zeros(1).long())]))),
             ValueError,
             r"synthetic loader 1 must have images like the real ones, torch.float32 \(3, 2, 2\), got torch.float32 "
-            r"\(3, 4, 4\): give it a transform",
+            r"\(3, 4, 4\): give its dataset the transform of your photographs",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), [(torch.zeros(1, 3, 2, 2).byte(), torch.zeros(1).long())]))),
