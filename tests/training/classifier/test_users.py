@@ -101,7 +101,7 @@ def test_few_photographs_get_small_batches_and_a_rate_to_match(
     assert few.batch_size == expected
     assert few.learning_rate == pytest.approx(0.1 * expected / large.batch_size)
     assert training_rows.for_few(large, count, scale_rate=False).learning_rate == 0.1
-    assert (f"--batch-size {expected} " in capsys.readouterr().err) == (expected < 256)
+    assert (f"--batch-size {expected}, where" in capsys.readouterr().err) == (expected < 256)
 
 
 def test_training_of_few_photographs_takes_its_own_batch_size(tmp_path: Path) -> None:
