@@ -258,6 +258,29 @@ def diffusion_digits() -> str:
     return "\n".join([*lines, "", note])
 
 
+def explore() -> str:
+    """How fast the explorer's page is."""
+    file = sorted(RESULTS.glob("explore-*.csv"))[-1]
+    with file.open(newline="") as lines:
+        rows = {row["what"]: row for row in csv.DictReader(lines)}
+    table = ["| time | median | range | measured |", "|---|---|---|---|"]
+    for what, label, unit in (
+        ("first picture", "from the open page to its first picture", "visits"),
+        ("slider to picture, image", "from a slider's move to the new picture, Image", "moves"),
+        ("slider to picture, samples", "the same, Samples (16 images)", "moves"),
+    ):
+        row = rows[what]
+        table.append(
+            f"| {label} | {row['median_ms']} ms | {row['least_ms']} to {row['most_ms']} ms | {row['n']} {unit} |"
+        )
+    row = rows["first picture"]
+    note = (
+        f"Measured by `python benchmarks/explore.py` with Chromium and `{row['generator']}`: {row['cpu']}, "
+        f"{row['cores']} cores, load average {row['load_1min']}, torch {row['torch'].split('+')[0]}."
+    )
+    return "\n".join([*table, "", note])
+
+
 def demo() -> str:
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "demo").glob("seed-*.json"))]
     lines = ["| trained on | accuracy there, % | on test digits, % |", "|---|---|---|"]
@@ -698,6 +721,7 @@ def main() -> int:
     photos = ROOT / "docs" / "photographs.md"
     audits = ROOT / "docs" / "audit.md"
     diffusion = ROOT / "docs" / "diffusion.md"
+    explored = ROOT / "docs" / "explore.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2_short=table2_short()),
         page: written(page.read_text(), twins=twins()),
@@ -711,6 +735,7 @@ def main() -> int:
             **{"audit-coverage": audit_coverage(), "audit-photographs": audit_photographs()},
             **{"biased-photographs": biased_photographs()},
         ),
+        explored: written(explored.read_text(), explore=explore()),
         diffusion: written(diffusion.read_text(), **{"diffusion-digits": diffusion_digits()}),
         imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
         ROOT / "genaug" / "papers" / "measured.json": measured(),
