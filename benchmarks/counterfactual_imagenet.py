@@ -27,6 +27,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,10 +57,10 @@ NOT_RUN = (
 )
 
 
-def network() -> CGN:
+def network(config: int | dict[str, Any] = 256) -> CGN:
     """Ours with fresh weights; U2-Net's statistics are such that masks have contrast."""
     torch.manual_seed(0)
-    cgn = CGN(256, statistics="package", target=True).power_iterate().eval()
+    cgn = CGN(config, statistics="package", target=True).power_iterate().eval()
     for module in cgn.u2net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.1, 0.2)
@@ -98,7 +99,7 @@ def as_released(theirs: dict[str, BigGAN], u2net: nn.Module, z: list[Tensor], la
 
 
 def walking(dataset: CounterfactualDataset, batch: int) -> Callable[[], Tensor]:
-    """The next batch at every call, as training reads them; the dataset begins anew at its end."""
+    """The next batch at every call, as training reads them; at its end the dataset starts over."""
     at = 0
 
     def make() -> Tensor:
@@ -128,9 +129,11 @@ def comparisons(
     return ways
 
 
-def pooled(fast: FastCGN, pool: int) -> CounterfactualDataset:
-    dataset = CounterfactualDataset(fast, length=10**6, pool=pool, batch_size=256)
-    dataset.images(range(16 * pool))  # by then every entry is made, all but surely
+def pooled(generator: nn.Module, pool: int, **options: Any) -> CounterfactualDataset:
+    """A dataset whose entries are all made, all but surely."""
+    dataset = CounterfactualDataset(generator, length=10**7, pool=pool, **{"batch_size": 256, **options})
+    for indices in torch.arange(16 * pool).split(4096):
+        dataset.images(indices)
     return dataset
 
 

@@ -33,12 +33,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from counterfactual_imagenet import network, pooled, synchronise, walking
 from torch import Tensor, nn
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset, PhotographBank
 from genaug._common.files import atomic_path
 from genaug.generators.biggan import BigGANDeep
-from genaug.generators.cgn import CGN, MINIATURE
+from genaug.generators.cgn import MINIATURE
 
 Make = Callable[[], Any]
 Figure = dict[str, Any]
@@ -62,6 +63,11 @@ class Setting:
         return self.batches[-1]
 
     @property
+    def cgn(self) -> Any:
+        """What `CGN` and its networks are made of."""
+        return MINIATURE if self.small else 256
+
+    @property
     def form(self) -> str:
         return "bfloat16, eager" if self.small else "bfloat16, compiled"
 
@@ -69,11 +75,6 @@ class Setting:
     def seconds(self) -> float:
         """How long the ways of a comparison take turns, beyond their first three rounds."""
         return 0.0 if self.small else 6.0
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def rates(ways: dict[str, tuple[int, Make]], setting: Setting) -> Iterator[Figure]:
@@ -90,10 +91,9 @@ def rates(ways: dict[str, tuple[int, Make]], setting: Setting) -> Iterator[Figur
             yield {"way": way, "value": None, "unit": "images/s", "note": "does not fit on the device"}
             continue
         took[way], first[way] = [], time.perf_counter() - begin
-    end = time.perf_counter() + setting.seconds
-    while len(min(took.values(), key=len, default=[])) < 3 or time.perf_counter() < end:
-        if not took:
-            return
+    end, rounds = time.perf_counter() + setting.seconds, 0
+    while took and (rounds < 3 or time.perf_counter() < end):
+        rounds += 1
         # in another order each time: what one way leaves in caches and in the allocator, the next one finds
         for way in random.sample(list(took), len(took)):
             synchronise(setting.device)
@@ -163,41 +163,9 @@ def biggan(setting: Setting) -> Iterator[Figure]:
     yield from differences(setting.form, fast(*on_device, TRUNCATION), wanted)
 
 
-def cgn_network(setting: Setting) -> CGN:
-    """Fresh weights; U2-Net's statistics are such that masks have contrast."""
-    torch.manual_seed(0)
-    cgn = CGN(MINIATURE if setting.small else 256, statistics="package", target=True).power_iterate().eval()
-    for module in cgn.u2net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_var, 0.1, 0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.normal_(module.bias, std=0.1)
-    return cgn
-
-
-def walking(dataset: Any, batch: int) -> Make:
-    """The next batch at every call, as training reads them; at its end the dataset starts over."""
-    at = 0
-
-    def make() -> Tensor:
-        nonlocal at
-        begin, at = at, (at + batch) % (len(dataset) - batch)
-        return dataset.images(range(begin, begin + batch))
-
-    return make
-
-
-def filled(generator: nn.Module, pool: int, **options: Any) -> CounterfactualDataset:
-    """A dataset whose pool is full."""
-    dataset = CounterfactualDataset(generator, length=10**7, pool=pool, **options)
-    for begin in range(0, 16 * pool, 4096):
-        dataset.images(range(begin, min(begin + 4096, 16 * pool)))
-    return dataset
-
-
 def counterfactuals(setting: Setting) -> Iterator[Figure]:
     """The CGN on ImageNet at 256 pixels: exact, ten a shape, and recombined from a pool."""
-    cgn, device = cgn_network(setting), setting.device
+    cgn, device = network(setting.cgn), setting.device
     noise = torch.Generator().manual_seed(0)
 
     def inputs(batch: int, where: torch.device) -> tuple[list[Tensor], list[Tensor]]:
@@ -219,15 +187,15 @@ def counterfactuals(setting: Setting) -> Iterator[Figure]:
     }
     yield from rates(ways, setting)
     yield from differences(setting.form, fast(*on_device), wanted)
-    pooled = filled(fast, pool, batch_size=setting.batch)
-    yield from rates({f"pool={pool}, recombined": (setting.batch, walking(pooled, setting.batch))}, setting)
+    full = pooled(fast, pool, batch_size=setting.batch)
+    yield from rates({f"pool={pool}, recombined": (setting.batch, walking(full, setting.batch))}, setting)
 
 
 def training_step(setting: Setting) -> Iterator[Figure]:
     """What pooled counterfactuals add to a step of ResNet-50: 256 and 256 photographs against 512 photographs."""
     from counterfactual_imagenet import training_steps
 
-    fast = compiled(cgn_network(setting).to(setting.device).fast, setting)
+    fast = compiled(network(setting.cgn).to(setting.device).fast, setting)
     sizes = {"pool": 16, "real": 2, "synthetic": 2} if setting.small else {}
     torch.set_grad_enabled(False)
     times = training_steps(fast, setting.device, 3 if setting.small else 20, **sizes)
@@ -281,10 +249,10 @@ def photographs(setting: Setting) -> Iterator[Figure]:
         wanted = 2 * here.images(range(4)).float() / 255 - 1
         exact = CounterfactualDataset(bank, length=10**7, **options)
         yield from differences("from the bank", 2 * exact.images(range(4)).float() / 255 - 1, wanted)
-        pooled = filled(bank, pool, **options)
+        full = pooled(bank, pool, **options)
         ways = {
             "from the bank": (setting.batch, walking(exact, setting.batch)),
-            f"pool={pool}, recombined": (setting.batch, walking(pooled, setting.batch)),
+            f"pool={pool}, recombined": (setting.batch, walking(full, setting.batch)),
         }
         yield from rates(ways, setting)
 
@@ -337,7 +305,7 @@ def cgn_training(setting: Setting) -> Iterator[Figure]:
     for name in ("paper", "released"):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        run = step(name, device, MINIATURE if setting.small else 256)
+        run = step(name, device, setting.cgn)
         run()
         times = []
         for _ in range(3 if setting.small else 10):
@@ -384,8 +352,8 @@ def digits(setting: Setting) -> Iterator[Figure]:
     here = CounterfactualDataset(name, length=count).images(range(16))
     exact = CounterfactualDataset(name, length=count, device=setting.device, **options)
     yield from differences("exact", 2 * exact.images(range(16)).float() / 255 - 1, 2 * here.float() / 255 - 1)
-    pooled = CounterfactualDataset(name, length=count, pool=100, device=setting.device, **options)
-    ways = {"exact": (count, lambda: exact.images(range(count))), "pool": (count, lambda: pooled.images(range(count)))}
+    full = CounterfactualDataset(name, length=count, pool=100, device=setting.device, **options)
+    ways = {"exact": (count, lambda: exact.images(range(count))), "pool": (count, lambda: full.images(range(count)))}
     yield from rates(ways, setting)
 
 

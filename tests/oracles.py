@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -77,3 +79,34 @@ def by_chance(percent: float, count: int, probability: float) -> bool:
     """Whether so many of `count` are right by chance, in all but one of 10,000 cases."""
     low, high = binom.interval(0.9999, count, probability)
     return low <= percent * count / 100 <= high
+
+
+def register_extractor(forward: Callable[[Tensor], dict[str, Tensor]], *, score: str, others: str) -> str:
+    """Register a network with torch-fidelity, and return its name.
+
+    Args:
+        forward: (B, 3, H, W) uint8 -> features by name.
+        score: the features of the inception score.
+        others: those of the other metrics.
+    """
+    import torch_fidelity
+
+    class Extractor(torch_fidelity.FeatureExtractorBase):
+        def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
+            super().__init__(name, features_list)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return tuple({score, others})
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return score if metric == "isc" else others
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            features = forward(images)
+            return tuple(features[name] for name in self.features_list)
+
+    name = f"extractor-{uuid.uuid4().hex}"
+    torch_fidelity.register_feature_extractor(name, Extractor)
+    return name

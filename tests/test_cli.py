@@ -772,8 +772,8 @@ def test_render_goes_on_verifies_and_repairs(capsys: pytest.CaptureFixture[str],
     code, out, err = run(capsys, "render", "--verify", "set")
     assert (code, err) == (1, "")
     assert [line.split(" is ")[0] for line in out.splitlines()] == ["set/shard-000001.tar", "set/shard-000002.tar"]
-    assert "genaug render --repair set renders it anew" in refused(capsys, *command)
-    assert run(capsys, "render", "--repair", "set")[:2] == (0, "set: 2 of 3 shards rendered anew\n")
+    assert "genaug render --repair set renders it again" in refused(capsys, *command)
+    assert run(capsys, "render", "--repair", "set")[:2] == (0, "set: 2 of 3 shards rendered again\n")
     assert run(capsys, "render", "--verify", "set")[0] == 0
     assert "(seed: 0 there, 1 asked for)" in refused(capsys, *command, "--seed", "1")
 

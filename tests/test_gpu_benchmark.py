@@ -26,7 +26,10 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_figures_of_a_row_that_breaks_are_kept_and_it_is_measured_again(tmp_path: Path) -> None:
+def test_figures_of_a_row_that_breaks_are_kept_and_it_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     names: dict[str, Any] = runpy.run_path(str(SCRIPT))
     setting = names["Setting"](torch.device("cpu"), True)
     whole = False
@@ -58,7 +61,8 @@ def test_figures_of_a_row_that_breaks_are_kept_and_it_is_measured_again(tmp_path
 
 
 @pytest.mark.slow
-def test_every_row_is_measured_and_time_that_is_up_is_said(tmp_path: Path) -> None:
+def test_every_row_is_measured_and_time_that_is_up_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     options = ["--device", "cpu", "--small", "--out", str(tmp_path)]
     none = run(*options, "--minutes", "0.01")
     assert none.returncode == 1

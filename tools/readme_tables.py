@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ MEASURED = (
     ("best", "best", "**counterfactuals, our recipe (`--rows best`) with its own classifier**"),
     ("all", "best-original", "the control: that classifier, biased digits alone"),
 )
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """The mean, and the standard deviation if there are several."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def machine(environment: dict[str, Any]) -> str:
+    """The processor, its threads and torch's version, as the JSON results have them."""
+    return f"{environment['cpu']}, {environment['threads']} thread, torch {environment['torch'].split('+')[0]}"
 
 
 def table2() -> str:
@@ -171,18 +183,15 @@ def audit_photographs() -> str:
         cells = []
         for which in ("before", "after"):
             values = [run["measures"][name][which]["percent"] for run in runs]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}")
+            cells.append(mean_and_deviation(values))
         changes = [run["measures"][name]["change"] for run in runs]
         each = "; ".join(f"{one['percent']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in changes)
         lines.append(f"| {title} | {' | '.join(cells)} | {each} |")
     largest = max(size / 1e6 for run in runs for size in run["report_bytes"])
-    environment = results["environment"]
     note = (
         f"Percent; mean ± standard deviation of seeds {', '.join(str(run['seed']) for run in runs)} (n={len(runs)}), "
         f"{runs[0]['photographs']:,} held-out photographs each. Changes have paired 95% intervals. Reports have at "
-        f"most {largest:.1f} MB. {environment['cpu']}, {environment['threads']} thread, "
-        f"torch {environment['torch'].split('+')[0]}."
+        f"most {largest:.1f} MB. {machine(results['environment'])}."
     )
     return "\n".join([*lines, "", note])
 
@@ -201,9 +210,7 @@ _AUDITED = {
 def biased_photographs() -> str:
     """Average and worst group of each way to train, a table for each network."""
     files = sorted(RESULTS.glob("biased-photographs-*.json"))
-    return (
-        "\n\n".join(_biased(json.loads(file.read_text()), file.name.split("-cpu")[0]) for file in files) or "Not run."
-    )
+    return "\n\n".join(_biased(json.loads(file.read_text()), file.name) for file in files) or "Not run."
 
 
 def _biased(results: dict[str, Any], name: str) -> str:
@@ -213,20 +220,17 @@ def _biased(results: dict[str, Any], name: str) -> str:
         cells = []
         for figure in ("average", "worst"):
             values = [run["rows"][row][figure] for run in runs]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}")
+            cells.append(mean_and_deviation(values))
         lines.append(f"| {row} | {' | '.join(cells)} |")
     changes = []
     for row, base in (("swaps", "plain"), ("swaps + DFR", "DFR")):
         values = [run["rows"][row]["worst"] - run["rows"][base]["worst"] for run in runs]
         changes.append(f"{row} minus {base}: {', '.join(f'{value:+.1f}' for value in values)}")
-    environment = results["environment"]
     note = (
-        f"{name.removeprefix('biased-photographs-')}; mean ± standard deviation of seeds "
+        f"{name.removeprefix('biased-photographs-').split('-cpu')[0]}; mean ± standard deviation of seeds "
         f"{', '.join(str(run['seed']) for run in runs)} (n={len(runs)}); "
         f"{runs[0]['photographs']:,} photographs: 60% for training, 15% for DFR, 25% for the test. Worst group, "
-        f"points by seed: {'; '.join(changes)}. {environment['cpu']}, {environment['threads']} thread, "
-        f"torch {environment['torch'].split('+')[0]}."
+        f"points by seed: {'; '.join(changes)}. {machine(results['environment'])}."
     )
     return "\n".join([*lines, "", note])
 
@@ -248,13 +252,13 @@ def diffusion_digits() -> str:
         cells = []
         for split in ("train", "test"):
             values = [float(row[split]) for row in rows if row["way"] == way]
-            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+            cells.append(mean_and_deviation(values))
         lines.append(f"| {label} | {' | '.join(cells)} |")
     seeds = [row["seed"] for row in rows if row["way"] == "uniform"]
-    where = (
-        files[-1].stem.removeprefix("diffusion-digits-").replace("-torch", ", torch ").replace("cpu", "CPU threads: ")
+    threads, torch = files[-1].stem.removeprefix("diffusion-digits-cpu").split("-torch")
+    note = (
+        f"Mean ± standard deviation of seeds {', '.join(seeds)} (n={len(seeds)}); CPU, {threads} thread, torch {torch}."
     )
-    note = f"Mean ± standard deviation of seeds {', '.join(seeds)} (n={len(seeds)}); {where}."
     return "\n".join([*lines, "", note])
 
 
@@ -292,7 +296,7 @@ def demo() -> str:
         cells = []
         for split in ("train", "test"):
             values = [100 * run[row][split] for run in runs]
-            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+            cells.append(mean_and_deviation(values))
         lines.append(f"| {label} | {' | '.join(cells)} |")
     settings = runs[0]["settings"]
     seeds = ", ".join(str(run["settings"]["seed"]) for run in runs)

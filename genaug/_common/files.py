@@ -323,9 +323,9 @@ def sweep(folder: str | os.PathLike[str]) -> None:
             if not (staged / LOCK).exists():
                 staged.rmdir()  # fails unless it is empty
                 continue
-            with lock.acquire(timeout=0):
-                pass
-            shutil.rmtree(staged)
+            with lock.acquire(timeout=0):  # else a process that waits for it could take the folder for its own
+                shutil.rmtree(staged, ignore_errors=True)
+            shutil.rmtree(staged, ignore_errors=True)  # Windows does not remove a file that is open
 
 
 def _lock_of(staged: Path) -> BaseFileLock:

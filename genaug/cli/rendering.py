@@ -171,7 +171,7 @@ def _mend(verify: Path | None, repair: Path | None, device: str, batch_size: int
 
     if repair is not None:
         done = rendering.repair(repair, device=device, batch_size=batch_size)
-        typer.echo(f"{repair}: {done.written} of {done.shards} shards rendered anew")
+        typer.echo(f"{repair}: {done.written} of {done.shards} shards rendered again")
         return
     assert verify is not None
     problems = rendering.verify(verify)

@@ -487,7 +487,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         return self._held
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_held": None}  # the pool is made anew where it is unpickled
+        return {**super().__getstate__(), "_held": None}  # the pool is made again where it is unpickled
 
     def _lines(self) -> list[str]:
         return [

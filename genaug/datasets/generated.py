@@ -222,7 +222,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return []
 
     def __getstate__(self) -> dict[str, Any]:
-        # a generator with a name is loaded anew where it is unpickled
+        # a generator with a name is loaded again where it is unpickled
         return {**self.__dict__, "_generator": None} if self._by_name else self.__dict__.copy()
 
     def __repr__(self) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_choice, check_indices, check_integer, check_number, check_numbers
+from genaug._common.arguments import check_choice, check_indices, check_integer, check_numbers
 from genaug.assets import asset_path
 from genaug.datasets.generated import GeneratedDataset, Output
 from genaug.generators.batches import in_batches
@@ -20,6 +18,7 @@ from genaug.generators.images import from_uint8, to_uint8
 from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions, noiseless_centre
 from genaug.interventions.nuisances import Nuisances
+from genaug.interventions.offsets import offset_ranges
 from genaug.interventions.sampling import integers, permutation, uniform
 from genaug.interventions.steering import (
     as_input,
@@ -35,16 +34,6 @@ from genaug.interventions.steering import (
 
 if TYPE_CHECKING:
     import numpy as np
-
-# The released code's hand-set range of the offset for each of 60 components, in the latent's own units
-RELEASED_RANGES = (
-    *((-3, 3), (-4, 2), (-3, 3), (-4, 3), (-3, 5), (-4, 4), (-5, 5), (-5, 5), (-6, 6), (-6, 6)),
-    *((-7, 7), (-8, 8), (-8, 10), (-10, 7), (-10, 10), (-8, 8), (-10, 10), (-10, 10), (-5, 10), (-10, 8)),
-    *((-8, 12), (-10, 10), (-10, 7), (-10, 10), (-12, 10), (-7, 10), (-10, 8), (-10, 10), (-8, 8), (-8, 8)),
-    *((-8, 8), (-8, 12), (-10, 9), (-10, 10), (-10, 10), (-10, 10), (-12, 12), (-10, 12), (-12, 12), (-12, 10)),
-    *((-12, 12), (-12, 10), (-10, 12), (-12, 12), (-12, 8), (-12, 12), (-12, 12), (-12, 12), (-13, 12), (-12, 12)),
-    *((-12, 12), (6, 12), (-13, 12), (-12, 13), (-12, 12), (-12, 15), (-12, 15), (-12, 15), (-12, 12), (-10, 12)),
-)
 
 
 class GenerativeInterventionDataset(GeneratedDataset):
@@ -135,7 +124,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         check_choice("mode", mode, ("latent", "activation"))
         check_choice("targets", targets, ("label", "all"))
         check_integer("draws", draws, 1)
-        self._ranges = _ranges(scale, components)
+        self._ranges = offset_ranges(scale, components)
         super().__init__(
             generator,
             length=length,
@@ -484,24 +473,3 @@ class GenerativeInterventionDataset(GeneratedDataset):
             f"Mode: {self.mode}",
             f"Directions: {self.directions}",
         ]
-
-
-def _ranges(scale: Any, components: int) -> Tensor:
-    """Low and high end of the offset for each component, (k, 2) float64."""
-    if isinstance(scale, str):
-        check_choice("scale", scale, ("released",))
-        if components > len(RELEASED_RANGES):
-            raise ValueError(
-                f'components must be at most {len(RELEASED_RANGES)} with scale="released", but got {components}'
-            )
-        return torch.tensor(RELEASED_RANGES[:components], dtype=torch.float64).view(-1, 2)
-    if isinstance(scale, Sequence):
-        if len(scale) != 2 or not all(isinstance(end, Real) and math.isfinite(end) for end in scale):
-            raise ValueError(f"scale must be a number, a pair of them or 'released', but got {scale!r}")
-        low, high = map(float, scale)
-        if low > high:
-            raise ValueError(f"scale must be (low, high), but got {scale!r}")
-    else:
-        high = check_number("scale", scale)
-        low = -high
-    return torch.tensor([low, high], dtype=torch.float64).repeat(components, 1)

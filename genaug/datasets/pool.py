@@ -20,7 +20,7 @@ class Pool:
     """The parts of numbered entries, as uint8.
 
     An entry lies at its number modulo the size, in the place of the one before that had it. What an entry is depends on
-    its number alone; the pool only decides which have to be made anew.
+    its number alone; the pool only decides which have to be made again.
 
     Args:
         size: how many entries it holds.

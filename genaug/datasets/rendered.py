@@ -163,7 +163,7 @@ class Layout:
             if manifest is not None:
                 self.check_size(shard, manifest["bytes"])
         except ValueError as error:
-            raise ValueError(f"{error}: genaug render --repair {self.folder} renders it anew") from None
+            raise ValueError(f"{error}: genaug render --repair {self.folder} renders it again") from None
         return manifest is not None
 
     def check_size(self, shard: int, size: int) -> None:

@@ -263,13 +263,13 @@ def _chosen(values: Mapping[str, Any], name: str) -> Choice:
 
 
 def _shuffled(view: View) -> View:
-    def anew(choice: Choice) -> Choice:
+    def shuffled(choice: Choice) -> Choice:
         return choice if choice.locked else replace(choice, draw=secrets.randbelow(DRAWS))
 
     if view.tab == "samples":
         return replace(view, first=(view.first + view.count) % MOST_FIRST)
-    factors = {name: anew(choice) for name, choice in view.factors.items()}
-    return replace(view, factors=factors, subject=anew(view.subject))
+    factors = {name: shuffled(choice) for name, choice in view.factors.items()}
+    return replace(view, factors=factors, subject=shuffled(view.subject))
 
 
 def _legend(view: View, traits: Traits) -> str:

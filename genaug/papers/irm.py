@@ -117,7 +117,7 @@ def fit_irm(
         environments: images (n, 3, 32, 32) uint8 and labels (n,) int64 of each, as many, as the function of that name
             gives them.
         seed: of the initial weights and of the order.
-        epochs: how often each image is seen, but for those that an epoch's last step would lack.
+        epochs: how often each image is seen. Images that do not fill an epoch's last step are left out.
         batch_size: images a step, of all environments together.
         weight: of the penalty at the end.
         device: where to train; the CPU by default.

@@ -458,7 +458,7 @@ class StyleTransferIntervention(v2.Transform):
         return f"styles={len(self.styles)} of {type(self.styles).__name__}, {settings}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # networks are loaded anew where it is unpickled
+        # networks are loaded again where it is unpickled
         return {**self.__dict__, "_networks": {}}
 
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from genaug import Directions, GenerativeInterventionDataset, fit_directions
-from genaug.datasets.generative_intervention import RELEASED_RANGES
 from genaug.generators.images import to_uint8
+from genaug.interventions.offsets import RELEASED_RANGES
 from genaug.interventions.sampling import normal
 from genaug.interventions.steering import intervene
 

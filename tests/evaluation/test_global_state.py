@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 from banks import write_bank
 from contract import Conditional, generative
-from oracles import SMALL, write_images
+from oracles import SMALL, register_extractor, write_images
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -71,25 +70,7 @@ def corruption_error(root: Path) -> None:
 
 
 def generation_quality(root: Path) -> None:
-    import torch_fidelity
-
-    class Colours(torch_fidelity.FeatureExtractorBase):
-        def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
-            super().__init__(name, features_list)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return "colour", "red"
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "red" if metric == "isc" else "colour"
-
-        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            return tuple(images.float().mean((2, 3)) for _ in self.features_list)
-
-    name = f"colours-{uuid.uuid4().hex}"
-    torch_fidelity.register_feature_extractor(name, Colours)
+    name = register_extractor(lambda images: {"colour": images.float().mean((2, 3))}, score="colour", others="colour")
     evaluation.generation_quality(IMAGES, IMAGES.flip(0), splits=2, feature_extractor=name)
 
 

@@ -277,7 +277,7 @@ def test_verify_names_everything_that_is_missing_or_damaged(tmp_path: Path, kind
     found = verify(folder)
     assert len(found) == len(expected)
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
-    with pytest.raises(ValueError, match=r"genaug render --repair .* renders it anew"):
+    with pytest.raises(ValueError, match=r"genaug render --repair .* renders it again"):
         render(Source(30), folder, shard_size=5, format=kind, image="png")
     assert repair(folder, Source(30)).written == (6 if kind == "imagefolder" else 5)
     assert content(folder) == whole

@@ -184,7 +184,7 @@ def bias_of_decisions(
         missing: what of the data set was not there.
     """
     right = torch.stack([answers == shapes, answers == textures], dim=1).double()
-    # drawn anew with the same seed: the same decisions have the same interval
+    # drawn again with the same seed: the same decisions have the same interval
     draws = torch.randint(len(right), (RESAMPLES, len(right)), generator=torch.Generator().manual_seed(0))
     resampled = right[draws].sum(dim=1)
     shares = 100 * resampled[:, 0] / resampled.sum(dim=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -11,6 +10,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from contract import generative
+from oracles import register_extractor
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -28,29 +28,14 @@ def colours(count: int, seed: int, low: int = 0) -> Tensor:
 @pytest.fixture(scope="module")
 def extractor() -> str:
     """Registers a network with torch-fidelity: mean colours for FID; for the score, which of 8 reds it is, for sure."""
-    torch_fidelity = pytest.importorskip("torch_fidelity")
+    pytest.importorskip("torch_fidelity")
 
-    class Colours(torch_fidelity.FeatureExtractorBase):
-        def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
-            super().__init__(name, features_list)
+    def forward(images: Tensor) -> dict[str, Tensor]:
+        assert images.dtype == torch.uint8
+        red = torch.nn.functional.one_hot(images[:, 0, 0, 0].long() % LEVELS, LEVELS) * 100.0
+        return {"colour": images.double().mean((2, 3)), "red": red}
 
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return "colour", "red"
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "red" if metric == "isc" else "colour"
-
-        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            assert images.dtype == torch.uint8
-            means = images.double().mean((2, 3))
-            red = torch.nn.functional.one_hot(images[:, 0, 0, 0].long() % LEVELS, LEVELS) * 100.0
-            return tuple(red if name == "red" else means for name in self.features_list)
-
-    name = f"colours-{uuid.uuid4().hex}"
-    torch_fidelity.register_feature_extractor(name, Colours)
-    return name
+    return register_extractor(forward, score="red", others="colour")
 
 
 def test_the_score_is_the_number_of_classes_that_are_told_for_sure(extractor: str) -> None:
