@@ -140,7 +140,7 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("interpolate cgn-digits --out sheet.png --over colour", "over must be one of"),
         ("interpolate cgn-digits --out sheet.png --classes 3,10", "10"),
         ("interpolate vae-digits --out sheet.png", "vae-digits has none"),
-        ("walk cgn-digits --out walk.png", "out must end in .gif or .mp4, but got 'walk.png'"),
+        ("walk cgn-digits --out walk.png", "out must end in .gif or .mp4, got 'walk.png'"),
         ("walk cgn-digits --out walk.gif --music gone.wav", "--music must be a file, but there is no gone.wav"),
         ("walk cgn-digits --out walk.gif --scale 2 --points 3", "--scale is for one with principal directions"),
         ("walk cgn-digits --out walk.gif --points 0", "points must be at least 2"),
@@ -190,11 +190,11 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("render --out set --num 5", "render needs a generator's name, or else --verify DIR or --repair DIR"),
         ("render vae-digits --num 5", "render needs --out"),
         ("render vae-digits --out set", "render needs --num"),
-        ("render vae-digits --out set --num 0", "num must be at least 1, but got 0"),
-        ("render vae-digits --out set --num 5 --shard-size 0", "shard_size must be at least 1, but got 0"),
+        ("render vae-digits --out set --num 0", "num must be at least 1, got 0"),
+        ("render vae-digits --out set --num 5 --shard-size 0", "shard_size must be at least 1, got 0"),
         ("render vae-digits --out set --num 5 --format webdatasets", "did you mean 'webdataset'"),
         ("render vae-digits --out set --num 5 --image jpg", "did you mean 'jpeg'"),
-        ("render vae-digits --out set --num 5 --quality 101", "quality must be at most 100, but got 101"),
+        ("render vae-digits --out set --num 5 --quality 101", "quality must be at most 100, got 101"),
         ("render vae-digits --out set --num 5 --image png --quality 9", "quality is of jpeg and webp alone"),
         ("render vae-digit --out set --num 5", "did you mean 'vae-digits'"),
         ("render vae-digits --out set --num 5 --pool 9", "pool is no option for 'vae-digits'"),
@@ -491,7 +491,7 @@ def test_the_cgn_on_imagenet_is_handed_every_option(
         "device": "cuda",
     }
     message = refused(capsys, "train", "cgn-imagenet", "--out", "o", "--without", "textures")
-    assert "without must be one of 'rec', 'shape', 'text', 'bg', but got 'textures'" in message
+    assert "without must be one of 'rec', 'shape', 'text', 'bg', got 'textures'" in message
 
 
 def test_train_classifier_hands_on_every_option(

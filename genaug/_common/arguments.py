@@ -25,38 +25,38 @@ def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         expected = ", ".join(map(repr, known))
-        raise ValueError(f"{argument} must be one of {expected}, but got {value!r}{near(str(value), known)}")
+        raise ValueError(f"{argument} must be one of {expected}, got {value!r}{near(str(value), known)}")
 
 
 def check_integer(argument: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """The integer, numpy's too; raises TypeError for anything else, and ValueError unless it is in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{argument} must be an int, but got {type(value).__name__}")
+        raise TypeError(f"{argument} must be an int, got {type(value).__name__}")
     if least is not None and value < least:
-        raise ValueError(f"{argument} must be at least {least}, but got {value}")
+        raise ValueError(f"{argument} must be at least {least}, got {value}")
     if most is not None and int(value) > most:
-        raise ValueError(f"{argument} must be at most {most:,}, but got {value}")
+        raise ValueError(f"{argument} must be at most {most:,}, got {value}")
     return int(value)
 
 
 def check_number(argument: str, value: Any, high: float = math.inf) -> float:
     """The number; raises TypeError for anything else, and ValueError unless it is finite and in [0, high]."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{argument} must be a number, but got {value!r}")
+        raise TypeError(f"{argument} must be a number, got {value!r}")
     number = float(value)
     if not 0 <= number <= high or math.isinf(number):
         expected = "at least 0 and finite" if math.isinf(high) else f"in [0, {high:g}]"
-        raise ValueError(f"{argument} must be {expected}, but got {value!r}")
+        raise ValueError(f"{argument} must be {expected}, got {value!r}")
     return number
 
 
 def check_truncation(value: Any) -> float:
     """The number; raises TypeError for anything else, and ValueError unless it is in (0, 1]."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"truncation must be a number, but got {value!r}")
+        raise TypeError(f"truncation must be a number, got {value!r}")
     number = float(value)
     if not 0 < number <= 1:
-        raise ValueError(f"truncation must be in (0, 1], but got {value!r}")
+        raise ValueError(f"truncation must be in (0, 1], got {value!r}")
     return number
 
 
@@ -71,9 +71,9 @@ def check_classes(classes: Iterable[int | str] | None, count: int, names: Sequen
         return list(range(count))
     chosen = [_class_number(given, names) for given in classes]
     if not chosen:
-        raise ValueError("classes must name at least one class, but got none")
+        raise ValueError("classes must name at least one class, got none")
     if wrong := [c for c in chosen if not 0 <= c < count]:
-        raise ValueError(f"classes must lie in 0..{count - 1}, but got {wrong[0]}")
+        raise ValueError(f"classes must lie in 0..{count - 1}, got {wrong[0]}")
     return chosen
 
 
@@ -99,11 +99,11 @@ def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
     try:
         found = torch.as_tensor(indices, device="cpu")
     except (TypeError, ValueError, RuntimeError):  # torch's words for what is no number, or ragged
-        raise TypeError(f"indices must be one-dimensional integers, but got {indices!r:.80}") from None
+        raise TypeError(f"indices must be one-dimensional integers, got {indices!r:.80}") from None
     if not found.numel():
         return found.long().flatten()
     if found.ndim != 1 or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise TypeError(f"indices must be one-dimensional integers, but got {found.dtype} of {tuple(found.shape)}")
+        raise TypeError(f"indices must be one-dimensional integers, got {found.dtype} of {tuple(found.shape)}")
     found = found.long()
     outside = (found < -length) | (found >= length)
     if outside.any():
@@ -161,7 +161,7 @@ def check_device(argument: str, device: torch.device | str | None) -> torch.devi
     if device is None:
         return torch.device("cpu")
     if not isinstance(device, (str, torch.device)):
-        raise TypeError(f"{argument} must be a string or a torch.device, but got {type(device).__name__}")
+        raise TypeError(f"{argument} must be a string or a torch.device, got {type(device).__name__}")
     counts = {
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),  # Apple
@@ -175,5 +175,5 @@ def check_device(argument: str, device: torch.device | str | None) -> torch.devi
         return found
     here = [f"{kind}:{index}" for kind, count in counts.items() for index in range(count)]
     if not here:
-        raise ValueError(f"{argument} must be cpu, since this machine has no other device, but got {str(device)!r}")
-    raise ValueError(f"{argument} must be one of cpu, {', '.join(here)}, but got {str(device)!r}")
+        raise ValueError(f"{argument} must be cpu, since this machine has no other device, got {str(device)!r}")
+    raise ValueError(f"{argument} must be one of cpu, {', '.join(here)}, got {str(device)!r}")

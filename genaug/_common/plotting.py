@@ -280,7 +280,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         OSError: the folder cannot be written.
     """
     if Path(path).suffix.lower().removeprefix(".") not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"a picture's name must end in its format, such as .png, but got {os.fspath(path)!r}")
+        raise ValueError(f"a picture's name must end in its format, such as .png, got {os.fspath(path)!r}")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI)
 

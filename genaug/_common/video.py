@@ -54,11 +54,11 @@ def save_video(
     """
     path = Path(path)
     if not moves(path):
-        raise ValueError(f"a moving picture's name must end in .gif or .mp4, but got {path.name!r}")
+        raise ValueError(f"a moving picture's name must end in .gif or .mp4, got {path.name!r}")
     batches = iter([frames] if isinstance(frames, Tensor) else frames)
     pixels: Iterator[Any] = (frame.permute(1, 2, 0).contiguous().numpy() for batch in batches for frame in batch.cpu())
     if (first := next(pixels, None)) is None:
-        raise ValueError("frames must hold at least one, but got none")
+        raise ValueError("frames must hold at least one, got none")
     pixels = chain([first], pixels)
     if path.suffix.lower() == ".mp4" and shutil.which("ffmpeg"):
         _save_mp4(path, pixels, rate, music)

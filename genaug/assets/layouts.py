@@ -169,7 +169,7 @@ def _check_tensors(state: Mapping[Any, Any], file: str) -> None:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise AssetError(
-                f"{file} is no state dict: expected tensors by name, but got {type(value).__name__} under {name!r:.80}"
+                f"{file} is no state dict: expected tensors by name, got {type(value).__name__} under {name!r:.80}"
             )
 
 

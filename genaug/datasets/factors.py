@@ -75,7 +75,7 @@ def classes_of_factors(classes: Mapping[str, Any], generator: Any) -> dict[str, 
         TypeError: a class is no integer.
     """
     if set(classes) != set(FACTORS):
-        raise ValueError(f"classes must have the three keys {', '.join(FACTORS)}, but got {list(classes)}")
+        raise ValueError(f"classes must have the three keys {', '.join(FACTORS)}, got {list(classes)}")
     chosen = {name: classes[name] for name in FACTORS}
     chosen = {name: [given] if isinstance(given, (Integral, str)) else given for name, given in chosen.items()}
     return {name: check_classes(given, generator.num_classes, names_of(generator)) for name, given in chosen.items()}

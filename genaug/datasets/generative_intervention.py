@@ -174,7 +174,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
                 "with noise of their own: CounterfactualDataset takes it"
             )
         if latent and self.components > size:
-            raise ValueError(f"components must be at most the latent size, {size}, but got {self.components}")
+            raise ValueError(f"components must be at most the latent size, {size}, got {self.components}")
         if directions is None:
             return fit_directions(self.generator, self.layer, self.components, truncation=self.truncation)
         if isinstance(directions, (str, os.PathLike)):
@@ -188,7 +188,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
             directions.latent_centre = mean * directions.vectors.sum(1)
         directions.check(self.generator, self.layer if self.mode == "activation" else None)
         if self.components > len(directions):
-            raise ValueError(f"components must be at most the {len(directions)} directions, but got {self.components}")
+            raise ValueError(f"components must be at most the {len(directions)} directions, got {self.components}")
         return directions
 
     def _found_centre(self) -> Tensor | None:

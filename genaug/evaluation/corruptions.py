@@ -90,10 +90,10 @@ def corrupt(
     check_severity(severity)
     check_choice("elastic", elastic, ("imagenet-c", "imagecorruptions"))
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, but got {getattr(images, 'dtype', type(images).__name__)}")
+        raise TypeError(f"images must be uint8, got {getattr(images, 'dtype', type(images).__name__)}")
     if images.ndim not in (3, 4) or images.shape[-3] != 3 or min(images.shape[-2:]) < SMALLEST:
         raise ValueError(
-            f"images must be (B, 3, H, W) or (3, H, W) with H and W at least {SMALLEST}, but got {tuple(images.shape)}"
+            f"images must be (B, 3, H, W) or (3, H, W) with H and W at least {SMALLEST}, got {tuple(images.shape)}"
         )
     batch = images.detach().as_subclass(Tensor).cpu().reshape(-1, *images.shape[-3:])
     if indices is None:
@@ -102,7 +102,7 @@ def corrupt(
         indices = torch.as_tensor(indices).reshape(-1).tolist()
     places = [check_integer("indices", i) for i in indices]
     if len(places) != len(batch):
-        raise ValueError(f"indices must be one for each of {len(batch)} images, but got {len(places)}")
+        raise ValueError(f"indices must be one for each of {len(batch)} images, got {len(places)}")
     corruption = _CORRUPTIONS[name]
     if name == "frost":
         corruption = functools.partial(_frost, photographs=frost_photographs(frost))
@@ -121,7 +121,7 @@ def corrupt(
 def check_severity(severity: Any) -> int:
     """The severity; raises TypeError unless it is an integer, and ValueError unless it is 1 to 5."""
     if check_integer("severity", severity) not in SEVERITIES:
-        raise ValueError(f"severity must be 1 to 5, but got {severity}")
+        raise ValueError(f"severity must be 1 to 5, got {severity}")
     return int(severity)
 
 

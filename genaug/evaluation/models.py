@@ -79,7 +79,7 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
     """
     path = Path(name)
     if weights is not None and (path.exists() or ":" in name or _of_hub(name)):
-        raise ValueError(f"weights must be left out for {name}, which has its own, but got {os.fspath(weights)!r}")
+        raise ValueError(f"weights must be left out for {name}, which has its own, got {os.fspath(weights)!r}")
     if path.is_dir():
         return _saved(path) if not _huggingface_folder(path) else _huggingface(name)
     if path.is_file():

@@ -252,7 +252,7 @@ def score(
         TypeError: the model returns something other than logits or a mapping of them, or images come in another form.
     """
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, but got {dtype}")
+        raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, got {dtype}")
     batch_size = check_integer("batch_size", batch_size, 1)
     num_workers = check_integer("num_workers", num_workers, 0, MOST_WORKERS)
     where = place(model, device)
@@ -282,7 +282,7 @@ def score(
         for pair in naming_files(images):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Tensor):
                 raise TypeError(
-                    f"images must come as pairs of a batch (B, 3, H, W) and its targets, but got {type(pair).__name__}"
+                    f"images must come as pairs of a batch (B, 3, H, W) and its targets, got {type(pair).__name__}"
                 )
             batch, targets = pair
             batch = batch.to(where, non_blocking=True)
@@ -407,7 +407,7 @@ def _checked(
         of_head = f" of the head {head!r}" if len(heads) > 1 else ""
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
             came = str(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"logits{of_head} must be (B, num_classes) with B = {count}, but got {came}")
+            raise ValueError(f"logits{of_head} must be (B, num_classes) with B = {count}, got {came}")
         if classes and logits.shape[1] not in classes:
             expected = " or ".join(f"{number:,}" for number in classes)
             raise ValueError(

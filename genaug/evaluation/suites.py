@@ -124,7 +124,7 @@ def evaluate(
         OSError: `out` cannot be written.
     """
     if not suites:
-        raise ValueError(f"suites must name at least one of {', '.join(SUITES)}, but got none")
+        raise ValueError(f"suites must name at least one of {', '.join(SUITES)}, got none")
     for suite in suites:
         check_choice("suite", suite, SUITES)
     dtype = str(options.get("dtype") or torch.float32).removeprefix("torch.")

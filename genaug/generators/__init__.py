@@ -25,18 +25,16 @@ def check_labels(labels: Tensor, count: int, num_classes: int) -> None:
     """
     if labels.is_floating_point() and labels.ndim == 2:
         if labels.shape != (count, num_classes):
-            raise ValueError(
-                f"labels must be ({count}, {num_classes}) if they are floats, but got {tuple(labels.shape)}"
-            )
+            raise ValueError(f"labels must be ({count}, {num_classes}) if they are floats, got {tuple(labels.shape)}")
         return
     if labels.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"labels must be int64, but got {labels.dtype}")
+        raise TypeError(f"labels must be int64, got {labels.dtype}")
     if labels.shape != (count,):
-        raise ValueError(f"labels must be ({count},), as many as z has rows, but got {tuple(labels.shape)}")
+        raise ValueError(f"labels must be ({count},), as many as z has rows, got {tuple(labels.shape)}")
     # on a GPU the look-up itself complains; a check here would wait for it at every call
     if labels.device.type == "cpu" and ((labels < 0) | (labels >= num_classes)).any():
         wrong = labels[(labels < 0) | (labels >= num_classes)][0]
-        raise ValueError(f"labels must lie in 0..{num_classes - 1}, but got {int(wrong)}")
+        raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {int(wrong)}")
 
 
 def load_generator(

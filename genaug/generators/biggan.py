@@ -143,7 +143,7 @@ class _Steerable(Pretrained, nn.Module):
     def _check(self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int) -> Tensor:
         """Checks the arguments; the truncation as (1,) or (B,) float64 on the noise's device."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(z.shape)}")
+            raise ValueError(f"z must be (B, {self.z_dim}), got {tuple(z.shape)}")
         check_labels(labels, len(z), self.num_classes)
         home = next(chain(self.parameters(), self.buffers())).device
         for name, tensor in (("z", z), ("labels", labels), ("activation", x)):
@@ -153,19 +153,19 @@ class _Steerable(Pretrained, nn.Module):
             expected = (len(z), *self._shape(begin - 1))
             if x.shape != expected:
                 raise ValueError(
-                    f"activation must be {expected} for layer={self.layer_names[begin - 1]!r}, but got {tuple(x.shape)}"
+                    f"activation must be {expected} for layer={self.layer_names[begin - 1]!r}, got {tuple(x.shape)}"
                 )
         if not isinstance(truncation, Tensor):
             if isinstance(truncation, bool) or not isinstance(truncation, Real):
-                raise TypeError(f"truncation must be a number or a tensor, but got {truncation!r}")
+                raise TypeError(f"truncation must be a number or a tensor, got {truncation!r}")
             if not 0 < truncation <= 1:
-                raise ValueError(f"truncation must be in (0, 1], but got {truncation}")
+                raise ValueError(f"truncation must be in (0, 1], got {truncation}")
             return torch.full((1,), float(truncation), dtype=torch.float64, device=z.device)
         if truncation.ndim and truncation.shape != z.shape[:1]:
-            raise ValueError(f"truncation must be a number or ({len(z)},), but got {tuple(truncation.shape)}")
+            raise ValueError(f"truncation must be a number or ({len(z)},), got {tuple(truncation.shape)}")
         if truncation.device.type == "cpu" and not ((truncation > 0) & (truncation <= 1)).all():
             wrong = truncation[~((truncation > 0) & (truncation <= 1))].flatten()[0]
-            raise ValueError(f"truncation must be in (0, 1], but got {float(wrong)}")
+            raise ValueError(f"truncation must be in (0, 1], got {float(wrong)}")
         return truncation.to(z.device, torch.float64).reshape(-1)
 
     def _shape(self, position: int) -> tuple[int, ...]:
@@ -206,7 +206,7 @@ class BigGANDeep(_Steerable):
         check_choice("statistics", statistics, STATISTICS)
         if isinstance(config, int):
             if config not in BIGGAN_CONFIGS:
-                raise ValueError(f"config must be one of {', '.join(map(str, BIGGAN_CONFIGS))}, but got {config}")
+                raise ValueError(f"config must be one of {', '.join(map(str, BIGGAN_CONFIGS))}, got {config}")
             config = BIGGAN_CONFIGS[config]
         given = config if isinstance(config, Mapping) else vars(config)
         self.config, self.statistics = SimpleNamespace(**{**BIGGAN_CONFIGS[128], **given}), statistics

@@ -152,7 +152,7 @@ class CGN(_Counterfactual):
         super().__init__()
         if isinstance(config, int):
             if config not in BIGGAN_CONFIGS:
-                raise ValueError(f"config must be one of {', '.join(map(str, BIGGAN_CONFIGS))}, but got {config}")
+                raise ValueError(f"config must be one of {', '.join(map(str, BIGGAN_CONFIGS))}, got {config}")
             config = BIGGAN_CONFIGS[config]
         self.config = dict(config)
         mechanism = {key: value for key, value in config.items() if key != "u2net_width"}
@@ -220,9 +220,7 @@ def _three(argument: str, given: Three) -> tuple[Tensor, Tensor, Tensor]:
     if isinstance(given, Tensor):
         return given, given, given
     if len(given) != 3:
-        raise ValueError(
-            f"{argument} must be a tensor, or three: of the shape, the texture and the background; but got {len(given)}"
-        )
+        raise ValueError(f"{argument} must be a tensor, or three (shape, texture, background), got {len(given)}")
     shape, texture, background = given
     return shape, texture, background
 

@@ -125,7 +125,7 @@ class _DigitCGN(Pretrained, nn.Module):
         """
         for noise, classes in zip(z, labels, strict=True):
             if noise.ndim != 2 or noise.shape[1] != self.z_dim:
-                raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(noise.shape)}")
+                raise ValueError(f"z must be (B, {self.z_dim}), got {tuple(noise.shape)}")
             check_labels(classes, len(noise), self.num_classes)
         u = [noise[:, :32] for noise in z]
         mask = self._features("f_shape", u[0], labels[0]).clamp(*MASK_RANGE)
@@ -149,7 +149,7 @@ class CGNMnist(_DigitCGN):
     def __init__(self, initialisation: str = "orthogonal") -> None:
         super().__init__()
         if initialisation not in ("orthogonal", "normal"):
-            raise ValueError(f'initialisation must be "orthogonal" or "normal", but got {initialisation!r}')
+            raise ValueError(f'initialisation must be "orthogonal" or "normal", got {initialisation!r}')
         features, width, side = 32 + self.num_classes, 32, self.image_size // 4
         self.label_emb = nn.Embedding(self.num_classes, self.num_classes)
         self.f_shape = _shape_mechanism(features, width, side)

@@ -72,11 +72,11 @@ class ConditionalDigits(Pretrained, nn.Module):
             ValueError: noise is not (B, 64), or, on a CPU, a label is outside 0..9.
         """
         if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"z must be (B, {self.z_dim}), but got {tuple(z.shape)}")
+            raise ValueError(f"z must be (B, {self.z_dim}), got {tuple(z.shape)}")
         # on a GPU the look-up itself complains; a check here would wait for it at every call
         if labels.device.type == "cpu" and ((labels < 0) | (labels >= self.num_classes)).any():
             wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
-            raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, but got {int(wrong)}")
+            raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, got {int(wrong)}")
         inputs = torch.cat([z.to(self.gen_z.weight.dtype), self.embedding(labels)], dim=1)
         mask, digit, background = self.paint(self.gen_z(inputs))
         return mask * digit + (1 - mask) * background

@@ -161,7 +161,7 @@ class U2Net(_Stages):
     ) -> None:
         super().__init__()
         if check_integer("width", width, 4) % 4:
-            raise ValueError(f"width must be a multiple of 4, but got {width}")
+            raise ValueError(f"width must be a multiple of 4, got {width}")
         self.width, self.align_corners = width, align_corners
         for name, depth, *channels in stages:
             before, middle, out = (size if size == 3 else size * width // 64 for size in channels)
@@ -334,7 +334,7 @@ class _Folded(_Stages):
 
 def _checked(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must be (B, 3, H, W), but got {tuple(images.shape)}")
+        raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
     return images
 
 

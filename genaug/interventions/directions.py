@@ -64,7 +64,7 @@ class Directions:
             raise ValueError("directions must have vectors or components, got neither")
         if vectors is not None:
             if vectors.ndim != 2 or not len(vectors):
-                raise ValueError(f"directions must be (k, z_dim), but got {tuple(vectors.shape)}")
+                raise ValueError(f"directions must be (k, z_dim), got {tuple(vectors.shape)}")
             lengths = vectors.norm(dim=1, keepdim=True)
             if not lengths.all():
                 raise ValueError("directions must not be zero")
@@ -84,11 +84,11 @@ class Directions:
         for name in ("stdev", "explained_variance_ratio", "latent_stdev", "latent_centre"):
             value = getattr(self, name)
             if value is not None and value.shape != (k,):
-                raise ValueError(f"{name} of {k} directions must be ({k},), but got {tuple(value.shape)}")
+                raise ValueError(f"{name} of {k} directions must be ({k},), got {tuple(value.shape)}")
         if self.components is not None and len(self.components) != k:
-            raise ValueError(f"components of {k} directions must be ({k}, ...), but got {tuple(self.components.shape)}")
+            raise ValueError(f"components of {k} directions must be ({k}, ...), got {tuple(self.components.shape)}")
         if self.centre is not None and (self.centre.ndim != 2 or self.centre.shape[1] != k):
-            raise ValueError(f"centre of {k} directions must be (num_classes, {k}), but got {tuple(self.centre.shape)}")
+            raise ValueError(f"centre of {k} directions must be (num_classes, {k}), got {tuple(self.centre.shape)}")
 
         if self.components is not None:
             sizes = self.components.flatten(1).norm(dim=1)

@@ -94,7 +94,7 @@ def fit_directions(
         torch.OutOfMemoryError: a batch does not fit on the device.
     """
     if not isinstance(generator, nn.Module):
-        raise TypeError(f"generator must be a module (see load_generator), but got {type(generator).__name__}")
+        raise TypeError(f"generator must be a module (see load_generator), got {type(generator).__name__}")
     module: Any = generator
     check_integer("components", components, 1)
     latent = has_latent(generator)
@@ -104,7 +104,7 @@ def fit_directions(
             "linear in it"
         )
     if latent and components > module.z_dim:
-        raise ValueError(f"components must be at most the latent size, {module.z_dim}, but got {components}")
+        raise ValueError(f"components must be at most the latent size, {module.z_dim}, got {components}")
     check_integer("seed", seed)
     check_integer("batch_size", batch_size, 1)
     check_truncation(truncation)
@@ -173,7 +173,7 @@ def _exact(
     response = output(noise, torch.full((size + 1,), classes[0], device=device)).flatten(1)
     weight = response[1:].cpu().double().sub_(response[0].cpu()).div_(PROBE)  # W^T, (z_dim, entries)
     if count > weight.shape[1]:
-        raise ValueError(f"components must be at most the {weight.shape[1]} entries of {layer!r}, but got {count}")
+        raise ValueError(f"components must be at most the {weight.shape[1]} entries of {layer!r}, got {count}")
     squares, vectors = torch.linalg.eigh(weight @ weight.t())
     total = squares.sum()
     squares, vectors = squares.flip(0)[:count].clamp(min=0), vectors.flip(1)[:, :count].t()
@@ -217,7 +217,7 @@ class _Fit:
         self.entries = math.prod(self.shape)
         if self.count > self.entries:
             raise ValueError(
-                f"components must be at most the {self.entries} entries of {self.layer!r}, but got {self.count}"
+                f"components must be at most the {self.entries} entries of {self.layer!r}, got {self.count}"
             )
         self.rounds = ROUNDS if self.entries > WIDE else 0
         self.probe = fingerprint(self.generator, self.layer)

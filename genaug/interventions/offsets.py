@@ -37,15 +37,15 @@ def offset_ranges(scale: Any, components: int) -> Tensor:
         check_choice("scale", scale, ("released",))
         if components > len(RELEASED_RANGES):
             raise ValueError(
-                f'components must be at most {len(RELEASED_RANGES)} with scale="released", but got {components}'
+                f'components must be at most {len(RELEASED_RANGES)} with scale="released", got {components}'
             )
         return torch.tensor(RELEASED_RANGES[:components], dtype=torch.float64).view(-1, 2)
     if isinstance(scale, Sequence):
         if len(scale) != 2 or not all(isinstance(end, Real) and math.isfinite(end) for end in scale):
-            raise ValueError(f"scale must be a number, a pair of them or 'released', but got {scale!r}")
+            raise ValueError(f"scale must be a number, a pair of them or 'released', got {scale!r}")
         low, high = map(float, scale)
         if low > high:
-            raise ValueError(f"scale must be (low, high), but got {scale!r}")
+            raise ValueError(f"scale must be (low, high), got {scale!r}")
     else:
         high = check_number("scale", scale)
         low = -high

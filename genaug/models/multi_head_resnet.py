@@ -90,17 +90,17 @@ class MultiHeadClassifier(
         timm = backbone.startswith(TIMM)
         known = [] if timm else self._known()
         if not timm and backbone not in known:
-            raise ValueError(f"backbone must be {self._kind}, but got {backbone!r}{near(backbone, known)}")
+            raise ValueError(f"backbone must be {self._kind}, got {backbone!r}{near(backbone, known)}")
         names = [heads] if isinstance(heads, str) else list(heads)
         if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"heads must be names that differ, at least one, but got {heads!r}")
+            raise ValueError(f"heads must be names that differ, at least one, got {heads!r}")
         if wrong := [name for name in names if name == ENSEMBLE or "." in name]:
-            raise ValueError(f"heads must not be called {ENSEMBLE!r} or have a dot, but got {wrong[0]!r}")
+            raise ValueError(f"heads must not be called {ENSEMBLE!r} or have a dot, got {wrong[0]!r}")
         check_choice("aggregate", aggregate, AGGREGATES)
         names_of_weights = ("DEFAULT",) if timm else tuple(models.get_model_weights(backbone).__members__)
         if weights is not None and weights not in names_of_weights:
             expected = ", ".join(names_of_weights)
-            raise ValueError(f"weights of {backbone} must be None or one of {expected}, but got {weights!r}")
+            raise ValueError(f"weights of {backbone} must be None or one of {expected}, got {weights!r}")
         self.num_classes = check_integer("num_classes", num_classes, 2)
         self.aggregate = aggregate
         self.frozen_batch_norm = frozen_batch_norm
@@ -148,7 +148,7 @@ class MultiHeadClassifier(
             ValueError: there is no such head, or none was named.
         """
         if not names:
-            raise ValueError(f"names must have at least one of {', '.join(self.heads)}, but got none")
+            raise ValueError(f"names must have at least one of {', '.join(self.heads)}, got none")
         for name in names:
             check_choice("names", name, self.heads)
         return _Some(self, names)

@@ -105,9 +105,9 @@ def fit_beta_vae(
         ValueError: images have another shape, there are none, or a number is out of its range.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, but got {images.dtype}")
+        raise TypeError(f"images must be uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[1:] != (3, 32, 32) or not len(images):
-        raise ValueError(f"images must be (N, 3, 32, 32) with N > 0, but got {tuple(images.shape)}")
+        raise ValueError(f"images must be (N, 3, 32, 32) with N > 0, got {tuple(images.shape)}")
     check_integer("latent", latent, 1)
     check_integer("steps", steps, 1)
     beta = check_number("beta", beta)

@@ -231,7 +231,7 @@ def _points(
     ]
     if not points:
         raise ValueError(
-            "variants, numbers, per_noise and seeds must leave a point, and on colored at most ten a noise, but got "
+            "variants, numbers, per_noise and seeds must leave a point, and on colored at most ten a noise, got "
             f"{list(variants)}, {list(numbers)}, {list(per_noise)} and {list(seeds)}"
         )
     return points

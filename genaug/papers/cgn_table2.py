@@ -243,7 +243,7 @@ def run(
 
 def _check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
     if not names:
-        raise ValueError(f"{argument} must name at least one of {', '.join(known)}, but got none")
+        raise ValueError(f"{argument} must name at least one of {', '.join(known)}, got none")
     for name in names:
         check_choice(argument, name, known)
 

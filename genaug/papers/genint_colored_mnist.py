@@ -205,7 +205,7 @@ def run(
     """
     for argument, names, known in (("variants", variants, VARIANTS), ("rows", rows, ROWS)):
         if not names:
-            raise ValueError(f"{argument} must name at least one of {', '.join(known)}, but got none")
+            raise ValueError(f"{argument} must name at least one of {', '.join(known)}, got none")
         for name in names:
             check_choice(argument, name, known)
     if not seeds:

@@ -134,12 +134,12 @@ def fit_irm(
     check_training(epochs, batch_size, dtype)
     check_number("weight", weight)
     if not 0 < len(environments) <= batch_size // 2:
-        raise ValueError(f"environments must be 1 to half of batch_size, {batch_size}, but got {len(environments)}")
+        raise ValueError(f"environments must be 1 to half of batch_size, {batch_size}, got {len(environments)}")
     for images, labels in environments:
         check_images(images, labels)
     sizes = [len(labels) for _, labels in environments]
     if len(set(sizes)) > 1 or sizes[0] < 2:
-        raise ValueError(f"environments must have as many images each, at least two, but got {sizes}")
+        raise ValueError(f"environments must have as many images each, at least two, got {sizes}")
     device = check_device("device", device)
     model = initialised(MnistCNN, seed, device)
     there = [(x.to(device, memory_format=torch.channels_last), y.to(device)) for x, y in environments]
@@ -206,7 +206,7 @@ def fit_invariant(
         TypeError: an option is of another kind.
     """
     if not environments:
-        raise ValueError("environments must hold at least one, but got none")
+        raise ValueError("environments must hold at least one, got none")
     for place, (images, labels) in enumerate(environments):
         if not len(images) or labels.shape != images.shape[:1]:
             came = f"{tuple(images.shape)} and {tuple(labels.shape)}"

@@ -90,7 +90,7 @@ def fit_gan(
     """
     _check(images, labels, steps)
     if images.shape[-1] % 8:
-        raise ValueError(f"images must have sides that are multiples of 8, but got {tuple(images.shape)}")
+        raise ValueError(f"images must have sides that are multiples of 8, got {tuple(images.shape)}")
     # images in the order of their labels, so that four of a class are drawn from a range
     order, counts = labels.argsort(stable=True), labels.bincount(minlength=num_classes)
     starts = counts.cumsum(0) - counts
@@ -116,5 +116,5 @@ def _check(images: Tensor, labels: Tensor, steps: int) -> None:
     square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
     if not square or not len(images) or labels.shape != images.shape[:1]:
         raise ValueError(
-            f"images must be (N, 3, S, S) and labels (N,), but got {tuple(images.shape)} and {tuple(labels.shape)}"
+            f"images must be (N, 3, S, S) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}"
         )

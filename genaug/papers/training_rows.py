@@ -349,7 +349,7 @@ def run(
         Exception: as `train`.
     """
     if row is None and as_ != "paper":
-        raise ValueError(f"as (--as) is of a row of the papers and needs one (--row), but got {as_!r} alone")
+        raise ValueError(f"as (--as) is of a row of the papers and needs one (--row), got {as_!r} alone")
     if row is None:
         own: dict[str, Any] = {"architecture": architecture, "augmentation": augmentation}
         # images of generators may be all that there is

@@ -89,7 +89,7 @@ class Twin:
             raise ValueError("seeds must name at least one seed, got none")
         seeds = [check_integer("seeds", seed, 0) for seed in seeds]
         if max(seeds) >= 2**63:
-            raise ValueError(f"seeds must be below 2**63, but got {max(seeds)}")
+            raise ValueError(f"seeds must be below 2**63, got {max(seeds)}")
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must name each seed once, got {', '.join(map(str, seeds))}")
         file = Path(out) / "results.json"

@@ -234,7 +234,7 @@ def walk(
     check_integer("points", points, 2, MOST_POINTS)
     check_truncation(truncation)
     if not moves(out):
-        raise ValueError(f"out must end in .gif or .mp4, but got {Path(out).name!r}")
+        raise ValueError(f"out must end in .gif or .mp4, got {Path(out).name!r}")
     if music is None:
         count = round(points * STRIDE * RATE)
         positions = [i * points / count for i in range(count)]

@@ -152,13 +152,13 @@ def walk(
         return _nuisance_walk(network, out, shown, components[0], seed, title, place)
     if directions is None:
         if most > network.z_dim:
-            raise ValueError(f"components must be below the latent size, {network.z_dim}, but got {most - 1}")
+            raise ValueError(f"components must be below the latent size, {network.z_dim}, got {most - 1}")
         found = fit_directions(network, components=most, truncation=truncation)
     else:
         found = Directions.load(asset_path(directions))
         found.check(network, None if latent else found.layer)
         if most > len(found):
-            raise ValueError(f"components must be below {len(found)}, which {directions} has, but got {most - 1}")
+            raise ValueError(f"components must be below {len(found)}, which {directions} has, got {most - 1}")
     known = torch.tensor(check_classes(classes, network.num_classes))
     animated = moves(out)
     count = ROWS if animated else 1

@@ -75,7 +75,7 @@ def run(
         raise ValueError(f"frames are of a .gif or .mp4, but out is {Path(out).name!r}")
     frames = check_integer("frames", 25 if frames is None else frames, 2, MOST_FRAMES)
     if not moving and Image.registered_extensions().get(Path(out).suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"a picture's name must end in its format, such as .png, but got {os.fspath(out)!r}")
+        raise ValueError(f"a picture's name must end in its format, such as .png, got {os.fspath(out)!r}")
     found, _, place = found_counterfactual(generator, device)
     check_classes([label], found.num_classes)
     vgg = load_encoder(network, ("vgg19",), max(STYLE_LAYERS, CONTENT_LAYER), reflect=False).to(place)

@@ -120,7 +120,7 @@ def render(
     if image != "png":
         quality = QUALITY if quality is None else check_integer("quality", quality, 1)
         if quality > 100:
-            raise ValueError(f"quality must be at most 100, but got {quality}")
+            raise ValueError(f"quality must be at most 100, got {quality}")
     rank, world_size = check_process(rank, world_size)
     folder = Path(out)
     if isinstance(source, (str, os.PathLike)):
@@ -265,7 +265,7 @@ def _length(source: Any, num: int | None) -> int:
     if num is None:
         num = length
     if not 1 <= num <= length:
-        raise ValueError(f"num must be in 1..{length}, the source's samples, but got {num}")
+        raise ValueError(f"num must be in 1..{length}, the source's samples, got {num}")
     return num
 
 

@@ -44,10 +44,10 @@ class GenIntLoss(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(weights, (int, float)):
-            raise TypeError(f"weights must be one for each source, such as (1.0, 0.05), but got {weights}")
+            raise TypeError(f"weights must be one for each source, such as (1.0, 0.05), got {weights}")
         self.weights = tuple(check_number("weights", weight) for weight in weights)
         if not self.weights:
-            raise ValueError("weights must have at least one, of the real images, but got none")
+            raise ValueError("weights must have at least one, of the real images, got none")
         self.label_smoothing = check_number("label_smoothing", label_smoothing, high=1)
         self.register_buffer("lambdas", torch.tensor(self.weights), persistent=False)
         if class_weight is not None:
@@ -121,9 +121,7 @@ class MultiHeadLoss(nn.Module):
         """
         if not isinstance(outputs, Mapping) or "ensemble" not in outputs:
             came = f"a mapping of {', '.join(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__
-            raise TypeError(
-                f"outputs must be logits by head with an 'ensemble', model(images, heads=True), but got {came}"
-            )
+            raise TypeError(f"outputs must be logits by head with an 'ensemble', model(images, heads=True), got {came}")
         ensemble = outputs["ensemble"]
         labels, source = _checked(ensemble, targets)
         losses = F.cross_entropy(
@@ -170,7 +168,7 @@ def irm_penalty(logits: Tensor, labels: Tensor, *, unbiased: bool = False) -> Te
     few = 2 if unbiased else 1
     if logits.ndim not in (1, 2) or labels.shape != logits.shape[:1] or len(labels) < few:
         raise ValueError(
-            f"logits must be (B, num_classes) or (B,) and labels (B,), B at least {few}, but got "
+            f"logits must be (B, num_classes) or (B,) and labels (B,), B at least {few}, got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     if logits.ndim == 1:
@@ -196,7 +194,7 @@ def _checked(logits: Tensor, targets: Tensor | Mapping[str, Any]) -> tuple[Tenso
     soft = labels.ndim == 2 and labels.is_floating_point() and labels.shape == logits.shape
     if logits.ndim != 2 or not (soft or labels.shape == logits.shape[:1]) or source.shape != logits.shape[:1]:
         raise ValueError(
-            "logits must be (B, num_classes), labels (B,) or probabilities (B, num_classes) and source (B,), but got "
+            "logits must be (B, num_classes), labels (B,) or probabilities (B, num_classes) and source (B,), got "
             f"{tuple(logits.shape)}, {tuple(labels.shape)} and {tuple(source.shape)}"
         )
     _check_labels(logits, labels)

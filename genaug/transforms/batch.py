@@ -136,7 +136,7 @@ class BatchAugmentation(v2.Transform):
         for name, values, positive in (("mean", self.mean, False), ("std", self.std, True)):
             if len(values) != 3 or (positive and min(values) <= 0):
                 raise ValueError(
-                    f"{name} must be three{' positive' if positive else ''} numbers, one a channel, but got {values}"
+                    f"{name} must be three{' positive' if positive else ''} numbers, one a channel, got {values}"
                 )
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -157,9 +157,7 @@ class BatchAugmentation(v2.Transform):
         if not isinstance(inpt, torch.Tensor) or inpt.ndim < 3:
             return inpt
         if inpt.dtype != torch.uint8 or inpt.ndim > 4 or inpt.shape[-3] != 3:
-            raise ValueError(
-                f"images must be uint8 (B, 3, H, W) or (3, H, W), but got {inpt.dtype} {tuple(inpt.shape)}"
-            )
+            raise ValueError(f"images must be uint8 (B, 3, H, W) or (3, H, W), got {inpt.dtype} {tuple(inpt.shape)}")
         batch = inpt.as_subclass(torch.Tensor)
         batch = batch if inpt.ndim == 4 else batch[None]
         out = crop_flip_normalise(batch, params["boxes"], params["flips"], self.size, self.mean, self.std)
@@ -171,10 +169,10 @@ class BatchAugmentation(v2.Transform):
 
 def _checked_range(name: str, values: Any) -> tuple[float, float]:
     if not isinstance(values, Sequence) or len(values) != 2:
-        raise TypeError(f"{name} must be a pair (low, high), but got {values!r}")
+        raise TypeError(f"{name} must be a pair (low, high), got {values!r}")
     low, high = (check_number(name, value) for value in values)
     if not 0 < low <= high:
-        raise ValueError(f"{name} must be (low, high) with 0 < low <= high, but got {tuple(values)}")
+        raise ValueError(f"{name} must be (low, high) with 0 < low <= high, got {tuple(values)}")
     return low, high
 
 

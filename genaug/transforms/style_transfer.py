@@ -140,7 +140,7 @@ def gatys(
         ValueError: `batch_coupled`, and `steps` differ.
     """
     if batch_coupled and (steps != steps[:1]).any():
-        raise ValueError(f"steps must be the same for all images with batch_coupled=True, but got {steps.tolist()}")
+        raise ValueError(f"steps must be the same for all images with batch_coupled=True, got {steps.tolist()}")
     weights = style_weight, content_weight
     with torch.inference_mode(False):  # whose tensors could not be optimised
         images = contents.detach().clone(memory_format=torch.contiguous_format)
@@ -340,9 +340,9 @@ class StyleTransferIntervention(v2.Transform):
         self.network = os.fspath(network or _NETWORKS[method][0])
         self.decoder = os.fspath(decoder)
         if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating-point type, but got {dtype}")
+            raise ValueError(f"dtype must be a floating-point type, got {dtype}")
         if method == "gatys" and dtype not in (None, torch.float32):
-            raise ValueError(f"dtype must be float32 for method='gatys', but got {dtype}")
+            raise ValueError(f"dtype must be float32 for method='gatys', got {dtype}")
         self.dtype = dtype or torch.float32
         self.styles = check_styles(styles, SMALLEST[method])
         # device -> networks: in a dict, else they would be submodules, in the repr, the state_dict and every pickle
@@ -381,7 +381,7 @@ class StyleTransferIntervention(v2.Transform):
         images = self._as_batch(inpt)
         if len(images) != len(params["applied"]):
             raise ValueError(
-                f"{type(self).__name__} draws for each image of a batch: all inputs of a call must have as many, but "
+                f"{type(self).__name__} draws for each image of a batch: all inputs of a call must have as many, "
                 f"got {len(params['applied'])} and {len(images)}"
             )
         chosen = params["applied"].nonzero()[:, 0]
@@ -444,7 +444,7 @@ class StyleTransferIntervention(v2.Transform):
         """The input as a plain tensor (B, 3, H, W)."""
         if isinstance(inpt, (PIL.Image.Image, tv_tensors.Video)):
             kind = "a PIL image: put v2.ToImage() before" if isinstance(inpt, PIL.Image.Image) else "a video"
-            raise TypeError(f"{type(self).__name__} takes tensors of images, but got {kind}")
+            raise TypeError(f"{type(self).__name__} takes tensors of images, got {kind}")
         check_image(f"{type(self).__name__}: an image", inpt, SMALLEST[self.method])
         return inpt.detach().as_subclass(Tensor).reshape(-1, *inpt.shape[-3:])
 
@@ -466,8 +466,8 @@ def _check_steps(steps: Any) -> tuple[int, int]:
     """The least and the most; raises ValueError or TypeError unless it is a number or such a pair, at least 1."""
     pair = steps if isinstance(steps, (tuple, list)) else (steps, steps)
     if len(pair) != 2:
-        raise ValueError(f"steps must be a number or a pair (least, most), but got {steps!r}")
+        raise ValueError(f"steps must be a number or a pair (least, most), got {steps!r}")
     low, high = (check_integer("steps", step, 1) for step in pair)
     if low > high:
-        raise ValueError(f"steps must be (least, most), but got {steps!r}")
+        raise ValueError(f"steps must be (least, most), got {steps!r}")
     return low, high

@@ -34,7 +34,7 @@ def check_styles(styles: Any, smallest: int) -> Any:
     """The styles; a tensor is looked at, of a dataset only whether it is one, since its images may cost time."""
     if isinstance(styles, Tensor):
         if styles.ndim != 4 or not len(styles):
-            raise ValueError(f"styles must be (N, 3, H, W) with N at least 1, but got {tuple(styles.shape)}")
+            raise ValueError(f"styles must be (N, 3, H, W) with N at least 1, got {tuple(styles.shape)}")
         check_image("styles", styles, smallest)
         return styles.detach().as_subclass(Tensor)
     if isinstance(styles, (str, os.PathLike)):
@@ -45,7 +45,7 @@ def check_styles(styles: Any, smallest: int) -> Any:
             f"{type(styles).__name__}"
         )
     if not len(styles):
-        raise ValueError("styles must have at least one image, but got none")
+        raise ValueError("styles must have at least one image, got none")
     return styles
 
 
@@ -56,9 +56,9 @@ def style_of(sample: Any, name: str, smallest: int) -> Tensor:
     if isinstance(image, PIL.Image.Image):
         image = pil_to_tensor(image)
     if not isinstance(image, Tensor):
-        raise TypeError(f"{name} must be an image or begin with one, but got {type(image).__name__}")
+        raise TypeError(f"{name} must be an image or begin with one, got {type(image).__name__}")
     if image.ndim != 3:
-        raise ValueError(f"{name} must be (3, H, W), but got {tuple(image.shape)}")
+        raise ValueError(f"{name} must be (3, H, W), got {tuple(image.shape)}")
     check_image(name, image, smallest)
     return image.detach().as_subclass(Tensor)
 
@@ -66,21 +66,21 @@ def style_of(sample: Any, name: str, smallest: int) -> Tensor:
 def check_image(what: str, image: Tensor, smallest: int) -> None:
     """Raises ValueError unless it is (3, H, W) or (B, 3, H, W), large enough, and uint8 or float in [0, 1]."""
     if image.ndim not in (3, 4):
-        raise ValueError(f"{what} must be (3, H, W) or (B, 3, H, W), but got {tuple(image.shape)}")
+        raise ValueError(f"{what} must be (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}")
     if (channels := image.shape[-3]) != 3:
         ways = {1: ": v2.RGB() makes grey images so", 4: ": put transparent images on a background first"}
         raise ValueError(
-            f"{what} must have 3 channels, red, green and blue, but got {channels} of {tuple(image.shape)}"
+            f"{what} must have 3 channels, red, green and blue, got {channels} of {tuple(image.shape)}"
             f"{ways.get(channels, '')}"
         )
     if min(image.shape[-2:]) < smallest:
         raise ValueError(
-            f"{what} must have at least {smallest} pixels a side, which is what the networks need, but got "
+            f"{what} must have at least {smallest} pixels a side, which is what the networks need, got "
             f"{tuple(image.shape)}"
         )
     if image.dtype != torch.uint8:
         if not image.is_floating_point():
-            raise TypeError(f"{what} must be uint8 or float, but got {image.dtype}")
+            raise TypeError(f"{what} must be uint8 or float, got {image.dtype}")
         if image.numel() and not (image.min() >= 0 and image.max() <= 1):
             low, high = image.min().item(), image.max().item()
             raise ValueError(

@@ -16,25 +16,25 @@ def test_integers_of_numpy_are_integers() -> None:
 
 @pytest.mark.parametrize("value", [True, np.bool_(True), 3.0, np.float64(3), "3", None])
 def test_what_is_no_integer_is_a_type_error(value: object) -> None:
-    with pytest.raises(TypeError, match=f"seed must be an int, but got {type(value).__name__}"):
+    with pytest.raises(TypeError, match=f"seed must be an int, got {type(value).__name__}"):
         check_integer("seed", value)
 
 
 def test_an_integer_below_the_least_is_a_value_error() -> None:
     assert check_integer("steps", 1, 1) == 1
-    with pytest.raises(ValueError, match="steps must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         check_integer("steps", 0, 1)
 
 
 def test_numbers_are_floats_within_their_range() -> None:
     assert [check_number("bias", value, 1) for value in (0, np.float32(0.5), 1)] == [0.0, 0.5, 1.0]
-    with pytest.raises(ValueError, match=re.escape("bias must be in [0, 1], but got 1.5")):
+    with pytest.raises(ValueError, match=re.escape("bias must be in [0, 1], got 1.5")):
         check_number("bias", 1.5, 1)
     for value in (-1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"jitter must be at least 0 and finite, but got {value}"):
+        with pytest.raises(ValueError, match=f"jitter must be at least 0 and finite, got {value}"):
             check_number("jitter", value)
     for value in (True, "1", None):
-        with pytest.raises(TypeError, match=f"bias must be a number, but got {value!r}"):
+        with pytest.raises(TypeError, match=f"bias must be a number, got {value!r}"):
             check_number("bias", value)
 
 
@@ -61,7 +61,7 @@ def test_an_index_outside_is_an_index_error(index: int) -> None:
 
 @pytest.mark.parametrize("indices", [[0.0], [True], [1j], [[0, 1]], 3, ["0"], [[0], [1, 2]], None])
 def test_what_are_no_indices_is_a_type_error(indices: object) -> None:
-    with pytest.raises(TypeError, match="indices must be one-dimensional integers, but got"):
+    with pytest.raises(TypeError, match="indices must be one-dimensional integers, got"):
         check_indices(indices, 10)
 
 
@@ -84,7 +84,7 @@ def test_devices_that_the_machine_has(
     counts = {"cuda": cuda, "mps": int(mps), "xpu": xpu}
     for kind, count in counts.items():
         for device in (f"{kind}:{count}", torch.device(kind, count)):
-            message = f"device must be {here}, but got '{device}'"
+            message = f"device must be {here}, got '{device}'"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 check_device("device", device)
         if count:
@@ -95,7 +95,7 @@ def test_devices_that_the_machine_has(
 def test_devices() -> None:
     assert check_device("device", None) == check_device("device", "cpu") == torch.device("cpu")
     for device in ("gpu", "meta", ""):
-        with pytest.raises(ValueError, match=f"^device must be .*, but got '{device}'$"):
+        with pytest.raises(ValueError, match=f"^device must be .*, got '{device}'$"):
             check_device("device", device)
-    with pytest.raises(TypeError, match=r"device must be a string or a torch\.device, but got int"):
+    with pytest.raises(TypeError, match=r"device must be a string or a torch\.device, got int"):
         check_device("device", 0)

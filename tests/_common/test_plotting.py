@@ -97,7 +97,7 @@ def test_sheet_wants_rows_of_one_size(tmp_path: Path) -> None:
 
 
 def test_a_picture_without_a_format_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"must end in its format, such as \.png, but got '.*sheet'"):
+    with pytest.raises(ValueError, match=r"must end in its format, such as \.png, got '.*sheet'"):
         save_sheet(tmp_path / "sheet", {"row": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)})
     assert list(tmp_path.iterdir()) == []
 

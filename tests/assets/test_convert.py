@@ -393,7 +393,7 @@ def test_a_wrong_width_is_named(source: Path) -> None:
 )
 def test_what_is_no_state_dict_is_refused_and_the_wrong_entry_named(tmp_path: Path, content: object, got: str) -> None:
     torch.save(content, tmp_path / "other.pth")
-    refused(tmp_path / "other.pth", rf"other\.pth is no state dict: expected tensors by name, but got {got}$")
+    refused(tmp_path / "other.pth", rf"other\.pth is no state dict: expected tensors by name, got {got}$")
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_sklearn_loads_on_use_only() -> None:
 
 
 def test_unknown_source_is_refused(mnist: Path) -> None:
-    with pytest.raises(ValueError, match=r"digits must be one of 'mnist', 'sklearn', but got .mnsit."):
+    with pytest.raises(ValueError, match=r"digits must be one of 'mnist', 'sklearn', got .mnsit."):
         load_digits("mnsit", mnist, True)
 
 

@@ -95,9 +95,9 @@ def test_ink_is_the_shape_in_any_colour() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"agreement": 1.1}, ValueError, r"agreement must be in \[0, 1\], but got 1.1"),
+        ({"agreement": 1.1}, ValueError, r"agreement must be in \[0, 1\], got 1.1"),
         ({"agreement": "x"}, TypeError, "agreement must be a number"),
-        ({"label_noise": -0.1}, ValueError, r"label_noise must be in \[0, 1\], but got -0.1"),
+        ({"label_noise": -0.1}, ValueError, r"label_noise must be in \[0, 1\], got -0.1"),
         ({"seed": 0.5}, TypeError, "seed must be an int"),
     ],
 )

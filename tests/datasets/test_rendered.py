@@ -198,12 +198,12 @@ def damaged_settings(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"num": -3}, "num must be at least 1, but got -3"),
+        ({"num": -3}, "num must be at least 1, got -3"),
         ({"num": 10**15}, "num must be at most 1,000,000 shards"),
         ({"num": "ten"}, "num must be an int"),
-        ({"shard_size": 0}, "shard_size must be at least 1, but got 0"),
-        ({"format": "zip"}, "format must be one of 'webdataset', 'imagefolder', but got 'zip'"),
-        ({"image": "bmp"}, "image must be one of 'png', 'jpeg', 'webp', but got 'bmp'"),
+        ({"shard_size": 0}, "shard_size must be at least 1, got 0"),
+        ({"format": "zip"}, "format must be one of 'webdataset', 'imagefolder', got 'zip'"),
+        ({"image": "bmp"}, "image must be one of 'png', 'jpeg', 'webp', got 'bmp'"),
         ({"source": "digits"}, "or not of a rendered set"),
     ],
 )

@@ -274,7 +274,7 @@ def test_bad_input_gets_one_clear_line(bank: Path, tmp_path: Path) -> None:
         audit(reads_object, write_bank(tmp_path / "one", [0, 0, 0]), transform=floats)
     with pytest.raises(ValueError, match="no usable backgrounds: at least one class must have 2 photographs"):
         audit(reads_object, write_bank(tmp_path / "two", [0, 1, 2]), transform=floats)
-    with pytest.raises(ValueError, match="backgrounds must be at least 2, but got 1"):
+    with pytest.raises(ValueError, match="backgrounds must be at least 2, got 1"):
         audit(reads_object, bank, backgrounds=1)
 
 

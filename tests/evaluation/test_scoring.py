@@ -94,8 +94,8 @@ def test_targets_may_be_dicts() -> None:
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (lambda images: images, ValueError, r"logits must be \(B, num_classes\) with B = 7, but got \(7, 3, 4, 4\)"),
-        (lambda images: images.mean((2, 3))[:6], ValueError, "with B = 7, but got"),
+        (lambda images: images, ValueError, r"logits must be \(B, num_classes\) with B = 7, got \(7, 3, 4, 4\)"),
+        (lambda images: images.mean((2, 3))[:6], ValueError, "with B = 7, got"),
         (
             constant(0, 5),
             ValueError,

@@ -149,13 +149,13 @@ def test_labels_outside_are_named(form, label):
     cgn = trained_looking() if form == "trainable" else trained_looking().fast()
     noise, labels = draws(4)
     labels[1][2] = label
-    with pytest.raises(ValueError, match=rf"labels must lie in 0\.\.9, but got {label}"):
+    with pytest.raises(ValueError, match=rf"labels must lie in 0\.\.9, got {label}"):
         cgn.mechanisms(noise, labels)
 
 
 def test_noise_of_another_size_is_named():
     noise, labels = draws(4)
-    with pytest.raises(ValueError, match=r"z must be \(B, 36\), but got \(4, 32\)"):
+    with pytest.raises(ValueError, match=r"z must be \(B, 36\), got \(4, 32\)"):
         trained_looking().fast().mechanisms([n[:, :32] for n in noise], labels)
 
 

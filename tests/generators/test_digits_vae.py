@@ -58,9 +58,9 @@ def test_the_noise_of_the_colours_leaves_the_shape_alone_and_the_other_way_round
 
 
 def test_wrong_noise_and_labels_are_named(generator: ConditionalDigits) -> None:
-    with pytest.raises(ValueError, match=r"z must be \(B, 64\), but got \(2, 36\)"):
+    with pytest.raises(ValueError, match=r"z must be \(B, 64\), got \(2, 36\)"):
         generator(torch.zeros(2, 36), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.9, but got 10"):
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.9, got 10"):
         generator(torch.zeros(1, 64), torch.tensor([10]))
 
 

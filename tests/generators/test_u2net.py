@@ -151,9 +151,9 @@ def test_gradients_reach_the_images_and_not_the_frozen_weights():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match=r"images must be \(B, 3, H, W\), but got \(2, 1, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"images must be \(B, 3, H, W\), got \(2, 1, 32, 32\)"):
         U2Net(4)(torch.zeros(2, 1, 32, 32))
-    with pytest.raises(ValueError, match="width must be a multiple of 4, but got 6"):
+    with pytest.raises(ValueError, match="width must be a multiple of 4, got 6"):
         U2Net(6)
-    with pytest.raises(ValueError, match="width must be at least 4, but got 0"):
+    with pytest.raises(ValueError, match="width must be at least 4, got 0"):
         U2Net(0)

@@ -231,7 +231,7 @@ class Trap:
         ({"lat_comp": np.array([Trap()], dtype=object)}, "allow_pickle=False"),
         ({"lat_comp": np.float32(3)}, "damaged or no file of GANSpace"),
         ({"act_mean": np.zeros(5, np.float32)}, "damaged or no file of GANSpace"),
-        ({"lat_stdev": np.ones(4, np.float32)}, r"latent_stdev of 3 directions must be \(3,\), but got \(4,\)"),
+        ({"lat_stdev": np.ones(4, np.float32)}, r"latent_stdev of 3 directions must be \(3,\), got \(4,\)"),
     ],
 )
 def test_damaged_files_of_ganspace_are_refused(tmp_path, changes, message):
@@ -262,11 +262,11 @@ def test_an_array_stands_for_the_latent_itself():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vectors": torch.ones(3)}, r"directions must be \(k, z_dim\), but got \(3,\)"),
+        ({"vectors": torch.ones(3)}, r"directions must be \(k, z_dim\), got \(3,\)"),
         ({"vectors": torch.zeros(1, 3)}, "directions must not be zero"),
         ({"vectors": torch.full((1, 3), math.nan)}, "vectors of directions must be finite"),
-        ({"vectors": torch.eye(3), "components": torch.eye(2)}, r"must be \(3, ...\), but got \(2, 2\)"),
-        ({"vectors": torch.eye(3), "centre": torch.ones(3)}, r"must be \(num_classes, 3\), but got \(3,\)"),
+        ({"vectors": torch.eye(3), "components": torch.eye(2)}, r"must be \(3, ...\), got \(2, 2\)"),
+        ({"vectors": torch.eye(3), "centre": torch.ones(3)}, r"must be \(num_classes, 3\), got \(3,\)"),
         ({"vectors": torch.eye(3), "centre": torch.tensor([[1, math.nan, 1]])}, "centre of directions must be finite"),
         ({"vectors": torch.eye(3), "centre": torch.full((2, 3), math.nan)}, "centre of directions must be finite"),
     ],
@@ -298,14 +298,14 @@ def test_directions_know_their_generator():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"components": 17}, ValueError, "components must be at most the latent size, 16, but got 17"),
-        ({"components": 0}, ValueError, "components must be at least 1, but got 0"),
+        ({"components": 17}, ValueError, "components must be at most the latent size, 16, got 17"),
+        ({"components": 0}, ValueError, "components must be at least 1, got 0"),
         ({"layer": "act"}, ValueError, "layer 'act' is not linear in the noise: give samples="),
         ({"layer": "nothing"}, ValueError, "layer 'nothing' is not in Conditional"),
         ({"layer": "embedding"}, ValueError, "layer 'embedding' does not depend on the noise"),
-        ({"samples": 0}, ValueError, "samples must be at least 1, but got 0"),
-        ({"truncation": 1.5}, ValueError, r"truncation must be in \(0, 1\], but got 1.5"),
-        ({"classes": [10]}, ValueError, r"classes must lie in 0\.\.9, but got 10"),
+        ({"samples": 0}, ValueError, "samples must be at least 1, got 0"),
+        ({"truncation": 1.5}, ValueError, r"truncation must be in \(0, 1\], got 1.5"),
+        ({"classes": [10]}, ValueError, r"classes must lie in 0\.\.9, got 10"),
     ],
 )
 def test_bad_arguments_of_a_fit_are_named(options, error, message):
@@ -323,7 +323,7 @@ def test_nan_weights_are_named(samples):
 
 
 def test_a_name_is_no_generator():
-    with pytest.raises(TypeError, match=r"generator must be a module \(see load_generator\), but got str"):
+    with pytest.raises(TypeError, match=r"generator must be a module \(see load_generator\), got str"):
         fit_directions("biggan-deep-256")
 
 

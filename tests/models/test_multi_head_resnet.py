@@ -175,15 +175,15 @@ def test_it_compiles_and_wraps_in_ddp(images: Tensor, tmp_path: Path) -> None:
     ("options", "error", "message"),
     [
         ({"backbone": "resnt50"}, ValueError, "did you mean 'resnet50'"),
-        ({"backbone": "vgg16"}, ValueError, "backbone must be a ResNet of torchvision's, but got 'vgg16'"),
-        ({"heads": ()}, ValueError, r"heads must be names that differ, at least one, but got \(\)"),
+        ({"backbone": "vgg16"}, ValueError, "backbone must be a ResNet of torchvision's, got 'vgg16'"),
+        ({"heads": ()}, ValueError, r"heads must be names that differ, at least one, got \(\)"),
         ({"heads": ("a", "a")}, ValueError, "heads must be names that differ"),
         ({"heads": ("ensemble",)}, ValueError, "heads must not be called 'ensemble'"),
-        ({"aggregate": "votes"}, ValueError, "aggregate must be one of 'logits', 'log_probs', but got 'votes'"),
+        ({"aggregate": "votes"}, ValueError, "aggregate must be one of 'logits', 'log_probs', got 'votes'"),
         (
             {"weights": "V9"},
             ValueError,
-            "weights of resnet18 must be None or one of IMAGENET1K_V1, DEFAULT, but got 'V9'",
+            "weights of resnet18 must be None or one of IMAGENET1K_V1, DEFAULT, got 'V9'",
         ),
         ({"num_classes": 1}, ValueError, "num_classes must be at least 2"),
         ({"num_classes": 2.5}, TypeError, "num_classes must be an int"),
@@ -195,7 +195,7 @@ def test_bad_input_is_named(options: dict[str, Any], error: type, message: str) 
 
 
 def test_an_unknown_head_is_named(model: MultiHeadResNet) -> None:
-    with pytest.raises(ValueError, match="names must be one of 'shape', 'texture', 'background', but got 'hue'"):
+    with pytest.raises(ValueError, match="names must be one of 'shape', 'texture', 'background', got 'hue'"):
         model.only("hue")
     with pytest.raises(ValueError, match="names must have at least one of shape, texture, background"):
         model.only()

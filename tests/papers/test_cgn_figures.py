@@ -215,7 +215,7 @@ def test_table_5_tests_three_signals_in_five_environments(
     ("recipe", "change", "message"),
     [
         (cgn_figure7, {"variants": ("colour",)}, "variants must be one of"),
-        (cgn_figure7, {"numbers": (0,)}, "numbers must be at least 1, but got 0"),
+        (cgn_figure7, {"numbers": (0,)}, "numbers must be at least 1, got 0"),
         (cgn_figure7, {"per_noise": (0,)}, "per_noise must be at least 1"),
         (cgn_figure7, {"variants": ("colored",), "per_noise": (20,)}, "must leave a point"),
         (cgn_figure7, {"seeds": ()}, "must leave a point"),

@@ -112,9 +112,9 @@ def test_other_settings_are_refused(tmp_path: Path, trained: list) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows": ("none",)}, "rows must be one of 'all', .* but got 'none'"),
-        ({"rows": ()}, "rows must name at least one, but got none"),
-        ({"seeds": ()}, "seeds must name at least one, but got none"),
+        ({"rows": ("none",)}, "rows must be one of 'all', .* got 'none'"),
+        ({"rows": ()}, "rows must name at least one, got none"),
+        ({"seeds": ()}, "seeds must name at least one, got none"),
         ({"as_": "code"}, "as must be one of 'paper', 'released'"),
     ],
 )

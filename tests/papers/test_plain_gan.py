@@ -50,13 +50,13 @@ def test_bad_input_is_named(digits: tuple) -> None:
     images, labels = digits
     with pytest.raises(ValueError, match=r"labels must hold every class of 0\.\.9, but none is 7"):
         plain_gan.train(images[labels != 7], labels[labels != 7], seed=0, steps=1)
-    with pytest.raises(ValueError, match="steps must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         plain_gan.train(images, labels, seed=0, steps=0)
     with pytest.raises(TypeError, match="images must be uint8"):
         plain_gan.train(images.float(), labels, seed=0, steps=1)
     with pytest.raises(ValueError, match="dtype must be"):
         plain_gan.train(images, labels, seed=0, steps=1, dtype=torch.float16)
-    with pytest.raises(ValueError, match="number must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match="number must be at least 1, got 0"):
         plain_gan.generated(plain_gan.PlainGenerator().eval(), 0, seed=0)
 
 

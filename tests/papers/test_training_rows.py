@@ -145,9 +145,9 @@ def test_what_sets_a_row_apart() -> None:
     ("arguments", "message"),
     [
         (("genitn",), "row must be one of .* did you mean 'genint'"),
-        (("genint", "resnet50"), "architecture of genint must be one of 'resnet18', 'resnet152', but got 'resnet50'"),
+        (("genint", "resnet50"), "architecture of genint must be one of 'resnet18', 'resnet152', got 'resnet50'"),
         (("autoaugment", None, "additional"), "augmentation of autoaugment must be one of 'autoaugment'"),
-        (("cgn", None, None, "code"), "as must be one of 'paper', 'released', but got 'code'"),
+        (("cgn", None, None, "code"), "as must be one of 'paper', 'released', got 'code'"),
     ],
 )
 def test_rows_that_there_are_not_are_refused(arguments: tuple[Any, ...], message: str) -> None:

@@ -96,9 +96,9 @@ def test_an_interrupted_run_keeps_finished_seeds(tmp_path: Path) -> None:
     [
         ((), ValueError, "seeds must name at least one seed, got none"),
         ((1, 1), ValueError, "seeds must name each seed once, got 1, 1"),
-        ((0.5,), TypeError, "seeds must be an int, but got float"),
-        ((-1,), ValueError, "seeds must be at least 0, but got -1"),
-        ((2**63,), ValueError, r"seeds must be below 2\*\*63, but got 9223372036854775808"),
+        ((0.5,), TypeError, "seeds must be an int, got float"),
+        ((-1,), ValueError, "seeds must be at least 0, got -1"),
+        ((2**63,), ValueError, r"seeds must be below 2\*\*63, got 9223372036854775808"),
     ],
 )
 def test_seeds_that_cannot_be_are_refused(tmp_path: Path, seeds: Any, error: type, message: str) -> None:

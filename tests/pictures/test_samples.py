@@ -89,11 +89,11 @@ def test_a_walk_along_directions_of_a_file_is_that_along_the_same_fitted(tiny: P
     ("options", "message"),
     [
         ({"components": []}, "components must name at least one"),
-        ({"components": [6]}, "components must be below the latent size, 6, but got 6"),
-        ({"components": [-1]}, "components must be at least 0, but got -1"),
+        ({"components": [6]}, "components must be below the latent size, 6, got 6"),
+        ({"components": [-1]}, "components must be at least 0, got -1"),
         ({"scale": -1.0}, "scale must be at least 0"),
         ({"truncation": 0.0}, "truncation must"),
-        ({"classes": [5]}, r"classes must lie in 0\.\.4, but got 5"),
+        ({"classes": [5]}, r"classes must lie in 0\.\.4, got 5"),
     ],
 )
 def test_bad_input_of_a_walk_is_named(tiny: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
@@ -104,7 +104,7 @@ def test_bad_input_of_a_walk_is_named(tiny: Path, tmp_path: Path, options: dict[
 
 def test_more_components_than_a_file_has_are_named(tiny: Path, tmp_path: Path) -> None:
     path = fit_directions(load_generator(tiny), components=2).save(tmp_path / "directions.safetensors")
-    with pytest.raises(ValueError, match=r"components must be below 2, which .* has, but got 2"):
+    with pytest.raises(ValueError, match=r"components must be below 2, which .* has, got 2"):
         samples.walk(tiny, tmp_path / "walk.png", components=[2], directions=path)
 
 

@@ -42,7 +42,7 @@ def accuracy(model: Model, loader: Dataset[Any] | Iterable[tuple[Tensor, Tensor]
         logits = heads[ENSEMBLE]
         if not isinstance(labels, Tensor) or labels.shape != logits.shape[:1]:
             came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-            raise ValueError(f"labels must be (B,) with B = {len(logits)}, but got {came}")
+            raise ValueError(f"labels must be (B,) with B = {len(logits)}, got {came}")
         correct += int((logits.argmax(dim=1) == labels).sum())
         total += len(labels)
     if not total:

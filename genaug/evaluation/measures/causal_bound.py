@@ -265,7 +265,7 @@ def plot_bound_and_accuracy(
     errors = [0.0] * len(accuracies) if errors is None else errors
     if not len(strengths) == len(bounds) == len(accuracies) == len(errors) or not len(strengths):
         raise ValueError(
-            f"strengths, bounds, accuracies and errors must be as many of each, at least one, but got "
+            f"strengths, bounds, accuracies and errors must be as many of each, at least one, got "
             f"{len(strengths)}, {len(bounds)}, {len(accuracies)} and {len(errors)}"
         )
     left = [(x, b.per_dimension, b.error / b.dimensions) for x, b in zip(strengths, bounds, strict=True)]
@@ -300,7 +300,7 @@ class _HeldOut:
                 found = batch.float() / 255 if batch.dtype == torch.uint8 else batch
         if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(batch):
             came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"features of {len(batch)} images must be ({len(batch)}, ...), but got {came}")
+            raise ValueError(f"features of {len(batch)} images must be ({len(batch)}, ...), got {came}")
         found = found.flatten(1).float()
         if not found.isfinite().all():
             raise ValueError("features must be finite, but hold NaN or infinity")
@@ -309,7 +309,7 @@ class _HeldOut:
     def bandwidth(self, given: float | None) -> float:
         if given is not None:
             if not check_number("bandwidth", given):
-                raise ValueError("bandwidth must be greater than 0, but got 0")
+                raise ValueError("bandwidth must be greater than 0, got 0")
             return float(given)
         if len(self.rows) < 2:
             raise ValueError("held_out must hold at least two images for a bandwidth, or pass bandwidth=")
@@ -365,10 +365,10 @@ def _batches(images: Images, batch_size: int) -> Iterator[Tensor]:
         # a loader's seed for its workers comes from the global state otherwise
         images = DataLoader(images, batch_size=batch_size, generator=torch.Generator())
     if not isinstance(images, Iterable):
-        raise TypeError(f"images must be a tensor, a dataset or batches of images, but got {type(images).__name__}")
+        raise TypeError(f"images must be a tensor, a dataset or batches of images, got {type(images).__name__}")
     for batch in images:
         batch = batch[0] if isinstance(batch, (tuple, list)) else batch
         if not isinstance(batch, Tensor):
-            raise TypeError(f"images must come as tensors, but got {type(batch).__name__}")
+            raise TypeError(f"images must come as tensors, got {type(batch).__name__}")
         if len(batch):
             yield batch

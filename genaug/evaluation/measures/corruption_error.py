@@ -157,7 +157,7 @@ def corruption_error(
     """
     _normalised({}, baseline)
     if not isinstance(root, (str, os.PathLike, Dataset)):
-        raise TypeError(f"root must be a folder or a map-style dataset, but got {type(root).__name__}")
+        raise TypeError(f"root must be a folder or a map-style dataset, got {type(root).__name__}")
     made = generate or isinstance(root, Dataset)
     if made:
         sets, missing = _generated(root, seed, frost, transform, partial)
@@ -242,10 +242,10 @@ def _normalised(errors: Mapping[str, float], baseline: Mapping[str, float]) -> d
         for name, rate in rates.items():
             check_choice("corruption", name, CORRUPTIONS)
             if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-                raise TypeError(f"{what} of {name} must be a number, but got {type(rate).__name__}")
+                raise TypeError(f"{what} of {name} must be a number, got {type(rate).__name__}")
             if not 0 <= rate <= 1 or (what == "baseline" and not rate):
                 within = "(0, 1]" if what == "baseline" else "[0, 1]"
-                raise ValueError(f"{what} of {name} must be a rate in {within}, but got {rate}")
+                raise ValueError(f"{what} of {name} must be a rate in {within}, got {rate}")
     if lacking := [name for name in errors if name not in baseline]:
         raise ValueError(f"baseline must have each corruption that is measured, but has no {lacking[0]}")
     return {name: 100 * errors[name] / baseline[name] for name in CORRUPTIONS if name in errors}

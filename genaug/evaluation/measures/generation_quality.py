@@ -71,9 +71,9 @@ def generation_quality(
         sets["real"] = _Images("real", real)
     for name, images in sets.items():
         if len(images) < 2:
-            raise ValueError(f"{name} must hold at least two images, but got {len(images)}")
+            raise ValueError(f"{name} must hold at least two images, got {len(images)}")
     if check_integer("splits", splits, 1) > len(sets["generated"]):
-        raise ValueError(f"splits must be at most the {len(sets['generated'])} generated images, but got {splits}")
+        raise ValueError(f"splits must be at most the {len(sets['generated'])} generated images, got {splits}")
     file = None if weights is None else str(_checked(weights))
     total = sum(len(images) for images in sets.values())
     try:
@@ -129,7 +129,7 @@ class _Images(Dataset[Tensor]):
         self.name = name
         self.images = TensorDataset(images) if isinstance(images, Tensor) else images
         if not hasattr(self.images, "__len__") or not hasattr(self.images, "__getitem__"):
-            raise TypeError(f"{name} must be a tensor or a map-style dataset, but got {type(images).__name__}")
+            raise TypeError(f"{name} must be a tensor or a map-style dataset, got {type(images).__name__}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -149,5 +149,5 @@ class _Images(Dataset[Tensor]):
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
             tensor = isinstance(image, Tensor)
             came = f"{image.dtype} of {tuple(image.shape)}" if tensor else type(image).__name__
-            raise TypeError(f"{self.name} must hold images (3, H, W) uint8, but got {came}")
+            raise TypeError(f"{self.name} must hold images (3, H, W) uint8, got {came}")
         return image.as_subclass(Tensor)

@@ -56,10 +56,10 @@ def grad_cam(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch module, whose layers Grad-CAM looks into, got {type(model).__name__}")
     if inputs.ndim != 4 or not len(inputs) or not inputs.is_floating_point():
-        raise ValueError(f"inputs must be (B, 3, H, W) floats with B > 0, but got {inputs.dtype} {tuple(inputs.shape)}")
+        raise ValueError(f"inputs must be (B, 3, H, W) floats with B > 0, got {inputs.dtype} {tuple(inputs.shape)}")
     chosen = None if targets is None else torch.as_tensor(targets)
     if chosen is not None and chosen.shape != inputs.shape[:1]:
-        raise ValueError(f"targets must be ({len(inputs)},), but got {tuple(chosen.shape)}")
+        raise ValueError(f"targets must be ({len(inputs)},), got {tuple(chosen.shape)}")
     # of its own, with gradients: those of a frozen model's activations come through it alone
     device = generator_device(model)
     gradients = [(weight, weight.grad) for weight in model.parameters()]
@@ -118,12 +118,12 @@ def save_grad_cams(
     if not models:
         raise ValueError("models must not be empty")
     if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, but got {images.dtype}")
+        raise TypeError(f"images must be uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        raise ValueError(f"images must be (N, 3, H, W) with N > 0, but got {tuple(images.shape)}")
+        raise ValueError(f"images must be (N, 3, H, W) with N > 0, got {tuple(images.shape)}")
     truth = None if labels is None else torch.as_tensor(labels)
     if truth is not None and truth.shape != images.shape[:1]:
-        raise ValueError(f"labels must be ({len(images)},), but got {tuple(truth.shape)}")
+        raise ValueError(f"labels must be ({len(images)},), got {tuple(truth.shape)}")
     if unknown := set(layers or {}) - set(models):
         raise ValueError(f"layers must be of models, {', '.join(models)}, but has {min(unknown)!r}")
     transform = preprocessing(resize=None, crop=None) if transform is None else transform
@@ -131,7 +131,7 @@ def save_grad_cams(
     inputs = torch.stack([transform(to_pil_image(image)) for image in images])
     if inputs.shape[2:] != images.shape[2:]:
         sizes = f"{tuple(inputs.shape[2:])} and {tuple(images.shape[2:])}"
-        raise ValueError(f"transform must keep an image's size, or its map would not lie on it, but got {sizes}")
+        raise ValueError(f"transform must keep an image's size, or its map would not lie on it, got {sizes}")
     found = {name: grad_cam(model, inputs, layer=(layers or {}).get(name)) for name, model in models.items()}
 
     scale = max(1, SMALLEST // min(images.shape[2:]))

@@ -89,7 +89,7 @@ def invariance(
     labels: dict[str, list[Tensor]] = {}
     for heads, targets in score(model, images, description="invariance", **options):
         if not isinstance(targets, Mapping) or not all(isinstance(value, Tensor) for value in targets.values()):
-            raise TypeError(f"targets must be dicts of class numbers by factor, but got {type(targets).__name__}")
+            raise TypeError(f"targets must be dicts of class numbers by factor, got {type(targets).__name__}")
         for factor, classes in targets.items():
             labels.setdefault(factor, []).append(classes)
         for head, logits in heads.items():

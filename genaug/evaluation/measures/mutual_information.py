@@ -39,9 +39,9 @@ def mutual_information(
     axes = values[:, None] if values.ndim == 1 else values
     if axes.ndim != 2 or classes.shape != axes.shape[:1] or not axes.numel():
         came = f"{tuple(values.shape)} and {tuple(classes.shape)}"
-        raise ValueError(f"values must be (N,) or (N, D) and classes (N,), with N and D at least 1, but got {came}")
+        raise ValueError(f"values must be (N,) or (N, D) and classes (N,), with N and D at least 1, got {came}")
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
-        raise TypeError(f"classes must be integers, but got {classes.dtype}")
+        raise TypeError(f"classes must be integers, got {classes.dtype}")
     if not axes.isfinite().all() or classes.min() < 0:
         raise ValueError("values must be finite and classes at least 0, but some are not")
     axes, classes = axes.detach().double().cpu(), classes.long().cpu()

@@ -86,7 +86,7 @@ def fit_nuisance_regressor(
         TypeError: it is not a `GenerativeInterventionDataset`.
     """
     if not isinstance(dataset, GenerativeInterventionDataset):
-        raise TypeError(f"dataset must be a GenerativeInterventionDataset, but got {type(dataset).__name__}")
+        raise TypeError(f"dataset must be a GenerativeInterventionDataset, got {type(dataset).__name__}")
     check_integer("epochs", epochs, 1)
     check_integer("batch_size", batch_size, 1)
     where = check_device("device", device)
@@ -168,13 +168,13 @@ def nuisance_correlation(
     nuisances, labels = _read(regressor, images, batch_size, where)
     classes = [members for c in labels.unique() if len(members := (labels == c).nonzero()[:, 0]) > 1]
     if len(classes) < 2:
-        raise ValueError(f"images must be of at least two classes with two images each, but got {len(classes)}")
+        raise ValueError(f"images must be of at least two classes with two images each, got {len(classes)}")
     if counts is None:
         spaced = torch.logspace(math.log2(2), math.log2(len(classes)), 10, base=2).round().int().tolist()
         counts = list(range(2, len(classes) + 1)) if len(classes) <= 11 else sorted(set(spaced))
     for count in counts:
         if not 2 <= check_integer("counts", count) <= len(classes):
-            raise ValueError(f"counts must lie in 2..{len(classes)}, the classes with two images, but got {count}")
+            raise ValueError(f"counts must lie in 2..{len(classes)}, the classes with two images, got {count}")
     times: dict[int, Tensor] = {}
     with progress(total=len(counts) * repeats, description="label from nuisances", unit="fit") as bar:
         for count in counts:
@@ -220,7 +220,7 @@ def _read(regressor: Any, images: Any, batch_size: int, device: torch.device) ->
             targets = torch.as_tensor(targets)
             if found.ndim != 2 or len(found) != len(batch) or targets.shape != found.shape[:1]:
                 shapes = f"{tuple(found.shape)} and {tuple(targets.shape)}"
-                raise ValueError(f"nuisances must be (B, k) and labels (B,) with B = {len(batch)}, but got {shapes}")
+                raise ValueError(f"nuisances must be (B, k) and labels (B,) with B = {len(batch)}, got {shapes}")
             if not found.isfinite().all():
                 raise ValueError("nuisances must be finite, but hold NaN or infinity")
             parts.append(found.float())

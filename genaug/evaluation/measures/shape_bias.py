@@ -116,7 +116,7 @@ def shape_bias(
     classes = (1000, len(CATEGORIES)) if names else ()
     for heads, targets in score(model, stimuli, classes=classes, description="shape bias", **options):
         if not isinstance(targets, Mapping) or not {"shape", "texture"} <= set(targets):
-            raise TypeError(f"targets must be dicts with 'shape' and 'texture', but got {type(targets).__name__}")
+            raise TypeError(f"targets must be dicts with 'shape' and 'texture', got {type(targets).__name__}")
         shapes.append(targets["shape"].cpu())
         textures.append(targets["texture"].cpu())
         for head, logits in heads.items():

@@ -169,7 +169,7 @@ def stable_signal(
             for heads, targets in score(model, environment, description=f"{signal}, {name}", **options):
                 logits = heads[ENSEMBLE]
                 if not isinstance(targets, Tensor) or targets.shape != logits.shape[:1]:
-                    raise TypeError(f"targets of {name!r} must be one label an image, but got {targets!r:.80}")
+                    raise TypeError(f"targets of {name!r} must be one label an image, got {targets!r:.80}")
                 right.append((logits.argmax(dim=1) == targets).cpu())
                 labels.append(targets.cpu())
             if not labels:

@@ -228,9 +228,9 @@ class EpochBatches(Sampler[list[int]]):
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, parts: int = 1) -> None:
         if batch_size < 1 or batch_size % (world * parts):
             shared = f"{world} processes" + (f" times {parts} parts" if parts > 1 else "")
-            raise ValueError(f"batch_size must be a multiple of the {shared}, but got {batch_size}")
+            raise ValueError(f"batch_size must be a multiple of the {shared}, got {batch_size}")
         if count < batch_size:
-            raise ValueError(f"batch_size must be at most the {count} images that there are, but got {batch_size}")
+            raise ValueError(f"batch_size must be at most the {count} images that there are, got {batch_size}")
         self.count, self.seed, self.rank, self.world = count, seed, rank, world
         self.part_size = batch_size // parts
         self.parts = count // batch_size * parts  # of an epoch: only of whole batches

@@ -57,7 +57,7 @@ def mixed_loader(
                 f"{number} is of kind {source.kind!r}"
             )
         if settings.heads and source.weight != 1:
-            raise ValueError(f"weight must be 1 for a model with heads, whose loss has none, but got {source.weight}")
+            raise ValueError(f"weight must be 1 for a model with heads, whose loss has none, got {source.weight}")
         weights.append(source.weight)
         key = f"source {number}"
         labels: dict[int, int] = {}  # class of generated images -> number of its folder
@@ -141,7 +141,7 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     if isinstance(chosen, dict):  # of each factor
         chosen = [number for numbers in chosen.values() for number in numbers]
     if (renamed[chosen] < 0).any():
-        raise ValueError(f"{key}: classes must be of those that have folders, but got {source.options['classes']}")
+        raise ValueError(f"{key}: classes must be of those that have folders, got {source.options['classes']}")
     heads = settings.heads if counterfactual else ()
     if heads:
         _check_heads(settings)
@@ -180,6 +180,6 @@ def _check_heads(settings: Settings) -> None:
     heads = settings.heads
     if heads and not ("shape" in heads and set(heads) <= set(HEADS)):
         raise ValueError(
-            f"heads must be of {', '.join(HEADS)}, and shape among them, to learn from counterfactuals, but got "
+            f"heads must be of {', '.join(HEADS)}, and shape among them, to learn from counterfactuals, got "
             f"{', '.join(heads)}"
         )

@@ -109,11 +109,9 @@ class Settings:
         for name in ("label_smoothing", "drop_factor"):
             check_number(name, getattr(self, name), high=1)
         if isinstance(self.heads, str):
-            raise TypeError(f"heads must be a tuple of names, but got {self.heads!r}")
+            raise TypeError(f"heads must be a tuple of names, got {self.heads!r}")
         if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"batch_size must be a multiple of accumulate={self.accumulate}, but got {self.batch_size}"
-            )
+            raise ValueError(f"batch_size must be a multiple of accumulate={self.accumulate}, got {self.batch_size}")
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("augmentation", self.augmentation, AUGMENTATIONS)
         check_choice("aggregate", self.aggregate, AGGREGATES)

@@ -113,9 +113,7 @@ def train(
     begin = time.perf_counter()
     with processes(device) as world, torch.random.fork_rng(devices=world.gpus):
         if settings.accumulate % world.size:
-            raise ValueError(
-                f"accumulate must be a multiple of the {world.size} processes, but got {settings.accumulate}"
-            )
+            raise ValueError(f"accumulate must be a multiple of the {world.size} processes, got {settings.accumulate}")
         folder = writable_folder(out)
         found = (start or from_assets(settings))(world.device)
         cgn = found.cgn.to(world.device).eval()

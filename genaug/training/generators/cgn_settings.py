@@ -66,11 +66,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if isinstance(self.without, str):
-            raise TypeError(f"without must be a tuple of losses, but got {self.without!r}")
+            raise TypeError(f"without must be a tuple of losses, got {self.without!r}")
         for loss in self.without:
             check_choice("without", loss, LOSSES)
         if set(self.without) == set(LOSSES):
-            raise ValueError(f"without must leave one of {', '.join(LOSSES)}, but got all of them")
+            raise ValueError(f"without must leave one of {', '.join(LOSSES)}, got all of them")
         for name in ("steps", "batch_size", "accumulate", "patch"):
             check_integer(name, getattr(self, name), 1)
         check_integer("measured", self.measured, 20)

@@ -73,7 +73,7 @@ def test_other_variations_where_they_are_given(variations: list[Path], tmp_path:
     found = background_gap(constant(IMAGENET9["bird"][3]), *variations, others=others, transform=SMALL)
     assert found.others == {"only_bg_t": pytest.approx(100 / 9)}
     assert found.figures()["Only-BG-T"] == pytest.approx(100 / 9)
-    with pytest.raises(ValueError, match=r"others must be one of .* but got 'only_bg'; did you mean 'only_bg_"):
+    with pytest.raises(ValueError, match=r"others must be one of .* got 'only_bg'; did you mean 'only_bg_"):
         background_gap(constant(0), *variations, others={"only_bg": tmp_path}, transform=SMALL)
 
 

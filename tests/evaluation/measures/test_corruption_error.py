@@ -60,9 +60,9 @@ def test_another_baseline_may_be_given() -> None:
     ("change", "error", "words"),
     [
         ({"fogg": 0.5}, ValueError, "did you mean 'fog'"),
-        ({"fog": 70.0}, ValueError, r"errors of fog must be a rate in \[0, 1\], but got 70"),
+        ({"fog": 70.0}, ValueError, r"errors of fog must be a rate in \[0, 1\], got 70"),
         ({"fog": float("nan")}, ValueError, "must be a rate"),
-        ({"fog": "0.7"}, TypeError, "errors of fog must be a number, but got str"),
+        ({"fog": "0.7"}, TypeError, "errors of fog must be a number, got str"),
     ],
 )
 def test_bad_rates_are_named(change: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -246,7 +246,7 @@ def test_the_errors_of_one_model_normalise_another() -> None:
 
 def test_a_loader_and_labels_of_several_factors_are_refused_by_name() -> None:
     digits = TensorDataset(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2).long())
-    with pytest.raises(TypeError, match="root must be a folder or a map-style dataset, but got DataLoader"):
+    with pytest.raises(TypeError, match="root must be a folder or a map-style dataset, got DataLoader"):
         corruption_error(lambda images: images, DataLoader(digits), partial=True)  # type: ignore[arg-type]
     several = [(image, {"shape": 0, "texture": 1}) for image, _ in digits]
 

@@ -82,14 +82,14 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"generated": colours(1, 0)}, ValueError, "generated must hold at least two images, but got 1"),
+        ({"generated": colours(1, 0)}, ValueError, "generated must hold at least two images, got 1"),
         ({"real": colours(1, 0)}, ValueError, "real must hold at least two images"),
         ({"splits": 13}, ValueError, "splits must be at most the 12 generated images"),
         ({"splits": 0}, ValueError, "splits must be at least 1"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"device": "tpu"}, ValueError, "device must be"),
         ({"generated": torch.rand(12, 3, 4, 4)}, TypeError, r"generated must hold images \(3, H, W\) uint8.*float32"),
-        ({"generated": 5}, TypeError, "generated must be a tensor or a map-style dataset, but got int"),
+        ({"generated": 5}, TypeError, "generated must be a tensor or a map-style dataset, got int"),
         ({"weights": "nowhere.pth"}, FileNotFoundError, "no such file: nowhere.pth"),
     ],
 )

@@ -107,10 +107,10 @@ def test_a_sheet_has_a_row_a_model(tmp_path: Path) -> None:
     [
         ({"models": {}}, ValueError, "models must not be empty"),
         ({"models": {"f": lambda x: x}}, TypeError, "model must be a torch module.*function"),
-        ({"images": patches()}, TypeError, "images must be uint8, but got torch.float32"),
+        ({"images": patches()}, TypeError, "images must be uint8, got torch.float32"),
         ({"images": pictures()[:, :1]}, ValueError, r"images must be \(N, 3, H, W\)"),
         ({"images": pictures()[:0]}, ValueError, r"images must be \(N, 3, H, W\) with N > 0"),
-        ({"labels": [1]}, ValueError, r"labels must be \(2,\), but got \(1,\)"),
+        ({"labels": [1]}, ValueError, r"labels must be \(2,\), got \(1,\)"),
         ({"layers": {"b": "features"}}, ValueError, "layers must be of models, a, but has 'b'"),
         ({"layers": {"a": "featurs"}}, ValueError, "did you mean 'features'"),
         ({"transform": lambda image: scaled(image)[:, :8]}, ValueError, "transform must keep an image's size"),

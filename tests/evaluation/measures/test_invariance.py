@@ -65,7 +65,7 @@ def test_two_factors_or_other_names_are_free() -> None:
 
 
 def test_what_has_no_factors_is_refused() -> None:
-    with pytest.raises(TypeError, match="targets must be dicts of class numbers by factor, but got Tensor"):
+    with pytest.raises(TypeError, match="targets must be dicts of class numbers by factor, got Tensor"):
         invariance(constant(0, 3), [(torch.zeros(1, 3, 2, 2), torch.zeros(1))])
     with pytest.raises(ValueError, match="at least one image with a factor"):
         invariance(constant(0, 3), [])

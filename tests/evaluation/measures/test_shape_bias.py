@@ -200,7 +200,7 @@ def test_bad_stimuli_are_refused(tmp_path: Path) -> None:
             shape_bias(constant(0), folder)
     with pytest.raises(ValueError, match=r"1,000 or 16 logits, .* got 10"):
         shape_bias(constant(0, 10), write_images(tmp_path / "one", ["dog1-cat1.png"]), transform=SMALL, partial=True)
-    with pytest.raises(TypeError, match="targets must be dicts with 'shape' and 'texture', but got Tensor"):
+    with pytest.raises(TypeError, match="targets must be dicts with 'shape' and 'texture', got Tensor"):
         shape_bias(constant(0), [(torch.zeros(1, 3, 2, 2), torch.zeros(1))])
     with pytest.raises(ValueError, match="at least one image"):
         shape_bias(constant(0), [])

@@ -104,10 +104,10 @@ def test_skipped_photographs_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((10, 0, 0), "batch_size must be a multiple of the 1 processes, but got 0"),
-        ((10, 5, 0, 0, 2), "batch_size must be a multiple of the 2 processes, but got 5"),
-        ((10, 6, 0, 0, 2, 2), "batch_size must be a multiple of the 2 processes times 2 parts, but got 6"),
-        ((3, 4, 0), "batch_size must be at most the 3 images that there are, but got 4"),
+        ((10, 0, 0), "batch_size must be a multiple of the 1 processes, got 0"),
+        ((10, 5, 0, 0, 2), "batch_size must be a multiple of the 2 processes, got 5"),
+        ((10, 6, 0, 0, 2, 2), "batch_size must be a multiple of the 2 processes times 2 parts, got 6"),
+        ((3, 4, 0), "batch_size must be at most the 3 images that there are, got 4"),
     ],
 )
 def test_batches_that_cannot_be_are_named(arguments: Any, message: str) -> None:
@@ -162,7 +162,7 @@ def test_augmented_photographs_are_square_and_normalised(name: str) -> None:
 
 
 def test_an_unknown_augmentation_is_named() -> None:
-    with pytest.raises(ValueError, match=r"augmentation must be one of 'standard', .* but got 'cutout'"):
+    with pytest.raises(ValueError, match=r"augmentation must be one of 'standard', .* got 'cutout'"):
         augmentation("cutout", 16)
 
 

@@ -480,16 +480,16 @@ def test_classes_that_differ_are_named(folders: Folders, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("sources", "options", "message"),
     [
-        ([], {"batch_size": 31}, "data: batch_size must be at most the 30 images that there are, but got 31"),
+        ([], {"batch_size": 31}, "data: batch_size must be at most the 30 images that there are, got 31"),
         (
             [Source("intervention", "vae-digits", 40, options={"length": 30})],
             {},
-            "source 0: batch_size must be at most the 30 images that there are, but got 40",
+            "source 0: batch_size must be at most the 30 images that there are, got 40",
         ),
         (
             [INTERVENTIONS, Source("intervention", "vae-digits", 5)],
             {"accumulate": 2},
-            "source 1: batch_size must be a multiple of the 1 processes times 2 parts, but got 5",
+            "source 1: batch_size must be a multiple of the 1 processes times 2 parts, got 5",
         ),
         ([], {"without_photographs": True}, "sources must begin with an intervention"),
         ([COUNTERFACTUALS], {"without_photographs": True}, "sources must begin with an intervention"),
@@ -500,7 +500,7 @@ def test_classes_that_differ_are_named(folders: Folders, tmp_path: Path) -> None
         ),
         ([], {"heads": ("shape",)}, "heads need counterfactuals to learn their factors from"),
         ([COUNTERFACTUALS], {"heads": ("texture",)}, "heads must be of shape, texture, background, and shape among"),
-        ([COUNTERFACTUALS], {"heads": ("shape", "hue")}, "heads must be of shape, .* but got shape, hue"),
+        ([COUNTERFACTUALS], {"heads": ("shape", "hue")}, "heads must be of shape, .* got shape, hue"),
         ([], {"architecture": "resnet19"}, "backbone must be a classifier of torchvision's"),
         ([], {"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ([], {"num_workers": -1}, "num_workers must be at least 0"),
@@ -519,10 +519,10 @@ def test_arguments_that_do_not_fit_are_named(
         (
             lambda: Source("intervention", "x", 4, -0.1),
             ValueError,
-            r"weight must be at least 0 and finite, but got -0.1",
+            r"weight must be at least 0 and finite, got -0.1",
         ),
         (lambda: Source("intervention", "x", 4, float("nan")), ValueError, "weight must be"),
-        (lambda: Source("intervention", "x", 0), ValueError, "batch_size must be at least 1, but got 0"),
+        (lambda: Source("intervention", "x", 0), ValueError, "batch_size must be at least 1, got 0"),
         (lambda: Source("intervention", "x", 2.5), TypeError, "batch_size must be an int"),  # type: ignore[arg-type]
         (lambda: Source("style", "x", 4), ValueError, "kind must be one of .* did you mean 'stylized'"),
         (lambda: Settings(batch_size=10, accumulate=3), ValueError, "batch_size must be a multiple of accumulate=3"),
@@ -789,7 +789,7 @@ def test_a_rendered_set_may_be_all_that_there_is(folders: Folders, tmp_path: Pat
 
 def test_a_weight_that_a_model_with_heads_has_no_use_for_is_refused(folders: Folders, tmp_path: Path) -> None:
     source = replace(COUNTERFACTUALS, weight=0.5)
-    with pytest.raises(ValueError, match=r"weight must be 1 for a model with heads, whose loss has none, but got 0\.5"):
+    with pytest.raises(ValueError, match=r"weight must be 1 for a model with heads, whose loss has none, got 0\.5"):
         run(tmp_path / "out", folders, [source], heads=("shape", "texture"))
 
 

@@ -74,9 +74,9 @@ def test_any_backbone_has_heads(backbone: str, tmp_path: Path) -> None:
 def test_backbones_without_a_linear_last_layer_and_others_for_a_resnet_are_refused() -> None:
     with pytest.raises(ValueError, match="backbone must end in a linear layer, but squeezenet1_0 does not"):
         MultiHeadClassifier("squeezenet1_0", 3)
-    with pytest.raises(ValueError, match="backbone must be a ResNet of torchvision's, but got 'mobilenet_v2'"):
+    with pytest.raises(ValueError, match="backbone must be a ResNet of torchvision's, got 'mobilenet_v2'"):
         MultiHeadResNet("mobilenet_v2", 3)
-    with pytest.raises(ValueError, match="backbone must be a classifier of torchvision's, or timm/NAME, but got"):
+    with pytest.raises(ValueError, match="backbone must be a classifier of torchvision's, or timm/NAME, got"):
         MultiHeadClassifier("restnet", 3)
 
 

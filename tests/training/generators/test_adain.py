@@ -150,9 +150,9 @@ def test_the_learning_rate_falls_as_the_recipe_says(network):
 def test_bad_arguments_are_named(network, folders, tmp_path):
     styles, content = folders
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match="steps must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         train(styles, content, out, network=network, steps=0)
-    with pytest.raises(ValueError, match="workers must be at least 0, but got -1"):
+    with pytest.raises(ValueError, match="workers must be at least 0, got -1"):
         train(styles, content, out, network=network, workers=-1)
     with pytest.raises(ValueError, match=r"styles must be a folder of images, got no folder: '.*gone'"):
         train(tmp_path / "gone", content, out, network=network)

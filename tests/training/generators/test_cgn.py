@@ -319,11 +319,11 @@ def test_other_settings_or_other_weights_in_the_same_folder_are_refused(whole: P
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"without": ("texture",)}, ValueError, "without must be one of .* but got 'texture'; did you mean 'text'"),
-        ({"without": ("rec", "shape", "text", "bg")}, ValueError, "without must leave one of .*, but got all"),
-        ({"without": "bg"}, TypeError, "without must be a tuple of losses, but got 'bg'"),
-        ({"steps": 0}, ValueError, "steps must be at least 1, but got 0"),
-        ({"accumulate": 1.5}, TypeError, "accumulate must be an int, but got float"),
+        ({"without": ("texture",)}, ValueError, "without must be one of .* got 'texture'; did you mean 'text'"),
+        ({"without": ("rec", "shape", "text", "bg")}, ValueError, "without must leave one of .*, got all"),
+        ({"without": "bg"}, TypeError, "without must be a tuple of losses, got 'bg'"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ({"accumulate": 1.5}, TypeError, "accumulate must be an int, got float"),
         ({"saliency_weight": -1.0}, ValueError, "saliency_weight must be at least 0"),
         ({"truncation": 0.0}, ValueError, r"truncation must be in \(0, 1\]"),
         ({"dtype": "float16"}, ValueError, "dtype must be one of 'float32', 'bfloat16'"),
@@ -338,7 +338,7 @@ def test_settings_that_cannot_be_are_named(changes: dict[str, Any], error: type[
 
 
 def test_an_unknown_recipe_is_named() -> None:
-    with pytest.raises(ValueError, match="as must be one of 'paper', 'released', but got 'code'"):
+    with pytest.raises(ValueError, match="as must be one of 'paper', 'released', got 'code'"):
         settings_as("code")
 
 
@@ -443,6 +443,6 @@ def test_parts_that_two_processes_cannot_share_are_refused(tmp_path: Path, monke
         yield World(0, 2, CPU)
 
     monkeypatch.setattr(training, "processes", two)
-    with pytest.raises(ValueError, match="accumulate must be a multiple of the 2 processes, but got 3"):
+    with pytest.raises(ValueError, match="accumulate must be a multiple of the 2 processes, got 3"):
         train(tmp_path / "out", settings=replace(SMALL, accumulate=3), start=untrained)
     assert not (tmp_path / "out").exists()

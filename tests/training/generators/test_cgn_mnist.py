@@ -191,8 +191,8 @@ def test_a_log_cut_short_does_not_stop_a_resumed_run(short, monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     ("variant", "options", "message"),
     [
-        ("coloured", {}, "variant must be one of .* but got 'coloured'; .*did you mean .colored."),
-        ("digits", {"steps": 0}, "steps must be at least 1, but got 0"),
+        ("coloured", {}, "variant must be one of .* got 'coloured'; .*did you mean .colored."),
+        ("digits", {"steps": 0}, "steps must be at least 1, got 0"),
         ("wildlife", {"root": "."}, "wildlife needs textures"),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(short, 
 
 
 def test_bad_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match="steps must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         train(tmp_path / "out", steps=0)
     with pytest.raises(TypeError, match="seed"):
         train(tmp_path / "out", seed=0.5)
