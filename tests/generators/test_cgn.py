@@ -200,7 +200,7 @@ def test_wrong_arguments_are_named(cgn):
     z, labels = draws(cgn, 2)
     with pytest.raises(ValueError, match=r"labels must be a tensor, or three .* got 2"):
         cgn(z, labels[:2])
-    with pytest.raises(ValueError, match=r"z must be a tensor, or three: .* got 4"):
+    with pytest.raises(ValueError, match=r"z must be a tensor, or three .* got 4"):
         cgn([*z, z[0]], labels)
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.9, got 10"):
         cgn(z, [labels[0], labels[1], labels[2] + 10 - labels[2]])
