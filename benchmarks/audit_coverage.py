@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from genaug.evaluation.audit.composites import Design, draw
-from genaug.evaluation.audit.measures import HIGH_IS_WORSE, TITLES, Answers
+from genaug.evaluation.background_audit.composites import Design, draw
+from genaug.evaluation.background_audit.measures import HIGH_IS_WORSE, TITLES, Answers
 
 CLASSES = ("a", "b", "c")
 OBJECT = np.array([0.9, 0.8, 0.65])  # the share of each class's objects that are readable

@@ -21,7 +21,7 @@ from torchvision.models import resnet18
 
 from genaug._common.files import image_files
 from genaug.evaluation import preprocessing, score
-from genaug.evaluation.audit.composites import Images, draw
+from genaug.evaluation.background_audit.composites import Images, draw
 from genaug.evaluation.scoring import ImageFiles
 from genaug.photographs.format import BankFiles
 

@@ -71,7 +71,7 @@ def audit(
     if compare is not None:
         if model is not None or data is not None:
             raise ValueError("--compare takes two reports and no MODEL or --data")
-        from genaug.evaluation.audit import compare as compare_audits
+        from genaug.evaluation.background_audit import compare as compare_audits
 
         typer.echo(compare_audits(*compare).save(out))
         return

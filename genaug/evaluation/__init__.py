@@ -1,6 +1,6 @@
 """What is measured of a trained model: one file a measure."""
 
-from genaug.evaluation.audit import Audit, audit, compare
+from genaug.evaluation.background_audit import Audit, audit, compare
 from genaug.evaluation.corruptions import CORRUPTIONS, corrupt
 from genaug.evaluation.groups import GroupAccuracy, group_accuracy, read_groups
 from genaug.evaluation.measures.accuracy import accuracy

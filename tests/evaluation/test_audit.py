@@ -18,10 +18,10 @@ from torch import Tensor
 from genaug import PhotographBank
 from genaug.cli import main
 from genaug.evaluation import Audit, audit, compare, load_classifier
-from genaug.evaluation.audit.comparison_page import verdict as verdict_of_change
-from genaug.evaluation.audit.composites import Images, draw, paste, patches, place, tile
-from genaug.evaluation.audit.measures import ACCURACIES, TITLES
-from genaug.evaluation.audit.report import verdict
+from genaug.evaluation.background_audit.comparison_page import verdict as verdict_of_change
+from genaug.evaluation.background_audit.composites import Images, draw, paste, patches, place, tile
+from genaug.evaluation.background_audit.measures import ACCURACIES, TITLES
+from genaug.evaluation.background_audit.report import verdict
 from genaug.photographs.format import BankFiles
 
 LABELS = [0] * 12 + [1] * 8 + [2] * 5

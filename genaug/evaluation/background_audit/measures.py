@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from genaug.evaluation.audit.composites import PLACED, SIZES, Design
+from genaug.evaluation.background_audit.composites import PLACED, SIZES, Design
 from genaug.evaluation.intervals import NOTHING, Composites, Estimate, difference, share, worst
 
 FEW = 10  # photographs of a class below which its interval says little

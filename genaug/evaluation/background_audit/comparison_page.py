@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from genaug._common.files import atomic_path, writable_folder
 from genaug._common.records import write_results
-from genaug.evaluation.audit import page
-from genaug.evaluation.audit.measures import ACCURACIES, EFFECTS, GEOMETRY
-from genaug.evaluation.audit.report import _SHORT, _TABLE, percent, write_csv
+from genaug.evaluation.background_audit import page
+from genaug.evaluation.background_audit.measures import ACCURACIES, EFFECTS, GEOMETRY
+from genaug.evaluation.background_audit.report import _SHORT, _TABLE, percent, write_csv
 
 if TYPE_CHECKING:
-    from genaug.evaluation.audit.comparison import Comparison
+    from genaug.evaluation.background_audit.comparison import Comparison
 
 
 _BOTH = ("before", "after")

@@ -18,8 +18,16 @@ from torch import Tensor
 
 from genaug._common.arguments import check_integer
 from genaug._common.records import circumstances
-from genaug.evaluation.audit.composites import Design, Images, draw
-from genaug.evaluation.audit.measures import FEW, TITLES, Answers, Measure, Shared, as_percent, shared_photographs
+from genaug.evaluation.background_audit.composites import Design, Images, draw
+from genaug.evaluation.background_audit.measures import (
+    FEW,
+    TITLES,
+    Answers,
+    Measure,
+    Shared,
+    as_percent,
+    shared_photographs,
+)
 from genaug.evaluation.intervals import NOTHING, Estimate
 from genaug.evaluation.matching import Mapped, match
 from genaug.evaluation.models import Classifier
@@ -72,7 +80,7 @@ class Audit(Result):
         name: what the model is called.
         classes: of the photographs.
         photographs: how many of each class took part.
-        measures: by name, see `genaug.evaluation.audit.measures.TITLES`.
+        measures: by name, see `genaug.evaluation.background_audit.measures.TITLES`.
         attraction: (C, C) how often an object of class a on a background of class b is called b; on the diagonal, how
             often it is right on a background of its own class.
         pull: (C, C) how much more often than on backgrounds of all other classes; nothing on the diagonal.
@@ -118,7 +126,7 @@ class Audit(Result):
 
     def verdict(self) -> str:
         """The result in one or two sentences."""
-        from genaug.evaluation.audit.report import verdict
+        from genaug.evaluation.background_audit.report import verdict
 
         return verdict(self.to_json())
 
@@ -177,7 +185,7 @@ class Audit(Result):
         Returns:
             The path of index.html.
         """
-        from genaug.evaluation.audit.report import save
+        from genaug.evaluation.background_audit.report import save
 
         return save(self, folder)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from genaug.evaluation.audit.composites import Design
-from genaug.evaluation.audit.measures import TITLES, Answers, as_percent
+from genaug.evaluation.background_audit.composites import Design
+from genaug.evaluation.background_audit.measures import TITLES, Answers, as_percent
 from genaug.evaluation.intervals import Estimate, difference
 from genaug.evaluation.scoring import ENSEMBLE
 
@@ -81,7 +81,7 @@ class Comparison:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write index.html, comparison.json and comparison.csv; return the path of index.html."""
-        from genaug.evaluation.audit.comparison_page import save
+        from genaug.evaluation.background_audit.comparison_page import save
 
         return save(self, folder)
 

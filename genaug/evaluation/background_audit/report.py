@@ -17,13 +17,13 @@ from torchvision.transforms.v2.functional import resize, to_pil_image
 
 from genaug._common.files import atomic_path, writable_folder
 from genaug._common.records import write_results
-from genaug.evaluation.audit import page
-from genaug.evaluation.audit.comparison import RESULTS, write_answers
-from genaug.evaluation.audit.measures import ACCURACIES, EFFECTS, GEOMETRY
+from genaug.evaluation.background_audit import page
+from genaug.evaluation.background_audit.comparison import RESULTS, write_answers
+from genaug.evaluation.background_audit.measures import ACCURACIES, EFFECTS, GEOMETRY
 from genaug.evaluation.scoring import ENSEMBLE
 
 if TYPE_CHECKING:
-    from genaug.evaluation.audit.run import Audit
+    from genaug.evaluation.background_audit.run import Audit
 
 _SIDE = 224  # pixels of a picture of a pair
 _QUALITY = 82
