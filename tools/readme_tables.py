@@ -480,6 +480,8 @@ COLOURED = {
     "irm": "training digits, IRM",
     "irm-released": "training digits, IRM at GenInt's released learning rate",
     "grey": "training digits, in grey",
+    "known": "samples of a generator with known factors",
+    "known-intervened": "interventions on a generator with known factors",
     "vae": "samples of the VAE",
     "vae-intervened": "interventions on the VAE",
     "real+vae": "half training digits, half interventions on the VAE",

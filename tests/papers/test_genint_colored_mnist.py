@@ -123,3 +123,15 @@ def test_bad_input_is_named_and_nothing_is_written(
     with pytest.raises(error, match=message):
         recipe.run(tmp_path / "out", **{**TINY, **change})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("variant", recipe.VARIANTS)
+def test_known_factors_keep_the_shape_and_free_the_colour_only_by_intervention(variant: str) -> None:
+    data = recipe.load_data(variant, None, "sklearn")
+    observed, labels = recipe._known(data, 3, 2_000, intervened=False)
+    moved, same = recipe._known(data, 3, 2_000, intervened=True)
+    assert torch.equal(labels, same)
+    assert torch.equal(labels.bincount(), torch.full((data.classes,), 2_000 // data.classes))
+    assert recipe.colour_tells(observed, labels) > 0.75
+    assert recipe.colour_tells(moved, labels) < 1 / data.classes + 0.12
+    assert torch.equal(recipe._known(data, 3, 10, intervened=True)[0], moved[:10])  # a function of (seed, i)
