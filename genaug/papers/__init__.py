@@ -54,8 +54,7 @@ RECIPES = {
     ),
     "cgn-table2": Recipe(
         what="CGN, Table 2: test accuracy in percent on colored / double-colored / wildlife MNIST",
-        paper="original 35.9 / 10.3 / 10.1; gan 40.7 / 10.8 / 10.4; irm 59.8 / 67.7 / 11.3 and lntl 81.8 / 69.9 / 11.5 "
-        "(both from memory, unverified); cgn 95.1 / 89.0 / 85.7",
+        paper="original 35.9 / 10.3 / 10.1; gan 40.7 / 10.8 / 10.4; cgn 95.1 / 89.0 / 85.7",
         command="genaug reproduce cgn-table2 --rows all --root DIR --textures DIR",
         needs="MNIST (--download fetches it); for wildlife a folder of textures: DTD's striped and veined",
         cost="3 to 10 minutes a row, variant and seed in bfloat16, one CPU core; all: 3 hours",

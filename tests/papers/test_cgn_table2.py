@@ -177,14 +177,11 @@ def test_every_row_is_made_from_start_to_end_and_resumes(
     }  # fmt: skip
     assert [call for call in trained if call[0].startswith("gan")] == [("gan, colored", 0, 200)]
     assert results["published"]["paper"]["gan"]["colored"] == {"train": 99.8, "test": 40.7}
-    # IRM's and LNTL's are nobody's measurement that we could check: they are not among the paper's
+    # a figure without a source is not in the table: IRM's and LNTL's of the paper
     assert "irm-2" not in results["published"]["paper"]
-    assert results["published"]["memory"]["lntl"]["wildlife"] == {"train": None, "test": 11.5}
+    assert results["published"]["method"]["lntl"]["colored"] == {"train": None, "test": 81.85}
     printed = capsys.readouterr().out
-    assert "- / 59.8 (m)" in printed
-    assert printed.count("(m): from memory, unverified") == 2
-    cgn_table2.run(tmp_path / "other", rows=("original",), **SMALL)
-    assert "(m)" not in capsys.readouterr().out
+    assert "- / 81.8" in next(line for line in printed.splitlines() if line.startswith("lntl"))
 
 
 @pytest.mark.parametrize("row", ["gan", "irm-5", "lntl"])
