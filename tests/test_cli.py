@@ -48,7 +48,7 @@ COMMANDS = [
     "reproduce cgn-figure6",
     "reproduce cgn-figure7",
     "reproduce genint-colored-mnist",
-    *(f"reproduce {name}" for name, recipe in RECIPES.items() if recipe.twin),
+    *(f"reproduce {name}" for name, recipe in RECIPES.items() if recipe.small_scale),
     "assets",
     "assets list",
     "assets pull",
@@ -588,15 +588,15 @@ def test_reproduce_list_names_every_recipe_and_its_figures(
             ("command", recipe.command),
             ("then", recipe.then),
             ("missing", recipe.missing),
-            ("needs", recipe.needs if recipe.command or recipe.twin else ""),
-            ("cost", recipe.cost if recipe.command or recipe.twin else ""),
+            ("needs", recipe.needs if recipe.command or recipe.small_scale else ""),
+            ("cost", recipe.cost if recipe.command or recipe.small_scale else ""),
             ("paper", recipe.paper),
             ("ours", ours.get("full", "not run")),
-            ("twin", f"genaug reproduce {name} --twin" if recipe.twin else ""),
-            ("our twin", ours.get("twin", "not run") if recipe.twin else ""),
+            ("small-scale", f"genaug reproduce {name} --small-scale" if recipe.small_scale else ""),
+            ("ours (small)", ours.get("small_scale", "not run") if recipe.small_scale else ""),
         ):
-            lines = [line for line in blocks[name].splitlines() if line.startswith(f"  {field:<10}")]
-            assert lines == ([f"  {field:<10}{text}"] if text else [])
+            lines = [line for line in blocks[name].splitlines() if line.startswith(f"  {field:<14}")]
+            assert lines == ([f"  {field:<14}{text}"] if text else [])
 
 
 def test_reproduce_list_has_every_table_and_numbered_figure_of_results() -> None:
@@ -612,26 +612,28 @@ def test_reproduce_list_fits_the_terminal(capsys: pytest.CaptureFixture[str], mo
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_can_be_run_or_says_what_is_lacking(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_every_recipe_can_be_run_or_says_what_is_missing(capsys: pytest.CaptureFixture[str], name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.command or recipe.missing
     assert recipe.command or not recipe.then
     commands = [command for command in (recipe.command, recipe.then) if command] + [
-        f"genaug reproduce {name} --twin"
-    ] * recipe.twin
+        f"genaug reproduce {name} --small-scale"
+    ] * recipe.small_scale
     for command in commands:
         program, *arguments = command.split()
         assert program == "genaug"
         assert run(capsys, *arguments, "--help")[0] == 0
 
 
-def test_a_twin_is_asked_for_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_small_scale_reproduction_needs_its_option(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(capsys, "reproduce", "genint-table1", "--out", "run")
-    assert "its twin: genaug reproduce genint-table1 --twin, or as far as it goes: genaug train classifier" in message
-    assert "is missing the training; the sheets are" in refused(capsys, "reproduce", "genint-figure7", "--twin")
+    assert "Run genaug reproduce genint-table1 --small-scale, or genaug train classifier" in message
+    assert "(missing: the training; genaug.evaluation.save_grad_cams" in refused(
+        capsys, "reproduce", "genint-figure7", "--small-scale"
+    )
     assert "genaug sample cgn-double-colored-mnist" in refused(capsys, "reproduce", "cgn-figure3")
     assert "got an empty entry" in refused(
-        capsys, "reproduce", "genint-table1", "--twin", "--seeds", ",", "--out", "run"
+        capsys, "reproduce", "genint-table1", "--small-scale", "--seeds", ",", "--out", "run"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -258,7 +258,7 @@ def test_tables_are_those_of_the_results():
 def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkeypatch):
     figure = {"test": {"mean": 0.5, "sd": None, "n": 1}}
     runs = [
-        {"row": row, "variant": variant, "device": device, "torch": "2.15.0+cpu", "train_images": 1234}
+        {"row": row, "variant": variant, "device": device, "torch": "2.15.0+cpu", "train_images": 1234, "test": 0.5}
         for row, variant, device in (
             ("mixed", "colored", "none"),
             ("original", "wildlife", "first"),

@@ -24,7 +24,7 @@ BASELINES = ("gan", "irm-2", "irm-5", "lntl")
 # folder under benchmarks/results/cgn-table2, row of the recipe, what the README calls it
 MEASURED = (
     ("original", "original", "biased digits alone"),
-    ("all", "gan", "biased digits and a conditional GAN's"),
+    ("all", "gan", "biased digits and images of a conditional GAN"),
     ("all", "irm-2", "IRM, 2 environments"),
     ("all", "irm-5", "IRM, 5 environments"),
     ("all", "lntl", "LNTL"),
@@ -33,8 +33,8 @@ MEASURED = (
     ("embedded-pool10000", "cgn", "counterfactuals, embedded weights, `pool=10_000`"),
     ("embedded-pool2000", "cgn", "counterfactuals, embedded weights, `pool=2_000`"),
     ("authors", "cgn", "counterfactuals, the authors' checkpoints"),
-    ("best", "best", "**counterfactuals, our recipe (`--rows best`) with its own classifier**"),
-    ("all", "best-original", "the control: that classifier, biased digits alone"),
+    ("best", "best", "**counterfactuals, our recipe and classifier (`--rows best`)**"),
+    ("all", "best-original", "control: our classifier, biased digits alone"),
 )
 
 
@@ -94,7 +94,7 @@ def table2() -> str:
         "| paper, Original + CGN | 95.1 | 89.0 | 85.7 |",
         "| independent rerun, 100,000 counterfactuals alone | 92.3 | 86.5 | 81.4 |",
     ]
-    seen = "Our recipe sees an image once, GAN, IRM and LNTL five times, the others ten times."
+    seen = "Epochs: 1 for our recipe, 5 for GAN, IRM and LNTL, 10 for the others."
     return "\n".join([*lines, "", f"Measured here: {_table2_circumstances(measured)} {seen}"])
 
 
@@ -162,7 +162,7 @@ def audit_coverage() -> str:
     """How often intervals contain the true value, by model."""
     files = sorted(RESULTS.glob("audit-coverage-*-photographs.csv"))
     lines = [
-        "| photographs | model reads | overall, % | of a class, % | of the worst class, % | within 93 to 97 |",
+        "| photographs | model reads | overall, % | of a class, % | of the worst class, % | measures within 93 to 97 |",
         "|---|---|---|---|---|---|",
     ]
     for file in files:
@@ -202,7 +202,7 @@ def audit_photographs() -> str:
         return "Not run."
     results = json.loads(files[-1].read_text())
     runs = results["runs"]
-    lines = ["| measure | photographs | photographs and swaps | change, points: of each seed |", "|---|---|---|---|"]
+    lines = ["| measure, % | photographs | photographs and swaps | change in points, by seed |", "|---|---|---|---|"]
     for name, title in _AUDITED.items():
         cells = []
         for which in ("before", "after"):
@@ -213,7 +213,7 @@ def audit_photographs() -> str:
         lines.append(f"| {title} | {' | '.join(cells)} | {each} |")
     largest = max(size / 1e6 for run in runs for size in run["report_bytes"])
     note = (
-        f"Percent; mean ± standard deviation of seeds {', '.join(str(run['seed']) for run in runs)} (n={len(runs)}), "
+        f"Mean ± standard deviation of seeds {', '.join(str(run['seed']) for run in runs)} (n={len(runs)}), "
         f"{runs[0]['photographs']:,} held-out photographs each. Changes have paired 95% intervals. Reports have at "
         f"most {largest:.1f} MB. {machine(results['environment'])}."
     )
@@ -266,7 +266,7 @@ def diffusion_digits() -> str:
         return "Not run."
     with files[-1].open(newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = ["| trained on | accuracy there, % | on test digits, % |", "|---|---|---|"]
+    lines = ["| trained on | training accuracy, % | test accuracy, % |", "|---|---|---|"]
     labels = {
         "biased digits": "the biased digits",
         "observed": "samples, nuisances as observed",
@@ -311,7 +311,7 @@ def explore() -> str:
 
 def demo() -> str:
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "demo").glob("seed-*.json"))]
-    lines = ["| trained on | accuracy there, % | on test digits, % |", "|---|---|---|"]
+    lines = ["| trained on | training accuracy, % | test accuracy, % |", "|---|---|---|"]
     for row, label in (
         ("plain", "the biased digits"),
         ("counterfactual", "counterfactuals"),
@@ -328,7 +328,7 @@ def demo() -> str:
     note = (
         f"Mean ± standard deviation of seeds {seeds} (n={len(runs)}); CPU, {settings['threads']} thread, "
         f"torch {settings['torch'].split('+')[0]}, {min(seconds):.0f} to "
-        f"{max(seconds):.0f} seconds a seed, other work running."
+        f"{max(seconds):.0f} seconds per seed, other work running."
     )
     return "\n".join([*lines, "", note])
 
@@ -337,7 +337,7 @@ def speed() -> str:
     files = sorted(RESULTS.glob("counterfactual_digits-*.csv"))
     if not files:
         return "Not run."
-    lines = ["| way | images/s | against the released way | measured with |", "|---|---|---|---|"]
+    lines = ["| method | images/s | speedup over the released code | measured with |", "|---|---|---|---|"]
     for file in files:
         circumstances = file.stem.removeprefix("counterfactual_digits-").replace("-", ", ")
         with file.open() as text:
@@ -351,7 +351,7 @@ def imagenet_speed() -> str:
     files = sorted(RESULTS.glob("counterfactual-imagenet-256-*.csv"))
     if not files:
         return "Not run."
-    lines = ["| way | images/s | lowest to highest | against the released way |", "|---|---|---|---|"]
+    lines = ["| method | images/s | lowest to highest | speedup over the released code |", "|---|---|---|---|"]
     notes = []
     for file in files:
         with file.open() as text:
@@ -371,8 +371,8 @@ def imagenet_speed() -> str:
     return "\n".join([*lines, "", f"Measured with {'; '.join(notes)}."])
 
 
-def _twins() -> dict[str, dict]:
-    files = {file.parent.name: file for file in (RESULTS / "twins").glob("*/results.json")}
+def _small_scale() -> dict[str, dict]:
+    files = {file.parent.name: file for file in (RESULTS / "small-scale").glob("*/results.json")}
     return {name: json.loads(files[name].read_text()) for name in RECIPES if name in files}
 
 
@@ -383,9 +383,9 @@ def _here(effect: dict) -> str:
     return f"{effect['mean']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def twins() -> str:
-    lines = ["| of | effect | paper | here [95% interval] | |", "|---|---|---|---|---|"]
-    found = _twins()
+def small_scale() -> str:
+    lines = ["| table or figure | effect | paper | here [95% interval] | verdict |", "|---|---|---|---|---|"]
+    found = _small_scale()
     for name, results in found.items():
         title = results["title"].split(" (")[0]
         for place, effect in enumerate(results["effects"]):
@@ -401,9 +401,14 @@ def twins() -> str:
         dict.fromkeys(f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
     )
     verdicts = [effect["verdict"] for results in found.values() for effect in results["effects"]]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a twin and seed"
-    note = f"Of {len(verdicts)} effects {counts}. Seeds {seeds}; {where}; {times}."
+    counts = ", ".join(
+        f"{verdicts.count(verdict)} in the {verdict}"
+        if "direction" in verdict
+        else f"{verdicts.count(verdict)} {verdict}"
+        for verdict in dict.fromkeys(verdicts)
+    )
+    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds per reproduction and seed"
+    note = f"{len(verdicts)} effects: {counts}. Seeds {seeds}; {where}; {times}."
     return "\n".join([*lines, "", note])
 
 
@@ -547,7 +552,7 @@ def coloured() -> str:
     seconds = [run["seconds"] for run in runs]
     note = (
         "In percent, mean ± standard deviation of n "
-        f"seeds (of {seeds}); {where}, other work running, {min(seconds):.0f} to {max(seconds):.0f} seconds a row "
+        f"seeds (of {seeds}); {where}, other work running, {min(seconds):.0f} to {max(seconds):.0f} seconds per row "
         "and seed."
     )
     return "\n\n".join([*parts, note])
@@ -611,7 +616,7 @@ def cgn_table1() -> str:
         seconds = [run["seconds"] for run in runs]
         seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
         where = f"{runs[0]['device']}, {runs[0]['threads']} thread, torch {runs[0]['torch'].split('+')[0]}"
-        times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a row, other work running"
+        times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds per row, other work running"
         notes.append(
             f"as {results['settings']['as']}: {results['settings']['steps']} steps, seeds {seeds}, {where}, {times}"
         )
@@ -710,9 +715,9 @@ def measured() -> str:
             parts.append(f"{variant} {', '.join(points)}")
         counts = min(at["n"] for ratios in results["summary"].values() for at in ratios["10"].values())
         found["cgn-figure7"] = {"full": f"ten a noise, test accuracy in percent: {'; '.join(parts)} (n={counts})"}
-    for name, results in _twins().items():
+    for name, results in _small_scale().items():
         effects = [f"{effect['what']}: {_here(effect)}, {effect['verdict']}" for effect in results["effects"]]
-        found[name] = {"twin": f"{'; '.join(effects)} (n={len(results['runs'])})"}
+        found[name] = {"small_scale": f"{'; '.join(effects)} (n={len(results['runs'])})"}
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -720,7 +725,7 @@ def _runs(results: dict) -> str:
     runs = results["runs"]
     seconds = [run["seconds"] for run in runs]
     device, threads, torch = runs[0]["device"], runs[0]["threads"], runs[0]["torch"].split("+")[0]
-    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds a seed"
+    times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds per seed"
     return f"n={len(runs)}, {device}, {threads} thread, torch {torch}, {times}"
 
 
@@ -754,7 +759,7 @@ def main() -> int:
     explored = ROOT / "docs" / "explore.md"
     files = {
         readme: written(readme.read_text(), demo=demo(), table2_short=table2_short()),
-        page: written(page.read_text(), twins=twins()),
+        page: written(page.read_text(), **{"small-scale": small_scale()}),
         gallery: written(gallery.read_text(), figure6=figure6(), figure7=figure7(), table5=table5()),
         rendered: written(rendered.read_text(), rendering=rendering()),
         trained: written(trained.read_text(), cgn_table1=cgn_table1(), cgn_memory=cgn_memory()),
@@ -777,7 +782,7 @@ def main() -> int:
         imagenet: written(imagenet.read_text(), **{"imagenet-speed": imagenet_speed()}),
         ROOT / "genaug" / "papers" / "measured.json": measured(),
     }
-    for name, results in _twins().items():
+    for name, results in _small_scale().items():
         file = ROOT / "genaug" / "papers" / f"{name.replace('-', '_')}.py"
         files[file] = head_of(file.read_text(), results)
     if parser.parse_args().check:

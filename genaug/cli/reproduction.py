@@ -61,19 +61,19 @@ def reproduce_list() -> None:
             "": recipe.what,
             "command": recipe.command,
             "then": recipe.then,
-            "twin": f"genaug reproduce {name} --twin" if recipe.twin else "",
+            "small-scale": f"genaug reproduce {name} --small-scale" if recipe.small_scale else "",
             "missing": recipe.missing,
-            "needs": recipe.needs if recipe.command or recipe.twin else "",
-            "cost": recipe.cost if recipe.command or recipe.twin else "",
+            "needs": recipe.needs if recipe.command or recipe.small_scale else "",
+            "cost": recipe.cost if recipe.command or recipe.small_scale else "",
             "paper": recipe.paper,
             "ours": ours.get("full", "not run"),
-            "our twin": ours.get("twin", "not run") if recipe.twin else "",
+            "ours (small)": ours.get("small_scale", "not run") if recipe.small_scale else "",
         }
         for field, text in lines.items():
             if text:
-                head = f"  {field:<10}" if field else f"{name}: "
+                head = f"  {field:<14}" if field else f"{name}: "
                 options: Any = {"break_on_hyphens": False, "break_long_words": False}
-                typer.echo(textwrap.fill(head + text, columns, subsequent_indent=" " * 12, **options))
+                typer.echo(textwrap.fill(head + text, columns, subsequent_indent=" " * 16, **options))
         typer.echo()
 
 
@@ -318,30 +318,35 @@ def reproduce_genint_colored_mnist(
 
 
 def _add_recipe(name: str, recipe: Recipe) -> None:
-    """A recipe's twin as a command; of one without a twin, hidden, what there is instead."""
+    """Add the command of a recipe: its small-scale reproduction, or else an error that says what to run instead."""
 
     @reproduce.command(
         name,
         help=f"{recipe.what}.",
-        epilog=f"Example: genaug reproduce {name} --twin --out runs/{name}",
-        hidden=not recipe.twin,
+        epilog=f"Example: genaug reproduce {name} --small-scale --out runs/{name}",
+        hidden=not recipe.small_scale,
     )
-    def reproduce_twin(
-        twin: Annotated[
-            bool, typer.Option("--twin", help="Run the small-scale reproduction on scikit-learn's digits.")
+    def reproduce_small_scale(
+        small_scale: Annotated[
+            bool, typer.Option("--small-scale", help="Run the small-scale reproduction on scikit-learn's digits.")
         ] = False,
+        twin: Annotated[bool, typer.Option("--twin", hidden=True)] = False,
         seeds: Seeds = SEEDS,
         out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs", name),
     ) -> None:
-        if not (twin and recipe.twin):
-            ways = [f"its twin: genaug reproduce {name} --twin"] if recipe.twin else []
-            ways += [f"as far as it goes: {recipe.command}"] if recipe.command else []
-            missing = f"is missing {recipe.missing}; " if recipe.missing else "has no command of this name; "
-            raise ValueError(f"{name} in full {missing}{', or '.join(ways) or 'see genaug reproduce list'}")
+        if twin:  # the name of this option in earlier versions; to be removed after one release
+            typer.echo("--twin is now --small-scale", err=True)
+        if not ((small_scale or twin) and recipe.small_scale):
+            small = f"genaug reproduce {name} --small-scale"
+            commands = [small] if recipe.small_scale else []
+            commands += [recipe.command] if recipe.command else []
+            why = f"is not fully implemented (missing: {recipe.missing})" if recipe.missing else "is not a command"
+            run = f"Run {', or '.join(commands)}" if commands else "See genaug reproduce list"
+            raise ValueError(f"{name} {why}. {run}")
         chosen = integers(seeds, "--seeds") or ()
         import importlib
 
-        importlib.import_module(f"genaug.papers.{name.replace('-', '_')}").TWIN.run(out, chosen)
+        importlib.import_module(f"genaug.papers.{name.replace('-', '_')}").SMALL_SCALE.run(out, chosen)
 
 
 _WITH_COMMANDS = {command.name for command in reproduce.registered_commands}

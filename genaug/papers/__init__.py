@@ -22,7 +22,7 @@ class Recipe:
         command: the command that makes it, or what of it can be made; "" if nothing can.
         then: the command that measures what `command` has trained; "" if that does it itself.
         missing: what the package does not do yet; "" if it does all.
-        twin: whether it has a twin at desk scale, `genaug reproduce NAME --twin`.
+        small_scale: whether it has a small-scale reproduction, `genaug reproduce NAME --small-scale`.
         needs: data that the user has to bring.
         cost: time and hardware.
     """
@@ -32,12 +32,12 @@ class Recipe:
     command: str = ""
     then: str = ""
     missing: str = ""
-    twin: bool = False
+    small_scale: bool = False
     needs: str = "nothing"
     cost: str = "not run"
 
 
-_TWIN_COST = "the twin minutes a seed on one CPU core"
+_SMALL_SCALE_COST = "small-scale reproduction: minutes per seed, one CPU core"
 _PICTURES = "pictures"
 _CGN_WEIGHTS = "the weights of the CGN on ImageNet (genaug assets list)"
 
@@ -64,18 +64,18 @@ RECIPES = {
         paper="ImageNet 21.4; CGN's heads: shape 54.8, texture 16.7, background 22.9; accuracy 76.1, ensemble 74.0",
         command="genaug train classifier --row cgn --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite shape-bias --data DIR --out DIR",
-        twin=True,
-        needs="the cue-conflict stimuli; ImageNet and the CGN's weights for training; the twin nothing",
-        cost=_TWIN_COST,
+        small_scale=True,
+        needs="the cue-conflict stimuli; ImageNet and the CGN's weights for training; --small-scale: nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "cgn-table4": Recipe(
         what="CGN, Table 4: accuracy in percent on IN-9, Mixed-Same and Mixed-Rand, and the background gap, ResNet-50",
         paper="ImageNet 95.6, 86.2, 78.9, gap 7.3; ImageNet + CGN 94.2, 83.4, 80.1, gap 3.3",
         command="genaug train classifier --row cgn --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite background-gap --data DIR --out DIR",
-        twin=True,
-        needs="ImageNet-9; ImageNet and the CGN's weights for training; the twin nothing",
-        cost=_TWIN_COST,
+        small_scale=True,
+        needs="ImageNet-9; ImageNet and the CGN's weights for training; --small-scale: nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "cgn-table5": Recipe(
         what="CGN, Table 5 (appendix H): which signal of double-colored MNIST is stable across environments",
@@ -140,9 +140,9 @@ RECIPES = {
         command="genaug train classifier --row genint --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR",
         missing=_TRANSFER,
-        twin=True,
-        needs=f"ObjectNet; {_TRAINING}; the twin nothing",
-        cost=_TWIN_COST,
+        small_scale=True,
+        needs=f"ObjectNet; {_TRAINING}; --small-scale: nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "genint-table2": Recipe(
         what="GenInt, Table 2: mCE in percent on ImageNet-C by training distribution, ResNet-18 and -152",
@@ -150,9 +150,9 @@ RECIPES = {
         command="genaug train classifier --row genint-transfer --data DIR --val DIR --stylized DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet-c --data DIR --out DIR",
         missing=_TRANSFER,
-        twin=True,
-        needs=f"ImageNet-C; {_TRAINING}; the twin nothing",
-        cost=_TWIN_COST,
+        small_scale=True,
+        needs=f"ImageNet-C; {_TRAINING}; --small-scale: nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "genint-table3": Recipe(
         what="GenInt, Table 3: accuracy in percent on ImageNet and ImageNet-V2 by training distribution",
@@ -160,19 +160,19 @@ RECIPES = {
         command="genaug train classifier --row genint --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet-v2 --data DIR --out DIR",
         missing=_TRANSFER,
-        twin=True,
-        needs=f"ImageNet-V2; {_TRAINING} (--suite imagenet measures there); the twin nothing",
-        cost=_TWIN_COST,
+        small_scale=True,
+        needs=f"ImageNet-V2; {_TRAINING} (--suite imagenet measures there); --small-scale: nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "genint-table4": Recipe(
         what="GenInt, Table 4: ImageNet accuracy in percent of a ResNet-50 that has seen generated images alone",
         paper="observational, truncation 1.0 39.07, 1.5 42.65, 2.0 40.98; interventional 45.06",
         command="genaug train classifier --row gan-interventional --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet --data DIR --out DIR",
-        missing="the truncations of 1.5 and 2.0: it is at most 1 here; the other row is --row gan-observational",
-        twin=True,
-        needs="BigGAN-deep's weights and ImageNet's validation images; the twin nothing",
-        cost=_TWIN_COST,
+        missing="the truncations 1.5 and 2.0; for the observational row, use --row gan-observational",
+        small_scale=True,
+        needs="BigGAN-deep's weights and ImageNet's validation images; --small-scale: nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "genint-colored-mnist": Recipe(
         what="GenInt's coloured digits, the released code's motivating example: accuracy in percent, in colours as in "
@@ -198,35 +198,35 @@ RECIPES = {
     "genint-figure3": Recipe(
         what="GenInt, Figure 3: how many times better than chance nuisances tell the label",
         paper="ImageNet up to 8; GenInt lowest; curves without published numbers",
-        missing="training sets of ImageNet's size; the measure is genaug.evaluation.nuisance_correlation",
-        twin=True,
-        needs="the twin nothing",
-        cost=_TWIN_COST,
+        missing="training at ImageNet's size; genaug.evaluation.nuisance_correlation has the measure",
+        small_scale=True,
+        needs="nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "genint-figure5": Recipe(
         what="GenInt, Figure 5: causal bound and accuracy over the intervention's strength",
         paper="both rise; curves without published numbers",
-        missing="the training; the measure is genaug.evaluation.causal_bound",
-        twin=True,
-        needs="the twin nothing",
-        cost=_TWIN_COST,
+        missing="the training; genaug.evaluation.causal_bound has the measure",
+        small_scale=True,
+        needs="nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "genint-figure6": Recipe(
         what="GenInt, Figure 6: causal bound over truncation, number of components and scale",
         paper="highest at t = 1, k = 60, s = 100%: -5.162",
-        missing="a command; the search is genaug.evaluation.search_interventions",
-        twin=True,
-        needs="BigGAN-deep's weights and ImageNet's validation images; the twin nothing",
-        cost=_TWIN_COST,
+        missing="a command; genaug.evaluation.search_interventions has the search",
+        small_scale=True,
+        needs="BigGAN-deep's weights and ImageNet's validation images; --small-scale: nothing",
+        cost=_SMALL_SCALE_COST,
     ),
     "genint-figure7": Recipe(
         what="GenInt, Figure 7: where classifiers look, by Grad-CAM",
         paper=_PICTURES,
-        missing="the training; the sheets are genaug.evaluation.save_grad_cams",
+        missing="the training; genaug.evaluation.save_grad_cams draws the sheets",
     ),
 }
 
 
 def measured() -> dict[str, dict[str, str]]:
-    """What this project measured, in words, by recipe: "full" and "twin", each where it was run."""
+    """Return the measured results in words, by recipe: "full" and "small_scale", where each was run."""
     return json.loads((Path(__file__).parent / "measured.json").read_text(encoding="utf-8"))

@@ -1,15 +1,15 @@
-"""CGN, Table 4: how much a classifier leans on backgrounds; here its desk-scale twin.
+"""CGN, Table 4: how much a classifier relies on backgrounds; a small-scale reproduction.
 
-    genaug reproduce cgn-table4 --twin --seeds 0,1,2 --out runs/cgn-table4
+    genaug reproduce cgn-table4 --small-scale --seeds 0,1,2 --out runs/cgn-table4
 
-Accuracy in percent on IN-9, Mixed-Same, Mixed-Rand and the gap of the last two, ResNet-50: ImageNet 95.6, 86.2, 78.9,
-7.3; ImageNet and CGN (the mean of the shape and the texture head) 94.2, 83.4, 80.1, 3.3.
+In the paper: accuracy in percent on IN-9, Mixed-Same and Mixed-Rand, and the gap of the last two, ResNet-50. ImageNet
+95.6, 86.2, 78.9, 7.3; ImageNet and CGN (mean of the shape and texture heads) 94.2, 83.4, 80.1, 3.3.
 
-The twin: digits of other writers in the colours of their class, on the background of their class as in training
-("original"), of their class always ("mixed-same"), or of any class ("mixed-rand"). The classifiers are those of Table
-3's twin.
+The reproduction tests the classifiers of Table 3's reproduction on digits of other writers in the colors of their
+class. The background is biased as in training ("original"), always of the digit's class ("mixed-same"), or of any class
+("mixed-rand").
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 76 to 81 seconds a seed; 95% intervals): gap, points: biased digits
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 76 to 81 seconds per seed; 95% intervals): gap, points: biased digits
 over CGN, shape and texture heads: +41.02 [+35.53, +46.52]; mixed-rand, %: CGN, shape and texture heads over biased
 digits: +40.07 [+33.88, +46.26]; mixed-same, %: biased digits over CGN, shape and texture heads: +0.96 [+0.14, +1.78];
 original, %: biased digits over CGN, shape and texture heads: -1.11 [-3.52, +1.30].
@@ -25,15 +25,15 @@ from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.measures.accuracy import batches
 from genaug.evaluation.measures.background_gap import background_gap
 from genaug.evaluation.scoring import Model
-from genaug.papers.twin_data import BIAS, COUNTERFACTUALS, biased, fit_heads, new_digits, painted
-from genaug.papers.twins import Figures, Twin, difference
+from genaug.papers.small_scale import Figures, SmallScale, difference
+from genaug.papers.small_scale_data import BIAS, COUNTERFACTUALS, biased, fit_heads, new_digits, painted
 from genaug.training.classifier.digits import fit_classifier
 
 PLAIN, OURS = "biased digits", "CGN, shape and texture heads"
 
 
 def measure(seed: int) -> Figures:
-    """The three accuracies and the gap of both classifiers, in percent."""
+    """Return the three accuracies and the gap of both classifiers, in percent."""
     heads = fit_heads(seed)
 
     def shape_and_texture(images: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def measure(seed: int) -> Figures:
 
 
 def _tests(seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Original, mixed-same and mixed-rand: of the same digits, those that can be seen in all three."""
+    """Return original, mixed-same and mixed-rand images of the digits that are visible in all three."""
     digits = new_digits(seed, BIAS)
     anyone = torch.randint(10, digits.targets.shape, generator=torch.Generator().manual_seed(seed))
     backgrounds = digits.factors["background"], digits.targets, anyone
@@ -70,7 +70,7 @@ def _tests(seed: int) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-TWIN = Twin(
+SMALL_SCALE = SmallScale(
     name="cgn-table4",
     title="CGN, Table 4 (background gap)",
     measure=measure,

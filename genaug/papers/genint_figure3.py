@@ -1,18 +1,18 @@
-"""GenInt, Figure 3: do nuisances tell the label? Here its desk-scale twin.
+"""GenInt, Figure 3: how well nuisances predict the label; a small-scale reproduction.
 
-    genaug reproduce genint-figure3 --twin --seeds 0,1,2 --out runs/genint-figure3
+    genaug reproduce genint-figure3 --small-scale --seeds 0,1,2 --out runs/genint-figure3
 
-On ImageNet nuisances predict labels up to eight times better than chance; on the data of GenInt less than on those of
-any other augmentation (the figure's curves have no published numbers).
+In the paper: on ImageNet, nuisances predict labels up to eight times better than chance. On GenInt's data they predict
+them less than on the data of any other augmentation. The curves have no published numbers.
 
-The twin: a regressor learns to read the generator's interventions, along 12 directions that recolour, from images;
-reads them from the biased digits, from the generator's own samples and from its interventions; and a small network
-predicts the label from what was read, among 2, 4, 6, 8 and 10 classes, of which ten times chance is all there is. The
-interventions that are read are others than those that were learnt from.
+The reproduction trains a regressor to read the generator's interventions from images, along 12 directions that change
+colors. The regressor then reads them from biased digits, from samples of the generator, and from new interventions. A
+small network predicts the label from the values read, among 2, 4, 6, 8 and 10 classes. With ten classes, ten times
+chance is the maximum.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 50 to 64 seconds a seed; 95% intervals): biased digits over chance, ten
-classes, times chance: +8.53 [+8.45, +8.60]; biased digits over GenInt, ten classes, times chance: +3.23 [+3.08, +3.38];
-GAN augmentation over GenInt, ten classes, times chance: +1.71 [+1.37, +2.05].
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 50 to 64 seconds per seed; 95% intervals): biased digits over chance,
+ten classes, times chance: +8.53 [+8.45, +8.60]; biased digits over GenInt, ten classes, times chance: +3.23 [+3.08,
++3.38]; GAN augmentation over GenInt, ten classes, times chance: +1.71 [+1.37, +2.05].
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from genaug._common.plotting import Panel
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.demo.digits import COMPONENTS, INTERVENED, SCALE
 from genaug.evaluation.measures.nuisance_correlation import fit_nuisance_regressor, nuisance_correlation
-from genaug.papers.twin_data import GENERATOR, biased, generated
-from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
+from genaug.papers.small_scale import Effect, Figures, SmallScale, draw_curves, points
+from genaug.papers.small_scale_data import GENERATOR, biased, generated
 
 COUNTS = (2, 4, 6, 8, 10)
-LEARNT = 10_000  # interventions that the regressor learns from
-READ = 2_000  # images of each kind that nuisances are read from
-ELSEWHERE = 1_000_000  # added to the seed of what is read: no image of it has been learnt from
+LEARNT = 10_000  # interventions to train the regressor on
+READ = 2_000  # images of each kind from which the regressor reads nuisances
+ELSEWHERE = 1_000_000  # added to the seed of the images to read, so that they differ from the training images
 
 
 def measure(seed: int) -> Figures:
-    """How many times better than chance, by number of classes."""
+    """Return how many times better than chance the label is predicted, by number of classes."""
     learnt = GenerativeInterventionDataset(
         INTERVENED, length=LEARNT, seed=seed, components=COMPONENTS, scale=SCALE, interventions_per_noise=1
     )
@@ -54,7 +54,7 @@ def measure(seed: int) -> Figures:
 
 
 def draw(every: Sequence[Figures], path: Path) -> None:
-    """The three curves, as the paper's figure."""
+    """Draw the three curves, like the paper's figure."""
     lines = {name: points(every, name) for name in every[0]}
     panel = Panel("number of classes", "times better than chance", lines, reference=(1.0, "chance"))
     draw_curves(every, path, [panel], "GenInt, Figure 3: labels told from nuisances")
@@ -64,7 +64,7 @@ def _at_ten(row: str, found: Figures) -> float:
     return found[row][str(COUNTS[-1])]
 
 
-TWIN = Twin(
+SMALL_SCALE = SmallScale(
     name="genint-figure3",
     title="GenInt, Figure 3 (labels told from nuisances, times chance)",
     measure=measure,

@@ -1,15 +1,16 @@
-"""GenInt, Figure 5: a tighter causal bound makes a better classifier; here its desk-scale twin.
+"""GenInt, Figure 5: a tighter causal bound makes a better classifier; a small-scale reproduction.
 
-    genaug reproduce genint-figure5 --twin --seeds 0,1,2 --out runs/genint-figure5
+    genaug reproduce genint-figure5 --small-scale --seeds 0,1,2 --out runs/genint-figure5
 
-As the intervention grows, log P(x|z) and the accuracy of a ResNet-18 trained on the generated images both rise (the
-figure's curves have no published numbers).
+In the paper: as the intervention grows, log P(x|z) and the accuracy of a ResNet-18 that is trained on the generated
+images both rise. The curves have no published numbers.
 
-The twin: the interventions' scale grows from 0, where the chosen component is set to its mean, to 30 standard
-deviations; the truncation is 0.5, as the figure's was (the paper's third footnote). log P(x|z) is of digits of other
-writers in random colours, and the classifier is trained on the generated digits alone and tested on these.
+The reproduction raises the scale of the interventions from 0, which sets the chosen component to its mean, to 30
+standard deviations. The truncation is 0.5, as in the figure (the paper's third footnote). log P(x|z) is measured on
+digits of other writers in random colors. The classifier is trained on generated digits only and tested on the same
+digits as the bound.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 329 to 842 seconds a seed; 95% intervals): log P(x|z), nats: scale 30
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 329 to 842 seconds per seed; 95% intervals): log P(x|z), nats: scale 30
 over 0: +625.28 [+580.94, +669.62]; accuracy, %: scale 30 over 0: +60.04 [+55.01, +65.07].
 """
 
@@ -21,8 +22,8 @@ from pathlib import Path
 from genaug._common.plotting import Panel
 from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.measures.causal_bound import causal_bound, held_out_bandwidth
-from genaug.papers.twin_data import INTERVENTIONS, generated, new_digits, painted, top_k, unit_directions
-from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
+from genaug.papers.small_scale import Effect, Figures, SmallScale, draw_curves, points
+from genaug.papers.small_scale_data import INTERVENTIONS, generated, new_digits, painted, top_k, unit_directions
 from genaug.training.classifier.digits import fit_classifier
 
 SCALES = (0, 5, 10, 15, 30)
@@ -31,7 +32,7 @@ BOUND, ACCURACY = "log P(x|z), nats", "accuracy, %"
 
 
 def measure(seed: int) -> Figures:
-    """The bound in nats and the accuracy in percent, by scale."""
+    """Return the bound in nats and the accuracy in percent, by scale."""
     images, factors = painted(new_digits(seed, bias=0.0))
     bandwidth = held_out_bandwidth(images)
     directions = unit_directions()
@@ -47,7 +48,7 @@ def measure(seed: int) -> Figures:
 
 
 def draw(every: Sequence[Figures], path: Path) -> None:
-    """Bound and accuracy side by side, as the paper's figure."""
+    """Draw bound and accuracy side by side, like the paper's figure."""
     x = "intervention scale s, standard deviations"
     panels = [Panel(x, row, {"": points(every, row)}) for row in (BOUND, ACCURACY)]
     draw_curves(every, path, panels, "GenInt, Figure 5: causal bound and accuracy")
@@ -58,7 +59,7 @@ def _rise(row: str) -> Effect:
     return Effect(f"{row}: scale {last} over {first}", "above 0", lambda found: found[row][last] - found[row][first])
 
 
-TWIN = Twin(
+SMALL_SCALE = SmallScale(
     name="genint-figure5",
     title="GenInt, Figure 5 (causal bound and accuracy)",
     measure=measure,

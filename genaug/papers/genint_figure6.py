@@ -1,16 +1,16 @@
-"""GenInt, Figure 6: which interventions make the causal bound tightest; here its desk-scale twin.
+"""GenInt, Figure 6: which interventions make the causal bound tightest; a small-scale reproduction.
 
-    genaug reproduce genint-figure6 --twin --seeds 0,1,2 --out runs/genint-figure6
+    genaug reproduce genint-figure6 --small-scale --seeds 0,1,2 --out runs/genint-figure6
 
-log P(x|z) over the truncation t, the number of components k and the scale s, one at a time: on ImageNet it is highest
-at t = 1, k = 60 and s = 100%, which the paper chooses (-5.162; the curves have no published numbers).
+In the paper: log P(x|z) over the truncation t, the number of components k and the scale s, one at a time. On ImageNet
+it is highest at t = 1, k = 60 and s = 100%, which the paper chooses (-5.162). The curves have no published numbers.
 
-The twin: the same search for the small generator, on digits of other writers in random colours, with t = 1, k = 12 and
-s = 15 standard deviations while another is varied, beyond where the curves peak. Standard deviations are those at
-truncation 1 throughout. Of the 64 components the first 12 recolour.
+The reproduction runs the same search for the small generator, on digits of other writers in random colors. While one
+setting varies, the others stay at t = 1, k = 12 and s = 15 standard deviations. The curves peak below these values.
+Standard deviations are those at truncation 1. Of the 64 components, the first 12 change colors.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 22 to 27 seconds a seed; 95% intervals): log P(x|z), nats: truncation 1
-over 0.2: +262.17 [+256.59, +267.76]; log P(x|z), nats: components 12 over 0: +307.85 [+295.12, +320.59]; log P(x|z),
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 22 to 27 seconds per seed; 95% intervals): log P(x|z), nats: truncation
+1 over 0.2: +262.17 [+256.59, +267.76]; log P(x|z), nats: components 12 over 0: +307.85 [+295.12, +320.59]; log P(x|z),
 nats: scale 15 over 0: +330.26 [+314.90, +345.61].
 """
 
@@ -22,8 +22,8 @@ from pathlib import Path
 from genaug._common.plotting import Panel
 from genaug.demo.digits import COMPONENTS, INTERVENED
 from genaug.evaluation.measures.causal_bound import search_interventions
-from genaug.papers.twin_data import GENERATOR, new_digits, painted, unit_directions
-from genaug.papers.twins import Effect, Figures, Twin, draw_curves, points
+from genaug.papers.small_scale import Effect, Figures, SmallScale, draw_curves, points
+from genaug.papers.small_scale_data import GENERATOR, new_digits, painted, unit_directions
 
 VARIED: dict[str, tuple[float, ...]] = {
     "truncation": (0.2, 0.4, 0.6, 0.8, 1.0),
@@ -35,7 +35,7 @@ LENGTH = 10_000  # images that each strategy generates
 
 
 def measure(seed: int) -> Figures:
-    """The bound in nats by what is varied and its value, and where it is highest."""
+    """Return the bound in nats for each setting that varies and each of its values, and where it is highest."""
     images, _ = painted(new_digits(seed, bias=0.0))
     search = search_interventions(
         INTERVENED,
@@ -58,7 +58,7 @@ def measure(seed: int) -> Figures:
 
 
 def draw(every: Sequence[Figures], path: Path) -> None:
-    """The three curves side by side, as the paper's figure."""
+    """Draw the three curves side by side, like the paper's figure."""
     panels = [
         Panel(
             f"{name} {symbol}",
@@ -77,7 +77,7 @@ def _rise(name: str) -> Effect:
     )
 
 
-TWIN = Twin(
+SMALL_SCALE = SmallScale(
     name="genint-figure6",
     title="GenInt, Figure 6 (causal bound by strategy)",
     measure=measure,

@@ -1,16 +1,18 @@
-"""GenInt, Table 2: errors under corruptions by training distribution; here its desk-scale twin.
+"""GenInt, Table 2: errors under corruptions by training distribution; a small-scale reproduction.
 
-    genaug reproduce genint-table2 --twin --seeds 0,1,2 --out runs/genint-table2
+    genaug reproduce genint-table2 --small-scale --seeds 0,1,2 --out runs/genint-table2
 
-mCE in percent of AlexNet's errors on ImageNet-C, ResNet-18: ImageNet only 87.16, GAN augmentation 86.48, GenInt with
-transfer 74.68.
+In the paper: mCE in percent of AlexNet's errors on ImageNet-C, ResNet-18. ImageNet only 87.16, GAN augmentation 86.48,
+GenInt with transfer 74.68.
 
-The twin: the classifiers of Table 1's twin on corrupted digits of other writers, biased as in training, as ImageNet-C
-corrupts the validation images; 14 corruptions, as frost needs photographs, at five severities. Errors are not
-normalised: AlexNet's are of ImageNet, and to divide by those of the first row, some of them near zero, would say
-little. On digits in random colours most of the first row's errors are there without any corruption.
+The reproduction tests the classifiers of Table 1's reproduction on corrupted digits of other writers. The test digits
+are as biased as the training digits, since ImageNet-C corrupts ImageNet's validation images. There are 14 corruptions
+at five severities. Frost is left out because it needs photographs.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 137 to 160 seconds a seed; 95% intervals): mean error of 14
+Errors are not normalized. AlexNet's errors are for ImageNet, and some errors of the first row are close to zero. On
+digits in random colors, the first row makes most of its errors without any corruption.
+
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 137 to 160 seconds per seed; 95% intervals): mean error of 14
 corruptions, biased, %: biased digits over GenInt: +8.35 [+4.79, +11.90]; mean error of 14 corruptions, biased, %: GAN
 augmentation over GenInt: +0.53 [-1.20, +2.26]; mean error of 14 corruptions, biased, %: biased digits over GAN
 augmentation: +7.81 [+5.62, +10.01].
@@ -22,15 +24,15 @@ from torch.utils.data import TensorDataset
 
 from genaug.evaluation.corruptions import CORRUPTIONS
 from genaug.evaluation.measures.corruption_error import corruption_error
-from genaug.papers.twin_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted
-from genaug.papers.twins import Figures, Twin, difference
+from genaug.papers.small_scale import Figures, SmallScale, difference
+from genaug.papers.small_scale_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted
 
 LEFT_OUT = "frost"  # needs photographs
 TESTS = {"biased": BIAS, "random colours": 0.0}
 
 
 def measure(seed: int) -> Figures:
-    """Mean error of each training set's classifier on both tests, on the first also by corruption, in percent."""
+    """Return the mean error in percent of each classifier on both tests, and on the first test by corruption."""
     models = classifiers(seed)
     found: Figures = {name: {} for name in models}
     for test, bias in TESTS.items():
@@ -51,7 +53,7 @@ def _column(test: str) -> str:
     return f"mean error of 14 corruptions, {test}, %"
 
 
-TWIN = Twin(
+SMALL_SCALE = SmallScale(
     name="genint-table2",
     title="GenInt, Table 2 (errors under 14 corruptions)",
     measure=measure,

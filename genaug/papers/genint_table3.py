@@ -1,15 +1,16 @@
-"""GenInt, Table 3: accuracy on ImageNet and ImageNet-V2 by training distribution; here its desk-scale twin.
+"""GenInt, Table 3: accuracy on ImageNet and ImageNet-V2 by training distribution; a small-scale reproduction.
 
-    genaug reproduce genint-table3 --twin --seeds 0,1,2 --out runs/genint-table3
+    genaug reproduce genint-table3 --small-scale --seeds 0,1,2 --out runs/genint-table3
 
-Top-1 accuracy in percent, ResNet-18, on ImageNet's validation set and ImageNet-V2 (MatchedFrequency): ImageNet only
-68.82 and 56.18, GAN augmentation 69.19 and 56.43, GenInt 70.41 and 57.86. So interventions do not cost accuracy where
-training's correlations hold.
+In the paper: top-1 accuracy in percent, ResNet-18, on ImageNet's validation set and ImageNet-V2 (MatchedFrequency).
+ImageNet only 68.82 and 56.18, GAN augmentation 69.19 and 56.43, GenInt 70.41 and 57.86. So interventions cost no
+accuracy where the correlations of the training set hold.
 
-The twin: the classifiers of Table 1's twin on digits of other writers. "As in training" is biased by as much as the
-training digits; "new set" by half, as a data set collected anew shares some of the old one's correlations.
+The reproduction tests the classifiers of Table 1's reproduction on digits of other writers. The digits of "as in
+training" are as biased as the training digits. Those of "new set" are half as biased, since a newly collected dataset
+shares only some of the correlations.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 67 to 77 seconds a seed; 95% intervals): as in training, top-1, %:
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 67 to 77 seconds per seed; 95% intervals): as in training, top-1, %:
 GenInt over biased digits: +1.06 [+0.31, +1.81]; new set, top-1, %: GenInt over biased digits: +24.15 [+21.96, +26.34];
 as in training, top-1, %: GenInt over GAN augmentation: -0.33 [-1.57, +0.91]; new set, top-1, %: GenInt over GAN
 augmentation: +5.75 [+1.55, +9.96].
@@ -17,15 +18,15 @@ augmentation: +5.75 [+1.55, +9.96].
 
 from __future__ import annotations
 
-from genaug.papers.twin_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted, top_k
-from genaug.papers.twins import Effect, Figures, Twin, difference
+from genaug.papers.small_scale import Effect, Figures, SmallScale, difference
+from genaug.papers.small_scale_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted, top_k
 
 NEW_BIAS = 0.5
 TESTS = {"as in training": BIAS, "new set": NEW_BIAS}
 
 
 def measure(seed: int) -> Figures:
-    """Top-1 and top-5 accuracy of each training set's classifier on both tests, in percent."""
+    """Return the top-1 and top-5 accuracy of each training set's classifier on both tests, in percent."""
     models = classifiers(seed)
     found: Figures = {name: {} for name in models}
     for test, bias in TESTS.items():
@@ -40,7 +41,7 @@ def _over(other: str, *papers: str) -> list[Effect]:
     return [difference("GenInt", other, f"{test}, top-1, %", paper) for test, paper in zip(TESTS, papers, strict=True)]
 
 
-TWIN = Twin(
+SMALL_SCALE = SmallScale(
     name="genint-table3",
     title="GenInt, Table 3 (accuracy where the bias holds, and where it half holds)",
     measure=measure,

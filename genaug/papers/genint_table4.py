@@ -1,15 +1,16 @@
-"""GenInt, Table 4: classifiers that have seen generated images alone; here its desk-scale twin.
+"""GenInt, Table 4: classifiers trained on generated images only; a small-scale reproduction.
 
-    genaug reproduce genint-table4 --twin --seeds 0,1,2 --out runs/genint-table4
+    genaug reproduce genint-table4 --small-scale --seeds 0,1,2 --out runs/genint-table4
 
-Top-1 accuracy in percent on ImageNet, ResNet-50 trained on BigGAN's images: observational at truncation 1.0, 1.5 and
-2.0 39.07, 42.65 and 40.98; interventional at 1.0 45.06.
+In the paper: top-1 accuracy in percent on ImageNet, ResNet-50 trained on BigGAN's images. Observational at truncation
+1.0, 1.5 and 2.0: 39.07, 42.65 and 40.98. Interventional at 1.0: 45.06.
 
-The twin: the demo's classifier trained on the small generator's images alone, tested on digits of other writers in
-random colours. A truncation above 1, which the datasets refuse, is the noise times that number. BigGAN pays for it with
-images that fall apart; the small generator, a VAE's decoder, hardly does, and its colours come loose from the class.
+The reproduction trains the demo's classifier on images of the small generator only and tests it on digits of other
+writers in random colors. For truncations above 1, which the datasets refuse, it multiplies the noise by the truncation.
+BigGAN's images get worse at such truncations. Those of the small generator, the decoder of a VAE, hardly do, and their
+colors depend less on the class.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 314 to 733 seconds a seed; 95% intervals): top-1, %: interventional,
+Measured here (n=3, cpu, 1 thread, torch 2.14.1, 314 to 733 seconds per seed; 95% intervals): top-1, %: interventional,
 truncation 1 over observational, truncation 1: +10.14 [+4.08, +16.20]; top-1, %: interventional, truncation 1 over
 observational, truncation 1.5: -0.56 [-6.19, +5.08]; top-1, %: interventional, truncation 1 over observational,
 truncation 2: -5.13 [-11.26, +1.00].
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 
 from genaug.demo.digits import EPOCHS, INTERVENED, small_network
 from genaug.generators import load_generator
-from genaug.papers.twin_data import INTERVENTIONS, generated, new_digits, painted, top_k
-from genaug.papers.twins import Figures, Twin, difference
+from genaug.papers.small_scale import Figures, SmallScale, difference
+from genaug.papers.small_scale_data import INTERVENTIONS, generated, new_digits, painted, top_k
 from genaug.training.classifier.digits import fit_classifier
 
 TRUNCATIONS = (1.0, 1.5, 2.0)
@@ -32,7 +33,7 @@ INTERVENTIONAL, COLUMN = "interventional, truncation 1", "top-1, %"
 
 
 class Widened(nn.Module):
-    """A generator whose noise is multiplied by a number."""
+    """A generator that multiplies its noise by a number."""
 
     def __init__(self, generator: Any, factor: float) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Widened(nn.Module):
 
 
 def measure(seed: int) -> Figures:
-    """Top-1 and top-5 accuracy of each row's classifier, in percent."""
+    """Return the top-1 and top-5 accuracy of each row's classifier, in percent."""
     images, factors = painted(new_digits(seed, bias=0.0))
     training = {
         _row(factor): generated(seed, generator=Widened(load_generator(INTERVENED), factor), components=0)
@@ -62,7 +63,7 @@ def _row(truncation: float) -> str:
     return f"observational, truncation {truncation:g}"
 
 
-TWIN = Twin(
+SMALL_SCALE = SmallScale(
     name="genint-table4",
     title="GenInt, Table 4 (trained on generated images alone)",
     measure=measure,

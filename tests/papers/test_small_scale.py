@@ -1,4 +1,4 @@
-"""The desk-scale twins: their arithmetic by hand, and each of them from end to end with few images."""
+"""Small-scale reproductions: their arithmetic by hand, and each from end to end with few images."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ import torch
 from genaug import CounterfactualDataset, cli
 from genaug.datasets.colored_mnist import same_colour
 from genaug.evaluation import invariance
-from genaug.papers import RECIPES, cgn_table3, cgn_table4, twin_data
-from genaug.papers.twins import AS, OPEN, REVERSED, Effect, Figures, Twin, of_effect, points, table
+from genaug.papers import RECIPES, cgn_table3, cgn_table4, small_scale_data
+from genaug.papers.small_scale import AS, OPEN, REVERSED, Effect, Figures, SmallScale, of_effect, points, table
 
 pytestmark = pytest.mark.usefixtures("untrained")
 
 EFFECTS = (Effect("b over a", "+1", lambda found: found["b"]["x"] - found["a"]["x"]),)
 
 
-def twin(calls: list[int], **changes: Any) -> Twin:
+def reproduction(calls: list[int], **changes: Any) -> SmallScale:
     def measure(seed: int) -> Figures:
         calls.append(seed)
         return {"a": {"x": 1.0 + seed}, "b": {"x": 3.0 + 2 * seed, "y": 5.0}}
 
     settings: dict[str, Any] = {"images": 10}
-    return Twin(**{"name": "t", "title": "T", "measure": measure, "effects": EFFECTS, "settings": settings, **changes})
+    return SmallScale(
+        **{"name": "t", "title": "T", "measure": measure, "effects": EFFECTS, "settings": settings, **changes}
+    )
 
 
 def test_an_interval_is_students() -> None:
@@ -54,7 +56,7 @@ def test_a_verdict_needs_an_interval_without_zero(values: list[float], verdict: 
 
 
 def test_results_have_runs_summary_and_effects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = twin([]).run(tmp_path, (2, 0))
+    results = reproduction([]).run(tmp_path, (2, 0))
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert [run["seed"] for run in results["runs"]] == [0, 2]
     assert {"torch", "device", "threads", "seconds", "genaug"} <= set(results["runs"][0])
@@ -71,8 +73,8 @@ def test_results_have_runs_summary_and_effects(tmp_path: Path, capsys: pytest.Ca
 
 def test_seeds_that_are_there_are_not_run_again(tmp_path: Path) -> None:
     calls: list[int] = []
-    twin(calls).run(tmp_path, (0,))
-    twin(calls).run(tmp_path, (1, 0))
+    reproduction(calls).run(tmp_path, (0,))
+    reproduction(calls).run(tmp_path, (1, 0))
     assert calls == [0, 1]
     assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 2
 
@@ -84,9 +86,9 @@ def test_an_interrupted_run_keeps_finished_seeds(tmp_path: Path) -> None:
         return {"a": {"x": 1.0}, "b": {"x": 2.0}}
 
     with pytest.raises(KeyboardInterrupt):
-        twin([], measure=fails).run(tmp_path, (0, 1))
+        reproduction([], measure=fails).run(tmp_path, (0, 1))
     calls: list[int] = []
-    results = twin(calls).run(tmp_path, (0, 1))
+    results = reproduction(calls).run(tmp_path, (0, 1))
     assert calls == [1]
     assert results["runs"][0]["figures"]["b"]["x"] == 2.0
 
@@ -94,8 +96,8 @@ def test_an_interrupted_run_keeps_finished_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seeds", "error", "message"),
     [
-        ((), ValueError, "seeds must name at least one seed, got none"),
-        ((1, 1), ValueError, "seeds must name each seed once, got 1, 1"),
+        ((), ValueError, "seeds must not be empty"),
+        ((1, 1), ValueError, "seeds must be distinct, got 1, 1"),
         ((0.5,), TypeError, "seeds must be an int, got float"),
         ((-1,), ValueError, "seeds must be at least 0, got -1"),
         ((2**63,), ValueError, r"seeds must be below 2\*\*63, got 9223372036854775808"),
@@ -103,18 +105,18 @@ def test_an_interrupted_run_keeps_finished_seeds(tmp_path: Path) -> None:
 )
 def test_seeds_that_cannot_be_are_refused(tmp_path: Path, seeds: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        twin([]).run(tmp_path / "out", seeds)
+        reproduction([]).run(tmp_path / "out", seeds)
     assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_and_foreign_files_are_refused_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    twin([]).run(tmp_path, (0,))
+    reproduction([]).run(tmp_path, (0,))
     before = file.read_text()
     with pytest.raises(ValueError, match=r"with other settings \(images 10\): choose another folder"):
-        twin([], settings={"images": 20}).run(tmp_path, (0,))
-    with pytest.raises(ValueError, match=r"with other settings \(twin 't'\)"):
-        twin([], name="u").run(tmp_path, (0,))
+        reproduction([], settings={"images": 20}).run(tmp_path, (0,))
+    with pytest.raises(ValueError, match=r"with other settings \(small_scale 't'\)"):
+        reproduction([], name="u").run(tmp_path, (0,))
     assert file.read_text() == before
     results = json.loads(before)
     whole = {"seed": 1, "figures": {"a": {"x": 1.0}, "b": {"x": 2.0, "y": 3.0}}}
@@ -128,8 +130,8 @@ def test_other_settings_and_foreign_files_are_refused_and_kept(tmp_path: Path) -
     damaged = [json.dumps({**results, "runs": [whole, other]}) for other in others]
     for text in ("", "[]", '{"settings": 1}', '{"settings": {}}', *damaged):
         file.write_text(text)
-        with pytest.raises(ValueError, match=r"is no result of t's twin: choose another folder"):
-            twin([]).run(tmp_path, (0,))
+        with pytest.raises(ValueError, match=r"is no result of t's small-scale reproduction: choose another folder"):
+            reproduction([]).run(tmp_path, (0,))
         assert file.read_text() == text
 
 
@@ -151,9 +153,9 @@ def test_rows_of_other_columns_stand_in_a_table_of_their_own() -> None:
 
 
 def test_half_of_a_training_set_is_generated() -> None:
-    sets = twin_data.training_sets(seed=1)
-    half = twin_data.IMAGES // 2
-    real, labels = twin_data.biased(half)
+    sets = small_scale_data.training_sets(seed=1)
+    half = small_scale_data.IMAGES // 2
+    real, labels = small_scale_data.biased(half)
     for name in ("GAN augmentation", "GenInt"):
         images, targets = sets[name]
         assert len(images) == len(targets) == len(sets["biased digits"][0]) == 2 * half
@@ -163,27 +165,27 @@ def test_half_of_a_training_set_is_generated() -> None:
 
 
 def test_painted_digits_can_be_seen_and_take_other_colours() -> None:
-    digits = twin_data.new_digits(0, bias=0.0)
+    digits = small_scale_data.new_digits(0, bias=0.0)
     own = (digits.targets + 1) % 10
-    images, factors = twin_data.painted(digits, texture=own, background=own)
+    images, factors = small_scale_data.painted(digits, texture=own, background=own)
     assert len(images) == len(digits)  # two colours of one class are never the same
     assert torch.equal(factors["texture"], own)
-    images, factors = twin_data.painted(digits)
+    images, factors = small_scale_data.painted(digits)
     assert len(images) == len(factors["shape"]) < len(digits)
     assert not same_colour(factors["texture"], factors["background"]).any()
 
 
 def test_top_k_counts_labels_among_the_highest() -> None:
     logits = torch.arange(10.0).flip(0).repeat(4, 1)  # class 0 first, then 1, ...
-    found = twin_data.top_k(lambda images: logits, torch.zeros(4, 3, 2, 2), torch.tensor([0, 4, 5, 9]))
+    found = small_scale_data.top_k(lambda images: logits, torch.zeros(4, 3, 2, 2), torch.tensor([0, 4, 5, 9]))
     assert found == {"top-1, %": 25.0, "top-5, %": 50.0}
 
 
 def test_heads_follow_from_the_seed_and_their_mean_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twin_data, "IMAGES", 64)
-    monkeypatch.setattr(twin_data, "EPOCHS", 1)
+    monkeypatch.setattr(small_scale_data, "IMAGES", 64)
+    monkeypatch.setattr(small_scale_data, "EPOCHS", 1)
     before = torch.get_rng_state()
-    one, other = twin_data.fit_heads(3), twin_data.fit_heads(3)
+    one, other = small_scale_data.fit_heads(3), small_scale_data.fit_heads(3)
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
     images = torch.zeros(2, 3, 32, 32)
@@ -196,11 +198,11 @@ def test_heads_follow_from_the_seed_and_their_mean_answers(monkeypatch: pytest.M
 
 def test_each_head_learns_its_own_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENAUG_ASSETS")  # the weights that ship
-    monkeypatch.setattr(twin_data, "IMAGES", 1000)
-    monkeypatch.setattr(twin_data, "EPOCHS", 3)
-    model = twin_data.fit_heads(0)
+    monkeypatch.setattr(small_scale_data, "IMAGES", 1000)
+    monkeypatch.setattr(small_scale_data, "EPOCHS", 3)
+    model = small_scale_data.fit_heads(0)
     report = invariance(model, CounterfactualDataset("cgn-digits", length=500, seed=9, targets="all")).by_head()
-    own = {name: report[name].accuracies for name in twin_data.Heads.NAMES}
+    own = {name: report[name].accuracies for name in small_scale_data.Heads.NAMES}
     for name, accuracies in own.items():
         assert max(accuracies, key=lambda factor: accuracies[factor]) == name
         assert accuracies[name] > 2 * 10  # twice chance
@@ -212,7 +214,7 @@ def of_paper(text: str) -> float | None:
 
 
 def test_effects_of_the_papers_own_figures_are_the_papers() -> None:
-    """Each effect, given the paper's table in the form of the twin's figures, is the number that stands beside it."""
+    """Each effect, given the paper's table in the form of the reproduction's figures, is the number beside it."""
     tables: dict[str, Figures] = {
         "genint-table1": {
             "biased digits": {"top-1, %": 20.48},
@@ -254,7 +256,7 @@ def test_effects_of_the_papers_own_figures_are_the_papers() -> None:
         },
     }
     for name, figures in tables.items():
-        effects = importlib.import_module(f"genaug.papers.{name.replace('-', '_')}").TWIN.effects
+        effects = importlib.import_module(f"genaug.papers.{name.replace('-', '_')}").SMALL_SCALE.effects
         assert {effect.what: round(effect.of(figures), 2) for effect in effects} == {
             effect.what: of_paper(effect.paper) for effect in effects
         }
@@ -278,11 +280,11 @@ def test_the_background_gap_is_of_the_same_digits() -> None:
     assert len(original) == len(same) == len(rand) > 400
 
 
-TWINS = [name for name, recipe in RECIPES.items() if recipe.twin]
+SMALL_SCALE_NAMES = [name for name, recipe in RECIPES.items() if recipe.small_scale]
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_every_twin_runs_from_end_to_end(
+@pytest.mark.parametrize("name", SMALL_SCALE_NAMES)
+def test_every_reproduction_runs_from_end_to_end(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = importlib.import_module(f"genaug.papers.{name.replace('-', '_')}")
@@ -295,13 +297,13 @@ def test_every_twin_runs_from_end_to_end(
         "SCALES": (0, 30),
         "COUNTS": (2, 10),
     }
-    for where in (module, twin_data):
+    for where in (module, small_scale_data):
         for constant, value in small.items():
             if hasattr(where, constant):
                 monkeypatch.setattr(where, constant, value)
     measures = importlib.import_module("genaug.evaluation.measures.nuisance_correlation")
     monkeypatch.setattr(measures, "STEPS", 5)
-    full = twin_data.new_digits
+    full = small_scale_data.new_digits
 
     def few(seed: int, bias: float) -> Any:
         digits = full(seed, bias)
@@ -309,18 +311,18 @@ def test_every_twin_runs_from_end_to_end(
         digits.factors = {name: classes[:60] for name, classes in digits.factors.items()}
         return digits
 
-    monkeypatch.setattr(twin_data, "new_digits", few)
+    monkeypatch.setattr(small_scale_data, "new_digits", few)
     if hasattr(module, "new_digits"):
         monkeypatch.setattr(module, "new_digits", few)
     if hasattr(module, "CORRUPTIONS"):
         measure = importlib.import_module("genaug.evaluation.measures.corruption_error")
         monkeypatch.setattr(measure, "SEVERITIES", (3,))
-    assert cli.main(["reproduce", name, "--twin", "--seeds", "0,1", "--out", str(tmp_path)]) == 0
+    assert cli.main(["reproduce", name, "--small-scale", "--seeds", "0,1", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["settings"]["twin"] == name
+    assert results["settings"]["small_scale"] == name
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", f"{name}.png"}
     for effect in results["effects"]:
         assert len(effect["values"]) == 2
         assert all(map(math.isfinite, effect["values"]))
-    assert "desk-scale twin on digits, mean ± standard deviation of seeds 0, 1" in capsys.readouterr().out
-    assert f"genaug reproduce {name} --twin --seeds 0,1,2" in (module.__doc__ or "")
+    assert "small-scale reproduction on digits, mean ± standard deviation of seeds 0, 1" in capsys.readouterr().out
+    assert f"genaug reproduce {name} --small-scale --seeds 0,1,2" in (module.__doc__ or "")

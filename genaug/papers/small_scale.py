@@ -1,8 +1,8 @@
-"""Desk-scale twins: tables and figures that need ImageNet-scale training, on scikit-learn's digits, in minutes.
+"""Small-scale reproductions of tables and figures that need ImageNet-scale training.
 
-A twin does what the paper's table or figure does, with the same measures, on scikit-learn's digits whose colours give
-their class away (`demo_digits`), and asks whether each effect has the paper's direction. Sizes are not comparable. The
-training digits and the generators' weights are the same for all seeds.
+A reproduction uses the measures of the paper on scikit-learn's digits, whose colors give the class away
+(`demo_digits`), and takes minutes. It tests whether each effect has the same direction as in the paper. The sizes of
+effects are not comparable. All seeds share the training digits and the generators' weights.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from genaug._common.records import aligned, circumstances, foreign, read_results
 
 Figures = dict[str, dict[str, float]]  # row -> column -> value
 
-AS, REVERSED, OPEN = "as in the paper", "the other way round", "open"
+AS, REVERSED, OPEN = "same direction as the paper", "opposite direction", "inconclusive"
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a table or figure of the paper shows, as a number that is above zero where it is so.
+    """An effect that a table or figure of the paper shows, as a number that is positive if the effect exists.
 
     Attributes:
-        what: the effect in words.
-        paper: the paper's figure for it.
-        of: a seed's figures -> the number.
+        what: The effect in words.
+        paper: The size of the effect in the paper.
+        of: Function from the figures of one seed to the number.
     """
 
     what: str
@@ -42,21 +42,21 @@ class Effect:
 
 
 def difference(row: str, other: str, column: str, paper: str) -> Effect:
-    """The effect that a row has more of a column than another row."""
+    """Return the effect that `row` has a higher value in `column` than `other`."""
     return Effect(f"{column}: {row} over {other}", paper, lambda found: found[row][column] - found[other][column])
 
 
 @dataclass(frozen=True)
-class Twin:
-    """A table or figure at desk scale.
+class SmallScale:
+    """A small-scale reproduction of a table or figure.
 
     Attributes:
-        name: the recipe's, of `genaug reproduce`.
-        title: which table or figure it is of.
-        measure: seed -> its figures.
-        effects: what the paper's table or figure shows.
-        settings: of `measure`, in results.json; results of others are not continued.
-        draw: (the figures of each seed, path) -> a picture; by default of the effects.
+        name: Name of the recipe in `genaug reproduce`.
+        title: Title of the table or figure.
+        measure: Function from a seed to its figures.
+        effects: The effects that the table or figure of the paper shows.
+        settings: Settings of `measure`, written to results.json. Results with other settings cannot be continued.
+        draw: Function from (the figures of each seed, path) that writes a picture (default: a plot of the effects).
     """
 
     name: str
@@ -67,36 +67,38 @@ class Twin:
     draw: Callable[[Sequence[Figures], Path], None] | None = None
 
     def run(self, out: str | os.PathLike[str], seeds: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
-        """Measures each seed, prints figures and effects, and writes `out`/results.json after each seed, and a picture.
+        """Measure each seed, print figures and effects, and write results.json and a picture to `out`.
 
-        Seeds that `out` already holds are not run again, so that an interrupted command goes on where it stopped.
+        results.json is written after each seed. Seeds in it are not run again, so an interrupted run can be resumed.
 
         Args:
-            out: the folder to write to.
-            seeds: one run each: of the test's colours, the generated images and the classifiers; 0 to 2**63 - 1.
+            out: Output folder.
+            seeds: Seeds from 0 to 2**63 - 1, one run each. A seed sets the colors of the test digits, the generated
+                images and the classifiers (default: 0, 1, 2).
 
         Returns:
-            What results.json holds: "twin"; "settings"; "runs", one a seed with its figures and circumstances;
-            "summary", their mean and standard deviation (None for one run); "effects", each with its mean, its 95%
-            interval (Student's t; None for one run) and its verdict, which is "open" unless the interval excludes zero.
+            The content of results.json: "title"; "settings"; "runs", the figures and environment of each seed;
+            "summary", mean and standard deviation of each figure (None for one run); "effects", each with its mean,
+            its 95% interval (Student's t; None for one run) and its verdict. The verdict is "inconclusive" unless the
+            interval excludes zero.
 
         Raises:
-            ValueError: no seeds, one twice, or `out` has results of something else.
-            TypeError: a seed is no integer.
+            ValueError: `seeds` is empty or repeats a seed, or `out` has other results.
+            TypeError: A seed is not an integer.
             OSError: `out` cannot be written.
         """
         if not seeds:
-            raise ValueError("seeds must name at least one seed, got none")
+            raise ValueError("seeds must not be empty")
         seeds = [check_integer("seeds", seed, 0) for seed in seeds]
         if max(seeds) >= 2**63:
             raise ValueError(f"seeds must be below 2**63, got {max(seeds)}")
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds must name each seed once, got {', '.join(map(str, seeds))}")
+            raise ValueError(f"seeds must be distinct, got {', '.join(map(str, seeds))}")
         file = Path(out) / "results.json"
         runs = self._finished(file)
         writable_folder(out)
         if there := [seed for seed in seeds if seed in runs]:
-            print(f"{file} has seed {', '.join(map(str, there))} already", flush=True)
+            print(f"{file} already has seed {', '.join(map(str, there))}", flush=True)
         for seed in seeds:
             if seed not in runs:
                 start = time.perf_counter()
@@ -113,9 +115,9 @@ class Twin:
         return results
 
     def _finished(self, file: Path) -> dict[int, dict[str, Any]]:
-        """Runs that `file` holds, by seed."""
-        what = f"{self.name}'s twin"
-        settings = {"twin": self.name, **self.settings}
+        """Return the finished runs in `file`, by seed."""
+        what = f"{self.name}'s small-scale reproduction"
+        settings = {"small_scale": self.name, **self.settings}
         runs = read_results(file, what, "settings", settings, ("runs", "effects")).get("runs", [])
         try:
             shapes = {json.dumps({row: list(columns) for row, columns in run["figures"].items()}) for run in runs}
@@ -135,7 +137,7 @@ class Twin:
         every = [run["figures"] for run in ordered]
         results = {
             "title": self.title,
-            "settings": {"twin": self.name, **self.settings},
+            "settings": {"small_scale": self.name, **self.settings},
             "runs": ordered,
             "summary": {
                 row: {column: spread([figures[row][column] for figures in every]) for column in columns}
@@ -156,10 +158,10 @@ class Twin:
 
 
 def of_effect(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, 95% interval by Student's t, and verdict of an effect that one value a seed tells of.
+    """Return mean, 95% interval (Student's t) and verdict of an effect, from one value per seed.
 
-    The interval is of the mean over what a seed draws: the test's colours, the generated images, and the classifiers.
-    It is not cut where what is measured has a bound.
+    The interval covers the variation over everything that a seed draws: the colors of the test digits, the generated
+    images and the classifiers. It is not clipped to the range of the measure.
     """
     from scipy.stats import t  # takes a second to import
 
@@ -173,9 +175,9 @@ def of_effect(values: Sequence[float]) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Figures and effects as text."""
+    """Return figures and effects as text."""
     summary = results["summary"]
-    groups: dict[str, list[str]] = {}  # rows with the same first column stand in one table
+    groups: dict[str, list[str]] = {}  # rows with the same first column share a table
     for row, cells in summary.items():
         groups.setdefault(next(iter(cells)), []).append(row)
     figures = []
@@ -188,11 +190,11 @@ def table(results: Mapping[str, Any]) -> str:
     for effect in results["effects"]:
         interval = effect["interval"]
         here = f"{effect['mean']:+.2f}" + ("" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]")
-        verdict = effect["verdict"] if interval else f"{OPEN}, an interval needs two seeds"
+        verdict = effect["verdict"] if interval else f"{OPEN} (an interval needs two seeds)"
         effects.append([effect["what"], effect["paper"], here, verdict])
     seeds = ", ".join(str(run["seed"]) for run in results["runs"])
     spread = "mean ± standard deviation of seeds" if n > 1 else "seed"
-    head = f"{results['title']}: desk-scale twin on digits, {spread} {seeds}"
+    head = f"{results['title']}: small-scale reproduction on digits, {spread} {seeds}"
     return "\n\n".join([head, *figures, aligned(effects)])
 
 
@@ -203,7 +205,7 @@ def _figure(found: Mapping[str, Any] | None) -> str:
 
 
 def draw_effects(results: Mapping[str, Any], path: Path) -> None:
-    """Draws each effect: a dot a seed, the mean with its interval, and zero; the paper's direction is to its right."""
+    """Draw each effect: one dot per seed, the mean with its interval, and zero. The paper's effects are positive."""
     effects = results["effects"]
     left, wide, high, top = 24, 560, 74, 86
     beside = [f"paper {effect['paper']}" for effect in effects]
@@ -214,7 +216,8 @@ def draw_effects(results: Mapping[str, Any], path: Path) -> None:
     width = 2 * left + max(wide + 20 + right, title, longest)
     with plotting.new_figure(width, top + high * len(effects) + 24) as figure:
         plotting.write(figure, left, 34, results["title"], weight="bold", size=14)
-        words = f"desk-scale twin on digits; a dot a seed, the mean and its 95% interval, n={len(results['runs'])}"
+        seeds = f"n={len(results['runs'])} seeds"
+        words = f"small-scale reproduction on digits: one dot per seed, mean and 95% interval, {seeds}"
         plotting.write(figure, left, 56, words, color=plotting.FAINT, size=10)
         for place, effect in enumerate(effects):
             y = top + high * place
@@ -239,12 +242,12 @@ def draw_effects(results: Mapping[str, Any], path: Path) -> None:
 
 
 def points(every: Sequence[Figures], row: str) -> list[tuple[float, float, float]]:
-    """A row whose columns are numbers, as `plotting.Panel` takes lines: means over seeds with standard errors."""
+    """Return a row with numeric columns as a line of `plotting.Panel`: means over seeds with standard errors."""
     found = {column: spread([figures[row][column] for figures in every]) for column in every[0][row]}
     return [(float(x), at["mean"], (at["sd"] or 0.0) / at["n"] ** 0.5) for x, at in found.items()]
 
 
 def draw_curves(every: Sequence[Figures], path: Path, panels: Sequence[plotting.Panel], title: str) -> None:
-    """Draws a twin's curves side by side, as the paper's figure."""
-    subtitle = f"desk-scale twin on digits; whiskers: one standard error, n={len(every)}"
+    """Draw the curves side by side, like the paper's figure."""
+    subtitle = f"small-scale reproduction on digits; whiskers: one standard error, n={len(every)} seeds"
     plotting.save_curves(path, panels, title=title, subtitle=subtitle)

@@ -1,4 +1,4 @@
-"""What the desk-scale twins are made of: biased, generated and new digits, and the classifiers that learn from them."""
+"""Data and classifiers of the small-scale reproductions: biased, generated and new digits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ COUNTERFACTUALS: dict[str, Any] = {**SETTINGS, "generator": GENERATORS["sklearn"
 
 
 def biased(count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Training digits, `IMAGES` by default, whose colours give their class away for 95%: 1,287, over and over."""
+    """Return `count` (default: `IMAGES`) training digits whose colors give the class away 95% of the time.
+
+    There are 1,287 different digits, which repeat.
+    """
     digits = demo_digits(train=True)
     chosen = torch.arange(count or IMAGES) % len(digits)
     return digits.images(chosen), digits.targets[chosen]
@@ -41,8 +44,10 @@ def biased(count: int | None = None) -> tuple[Tensor, Tensor]:
 def generated(
     seed: int, count: int | None = None, *, generator: Any = INTERVENED, scale: float = SCALE, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Images, `IMAGES` by default, of the generator that has seen those digits alone: intervened on, or not with
-    components=0."""
+    """Return `count` (default: `IMAGES`) images of the generator that was trained on the biased digits only.
+
+    They are interventions, or plain samples with `components=0`.
+    """
     count = count or IMAGES
     options = {"components": COMPONENTS, "scale": scale, **options}
     dataset = GenerativeInterventionDataset(generator, length=count, seed=seed, **options)
@@ -50,12 +55,12 @@ def generated(
 
 
 def unit_directions() -> Directions:
-    """The directions at truncation 1: with them a standard deviation is the same at every truncation."""
+    """Return the directions at truncation 1, so that a standard deviation is the same at every truncation."""
     return fit_directions(load_generator(INTERVENED), components=ConditionalDigits.z_dim)
 
 
 def training_sets(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """As many images a row of GenInt's Tables 1 to 3, of which the last two are half generated."""
+    """Return the training sets of GenInt's Tables 1 to 3, of the same size. Half of the last two is generated."""
     half = IMAGES // 2
     real = biased(half)
     return {
@@ -71,7 +76,7 @@ def _joined(*sets: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def classifiers(seed: int) -> dict[str, nn.Module]:
-    """The demo's classifier, trained on each of the training sets for as many steps."""
+    """Train the demo's classifier on each of the training sets, for the same number of steps."""
     return {
         name: fit_classifier(*images, seed=seed, network=small_network, epochs=EPOCHS, description=name)
         for name, images in training_sets(seed).items()
@@ -79,17 +84,17 @@ def classifiers(seed: int) -> dict[str, nn.Module]:
 
 
 def new_digits(seed: int, bias: float) -> DoubleColoredMNIST:
-    """Digits of writers whom no training set has, biased by so much."""
+    """Return digits of writers that are in no training set, with this bias."""
     return DoubleColoredMNIST(None, train=False, bias=bias, seed=seed, digits="sklearn")
 
 
 def painted(
     digits: DoubleColoredMNIST, seen: Tensor | None = None, **factors: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Images and factors of digits, with other classes' colours where `factors` says so.
+    """Return images and factors of digits, recolored by the classes in `factors`.
 
-    By default those whose object has its background's colour are left out, as in the demo; `seen` (N,) bool says which
-    are kept otherwise.
+    `seen`, a bool tensor (N,), selects the digits. By default, digits in the color of their background are left out,
+    as in the demo.
     """
     other = copy.copy(digits)
     other.factors = {**digits.factors, **factors}
@@ -99,7 +104,7 @@ def painted(
 
 
 def top_k(model: Model, images: Tensor, labels: Tensor, counts: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """Accuracies in percent, the label being among that many highest logits."""
+    """Return top-k accuracies in percent for each k in `counts`."""
     right = dict.fromkeys(counts, 0)
     for heads, targets in score(model, batches(images, labels)):
         best = heads[ENSEMBLE].topk(max(counts), dim=1).indices == targets[:, None]
@@ -109,9 +114,9 @@ def top_k(model: Model, images: Tensor, labels: Tensor, counts: Sequence[int] = 
 
 
 class Heads(nn.Module):
-    """The demo's classifier with three heads on its features, as CGN's for ImageNet (section 4.3).
+    """The demo's classifier with three heads on its features, like CGN's for ImageNet (section 4.3).
 
-    Called with heads=True it returns each head's logits, and under "ensemble" their mean.
+    With `heads=True` it returns the logits of each head, and their mean under "ensemble".
     """
 
     NAMES = ("shape", "texture", "background")
@@ -130,11 +135,11 @@ class Heads(nn.Module):
 
 
 def fit_heads(seed: int) -> Heads:
-    """Trains it on as many biased digits as counterfactuals, as long as the others (section 4.3).
+    """Train `Heads` on equal numbers of biased digits and counterfactuals, as long as the other classifiers.
 
-    The loss is the cross entropy of the heads' mean on the digits, and of each head for its own factor on the
-    counterfactuals. Both pass together, so that batch norm sees in training what it is tested with; the released code
-    passes them apart and leaves the statistics of its pretrained batch norm as they are.
+    The loss (section 4.3) is the cross entropy of the heads' mean on the digits, plus the cross entropy of each head
+    for its own factor on the counterfactuals. Digits and counterfactuals pass in one batch, so that the statistics of
+    batch norm are those of the test. The released code passes them separately and freezes its pretrained batch norm.
     """
     real, labels = biased()
     dataset = CounterfactualDataset(GENERATORS["sklearn"], length=IMAGES, seed=seed, targets="all")
