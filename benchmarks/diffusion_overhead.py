@@ -26,7 +26,7 @@ from genaug._common.files import atomic_path
 from genaug.generators.diffusion import DiffusionGenerator
 from genaug.interventions.nuisances import NUISANCES
 
-BATCH, STEPS, LIMIT = 8, 2, 77
+BATCH, STEPS, GUIDANCE, LIMIT = 8, 2, 7.5, 77
 # channels of the UNet: the time of the dataset is the same, that of the pipeline is not
 WIDTHS = (32, 96)
 
@@ -79,7 +79,7 @@ def overhead(width: int, rounds: int) -> tuple[list[float], list[float]]:
     """Processor seconds of each batch: of the bare pipeline, and of the dataset."""
     bare = pipeline(width)
     bare.set_progress_bar_config(disable=True)
-    generator = DiffusionGenerator(bare, ["cow", "camel"], nuisances="default", steps=STEPS)
+    generator = DiffusionGenerator(bare, ["cow", "camel"], nuisances="default", steps=STEPS, guidance=GUIDANCE)
     dataset = GenerativeInterventionDataset(generator, length=BATCH * (rounds + 1))
     alone, wrapped = [], []
     for number in range(rounds + 1):
@@ -90,6 +90,7 @@ def overhead(width: int, rounds: int) -> tuple[list[float], list[float]]:
             bare(
                 prompt=[one["call"]["prompt"] for one in said],
                 num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
                 height=64,
                 width=64,
                 generator=[torch.Generator().manual_seed(one["generator_seed"]) for one in said],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import string
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from genaug.interventions.nuisances import Nuisances, worded_noise
 
 SETTINGS = "diffusion.json"  # tells a folder of `save`
 PIPELINE = "model_index.json"  # tells a folder of diffusers
+BLACKENED = (
+    "the pipeline's safety checker made images black, which still have a class. Replace them by "
+    "GenerativeInterventionDataset(recognized_by=classifier), or give a pipeline with safety_checker=None"
+)
+FEW = 4  # steps; models that need no more are distilled, and guidance would spoil their images
 SMALL = 64  # pixels; larger images are made one by one on a CPU, where a batch saves nothing
 
 
@@ -47,7 +53,9 @@ class DiffusionGenerator(nn.Module):
             `balance="observed"` draws from; a dict of tables for several factors.
         negative_prompt: what the images should not show; needs a guidance above 1.
         steps: denoising steps; the pipeline's default if None.
-        guidance: scale of the guidance toward the prompt or class; the pipeline's default if None.
+        guidance: scale of the guidance toward the prompt or class; the pipeline's default if None. Text pipelines with
+            at most 4 steps have 0 (no guidance) as default, since models of few steps (SD-Turbo, SDXL-Turbo, SDXL-
+            Lightning) are trained to work without.
         size: pixels a side; the model's own if None.
         guide: a photograph bank, or its folder. Each image begins as a photograph of its class, with noise added
             (image-to-image).
@@ -99,6 +107,8 @@ class DiffusionGenerator(nn.Module):
         for name, part in pipelines.modules_of(self.pipeline).items():
             self.add_module(name, part)
         self.steps = check_integer("steps", self._default("num_inference_steps", 50) if steps is None else steps, 1)
+        if guidance is None and self.kind == "text" and self.steps <= FEW and pipelines.guides_twice(self.pipeline):
+            guidance = 0.0 if "guidance_scale" in self.takes else None
         self.guidance = None if guidance is None else check_number("guidance", guidance)
         self.negative_prompt = negative_prompt
         self.image_size = pipelines.image_size_of(self.pipeline, None if size is None else check_integer("size", size))
@@ -183,6 +193,10 @@ class DiffusionGenerator(nn.Module):
             return
         if self.negative_prompt is not None and "negative_prompt" not in self.takes:
             raise ValueError(f"negative_prompt must be None for {name}, which takes none")
+        if self.negative_prompt is not None and self._default("true_cfg_scale", 2.0) <= 1:
+            raise ValueError(f"negative_prompt must be None for {name}, which takes none by default")
+        if self.negative_prompt is not None and scale <= 1 and pipelines.guides_twice(self.pipeline):
+            raise ValueError(f"negative_prompt needs a guidance above 1, got {scale:g}: give guidance=, such as 5")
         tokenizer = getattr(self.pipeline, "tokenizer", None)
         # the longest value of each factor says enough of the others
         longest = [
@@ -349,6 +363,8 @@ class DiffusionGenerator(nn.Module):
             raise TypeError(
                 f"pipeline must make images, {type(self.pipeline).__name__} returned {type(result).__name__}"
             )
+        if any(getattr(result, "nsfw_content_detected", None) or ()):
+            warnings.warn(BLACKENED, stacklevel=2)
         if self.bank is None or not self._inpaints:
             return result.images
         # the object is put back, which the autoencoder has changed a little

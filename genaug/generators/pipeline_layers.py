@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from genaug._common.arguments import near
-from genaug.generators.pipelines import denoiser_of, modules_of
+from genaug.generators.pipelines import compiled, denoiser_of, modules_of
 
 CALLS = 2  # of a layer in one step: some pipelines call their network once with the prompt and once without
 
@@ -104,14 +105,14 @@ def hooked(
         calls = 0
         return take_step(*args, **kwargs)
 
-    def replace(module: nn.Module, inputs: Any, output: Any) -> Any:
+    def replace(module: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> Any:
         nonlocal calls, moved
         if layer.steps is not None and step not in layer.steps:
             return output
         calls += 1
         if calls > CALLS:
             raise ValueError(f"layer {layer.path!r} runs more than {CALLS} times in a step: choose a layer around it")
-        tensor = _tensor(output)
+        name, tensor = _tensor(output, named.get("hidden_states", inputs[0] if inputs else None))
         if tensor is None or len(tensor) % rows:
             found = type(output).__name__ if tensor is None else f"{tuple(tensor.shape)} for {rows} samples"
             raise TypeError(f"layer {layer.path!r} must return a tensor of one row a sample, it returned {found}")
@@ -119,12 +120,13 @@ def hooked(
         if moved is None:
             before = blocks[conditional]
             moved = change(before).float() - before.float()
-        return _with_tensor(output, (blocks.float() + moved).to(tensor.dtype).flatten(0, 1))
+        return _with_tensor(output, name, (blocks.float() + moved).to(tensor.dtype).flatten(0, 1))
 
-    handle = layer.module.register_forward_hook(replace)
+    handle = layer.module.register_forward_hook(replace, with_kwargs=True)
     scheduler.step = counted
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled(pipeline) else nullcontext():
+            yield
     finally:
         handle.remove()
         del scheduler.step
@@ -132,21 +134,30 @@ def hooked(
         raise ValueError(f"layer {layer.text!r} is never called by {type(pipeline).__name__}: its output is unknown")
 
 
-def _tensor(output: Any) -> Tensor | None:
-    """The tensor of a layer's output: the first of a tuple or of an output object."""
-    if isinstance(output, dict):
-        output = tuple(output.values())
-    if isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    return output if isinstance(output, Tensor) else None
+def _tensor(output: Any, hidden: Any) -> tuple[Any, Tensor | None]:
+    """Where in a layer's output the image's part is, and this tensor.
+
+    Of several, it is the one of the input's shape: a block of FLUX or SD3 returns the prompt's tokens first. Otherwise
+    it is the first: a block of a UNet returns its output, and what it hands to later blocks.
+    """
+    if isinstance(output, Tensor):
+        return None, output
+    if isinstance(output, dict):  # diffusers' output classes are dicts of their fields
+        parts = list(output.items())
+    else:
+        parts = list(enumerate(output)) if isinstance(output, (tuple, list)) else []
+    if isinstance(hidden, Tensor):
+        parts.sort(key=lambda part: not (isinstance(part[1], Tensor) and part[1].shape == hidden.shape))
+    name, first = parts[0] if parts else (None, None)
+    return name, first if isinstance(first, Tensor) else None
 
 
-def _with_tensor(output: Any, tensor: Tensor) -> Any:
+def _with_tensor(output: Any, name: Any, tensor: Tensor) -> Any:
     if isinstance(output, Tensor):
         return tensor
-    if isinstance(output, dict):  # diffusers' output classes are dicts of their fields
-        return type(output)(**{**output, next(iter(output)): tensor})
-    return type(output)([tensor, *output[1:]])
+    if isinstance(output, dict):
+        return type(output)(**{**output, name: tensor})
+    return type(output)([*output[:name], tensor, *output[name + 1 :]])
 
 
 class Seen(BaseException):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import os
 import re
 import threading
@@ -139,18 +140,22 @@ def _ignored(pipeline: Any) -> str:
 
 
 @contextmanager
-def same_random_state(pipeline: Any, device: torch.device) -> Iterator[None]:
-    """Raises ValueError, and puts the state back, if the global random state moves meanwhile."""
-    before = torch.get_rng_state()
-    on_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+def same_random_state(pipeline: Any) -> Iterator[None]:
+    """Raises ValueError, and puts the state back, if a global random state moves meanwhile."""
+    before = _random_states()
     yield
-    same = torch.equal(torch.get_rng_state(), before)
-    same &= on_gpu is None or torch.equal(torch.cuda.get_rng_state(device), on_gpu)
-    if not same:
-        torch.set_rng_state(before)
-        if on_gpu is not None:
-            torch.cuda.set_rng_state(on_gpu, device)
+    after = _random_states()
+    if any(not torch.equal(*pair) for pair in zip(before, after, strict=False)):
+        torch.set_rng_state(before[0])
+        for number, state in enumerate(before[1:]):
+            torch.cuda.set_rng_state(state, number)
         raise ValueError(_ignored(pipeline))
+
+
+def _random_states() -> list[Tensor]:
+    """Of the CPU and of every GPU: asking the pipeline where it runs takes milliseconds."""
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, range(count))]
 
 
 def image_size_of(pipeline: Any, size: int | None) -> int:
@@ -166,16 +171,40 @@ def image_size_of(pipeline: Any, size: int | None) -> int:
     scale = 1 if vae is None else getattr(pipeline, "vae_scale_factor", None)
     if scale is None:
         scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    side = getattr(pipeline, "default_sample_size", None) if side is None else side  # FLUX
     own = None if side is None else int(side) * int(scale)
+    step = math.lcm(
+        int(scale) * _patch(network),
+        # FLUX's is twice the autoencoder's, and other sizes would be rounded
+        int(getattr(getattr(pipeline, "image_processor", None), "config", {}).get("vae_scale_factor", 1)),
+    )
     if size is None:
         if own is None:
             raise ValueError(f"size must be given, in pixels: {type(pipeline).__name__} does not say its own")
         return own
     if "height" not in arguments_of(pipeline) and size != own:
         raise ValueError(f"size must be {own} for {type(pipeline).__name__}, got {size}")
-    if size < 1 or size % scale:
-        raise ValueError(f"size must be a multiple of {scale} pixels, got {size}")
+    if size < 1 or size % step:
+        raise ValueError(f"size must be a multiple of {step} pixels for {type(pipeline).__name__}, got {size}")
     return size
+
+
+def _patch(network: Any) -> int:
+    """Latents a side that a transformer takes together."""
+    patch = getattr(getattr(network, "config", None), "patch_size", 1)
+    return patch if isinstance(patch, int) else 1
+
+
+def guides_twice(pipeline: Any) -> bool:
+    """Whether guidance compares with the empty prompt; distilled networks (LCM, FLUX) take its scale as an input."""
+    config = getattr(denoiser_of(pipeline), "config", {})
+    return not (config.get("guidance_embeds") or config.get("time_cond_proj_dim"))
+
+
+def compiled(pipeline: Any) -> bool:
+    """Whether torch.compile made any of its networks faster, and blind to later hooks."""
+    modules = (m for part in modules_of(pipeline).values() for m in part.modules())
+    return any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules)
 
 
 def denoiser_of(pipeline: Any) -> nn.Module:
@@ -260,7 +289,8 @@ class Prompts:
             prompts = given.get("prompt")
             if not isinstance(prompts, list) or any(isinstance(value, Tensor) for value in given.values()):
                 return original(*args, **kwargs)
-            lists = {name: value for name, value in given.items() if isinstance(value, list)}
+            # other lists are no prompts: SANA's instruction is a list of lines
+            lists = {name: value for name, value in given.items() if "prompt" in name and isinstance(value, list)}
             rows = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
             alike = tuple((name, repr(value)) for name, value in given.items() if name not in lists)
             keys = [(*alike, *row.values()) for row in rows]
@@ -321,7 +351,7 @@ def calling(pipeline: Any, prompts: Prompts) -> Iterator[None]:
         before = getattr(pipeline, "_progress_bar_config", None)
         pipeline.set_progress_bar_config(**{**(before or {}), "disable": True})
         try:
-            with prompts.used_by(pipeline), same_random_state(pipeline, torch.device(pipeline._execution_device)):
+            with prompts.used_by(pipeline), same_random_state(pipeline):
                 yield
         finally:
             if before is None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from synthetic_photographs import draw_bank
-from tiny_pipelines import KINDS, LIMIT, SCHEDULERS, diffusers, pipeline
+from tiny_pipelines import FAMILY_SCHEDULERS, KINDS, LIMIT, SCHEDULERS, diffusers, pipeline
 from torch import Tensor
 
 from genaug import PhotographBank, load_generator
@@ -26,7 +26,7 @@ from genaug.interventions.nuisances import NUISANCES
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 
 NUISANCE = ["on grass", "in the desert", "at night"]
-EVERY = [(kind, scheduler) for kind in KINDS for scheduler in SCHEDULERS[kind]]
+EVERY = [*((kind, scheduler) for kind in KINDS for scheduler in SCHEDULERS[kind]), *FAMILY_SCHEDULERS]
 
 
 def text(**options: Any) -> DiffusionGenerator:
@@ -36,7 +36,7 @@ def text(**options: Any) -> DiffusionGenerator:
 
 
 def generator(kind: str, scheduler: str | None = None, **options: Any) -> DiffusionGenerator:
-    if kind == "text":
+    if kind not in ("class", "consistency"):
         return text(pipeline=pipeline(kind, scheduler), nuisances=NUISANCE, **options)
     return DiffusionGenerator(pipeline(kind, scheduler), steps=3, **options)
 
@@ -49,7 +49,7 @@ def noise(g: DiffusionGenerator, count: int = 8) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("kind", "scheduler"), EVERY)
 def test_an_image_depends_on_its_own_noise_alone(kind: str, scheduler: str) -> None:
-    g = generator(kind, scheduler)
+    g = generator(kind, scheduler, guidance=None if kind == "consistency" else 3.0)
     z, labels = noise(g)
     images = g(z, labels)
     assert images.shape == (8, 3, g.image_size, g.image_size)
@@ -106,7 +106,7 @@ def test_the_default_nuisances_are_phrases_for_the_default_prompt() -> None:
 
 
 def test_prompts_are_encoded_once() -> None:
-    g = text(nuisances=NUISANCE)
+    g = text(nuisances=NUISANCE, guidance=3.0)
     counts: list[int] = []
     g.pipeline.text_encoder.register_forward_hook(lambda module, inputs, output: counts.append(len(output[0])))
     z, labels = noise(g)
@@ -126,6 +126,45 @@ def test_few_embeddings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(g(*noise(g)), first)
     assert g._embeddings.bytes <= 5000
     assert len(g._embeddings.kept) < 6
+
+
+def test_few_steps_are_not_guided_by_default() -> None:
+    assert [text(steps=steps).guidance for steps in (1, 4, 5)] == [0.0, 0.0, None]
+    assert text(steps=1, guidance=2.0).guidance == 2.0
+    assert generator("flux").guidance is None  # its guidance is an input of the network
+    assert generator("class").guidance is None
+    assert generator("flux").image_size == 32
+
+
+class _Checker(torch.nn.Module):
+    """Finds something in the first image."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def forward(self, clip_input: Tensor, images: Tensor) -> tuple[Tensor, list[bool]]:
+        return images * (torch.arange(len(images)) > 0)[:, None, None, None], [i == 0 for i in range(len(images))]
+
+
+class _Features(dict[str, Tensor]):
+    """Stands for a feature extractor and what it returns."""
+
+    pixel_values = torch.zeros(1)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Features:
+        return self
+
+    def to(self, *args: Any) -> _Features:
+        return self
+
+
+def test_blackened_images_are_told() -> None:
+    made = pipeline("text")
+    made.safety_checker, made.feature_extractor = _Checker(), _Features()
+    g = text(pipeline=made)
+    with pytest.warns(UserWarning, match="safety checker made images black"):
+        images = g(*noise(g))
+    assert (images[0] == -1).all()
+    assert (images[1] > -1).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,6 +198,10 @@ LAYERS = [
     ("text", "down_blocks.1@1-2"),  # returns a tuple
     ("text", "unet"),  # an output object or a tuple
     ("text", "vae.decoder.mid_block"),
+    ("sdxl", "unet.mid_block@0"),
+    ("sd3", "transformer_blocks.0"),  # returns the prompt's tokens first
+    ("flux", "transformer.transformer_blocks.0@0"),
+    ("flux", "single_transformer_blocks.0"),
     ("class", "transformer_blocks.1@0"),
     ("consistency", "unet.mid_block@1"),
 ]
@@ -182,6 +225,23 @@ def test_a_layer_is_changed_where_it_is_told(kind: str, layer: str) -> None:
     changed = (pushed - plain).flatten(1).abs().amax(1) > 1e-4
     assert changed.tolist() == [i == 2 for i in range(8)]
     assert torch.equal(g.steered(layer, lambda output, _: output, z, labels, 1.0), plain)
+
+
+def test_the_image_is_steered_and_not_the_prompt() -> None:
+    for kind in ("sd3", "flux"):
+        g = generator(kind)
+        tokens = (g.image_size // 4) ** 2
+        assert g.activation(*noise(g), 1.0, "transformer_blocks.0").shape[1] == tokens
+
+
+def test_compiled_networks_are_steered_too() -> None:
+    plain, made = text(nuisances=NUISANCE), pipeline("text")
+    made.unet = torch.compile(made.unet, backend="eager")
+    g = text(pipeline=made, nuisances=NUISANCE)
+    z, labels = noise(g)
+    wanted = plain.steered("unet.mid_block", lambda output, _: output + 1, z, labels, 1.0)
+    assert torch.equal(g.steered("unet.mid_block", lambda output, _: output + 1, z, labels, 1.0), wanted)
+    assert torch.equal(g(z, labels), plain(z, labels))
 
 
 def test_steps_are_counted_as_the_scheduler_counts_them() -> None:
@@ -323,6 +383,9 @@ def _image_to_image() -> Any:
         (lambda: text(nuisances=NUISANCE, observed=torch.ones(3, 3)), ValueError, r"\(2, 3\), classes by values"),
         (lambda: text(nuisances=NUISANCE, observed=torch.zeros(2, 3)), ValueError, "with some in every row"),
         (lambda: text(size=30), ValueError, "size must be a multiple of 4"),
+        (lambda: generator("flux", size=34), ValueError, "size must be a multiple of 4 pixels for FluxPipeline"),
+        (lambda: text(negative_prompt="night"), ValueError, "negative_prompt needs a guidance above 1, got 0"),
+        (lambda: generator("flux", negative_prompt="night"), ValueError, "takes none by default"),
         (lambda: generator("class", size=64), ValueError, "size must be 32 for DiTPipeline"),
         (lambda: generator("class", classes=["tench"]), ValueError, "classes must name all 1000 classes.*got 1"),
         (lambda: generator("class", nuisances=NUISANCE), ValueError, "nuisances are words"),
@@ -356,6 +419,22 @@ def test_layers_that_cannot_be_steered_are_refused(layer: str, match: str) -> No
     g = text(nuisances=NUISANCE)
     with pytest.raises(ValueError, match=match):
         g.steered(layer, lambda output, _: output, *noise(g), 1.0)
+
+
+def test_lists_that_are_no_prompts_are_shared_by_all() -> None:
+    calls: list[list[str]] = []
+
+    class Encoder:
+        def encode_prompt(self, prompt: list[str], instruction: list[str], negative_prompt: str = "") -> Any:
+            calls.append(instruction)
+            return torch.tensor([[len(text)] for text in prompt]), None
+
+    made = Encoder()
+    with pipelines.Prompts(2).used_by(made):
+        found, nothing = made.encode_prompt(["a", "bcd"], instruction=["two", "lines"])
+    assert found.tolist() == [[1], [3]]
+    assert nothing is None
+    assert calls == [["two", "lines"]]
 
 
 def test_noise_of_another_form_is_refused() -> None:
