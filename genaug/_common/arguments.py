@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+ACCELERATORS = ("cuda", "mps", "xpu")  # NVIDIA and AMD, Apple, Intel
+
 
 def near(name: str, known: Iterable[str]) -> str:
     """The end of an error message for an unknown `name`: the known ones most like it, if any are."""
@@ -162,11 +164,7 @@ def check_device(argument: str, device: torch.device | str | None) -> torch.devi
         return torch.device("cpu")
     if not isinstance(device, (str, torch.device)):
         raise TypeError(f"{argument} must be a string or a torch.device, got {type(device).__name__}")
-    counts = {
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),  # Apple
-        "xpu": torch.xpu.device_count(),  # Intel
-    }
+    counts = {kind: torch.get_device_module(kind).device_count() for kind in ACCELERATORS}
     try:
         found = torch.device(device)
     except RuntimeError:

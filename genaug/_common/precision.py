@@ -1,4 +1,4 @@
-"""Arithmetic of fewer bits."""
+"""Arithmetic of fewer bits, and where there are many."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 import torch
 
 CPU_FLAGS = Path("/proc/cpuinfo")
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """Return the device, or the CPU instead of one that may have no float64: Apple's, and some of Intel's."""
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

@@ -105,6 +105,13 @@ def write_results(file: Path, results: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(results, indent=2) + "\n")
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU's name as its driver has it; of another device its type, such as "cpu" or "mps"."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 def circumstances(start: float, device: torch.device | str = "cpu") -> dict[str, Any]:
     """What a figure is to carry with it.
 
@@ -117,7 +124,7 @@ def circumstances(start: float, device: torch.device | str = "cpu") -> dict[str,
     device = torch.device(device)
     return {
         "seconds": round(time.perf_counter() - start, 1),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "genaug": genaug.__version__,

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_choice, check_indices, check_integer, check_number
+from genaug.datasets.factor_draws import REFRESHED_EVERY, FactorDraws
 from genaug.datasets.factors import (
+    BACKGROUNDS,
     FACTORS,
+    Backgrounds,
     Classes,
     Combination,
     CounterfactualOptions,
@@ -26,13 +29,10 @@ from genaug.datasets.generated import GeneratedDataset, Output, Target
 from genaug.datasets.pool import Pool, blend_uint8, check_fits
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose, warp
-from genaug.interventions.sampling import integers, uniform
+from genaug.interventions.sampling import uniform, uniform_float32
 from genaug.interventions.steering import isolated, lock_of, noise_of
 
 _MOST_JITTER = 4.0  # beyond it masks leave the image
-BACKGROUNDS = ("any", "other", "same")
-REFRESHED_EVERY = 64  # samples; not `batch_size`, which changes no image
-
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -154,7 +154,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         refresh: float = 0.0,
         mask_jitter: float = 0.0,
         tie: Sequence[Factor] | None = None,
-        backgrounds: Literal["any", "other", "same"] = "any",
+        backgrounds: Backgrounds = "any",
         shared_noise: bool = False,
     ) -> None:
         counterfactuals_per_noise = check_integer("counterfactuals_per_noise", counterfactuals_per_noise, 1)
@@ -199,14 +199,24 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         self.refresh = refresh
         self.shared_noise = bool(shared_noise)
         self._held: Pool | None = None
-        if pool is not None and backgrounds != "any":
-            self._check_pool_has_classes()
+        self._draws = FactorDraws(
+            seed=self.seed,
+            num_classes=self.generator.num_classes,
+            classes=self.classes,
+            counterfactuals_per_noise=counterfactuals_per_noise,
+            tie=self.tie,
+            backgrounds=backgrounds,
+            pool=pool,
+            refresh=refresh,
+            shared_noise=self.shared_noise,
+        )
+        self._draws.check_pool()
 
     @isolated()
     def labels(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Return the classes of shape, texture and background of these samples, each (B,) int64 on the device."""
-        positions = check_indices(indices, self.length).to(self.device)
-        return self._labels_of(self._sources(positions))
+        labels = self._draws.labels_of(self._draws.sources(check_indices(indices, self.length)))
+        return {name: column.to(self.device) for name, column in labels.items()}
 
     @isolated()
     def combine(
@@ -231,9 +241,9 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         if self.pool is not None or self.shared_noise:
             raise ValueError("combine needs a dataset without pool and shared_noise: their draws have no numbers")
         draws = chosen_draws({"shape": shape, "texture": texture, "background": background}, self.tie)
-        labels = self._labels_of(draws := {name: numbers.to(self.device) for name, numbers in draws.items()})
+        labels = self._draws.labels_of(draws)
         made = []
-        for rows in torch.arange(len(draws["shape"]), device=self.device).split(self.batch_size):
+        for rows in torch.arange(len(draws["shape"])).split(self.batch_size):
             numbers, classes = ({name: column[rows] for name, column in each.items()} for each in (draws, labels))
             mask, colours, behind = self._mechanisms(numbers, classes)
             mask, colours = self._jittered(mask.float(), colours.float(), numbers["background"])
@@ -242,7 +252,8 @@ class CounterfactualDataset(GeneratedDataset[Target]):
                 raise ValueError("images must be finite, got NaN or infinity")
             made.append([to_uint8(part) for part in (2 * mask - 1, colours, behind, image)])
         mask, colours, behind, image = (torch.cat(part) for part in zip(*made, strict=True))
-        return Combination(mask, colours, behind, image, labels)
+        on_device = {name: column.to(self.device) for name, column in labels.items()}
+        return Combination(mask, colours, behind, image, on_device)
 
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
         columns = {name: values.tolist() for name, values in self.labels(indices).items()}
@@ -254,9 +265,9 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
         """Return the metadata of these samples: labels, noise indices and settings, JSON-serializable."""
         positions = check_indices(indices, self.length)
-        sources = self._sources(positions)
-        labels = self._labels_of(sources)
-        numbers = {name: self._noise_of(name, source)[1] for name, source in sources.items()}
+        sources = self._draws.sources(positions)
+        labels = self._draws.labels_of(sources)
+        numbers = {name: self._draws.noise_of(name, source)[1] for name, source in sources.items()}
         told = self._told_by_generator(positions, sources, labels)
         return [
             {
@@ -285,108 +296,18 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         """What the generator's own `describe` adds, such as the photographs of a bank."""
         if not hasattr(self.generator, "describe"):
             return [{}] * len(positions)
-        noise = [self._noise(name, source.to(self.device)) for name, source in sources.items()]
+        noise = [self._noise(name, source) for name, source in sources.items()]
         chosen = [labels[name].to(self.device) for name in FACTORS]
-        return self.generator.describe(noise, chosen, self._compose_draws(positions.to(self.device)))
-
-    def _sources(self, positions: Tensor) -> dict[str, Tensor]:
-        """Which draw each sample's shape, texture and background come from: its number, or that of a pool's entry."""
-        groups = positions // self.counterfactuals_per_noise
-        indices = {"shape": groups, "texture": positions, "background": positions}
-        indices = {name: indices[self._lead(name)] for name in FACTORS}
-        if self.pool is None:
-            return indices
-        begin = self._begin(positions)
-        entries = {
-            name: begin + integers(self.seed, index, self.pool, f"{self._lead(name)} entry")
-            for name, index in indices.items()
-        }
-        if self.backgrounds != "any":
-            entries["background"] = self._related_entries(entries["shape"], begin, positions)
-        return entries
-
-    def _lead(self, factor: str) -> str:
-        """The factor whose label and draw this one has."""
-        return self.tie[0] if factor in self.tie else factor
-
-    def _related_entries(self, shapes: Tensor, begin: Tensor, positions: Tensor) -> Tensor:
-        """Entries of the pool whose background has the same class as the shape, or another one, drawn evenly."""
-        assert self.pool is not None
-        wanted, draws = self._labels("shape", shapes), uniform(self.seed, positions, 1, "background entry")[:, 0]
-        entries = torch.empty_like(positions)
-        for first in begin.unique():
-            here = begin == first
-            labels = self._labels("background", first + torch.arange(self.pool, device=first.device))
-            order = labels.argsort(stable=True)  # the entries of each class are a run in this order
-            counts = torch.bincount(labels, minlength=self.generator.num_classes)
-            runs, own = (counts.cumsum(0) - counts)[wanted[here]], counts[wanted[here]]
-            eligible = own if self.backgrounds == "same" else self.pool - own
-            if (eligible == 0).any():
-                label = int(wanted[here][eligible == 0][0])
-                kind = "class" if self.backgrounds == "same" else "another class than"
-                raise ValueError(
-                    f"pool must hold a background of {kind} {label} for backgrounds={self.backgrounds!r}, got "
-                    f"{self.pool} entries without one. Use a larger pool."
-                )
-            number = (draws[here] * eligible).long()
-            number = number + (runs if self.backgrounds == "same" else (number >= runs) * own)
-            entries[here] = first + order[number]
-        return entries
-
-    def _labels_of(self, sources: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Classes of the samples with these draws."""
-        labels = {name: self._labels(name, source) for name, source in sources.items()}
-        if self.pool is None and self.backgrounds == "same":
-            labels["background"] = labels["shape"]
-        elif self.pool is None and self.backgrounds == "other":
-            labels["background"] = self._other_labels(labels["shape"], sources["background"])
-        return labels
-
-    def _other_labels(self, shapes: Tensor, sources: Tensor) -> Tensor:
-        """A background class for each sample, drawn evenly from those that are not the shape's."""
-        classes = torch.tensor(self._classes("background"), device=sources.device)
-        draws = uniform(self.seed, sources, 1, "background label")[:, 0]
-        labels = torch.empty_like(sources)
-        for shape in shapes.unique():
-            here, others = shapes == shape, classes[classes != shape]
-            labels[here] = others[(draws[here] * len(others)).long()]
-        return labels
-
-    def _classes(self, factor: str) -> list[int]:
-        """The classes that this factor's label is drawn from."""
-        return self.classes[self._lead(factor)] if isinstance(self.classes, dict) else self.classes
-
-    def _check_pool_has_classes(self) -> None:
-        """Raises ValueError at once if the first pool cannot serve one of its shapes."""
-        assert self.pool is not None
-        entries = torch.arange(self.pool, device=self.device)
-        self._related_entries(entries, torch.zeros_like(entries), entries)
-
-    def _begin(self, positions: Tensor) -> Tensor:
-        """The first of the pool's entries that each sample draws from: its group's, whose shape is to stay one."""
-        steps = positions // self.counterfactuals_per_noise * self.counterfactuals_per_noise // REFRESHED_EVERY
-        return (steps.double() * (self.refresh * (self.pool or 0))).long()
-
-    def _labels(self, factor: str, sources: Tensor) -> Tensor:
-        classes = self._classes(factor)
-        drawn = integers(self.seed, sources, len(classes), f"{self._lead(factor)} label")
-        return torch.tensor(classes, device=sources.device)[drawn]
-
-    def _noise_of(self, factor: str, sources: Tensor) -> tuple[str, Tensor]:
-        """The name of the factor's noise, and its number for each of these draws."""
-        lead = self._lead(factor)
-        if not self.shared_noise:
-            return lead, sources
-        return "shape", sources if lead == "shape" else sources // self.counterfactuals_per_noise
+        return self.generator.describe(noise, chosen, self._compose_draws(positions))
 
     def _noise(self, factor: str, sources: Tensor) -> Tensor:
-        name, numbers = self._noise_of(factor, sources)
-        return noise_of(self.generator, self.seed, numbers, self.truncation, f"{name} noise")
+        name, numbers = self._draws.noise_of(factor, sources)
+        return noise_of(self.generator, self.seed, numbers, self.truncation, f"{name} noise").to(self.device)
 
     def _mechanisms(self, sources: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Mask, texture and background of these draws, of which each factor may have another number."""
         noise = [self._noise(name, source) for name, source in sources.items()]
-        classes = [labels[name] for name in sources]
+        classes = [labels[name].to(self.device) for name in sources]
 
         def made(*inputs: Tensor) -> tuple[Tensor, ...]:
             parts = tuple(self.generator.mechanisms(inputs[:3], inputs[3:], self.truncation))
@@ -415,15 +336,15 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     def _make(self, positions: Tensor) -> Tensor:
         if self.pool is not None:
             return self._recombined(positions)
-        positions = positions.to(self.device)
-        sources = self._sources(positions)
-        labels = self._labels_of(sources)
-        shared = [name for name in FACTORS if self._lead(name) == "shape" and self._separate]
+        sources = self._draws.sources(positions)
+        labels = self._draws.labels_of(sources)
+        shared = [name for name in FACTORS if self._draws.lead(name) == "shape" and self._separate]
         # consecutive samples share a shape: its mechanism runs once for all of them
         shapes, inverse = torch.unique(sources["shape"], return_inverse=True)
         for name in shared:
-            sources[name], labels[name] = shapes, self._labels("shape", shapes)
+            sources[name], labels[name] = shapes, self._draws.labels("shape", shapes)
         made = dict(zip(FACTORS, self._mechanisms(sources, labels), strict=True))
+        inverse = inverse.to(self.device)
         made = {name: part.float()[inverse] if name in shared else part.float() for name, part in made.items()}
         mask, texture = self._jittered(made["shape"], made["texture"], positions)
         return self._pixels(self._composed(mask, texture, made["background"], positions), positions)
@@ -432,8 +353,9 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         """The masks, and textures that are tied to them, turned, stretched, slanted and moved."""
         if not self.mask_jitter:
             return mask, texture
-        change = (2 * uniform(self.seed, positions.to(mask.device), 6, "mask jitter") - 1) * self.mask_jitter
-        if self._lead("texture") == "shape":
+        change = (2 * uniform(self.seed, positions, 6, "mask jitter") - 1) * self.mask_jitter
+        change = change.float().to(self.device)
+        if self._draws.lead("texture") == "shape":
             texture = warp(texture.float(), change)
         return warp(mask.float(), change), texture
 
@@ -441,13 +363,13 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         """The images, by the generator's own `compose` where it has one, with draws of each sample's own."""
         if not hasattr(self.generator, "compose"):
             return compose(mask, texture, background)
-        return self.generator.compose(mask, texture, background, self._compose_draws(positions.to(mask.device)))
+        return self.generator.compose(mask, texture, background, self._compose_draws(positions))
 
     def _compose_draws(self, positions: Tensor) -> Tensor:
-        return uniform(self.seed, positions, self.generator.compose_draws, "compose")
+        return uniform_float32(self.seed, positions, self.generator.compose_draws, "compose").to(self.device)
 
     def _recombined(self, positions: Tensor) -> Tensor:
-        parts = self._bank().parts(*self._sources(positions).values())
+        parts = self._bank().parts(*self._draws.sources(positions).values())
         if parts is not None:
             mask, texture = self._jittered(parts[0], parts[1], positions)
             background = parts[2]
@@ -456,7 +378,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
             pixels = self._composed(mask.float() / 255, texture.float(), background.float(), positions)
             return pixels.round_().clamp_(0, 255).to(torch.uint8)
         # an entry of some lies in the place of another's: the pool of the earlier ones first, then that of the later
-        begin = self._begin(positions)
+        begin = self._draws.begin(positions)
         first = begin.unique()
         later = begin >= first[len(first) // 2]
         order = later.long().argsort(stable=True)
@@ -473,7 +395,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
 
             def make(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 sources: dict[str, Tensor] = dict.fromkeys(map(str, FACTORS), entries)
-                parts = self._mechanisms(sources, {name: self._labels(name, entries) for name in sources})
+                parts = self._mechanisms(sources, {name: self._draws.labels(name, entries) for name in sources})
                 for part in parts:
                     if not part.isfinite().all():
                         wrong = int(entries[~part.flatten(1).isfinite().all(1)][0])

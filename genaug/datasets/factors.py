@@ -14,6 +14,8 @@ from genaug.datasets.generated import Options, names_of
 
 Factor = Literal["shape", "texture", "background"]
 FACTORS: tuple[Factor, ...] = ("shape", "texture", "background")
+Backgrounds = Literal["any", "other", "same"]
+BACKGROUNDS: tuple[Backgrounds, ...] = ("any", "other", "same")
 Classes = Sequence[int | str] | Mapping[str, Sequence[int | str] | int | str | None] | Literal["best"] | None
 
 
@@ -25,7 +27,7 @@ class CounterfactualOptions(Options, total=False):
     refresh: float
     mask_jitter: float
     tie: Sequence[Factor] | None
-    backgrounds: Literal["any", "other", "same"]
+    backgrounds: Backgrounds
     shared_noise: bool
 
 

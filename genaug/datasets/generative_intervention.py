@@ -164,7 +164,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
             named = isinstance(directions, (str, os.PathLike))
             self._source = os.fspath(directions) if named else type(directions).__name__  # type: ignore[arg-type]
         self._centre = self._found_centre()
-        self._placed: tuple[Tensor, ...] | None = None
+        self._placed: Tensor | None = None
 
     def _checked_directions(self, directions: Any) -> Directions:
         latent, size = has_latent(self.generator), self.generator.z_dim
@@ -210,11 +210,11 @@ class GenerativeInterventionDataset(GeneratedDataset):
     @isolated()
     def labels(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Return the classes of these samples, (B,) int64 on the device."""
-        return self._labels(check_indices(indices, self.length).to(self.device))
+        return self._labels(check_indices(indices, self.length)).to(self.device)
 
     @isolated()
     def interventions(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """Return the component that was set for each sample, (B,) int64, and its value, (B,) float64, on the device.
+        """Return the component that was set for each sample, (B,) int64, and its value, (B,) float64, on the CPU.
 
         `describe` names the unit of the values.
 
@@ -223,7 +223,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         """
         if not self.components:
             raise ValueError("components must be at least 1 for there to be interventions, but is 0")
-        return self._interventions(check_indices(indices, self.length).to(self.device))
+        return self._interventions(check_indices(indices, self.length))
 
     @isolated()
     def moved(
@@ -250,16 +250,17 @@ class GenerativeInterventionDataset(GeneratedDataset):
         """
         if self.mode != "latent":
             raise ValueError(f'mode must be "latent" to move the noise, got {self.mode!r}')
-        numbers = check_numbers("noise", noise).to(self.device)
+        numbers = check_numbers("noise", noise)
         return torch.cat([self._moved(part, offsets or {}, nuisances or {}) for part in numbers.split(self.batch_size)])
 
     def _moved(self, numbers: Tensor, offsets: Mapping[int, float], nuisances: Mapping[str, str]) -> Tensor:
         positions = numbers * self.interventions_per_noise
-        z, labels = self._noise_of_draw(positions, numbers, 0), self._labels(positions)
+        z = self._noise_of_draw(positions, numbers, 0).to(self.device)
+        labels = self._labels(positions).to(self.device)
         for component, offset in offsets.items():
             check_integer("component", component, 0, self.components - 1)
-            rows, unit, _ = self._steering()
-            z = shift(z, rows[component].expand_as(z), (offset * unit[component]).expand(len(z)))
+            distance = (offset * self._units()[0][component]).to(self.device)
+            z = shift(z, self._rows()[component].expand_as(z), distance.expand(len(z)))
         for factor, value in nuisances.items():
             check_choice("nuisances", factor, self.nuisances.factors)
             values = self.nuisances.factors[factor]
@@ -278,10 +279,11 @@ class GenerativeInterventionDataset(GeneratedDataset):
         All are (B,) int64 on the device, as `group_accuracy` takes them. `nuisances.factors` has the names of the
         values.
         """
-        positions = check_indices(indices, self.length).to(self.device)
+        positions = check_indices(indices, self.length)
         drawn = self._drawn(positions)
         numbers = self._noise(positions, drawn)[:, -len(self.nuisances) :].unbind(1) if self.nuisances else ()
-        return {"label": self._labels(positions), **dict(zip(self.nuisances.factors, numbers, strict=True))}
+        columns = {"label": self._labels(positions), **dict(zip(self.nuisances.factors, numbers, strict=True))}
+        return {name: column.to(self.device) for name, column in columns.items()}
 
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
         if self.targets == "label":
@@ -295,7 +297,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
         `offset` is in standard deviations along the direction, or, with scale="released", in the latent's own units.
         """
-        positions = check_indices(indices, self.length).to(self.device)
+        positions = check_indices(indices, self.length)
         nothing: list[Any] = [None] * len(positions)
         chosen, offsets = [v.tolist() for v in self._interventions(positions)] if self.components else [nothing] * 2
         labels = self._labels(positions).tolist()
@@ -304,7 +306,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if self.recognized_by is not None:
             more = [{"draws": draw + 1} for draw in drawn.tolist()]
         if hasattr(self.generator, "describe"):
-            said = self.generator.describe(self._noise(positions, drawn), self._labels(positions))
+            noise = self._noise(positions, drawn).to(self.device)
+            said = self.generator.describe(noise, self._labels(positions).to(self.device))
             more = [{**a, **b, "balance": self.balance} for a, b in zip(said, more, strict=True)]
         return [
             {
@@ -330,7 +333,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     def _labels(self, positions: Tensor) -> Tensor:
         drawn = integers(self.seed, positions // self.interventions_per_noise, len(self.classes), "label")
-        return torch.tensor(self.classes, device=positions.device)[drawn]
+        return torch.tensor(self.classes)[drawn]
 
     def _interventions(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Each sample's component, (B,) int64, and offset in the scale's unit, (B,) float64."""
@@ -338,25 +341,29 @@ class GenerativeInterventionDataset(GeneratedDataset):
         # those of one noise follow a random order of the components: distinct while there are any left
         orders = permutation(self.seed, groups, self.components, "component")
         components = orders.gather(1, place[:, None] % self.components)[:, 0]
-        low, high = self._ranges.to(positions.device)[components].unbind(1)
+        low, high = self._ranges[components].unbind(1)
         return components, low + (high - low) * uniform(self.seed, positions, 1, "offset")[:, 0]
 
-    def _steering(self) -> tuple[Tensor, ...]:
-        """On the device: directions (k, ...), what an offset of one is worth along each, and the mean's coordinates,
-        (num_classes or 1, k)."""
+    def _rows(self) -> Tensor:
+        """The directions, (k, ...) on the device."""
         if self._placed is None:
-            d, centre = self.directions, self._centre
-            assert d is not None
-            assert centre is not None
-            rows, unit = (d.vectors, d.latent_stdev) if self.mode == "latent" else (d.components, d.stdev)
-            if self.scale == "released":
-                unit = unit / d.latent_stdev
-            parts = rows[: self.components], unit[: self.components], centre[:, : self.components]
-            self._placed = tuple(part.to(self.device) for part in parts)
+            assert self.directions is not None
+            rows = self.directions.vectors if self.mode == "latent" else self.directions.components
+            self._placed = rows[: self.components].to(self.device)
         return self._placed
 
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """What an offset of one is worth along each direction, (k,), and the mean's coordinates, (classes or 1, k)."""
+        d, centre = self.directions, self._centre
+        assert d is not None
+        assert centre is not None
+        unit = d.latent_stdev if self.mode == "latent" else d.stdev
+        if self.scale == "released":
+            unit = unit / d.latent_stdev
+        return unit[: self.components], centre[:, : self.components]
+
     def _noise(self, positions: Tensor, drawn: Tensor) -> Tensor:
-        """The noise of samples (B,), each of its draw (B,), counted from 0; (B, z_dim) on the device."""
+        """The noise of samples (B,), each of its draw (B,), counted from 0; (B, z_dim) on the CPU."""
         groups = positions // self.interventions_per_noise
         z = self._noise_of_draw(positions, groups, 0)
         for draw in drawn[drawn > 0].unique().tolist():
@@ -389,26 +396,27 @@ class GenerativeInterventionDataset(GeneratedDataset):
         unknown = positions[[position not in known for position in positions.tolist()]]
         for part in unknown.split(self.batch_size):
             known.update(zip(part.tolist(), self._accepted(part)[1].tolist(), strict=True))
-        return torch.tensor([known[position] for position in positions.tolist()], device=positions.device).long()
+        return torch.tensor([known[position] for position in positions.tolist()]).long()
 
     def _make(self, positions: Tensor) -> Tensor:
         if self.recognized_by is not None:
-            return self._accepted(positions.to(self.device))[0]
-        return self._made(positions.to(self.device), torch.zeros_like(positions, device=self.device))
+            return self._accepted(positions)[0]
+        return self._made(positions, torch.zeros_like(positions))
 
     def _accepted(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Images of samples, each of its first draw that the classifier recognizes, and which draw that is."""
         drawn = torch.zeros_like(positions)
         images = self._made(positions, drawn)
-        waiting = torch.arange(len(positions), device=positions.device)
+        waiting = torch.arange(len(positions))
         while True:
-            waiting = waiting[~self._recognized(images[waiting], self._labels(positions[waiting]))]
+            shown = images[waiting.to(self.device)]
+            waiting = waiting[~self._recognized(shown, self._labels(positions[waiting]))]
             waiting = waiting[drawn[waiting] < self.draws - 1]
             if not len(waiting):
                 self._known_draws = dict(zip(positions.tolist(), drawn.tolist(), strict=True))
                 return images, drawn
             drawn[waiting] += 1
-            images[waiting] = self._made(positions[waiting], drawn[waiting])
+            images[waiting.to(self.device)] = self._made(positions[waiting], drawn[waiting])
 
     def _recognized(self, images: Tensor, labels: Tensor) -> Tensor:
         classifier: Any = self.recognized_by
@@ -420,7 +428,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
                 f"recognized_by must return logits of shape ({len(labels)}, {self.generator.num_classes}), "
                 f"got {tuple(logits.shape)}"
             )
-        return logits.argmax(1).to(labels.device) == labels
+        return logits.argmax(1).cpu() == labels
 
     def _made(self, positions: Tensor, drawn: Tensor) -> Tensor:
         """Images of samples, each of its draw."""
@@ -428,16 +436,17 @@ class GenerativeInterventionDataset(GeneratedDataset):
         inputs = [self._noise(positions, drawn), labels]
         if self.components:
             chosen, offsets = self._interventions(positions)
-            _, unit, centre = self._steering()
-            inputs += [chosen, offsets * unit[chosen], centre.expand(self.generator.num_classes, -1)[labels, chosen]]
+            unit, centre = self._units()
+            means = centre.expand(self.generator.num_classes, -1)[labels, chosen]
+            inputs += [chosen, (offsets * unit[chosen]).float(), means]
         with self._generating():
-            images = self._call(self._generate, *inputs)
+            images = self._call(self._generate, *(column.to(self.device) for column in inputs))
         images = self._check_part("images", images, len(positions), 3, -1, 1)
         self._first = False
         return self._pixels(images, positions)
 
     def _made_of(self, index: int) -> dict[str, Any]:
-        positions = torch.tensor([index], device=self.device)
+        positions = torch.tensor([index])
         made = {"label": int(self._labels(positions)), "scale": self.scale, "truncation": self.truncation}
         if self.components:
             chosen, offsets = self._interventions(positions)
@@ -448,7 +457,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if not intervention:
             return self.generator(as_input(self.generator, z), labels, self.truncation)
         chosen, offsets, centre = intervention
-        rows = self._steering()[0][chosen]
+        rows = self._rows()[chosen]
         if self.mode == "latent":
             z = intervene(z, rows, offsets, centre)
             return self.generator(as_input(self.generator, z), labels, self.truncation)

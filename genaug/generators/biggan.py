@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_choice, check_device, check_integer
+from genaug._common.precision import with_float64
 from genaug.assets.registry import Kind, register
 from genaug.generators import check_labels, classes_of
 from genaug.generators.batches import CPU_BATCH, in_batches
@@ -141,7 +142,7 @@ class _Steerable(Pretrained, nn.Module):
         return self.layer_names.index(layer.removeprefix("generator."))
 
     def _check(self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int) -> Tensor:
-        """Checks the arguments; the truncation as (1,) or (B,) float64 on the noise's device."""
+        """Checks the arguments; the truncation as (1,) or (B,) float64 on the noise's device, if it has that."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be (B, {self.z_dim}), got {tuple(z.shape)}")
         check_labels(labels, len(z), self.num_classes)
@@ -160,13 +161,13 @@ class _Steerable(Pretrained, nn.Module):
                 raise TypeError(f"truncation must be a number or a tensor, got {truncation!r}")
             if not 0 < truncation <= 1:
                 raise ValueError(f"truncation must be in (0, 1], got {truncation}")
-            return torch.full((1,), float(truncation), dtype=torch.float64, device=z.device)
+            return torch.full((1,), float(truncation), dtype=torch.float64, device=with_float64(z.device))
         if truncation.ndim and truncation.shape != z.shape[:1]:
             raise ValueError(f"truncation must be a number or ({len(z)},), got {tuple(truncation.shape)}")
         if truncation.device.type == "cpu" and not ((truncation > 0) & (truncation <= 1)).all():
             wrong = truncation[~((truncation > 0) & (truncation <= 1))].flatten()[0]
             raise ValueError(f"truncation must be in (0, 1], got {float(wrong)}")
-        return truncation.to(z.device, torch.float64).reshape(-1)
+        return truncation.to(with_float64(z.device)).double().reshape(-1)
 
     def _shape(self, position: int) -> tuple[int, ...]:
         """What a layer gives for one image."""

@@ -21,18 +21,18 @@ def interpolate(table: Tensor, truncation: Tensor, rule: str = "interpolated") -
             neighbour's row comes out.
 
     Returns:
-        (1, C) or (B, C).
+        (1, C) or (B, C) on the table's device.
     """
     position = truncation.reshape(-1, 1) / (1.0 / (len(table) - 1))
     lower = position.floor()
     # float64 until here: near a row the last bits say on which side of it the position lies
-    upper_share = (position - lower).to(table.dtype)
-    lower_share = (1 - (position - lower)).to(table.dtype)
-    first = lower.long()[:, 0]
+    upper_share = (position - lower).to(table)
+    lower_share = (1 - (position - lower)).to(table)
+    on_a_row, first = (position == lower).to(table.device), lower.long()[:, 0].to(table.device)
     below, above = table[first], table[(first + 1).clamp(max=len(table) - 1)]
     if rule == "interpolated":
         return below * lower_share + above * upper_share
-    return torch.where(position == lower, below, below * upper_share + above * lower_share)
+    return torch.where(on_a_row, below, below * upper_share + above * lower_share)
 
 
 def _normed(layer: nn.Module, eps: float) -> nn.Module:

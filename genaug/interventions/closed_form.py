@@ -64,11 +64,11 @@ def _classes(generator: Any) -> int:
 @torch.no_grad()
 def _codes(generator: Any, samples: int) -> tuple[Tensor, Tensor]:
     """w of samples and their classes in turn, (N, w_dim) float64 and (N,) on the CPU."""
-    indices = torch.arange(samples, device=generator_device(generator))
-    labels = indices % generator.num_classes
+    device, indices = generator_device(generator), torch.arange(samples)
+    noise, labels = normal(0, indices, generator.z_dim, "closed form"), indices % generator.num_classes
     with evaluating(generator):
-        w = layer_output(generator, CODE, normal(0, indices, generator.z_dim, "closed form"), labels, 1.0)
-    return w.double().cpu(), labels.cpu()
+        w = layer_output(generator, CODE, noise.to(device), labels.to(device), 1.0)
+    return w.cpu().double(), labels
 
 
 def _weight(generator: Any, layer: str | None, width: int) -> Tensor:
@@ -76,7 +76,7 @@ def _weight(generator: Any, layer: str | None, width: int) -> Tensor:
     for module in modules:
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] == width:
-            return weight.detach().double().cpu()
+            return weight.detach().cpu().double()
     where = "the synthesis network" if layer is None else repr(layer)
     raise ValueError(
         f"{where} must have a linear layer of {width} inputs: name another by layer=, or use "

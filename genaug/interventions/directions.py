@@ -261,12 +261,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def fixed_output(generator: Any, layer: str) -> Tensor:
     """What a layer makes of a fixed noise and the first class, (...)."""
-    zero = torch.zeros(1, dtype=torch.int64, device=generator_device(generator))
+    device = generator_device(generator)
+    zero = torch.zeros(1, dtype=torch.int64)
     # of any latent the same probe, whatever noise it declares: files hold what was made of it
     if has_latent(generator):
         probe = truncated_normal(0, zero, generator.z_dim, "probe")
     else:
         probe = noise_of(generator, 0, zero, 1.0, "probe")
+    probe, zero = probe.to(device), zero.to(device)
     with evaluating(generator):
         output = layer_output(generator, layer, probe, zero, 1.0)[0]
         if not hasattr(generator, "activation"):

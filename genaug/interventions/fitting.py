@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from genaug._common.arguments import check_classes, check_integer, check_truncation
 from genaug._common.files import atomic_path
+from genaug._common.precision import with_float64
 from genaug._common.progress import progress
 from genaug.interventions.directions import Directions, fingerprint, fixed_output, read_tensors
 from genaug.interventions.sampling import normal, permutation
@@ -150,13 +151,13 @@ def _exact(
 
     # linear, and in the same way for every class: h(a + b) - h(b) = h(a) - h(0), the left of one class, the right of
     # another
-    a, b = PROBE * normal(0, torch.arange(2, device=device), size, "linear").float()
+    a, b = PROBE * normal(0, torch.arange(2), size, "linear").to(device)
     zero = torch.zeros_like(a)
     labels = torch.tensor([classes[0], classes[0], classes[-1], classes[-1]], device=device)
     outputs = output(torch.stack([a + b, b, a, zero]), labels)
     # TF32, in which a GPU may compute float32, has ten bits; what is not linear is far off at noise this large
     epsilon = max(torch.finfo(outputs.dtype).eps, 2.0**-10)
-    left, right = outputs.double().flatten(1).view(2, 2, -1).diff(dim=1)[:, 0]
+    left, right = outputs.cpu().double().flatten(1).view(2, 2, -1).diff(dim=1)[:, 0]
     if not right.any():
         raise ValueError(f"layer {layer!r} does not depend on the noise")
     if (left - right).norm() > 8 * epsilon * right.norm():
@@ -211,6 +212,7 @@ class _Fit:
 
     def __post_init__(self) -> None:
         self.device = generator_device(self.generator)
+        self.sums_device = with_float64(self.device)
         self.latent = has_latent(self.generator)
         self.groups = math.ceil(self.samples / GROUP)
         self.shape = fixed_output(self.generator, self.layer).shape
@@ -226,12 +228,12 @@ class _Fit:
 
     def _samples(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
         """Noise, labels and outputs of some groups; each group is of one class, the classes taking turns at random."""
-        groups = torch.arange(first, last, device=self.device)
-        index = torch.arange(first * GROUP, last * GROUP, device=self.device)
-        z = noise_of(self.generator, self.seed, index, self.truncation, "directions")
+        groups = torch.arange(first, last)
+        index = torch.arange(first * GROUP, last * GROUP)
+        z = noise_of(self.generator, self.seed, index, self.truncation, "directions").to(self.device)
         order = permutation(self.seed, torch.zeros(1, dtype=torch.int64), len(self.classes), "classes")[0]
-        classes = torch.tensor(self.classes)[order].to(self.device)
-        labels = classes[groups % len(classes)].repeat_interleave(GROUP)
+        classes = torch.tensor(self.classes)[order]
+        labels = classes[groups % len(classes)].repeat_interleave(GROUP).to(self.device)
         return z, labels, layer_output(self.generator, self.layer, z, labels, self.truncation).float()
 
     def run(self) -> Directions:
@@ -262,13 +264,13 @@ class _Fit:
         """Empty sums for a pass, and the basis in which it looks at the outputs."""
 
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=self.device)
+            return torch.zeros(shape, dtype=torch.float64, device=self.sums_device)
 
         width = min(self.entries, self.count + OVERSAMPLE) if self.rounds else self.entries
         fresh: dict[str, Tensor] = {}
         if self.rounds:
             start = state["product"] if number else normal(0, torch.arange(self.entries), width, "basis").double()
-            fresh["basis"] = torch.linalg.qr(start.to(self.device)).Q.float()
+            fresh["basis"] = torch.linalg.qr(start.to(self.sums_device)).Q.float()
         if number < self.rounds:
             return {**fresh, "product": zeros(self.entries, width)}
         classes = self.generator.num_classes
@@ -287,15 +289,16 @@ class _Fit:
         z, labels, outputs = self._samples(first, last)
         raw = outputs.flatten(1)
         centred = _within(raw)
-        seen = centred @ state["basis"] if self.rounds else centred
+        basis = state["basis"].to(self.device) if self.rounds else None
+        seen = centred if basis is None else centred @ basis
         if number < self.rounds:
-            state["product"] += centred.t() @ seen
+            state["product"] += (centred.t() @ seen).to(self.sums_device)
             return
-        state["gram"] += seen.t() @ seen
+        state["gram"] += (seen.t() @ seen).to(self.sums_device)
         if self.latent:
-            state["cross"] += seen.t() @ _within(z)
-        state["total"] += centred.square().sum()
-        coordinates = raw @ state["basis"] if self.rounds else raw
+            state["cross"] += (seen.t() @ _within(z)).to(self.sums_device)
+        state["total"] += centred.square().sum().to(self.sums_device)
+        coordinates, labels = (raw if basis is None else raw @ basis).to(self.sums_device), labels.to(self.sums_device)
         state["class_sum"].index_add_(0, labels, coordinates.double())
         state["class_count"].index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
 
@@ -339,7 +342,7 @@ class _Fit:
     def _resume(self) -> tuple[int, dict[str, Tensor]]:
         if self.checkpoint is None or not Path(self.checkpoint).exists():
             return 0, {}
-        state, metadata = read_tensors(Path(self.checkpoint), str(self.device))
+        state, metadata = read_tensors(Path(self.checkpoint), str(self.sums_device))
         if metadata.get("settings") != self.settings:
             raise ValueError(f"checkpoint {self.checkpoint} is of another fit: give another file, or remove it")
         return int(metadata["done"]), state

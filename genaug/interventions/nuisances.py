@@ -126,7 +126,7 @@ class Nuisances:
         balance: str = "uniform",
         stream: str = "noise",
     ) -> Tensor:
-        """Numbers of the values of each sample, (B, F) int64.
+        """Numbers of the values of each sample, (B, F) int64 on the CPU.
 
         Args:
             seed: of the draw.
@@ -142,14 +142,12 @@ class Nuisances:
             ValueError: as `check_balance`.
         """
         self.check_balance(balance)
+        positions = positions.cpu()
         if balance == "observed":
             assert self.observed is not None
             assert labels is not None
             columns = [
-                _inverse(
-                    self.observed[factor].to(positions.device)[labels],
-                    uniform(seed, positions, 1, f"{stream}/{factor}"),
-                )
+                _inverse(self.observed[factor][labels.cpu()], uniform(seed, positions, 1, f"{stream}/{factor}"))
                 for factor in self.factors
             ]
         else:

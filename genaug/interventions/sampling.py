@@ -1,9 +1,11 @@
 """Random draws that depend on a seed, a sample's index and the draw's name, and on nothing else.
 
 A generator object per sample would cost more than the sample. Here every number is a hash of its coordinates
-(a counter-based generator, as Philox is), computed for a whole batch at once in 64-bit integer arithmetic, which wraps
-around alike on every device. So sample i is the same whatever the batch, the worker, the rank and the order, and the
-global random state is neither read nor moved.
+(a counter-based generator, as Philox is), computed for a whole batch at once in 64-bit integer arithmetic. So sample i
+is the same whatever the batch, the worker, the rank and the order. The global random state is neither read nor moved.
+
+Numbers are drawn on the CPU, wherever the indices are, and their users move them. So the draws of a sample are bitwise
+the same for every device, and a device needs no float64, which Apple's and some of Intel's do not have.
 """
 
 from __future__ import annotations
@@ -47,15 +49,20 @@ def uniform(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
         stream: names the draw; different names give independent numbers.
 
     Returns:
-        (B, size) float64 on the indices' device.
+        (B, size) float64 on the CPU.
     """
-    rows = _scramble(indices * _GOLDEN + _key(seed, stream))
-    columns = torch.arange(1, size + 1, device=indices.device) * _GOLDEN
+    rows = _scramble(indices.cpu() * _GOLDEN + _key(seed, stream))
+    columns = torch.arange(1, size + 1) * _GOLDEN
     words = _scramble(rows[:, None] + columns)
     words >>= 12
     words &= (1 << 52) - 1
     # 52 bits and a half: representable exactly, and neither 0 nor 1 can come out
     return words.double().add_(0.5).mul_(2.0**-52)
+
+
+def uniform_float32(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
+    """As `uniform`, in float32: what would round to 1 is the largest number below it."""
+    return uniform(seed, indices, size, stream).float().clamp_(max=1 - 2.0**-24)
 
 
 def normal(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
@@ -87,7 +94,7 @@ def seeds(seed: int, indices: Tensor, stream: str) -> Tensor:
     these are the indices themselves, scrambled by a one-to-one function (MurmurHash3's finaliser, with the key inside).
     """
     key = _key(seed, stream)
-    x = (indices + key).bitwise_and_(_32_BITS)
+    x = (indices.cpu() + key).bitwise_and_(_32_BITS)
     for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x ^= x >> shift
         x = (x * multiplier).bitwise_and_(_32_BITS) ^ (key >> 32 & _32_BITS)

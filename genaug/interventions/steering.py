@@ -22,15 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_choice, near
+from genaug._common.arguments import ACCELERATORS, check_choice, near
 from genaug._common.files import one_line
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, truncated_normal, uniform
+from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, truncated_normal, uniform_float32
 
 # kind of noise -> how it is drawn, and its mean and standard deviation
 _NOISE: dict[str, tuple[Callable[[int, Tensor, int, str], Tensor], float, float]] = {
     "normal": (normal, 0.0, 1.0),
     "truncated": (truncated_normal, 0.0, math.sqrt(TRUNCATED_VARIANCE)),
-    "uniform": (lambda *draw: uniform(*draw).float(), 0.5, math.sqrt(1 / 12)),
+    "uniform": (uniform_float32, 0.5, math.sqrt(1 / 12)),
 }
 
 
@@ -161,7 +161,7 @@ def isolated() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for kind in ("cpu", *ACCELERATORS):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
@@ -217,7 +217,7 @@ def noise_kind(generator: nn.Module) -> str:
 
 
 def noise_of(generator: nn.Module, seed: int, indices: Tensor, truncation: float, stream: str = "noise") -> Tensor:
-    """Draw the noise of samples (B,) as a generator takes it, (B, z_dim), the truncation applied.
+    """Draw the noise of samples (B,) as a generator takes it, (B, z_dim) on the CPU, the truncation applied.
 
     The one place where noise is drawn and truncation is applied; `generators.protocol` states the rule.
 

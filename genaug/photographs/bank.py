@@ -61,9 +61,6 @@ class PhotographBank(PretrainedBank, nn.Module):
         ValueError: a class has no usable cutout, or an argument is out of its range.
     """
 
-    order: Tensor
-    counts: Tensor
-    starts: Tensor
     boxes: Tensor
 
     z_dim = 6 + PATCHES**2
@@ -96,7 +93,7 @@ class PhotographBank(PretrainedBank, nn.Module):
             raise ValueError(f"backgrounds must be a folder of photographs, got no image in {os.fspath(backgrounds)!r}")
         self._offer(torch.arange(len(self.files.entries)))
         boxes = torch.tensor([entry.box for entry in self.files.entries], dtype=torch.float)
-        self.register_buffer("boxes", boxes, persistent=False)
+        self.register_buffer("boxes", boxes, persistent=False)  # not stored with weights: the files say the same
 
     def _offer(self, numbers: Tensor) -> None:
         """Sort these entries by class, to draw from."""
@@ -107,10 +104,8 @@ class PhotographBank(PretrainedBank, nn.Module):
                 f"every class of a bank must have a usable cutout, got none of {', '.join(empty)} in "
                 f"{self.files.path}. Build the bank without the class, or from more photographs of it."
             )
-        # not stored with weights: the files say the same
-        self.register_buffer("order", numbers[labels.argsort(stable=True)], persistent=False)
-        self.register_buffer("counts", counts, persistent=False)
-        self.register_buffer("starts", counts.cumsum(0) - counts, persistent=False)
+        # on the CPU, wherever the bank is: files are read by them
+        self.order, self.counts, self.starts = numbers[labels.argsort(stable=True)], counts, counts.cumsum(0) - counts
 
     def subset(self, numbers: Tensor | Sequence[int]) -> PhotographBank:
         """Return a bank of some of the cutouts, such as those of the photographs of a training split.
@@ -124,9 +119,8 @@ class PhotographBank(PretrainedBank, nn.Module):
         """
         chosen = check_indices(numbers, len(self.files.entries)).sort().values
         bank = copy.copy(self)
-        bank._buffers = dict(self._buffers)
         bank._offer(chosen)
-        return bank.to(self.order.device)
+        return bank
 
     @classmethod
     def build(cls, photographs: Any, out: str | os.PathLike[str], **options: Any) -> PhotographBank:
@@ -166,7 +160,7 @@ class PhotographBank(PretrainedBank, nn.Module):
             check_labels(chosen, len(noise), self.num_classes)
         if any(chosen.is_floating_point() for chosen in labels):
             return self._mixed(z, labels, truncation)
-        draws = [_below_one(noise) for noise in z]
+        draws, labels = [_below_one(noise) for noise in z], [chosen.cpu() for chosen in labels]
         whole = z[0].shape == z[1].shape and torch.equal(z[0], z[1]) and torch.equal(labels[0], labels[1])
         shapes = self._photographs(draws[0], labels[0])
         objects, mask = self._objects(shapes)
@@ -175,7 +169,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         else:
             mask, _ = self._placed(mask, mask, draws[0], shapes)
             colours, cover = self._objects(self._photographs(draws[1], labels[1]))
-            texture = blending.texture_grid(colours, cover, draws[1][:, _TEXTURE].to(colours.dtype))
+            texture = blending.texture_grid(colours, cover, draws[1][:, _TEXTURE].to(colours))
         return mask.clamp(0, 1), texture, self._backgrounds(draws[2], labels[2])
 
     def compose(self, mask: Tensor, texture: Tensor, background: Tensor, draws: Tensor | None = None) -> Tensor:
@@ -199,7 +193,7 @@ class PhotographBank(PretrainedBank, nn.Module):
     ) -> list[dict[str, Any]]:
         """Return the files that each sample is made of, and its blend; arguments as `mechanisms` and `compose`."""
         entries = self.files.entries
-        draws_of = [_below_one(noise) for noise in z]
+        draws_of, labels = [_below_one(noise) for noise in z], [chosen.cpu() for chosen in labels]
         shapes, textures = (self._photographs(draws_of[i], labels[i]).tolist() for i in (0, 1))
         backgrounds = self._background_numbers(draws_of[2], labels[2]).tolist()
         described: list[dict[str, Any]] = []
@@ -217,7 +211,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         Args:
             draws: (B,) uniform in [0, 1).
         """
-        places = (draws.double() * (len(self.order) + len(self.further))).long().to(self.order.device)
+        places = (draws.cpu().double() * (len(self.order) + len(self.further))).long()
         own = len(self.order)
         entries = self.order[places.clamp(max=own - 1)]
         return self._read_backgrounds(torch.where(places < own, entries, places - own + len(self.files.entries)))
@@ -229,7 +223,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         )
 
     def _photographs(self, draws: Tensor, labels: Tensor) -> Tensor:
-        """Which entry each sample takes, evenly among those of its class."""
+        """Which entry each sample takes, evenly among those of its class, (B,) on the CPU as its arguments."""
         return self.order[self.starts[labels] + (draws[:, _WHICH] * self.counts[labels]).long()]
 
     def _background_numbers(self, draws: Tensor, labels: Tensor) -> Tensor:
@@ -242,7 +236,8 @@ class PhotographBank(PretrainedBank, nn.Module):
     def _objects(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Colours (B, 3, H, W) in [-1, 1] and masks (B, 1, H, W) in [0, 1] of these entries."""
         kinds, inverse = numbers.unique(return_inverse=True)
-        colours, mask = (self.files.part(name, kinds.cpu()).to(numbers.device) for name in ("object", "mask"))
+        inverse = inverse.to(self.boxes.device)
+        colours, mask = (self.files.part(name, kinds).to(inverse.device) for name in ("object", "mask"))
         return from_uint8(colours)[inverse], (mask.float() / 255)[inverse]
 
     def _backgrounds(self, draws: Tensor, labels: Tensor) -> Tensor:
@@ -254,9 +249,9 @@ class PhotographBank(PretrainedBank, nn.Module):
         own = kinds < len(self.files.entries)
         read = []
         if own.any():
-            read.append(self.files.part("background", kinds[own].cpu()))
+            read.append(self.files.part("background", kinds[own]))
         read += [self._further(int(number) - len(self.files.entries))[None] for number in kinds[~own]]
-        return torch.cat(read).to(numbers.device)[inverse]
+        return torch.cat(read)[inverse].to(self.boxes.device)
 
     def _further(self, number: int) -> Tensor:
         """The middle of a further photograph, (3, size, size) uint8."""
@@ -274,9 +269,9 @@ class PhotographBank(PretrainedBank, nn.Module):
         if self.placement is None:
             return mask, texture
         low, high = self.placement
-        strength = (low + (high - low) * draws[:, _STRENGTH]).float()
-        boxes = self.boxes[numbers]
-        new_boxes, flips = blending.placed_boxes(boxes, draws[:, _PLACE].float(), strength, self.image_size)
+        boxes = self.boxes[numbers.to(self.boxes.device)]
+        strength, moves = (low + (high - low) * draws[:, _STRENGTH]).to(boxes), draws[:, _PLACE].to(boxes)
+        new_boxes, flips = blending.placed_boxes(boxes, moves, strength, self.image_size)
         placed = blending.place(torch.cat([mask, texture], dim=1), boxes, new_boxes, flips)
         return placed[:, :1], placed[:, 1:]
 
@@ -300,8 +295,8 @@ class PhotographBank(PretrainedBank, nn.Module):
 
 
 def _below_one(z: Tensor) -> Tensor:
-    """Uniform numbers as float64 in [0, 1): float32 rounds the largest ones to 1."""
-    return z.double().clamp(0, 1 - 1e-12)
+    """Uniform numbers as float64 in [0, 1) on the CPU: float32 rounds the largest ones to 1."""
+    return z.cpu().double().clamp(0, 1 - 1e-12)
 
 
 def _checked_placement(placement: Any) -> tuple[float, float] | None:

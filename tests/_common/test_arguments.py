@@ -79,7 +79,7 @@ def test_devices_that_the_machine_has(
     monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, xpu: int, here: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: int(mps))
     monkeypatch.setattr(torch.xpu, "device_count", lambda: xpu)
     counts = {"cuda": cuda, "mps": int(mps), "xpu": xpu}
     for kind, count in counts.items():

@@ -145,9 +145,9 @@ def test_a_pool_is_within_two_grey_levels_of_its_exact_parts(generator):
     """Each part is held to the nearest of 256 levels; the mask's half level weighs at most the full contrast."""
     dataset = CounterfactualDataset(generator, length=64, pool=9)
     entries = torch.arange(9)
-    labels = {name: dataset._labels(name, entries) for name in FACTORS}
+    labels = {name: dataset._draws.labels(name, entries) for name in FACTORS}
     parts = dataset._mechanisms(dict.fromkeys(FACTORS, entries), labels)
-    sources = dataset._sources(torch.arange(64))
+    sources = dataset._draws.sources(torch.arange(64))
     exact = compose(*(part[source] for part, source in zip(parts, sources.values(), strict=True)))
     assert ((exact + 1) * 127.5 - dataset.images(range(64)).float()).abs().max() <= 1.5 + 1e-3
 
@@ -507,7 +507,7 @@ def test_each_eligible_entry_of_a_pool_is_drawn_as_often():
     count = 20_000
     dataset = CounterfactualDataset(Flat(), length=count, counterfactuals_per_noise=1, pool=20, backgrounds="other")
     entries = [described["pool_entries"] for described in dataset.descriptions(range(count))]
-    labels = dataset._labels("background", torch.arange(20))
+    labels = dataset._draws.labels("background", torch.arange(20))
     shape = dataset.labels(range(count))["shape"]
     drawn = torch.tensor([entry["background"] for entry in entries])
     for label in shape.unique():

@@ -193,8 +193,8 @@ def test_released_ranges_are_each_components_own():
     assert offsets[components == 51].min() >= 6
     with torch.no_grad():  # the offset is the latent's own: the coordinate of the noise is set to it
         z = data.directions.vectors[components[:8]] * offsets[:8, None].float()
-    rows, unit, _ = data._steering()
-    torch.testing.assert_close((z * rows[components[:8]]).sum(1), offsets[:8].float() * unit[components[:8]])
+    rows, (unit, _) = data._rows()[components[:8]], data._units()
+    torch.testing.assert_close((z * rows).sum(1), offsets[:8].float() * unit[components[:8]])
 
 
 def test_directions_may_be_a_file_an_array_or_an_object(tmp_path):

@@ -103,7 +103,7 @@ def invariance(
         head: Invariance(
             images=total,
             accuracies={
-                factor: 100 * float((torch.cat(parts) == classes).double().mean())
+                factor: 100 * float((torch.cat(parts) == classes).cpu().double().mean())
                 for factor, classes in classes_of.items()
             },
             chance=chance,

@@ -259,5 +259,5 @@ def _accuracy(nuisances: Tensor, classes: Sequence[Tensor], draws: torch.Generat
             optimizer.step()
             schedule.step()
     with torch.no_grad():
-        right = (classifier(inputs[test]).argmax(1) == test_labels).double()
+        right, test_labels = (classifier(inputs[test]).argmax(1) == test_labels).cpu().double(), test_labels.cpu()
     return float(torch.stack([right[test_labels == c].mean() for c in range(len(classes))]).mean())

@@ -190,7 +190,7 @@ class Generated(Dataset[Any]):
         where = torch.as_tensor(places)
         indices = where % len(self)
         images, labels = self.dataset.images(indices), self.dataset.labels(indices)
-        draws = uniform(self.seed, where, DRAWS + 1, "augmentation").to(images.device)
+        draws = uniform(self.seed, where, DRAWS + 1, "augmentation")
         boxes = crop_boxes(draws[:, :DRAWS], *images.shape[2:])
         batch = crop_flip_normalise(images, boxes, draws[:, DRAWS] < 0.5, self.size)
         if not isinstance(labels, dict):

@@ -365,13 +365,13 @@ def _validate(
     for heads, labels in score(model, images, dtype=dtype, batch_size=batch_size, num_workers=num_workers):
         for head, logits in heads.items():
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            found = torch.stack([best[:, 0].sum(), best.sum()]).double()
+            found = torch.stack([best[:, 0].sum(), best.sum()])
             counts[head] = counts.get(head, 0) + found
     names = [ENSEMBLE, *settings.heads]
-    table = torch.stack([counts.get(name, torch.zeros(2).double().to(world.device)) for name in names])
+    table = torch.stack([counts.get(name, torch.zeros(2, dtype=torch.int64, device=world.device)) for name in names])
     if world.size > 1:
         torch.distributed.all_reduce(table)
-    shares = 100 * table.cpu() / count
+    shares = 100 * table.cpu().double() / count
     measures = ("top1", "top5") if model.num_classes > 5 else ("top1",)  # of five classes each is among the best five
     return {name: dict(zip(measures, map(float, row), strict=False)) for name, row in zip(names, shares, strict=True)}
 

@@ -37,7 +37,7 @@ from genaug.evaluation.measures.generation_quality import generation_quality
 from genaug.generators.cgn import CGN
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
-from genaug.interventions.sampling import integers, truncated_normal, uniform
+from genaug.interventions.sampling import integers, truncated_normal, uniform_float32
 from genaug.training.generators.cgn_losses import (
     TAU,
     RandomFeatures,
@@ -226,7 +226,7 @@ class Draws(NamedTuple):
         draws = (
             truncated_normal(settings.seed, indices, cgn.z_dim, f"cgn {stream} noise") * settings.truncation,
             integers(settings.seed, indices, cgn.num_classes, f"cgn {stream} class"),
-            uniform(settings.seed, indices, GRID * GRID, f"cgn {stream} patches"),
+            uniform_float32(settings.seed, indices, GRID * GRID, f"cgn {stream} patches"),
         )
         return cls(*(draw.to(device) for draw in draws))
 
@@ -355,7 +355,7 @@ def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> d
         else:
             images, terms = _forward(found, draws, settings)
             names = ("mask", "entropy", "l1", "texture", "saliency")
-            sums += len(indices) * torch.stack([terms[name].double().cpu() for name in names])
+            sums += len(indices) * torch.stack([terms[name].cpu().double() for name in names])
         if found.score is not None:
             kept.append(to_uint8(images).cpu())
     names = ("mask", "entropy", "distance", "texture", "saliency")

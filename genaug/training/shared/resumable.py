@@ -15,6 +15,7 @@ from torch import Tensor
 
 from genaug._common.files import DamagedFileError, atomic_path, naming_full_disk, one_line
 from genaug._common.progress import progress
+from genaug._common.records import device_name
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 100
@@ -71,7 +72,7 @@ class Run:
 
 def machine(device: torch.device) -> str:
     """What trained weights say of where they come from."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    name = "CPU" if device.type == "cpu" else device_name(device)
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 

@@ -216,7 +216,7 @@ def test_training_separates_shape_from_colour(tmp_path):
 
     dataset = CounterfactualDataset(path, length=500, targets="all", counterfactuals_per_noise=1)
     sources = dict.fromkeys(("shape", "texture", "background"), torch.arange(500))
-    labels = dataset._labels_of(sources)
+    labels = dataset._draws.labels_of(sources)
     _, texture, background = dataset._mechanisms(sources, labels)
     real = demo_digits(train=True)
     palettes = {"texture": real._objects, "background": real._backgrounds}
