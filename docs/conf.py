@@ -8,10 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+NOTEBOOK = ROOT / "examples" / "counterfactuals.ipynb"
 GENERATED = DOCS / "generated"  # pages that are written at each build
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from site_pages import api_pages, command_pages, example_page  # noqa: E402
+import site_gallery  # noqa: E402
+from site_pages import api_pages, command_pages, notebook_page  # noqa: E402
 
 import genaug  # noqa: E402
 
@@ -20,8 +22,14 @@ author = "genaug contributors"
 copyright = author  # noqa: A001
 version = release = genaug.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "README.md"]  # README.md is included by index.md
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
+# the galleries' thumbnails are on examples.md, and README.md is included by index.md
+exclude_patterns = [
+    "_build",
+    "README.md",
+    "generated/sources",
+    *(f"generated/{name}/index.rst" for name in site_gallery.GALLERIES),
+]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 default_role = "code"  # docstrings write `name` for code
 smartquotes = False  # --option stays as it is
@@ -49,8 +57,10 @@ PAGES = {
     ROOT / "CHANGELOG.md": "changelog",
     ROOT / "CONTRIBUTING.md": "contributing",
     ROOT / "benchmarks" / "README.md": "benchmarks",
-    **{path: path.stem for path in (ROOT / "examples").glob("*.py")},
+    NOTEBOOK: NOTEBOOK.stem,
+    **{path: f"{name}/{path.stem}" for name, folder in site_gallery.GALLERIES.items() for path in folder.glob("*.py")},
 }
+sphinx_gallery_conf = site_gallery.settings(GENERATED)
 
 
 def _linked(text: str, folder: Path) -> str:
@@ -62,7 +72,7 @@ def _linked(text: str, folder: Path) -> str:
         if address.startswith(("http", "/")) or not address:
             return match[0]
         if target in PAGES:
-            target = GENERATED / f"{PAGES[target]}.md"
+            target = GENERATED / f"{PAGES[target]}{'.rst' if target.suffix == '.py' else '.md'}"
         elif target in (ROOT / "README.md", DOCS / "README.md", DOCS):
             target = DOCS / "index.md"
         elif target in (ROOT / "examples", ROOT / "examples" / "README.md"):
@@ -86,9 +96,12 @@ def _write(name: str, text: str) -> None:
 def _generate(_: object) -> None:
     GENERATED.mkdir(exist_ok=True)
     for path, name in PAGES.items():
-        text = path.read_text(encoding="utf-8")
-        text = text.replace("```mermaid", "```text")  # GitHub draws these
-        _write(f"{name}.md", example_page(path) if path.suffix == ".py" else _linked(text, path.parent))
+        if path.suffix == ".md":
+            text = path.read_text(encoding="utf-8")
+            text = text.replace("```mermaid", "```text")  # GitHub draws these
+            _write(f"{name}.md", _linked(text, path.parent))
+    _write(f"{NOTEBOOK.stem}.md", notebook_page(NOTEBOOK, GENERATED))
+    site_gallery.write_sources(GENERATED / "sources")
     api = (DOCS / "api.md").read_text(encoding="utf-8")
     for name, text in {**command_pages(), **api_pages(api)}.items():
         _write(f"{name}.md", text)
@@ -98,23 +111,38 @@ def _generate(_: object) -> None:
 BELOW = {
     "api": ["api-*"],
     "commands": ["command-*"],
-    "examples": [f"{path.stem}" for path in PAGES if path.suffix == ".py"],
+    "examples": [NOTEBOOK.stem],  # the others are in the galleries
 }
+
+
+def _gallery(match: re.Match[str]) -> str:
+    """The thumbnails of a gallery, in place of a table that GitHub shows."""
+    underline = site_gallery.HEADER.splitlines()[-1]
+    return f"```{{eval-rst}}\n.. include:: generated/{match[1]}/index.rst\n   :start-after: {underline}\n```\n"
 
 
 def _read(_: object, name: str, source: list[str]) -> None:
     if name.startswith("generated/"):
+        if name.startswith(tuple(f"generated/{gallery}/" for gallery in site_gallery.GALLERIES)):
+            source[0] = site_gallery.tidy(source[0])
         return
     text = _linked(source[0], DOCS)
     if name == "api":
         text = re.sub(r"^\| `(genaug\.[\w.]+)` \|", r"| [`\1`](generated/api-\1.md) |", text, flags=re.MULTILINE)
+    if name == "examples":
+        text = re.sub(r"<!-- gallery: (\w+) -->\n(?:\|.*\n)+", _gallery, text)
     if name in BELOW:
         pages = "\n".join(f"generated/{page}" for page in BELOW[name])
         text += f"\n```{{toctree}}\n:hidden:\n:glob:\n\n{pages}\n```\n"
     source[0] = text
 
 
+def _read_included(_: object, path: Path, parent: str, source: list[str]) -> None:
+    if path.suffix == ".md":  # sphinx-gallery's pages are right as they are
+        source[0] = _linked(source[0], DOCS)
+
+
 def setup(app) -> None:
     app.connect("builder-inited", _generate, priority=100)  # before Sphinx lists the pages
     app.connect("source-read", _read)
-    app.connect("include-read", lambda app, path, parent, source: _read(app, parent, source))
+    app.connect("include-read", _read_included)

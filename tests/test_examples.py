@@ -153,6 +153,23 @@ def test_every_example_is_run_here() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_loop", "torchrun_ddp", "hf_trainer", *LIBRARIES}
 
 
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "pictures").glob("*.py")), ids=lambda path: path.stem)
+def test_a_program_of_pictures_draws_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(pyplot, "show", lambda: None)
+    pyplot.close("all")
+    runpy.run_path(str(path))
+    figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
+    pictures = [image.get_array() for figure in figures for axes in figure.axes for image in axes.images]
+    assert len(pictures) >= 4
+    assert all(picture.min() < picture.max() for picture in pictures)
+    pyplot.close("all")
+
+
 def notebook_tool() -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES.parent / "tools" / "run_notebook.py"))
 

@@ -21,6 +21,8 @@ PUBLIC = [
 
 
 def tool(name: str) -> dict:
+    if str(ROOT / "tools") not in sys.path:  # tools import each other
+        sys.path.append(str(ROOT / "tools"))
     return runpy.run_path(str(ROOT / "tools" / f"{name}.py"))
 
 
@@ -117,3 +119,26 @@ def test_the_workflow_tests_the_pythons_that_the_package_declares():
     assert matrix
     assert re.findall(r"3\.\d+", matrix[1]) == declared
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in declared
+
+
+def test_the_galleries_have_every_example_with_a_heading_and_its_command(tmp_path):
+    tool("site_gallery")["write_sources"](tmp_path)
+    copies = list(tmp_path.rglob("*.py"))
+    assert {path.name for path in copies} == {path.name for path in (ROOT / "examples").rglob("*.py")}
+    page = (DOCS / "examples.md").read_text()
+    for path in copies:
+        lines = path.read_text().splitlines()
+        assert re.fullmatch("=+", lines[2]), path.name
+        assert len(lines[1]) == len(lines[2])
+        assert f"/{path.name}" in path.read_text().split('"""')[1]
+        assert f"/{path.name})" in page
+
+
+def test_an_example_without_its_picture_is_found(tmp_path):
+    pages = tmp_path / "generated" / "pictures"
+    pages.mkdir(parents=True)
+    (pages / "background_swaps.html").write_text('<img src="../../_images/sphx_glr_background_swaps_001.png">')
+    (pages / "counterfactual_parts.html").write_text("no picture")
+    bare = tool("check_site")["without_picture"](tmp_path)
+    assert "examples/pictures/background_swaps.py" not in bare
+    assert {"examples/pictures/counterfactual_parts.py", "examples/plain_loop.py"} <= set(bare)

@@ -1,4 +1,4 @@
-"""Build the documentation site with warnings as errors, and check that every link inside of it leads somewhere.
+"""Build the documentation site with warnings as errors, and check its links, and that every example has a picture.
 
 python tools/check_site.py    # the site is in docs/_build
 """
@@ -10,6 +10,8 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
+
+from site_gallery import GALLERIES
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "docs" / "_build"
@@ -50,13 +52,26 @@ def dead_links(site: Path) -> list[str]:
     return dead
 
 
+def without_picture(site: Path) -> list[str]:
+    """Return each example whose page is missing, or does not show a picture that the example made."""
+    missing = []
+    for name, folder in GALLERIES.items():
+        for example in sorted(folder.glob("*.py")):
+            page = site / "generated" / name / f"{example.stem}.html"
+            if not page.exists() or f"sphx_glr_{example.stem}_001.png" not in page.read_text(encoding="utf-8"):
+                missing.append(str(example.relative_to(ROOT)))
+    return missing
+
+
 def main() -> int:
-    """Build and check; the exit code is 1 for a warning or a dead link."""
+    """Build and check; the exit code is 1 for a warning, a dead link, or an example without a picture."""
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-E"]
     built = subprocess.run([*command, ROOT / "docs", SITE]).returncode
     dead = dead_links(SITE)
     print(f"{len(list(SITE.rglob('*.html')))} pages, {len(dead)} dead links", *dead, sep="\n")
-    return int(built != 0 or bool(dead))
+    bare = without_picture(SITE)
+    print(f"{len(bare)} examples without a picture", *bare, sep="\n")
+    return int(built != 0 or bool(dead) or bool(bare))
 
 
 if __name__ == "__main__":

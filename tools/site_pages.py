@@ -1,10 +1,11 @@
-"""Pages of the documentation site that are written from the code: the Python API, commands and examples."""
+"""Pages of the documentation site that are written from the code: the Python API, commands and the notebook."""
 
 from __future__ import annotations
 
-import ast
+import base64
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -114,12 +115,17 @@ def _text(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def example_page(path: Path) -> str:
-    """Return a page with the docstring of an example as text, and its code."""
-    source = path.read_text(encoding="utf-8")
-    docstring = ast.get_docstring(ast.parse(source)) or ""
-    title, _, rest = docstring.partition("\n")
-    code = source.split('"""', 2)[2].strip()
-    paragraphs = rest.strip().split("\n\n")
-    usage = f"```bash\n{paragraphs[0]}\n```\n\n" + "\n\n".join(paragraphs[1:])
-    return f"# {title.rstrip('.')}\n\n{usage}\n\n`examples/{path.name}`:\n\n```python\n{code}\n```\n"
+def notebook_page(path: Path, pictures: Path) -> str:
+    """Return a page with the cells of a notebook and their stored outputs; its pictures are written to a folder."""
+    parts = []
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "stream":
+                parts.append(f"```text\n{''.join(output['text'])}```")
+            else:
+                picture = pictures / f"{path.stem}-{number}.png"
+                picture.write_bytes(base64.b64decode(output["data"]["image/png"]))
+                parts.append(f"![Output of the cell above]({picture.name})")
+    return "\n\n".join(parts) + "\n"
