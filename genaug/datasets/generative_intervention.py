@@ -394,7 +394,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
             return torch.zeros_like(positions)
         known = dict(self._known_draws)  # of images that were just made: who renders them describes them, too
         unknown = positions[[position not in known for position in positions.tolist()]]
-        for part in unknown.split(self.batch_size):
+        for part in unknown.split(self.batch_size) if len(unknown) else ():
             known.update(zip(part.tolist(), self._accepted(part)[1].tolist(), strict=True))
         return torch.tensor([known[position] for position in positions.tolist()]).long()
 

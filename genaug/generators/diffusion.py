@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import string
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_integer, check_number
+from genaug._common.arguments import check_device, check_integer, check_number
 from genaug._common.files import atomic_path
 from genaug.assets.registry import Kind, register
 from genaug.generators import load_generator, pipelines
 from genaug.generators.batches import CPU_BATCH
 from genaug.generators.pipeline_layers import LayerAt, hooked, read
+from genaug.generators.prompts import templates
 from genaug.interventions.nuisances import Nuisances, worded_noise
 
 SETTINGS = "diffusion.json"  # tells a folder of `save`
@@ -122,13 +122,15 @@ class DiffusionGenerator(nn.Module):
                 'Intervene on its activations: GenerativeInterventionDataset(mode="activation")'
             )
         self.nuisances = Nuisances(nuisances, observed, self.num_classes)
-        self._templates = self._prompts(prompt) if self.kind == "text" else ()
+        self._templates = templates(prompt, self._names, self.nuisances) if self.kind == "text" else ()
         self._check_call()
         self.bank, self.strength = self._photographs(guide, inpaint, strength)
         self.z_dim = 2 + len(self.nuisances)
         self._embeddings = pipelines.Prompts(1 if self.batch_invariant else CPU_BATCH)
         self.requires_grad_(False).eval()
-        self.to(device=device, dtype=dtype)
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be a torch.dtype, such as torch.bfloat16, got {dtype!r}")
+        self.to(device=None if device is None else check_device("device", device), dtype=dtype)
 
     def _default(self, argument: str, otherwise: Any) -> Any:
         found = self.takes.get(argument)
@@ -140,6 +142,8 @@ class DiffusionGenerator(nn.Module):
                 raise ValueError(f"classes must be a list of names for the prompt's {{label}}, got {classes!r}")
             if not classes:
                 raise ValueError("classes must not be empty")
+            if twice := [name for name in classes if list(classes).count(name) > 1]:
+                raise ValueError(f"classes must differ, got {twice[0]!r} twice")
             return tuple(classes)
         config: Any = pipelines.denoiser_of(self.pipeline).config
         count = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
@@ -152,31 +156,6 @@ class DiffusionGenerator(nn.Module):
             )
         words = {number: name for name, number in reversed(list(getattr(self.pipeline, "labels", {}).items()))}
         return tuple(classes) if classes is not None else tuple(words.get(i, str(i)) for i in range(count))
-
-    def _prompts(self, prompt: Any) -> tuple[str, ...]:
-        """A template for each class."""
-        if prompt is None:
-            prompt = ", ".join(["a photo of a {label}", *(f"{{{factor}}}" for factor in self.nuisances.factors)])
-        one = isinstance(prompt, str)
-        if isinstance(prompt, Mapping):
-            if missing := [name for name in self._names if name not in prompt]:
-                raise ValueError(f"prompt must have a template for every class, {missing[0]!r} has none")
-            prompt = [prompt[name] for name in self._names]
-        templates = [prompt] * self.num_classes if one else list(prompt)
-        if len(templates) != self.num_classes:
-            raise ValueError(
-                f"prompt must be one template or {self.num_classes}, one for each class, got {len(templates)}"
-            )
-        known = ["label", *self.nuisances.factors]
-        for template in dict.fromkeys(templates):
-            fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
-            if one and "label" not in fields:
-                raise ValueError(f"prompt must contain {{label}}, or every class looks alike, got {template!r}")
-            if missing := [name for name in self.nuisances.factors if name not in fields]:
-                raise ValueError(f"prompt must contain {{{missing[0]}}}, where that nuisance goes, got {template!r}")
-            if unknown := [name for name in fields if name not in known]:
-                raise ValueError(f"prompt must have the fields {', '.join(known)} alone, got {{{unknown[0]}}}")
-        return tuple(templates)
 
     def _check_call(self) -> None:
         pipelines.check_scheduler(self.pipeline, self.steps)
@@ -226,6 +205,9 @@ class DiffusionGenerator(nn.Module):
         if isinstance(bank, (str, os.PathLike)):
             bank = load_generator(bank)
         bank = getattr(bank, "files", bank)  # a PhotographBank reads its files
+        if not (hasattr(bank, "parts") and hasattr(bank, "classes")):
+            what = "guide" if guide is not None else "inpaint"
+            raise TypeError(f"{what} must be a PhotographBank or its folder, got {type(bank).__name__}")
         if missing := [name for name in self._names if name not in bank.classes]:
             raise ValueError(
                 f"the bank must have photographs of every class, {missing[0]!r} has none; it knows "
@@ -283,6 +265,8 @@ class DiffusionGenerator(nn.Module):
                 range.
         """
         self._check_noise(z, labels, truncation)
+        if not len(z):
+            return torch.empty(0, 3, self.image_size, self.image_size, device=labels.device)
         return self._each(self._images, z, labels)
 
     def activation(self, z: Tensor, labels: Tensor, truncation: float, layer: str) -> Tensor:

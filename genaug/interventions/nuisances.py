@@ -75,6 +75,10 @@ class Nuisances:
         self.observed = None if observed is None else self._checked(observed, num_classes)
 
     def _checked(self, observed: Any, num_classes: int) -> dict[str, Tensor]:
+        if not isinstance(observed, Mapping) and len(self.factors) > 1:
+            raise ValueError(
+                f"observed must be a dict with a table for each of {', '.join(self.factors)}, got one table"
+            )
         tables = observed if isinstance(observed, Mapping) else dict.fromkeys(self.factors, observed)
         if set(tables) != set(self.factors):
             raise ValueError(f"observed must have the factors {', '.join(self.factors)}, got {', '.join(tables)}")

@@ -179,6 +179,15 @@ def test_what_is_not_recognized_is_drawn_again() -> None:
     assert (few.images(range(400))[:, 1] != 20).any()  # the last draw stays
 
 
+def test_a_pipelines_samples_are_described_after_they_were_made() -> None:
+    ds = dataset(recognized_by=lambda images: images.mean((1, 2, 3))[:, None] * torch.tensor([1.0, -1.0]), draws=3)
+    images = ds.images(range(6))
+    said = ds.descriptions(range(6))
+    assert {1, 3} <= {one["draws"] for one in said} <= {1, 2, 3}
+    assert torch.equal(ds.images([4]), images[[4]])
+    assert ds.generator(torch.empty(0, 3, dtype=torch.int64), torch.empty(0, dtype=torch.int64)).shape == (0, 3, 32, 32)
+
+
 def test_a_classifier_of_other_classes_is_refused() -> None:
     ds = GenerativeInterventionDataset(Worded(), recognized_by=lambda images: torch.zeros(len(images), 3))
     with pytest.raises(ValueError, match=r"recognized_by must return logits of shape \(1, 4\), got \(1, 3\)"):
