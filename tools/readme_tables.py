@@ -476,13 +476,13 @@ def figure6() -> str:
     results = _content("cgn-figure6")
     if results is None:
         return "Not run."
-    lines = ["| trained on colours | | shape, bits | colour, bits | mixed |", "|---|---|---|---|---|"]
+    lines = ["| trained on colors | | shape, bits | color, bits | mixed |", "|---|---|---|---|---|"]
     for training, found in results["summary"].items():
         for place, (axis, bits) in enumerate(found["random"].items()):
             cells = " | ".join(f"{bits[figure]:.2f}" for figure in ("shape", "colour", "mixed"))
             lines.append(f"| {training if place == 0 else ''} | {axis} | {cells} |")
     tests = results["runs"][0]["test_images"]
-    note = f"Of 3.32 bits, {tests:,} test digits in random colours; {results['settings']['dtype']}, "
+    note = f"Of 3.32 bits, {tests:,} test digits in random colors; {results['settings']['dtype']}, "
     return "\n".join([*lines, "", note + _where(results["runs"]) + "."])
 
 
@@ -493,7 +493,7 @@ def table5() -> str:
     runs = results["runs"]
     environments = list(runs[0]["chance"])
     heads = " | ".join(environments)
-    lines = [f"| accuracy, % | {heads} | range, points | random colours |", "|---|" + "---|" * (len(environments) + 2)]
+    lines = [f"| accuracy, % | {heads} | range, points | random colors |", "|---|" + "---|" * (len(environments) + 2)]
     for signal in runs[0]["accuracies"]:
         values = [statistics.mean(run["accuracies"][signal][name] for run in runs) for name in environments]
         values += [statistics.mean(run[column][signal] for run in runs) for column in ("ranges", "random")]
@@ -508,7 +508,7 @@ COLOURED = {
     "real": "training digits",
     "irm": "training digits, IRM",
     "irm-released": "training digits, IRM at GenInt's released learning rate",
-    "grey": "training digits, in grey",
+    "grey": "training digits, in gray",
     "known": "samples of a generator with known factors",
     "known-intervened": "interventions on a generator with known factors",
     "vae": "samples of the VAE",
@@ -534,8 +534,8 @@ def coloured() -> str:
     for variant, rows in results["summary"].items():
         names = list(next(iter(rows.values())))
         tests = [name for name in names if name not in ("colour", "shape")]
-        heads = [*tests, "colour tells", "shape agrees", "n"]
-        lines = [f"| {variant}: trained on | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+        heads = [*tests, "color predicts label", "shape matches label", "n"]
+        lines = [f"| {variant}, accuracy in %: trained on | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
         for row, label in COLOURED.items():
             figures = rows.get(row)
             if figures is None:
@@ -551,7 +551,7 @@ def coloured() -> str:
     seeds = ", ".join(map(str, sorted({run["seed"] for run in runs})))
     seconds = [run["seconds"] for run in runs]
     note = (
-        "In percent, mean ± standard deviation of n "
+        "Mean ± standard deviation of n "
         f"seeds (of {seeds}); {where}, other work running, {min(seconds):.0f} to {max(seconds):.0f} seconds per row "
         "and seed."
     )
@@ -599,7 +599,7 @@ def cgn_table1() -> str:
     """The loss ablation of the miniature, beside the paper's of the full network."""
     files = [RESULTS / "cgn-table1" / name / "results.json" for name in ("tiny-paper", "tiny-released")]
     lines = [
-        "| row | paper, at full size | here, as | score / mean mask | entropy | distance | texture | saliency |",
+        "| row | paper, full size: score / mean mask | settings | miniature: score / mean mask | entropy | distance | texture | saliency |",
         "|---|---|---|---|---|---|---|---|",
     ]
     notes = []
@@ -692,7 +692,7 @@ def measured() -> str:
             for variant, rows in results["summary"].items()
         }
         found["genint-colored-mnist"] = {
-            "full": "in random colours: " + "; ".join(f"{variant}: {cells}" for variant, cells in random.items())
+            "full": "in random colors: " + "; ".join(f"{variant}: {cells}" for variant, cells in random.items())
         }
     found["cgn-figure3"] = {"full": "the sheet that the command draws"}
     if results := _content("cgn-table5"):
@@ -706,7 +706,7 @@ def measured() -> str:
         bits = results["summary"]["biased"]["random"]
         parts = [f"{axis} {bits[axis]['shape']:.2f} / {bits[axis]['colour']:.2f}" for axis in ("axis 1", "axis 2")]
         found["cgn-figure6"] = {
-            "full": f"bits of shape / colour: {', '.join(parts)} (n={results['summary']['biased']['n']})"
+            "full": f"bits of shape / color: {', '.join(parts)} (n={results['summary']['biased']['n']})"
         }
     if results := _content("cgn-figure7"):
         parts = []
