@@ -599,7 +599,8 @@ def cgn_table1() -> str:
     """The loss ablation of the miniature, beside the paper's of the full network."""
     files = [RESULTS / "cgn-table1" / name / "results.json" for name in ("tiny-paper", "tiny-released")]
     lines = [
-        "| row | paper: score / mean mask | settings | here: score / mean mask | entropy | distance | texture | saliency |",
+        "| row | paper: score / mean mask | settings | here: score / mean mask | entropy | distance | texture "
+        "| saliency |",
         "|---|---|---|---|---|---|---|---|",
     ]
     notes = []
