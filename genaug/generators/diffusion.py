@@ -139,7 +139,8 @@ class DiffusionGenerator(nn.Module):
     def _names_of(self, classes: Sequence[str] | None) -> tuple[str, ...]:
         if self.kind == "text":
             if classes is None or isinstance(classes, str) or not all(isinstance(c, str) for c in classes):
-                raise ValueError(f"classes must be a list of names for the prompt's {{label}}, got {classes!r}")
+                advice = "" if classes else ". For commands, give them in Python, and save() the generator to a folder"
+                raise ValueError(f"classes must be a list of names for the prompt's {{label}}, got {classes!r}{advice}")
             if not classes:
                 raise ValueError("classes must not be empty")
             if twice := [name for name in classes if list(classes).count(name) > 1]:
