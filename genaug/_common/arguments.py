@@ -23,7 +23,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
-    """Raises ValueError unless `value` is one of `known`, and names those most like it."""
+    """Raise ValueError unless `value` is one of `known`, and names those most like it."""
     known = list(known)
     if value not in known:
         expected = ", ".join(map(repr, known))

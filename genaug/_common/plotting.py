@@ -74,7 +74,7 @@ def image_grid(images: Tensor, columns: int, *, gap: int = 2, scale: int = 1) ->
 def save_sheet(
     path: str | os.PathLike[str], rows: Mapping[str, Tensor], *, title: str = "", columns: Sequence[str] = ()
 ) -> None:
-    """Writes a picture with one row of images a name, the name on its left.
+    """Write a picture with one row of images a name, the name on its left.
 
     Args:
         path: the file; its suffix says the format, such as .png.
@@ -91,7 +91,7 @@ def save_sheet(
 
 
 def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, Tensor]], *, title: str = "") -> Path:
-    """Writes sheets one after the other, forth and back, as a GIF without end or an MP4.
+    """Write sheets one after the other, forth and back, as a GIF without end or an MP4.
 
     Args:
         path: the file, ends in .gif or .mp4, as `save_video` takes it.
@@ -139,7 +139,7 @@ class Panel:
 
 
 def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title: str, subtitle: str = "") -> None:
-    """Writes diagrams side by side; lines of one name have one colour, named in a legend where there are several.
+    """Write diagrams side by side; lines of one name have one colour, named in a legend where there are several.
 
     Args:
         path: the file; its suffix says the format, such as .png.
@@ -273,7 +273,7 @@ def new_figure(width: int, height: int) -> Iterator[Figure]:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes the figure, whole or not at all.
+    """Write the figure, whole or not at all.
 
     Raises:
         ValueError: the file has no suffix, or that of no picture format.
@@ -286,13 +286,13 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def paste(figure: Figure, image: Tensor, left: float, top: float) -> None:
-    """Puts an image (3, H, W) uint8 with its upper left corner at (left, top), pixel on pixel."""
+    """Put an image (3, H, W) uint8 with its upper left corner at (left, top), pixel on pixel."""
     pixels = image.permute(1, 2, 0).numpy()
     figure.figimage(pixels, left, figure.bbox.height - top - len(pixels), origin="upper", resize=False)
 
 
 def write(figure: Figure, left: float, top: float, text: str, **style: object) -> None:
-    """Writes text at a place in pixels from the upper left corner; `style` as matplotlib's `Text` takes it."""
+    """Write text at a place in pixels from the upper left corner; `style` as matplotlib's `Text` takes it."""
     figure.text(left / figure.bbox.width, 1 - top / figure.bbox.height, text, **style)
 
 

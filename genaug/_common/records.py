@@ -100,7 +100,7 @@ def foreign(file: Path, what: str) -> ValueError:
 
 
 def write_results(file: Path, results: dict[str, Any]) -> None:
-    """Writes the file whole or not at all."""
+    """Write the file whole or not at all."""
     with atomic_path(file) as temporary:
         temporary.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -35,7 +35,7 @@ def save_video(
     rate: float = RATE,
     music: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Writes frames one after the other.
+    """Write frames one after the other.
 
     Args:
         path: ends in .gif or .mp4. Where ffmpeg is not installed, an .mp4 becomes a .gif of the same name.

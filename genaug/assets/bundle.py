@@ -23,7 +23,7 @@ from genaug.assets.tasks import TASKS
 
 
 def pull_all(task: str | None = None) -> Iterator[Path]:
-    """Fetches every asset, or those of a task, and yields their files.
+    """Fetch every asset, or those of a task, and yields their files.
 
     Failures are collected, so that one does not keep the others from being fetched.
 
@@ -48,7 +48,7 @@ def pull_all(task: str | None = None) -> Iterator[Path]:
 
 
 def bundle(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[str]:
-    """Packs assets of the cache into a tar file, and returns their names.
+    """Pack assets of the cache into a tar file, and return their names.
 
     Args:
         path: the file to write.
@@ -81,7 +81,7 @@ def bundle(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> 
 
 
 def unbundle(path: str | os.PathLike[str]) -> list[str]:
-    """Puts the assets of a bundle into the cache, and returns their names.
+    """Put the assets of a bundle into the cache, and return their names.
 
     Every file is compared with its SHA-256 in the bundle, and its tensors with the network that they are for.
 

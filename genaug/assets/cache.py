@@ -72,7 +72,7 @@ def read_record(name: str) -> Record | None:
 
 
 def write_record(name: str, sources: tuple[Source, ...], trust: str) -> Record:
-    """Records the weights that are in an asset's folder now."""
+    """Record the weights that are in an asset's folder now."""
     path = weights(name)
     stat = path.stat()
     record = Record(sources, trust, sha256(path), stat.st_size, stat.st_mtime_ns)
@@ -81,7 +81,7 @@ def write_record(name: str, sources: tuple[Source, ...], trust: str) -> Record:
 
 
 def update_time(name: str, record: Record, mtime_ns: int) -> None:
-    """Records that the weights of an asset have another modification time, as in a cache that was copied."""
+    """Record that the weights of an asset have another modification time, as in a cache that was copied."""
     _write(name, replace(record, mtime_ns=mtime_ns))
 
 
@@ -91,7 +91,7 @@ def _write(name: str, record: Record) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Lets one process at a time work in a folder of the cache; the others wait.
+    """Let one process at a time work in a folder of the cache; the others wait.
 
     Raises:
         OSError: the folder cannot be written.
@@ -112,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Write a JSON file, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -24,7 +24,7 @@ _LICENCES = {
 
 
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind: str | None = None) -> Path:
-    """Turns an authors' checkpoint into a safetensors file that `load_asset` reads.
+    """Turn an authors' checkpoint into a safetensors file that `load_asset` reads.
 
     Args:
         source: their `.pth`, `.bin` or `.safetensors`: a state dict; or GANSpace's `.npz` of directions; or a folder
@@ -86,7 +86,7 @@ def main_files(names: Sequence[str]) -> list[str]:
 def write_converted(
     files: Sequence[Path], target: Path, *, kind: str | None = None, release: Any = None, **more: str
 ) -> Path:
-    """Writes the tensors of some files, which belong together, as one safetensors file.
+    """Write the tensors of some files, which belong together, as one safetensors file.
 
     Args:
         files: the weights, and at most one `.json` with their configuration.

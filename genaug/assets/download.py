@@ -31,7 +31,7 @@ class WebPageError(OSError):
 
 
 def announce(name: str, size: int | None, origin: str, present: int = 0) -> None:
-    """Says on standard error what is about to be downloaded.
+    """Say on standard error what is about to be downloaded.
 
     Args:
         name: what it is called.
@@ -45,7 +45,7 @@ def announce(name: str, size: int | None, origin: str, present: int = 0) -> None
 
 
 def download(url: str, target: Path, name: str) -> str:
-    """Downloads a file to `target`, resuming `target`.part where the server allows it.
+    """Download a file to `target`, resuming `target`.part where the server allows it.
 
     Its size is announced before the first byte comes, and a progress bar follows.
 
@@ -132,7 +132,7 @@ class _Transfer:
         return headers
 
     def _append(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
-        """Writes what comes to the part, from byte `start` on; `total` bytes are expected in all."""
+        """Write what comes to the part, from byte `start` on; `total` bytes are expected in all."""
         with self.part.open("r+b" if start else "wb") as file:
             file.seek(start)
             with progress(total=total, initial=start, description=self.name, unit="B", unit_scale=True) as bar:

@@ -72,7 +72,7 @@ def ready(row: Asset) -> Path | None:
 
 
 def check_trust(row: Asset) -> None:
-    """Raises UnavailableAssetError if GENAUG_TRUST asks for more than is on record of a row."""
+    """Raise UnavailableAssetError if GENAUG_TRUST asks for more than is on record of a row."""
     level = os.environ.get("GENAUG_TRUST", "first-use")
     check_choice("GENAUG_TRUST", level, ("first-use", "pinned"))
     if level == "pinned" and row.trust == cache.FIRST_USE and not lock.is_imported(row.name):
@@ -84,7 +84,7 @@ def check_trust(row: Asset) -> None:
 
 
 def _convert(row: Asset, files: list[Path], sources: tuple[Source, ...]) -> None:
-    """Writes the weights, their record, and their entry of the lock file, in this order."""
+    """Write the weights, their record, and their entry of the lock file, in this order."""
     source = ", ".join(dict.fromkeys(source.url for source in sources))
     write_converted(
         files,
@@ -158,7 +158,7 @@ def listed(row: Asset) -> tuple[str, list[str]]:
 
 
 def one(row: Asset, file: File) -> tuple[Path, Source]:
-    """Downloads a file of a row and compares it with all that is known of it.
+    """Download a file of a row and compare it with all that is known of it.
 
     Raises:
         UnavailableAssetError: it cannot be had, or is another file.

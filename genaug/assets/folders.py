@@ -13,7 +13,7 @@ from genaug.assets.registry import ASSETS, KINDS, Asset, File, Kind, Source
 
 
 def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
-    """Returns the kind and the folder of a generator that is a folder; None for any other name.
+    """Return the kind and the folder of a generator that is a folder; None for any other name.
 
     Args:
         name: a folder, or a repository of the Hub ("owner/repo", "owner/repo@revision"), which is downloaded at its

@@ -47,7 +47,7 @@ def download(repository: str, file: str, revision: str | None, *, force: bool = 
 
 
 def _announce(repository: str, file: str, revision: str | None, force: bool) -> None:
-    """Says the size of a file that is not in the client's cache yet; small ones come without a word."""
+    """Say the size of a file that is not in the client's cache yet; small ones come without a word."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
     if constants.HF_HUB_OFFLINE or (not force and cached(repository, file, revision)):
@@ -142,7 +142,7 @@ class _explained:  # noqa: N801, a context manager
 
 
 def forget(path: Path) -> None:
-    """Removes a file from the client's cache, which has links to its files."""
+    """Remove a file from the client's cache, which has links to its files."""
     for wrong in (path.resolve(), path):
         with suppress(OSError):
             wrong.unlink()
@@ -180,7 +180,7 @@ def through(url: str) -> str:
 
 
 def check_repository(repository: str) -> None:
-    """Raises ValueError unless this is a repository's name, OWNER/NAME."""
+    """Raise ValueError unless this is a repository's name, OWNER/NAME."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:

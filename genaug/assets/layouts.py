@@ -116,7 +116,7 @@ def canonical(
 
 
 def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str | None = None) -> None:
-    """Checks that `state` is the tensors of a file of this kind, with finite floating-point values.
+    """Check that `state` is the tensors of a file of this kind, with finite floating-point values.
 
     Counters of batch norms, which no output depends on, may be there or not.
 

@@ -33,7 +33,7 @@ def is_imported(name: str) -> bool:
 
 
 def add(name: str, sources: tuple[Source, ...], trust: str) -> None:
-    """Adds an asset to the lock file; what is there stays."""
+    """Add an asset to the lock file; what is there stays."""
     with exclusive(root()):
         entries = _read_lock(file())
         entries.setdefault(name, {"trust": trust, "imported": False, "files": list(sources)})
@@ -41,7 +41,7 @@ def add(name: str, sources: tuple[Source, ...], trust: str) -> None:
 
 
 def export(path: str | os.PathLike[str]) -> int:
-    """Writes the lock file of this machine to `path` and returns the number of assets in it.
+    """Write the lock file of this machine to `path` and return the number of assets in it.
 
     Raises:
         AssetError: no asset was fetched yet.
@@ -55,7 +55,7 @@ def export(path: str | os.PathLike[str]) -> int:
 
 
 def take_over(path: str | os.PathLike[str]) -> int:
-    """Takes over a lock file that `export` wrote and returns the number of assets in it.
+    """Take over a lock file that `export` wrote and return the number of assets in it.
 
     Raises:
         AssetError: there is no such file, it is damaged, or it contradicts the lock file of this machine.

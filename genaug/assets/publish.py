@@ -24,7 +24,7 @@ _ANY_EXAMPLE = """
 
 
 def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_run: bool = False) -> str:
-    """Uploads an asset with its card, or only writes the two.
+    """Upload an asset with its card, or only writes the two.
 
     Args:
         name: of the registry, with its file on this machine or to be fetched.

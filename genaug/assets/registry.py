@@ -232,7 +232,7 @@ _lock = threading.RLock()
 
 
 def _once(load: Callable[[], None]) -> Callable[[], None]:
-    """Lets a function run once; other threads wait for it."""
+    """Let a function run once; other threads wait for it."""
     loading, begun, done = threading.RLock(), False, False
 
     def run() -> None:
@@ -286,7 +286,7 @@ def _load_kinds() -> None:
 
 
 def _load_assets() -> None:
-    """Fills the table of assets; without plugins no network is imported."""
+    """Fill the table of assets; without plugins no network is imported."""
     _load_rows()
     _load_plugins()
 

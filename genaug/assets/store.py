@@ -24,7 +24,7 @@ FORMAT = "1"  # of the metadata; a file of a later format may mean something els
 
 
 def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """Returns the safetensors file behind a name, which is fetched and converted at its first use.
+    """Return the safetensors file behind a name, which is fetched and converted at its first use.
 
     Search order: (1) a path as given (anything with a folder or a suffix in it is one); the authors' own files and
     folders of such are converted into the cache; (2) a repository of the Hub, "owner/repo", "owner/repo@revision" or
@@ -73,7 +73,7 @@ def where(name: str) -> Path | None:
 
 
 def pull(name: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]] = ()) -> Path:
-    """Fetches what is behind a name if it has to be, and checks it. Returns the file, or the folder of a bank.
+    """Fetch what is behind a name if it has to be, and check it. Returns the file, or the folder of a bank.
 
     Args:
         name: as for `asset_path`.
@@ -95,7 +95,7 @@ def pull(name: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]] =
 
 
 def verify(name: str) -> Path | None:
-    """Compares every byte and every tensor with what is on record; nothing is fetched. None if the file is not here.
+    """Compare every byte and every tensor with what is on record; nothing is fetched. None if the file is not here.
 
     Raises:
         AssetError: it is not the file on record, or no weights of its kind.
@@ -224,11 +224,11 @@ def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: 
 
 
 def check_target(path: Path) -> None:
-    """Raises ValueError unless the path ends in `.safetensors`."""
+    """Raise ValueError unless the path ends in `.safetensors`."""
     if path.suffix != ".safetensors":
         raise ValueError(f"the target must end in .safetensors, got {str(path)!r}")
 
 
 def check_kind(kind: str) -> None:
-    """Raises ValueError for a kind that has no layout."""
+    """Raise ValueError for a kind that has no layout."""
     check_choice("kind", kind, KINDS)

@@ -159,14 +159,14 @@ def cgn_changes(
 
 
 def tell_written(asked: Path, written: Path) -> None:
-    """Says where the picture is, and why it is not where it was asked for."""
+    """Say where the picture is, and why it is not where it was asked for."""
     if written != asked:
         typer.echo(f"ffmpeg is not installed: wrote a GIF in place of {asked.name}", err=True)
     typer.echo(written)
 
 
 def need_mnist(root: Path, download: bool | None = None) -> None:
-    """Says in the command line's own words what is missing, and before torch takes seconds to import."""
+    """Say in the command line's own words what is missing, and before torch takes seconds to import."""
     if not download and not (root / "MNIST" / "raw").is_dir():
         fetch = "" if download is None else ", or --download to fetch it there"
         raise ValueError(f"no MNIST in {str(root)!r}: pass --root DIR, a folder that holds MNIST/raw{fetch}")

@@ -1,1 +1,1 @@
-"""Map-style datasets: an index becomes a sample, a list of indices a whole batch at once."""
+"""Map-style datasets: an index gives a sample, and a list of indices gives a whole batch in one call."""

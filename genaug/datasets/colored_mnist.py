@@ -1,4 +1,4 @@
-"""Digits whose colour or texture gives their class away: the three MNIST variants of CGN (section 4, appendix A.2).
+"""Digits whose color or texture reveals the class: the three MNIST variants of CGN (section 4, appendix A.2).
 
 In training each factor (the object's colour or texture, the background's) shows the class's own value; in the test it
 is random, so that only the digit's shape tells its class.
@@ -43,7 +43,7 @@ _OBJECT = tuple(_BACKGROUND[(i - 6) % 10] for i in range(10))
 
 
 def same_colour(texture: Tensor, background: Tensor) -> Tensor:
-    """Where a double-coloured digit has its background's colour, but for the jitter of a few grey levels.
+    """Return where a double-colored digit has the color of its background, up to the jitter of a few gray levels.
 
     Args:
         texture: (N,) int64, the classes whose colour the objects have.
@@ -64,7 +64,7 @@ _CHUNK = 1024  # images painted at a time: bounds the memory that floats take
 
 
 class _BiasedDigits(VisionDataset):
-    """What the three have in common: digits, the classes that each factor shows, and batches of images."""
+    """Base of the three datasets: digits, the class of each factor, and batches of images."""
 
     train: bool
     bias: float
@@ -116,14 +116,14 @@ class _BiasedDigits(VisionDataset):
         return f"{'train' if self.train else 'test'}/{factor}/{draw}"
 
     def _paint(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask in [0, 1], object and background in [0, 255], as `compose` takes them."""
+        """Return the mask in [0, 1], and object and background in [0, 255], as arguments of `compose`."""
         raise NotImplementedError
 
     def _binary(self, indices: Tensor) -> Tensor:
         return (self._digits.grey[indices, None] > self._digits.ink).float()
 
     def images(self, indices: Tensor | Sequence[int] | None = None) -> Tensor:
-        """Many images at once, before any transform.
+        """Return a batch of images, before any transform.
 
         Args:
             indices: (B,) integers, in any order, repeats allowed; None means all of them.
@@ -146,11 +146,11 @@ class _BiasedDigits(VisionDataset):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """One digit: a `tv_tensors.Image` uint8 (3, 32, 32) and its class, after the transforms if there are any."""
+        """Return a digit, a uint8 `tv_tensors.Image` (3, 32, 32), and its class, after the transforms."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        """The same samples, painted together."""
+        """Return several samples, made together."""
         positions = check_indices(indices, len(self))
         images = tv_tensors.Image(self.images(positions))
         labels = self.targets[positions].tolist()
@@ -158,7 +158,7 @@ class _BiasedDigits(VisionDataset):
         return pairs if self.transforms is None else [self.transforms(*pair) for pair in pairs]
 
     def describe(self, index: int) -> dict[str, Any]:
-        """What sample `index` shows, JSON-serialisable.
+        """Return the metadata of sample `index`, JSON-serializable.
 
         Returns:
             index, seed and split; `digits` and `digit`, the source and the place in its file; and for each of
@@ -385,7 +385,7 @@ def _texture_files(textures: str | Path | DTD) -> dict[str, list[Path]]:
 
 
 def _read_textures(paths: Sequence[Path]) -> Tensor:
-    """All pixels of the padded textures, (10 * 156 * 156, 3) uint8."""
+    """Return all pixels of the padded textures, (10 * 156 * 156, 3) uint8."""
     textures = []
     for path in paths:
         try:
@@ -417,7 +417,7 @@ def load_variant(
     download: bool = False,
     clip: bool = True,
 ) -> ColoredMNIST | DoubleColoredMNIST | WildlifeMNIST:
-    """One of the three datasets by its name, for commands and recipes.
+    """Return one of the three datasets by its name.
 
     Args:
         variant: "colored", "double-colored" or "wildlife".
@@ -447,5 +447,5 @@ DEMO_BIAS = 0.95
 
 
 def demo_digits(train: bool) -> DoubleColoredMNIST:
-    """The demo's data: double-coloured digits of scikit-learn, biased by 0.95 in training and random in the test."""
+    """Return the demo's data: scikit-learn's digits, double-colored, with bias 0.95 in training and 0 in the test."""
     return DoubleColoredMNIST(None, train=train, bias=DEMO_BIAS if train else 0.0, digits="sklearn")

@@ -293,7 +293,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     def _told_by_generator(
         self, positions: Tensor, sources: dict[str, Tensor], labels: dict[str, Tensor]
     ) -> list[dict[str, Any]]:
-        """What the generator's own `describe` adds, such as the photographs of a bank."""
+        """Return what the generator's own `describe` adds, such as the photographs of a bank."""
         if not hasattr(self.generator, "describe"):
             return [{}] * len(positions)
         noise = [self._noise(name, source) for name, source in sources.items()]
@@ -305,7 +305,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         return noise_of(self.generator, self.seed, numbers, self.truncation, f"{name} noise").to(self.device)
 
     def _mechanisms(self, sources: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask, texture and background of these draws, of which each factor may have another number."""
+        """Return mask, texture and background of these draws. The number of draws can differ between factors."""
         noise = [self._noise(name, source) for name, source in sources.items()]
         classes = [labels[name].to(self.device) for name in sources]
 
@@ -328,7 +328,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
 
     @property
     def _separate(self) -> bool:
-        """Whether the factors may come in batches of different sizes."""
+        """Return whether the generator accepts batches of different sizes for the three factors."""
         # a CPU is given as many of each at a time, unless the generator sees to it itself
         separate = getattr(self.generator, "separate_batches", False)
         return separate and (self._batch_invariant or self.device.type != "cpu")
@@ -350,7 +350,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         return self._pixels(self._composed(mask, texture, made["background"], positions), positions)
 
     def _jittered(self, mask: Tensor, texture: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The masks, and textures that are tied to them, turned, stretched, slanted and moved."""
+        """Return the masks, and the textures that are tied to them, after the random change."""
         if not self.mask_jitter:
             return mask, texture
         change = (2 * uniform(self.seed, positions, 6, "mask jitter") - 1) * self.mask_jitter
@@ -360,7 +360,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         return warp(mask.float(), change), texture
 
     def _composed(self, mask: Tensor, texture: Tensor, background: Tensor, positions: Tensor) -> Tensor:
-        """The images, by the generator's own `compose` where it has one, with draws of each sample's own."""
+        """Return the images, composed by the generator's own `compose` if it has one, with the draws of each sample."""
         if not hasattr(self.generator, "compose"):
             return compose(mask, texture, background)
         return self.generator.compose(mask, texture, background, self._compose_draws(positions))
@@ -423,5 +423,5 @@ class CounterfactualDataset(GeneratedDataset[Target]):
 
 
 def _rows(columns: dict[str, Tensor]) -> list[list[int]]:
-    """(B,) of each factor -> B lists of one entry a factor."""
+    """Convert a tensor (B,) for each factor to B lists with one entry per factor."""
     return torch.stack([columns[factor] for factor in FACTORS], dim=1).tolist()

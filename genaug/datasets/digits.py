@@ -1,4 +1,4 @@
-"""Grey digits, 32x32, from torchvision's MNIST or from scikit-learn's scans: what the biased datasets colour."""
+"""Gray digits, 32x32, from torchvision's MNIST or scikit-learn's scans. The biased datasets color them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SKLEARN_TRAIN = 1287
 
 
 class Digits(NamedTuple):
-    """Grey digits and where they come from.
+    """Gray digits and their source.
 
     Attributes:
         grey: (N, 32, 32) uint8, 0 is paper, 255 full ink.
@@ -46,7 +46,7 @@ def load_digits(
     resize: str = "nearest",
     download: bool = False,
 ) -> Digits:
-    """Loads the digits of one split at 32x32.
+    """Load the digits of a split at 32x32.
 
     MNIST is resized to the nearest pixel, and is binary above 0.1, as CGN has it. scikit-learn's `load_digits` (8x8)
     is upsampled bilinearly, which keeps its strokes smooth, and is binary above 0.5: lower closes the loops of 8 and 9,

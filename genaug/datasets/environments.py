@@ -1,4 +1,4 @@
-"""Digits in environments: colours that tell the label in training, each environment in its own way, and not in a test.
+"""Digits in environments. In training, colors reveal the label, differently in each environment. In tests they do not.
 
 Two kinds. Two classes, 0 to 4 against 5 to 9, in red or green (Colored MNIST of Arjovsky et al. 2019, section 5.2): a
 quarter of the labels are wrong, and the colour follows the label more often than the shape does. And the ten classes of
@@ -33,7 +33,7 @@ SECOND = torch.tensor([
 
 
 class Environment(NamedTuple):
-    """Coloured digits of one environment.
+    """Colored digits of one environment.
 
     Attributes:
         images: (N, 3, H, W) uint8.
@@ -51,7 +51,7 @@ class Environment(NamedTuple):
 
 
 def paint(grey: Tensor, colours: Tensor) -> Tensor:
-    """Grey digits (N, H, W) uint8 in colours (N, 3), `INK` or a level in [0, 1] a channel: (N, 3, H, W) uint8."""
+    """Color gray digits (N, H, W) uint8 by (N, 3), each a level in [0, 1] or `INK`; return (N, 3, H, W) uint8."""
     levels = (255 * colours).nan_to_num().round().to(torch.uint8)
     return torch.where(colours.isnan()[:, :, None, None], grey[:, None], levels[:, :, None, None])
 
@@ -59,7 +59,7 @@ def paint(grey: Tensor, colours: Tensor) -> Tensor:
 def two_classes(
     grey: Tensor, digits: Tensor, *, agreement: float, label_noise: float = 0.25, seed: int = 0, split: str = "train"
 ) -> Environment:
-    """Digits 0 to 4 against 5 to 9, red for label 0 and green for label 1, or the other way round.
+    """Return digits 0 to 4 (label 0) and 5 to 9 (label 1), in red and green.
 
     Sample i is a function of (seed, split, i).
 
@@ -86,7 +86,7 @@ def two_classes(
 
 
 def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: int = 0) -> Environment:
-    """Ten digits, each in its class's colour, or in random ones.
+    """Return ten digits in the color of their class, or in random colors.
 
     Args:
         grey: (N, H, W) uint8.
@@ -111,7 +111,7 @@ def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: i
 
 
 def colour_tells(images: Tensor, labels: Tensor) -> float:
-    """How often labels are guessed right from colours alone: by the 25 likest images of the first half, in the second.
+    """Return how well colors predict the labels of the second half, by the 25 nearest images of the first half.
 
     Colours are alike by the darkest and the brightest level of each channel, but for a thirty-second of the pixels at
     either end, as many as a generator may have gone astray with.
@@ -133,7 +133,7 @@ def colour_tells(images: Tensor, labels: Tensor) -> float:
 
 
 def ink(images: Tensor) -> Tensor:
-    """How far each pixel is from the paper, most pixels' level: (N, 3, H, W) uint8, grey, the darkest ink 255.
+    """Return the distance of each pixel from the paper's level, (N, 3, H, W) uint8, with 255 for the darkest ink.
 
     The shape alone, of images (N, 3, H, W) uint8 in any of the colours above. A thirty-second of the pixels may be
     darker than what counts as the darkest.

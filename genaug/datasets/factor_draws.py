@@ -1,4 +1,4 @@
-"""Which class and which noise each factor of a counterfactual sample has: functions of (seed, index) alone."""
+"""The class and the noise of each factor of a counterfactual sample, as functions of (seed, index) alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFRESHED_EVERY = 64  # samples; not `batch_size`, which changes no image
 
 @dataclass(frozen=True)
 class FactorDraws:
-    """What a dataset's arguments say of its draws; see `CounterfactualDataset`. All tensors are on the CPU.
+    """The arguments of a dataset that determine its draws; see `CounterfactualDataset`. All tensors are on the CPU.
 
     A sample has a source for each factor: the number of its draw, or of its entry in the pool. The source decides the
     factor's class and noise, and with backgrounds="other" or "same" the shape's class has a say in the background's.
@@ -33,11 +33,11 @@ class FactorDraws:
     shared_noise: bool
 
     def lead(self, factor: str) -> str:
-        """The factor whose label and draw this one has."""
+        """Return the factor whose label and draw this factor shares."""
         return self.tie[0] if factor in self.tie else factor
 
     def sources(self, positions: Tensor) -> dict[str, Tensor]:
-        """The source of each factor for samples (B,)."""
+        """Return the source of each factor for samples (B,)."""
         groups = positions // self.counterfactuals_per_noise
         indices = {"shape": groups, "texture": positions, "background": positions}
         indices = {name: indices[self.lead(name)] for name in FACTORS}
@@ -53,17 +53,17 @@ class FactorDraws:
         return entries
 
     def begin(self, positions: Tensor) -> Tensor:
-        """The first of the pool's entries that each sample draws from: its group's, whose shape is to stay one."""
+        """Return the first pool entry that each sample draws from. Samples that share a shape have the same one."""
         steps = positions // self.counterfactuals_per_noise * self.counterfactuals_per_noise // REFRESHED_EVERY
         return (steps.double() * (self.refresh * (self.pool or 0))).long()
 
     def labels(self, factor: str, sources: Tensor) -> Tensor:
-        """Classes (B,) that a factor draws for these sources by itself."""
+        """Return the classes (B,) that a factor draws independently for these sources."""
         classes = self._classes(factor)
         return torch.tensor(classes)[integers(self.seed, sources, len(classes), f"{self.lead(factor)} label")]
 
     def labels_of(self, sources: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Classes of the samples with these sources."""
+        """Return the classes of the samples with these sources."""
         labels = {name: self.labels(name, source) for name, source in sources.items()}
         if self.pool is None and self.backgrounds == "same":
             labels["background"] = labels["shape"]
@@ -72,24 +72,24 @@ class FactorDraws:
         return labels
 
     def noise_of(self, factor: str, sources: Tensor) -> tuple[str, Tensor]:
-        """The name of the factor's noise, and its number for each of these sources."""
+        """Return the name of the factor's noise, and its number for each of these sources."""
         lead = self.lead(factor)
         if not self.shared_noise:
             return lead, sources
         return "shape", sources if lead == "shape" else sources // self.counterfactuals_per_noise
 
     def check_pool(self) -> None:
-        """Raises ValueError if the first pool has no background of the right class for one of its shapes."""
+        """Raise ValueError if the first pool has no background of the right class for one of its shapes."""
         if self.pool is not None and self.backgrounds != "any":
             entries = torch.arange(self.pool)
             self._related_entries(entries, torch.zeros_like(entries), entries)
 
     def _classes(self, factor: str) -> list[int]:
-        """The classes that this factor's label is drawn from."""
+        """Return the classes that the label of this factor is drawn from."""
         return self.classes[self.lead(factor)] if isinstance(self.classes, Mapping) else self.classes
 
     def _other_labels(self, shapes: Tensor, sources: Tensor) -> Tensor:
-        """A background class for each sample, drawn evenly from those that are not the shape's."""
+        """Return a background class for each sample, drawn evenly from those that are not the shape's."""
         classes = torch.tensor(self._classes("background"))
         draws = uniform(self.seed, sources, 1, "background label")[:, 0]
         labels = torch.empty_like(sources)
@@ -99,7 +99,7 @@ class FactorDraws:
         return labels
 
     def _related_entries(self, shapes: Tensor, begin: Tensor, positions: Tensor) -> Tensor:
-        """Entries of the pool whose background has the same class as the shape, or another one, drawn evenly."""
+        """Return pool entries, drawn evenly, whose background has the shape's class, or another one."""
         assert self.pool is not None
         wanted, draws = self.labels("shape", shapes), uniform(self.seed, positions, 1, "background entry")[:, 0]
         entries = torch.empty_like(positions)

@@ -1,4 +1,4 @@
-"""The three factors of a counterfactual image, and what the arguments that name them may be."""
+"""The three factors of a counterfactual image, and checks of the arguments that name them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Classes = Sequence[int | str] | Mapping[str, Sequence[int | str] | int | str | N
 
 
 class CounterfactualOptions(Options, total=False):
-    """The arguments of `CounterfactualDataset` that are given by name, for type checkers."""
+    """The keyword arguments of `CounterfactualDataset`, for type checkers."""
 
     classes: Classes
     pool: int | None
@@ -32,7 +32,7 @@ class CounterfactualOptions(Options, total=False):
 
 
 class Combination(NamedTuple):
-    """Images and what they are made of, uint8 on the dataset's device.
+    """Images and their parts, uint8 on the device of the dataset.
 
     Attributes:
         mask: (B, 1, H, W), 255 where the texture shows.
@@ -50,7 +50,7 @@ class Combination(NamedTuple):
 
 
 def checked_tie(tie: Sequence[Factor]) -> tuple[Factor, ...]:
-    """These factors in the order of `FACTORS`; raises ValueError unless there are none, two or three different ones."""
+    """Return these factors in the order of `FACTORS`; raise ValueError unless they are none, two or all three."""
     if isinstance(tie, str):
         raise TypeError(f"tie must be a sequence of factors such as ('shape', 'texture'), got {tie!r}")
     for factor in tie:
@@ -61,7 +61,7 @@ def checked_tie(tie: Sequence[Factor]) -> tuple[Factor, ...]:
 
 
 def best_classes(classes: str, generator: Any) -> Mapping[str, Sequence[int]]:
-    """The generator's own choice of classes for each factor."""
+    """Return the generator's recommended classes for each factor."""
     best = getattr(generator, "best_classes", None)
     if classes != "best" or best is None:
         without = "" if classes != "best" else f"; {type(generator).__name__} has no choice of best classes"
@@ -70,7 +70,7 @@ def best_classes(classes: str, generator: Any) -> Mapping[str, Sequence[int]]:
 
 
 def classes_of_factors(classes: Mapping[str, Any], generator: Any) -> dict[str, list[int]]:
-    """What each factor draws its label from.
+    """Return the classes from which each factor draws its label.
 
     Raises:
         ValueError: these are not the three factors, or a class is out of range.
@@ -84,7 +84,7 @@ def classes_of_factors(classes: Mapping[str, Any], generator: Any) -> dict[str, 
 
 
 def check_classes_agree(classes: Mapping[str, list[int]] | list[int], tie: Sequence[Factor], backgrounds: str) -> None:
-    """Raises ValueError if tied factors have different classes, or a shape has no background of the right class."""
+    """Raise ValueError if tied factors have different classes, or a shape has no background of the right class."""
     each = classes if isinstance(classes, Mapping) else dict.fromkeys(FACTORS, classes)
     for factor in tie[1:]:
         if each[factor] != each[tie[0]]:

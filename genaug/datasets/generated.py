@@ -1,4 +1,4 @@
-"""What the datasets of generated images share: a map-style dataset whose samples are made when they are asked for."""
+"""Base of the datasets of generated images: a map-style dataset that makes its samples on request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Target = TypeVar("Target")
 
 
 class Options(TypedDict, total=False):
-    """The arguments that every such dataset takes by name, for type checkers."""
+    """The keyword arguments of every such dataset, for type checkers."""
 
     truncation: float
     device: torch.device | str | None
@@ -44,7 +44,7 @@ class Options(TypedDict, total=False):
 
 
 class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
-    """A generator, the arguments that every such dataset takes, and what torch's tools ask of a dataset.
+    """A dataset of generated images: its generator, the common arguments, and what PyTorch's loaders need.
 
     Subclasses make the images of some positions and name their targets; sample i is a function of (seed, i) alone.
     """
@@ -116,11 +116,11 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @abstractmethod
     def _make(self, positions: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 on the device, of positions (B,) on the CPU, at most `batch_size` of them."""
+        """Make images (B, 3, H, W) uint8 on the device, for positions (B,) on the CPU, at most `batch_size` of them."""
 
     @abstractmethod
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
-        """The targets of these samples, before any transform."""
+        """Return the targets of these samples, before any transform."""
 
     @abstractmethod
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @property
     def generator(self) -> Any:
-        """The generator, an `nn.Module`."""
+        """Return the generator, an `nn.Module`."""
         if self._generator is None:  # of a name, after unpickling
             self._generator = load_generator(self.generator_name, self.device, self.dtype)
         return self._generator
@@ -144,7 +144,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Target]]:
-        """The samples of a whole batch, made together."""
+        """Return the samples of a batch, made together."""
         return [sample_of(self, *pair) for pair in zip(self.images(indices), self._targets(indices), strict=True)]
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @contextmanager
     def _generating(self) -> Iterator[None]:
-        """How every call of the generator is made."""
+        """Prepare a call of the generator: evaluation mode, no gradients, none of the caller's modes."""
         what = f"batch_size={self.batch_size} images at once do not fit on {self.device}: use a smaller batch_size"
         if self.device.type == "cpu":
             what = f"{CPU_BATCH} images at once, which a CPU is given whatever the batch_size, do not fit in its memory"
@@ -172,15 +172,15 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @property
     def _batch_invariant(self) -> bool:
-        """Whether the generator sees to it that no image depends on its batch on a CPU."""
+        """Return whether the generator itself ensures that no image depends on its batch on a CPU."""
         return getattr(self.generator, "batch_invariant", False)
 
     def _call(self, make: Callable[..., Any], *inputs: Tensor) -> Any:
-        """What `make` calls the generator for, of these rows, so that none depends on the others."""
+        """Call the generator on these rows, so that no row depends on the others."""
         return in_batches(make, *inputs, pad=not self._batch_invariant)
 
     def _check_part(self, name: str, part: Any, count: int, channels: int, low: float, high: float) -> Tensor:
-        """What a generator made, checked: its type and shape, and in the first batch its range.
+        """Check the output of a generator: its type and shape, and for the first batch its range.
 
         Raises:
             TypeError, ValueError: the generator does not keep the contract; the message says where.
@@ -204,7 +204,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return part
 
     def _pixels(self, images: Tensor, positions: Tensor) -> Tensor:
-        """Images of these samples as pixels; raises ValueError if one is not finite, and says what made it."""
+        """Convert images of these samples to pixels; raise ValueError that names the sample if one is not finite."""
         finite = images.flatten(1).isfinite().all(1)
         if not finite.all():
             index = int(positions[~finite.to(positions.device)][0])
@@ -214,11 +214,11 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return to_uint8(images)
 
     def _made_of(self, index: int) -> dict[str, Any]:
-        """What an error says of a sample."""
+        """Return the description of a sample for an error message."""
         return self.describe(index)
 
     def _lines(self) -> list[str]:
-        """What `repr` says after the generator and the seed."""
+        """Return what `repr` prints after the generator and the seed."""
         return []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -237,13 +237,13 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
 
 def names_of(generator: Any) -> tuple[str, ...]:
-    """The names of a generator's classes; () for one without names."""
+    """Return the class names of a generator, or () if it has none."""
     found = getattr(generator, "classes", ())  # a module may have a tensor of this name
     return tuple(found) if isinstance(found, (tuple, list)) else ()
 
 
 def sample_of(dataset: Any, image: Tensor, target: Any) -> tuple[Any, Any]:
-    """An image (3, H, W) uint8 and its target as a dataset's `output`, `transform` and `target_transform` say."""
+    """Return an image (3, H, W) uint8 and its target after `output`, `transform` and `target_transform`."""
     sample: Any = tv_tensors.Image(image)
     if dataset.output == "pil":
         from torchvision.transforms.v2.functional import to_pil_image

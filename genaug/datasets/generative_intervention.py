@@ -192,7 +192,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return directions
 
     def _found_centre(self) -> Tensor | None:
-        """Coordinates of the mean along each direction, (num_classes or 1, k): found once, so that workers agree."""
+        """Return the mean's coordinates along each direction, (num_classes or 1, k), computed once for all workers."""
         d = self.directions
         if d is None or self.mode == "latent":
             return None if d is None else d.latent_centre[None]
@@ -336,7 +336,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return torch.tensor(self.classes)[drawn]
 
     def _interventions(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Each sample's component, (B,) int64, and offset in the scale's unit, (B,) float64."""
+        """Return each sample's component, (B,) int64, and its offset in the unit of `scale`, (B,) float64."""
         groups, place = positions // self.interventions_per_noise, positions % self.interventions_per_noise
         # those of one noise follow a random order of the components: distinct while there are any left
         orders = permutation(self.seed, groups, self.components, "component")
@@ -345,7 +345,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return components, low + (high - low) * uniform(self.seed, positions, 1, "offset")[:, 0]
 
     def _rows(self) -> Tensor:
-        """The directions, (k, ...) on the device."""
+        """Return the directions, (k, ...) on the device."""
         if self._placed is None:
             assert self.directions is not None
             rows = self.directions.vectors if self.mode == "latent" else self.directions.components
@@ -353,7 +353,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return self._placed
 
     def _units(self) -> tuple[Tensor, Tensor]:
-        """What an offset of one is worth along each direction, (k,), and the mean's coordinates, (classes or 1, k)."""
+        """Return the length of an offset of one along each direction, (k,), and the coordinates of the mean."""
         d, centre = self.directions, self._centre
         assert d is not None
         assert centre is not None
@@ -363,7 +363,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return unit[: self.components], centre[:, : self.components]
 
     def _noise(self, positions: Tensor, drawn: Tensor) -> Tensor:
-        """The noise of samples (B,), each of its draw (B,), counted from 0; (B, z_dim) on the CPU."""
+        """Return the noise (B, z_dim), on the CPU, of samples (B,) and their draws (B,), counted from 0."""
         groups = positions // self.interventions_per_noise
         z = self._noise_of_draw(positions, groups, 0)
         for draw in drawn[drawn > 0].unique().tolist():
@@ -389,7 +389,10 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return z
 
     def _drawn(self, positions: Tensor) -> Tensor:
-        """Which draw each sample is, (B,): all are the first, unless a classifier has a say; then they are made."""
+        """Return the index of each sample's draw, (B,): 0, unless a classifier filters draws.
+
+        Then the images are made.
+        """
         if self.recognized_by is None:
             return torch.zeros_like(positions)
         known = dict(self._known_draws)  # of images that were just made: who renders them describes them, too
@@ -404,7 +407,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return self._made(positions, torch.zeros_like(positions))
 
     def _accepted(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Images of samples, each of its first draw that the classifier recognizes, and which draw that is."""
+        """Return the image of each sample's first draw that the classifier recognizes, and the index of this draw."""
         drawn = torch.zeros_like(positions)
         images = self._made(positions, drawn)
         waiting = torch.arange(len(positions))
@@ -431,7 +434,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return logits.argmax(1).cpu() == labels
 
     def _made(self, positions: Tensor, drawn: Tensor) -> Tensor:
-        """Images of samples, each of its draw."""
+        """Make the images of these samples and draws."""
         labels = self._labels(positions)
         inputs = [self._noise(positions, drawn), labels]
         if self.components:

@@ -1,4 +1,4 @@
-"""A pool of masks, textures and backgrounds on the device: made when they are first drawn, kept while they may be."""
+"""A pool of masks, textures and backgrounds on the device. Parts are made when first drawn and then cached."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Pool:
         self._held = torch.full((size,), -1)  # the numbers of the entries that lie there; on the CPU, waiting for none
 
     def parts(self, masks: Tensor, textures: Tensor, backgrounds: Tensor) -> Parts | None:
-        """The parts of these entries, each numbers (B,) on the CPU: (B, 1, H, W), (B, 3, H, W), (B, 3, H, W) uint8.
+        """Return the parts of these entries as uint8: (B, 1, H, W), (B, 3, H, W) and (B, 3, H, W). Numbers are on the
+        CPU.
 
         None if two of them have the same place: ask for fewer at once.
         """
@@ -75,7 +76,7 @@ class Pool:
 
 
 def check_fits(size: int, image_size: int, device: torch.device) -> None:
-    """Raises ValueError if a pool of so many entries is more than the memory that the device has left."""
+    """Raise ValueError if a pool of this size needs more memory than the device has free."""
     entry, free = CHANNELS * image_size**2, _free(device)
     if free is not None and size * entry > free:
         raise ValueError(
@@ -86,7 +87,7 @@ def check_fits(size: int, image_size: int, device: torch.device) -> None:
 
 
 def _free(device: torch.device) -> int | None:
-    """Bytes of memory that are left on the device; None where the system does not tell."""
+    """Return the free memory of the device in bytes, or None if it is unknown."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
@@ -98,7 +99,7 @@ def _free(device: torch.device) -> int | None:
 
 
 def blend_uint8(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
-    """Composes parts held as pixels: (B, 1, H, W) mask 0..255, (B, 3, H, W) texture and background, these uint8.
+    """Compose uint8 parts: masks (B, 1, H, W), textures and backgrounds (B, 3, H, W).
 
     Returns:
         (mask * texture + (255 - mask) * background) / 255, rounded to the nearest, (B, 3, H, W) uint8.

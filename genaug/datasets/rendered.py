@@ -1,4 +1,4 @@
-"""Images that `genaug.rendering` wrote to disk, read back as a map-style dataset; and how a rendered set is laid out.
+"""Images that `genaug.rendering` wrote to disk, read back as a map-style dataset; and the layout of rendered folders.
 
 A set is a folder with `settings.json` and, for each shard of `shard_size` consecutive samples, a data file and its
 manifest, `shard-000000.json`: the data file's sha256, its size and the size of each sample in it. The data file is a
@@ -41,7 +41,7 @@ _OPEN = 64  # data files that a process keeps open
 
 
 def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings that a set was rendered with.
+    """Return the settings of a rendered folder.
 
     Raises:
         FileNotFoundError: the folder is no rendered set.
@@ -69,7 +69,7 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class Layout:
-    """Where the shards of a set are, and which samples are in each.
+    """The layout of a rendered folder: the files of its shards, and the samples in each.
 
     Args:
         folder: of the set.
@@ -88,19 +88,20 @@ class Layout:
         self.tail = 2 * BLOCK if self.format == "webdataset" else 0  # bytes of a data file after its last sample
 
     def indices(self, shard: int) -> range:
-        """The samples of a shard."""
+        """Return the indices of the samples in a shard."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num))
 
     def data(self, shard: int) -> Path:
-        """A shard's data file."""
+        """Return the path of a shard's data file."""
         return self.folder / f"shard-{shard:06d}{FORMATS[self.format]}"
 
     def manifest(self, shard: int) -> Path:
-        """A shard's manifest, which is written last."""
+        """Return the path of a shard's manifest, which is written last."""
         return self.folder / f"shard-{shard:06d}.json"
 
     def image_file(self, index: int, label: int, description: dict[str, Any]) -> str:
-        """Where an ImageFolder has a sample's image, from the set's folder on: as the file it came from, if any.
+        """Return the path of a sample's image in an ImageFolder, relative to the folder; for photographs, that of its
+        source.
 
         Folders are named by class, or by number with leading zeros, so that sorted as text they are in order.
         """
@@ -111,7 +112,7 @@ class Layout:
         return description.get("file", f"{name}/{key(index)}") + SUFFIXES[self.image]
 
     def image_path(self, file: Any) -> Path:
-        """The path of an image that a data file names, raises ValueError if that is not inside the set."""
+        """Return the path of an image named in a data file; raise ValueError if it is outside the folder."""
         if not isinstance(file, str) or not file or "\0" in file:
             raise ValueError(f"{file!r:.80} is no name of a file")
         path = self.folder / file
@@ -122,16 +123,16 @@ class Layout:
         return path
 
     def starts(self, shard: int, sizes: Sequence[int]) -> np.ndarray:
-        """Where a shard's part of the index is to say that its samples begin, and the last one ends."""
+        """Return the path for a shard's part of the index: where its samples begin, and where the last one ends."""
         return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
     def part(self, index: np.ndarray, shard: int) -> np.ndarray:
-        """A shard's part of the index."""
+        """Return a shard's part of the index."""
         indices = self.indices(shard)
         return index[indices.start + shard : indices.stop + shard + 1]
 
     def read_manifest(self, shard: int) -> dict[str, Any] | None:
-        """A shard's `sha256`, `bytes` and `sizes`, the last of one entry a sample; None if it is not finished.
+        """Return `sha256`, `bytes` and `sizes` (one per sample) of a shard, or None if it is unfinished.
 
         Raises:
             ValueError: the manifest is damaged.
@@ -153,7 +154,7 @@ class Layout:
         return manifest
 
     def finished(self, shard: int) -> bool:
-        """Whether a shard is there, whole as far as can be told without reading it.
+        """Return whether a shard is complete, as far as can be told without reading it.
 
         Raises:
             ValueError: it is damaged; the message says what to do.
@@ -167,7 +168,7 @@ class Layout:
         return manifest is not None
 
     def check_size(self, shard: int, size: int) -> None:
-        """Raises ValueError unless a shard's data file is there and of this size."""
+        """Raise ValueError unless a shard's data file exists and has this size."""
         path = self.data(shard)
         try:
             found = path.stat().st_size
@@ -177,17 +178,17 @@ class Layout:
             raise ValueError(f"{path} is damaged, it has {found:,} bytes and not {size:,}")
 
     def index_file(self) -> Path:
-        """The cache of where each sample begins, which a reader makes from the manifests."""
+        """Return the path of the cached index, which a reader makes from the manifests."""
         return self.folder / _INDEX
 
 
 def key(index: int) -> str:
-    """A sample's name: its index."""
+    """Return the name of a sample, which is its index."""
     return f"{index:09d}"
 
 
 def members(record: bytes, index: int) -> dict[str, bytes]:
-    """What a tar has of a sample, by suffix.
+    """Return the members of a sample in a tar file, by suffix.
 
     Args:
         record: the bytes from this sample's first header to the next sample's.
@@ -258,7 +259,7 @@ class RenderedDataset(Dataset[Any]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        """The samples of a whole batch."""
+        """Return the samples of a batch."""
         return [self._sample(index) for index in check_indices(indices, len(self)).tolist()]
 
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
@@ -281,7 +282,7 @@ class RenderedDataset(Dataset[Any]):
 
     @contextmanager
     def _naming(self, index: int) -> Iterator[None]:
-        """Errors of a damaged sample name it, its file and the way out."""
+        """Add the sample, its file and the remedy to errors about damaged samples."""
         try:
             yield
         except Exception as error:  # pillow names a dozen kinds of damage by as many classes
@@ -291,7 +292,7 @@ class RenderedDataset(Dataset[Any]):
             ) from error
 
     def _read(self, index: int) -> tuple[Tensor, int, Callable[[], dict[str, Any]]]:
-        """A sample's image, its label, and what gives its description."""
+        """Return a sample's image, its label, and a function that returns its metadata."""
         shard = index // self._layout.shard_size
         begin, end = self._index()[index + shard : index + shard + 2].tolist()
         with self._naming(index):
@@ -306,7 +307,7 @@ class RenderedDataset(Dataset[Any]):
             return decoded(content, self._layout.image), line["label"], lambda: line["describe"]
 
     def _open(self, shard: int) -> _Opened:
-        """A shard's data file, of which few stay open."""
+        """Open a shard's data file. Only a few stay open."""
         opened = self._opened
         if shard in opened:
             opened.move_to_end(shard)
@@ -358,7 +359,7 @@ class RenderedDataset(Dataset[Any]):
 
 
 class _Opened:
-    """A file's descriptor, closed with the last reference to it."""
+    """A file descriptor that is closed with its last reference."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -367,7 +368,7 @@ class _Opened:
         weakref.finalize(self, os.close, self.descriptor)
 
     def read(self, begin: int, length: int) -> bytes:
-        """These bytes of the file, without moving a position that threads and forks share."""
+        """Read these bytes without moving the file position, which threads and forked processes share."""
         if hasattr(os, "pread"):
             return os.pread(self.descriptor, length, begin)
         with self._path.open("rb") as file:  # Windows has no pread
@@ -376,7 +377,7 @@ class _Opened:
 
 
 def decoded(content: bytes, kind: str) -> Tensor:
-    """The pixels of an encoded image, (3, H, W) uint8."""
+    """Decode an image to pixels, (3, H, W) uint8."""
     image: Image.Image = Image.open(io.BytesIO(content), formats=(kind,))
     if image.mode != "RGB":
         image = image.convert("RGB")

@@ -1,4 +1,4 @@
-"""What is wrong with a rendered set: whatever reading a sample could fail on."""
+"""Find everything in a rendered folder that reading a sample could fail on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genaug.datasets.rendered import SUFFIXES, Layout, decoded, members
 
 
 def shard_problems(layout: Layout, shard: int) -> list[str]:
-    """What is missing or damaged in a shard; every byte of it is read."""
+    """Return the missing and damaged parts of a shard, after reading every byte of it."""
     data = layout.data(shard)
     try:
         manifest = layout.read_manifest(shard)
@@ -44,7 +44,7 @@ def shard_problems(layout: Layout, shard: int) -> list[str]:
 
 
 def _read_parts(layout: Layout, record: bytes, index: int) -> tuple[Any, ...]:
-    """A sample as its data file has it: an image's bytes, or a line that names its file; its label and description."""
+    """Return the parts of a sample in its data file: image bytes or the image's path, its label and its metadata."""
     if layout.format == "imagefolder":
         line = json.loads(record)
         return None, line, None, None
@@ -53,7 +53,7 @@ def _read_parts(layout: Layout, record: bytes, index: int) -> tuple[Any, ...]:
 
 
 def _check_sample(layout: Layout, content: bytes | None, line: Any, label: Any, description: Any) -> None:
-    """Raises whatever reading the sample would raise."""
+    """Raise the error that reading the sample would raise."""
     if line is not None:
         if missing := [name for name in ("file", "sha256", "label", "describe") if name not in line]:
             raise ValueError(f"it has no {missing[0]!r}")
@@ -74,7 +74,7 @@ def _check_sample(layout: Layout, content: bytes | None, line: Any, label: Any, 
 
 
 def index_problems(layout: Layout) -> list[str]:
-    """Whether the cached index says what the manifests do."""
+    """Return the differences between the cached index and the manifests."""
     path = layout.index_file()
     try:
         index = np.load(path, mmap_mode="r")

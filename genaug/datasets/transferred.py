@@ -63,11 +63,11 @@ class TransferredFolder(Dataset[Any]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, int]:
-        """An image uint8 (3, size, size), and its class's number."""
+        """Return an image, uint8 (3, size, size), and the index of its class."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[tv_tensors.Image, int]]:
-        """Several, transferred together; each is the same as alone."""
+        """Return several images, transferred together; each is the same as if transferred alone."""
         places = check_indices(indices, len(self)).tolist()
         made: list[tuple[tv_tensors.Image, int]] = []
         for start in range(0, len(places), self.batch_size):

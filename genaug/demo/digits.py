@@ -80,7 +80,7 @@ def run(
     root: str | Path | None = None,
     download: bool = False,
 ) -> dict[str, Any]:
-    """Trains the classifiers, prints a table, and writes `out`/results.json and `out`/demo.png.
+    """Train the classifiers, print a table, and write `out`/results.json and `out`/demo.png.
 
     Args:
         out: the folder to write to.

@@ -11,7 +11,7 @@ import re
 
 
 def _ranges(text: str) -> dict[str, tuple[int, ...]]:
-    """Reads "name: 3-5 8" into {"name": (3, 4, 5, 8)}, one name a line or several with semicolons between."""
+    """Read "name: 3-5 8" into {"name": (3, 4, 5, 8)}, one name a line or several with semicolons between."""
     table = {}
     for name, numbers in re.findall(r"([\w-]+): ([\d\s-]+)", text):
         spans = [span.split("-") for span in numbers.split()]

@@ -297,7 +297,7 @@ def _elastic_of_imagecorruptions(image: Tensor, severity: int, draws: Generator)
 
 
 def _displaced(image: Tensor, fields: Tensor, sigmas: tuple[float, float], distance: float) -> Tensor:
-    """Moves pixels by random fields (2, H, W), right and down, smoothed by Gaussians, times a distance."""
+    """Move pixels by random fields (2, H, W), right and down, smoothed by Gaussians, times a distance."""
     height, width = image.shape[1:]
     smooth = smoothing(height, sigmas[0]) @ fields @ smoothing(width, sigmas[1]).T
     across, down = pixel_grid(height, width)

@@ -92,7 +92,7 @@ def write_heading(figure: Any, title: str, subtitle: str, missing: tuple[str, ..
 
 
 def plot_bars(result: Result, path: str | os.PathLike[str]) -> None:
-    """Draws every figure of a result, in percent, as a bar with its value; heads side by side in colours of their own.
+    """Draw every figure of a result, in percent, as a bar with its value; heads side by side in colours of their own.
 
     Raises:
         ValueError: the file's name says no picture format.

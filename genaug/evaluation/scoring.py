@@ -196,7 +196,7 @@ def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str
 
 
 def place(model: Model, device: torch.device | str | None) -> torch.device:
-    """Moves a module to the device, if one is given, and says where it is; a function is on the CPU by default.
+    """Move a module to the device, if one is given, and say where it is; a function is on the CPU by default.
 
     Raises:
         ValueError, TypeError: there is no such device.
@@ -380,7 +380,7 @@ def _names(images: Any) -> Callable[[int], str]:
 
 
 def naming_files(images: Iterable[Any]) -> Iterator[Any]:
-    """Yields what `images` does; of an ImageError of a loader's worker only its message is left, not the traceback."""
+    """Yield what `images` does; of an ImageError of a loader's worker only its message is left, not the traceback."""
     said = ""
     try:
         yield from images

@@ -204,7 +204,7 @@ def _write(file: Path, described: dict[str, Any], finished: dict[str, dict[str, 
 
 
 def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Draws what sums each suite up as a table, one column a head, partial ones marked and explained below.
+    """Draw what sums each suite up as a table, one column a head, partial ones marked and explained below.
 
     Args:
         results: as `evaluate` returns them.

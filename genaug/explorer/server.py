@@ -189,7 +189,7 @@ def _has_screen() -> bool:
 
 
 def _open_browser_later(address: str) -> None:
-    """Opens a browser once the server, which is about to start, answers: the socket listens already."""
+    """Open a browser once the server, which is about to start, answers: the socket listens already."""
     import threading
     import webbrowser
 

@@ -139,7 +139,7 @@ def is_report(path: str | os.PathLike[str]) -> bool:
 
 
 def check_is_generator(path: str) -> None:
-    """Raises ValueError with what to do for a folder of photographs, which a bank is made of first."""
+    """Raise ValueError with what to do for a folder of photographs, which a bank is made of first."""
     folder = Path(path)
     if folder.is_dir() and not any((folder / kind.marker).is_file() for kind in KINDS.values() if kind.marker):
         subfolders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]

@@ -17,7 +17,7 @@ def classes_of(table: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_labels(labels: Tensor, count: int, num_classes: int) -> None:
-    """Checks the labels of `count` samples: (count,) integers, or (count, num_classes) floats, shares of each class.
+    """Check the labels of `count` samples: (count,) integers, or (count, num_classes) floats, shares of each class.
 
     Raises:
         TypeError: they are one number a sample, and no integers.
@@ -76,7 +76,7 @@ def load_generator(
 
 
 def load_trainable(name: str | os.PathLike[str]) -> nn.Module:
-    """Returns the generator behind a name in its trainable form, float32 on the CPU; errors as `load_generator`."""
+    """Return the generator behind a name in its trainable form, float32 on the CPU; errors as `load_generator`."""
     from genaug.assets import KINDS, AssetError, load_asset
     from genaug.assets.layouts import parsed_config
 

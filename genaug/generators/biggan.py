@@ -142,7 +142,7 @@ class _Steerable(Pretrained, nn.Module):
         return self.layer_names.index(layer.removeprefix("generator."))
 
     def _check(self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int) -> Tensor:
-        """Checks the arguments; the truncation as (1,) or (B,) float64 on the noise's device, if it has that."""
+        """Check the arguments; the truncation as (1,) or (B,) float64 on the noise's device, if it has that."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be (B, {self.z_dim}), got {tuple(z.shape)}")
         check_labels(labels, len(z), self.num_classes)
@@ -220,7 +220,7 @@ class BigGANDeep(_Steerable):
         return copy.deepcopy(vars(self.config))
 
     def power_iterate(self, count: int = 5) -> BigGANDeep:
-        """Brings the vectors of spectral norm near the weights' first singular ones; fresh ones are random."""
+        """Bring the vectors of spectral norm near the weights' first singular ones; fresh ones are random."""
         training = self.training
         self.train()
         with torch.no_grad():
@@ -344,7 +344,7 @@ class FastBigGAN(_Steerable):
         return self
 
     def _fold_norms(self, network: Any) -> None:
-        """Gathers all batch norms: tables side by side, and the maps from the condition to scales and offsets."""
+        """Gather all batch norms: tables side by side, and the maps from the condition to scales and offsets."""
         norms: list[tuple[BatchNorm, Tensor | None]] = []
         for layer in network.layers:
             if hasattr(layer, "conv_0"):

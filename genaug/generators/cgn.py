@@ -95,7 +95,7 @@ class _Counterfactual(Pretrained, nn.Module):
         return self.f_shape.image_size
 
     def parts(self, z: Three, labels: Three, truncation: float | Tensor = 1.0) -> Parts:
-        """Runs the three mechanisms, each on its own batch, and U2-Net on the shape's: four networks.
+        """Run the three mechanisms, each on its own batch, and U2-Net on the shape's: four networks.
 
         Args:
             z: noise of the shape, texture and background mechanism, (B_s, z_dim), (B_t, z_dim), (B_b, z_dim), or one

@@ -23,7 +23,7 @@ from genaug.interventions.composition import MASK_RANGE, compose
 
 
 def phase_kernel(weight: Tensor) -> Tensor:
-    """Turns a 3x3 convolution after nearest upsampling by two into one transposed convolution.
+    """Turn a 3x3 convolution after nearest upsampling by two into one transposed convolution.
 
     Every output pixel of `conv3x3(upsample2(x))` sees only 2x2 different inputs, so the nine products collapse to
     four. The sums of the taps that fall on the same input are the kernel of a 4x4 transposed convolution with stride
@@ -69,7 +69,7 @@ def _shape_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
 
 
 def texture_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
-    """Paints (B, in_features) as (B, 3, 4 side, 4 side) in [-1, 1], by layers of `width` channels."""
+    """Paint (B, in_features) as (B, 3, 4 side, 4 side) in [-1, 1], by layers of `width` channels."""
     return nn.Sequential(
         nn.Linear(in_features, 2 * width * side * side),
         nn.Unflatten(1, (2 * width, side, side)),
@@ -107,7 +107,7 @@ class _DigitCGN(Pretrained, nn.Module):
     def mechanisms(
         self, z: Sequence[Tensor], labels: Sequence[Tensor], truncation: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs the three mechanisms, each on its own batch.
+        """Run the three mechanisms, each on its own batch.
 
         Args:
             z: noise of the shape, texture and background mechanism: (B_s, 36), (B_t, 36), (B_b, 36), standard normal,
@@ -223,7 +223,7 @@ class FastCGNMnist(_DigitCGN):
 
 
 def roll(images: Tensor, place: Tensor) -> Tensor:
-    """Shifts each image cyclically by its own offset: the layer that keeps textures free of shape.
+    """Shift each image cyclically by its own offset: the layer that keeps textures free of shape.
 
     The paper divides the texture into patches and rearranges them at random; the released code, with which the
     authors' checkpoints were trained, tiles it 2x2 and crops at a random place, which is a cyclic shift. This is the

@@ -48,7 +48,7 @@ class ConditionalDigits(Pretrained, nn.Module):
 
     @torch.no_grad()
     def split(self) -> None:
-        """Cuts the colours' entries of the noise from the shape, and the shape's from the colours."""
+        """Cut the colours' entries of the noise from the shape, and the shape's from the colours."""
         self.gen_z.weight[: self.SHAPE, : self.COLOUR] = 0
         self.gen_z.weight[self.SHAPE :, self.COLOUR : self.z_dim] = 0
 

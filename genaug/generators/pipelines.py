@@ -106,7 +106,7 @@ def kind_of(pipeline: Any) -> str:
 
 
 def check_scheduler(pipeline: Any, steps: int) -> None:
-    """Raises ValueError for a scheduler that draws noise in a pipeline that does not pass it the generators."""
+    """Raise ValueError for a scheduler that draws noise in a pipeline that does not pass it the generators."""
     try:
         source = inspect.getsource(type(pipeline).__call__)
     except (OSError, TypeError):
@@ -141,7 +141,7 @@ def _ignored(pipeline: Any) -> str:
 
 @contextmanager
 def same_random_state(pipeline: Any) -> Iterator[None]:
-    """Raises ValueError, and puts the state back, if a global random state moves meanwhile."""
+    """Raise ValueError, and put the state back, if a global random state moves meanwhile."""
     before = _random_states()
     yield
     after = _random_states()
@@ -217,7 +217,7 @@ def denoiser_of(pipeline: Any) -> nn.Module:
 
 
 def check_prompts(pipeline: Any, prompts: Sequence[str]) -> None:
-    """Raises ValueError, quoting what is cut, for a prompt that none of the pipeline's text encoders takes whole."""
+    """Raise ValueError, quoting what is cut, for a prompt that none of the pipeline's text encoders takes whole."""
     limits = []
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         tokenizer = getattr(pipeline, name, None)
@@ -242,7 +242,7 @@ def check_prompts(pipeline: Any, prompts: Sequence[str]) -> None:
 
 
 def check_memory(pipeline: Any, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Raises OutOfMemoryError if the weights alone do not fit on a GPU: bytes needed, and what reduces them."""
+    """Raise OutOfMemoryError if the weights alone do not fit on a GPU: bytes needed, and what reduces them."""
     if device.type != "cuda":
         return
     free, _ = torch.cuda.mem_get_info(device)
@@ -312,7 +312,7 @@ class Prompts:
             del pipeline.encode_prompt
 
     def _keep(self, used: dict[Any, tuple[Any, ...]]) -> None:
-        """Keeps these, and forgets those that were not used for longest."""
+        """Keep these, and forget those that were not used for longest."""
         for key, values in used.items():
             self.bytes += _bytes(values) if self.kept.pop(key, None) is None else 0
             self.kept[key] = values

@@ -38,7 +38,7 @@ class Pretrained:
         return None
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes model.safetensors, config.json, samples.png and README.md, and returns the folder.
+        """Write model.safetensors, config.json, samples.png and README.md, and return the folder.
 
         `from_pretrained`, `load_generator` and the datasets take the folder, and a Hub repository with these files.
 
@@ -77,7 +77,7 @@ class Pretrained:
 
     @classmethod
     def from_pretrained(cls: type[Self], name: str | os.PathLike[str], **options: Any) -> Self:
-        """Returns the generator of a folder, a Hub repository ("owner/repo", "owner/repo@revision") or a name.
+        """Return the generator of a folder, a Hub repository ("owner/repo", "owner/repo@revision") or a name.
 
         Args:
             name: as for `load_generator`.
@@ -95,7 +95,7 @@ class Pretrained:
         return found
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
-        """Uploads what `save_pretrained` writes to "OWNER/NAME" on the Hub, and returns the commit.
+        """Upload what `save_pretrained` writes to "OWNER/NAME" on the Hub, and return the commit.
 
         Raises:
             ValueError: the repository's name is none.
@@ -141,7 +141,7 @@ def _surplus(kind: str) -> tuple[str, ...]:
 
 
 def contact_sheet(generator: Any) -> Image.Image:
-    """Draws images of a generator with fixed noise.
+    """Draw images of a generator with fixed noise.
 
     A counterfactual generator shows shape, texture and background in one row each, and the images of them. Any other
     shows four classes, one a row, with the same noise in each column.

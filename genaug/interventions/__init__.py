@@ -1,1 +1,1 @@
-"""What is changed, as pure functions of tensors: every draw is an argument, or its seed and index are."""
+"""Interventions as pure functions of tensors: every random draw is an argument, or a function of seed and index."""

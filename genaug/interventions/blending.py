@@ -57,7 +57,7 @@ def blend(mask: Tensor, texture: Tensor, background: Tensor, kinds: Tensor) -> T
 
 
 def reach(side: int) -> int:
-    """How many pixels the feathered edge extends past the mask, for images of this side."""
+    """Return how many pixels the feathered edge extends past the mask, for images of this size."""
     return max(1, round(side * FEATHER))
 
 
@@ -78,7 +78,7 @@ def feather(mask: Tensor, radius: int | None = None) -> Tensor:
 
 
 def _box_filter(x: Tensor, half: int, dim: int) -> Tensor:
-    """Mean over 2 * `half` + 1 pixels along one side, of those that are inside the image."""
+    """Return the mean over 2 * `half` + 1 pixels along one axis, of those that are inside the image."""
     length = x.shape[dim]
     total, count = torch.zeros_like(x), torch.zeros(length, dtype=x.dtype, device=x.device)
     for step in range(-min(half, length - 1), min(half, length - 1) + 1):
@@ -89,7 +89,7 @@ def _box_filter(x: Tensor, half: int, dim: int) -> Tensor:
 
 
 def extended(images: Tensor, mask: Tensor) -> Tensor:
-    """Continue each object's colours past its mask, so that a feathered edge shows none of what was behind it.
+    """Continue each object's colors past its mask, so that a feathered edge shows nothing of the old background.
 
     Args:
         images: (B, 3, H, W).
@@ -115,7 +115,7 @@ def _box(x: Tensor, half: int) -> Tensor:
 
 
 def membrane(mask: Tensor, difference: Tensor) -> Tensor:
-    """The smoothest image that equals `difference` along the mask's edge: a harmonic function, as in Poisson blending.
+    """Return the smoothest image that equals `difference` along the mask's edge, as in Poisson blending.
 
     It is solved from coarse grids to fine ones up to 64 cells a side, and enlarged. Along the image's own border
     nothing is prescribed, since an object that is cut off there has no edge.
@@ -151,7 +151,7 @@ def membrane(mask: Tensor, difference: Tensor) -> Tensor:
 
 
 def _limited(shift: Tensor, mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
-    """The shift, reduced where it would turn an object into a ghost in the background's colours."""
+    """Return the shift, reduced where it would turn an object into a ghost in the colors of the background."""
     low = torch.minimum(texture.amin((1, 2, 3), True), background.amin((1, 2, 3), True))
     high = torch.maximum(texture.amax((1, 2, 3), True), background.amax((1, 2, 3), True))
     weight = mask / mask.sum((2, 3), keepdim=True).clamp(min=1e-6)
@@ -164,7 +164,7 @@ def _halved(x: Tensor, stride: int) -> Tensor:
 
 
 def _enlarged(x: Tensor, size: tuple[int, int] | torch.Size, stride: int = 2) -> Tensor:
-    """Bilinear enlargement by `stride`; the last cells may reach past `size`."""
+    """Enlarge bilinearly by `stride`; the last cells can extend past `size`."""
     if stride == 1:
         return x
     x = F.interpolate(x, scale_factor=stride, mode="bilinear", align_corners=False)
@@ -172,14 +172,17 @@ def _enlarged(x: Tensor, size: tuple[int, int] | torch.Size, stride: int = 2) ->
 
 
 def _neighbours(x: Tensor) -> Tensor:
-    """Mean of the four neighbours of each cell; the border's own value stands in for one outside."""
+    """Return the mean of the four neighbors of each cell.
+
+    At the border, the cell's own value replaces a missing one.
+    """
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     vertical = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
     return (vertical + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]) / 4
 
 
 def placed_boxes(boxes: Tensor, draws: Tensor, strength: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Where each object goes: it is scaled, moved and flipped, and stays inside the image.
+    """Return the box of each object after scaling, moving and flipping it inside the image.
 
     At strength 1 the scale is up to 1.5 times as large or as small, drawn evenly in its logarithm; the position is
     drawn across all the room to the left and right and half the room above and below; and every second object is
@@ -246,7 +249,7 @@ def place(images: Tensor, boxes: Tensor, new_boxes: Tensor, flips: Tensor) -> Te
 
 
 def texture_grid(images: Tensor, mask: Tensor, draws: Tensor) -> Tensor:
-    """A texture from inside each object: a grid of patches, enlarged to the image (CGN, appendix C.2).
+    """Return a texture from inside each object: a grid of patches, enlarged to the image (CGN, appendix C.2).
 
     Patches are 15/256 of the side, as in the paper. Each is drawn evenly from the places where the object covers most
     of the patch: 95% of it, or as much as the best place has.

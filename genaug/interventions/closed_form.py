@@ -1,4 +1,4 @@
-"""Directions that a layer's weights alone say: SeFa's closed form (Shen and Zhou, CVPR 2021)."""
+"""Directions from the weights of a layer alone: SeFa's closed form (Shen and Zhou, CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _classes(generator: Any) -> int:
 
 @torch.no_grad()
 def _codes(generator: Any, samples: int) -> tuple[Tensor, Tensor]:
-    """w of samples and their classes in turn, (N, w_dim) float64 and (N,) on the CPU."""
+    """Return w of samples and their classes in turn, (N, w_dim) float64 and (N,), on the CPU."""
     device, indices = generator_device(generator), torch.arange(samples)
     noise, labels = normal(0, indices, generator.z_dim, "closed form"), indices % generator.num_classes
     with evaluating(generator):

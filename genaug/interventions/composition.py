@@ -1,4 +1,4 @@
-"""The composer: a fixed mechanism that blends what the learned ones made (CGN, equation 2)."""
+"""The composer: a fixed function that blends the outputs of the learned mechanisms (CGN, equation 2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MASK_RANGE = (1e-4, 1 - 1e-4)  # what CGN's masks are clamped to, so that their 
 
 
 def compose(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
-    """Blends an object's texture onto a background.
+    """Blend an object's texture onto a background.
 
     Args:
         mask: (B, 1, H, W) in [0, 1]: 1 shows the texture, 0 the background.
@@ -29,7 +29,7 @@ TURN, STRETCH, SLANT, SHIFT = math.radians(15), 0.15, 0.15, 1 / 16  # what 1 mea
 
 
 def warp(mask: Tensor, change: Tensor) -> Tensor:
-    """Turns, stretches, slants and moves each mask: the same class in other hands.
+    """Rotate, stretch, slant and move each mask, as if another person had written the digit.
 
     Args:
         mask: (B, 1, H, W).

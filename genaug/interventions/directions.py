@@ -223,7 +223,7 @@ class Directions:
 
 
 def _finite(name: str, value: Any, unknown: bool = False) -> Any:
-    """The value as a float32 tensor on the CPU of its own memory, None for None.
+    """Return a copy of the value as a float32 tensor on the CPU, or None for None.
 
     Raises ValueError for NaN, or, where rows may be unknown, if all are or one is in part.
     """
@@ -260,7 +260,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def fixed_output(generator: Any, layer: str) -> Tensor:
-    """What a layer makes of a fixed noise and the first class, (...)."""
+    """Return the output of a layer for a fixed noise and the first class, (...)."""
     device = generator_device(generator)
     zero = torch.zeros(1, dtype=torch.int64)
     # of any latent the same probe, whatever noise it declares: files hold what was made of it
@@ -281,6 +281,6 @@ def fixed_output(generator: Any, layer: str) -> Tensor:
 
 
 def fingerprint(generator: Any, layer: str) -> Tensor:
-    """64 of these outputs, or all."""
+    """Return 64 of these outputs, or all if there are fewer."""
     output = fixed_output(generator, layer).flatten()
     return output[torch.linspace(0, len(output) - 1, min(64, len(output))).long()].float().cpu()

@@ -1,4 +1,4 @@
-"""Finds principal directions: exact for a linear layer, sampled for any other (GANSpace, GenInt 4.1).
+"""Find principal directions: exact for a linear layer, estimated from samples otherwise (GANSpace, GenInt 4.1).
 
 The covariance is that of the samples of one class, the same for all classes or averaged over them: what is steered
 should not be what makes one class differ from another.
@@ -120,14 +120,14 @@ def fit_directions(
 
 
 def _signs(vectors: Tensor) -> Tensor:
-    """(k, 1): what makes the largest entry of each row positive; a singular vector's sign is arbitrary."""
+    """Return signs (k, 1) that make the largest entry of each row positive. A singular vector's sign is arbitrary."""
     return torch.where(vectors.gather(1, vectors.abs().argmax(1, keepdim=True)) < 0, -1.0, 1.0).to(vectors.dtype)
 
 
 def noiseless_centre(
     generator: nn.Module, layer: str, components: Tensor, truncation: float = 1.0, batch_size: int = 256
 ) -> Tensor:
-    """Coordinates of a layer's output at the mean noise along components (k, ...), for every class: (classes, k)."""
+    """Return the coordinates of a layer's output at the mean noise along components (k, ...), for every class."""
     network: Any = generator
     device = generator_device(generator)
     rows = components.flatten(1).to(device).t()
@@ -198,7 +198,7 @@ def _exact(
 
 @dataclasses.dataclass
 class _Fit:
-    """The passes of a sampled fit: what they have in common, and the sums that a checkpoint holds."""
+    """The passes of a fit to samples, and the sums that a checkpoint stores."""
 
     generator: Any
     layer: str
@@ -227,7 +227,10 @@ class _Fit:
         self.settings = json.dumps(settings)
 
     def _samples(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, labels and outputs of some groups; each group is of one class, the classes taking turns at random."""
+        """Return noise, labels and outputs of some groups.
+
+        Each group has one class; classes take turns in random order.
+        """
         groups = torch.arange(first, last)
         index = torch.arange(first * GROUP, last * GROUP)
         z = noise_of(self.generator, self.seed, index, self.truncation, "directions").to(self.device)
@@ -261,7 +264,7 @@ class _Fit:
         return found
 
     def _start(self, number: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Empty sums for a pass, and the basis in which it looks at the outputs."""
+        """Return empty sums for a pass, and the basis onto which it projects the outputs."""
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=self.sums_device)
@@ -349,6 +352,6 @@ class _Fit:
 
 
 def _within(x: Tensor) -> Tensor:
-    """What each row differs by from the mean of its group."""
+    """Return the difference of each row from the mean of its group."""
     grouped = x.unflatten(0, (-1, GROUP))
     return (grouped - grouped.mean(1, keepdim=True)).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Named nuisances: what may differ between images of one class without changing it, in words.
+"""Named nuisances: properties, described in words, that can vary between images of a class without changing it.
 
 A diffusion model is told its nuisances, so that do(nuisance) is a draw from a list, the same list for every class.
 """
@@ -96,7 +96,7 @@ class Nuisances:
         return shares
 
     def __len__(self) -> int:
-        """How many factors."""
+        """Return the number of factors."""
         return len(self.factors)
 
     def __repr__(self) -> str:
@@ -104,15 +104,15 @@ class Nuisances:
 
     @property
     def combinations(self) -> int:
-        """How many combinations of values there are."""
+        """Return the number of combinations of values."""
         return math.prod(map(len, self.factors.values()))
 
     def names(self, numbers: Sequence[int]) -> dict[str, str]:
-        """The value of each factor by its name, for its numbers (F,)."""
+        """Return the name of each factor's value, for the indices (F,)."""
         return {factor: values[number] for (factor, values), number in zip(self.factors.items(), numbers, strict=True)}
 
     def check_balance(self, balance: str) -> None:
-        """Raises ValueError for an unknown one, and for "observed" where there is no table of what was observed."""
+        """Raise ValueError for an unknown value of `balance`, and for "observed" without a table of observations."""
         check_choice("balance", balance, ("uniform", "observed"))
         if balance == "observed" and self.observed is None:
             raise ValueError(
@@ -130,7 +130,7 @@ class Nuisances:
         balance: str = "uniform",
         stream: str = "noise",
     ) -> Tensor:
-        """Numbers of the values of each sample, (B, F) int64 on the CPU.
+        """Return the indices of the values of each sample, (B, F) int64 on the CPU.
 
         Args:
             seed: of the draw.
@@ -166,7 +166,8 @@ class Nuisances:
 
 
 def worded_noise(nuisances: Nuisances, seed: int, indices: Tensor, stream: str) -> Tensor:
-    """The noise of a generator that is told its nuisances in words, (B, 2 + F) int64; arguments as `sampling.uniform`.
+    """Return the noise of a generator that takes nuisances in words, (B, 2 + F) int64; arguments as in
+    `sampling.uniform`.
 
     Of each sample: a seed for the generator's own noise, a number in 0..2**31 - 1 that chooses among the photographs of
     a class, and the numbers of the nuisances' values.
@@ -177,7 +178,7 @@ def worded_noise(nuisances: Nuisances, seed: int, indices: Tensor, stream: str) 
 
 
 def _inverse(shares: Tensor, draws: Tensor) -> Tensor:
-    """The number whose share of (B, values) a uniform draw (B, 1) falls into, (B,); never one of share zero."""
+    """Return the index whose share of (B, values) contains a uniform draw (B, 1), (B,); never one with share zero."""
     ends = shares.cumsum(1)
     return torch.searchsorted(ends / ends[:, -1:], draws, right=True)[:, 0].clamp(max=shares.shape[1] - 1)
 

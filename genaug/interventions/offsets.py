@@ -1,4 +1,4 @@
-"""How far an intervention moves each component."""
+"""The offset of an intervention along each component."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)
 
 
 def _scramble(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser, in place: every input bit flips every output bit with probability one half."""
+    """Apply SplitMix64's finalizer in place: every input bit flips every output bit with probability one half."""
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         # int64 shifts keep the sign, the algorithm wants zeros shifted in: mask them off
         x ^= (x >> shift).bitwise_and_((1 << (64 - shift)) - 1)
@@ -40,7 +40,7 @@ def _key(seed: int, stream: str) -> int:
 
 
 def uniform(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
-    """Independent draws from the open interval (0, 1).
+    """Return independent draws from the open interval (0, 1).
 
     Args:
         seed: any integer.
@@ -61,34 +61,33 @@ def uniform(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
 
 
 def uniform_float32(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
-    """As `uniform`, in float32: what would round to 1 is the largest number below it."""
+    """Return draws like `uniform` in float32; a value that would round to 1 becomes the largest number below 1."""
     return uniform(seed, indices, size, stream).float().clamp_(max=1 - 2.0**-24)
 
 
 def normal(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
-    """Independent standard normal draws, (B, size) float32; arguments as `uniform`."""
+    """Return independent standard normal draws, (B, size) float32; arguments as in `uniform`."""
     return (torch.erfinv(2 * uniform(seed, indices, size, stream) - 1) * math.sqrt(2)).float()
 
 
 def truncated_normal(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
-    """Independent standard normal draws given that they lie in [-2, 2], BigGAN's noise, by the inverse of their
-    distribution; (B, size) float32; arguments as `uniform`."""
+    """Return normal draws truncated to [-2, 2], BigGAN's noise, (B, size) float32; arguments as in `uniform`."""
     draws = uniform(seed, indices, size, stream).mul_(2).sub_(1).mul_(math.erf(math.sqrt(2)))
     return draws.erfinv_().mul_(math.sqrt(2)).float()
 
 
 def integers(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
-    """Independent draws from 0..high-1, (B,) int64; arguments as `uniform`."""
+    """Return independent draws from 0..high-1, (B,) int64; arguments as in `uniform`."""
     return (uniform(seed, indices, 1, stream)[:, 0] * high).long()
 
 
 def permutation(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
-    """Each row is a random order of 0..high-1, (B, high) int64; arguments as `uniform`."""
+    """Return random permutations of 0..high-1, one per row, (B, high) int64; arguments as in `uniform`."""
     return uniform(seed, indices, high, stream).argsort(dim=1)
 
 
 def seeds(seed: int, indices: Tensor, stream: str) -> Tensor:
-    """Seeds for generators of others, (B,) int64 in 0..2**32-1: different for different samples below 2**32.
+    """Return seeds for other generators, (B,) int64 in 0..2**32-1, distinct for samples below 2**32.
 
     torch's generator on a CPU looks at the lower 32 bits of its seed alone. Of random ones two would soon be equal, so
     these are the indices themselves, scrambled by a one-to-one function (MurmurHash3's finaliser, with the key inside).
@@ -102,7 +101,7 @@ def seeds(seed: int, indices: Tensor, stream: str) -> Tensor:
 
 
 def generator_of(seed: int, index: int, stream: str) -> torch.Generator:
-    """A generator on the CPU for one sample: for kinds of draws that are not above, or so many that hashing costs more.
+    """Return a CPU generator for one sample, for other distributions or for draws so many that hashing costs more.
 
     What it draws depends on (seed, index, stream) and on how much was drawn of it before; arguments as `uniform`.
     """

@@ -1,4 +1,4 @@
-"""Moves a latent, or what a layer makes, along a direction (GenInt, section 4.1).
+"""Move a latent, or the output of a layer, along a direction (GenInt, section 4.1).
 
 Two forms of the same intervention, `intervene`, on different spaces:
 
@@ -35,7 +35,7 @@ _NOISE: dict[str, tuple[Callable[[int, Tensor, int, str], Tensor], float, float]
 
 
 def coordinate(x: Tensor, directions: Tensor) -> Tensor:
-    """How far each sample lies along its direction, (B,) float32.
+    """Return the coordinate of each sample along its direction, (B,) float32.
 
     Args:
         x: (B, ...).
@@ -45,13 +45,13 @@ def coordinate(x: Tensor, directions: Tensor) -> Tensor:
 
 
 def shift(x: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
-    """Moves each sample by its distance (B,) along its direction (B, ...); shape and dtype of x (B, ...)."""
+    """Move each sample by its distance (B,) along its direction (B, ...); shape and dtype of x (B, ...)."""
     moved = torch.addcmul(x.flatten(1).float(), directions.flatten(1), distances.float()[:, None])
     return moved.to(x.dtype).view_as(x)
 
 
 def intervene(x: Tensor, directions: Tensor, offsets: Tensor, centre: Tensor) -> Tensor:
-    """Sets each sample's component along its direction, whatever it was, to an offset from the mean's.
+    """Set each sample's component along its direction to an offset from that of the mean.
 
     Args:
         x: (B, ...), latents or activations.
@@ -66,7 +66,7 @@ def intervene(x: Tensor, directions: Tensor, offsets: Tensor, centre: Tensor) ->
 
 
 def find_layer(generator: nn.Module, layer: str) -> nn.Module:
-    """The layer of this name, as `get_submodule` knows it; raises ValueError where there is none."""
+    """Return the layer with this name, as `get_submodule` does; raise ValueError if there is none."""
     try:
         return generator.get_submodule(layer)
     except AttributeError:
@@ -75,7 +75,7 @@ def find_layer(generator: nn.Module, layer: str) -> nn.Module:
 
 
 def generator_device(generator: nn.Module) -> torch.device:
-    """Where its weights lie, the CPU if it has none; raises ValueError if they lie on several devices."""
+    """Return the device of the generator's weights, the CPU if it has none; raise ValueError if there are several."""
     devices = {tensor.device for tensor in [*generator.parameters(), *generator.buffers()]}
     if len(devices) > 1:
         raise ValueError(f"generator must be on one device, but is on {' and '.join(sorted(map(str, devices)))}")
@@ -106,7 +106,7 @@ def _precision() -> str | tuple[str, ...]:
 
 
 class _Defaults:
-    """torch's default type and the precision of its products, which all threads share: the usual ones while in use.
+    """Set torch's default type and matmul precision, which all threads share, to their usual values while in use.
 
     The first thread that comes keeps what it finds, and the last one that leaves puts it back. So a thread that
     leaves does not change them for one that is still computing.
@@ -142,7 +142,7 @@ class _Defaults:
             torch.set_float32_matmul_precision(precision)
 
     def after_fork(self) -> None:
-        """In a child there is this thread alone: the others do not put back what was found."""
+        """Reset the count in a child process, where the other threads do not exist and cannot restore the values."""
         others = self._users > 0
         self._lock, self._users = threading.Lock(), getattr(self._own, "uses", 0)
         if others and not self._users:
@@ -156,8 +156,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Generation within this does not see the caller's modes: autocast, inference mode, default device and type, and
-    the precision of products of float32."""
+    """Protect generation from the caller's autocast, inference mode, default device and type, and matmul precision."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -172,7 +171,7 @@ def isolated() -> Iterator[None]:
 
 @contextmanager
 def evaluating(generator: nn.Module) -> Iterator[None]:
-    """A user's module may be in training meanwhile: it is in evaluation mode within this alone.
+    """Put a user's module into evaluation mode meanwhile, and restore its mode afterwards.
 
     One thread at a time: another would find the mode, or a hook, of this one.
     """
@@ -194,7 +193,7 @@ def _in_evaluation_mode(generator: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def fitting_memory(otherwise: str) -> Iterator[None]:
-    """Memory that runs out within this is told of in these words, followed by torch's, which say how much it needed."""
+    """Add these words to an out-of-memory error, followed by torch's, which state how much was needed."""
     try:
         yield
     except RuntimeError as error:
@@ -205,12 +204,12 @@ def fitting_memory(otherwise: str) -> Iterator[None]:
 
 
 def has_latent(generator: nn.Module) -> bool:
-    """Whether its noise is a vector, which can be moved along directions; noise of its own form is not."""
+    """Return whether the noise is a vector, which can be moved along directions."""
     return not hasattr(generator, "draw_noise")
 
 
 def noise_kind(generator: nn.Module) -> str:
-    """Which noise it declares (see `generators.protocol`); raises ValueError for a name that is none."""
+    """Return the noise that a generator declares (see `generators.protocol`); raise ValueError for an unknown one."""
     kind = getattr(generator, "noise", "normal")
     check_choice("noise of the generator", kind, _NOISE)
     return kind
@@ -237,14 +236,14 @@ def noise_of(generator: nn.Module, seed: int, indices: Tensor, truncation: float
 
 
 def noise_moments(generator: nn.Module, truncation: float) -> tuple[float, float]:
-    """Mean and standard deviation of each entry of the noise of `noise_of`."""
+    """Return mean and standard deviation of each entry of the noise of `noise_of`."""
     kind = noise_kind(generator)
     _, mean, deviation = _NOISE[kind]
     return mean, deviation if kind == "uniform" else deviation * truncation
 
 
 def as_input(generator: nn.Module, z: Tensor) -> Tensor:
-    """Noise in the generator's floating-point type; one with `from_activation` takes float32 and casts by itself."""
+    """Return noise in the generator's floating-point type, or float32 if it has `from_activation` and casts itself."""
     if not z.is_floating_point():
         return z
     kinds = {weight.dtype for weight in generator.parameters() if weight.is_floating_point()}
@@ -259,7 +258,7 @@ def steer(
     labels: Tensor,
     truncation: float,
 ) -> Tensor:
-    """Images (B, 3, H, W) of a generator in which a layer's output h is replaced by `change(h, rows)`.
+    """Return images (B, 3, H, W) of a generator in which a layer's output h is replaced by `change(h, rows)`.
 
     A generator with `steered(layer, change, z, labels, truncation)` does all of it itself. One with
     `activation(z, labels, truncation, layer)` and `from_activation(h, z, labels, truncation, layer)` is asked through
@@ -281,7 +280,7 @@ def steer(
 
 
 def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
-    """What a layer makes of noise (B, z_dim) and labels (B,): (B, ...); the layers after it are not run.
+    """Return the output of a layer for noise (B, z_dim) and labels (B,): (B, ...). Later layers do not run.
 
     The generator is called in its present mode, evaluation or training. Raises as `steer` does.
     """
@@ -306,7 +305,7 @@ def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, tr
 
 
 class _Seen(BaseException):
-    """Ends a forward pass whose rest is of no interest; no `except Exception` on the way stops it."""
+    """Stop a forward pass whose rest is not needed. No `except Exception` on the way catches it."""
 
 
 @contextmanager

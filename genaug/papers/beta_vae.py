@@ -84,7 +84,7 @@ def fit_beta_vae(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> BetaVAE:
-    """Trains a beta-VAE with Adam on batches of 128. Labels have no part in it.
+    """Train a beta-VAE with Adam on batches of 128. Labels have no part in it.
 
     Everything drawn follows from the seed alone; the global random state is neither read nor moved.
 

@@ -61,7 +61,7 @@ def run(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Trains and measures the two VAEs of each seed, and writes `out`/results.json and, of the first seed, a picture.
+    """Train and measure the two VAEs of each seed, and write `out`/results.json and, of the first seed, a picture.
 
     Runs that `out` already holds are not run again, so that an interrupted command goes on where it stopped.
 
@@ -143,7 +143,7 @@ def measure(latents: Tensor, factors: dict[str, Tensor]) -> dict[str, dict[str, 
 
 
 def _finished(file: Path, settings: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Runs that `file` holds, by training and seed, whose weights are there, too."""
+    """Return the runs in `file` whose weights exist, by training and seed."""
     found = read_runs(file, WHAT, settings, KEYS, ("bits",))
     return {key: run for key, run in found.items() if (file.parent / f"{key[0]}-{key[1]}.pt").is_file()}
 

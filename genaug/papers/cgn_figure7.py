@@ -75,7 +75,7 @@ def run(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Trains and tests a classifier at every point, and writes `out`/results.json after each and the figure at the end.
+    """Train and tests a classifier at every point, and write `out`/results.json after each and the figure at the end.
 
     Points that `out` already holds are not run again, so that an interrupted command goes on where it stopped, and
     other points join those that are there.

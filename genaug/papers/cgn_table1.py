@@ -82,7 +82,7 @@ def run(
     changes: dict[str, Any] | None = None,
     device: torch.device | str | None = None,
 ) -> dict[str, Any]:
-    """Trains and measures every row and seed, writes `out`/results.json after each, and prints the table.
+    """Train and measure every row and seed, write `out`/results.json after each, and print the table.
 
     What `out` already holds of the same settings is kept and not run again; a row that was cut off goes on from its
     last checkpoint.

@@ -123,7 +123,7 @@ def run(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Trains and tests every row, variant and seed, writes `out`/results.json after each, and prints the table.
+    """Train and tests every row, variant and seed, write `out`/results.json after each, and print the table.
 
     What `out` already holds of the same settings is kept and not run again, so that an interrupted command goes on
     where it stopped, and other rows, variants and seeds join those that are there.

@@ -57,7 +57,7 @@ def run(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Trains the three classifiers of each seed, tests them, and writes `out`/results.json and a picture of the first.
+    """Train the three classifiers of each seed, tests them, and write `out`/results.json and a picture of the first.
 
     Seeds that `out` already holds are not run again, so that an interrupted command goes on where it stopped.
 
@@ -163,7 +163,7 @@ def result_of(one: dict[str, Any]) -> StableSignal:
 
 
 def _finished(file: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Runs that `file` holds, by seed."""
+    """Return the runs in `file`, by seed."""
     runs = read_runs(file, WHAT, settings, ("seed",))
     try:
         for run in runs.values():

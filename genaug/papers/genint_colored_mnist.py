@@ -187,7 +187,7 @@ def run(
     seeds: Sequence[int] = (0,),
     download: bool = False,
 ) -> dict[str, Any]:
-    """Trains and tests every variant, row and seed, writes `out`/results.json after each, prints the table, and draws.
+    """Train and tests every variant, row and seed, write `out`/results.json after each, print the table, and draws.
 
     What `out` already holds of the same settings, figures and generators, is kept and not made again, so that an
     interrupted command goes on where it stopped, and other rows, variants and seeds join those that are there.
@@ -256,7 +256,7 @@ def _network(classes: int) -> Callable[[], nn.Module]:
 
 
 def _judge(data: Data) -> nn.Module:
-    """Tells shapes, from their ink alone; it has seen true classes, which nothing else here does."""
+    """Tell shapes, from their ink alone; it has seen true classes, which nothing else here does."""
     sets = [(environment.images, environment.shapes) for environment in data.grey().environments]
     options = {**SETTINGS["classifier"], "weight_decay": 0.0, "learning_rate": 2e-3}
     return fit_invariant(sets, network=_network(data.classes), seed=0, description="judge", **options)
@@ -314,7 +314,7 @@ def _known(data: Data, seed: int, count: int, intervened: bool) -> tuple[Tensor,
 
 
 def _measure(data: Data, row: str, seed: int, stem: Path, judge: nn.Module) -> dict[str, Any]:
-    """Trains and tests the classifier of a row."""
+    """Train and tests the classifier of a row."""
     options = {**SETTINGS["classifier"], **(SETTINGS[row] if row.startswith("irm") else {})}
     if row == "grey":
         data = data.grey()

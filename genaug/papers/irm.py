@@ -54,7 +54,7 @@ def penalised_risk(answered: Sequence[tuple[Tensor, Tensor]], weight: float, *, 
 
 
 def correlated_environments(data: Any, correlations: Sequence[float], *, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Shares out a biased training set, and breaks the tie between label and colour to a given degree in each share.
+    """Divide a biased training set into environments, each with a given correlation of label and color.
 
     In an environment of n images and correlation c, exactly round((1 - c) n) images have an object's colour or texture
     of another class than their own, drawn evenly from the nine others, and as many a background's; which images,
@@ -104,7 +104,7 @@ def fit_irm(
     dtype: torch.dtype = torch.float32,
     description: str = "IRM",
 ) -> nn.Module:
-    """Trains the digits' classifier by invariant risk minimisation (IRMv1; CGN, appendix C.4).
+    """Train the digits' classifier by invariant risk minimisation (IRMv1; CGN, appendix C.4).
 
     Every step takes as many images of each environment, whose halves give the penalty (`irm_penalty`, unbiased: the
     square over a few images would mostly be noise). Its weight rises linearly from 0 to `weight`, and the loss is
@@ -181,7 +181,7 @@ def fit_invariant(
     weight_decay: float = 0.0,
     description: str = "classifier",
 ) -> nn.Module:
-    """Trains a classifier on the mean over environments of cross entropy and, weighted, of the penalty of IRMv1.
+    """Train a classifier on the mean over environments of cross entropy and, weighted, of the penalty of IRMv1.
 
     A step sees as many images of each environment. The penalty of a batch is above that of its environment, by the
     variance of a mean of so many images: batches must be large. Where the weight is above 1 the loss is divided by it.

@@ -106,7 +106,7 @@ def fit_lntl(
     dtype: torch.dtype = torch.float32,
     description: str = "LNTL",
 ) -> nn.Module:
-    """Trains the digits' classifier by learning not to learn (Kim et al. 2019; CGN, section 4.3).
+    """Train the digits' classifier by learning not to learn (Kim et al. 2019; CGN, section 4.3).
 
     A second network predicts the image's colours from the features after the second convolution; the classifier is
     trained to be right, to leave that network undecided (`negative_entropy`), and against its progress

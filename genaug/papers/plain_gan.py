@@ -53,7 +53,7 @@ def train(
     dtype: torch.dtype = torch.float32,
     description: str = "GAN",
 ) -> PlainGenerator:
-    """Trains the generator on images in memory, adversarially alone (least squares).
+    """Train the generator on images in memory, adversarially alone (least squares).
 
     Args:
         images: (N, 3, 32, 32) uint8.

@@ -280,7 +280,7 @@ def tiny(full: Plan) -> Plan:
 
 
 def write_digits(folder: str | os.PathLike[str]) -> Path:
-    """Writes scikit-learn's digits as folders of images, a folder a class, if they are not there.
+    """Write scikit-learn's digits as folders of images, a folder a class, if they are not there.
 
     train/ has colours that give the class away for 95%, val/ other writers' digits in random colours, and stylized/
     the digits of train/ in random colours, in the place of stylised or transferred photographs.

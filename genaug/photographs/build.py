@@ -204,7 +204,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 def _check_names(listed: ImageFiles) -> None:
-    """Raises ValueError if two photographs differ in nothing but their suffix: their masks would share a name."""
+    """Raise ValueError if two photographs differ in nothing but their suffix: their masks would share a name."""
     names = Counter(Path(file).with_suffix("") for file, _ in listed.files)
     (name, count), *_ = names.most_common(1)
     if count > 1:

@@ -146,7 +146,7 @@ def interpolate(
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> Path:
-    """Draws what lies between images: noises along an arc, classes by mixing their embeddings.
+    """Draw what lies between images: noises along an arc, classes by mixing their embeddings.
 
     Args:
         generator: a counterfactual one: a name from `genaug assets list`, a converted checkpoint, or a module, which
@@ -212,7 +212,7 @@ def walk(
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> Path:
-    """Walks through counterfactuals without end, or in step with music: the latent dance of CGN's blog post.
+    """Walk through counterfactuals without end, or in step with music: the latent dance of CGN's blog post.
 
     Every mechanism goes from point to point by itself. With music a new point is set off for at every beat, and the
     walk is as long as the music.

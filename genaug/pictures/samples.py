@@ -55,7 +55,7 @@ def run(
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> None:
-    """Draws a sheet: of a counterfactual generator the three parts and what they compose, of any other its classes.
+    """Draw a sheet: of a counterfactual generator the three parts and what they compose, of any other its classes.
 
     Args:
         generator: a name from `genaug assets list`, a converted checkpoint, or a module, as the datasets take it.
@@ -116,7 +116,7 @@ def walk(
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> Path:
-    """Draws what moving along principal directions changes (GenInt, section 4.1; as GANSpace's figures show it).
+    """Draw what moving along principal directions changes (GenInt, section 4.1; as GANSpace's figures show it).
 
     Args:
         generator: a name from `genaug assets list`, a converted checkpoint, or a module, as the datasets take it.
@@ -187,7 +187,7 @@ def walk(
 
 
 def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Writes an image (3, H, W) uint8 as a file, whole or not at all; its suffix says the format.
+    """Write an image (3, H, W) uint8 as a file, whole or not at all; its suffix says the format.
 
     Raises:
         ValueError: the suffix is of no picture format.

@@ -20,7 +20,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 def publish_rendered(folder: str | os.PathLike[str], repository: str) -> str:
-    """Uploads a rendered set as a dataset repository, and returns the commit.
+    """Upload a rendered set as a dataset repository, and return the commit.
 
     The `datasets` library and webdataset read it as it is. Run it again to continue an upload that was interrupted.
 

@@ -44,7 +44,7 @@ class Writer:
     def encode(
         self, indices: list[int], images: list[Tensor], targets: list[Any], descriptions: list[dict[str, Any]]
     ) -> list[Record]:
-        """Runs in a thread of its own, where pillow's encoders leave the interpreter to others."""
+        """Run in a thread of its own, where pillow's encoders leave the interpreter to others."""
         return [self._record(*sample) for sample in zip(indices, images, targets, descriptions, strict=True)]
 
     def _record(self, index: int, image: Tensor, target: Any, description: dict[str, Any]) -> Record:
@@ -73,7 +73,7 @@ class Writer:
         return sum(len(record.content) + record.beside for record in records)
 
     def end(self, file: IO[bytes]) -> None:
-        """Writes what comes after the last sample, and has the disk take it all."""
+        """Write what comes after the last sample, and flush it to the disk."""
         tail = bytes(self._layout.tail)
         file.write(tail)
         self._digest.update(tail)
@@ -81,7 +81,7 @@ class Writer:
         os.fsync(file.fileno())
 
     def publish(self) -> None:
-        """Moves the files to their places, the manifest last."""
+        """Move the files to their places, the manifest last."""
         folder = self._layout.folder
         size = self.path.stat().st_size  # before folders are made, which would bring a removed one back
         for parent in {(folder / place).parent for _, place in self._files}:

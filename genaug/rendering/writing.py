@@ -270,7 +270,7 @@ def _length(source: Any, num: int | None) -> int:
 
 
 def _classes(source: Any) -> Any:
-    """Names of the classes, if they have any, or their number."""
+    """Return the names of the classes, if they have any, or their number."""
     generator = getattr(source, "generator", None)
     if generator is None:
         return getattr(source, "classes", None)

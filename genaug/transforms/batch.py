@@ -32,7 +32,7 @@ def crop_flip_normalise(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Tensor:
-    """Cuts a box out of each image, resizes it (bilinear, antialiased), flips it where asked, and normalises.
+    """Cut a box out of each image, resizes it (bilinear, antialiased), flips it where asked, and normalises.
 
     Args:
         images: (B, 3, H, W) uint8.

@@ -15,7 +15,7 @@ CURVATURE = 1e-10  # below, a step teaches nothing about the second derivative
 
 
 def minimise(evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, steps: Tensor) -> None:
-    """Moves each x[b] toward a minimum of its own function, in place; float32 or float64.
+    """Move each x[b] toward a minimum of its own function, in place; float32 or float64.
 
     What happens to one is what `torch.optim.LBFGS([x[b]], lr=1, max_iter=steps[b])` does in one call of `step`, without
     line search, up to rounding: the first step has length 1 in the 1-norm at most, every later one is Newton's by the

@@ -231,7 +231,7 @@ def adain(
 
 
 def _for_each(transfer: Callable[[slice], None], images: Tensor) -> None:
-    """Calls it for the images that go through the networks together; on a CPU side by side, a thread for each image.
+    """Call it for the images that go through the networks together; on a CPU side by side, a thread for each image.
 
     Then an image does not depend on the number of threads either: several for one image would sum in another order.
     """

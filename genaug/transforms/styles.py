@@ -64,7 +64,7 @@ def style_of(sample: Any, name: str, smallest: int) -> Tensor:
 
 
 def check_image(what: str, image: Tensor, smallest: int) -> None:
-    """Raises ValueError unless it is (3, H, W) or (B, 3, H, W), large enough, and uint8 or float in [0, 1]."""
+    """Raise ValueError unless it is (3, H, W) or (B, 3, H, W), large enough, and uint8 or float in [0, 1]."""
     if image.ndim not in (3, 4):
         raise ValueError(f"{what} must be (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}")
     if (channels := image.shape[-3]) != 3:

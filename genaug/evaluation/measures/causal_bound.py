@@ -139,7 +139,7 @@ class InterventionSearch:
                 }
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws the curves side by side as Figure 6 does; the picture's suffix says its format."""
+        """Draw the curves side by side as Figure 6 does; the picture's suffix says its format."""
         symbols = {"truncation": "t", "components": "k", "scale": "s"}
         labels = {name: f"{name} {symbols[name]}" for name in symbols}
         panels = [
@@ -159,7 +159,7 @@ class InterventionSearch:
         save_curves(path, panels, title="Causal bound by intervention strategy", subtitle=subtitle)
 
     def save(self, out: str | os.PathLike[str]) -> None:
-        """Writes causal_bound.csv and causal_bound.png to a folder."""
+        """Write causal_bound.csv and causal_bound.png to a folder."""
         folder = writable_folder(out)
         rows = list(self.rows())
         with atomic_path(folder / "causal_bound.csv") as path, path.open("w", newline="") as file:

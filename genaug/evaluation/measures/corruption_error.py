@@ -92,7 +92,7 @@ class CorruptionError(Result):
         return {"mCE": self.mce, "mean error": self.unnormalised}
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws each corruption's CE, one colour a head, and mCE as a line through them."""
+        """Draw each corruption's CE, one colour a head, and mCE as a line through them."""
         plot_corruption_errors(self.by_head() if self.heads else {"": self}, path)
 
 
@@ -189,7 +189,7 @@ def corruption_error(
 
 
 def plot_corruption_errors(results: Mapping[str, CorruptionError], path: str | os.PathLike[str]) -> None:
-    """Draws each corruption's CE and the mCE of several results.
+    """Draw each corruption's CE and the mCE of several results.
 
     Args:
         results: what is drawn, by the name that stands in the legend: the heads of a model, or several models.

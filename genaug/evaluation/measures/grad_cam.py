@@ -182,7 +182,7 @@ def save_grad_cams(
 
 
 def _overlaid(images: Tensor, maps: Tensor) -> Tensor:
-    """Maps (N, H, W) in [0, 1], from blue to red, over images (N, 3, H, W) uint8."""
+    """Overlay maps (N, H, W) in [0, 1], from blue to red, on images (N, 3, H, W) uint8."""
     from matplotlib import colormaps
 
     colours = torch.from_numpy(colormaps["jet"](maps.numpy())[..., :3]).permute(0, 3, 1, 2) * 255

@@ -46,7 +46,7 @@ class Invariance(Result):
         }
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws a table of heads and factors, the darker the more often right."""
+        """Draw a table of heads and factors, the darker the more often right."""
         heads, factors = self.by_head(), list(self.accuracies)
         wide, high, left, top = 120, 44, 130, 110
         with new_figure(left + wide * len(factors) + 24, top + high * len(heads) + 24) as figure:

@@ -128,7 +128,7 @@ class NuisanceCorrelation:
     images: int
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws them as Figure 3 does; the picture's suffix says its format."""
+        """Draw them as Figure 3 does; the picture's suffix says its format."""
         plot_nuisance_correlation({"": self}, path)
 
 

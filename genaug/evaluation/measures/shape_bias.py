@@ -74,7 +74,7 @@ class ShapeBias(Result):
         return {"shape bias": self.percent}
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws the share of shape decisions in each category, one colour a head."""
+        """Draw the share of shape decisions in each category, one colour a head."""
         plot_shape_bias(self.by_head() if self.heads else {"": self}, path)
 
 

@@ -90,7 +90,7 @@ class StableSignal(Result):
         )
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draws a table of models and environments, the darker the more often right."""
+        """Draw a table of models and environments, the darker the more often right."""
         names = list(self.chance)
         columns = [*names, "range"]
         wide = max(96, *(text_width(name, 11) + 20 for name in names))

@@ -243,7 +243,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def skip(self, batches: int) -> None:
-        """Leaves out the first batches of the next iteration, unread."""
+        """Leave out the first batches of the next iteration, unread."""
         self._skipped = batches
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -35,7 +35,7 @@ def fit_classifier(
     dtype: torch.dtype = torch.float32,
     description: str = "classifier",
 ) -> nn.Module:
-    """Trains a classifier by the released recipe: cross entropy, Adadelta at 1.0, times 0.7 after each epoch.
+    """Train a classifier by the released recipe: cross entropy, Adadelta at 1.0, times 0.7 after each epoch.
 
     Initial weights and the order of images follow from the seed alone; the global random state is neither read nor
     moved. With as many threads, the same call on a CPU gives the same weights to the last bit.
@@ -103,7 +103,7 @@ def descend(
     drops: int,
     description: str,
 ) -> None:
-    """Takes a step of the released recipe for each batch: Adadelta at 1.0, times 0.7 after each epoch.
+    """Take a step of the released recipe for each batch: Adadelta at 1.0, times 0.7 after each epoch.
 
     Args:
         model: whose parameters are trained.
@@ -135,7 +135,7 @@ def fit_normalised(
     dtype: torch.dtype = torch.float32,
     description: str = "classifier",
 ) -> nn.Module:
-    """Trains a classifier on batches that are made when they are asked for: cross entropy, Adam, half a cosine.
+    """Train a classifier on batches that are made when they are asked for: cross entropy, Adam, half a cosine.
 
     Args:
         batches: images (B, 3, 32, 32) uint8 and labels (B,) int64, such as a `CounterfactualDataset`'s;

@@ -75,7 +75,7 @@ def train(
     tensorboard: bool = False,
     retrain: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Trains a classifier; the same call again goes on where it stopped.
+    """Train a classifier; the same call again goes on where it stopped.
 
     `out` gets model/ (for `MultiHeadClassifier.from_pretrained` and `genaug evaluate`, with the names of the classes
     and how images are prepared), results.json, checkpoint.pt, log.jsonl, and bad_images.txt if images were skipped.
@@ -303,14 +303,14 @@ class _Loop:
         self.save()  # a validation that fails does not take the epoch with it
 
     def _look(self) -> None:
-        """Stops if a loss of any process was not finite."""
+        """Stop if a loss of any process was not finite."""
         if self.world.size > 1:
             torch.distributed.all_reduce(self.first_bad, torch.distributed.ReduceOp.MIN)
         if int(self.first_bad) < _NEVER:
             raise self._not_finite("the loss is not finite", int(self.first_bad))
 
     def _backward(self, images: Tensor, targets: dict[str, Any], part: int) -> Tensor:
-        """Adds the gradients of one part of a step, and returns its share of the loss."""
+        """Add the gradients of one part of a step, and return its share of the loss."""
         settings, device = self.settings, self.world.device
         if self.mixup is not None:
             key = generator_of(settings.seed, self.run.step * settings.accumulate + part, f"mixup {self.world.rank}")
@@ -345,7 +345,7 @@ class _Loop:
 def _mixed_up(
     images: Tensor, targets: dict[str, Any], real: int, mixup: Any, num_classes: int
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Mixes the real images, which come first in a batch, and makes all labels probabilities."""
+    """Mix the real images, which come first in a batch, and make all labels probabilities."""
     mixed, soft = mixup(images[:real], targets["labels"][:real])
     others = nn.functional.one_hot(targets["labels"][real:], num_classes).to(soft)
     return torch.cat([mixed, images[real:]]), {**targets, "labels": torch.cat([soft, others])}

@@ -110,7 +110,7 @@ def train(
     workers: int = 0,
     device: torch.device | str | None = None,
 ) -> Path:
-    """Trains a decoder for `StyleTransferIntervention(..., method="adain", network=network, decoder=path)`.
+    """Train a decoder for `StyleTransferIntervention(..., method="adain", network=network, decoder=path)`.
 
     Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that
     of an uninterrupted run.

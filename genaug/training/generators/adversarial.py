@@ -135,7 +135,7 @@ def draw_classes(labels: Tensor, batch_size: int) -> Callable[[], tuple[Tensor, 
 
 @torch.no_grad()
 def follow(average: nn.Module, module: nn.Module, weight: float) -> None:
-    """Moves the average's parameters and statistics toward the module's by that share of the way."""
+    """Move the average's parameters and statistics toward the module's by that share of the way."""
     for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, weight)

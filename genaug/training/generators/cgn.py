@@ -83,7 +83,7 @@ def train(
     device: torch.device | str | None = None,
     every: Every = EVERY,
 ) -> dict[str, Any]:
-    """Trains a CGN; the same call again goes on where it stopped.
+    """Train a CGN; the same call again goes on where it stopped.
 
     `out` gets generator.safetensors (for `CounterfactualDataset`), results.json, checkpoint.pt, log.jsonl (each loss as
     it enters the sum, the mean mask, and now and then what `measure` finds) and samples/ (sheets of fixed noise).
@@ -367,7 +367,7 @@ def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> d
 
 @torch.no_grad()
 def save_sheet(cgn: CGN, path: str | os.PathLike[str], truncation: float = 1.0) -> None:
-    """Draws what each mechanism makes of fixed noise, a column a class, as the paper's Figure 5 and appendix D."""
+    """Draw what each mechanism makes of fixed noise, a column a class, as the paper's Figure 5 and appendix D."""
     from genaug._common.plotting import save_sheet as save
 
     columns = torch.arange(len(SHEET_CLASSES))

@@ -174,7 +174,7 @@ def train(
     dtype: torch.dtype = torch.float32,
     download: bool = False,
 ) -> Path:
-    """Trains a CGN on a biased training split, and nothing else.
+    """Train a CGN on a biased training split, and nothing else.
 
     Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that
     of an uninterrupted run.
@@ -233,7 +233,7 @@ def _data(variant: str, *, root: Any, textures: Any, seed: int, download: bool) 
 
 @torch.no_grad()
 def _start_background(run: _Run, images: Tensor) -> None:
-    """Lets every background start at the mean colour of the images' outermost pixels.
+    """Let every background start at the mean colour of the images' outermost pixels.
 
     The batch norm before the last tanh makes backgrounds differ between classes from the start. Where all are black
     that takes long to unlearn, and meanwhile the background mechanism has learnt to paint the bright digits.

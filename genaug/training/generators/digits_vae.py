@@ -89,7 +89,7 @@ def decode(generator: ConditionalDigits, z: Tensor, labels: Tensor, withheld: Te
 
 @torch.no_grad()
 def prepare(generator: ConditionalDigits, images: Tensor) -> None:
-    """Starts the palette at pixels of the images (N, 3, H, W) that differ most, and the mask in the picture's middle.
+    """Start the palette at pixels of the images (N, 3, H, W) that differ most, and the mask in the picture's middle.
 
     Without the second some classes come out inside out, the background painting the digit.
     """
@@ -107,7 +107,7 @@ def prepare(generator: ConditionalDigits, images: Tensor) -> None:
 
 @torch.no_grad()
 def colours_first(generator: ConditionalDigits) -> None:
-    """Divides the outputs of gen_z that make the shape by 16, and multiplies the weights behind them: the same images.
+    """Divide the outputs of gen_z that make the shape by 16, and multiply the weights behind them: the same images.
 
     Principal components depend on units, which for a layer's outputs are arbitrary. In these the colours vary most.
     """
@@ -136,7 +136,7 @@ def train(
     steps: int | None = None,
     device: torch.device | str | None = None,
 ) -> Path:
-    """Trains the generator on the demo's biased training digits, and nothing else.
+    """Train the generator on the demo's biased training digits, and nothing else.
 
     Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that
     of an uninterrupted run.

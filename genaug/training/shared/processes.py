@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def processes(device: torch.device | str | None) -> Iterator[World]:
-    """Joins the processes that `torchrun` started, if it did."""
+    """Join the processes that `torchrun` started, if it did."""
     where = check_device("device", device)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if where.type == "cuda":

@@ -115,7 +115,7 @@ def optimise(
     every: Every | None = None,
     writes: bool = True,
 ) -> None:
-    """Runs the steps that are left, and writes log.jsonl, samples/ and checkpoint.pt as it goes.
+    """Run the steps that are left, and write log.jsonl, samples/ and checkpoint.pt as it goes.
 
     Args:
         run: has `step` and `seconds`, which are counted here, `generator`, and `state()`, what a checkpoint keeps.
@@ -168,7 +168,7 @@ def optimise(
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drops what an interrupted run logged after its last checkpoint, or it would stand there twice."""
+    """Drop what an interrupted run logged after its last checkpoint, or it would stand there twice."""
     if path.exists():
         complete = path.read_text(errors="replace").splitlines(keepends=True)
         if complete and not complete[-1].endswith("\n"):  # where the process was killed while it wrote
