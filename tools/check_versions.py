@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def lowest(pyproject: str) -> list[str]:
     """Return a pin NAME==VERSION for each lower bound of the dependencies and of the `test` extra."""
     dependencies = re.search(r"^dependencies = \[(.*?)^\]", pyproject, re.DOTALL | re.MULTILINE)
-    extra = re.search(r"^test = \[(.*?)\]$", pyproject, re.MULTILINE)
+    extra = re.search(r"^test = \[(.*?)\]", pyproject, re.MULTILINE)
     assert dependencies
     assert extra
     return [f"{name}=={version}" for name, version in re.findall(r'"([\w-]+)>=([\d.]+)', dependencies[1] + extra[1])]

@@ -1,0 +1,63 @@
+"""What `mutants.py` knows of single mutants: mistakes that people could make, and changes that change nothing."""
+
+from __future__ import annotations
+
+_CGN, _DIGITS = ["tests/training/generators/test_cgn_mnist.py"], ["tests/training/classifier/test_digits.py"]
+_SCORING, _CLASSES = ["tests/evaluation/test_scoring.py"], ["tests/evaluation/test_classes.py"]
+_STYLE, _GAME = ["tests/transforms/test_style_transfer.py"], ["tests/training/generators/test_adversarial.py"]
+_GANS = ["tests/papers/test_small_generators.py"]
+
+# file below genaug/, text, what stands there by mistake, the quick tests that are to notice
+NAMED: list[tuple[str, str, str, list[str]]] = [
+    ("_common/imagenet.py", "(0.485, 0.456, 0.406)", "(0.5, 0.456, 0.406)", ["tests/transforms/test_batch.py"]),
+    ("_common/imagenet.py", "(0.229, 0.224, 0.225)", "(0.229, 0.224, 0.25)", ["tests/transforms/test_batch.py"]),
+    ("training/classifier/digits.py", "ADAM = 2e-3", "ADAM = 2e-2", _DIGITS),
+    (
+        "training/classifier/loop.py",
+        "Adam(parameters, rate, weight_decay=decay)",
+        "Adam(parameters, rate)",
+        ["tests/training/classifier/test_loop.py"],
+    ),
+    ("papers/lntl.py", "LEVELS = 0.01, 0.1, 8", "LEVELS = 0.1, 0.01, 8", ["tests/papers/test_lntl.py"]),
+    ("papers/irm.py", "seed=seed * len(there) + place", "seed=place", ["tests/papers/test_irm.py"]),
+    ("training/generators/cgn_mnist.py", "weights[name] * loss for", "loss for", _CGN),
+    (
+        "training/generators/cgn_mnist.py",
+        "detection(real, fake, labels)",
+        "detection(real, fake, labels.flip(0))",
+        _CGN,
+    ),
+    (
+        "training/generators/adversarial.py",
+        "self._judged(fake.detach(), labels)",
+        "self._judged(fake.detach(), labels.flip(0))",
+        _GAME,
+    ),
+    ("papers/plain_gan.py", "detection(real, fake, classes)", "detection(real, fake, classes.flip(0))", _GANS),
+    ("papers/small_generators.py", "made, classes))\n    return", "made, classes.flip(0)))\n    return", _GANS),
+    (
+        "transforms/style_transfer.py",
+        "    style_weight: float = 1e6,\n    content",
+        "    style_weight: float = 1e5,\n    content",
+        _STYLE,
+    ),
+    (
+        "transforms/style_transfer.py",
+        "        style_weight: float = 1e6,\n        ",
+        "        style_weight: float = 1e5,\n        ",
+        _STYLE,
+    ),
+    ("evaluation/scoring.py", "@torch.no_grad()\n", "", _SCORING),
+    (
+        "datasets/generated.py",
+        "with torch.no_grad(), evaluating",
+        "with evaluating",
+        ["tests/datasets/test_counterfactual.py"],
+    ),
+    ("training/generators/adversarial.py", "@torch.no_grad()\n", "", _CGN),
+    ("evaluation/classes.py", "wok: 909", "", _CLASSES),
+    ("evaluation/classes.py", "banana: 954; ", "", _CLASSES),
+    ("evaluation/classes.py", "41313 6511", "41312 6512", _CLASSES),
+]
+
+EQUIVALENT: dict[str, str] = {}
