@@ -42,7 +42,7 @@ SCORING = ["tests/evaluation/test_scoring.py", "tests/evaluation/test_scoring_mo
 CORE = {
     "interventions/sampling.py": ["tests/interventions/test_sampling.py"],
     "interventions/composition.py": ["tests/interventions/test_composition.py"],
-    "datasets/pool.py": ["tests/datasets/test_counterfactual.py"],
+    "datasets/pool.py": ["tests/datasets/test_pool.py"],
     "training/objectives.py": ["tests/training/test_objectives.py"],
     "training/generators/cgn_losses.py": ["tests/training/generators/test_cgn_losses.py"],
     "training/generators/adversarial.py": ["tests/training/generators/test_adversarial.py"],
