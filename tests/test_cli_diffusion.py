@@ -59,6 +59,20 @@ def test_render_writes_what_the_dataset_makes(name: str, tmp_path: Path, capsys:
     assert json.dumps(made.describe(7))
 
 
+def test_render_moves_along_directions_of_a_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from genaug import GenerativeInterventionDataset
+
+    pipeline("consistency").save_pretrained(tmp_path / "pipeline", safe_serialization=True)
+    name, file = str(tmp_path / "pipeline"), str(tmp_path / "directions.safetensors")
+    found = fit_directions(DiffusionGenerator(name), "unet.mid_block", components=2, samples=128)
+    found.save(file)
+    command = ["render", name, "--out", str(tmp_path / "out"), "--num", "8", "--image", "png", "--classes", "0,1"]
+    assert main([*command, "--directions", file, "--scale", "4"]) == 0, capsys.readouterr().err
+    options: dict[str, Any] = {"mode": "activation", "layer": "unet.mid_block", "directions": file, "components": 2}
+    made = GenerativeInterventionDataset(name, length=8, scale=4.0, classes=[0, 1], **options)
+    assert torch.equal(torch.stack([image for image, _ in RenderedDataset(tmp_path / "out")]), made.images(range(8)))
+
+
 @pytest.mark.slow
 def test_a_classifier_trains_on_interventions(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise = torch.Generator().manual_seed(0)
@@ -70,6 +84,7 @@ def test_a_classifier_trains_on_interventions(name: str, tmp_path: Path, capsys:
                 Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
     command = ["train", "classifier", "--data", str(tmp_path / "train"), "--val", str(tmp_path / "val")]
     command += ["--intervention", f"{name}:4:0.05", "--out", str(tmp_path / "run"), "--architecture", "resnet18"]
+    command += ["--directions", str(Path(name).with_name("directions.safetensors")), "--components", "2"]
     command += ["--weights", "none", "--epochs", "1", "--batch-size", "4", "--size", "32", "--workers", "0"]
     assert main(command) == 0, capsys.readouterr().err
     assert (tmp_path / "run" / "model").exists()

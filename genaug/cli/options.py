@@ -70,6 +70,15 @@ class Digits(str, Enum):
     mnist = "mnist"
 
 
+DEFAULT_COMPONENTS = 60  # of `GenerativeInterventionDataset`
+Steered = Annotated[
+    str | None,
+    typer.Option(
+        "--directions",
+        help="Directions of interventions: a name from `genaug assets list` or a file (default: the exact directions).",
+        rich_help_panel=IMAGES_PANEL,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Random seed.", rich_help_panel=RUNTIME)]
 Seeds = Annotated[
     list[str], typer.Option(help="Comma-separated random seeds, one run for each.", rich_help_panel=RUNTIME)
@@ -210,3 +219,19 @@ def as_scale(text: str | None) -> float | str | None:
         return float(str(text))
     except ValueError:
         raise ValueError(f"--scale takes a number or 'released', got {text!r}") from None
+
+
+def along(directions: str | None, components: int | None) -> dict[str, Any]:
+    """Options of interventions along the directions of a name or file, with as many components as it has."""
+    if directions is None:
+        return {"components": components}
+    from genaug.assets import asset_path
+    from genaug.interventions.directions import Directions
+
+    found = Directions.load(asset_path(directions))
+    options: dict[str, Any] = {"directions": directions, "components": components}
+    if components is None:
+        options["components"] = min(len(found), DEFAULT_COMPONENTS)
+    if found.vectors is None:  # they are of a layer alone
+        options |= {"mode": "activation", "layer": found.layer}
+    return options

@@ -16,7 +16,9 @@ from genaug.cli.options import (
     Device,
     Dtype,
     Seed,
+    Steered,
     Truncation,
+    along,
     app,
     as_scale,
     class_choice,
@@ -92,6 +94,7 @@ def render(
             rich_help_panel=IMAGES_PANEL,
         ),
     ] = None,
+    directions: Steered = None,
     scale: Annotated[
         str | None,
         typer.Option(
@@ -135,7 +138,8 @@ def render(
         check_repository(push)
     from genaug.rendering import writing as rendering
 
-    options: dict[str, Any] = {"pool": pool, "components": components, "classes": chosen, "scale": as_scale(scale)}
+    options: dict[str, Any] = {"pool": pool, "classes": chosen, "scale": as_scale(scale)}
+    options |= along(directions, components)
     of_transfer: dict[str, Any] = {"method": method, "size": size, "network": network, "decoder": decoder}
     of_transfer["steps"] = integers(steps, "--steps", repeats=True)
     if transfer is None and (given := [name for name, value in of_transfer.items() if value is not None]):

@@ -28,9 +28,11 @@ from genaug.cli.options import (
     NoInception,
     Root,
     Seed,
+    Steered,
     Steps,
     Textures,
     Tiny,
+    along,
     as_scale,
     cgn_changes,
     need_mnist,
@@ -219,6 +221,7 @@ def train_classifier(
         int | None,
         typer.Option(help="Number of principal directions of interventions, 0 for none.", rich_help_panel=IMAGES_PANEL),
     ] = None,
+    directions: Steered = None,
     scale: Annotated[
         str | None,
         typer.Option(
@@ -375,7 +378,7 @@ def train_classifier(
     given = {name: value for name, value in changes.items() if value is not None}
     if weights is not None:
         given["weights"] = None if weights == "none" else weights
-    interventions = {"truncation": truncation, "components": components, "scale": as_scale(scale)}
+    interventions = {"truncation": truncation, "scale": as_scale(scale), **along(directions, components)}
     from genaug.papers import training_rows
 
     results = training_rows.run(
