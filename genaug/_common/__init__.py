@@ -1,1 +1,1 @@
-"""Shared plumbing of all rooms: argument checks, atomic files, progress, sheets, records of results, video."""
+"""Utilities that all packages share: argument checks, atomic files, progress, sheets, result files, video."""

@@ -1,4 +1,4 @@
-"""Checks of what users pass: one clear error that names the argument, what was expected and what came."""
+"""Argument checks: one clear error that names the argument, what was expected and what came."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACCELERATORS = ("cuda", "mps", "xpu")  # NVIDIA and AMD, Apple, Intel
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """The end of an error message for an unknown `name`: the known ones most like it, if any are."""
+    """Return the end of an error message about an unknown `name`: similar known names, if any."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
@@ -31,7 +31,7 @@ def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
 
 
 def check_integer(argument: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """The integer, numpy's too; raises TypeError for anything else, and ValueError unless it is in [least, most]."""
+    """Return an integer, also NumPy's; raise TypeError for others, and ValueError unless it is in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{argument} must be an int, got {type(value).__name__}")
     if least is not None and value < least:
@@ -42,7 +42,7 @@ def check_integer(argument: str, value: Any, least: int | None = None, most: int
 
 
 def check_number(argument: str, value: Any, high: float = math.inf) -> float:
-    """The number; raises TypeError for anything else, and ValueError unless it is finite and in [0, high]."""
+    """Return a number; raise TypeError for other types, and ValueError unless it is finite and in [0, high]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{argument} must be a number, got {value!r}")
     number = float(value)
@@ -53,7 +53,7 @@ def check_number(argument: str, value: Any, high: float = math.inf) -> float:
 
 
 def check_truncation(value: Any) -> float:
-    """The number; raises TypeError for anything else, and ValueError unless it is in (0, 1]."""
+    """Return a number; raise TypeError for other types, and ValueError unless it is in (0, 1]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"truncation must be a number, got {value!r}")
     number = float(value)
@@ -63,7 +63,7 @@ def check_truncation(value: Any) -> float:
 
 
 def check_classes(classes: Iterable[int | str] | None, count: int, names: Sequence[str] = ()) -> list[int]:
-    """These classes, all of 0..count - 1 for None; a class may be given by its name where there are `names`.
+    """Return class indices (default: 0..count - 1). A class can be given by its name if there are `names`.
 
     Raises:
         ValueError: there are none, one is outside, or no class has the name.
@@ -87,7 +87,7 @@ def _class_number(given: int | str, names: Sequence[str]) -> int:
 
 
 def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
-    """Indices of a dataset with `length` samples; negative ones count from its end.
+    """Return indices of a dataset with `length` samples; negative ones count from its end.
 
     Returns:
         (B,) int64 on the CPU, each in 0..length - 1.
@@ -114,7 +114,7 @@ def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
 
 
 def check_numbers(argument: str, value: int | Sequence[int] | Tensor) -> Tensor:
-    """Numbers of draws, (B,) int64 on the CPU; an integer is one of them.
+    """Return the indices of draws, (B,) int64 on the CPU; an integer counts as one.
 
     Raises:
         ValueError: one is negative.
@@ -131,7 +131,7 @@ def check_numbers(argument: str, value: int | Sequence[int] | Tensor) -> Tensor:
 
 
 def check_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Which of how many processes this is: by default what RANK and WORLD_SIZE say, as torchrun sets them, or 0 of 1.
+    """Return this process's index and the number of processes, by default from RANK and WORLD_SIZE, or 0 of 1.
 
     Raises:
         ValueError: the rank is not below the number of processes, or the environment has no integer.

@@ -25,16 +25,16 @@ DIGEST = "tensors_sha256"  # the entry for `digest` in the metadata of our safet
 
 
 def one_line(error: BaseException) -> str:
-    """What a library says of a damaged file, short enough to stand inside a message of ours."""
+    """Shorten a library's error message to one line that fits into a message of genaug."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class DamagedFileError(Exception):
-    """A file that an earlier call wrote and that cannot be read any more; the message names it and what to do."""
+    """A file of an earlier call that cannot be read any more. The message names it and the remedy."""
 
 
 class ImageError(ValueError):
-    """A file that does not open as an image."""
+    """A file that cannot be opened as an image."""
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -75,7 +75,7 @@ def open_with_alpha(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit gray as 8-bit gray; pillow's own conversion would cut every value above 255."""
+    """Convert 16-bit gray to 8-bit gray. Pillow's own conversion clips every value above 255."""
     import numpy as np
     from PIL import Image
 
@@ -108,7 +108,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The image files of a folder that has one folder per class.
+    """The image files of a folder with one folder per class.
 
     Attributes:
         root: the folder.
@@ -126,7 +126,7 @@ class ImageFiles:
 
     @property
     def skipped(self) -> str:
-        """What was skipped, as a text such as "3 hidden files or folders"; empty if nothing was."""
+        """Return what was skipped as text, such as "3 hidden files or folders", or "" if nothing was."""
         parts = [hidden_text(self.hidden)] if self.hidden else []
         if count := len(self.others):
             word = "file without an image suffix" if count == 1 else "files without an image suffix"
@@ -135,7 +135,7 @@ class ImageFiles:
 
 
 def hidden_text(count: int) -> str:
-    """Such as "3 hidden files or folders"."""
+    """Return text such as "3 hidden files or folders"."""
     return f"{count} hidden {'file or folder' if count == 1 else 'files or folders'}"
 
 
@@ -207,7 +207,7 @@ def images_in(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
-    """Paths of the images below a folder, from `root` on; how much hidden was skipped; and paths of other files."""
+    """Return the paths of images below a folder, relative to `root`, the hidden ones skipped, and other files."""
     found: list[str] = []
     others: list[str] = []
     hidden = 0
@@ -228,12 +228,12 @@ def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is skipped wherever images are looked for."""
+    """Return whether image searches skip a file or folder of this name."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and values of tensors, which safetensors itself does not keep."""
+    """Return the SHA-256 of the names, types, shapes and values of tensors, which safetensors does not store."""
     import torch
 
     total = hashlib.sha256()

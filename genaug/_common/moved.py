@@ -1,4 +1,4 @@
-"""Old import paths that the documentation promised: they still work, and warn. To be removed after one release."""
+"""Old import paths that were documented. They still work, with a warning, and will be removed after one release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOVED = {
 
 
 class MovedModules:
-    """Finds a module under its old name: a finder and a loader, without the base classes, whose import takes 10 ms."""
+    """A finder and loader for modules under their old names, without the base classes, whose import takes 10 ms."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""Pictures: sheets of images with labelled rows, and the pieces that figures are put together from.
+"""Draw sheets of images with labeled rows, and the common parts of figures.
 
 Small images are enlarged by whole factors and drawn pixel by pixel, so that what is seen is what is in the data.
 Figures are made without pyplot: no global state, no display.
@@ -40,7 +40,7 @@ CAPTION, CAPTION_LINE = 10, 16  # size of the text above an image, in points, an
 
 
 def image_grid(images: Tensor, columns: int, *, gap: int = 2, scale: int = 1) -> Tensor:
-    """Lays images out in rows, from left to right, on white.
+    """Arrange images in rows, from left to right, on white.
 
     Args:
         images: (N, 3, H, W) or (N, 1, H, W), uint8.
@@ -121,7 +121,7 @@ def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, T
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram of lines.
+    """One line chart.
 
     Attributes:
         x: what the horizontal axis says.
@@ -239,7 +239,7 @@ def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) 
 
 
 def _wrapped(caption: str, width: int) -> str:
-    """A caption broken between words into lines that are no wider than this many pixels, where words allow it."""
+    """Break a caption between words into lines that are at most this many pixels wide, if possible."""
     lines: list[str] = []
     for paragraph in caption.split("\n"):
         lines.append("")
@@ -253,7 +253,7 @@ def _wrapped(caption: str, width: int) -> str:
 
 
 def text_width(text: str, size: Any, weight: str = "normal") -> int:
-    """How many pixels a line of text is wide, its size in points."""
+    """Return the width of a line of text in pixels, for a font size in points."""
     with new_figure(DPI, DPI) as figure:
         drawn = figure.text(0, 0, text, size=size, weight=weight)
         return math.ceil(drawn.get_window_extent().width) if text.strip() else 0
@@ -261,7 +261,7 @@ def text_width(text: str, size: Any, weight: str = "normal") -> int:
 
 @contextmanager
 def new_figure(width: int, height: int) -> Iterator[Figure]:
-    """An empty white figure of that many pixels; texts in it take this module's style."""
+    """Return an empty white figure of this size in pixels, with the text style of this module."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -297,7 +297,7 @@ def write(figure: Figure, left: float, top: float, text: str, **style: object) -
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes in a rectangle in pixels from the upper left corner."""
+    """Return axes in a rectangle, in pixels from the upper left corner."""
     whole_width, whole_height = figure.bbox.width, figure.bbox.height
     return figure.add_axes(
         (left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height)

@@ -1,4 +1,4 @@
-"""Arithmetic of fewer bits, and where there are many."""
+"""Reduced-precision arithmetic, and checks of where it is fast."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def warn_of_slow_type(device: torch.device, dtype: torch.dtype | None) -> None:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16; True where that is not known."""
+    """Return whether the CPU has instructions for bfloat16; True if that is unknown."""
     try:
         flags = CPU_FLAGS.read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""One progress bar for all long work: rate and time remaining, on standard error. Off a terminal, a line a minute."""
+"""The progress bar of long work: rate and remaining time on standard error. Without a terminal, one line per minute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def progress(
     initial: int = 0,
     unit_scale: bool = False,
 ) -> Any:
-    """A tqdm bar over `iterable`, or one to be moved by hand with `update`; off a terminal, lines in its place.
+    """Return a tqdm bar over `iterable`, or one to move with `update`. Without a terminal, print lines instead.
 
     `unit_scale` shows 28.1M for 28,100,000.
     """
@@ -44,7 +44,7 @@ def progress(
 
 
 class _Lines:
-    """What is used of a tqdm bar, as lines for a log. The first comes after a minute: short work says nothing."""
+    """The used part of tqdm's interface, as log lines. The first comes after a minute, so short work prints nothing."""
 
     def __init__(self, iterable: Any, total: int | None, description: str, unit: str, initial: int) -> None:
         if total is None and hasattr(iterable, "__len__"):

@@ -20,7 +20,7 @@ _OTHERS = {"settings": "with other settings", "model": "of another model"}
 
 
 def read_results(file: Path, what: str, key: str, settings: dict[str, Any], holds: Collection[str]) -> dict[str, Any]:
-    """What an earlier call left in `file`, which goes on from there; {} if it left nothing.
+    """Return the results of an earlier call in `file`, to resume from, or {} if there are none.
 
     Args:
         file: the results.
@@ -51,7 +51,7 @@ def read_results(file: Path, what: str, key: str, settings: dict[str, Any], hold
 def read_runs(
     file: Path, what: str, settings: dict[str, Any], names: Sequence[str], holds: Collection[str] = ()
 ) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The runs that an earlier call left in `file`, by what tells them apart; {} if it left nothing.
+    """Return the runs of an earlier call in `file`, by their key, or {} if there are none.
 
     Args:
         file, what, settings: as `read_results` takes them.
@@ -71,7 +71,7 @@ def read_runs(
 
 
 def differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
-    """Which settings differ, and how."""
+    """Return which settings differ, and how."""
     if isinstance(before, dict) and isinstance(after, dict):
         for part in {**before, **after}:
             yield from differences(before.get(part), after.get(part), f"{name}.{part}" if name else part)
@@ -80,13 +80,13 @@ def differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (None for one value) and number of values, as results.json has them."""
+    """Return mean, standard deviation (None for one value) and number of values, as in results.json."""
     sd = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.mean(values), "sd": sd, "n": len(values)}
 
 
 def aligned(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
-    """Lines of cells as a table; all columns to the left, or but for the first to the right."""
+    """Return rows of cells as a table, left-aligned, or right-aligned except for the first column."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     adjust = str.rjust if right else str.ljust
     return "\n".join(
@@ -95,7 +95,7 @@ def aligned(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
 
 
 def foreign(file: Path, what: str) -> ValueError:
-    """The error for a file of results that are not of this kind of work."""
+    """Return the error for a results file that belongs to other work."""
     return ValueError(f"{file} is no result of {what}: choose another folder")
 
 
@@ -106,7 +106,7 @@ def write_results(file: Path, results: dict[str, Any]) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name as its driver has it; of another device its type, such as "cpu" or "mps"."""
+    """Return the name of the GPU from its driver, or the type of another device, such as "cpu" or "mps"."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

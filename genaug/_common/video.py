@@ -1,4 +1,4 @@
-"""Frames to a moving picture: GIF by Pillow, MP4 by ffmpeg where it is installed; and the beats of a piece of music."""
+"""Convert frames to a GIF (Pillow) or an MP4 (ffmpeg, if installed), and detect the beats of music."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_RISE = 3.0  # decibels within 10 ms: what even noise does not reach by cha
 
 
 def moves(path: str | os.PathLike[str]) -> bool:
-    """Whether a file of this name is a moving picture, as its suffix says: .gif or .mp4."""
+    """Return whether the suffix of this file name is that of an animation, .gif or .mp4."""
     return Path(path).suffix.lower() in (".gif", ".mp4")
 
 
@@ -104,7 +104,7 @@ def _save_mp4(path: Path, pixels: Iterator[Any], rate: float, music: str | os.Pa
 
 
 def read_wav(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
-    """The samples of a .wav of whole numbers, its channels averaged, (N,) in [-1, 1], and how many make a second.
+    """Return the samples of an integer .wav file, (N,) in [-1, 1], averaged over channels, and the sample rate.
 
     Raises:
         ValueError: it is no such file, or it is empty.
@@ -131,7 +131,7 @@ def read_wav(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
 
 
 def beats(samples: Tensor, rate: int) -> Tensor:
-    """When the music gets suddenly louder, in seconds: (K,) float64, rising, at least a quarter of a second apart.
+    """Return the times in seconds, (K,) float64, when music suddenly gets louder, at least 0.25 seconds apart.
 
     The loudness of every 10 ms in decibels is compared with that of 10 ms before; rises of at least 3 dB that are more
     than a deviation above the mean of the second around them are beats, the greatest first.
@@ -156,7 +156,7 @@ def beats(samples: Tensor, rate: int) -> Tensor:
 
 
 def keep_step(times: Sequence[float], beats: Sequence[float]) -> list[float]:
-    """Where a walk is at each time: at 0 at first, a point further at every beat; fastest right after a beat.
+    """Return the position of a walk at each time: 0 at the start, plus one at each beat, fastest right after a beat.
 
     Args:
         times: in seconds, rising from 0.

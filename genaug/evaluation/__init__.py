@@ -1,4 +1,4 @@
-"""What is measured of a trained model: one file a measure."""
+"""Evaluation of trained models: measures, suites, audits."""
 
 from genaug.evaluation.background_audit import Audit, audit, compare
 from genaug.evaluation.corruptions import CORRUPTIONS, corrupt

@@ -1,4 +1,4 @@
-"""The classes of the data sets, and which of ImageNet's 1,000 each is made of.
+"""The classes of the datasets, and the ImageNet classes that correspond to each.
 
 Numbers are the positions of ImageNet's classes in the order of their wnids, as all classifiers of torchvision and timm
 have them.

@@ -1,4 +1,4 @@
-"""The 15 corruptions of ImageNet-C for images of one's own (Hendrycks and Dietterich, ICLR 2019).
+"""The 15 corruptions of ImageNet-C for your own images (Hendrycks and Dietterich, ICLR 2019).
 
 Definitions and constants are those of the code that made the published images, odd as some are; where it left something
 to other sizes than its 224 x 224, the note at the corruption says what is done. Images are made one by one: what one
@@ -119,7 +119,7 @@ def corrupt(
 
 
 def check_severity(severity: Any) -> int:
-    """The severity; raises TypeError unless it is an integer, and ValueError unless it is 1 to 5."""
+    """Return the severity; raise TypeError unless it is an integer, and ValueError unless it is 1 to 5."""
     if check_integer("severity", severity) not in SEVERITIES:
         raise ValueError(f"severity must be 1 to 5, got {severity}")
     return int(severity)
@@ -214,7 +214,7 @@ def _frost(image: Tensor, severity: int, draws: Generator, photographs: Sequence
 
 
 def frost_photographs(folder: str | os.PathLike[str] | None) -> tuple[Tensor, ...]:
-    """The photographs of a folder, in the order of their names, (3, H, W) uint8 each; kept for the next call.
+    """Return the photographs of a folder, sorted by name, (3, H, W) uint8 each. They are cached.
 
     Raises:
         ValueError: there is no such folder, there are no pictures in it, or one does not open.

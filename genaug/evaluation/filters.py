@@ -1,4 +1,4 @@
-"""Filters and draws that corruptions of images are made of."""
+"""Filters and random draws for image corruptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 
 def glass_sources(steps: Tensor, height: int, width: int, reach: int) -> Tensor:
-    """Which pixel each pixel shows after glass blur's rounds of local shuffling.
+    """Return the pixel that each pixel shows after the rounds of glass blur.
 
     The published loop walks from the lower right to the upper left and means to swap each pixel with a random
     neighbour. What it does to arrays of colours is to copy the neighbour: both sides of its swap are views of the same
@@ -49,7 +49,7 @@ def glass_sources(steps: Tensor, height: int, width: int, reach: int) -> Tensor:
 
 
 def streak(image: Tensor, radius: int, sigma: float, angle: float) -> Tensor:
-    """ImageMagick's motion blur: half a Gaussian along a line, from each pixel on; edges go on for ever.
+    """Apply ImageMagick's motion blur: half a Gaussian along a line, starting at each pixel. Edges are repeated.
 
     Args:
         image: (C, H, W) float.
@@ -74,7 +74,7 @@ def streak(image: Tensor, radius: int, sigma: float, angle: float) -> Tensor:
 
 
 def zoomed(image: Tensor, factor: float) -> Tensor:
-    """The middle of an image (C, H, W), enlarged linearly so that it fills (C, H, W) again; factor at least 1."""
+    """Enlarge the center of an image (C, H, W) linearly to fill (C, H, W); factor at least 1."""
     sides = image.shape[1:]
     inner = [math.ceil(side / factor) for side in sides]
     top, left = ((side - part) // 2 for side, part in zip(sides, inner, strict=True))
@@ -86,7 +86,7 @@ def zoomed(image: Tensor, factor: float) -> Tensor:
 
 
 def plasma(side: int, decay: float, draws: Generator) -> Tensor:
-    """A cloud by the diamond-square algorithm on a torus, (side, side) float in [0, 1]; side is a power of two.
+    """Return a cloud by the diamond-square algorithm on a torus, (side, side) float in [0, 1]; side is a power of two.
 
     Each round halves the step between known points, and the reach of what is added to their means falls to
     1 / decay^2: the published code applies its factor twice.
@@ -130,7 +130,7 @@ def integer(high: int, draws: Generator) -> int:
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian of four deviations' reach, edges repeated; (C, H, W) float."""
+    """Apply a Gaussian blur that is cut off at four standard deviations, with repeated edges; (C, H, W) float."""
     taps = gaussian_taps(sigma, int(4 * sigma + 0.5)).tolist()
     reach = len(taps) // 2
     for dim in (1, 2):
@@ -144,14 +144,14 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def gaussian_taps(sigma: float, reach: int) -> Tensor:
-    """Weights of a Gaussian, (2 reach + 1,) float64 of sum one."""
+    """Return the weights of a Gaussian, (2 reach + 1,) float64, with sum one."""
     taps = torch.exp(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2 / (-2 * sigma**2))
     return taps / taps.sum()
 
 
 @functools.lru_cache(maxsize=16)
 def smoothing(size: int, sigma: float) -> Tensor:
-    """The matrix (size, size) of a Gaussian of three deviations' reach, edges mirrored as often as it takes."""
+    """Return the matrix (size, size) of a Gaussian cut off at three standard deviations, with mirrored edges."""
     reach = int(3 * sigma + 0.5)
     places = (torch.arange(size)[:, None] + torch.arange(-reach, reach + 1)) % (2 * size)
     places = torch.where(places < size, places, 2 * size - 1 - places)
@@ -161,7 +161,7 @@ def smoothing(size: int, sigma: float) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def disk_spectrum(radius: int, soften: float, height: int, width: int) -> Tensor:
-    """Spectrum of defocus' disk, softened by a small Gaussian that mirrors at the border of the array that it is in."""
+    """Return the spectrum of the defocus disk, smoothed by a small Gaussian that mirrors at the border of its array."""
     reach = max(8, radius)
     squares = torch.arange(-reach, reach + 1) ** 2
     disk = (squares[:, None] + squares <= radius**2).double()
@@ -174,7 +174,7 @@ def disk_spectrum(radius: int, soften: float, height: int, width: int) -> Tensor
 
 
 def fast_length(least: int) -> int:
-    """The first number from here on without prime factors above five: with others a transform takes thrice as long."""
+    """Return the next number without prime factors above five. Transforms of other sizes take three times as long."""
     rest = least
     for factor in (2, 3, 5):
         while rest % factor == 0:
@@ -184,13 +184,13 @@ def fast_length(least: int) -> int:
 
 @functools.lru_cache(maxsize=4)
 def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Columns and rows of all pixels, (H, W) float each."""
+    """Return the columns and rows of all pixels, (H, W) float each."""
     down, across = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
     return across, down
 
 
 def sampled(image: Tensor, across: Tensor, down: Tensor, *, mirror_at_centres: bool) -> Tensor:
-    """Linear interpolation at places in pixels; beyond it the image is mirrored at its last pixels' centres or rims."""
+    """Interpolate linearly at positions in pixels. Outside, the image is mirrored at its outermost centers or edges."""
     height, width = image.shape[1:]
     if mirror_at_centres:
         grid = torch.stack([across * (2 / (width - 1)) - 1, down * (2 / (height - 1)) - 1], dim=-1)

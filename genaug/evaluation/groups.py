@@ -1,4 +1,4 @@
-"""Accuracy of groups, such as Waterbirds' birds by background: the average, the worst group, and each.
+"""Accuracy of groups, such as Waterbirds' birds by background: average, worst group, and each group.
 
 `read_groups` reads the layouts that are in use: metadata.csv (Waterbirds), CelebA's lists, Spawrious, and a folder for
 each domain (PACS, DomainBed).
@@ -53,31 +53,31 @@ class GroupAccuracy(Result):
 
     @property
     def average(self) -> float:
-        """Accuracy over all images: the groups' accuracies weighted by their shares of this set."""
+        """Return the accuracy over all images, which weights groups by their share of this dataset."""
         return sum(self.counts[group] * value for group, value in self.per_group.items()) / self.images
 
     @property
     def average_interval(self) -> tuple[float, float]:
-        """The 95% Wilson interval of `average`."""
+        """Return the 95% Wilson interval of `average`."""
         return _interval(round(self.average * self.images / 100), self.images)
 
     @property
     def worst(self) -> float:
-        """Accuracy of the worst group."""
+        """Return the accuracy of the worst group."""
         return self.per_group[self.worst_group]
 
     @property
     def worst_group(self) -> Group:
-        """The group with the lowest accuracy; of several the first."""
+        """Return the group with the lowest accuracy, or the first of several."""
         return min(self.per_group, key=lambda group: self.per_group[group])
 
     def figures(self) -> dict[str, float]:
-        """In percent."""
+        """Return the figures in percent."""
         found = self.summary()
         return found | {f"{group} (n={self.counts[group]:,})": value for group, value in self.per_group.items()}
 
     def summary(self) -> dict[str, float]:
-        """The averages and the worst group."""
+        """Return the averages and the worst group."""
         found = {"average": self.average}
         if self.adjusted_average is not None:
             found["average, weighted as the training set"] = self.adjusted_average
@@ -179,7 +179,7 @@ class GroupedImages(ImageFiles):
 
 @dataclass
 class _Listed:
-    """Images of all splits, before one split is chosen."""
+    """Images of all splits, before a split is chosen."""
 
     paths: list[Path] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Confidence intervals of shares and of differences of shares, for independent images and for composites.
+"""Confidence intervals of proportions and their differences, for independent images and for composites.
 
 A composite shows the object of one photograph on the background of another. Two composites that have a photograph in
 common are correlated, whichever part they take from it. The variance of a share is therefore the sum of e_u * e_v over
@@ -26,7 +26,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Deviations:
-    """What composites add to an estimate. The values sum to 0.
+    """The contributions of composites to an estimate. Their sum is 0.
 
     Attributes:
         rows: (R,) numbers of the composites, sorted and without repeats.
@@ -44,7 +44,7 @@ class Deviations:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share, or a difference of two shares, with its 95% interval.
+    """A proportion, or a difference of two, with its 95% interval.
 
     Attributes:
         value: the estimate, in [0, 1]; a difference in [-1, 1]; NaN if nothing was measured.
@@ -85,7 +85,7 @@ def wilson(right: float, total: float, quantile: float | None = None) -> tuple[f
 
 
 class Composites:
-    """Which photographs each of N composites is made of.
+    """The photographs that each of N composites is made of.
 
     Args:
         photographs: (N, M) the numbers of the photographs that each composite is made of, its object's first; -1 for
@@ -131,7 +131,7 @@ class Composites:
         return _products(self.objects[:, None], first, second)
 
     def _of_common(self, first: Deviations, second: Deviations) -> float:
-        """The sum of products over all pairs of composites with a common photograph."""
+        """Return the sum of products over all pairs of composites that share a photograph."""
         if self._both is None:
             return float(first.values @ (self._common[first.rows][:, second.rows] @ second.values))
         # those with two photographs in common are in the first sum twice
@@ -144,7 +144,7 @@ class Composites:
 
 
 def _products(keys: np.ndarray, first: Deviations, second: Deviations) -> float:
-    """The sum over all keys of the products of two sums of deviations: of the composites that have the key.
+    """Return the sum over all keys of the product of two sums of deviations, over the composites with this key.
 
     Args:
         keys: (N, K) of each composite; -1 for none.
@@ -202,7 +202,7 @@ def share(
 def _variance(
     values: np.ndarray, composites: Composites, deviations: Deviations, photographs: int
 ) -> tuple[float, float]:
-    """The variance of a mean, corrected for few photographs, and its degrees of freedom."""
+    """Return the variance of a mean, corrected for few photographs, and its degrees of freedom."""
     count = len(values)
     # Wilson's interval knows the variance of a single answer, right or wrong, so that none has to be estimated
     known = bool(((values == 0) | (values == 1)).all())
@@ -220,7 +220,7 @@ def _variance(
 
 
 def _quantile(probability: float, freedom: float) -> float:
-    """Of Student's t distribution, or of the normal one for infinitely many degrees of freedom."""
+    """Return a quantile of Student's t distribution, or of the normal distribution for infinite degrees of freedom."""
     from scipy.special import stdtrit
 
     return NormalDist().inv_cdf(probability) if math.isinf(freedom) else float(stdtrit(freedom, probability))

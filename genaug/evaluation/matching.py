@@ -1,4 +1,4 @@
-"""Match a model's classes to those of a set of photographs, by name."""
+"""Match the classes of a model to those of photographs, by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 12  # names in a message
 
 
 class ClassError(ValueError):
-    """The classes of a model and of photographs do not match.
+    """Error for classes of a model and of photographs that do not match.
 
     Attributes:
         proposal: class of the photographs -> names of the model's classes that may stand for it; empty lists where

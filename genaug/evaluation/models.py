@@ -34,7 +34,7 @@ _SAVED = ("config.json", "model.safetensors")  # what `save_pretrained` writes
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier and what its images go through.
+    """A classifier and its preprocessing.
 
     Attributes:
         name: what it was asked for by.
@@ -140,7 +140,7 @@ def _prepared(
 
 
 def _described(file: Path) -> dict[str, Any]:
-    """What a preprocessing.json says, as `_prepared` takes it; nothing if there is none."""
+    """Return the content of preprocessing.json for `_prepared`, or nothing if there is none."""
     if not file.is_file():
         return {}
     try:
@@ -251,7 +251,7 @@ def _huggingface_folder(folder: Path) -> bool:
 
 
 class _Logits(nn.Module):
-    """A Hugging Face classifier that returns its logits alone."""
+    """A Hugging Face classifier that returns only its logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ def _huggingface(name: str) -> Classifier:
 
 
 class _FixedBatch(nn.Module):
-    """An exported program that takes batches of one size: the last batch is filled up."""
+    """An exported program for batches of one size. The last batch is padded."""
 
     def __init__(self, module: nn.Module, batch: int) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ class _FixedBatch(nn.Module):
 
 
 class _Program(nn.Module):
-    """A program whose mode is fixed: neither `train` nor `eval` may be called on it."""
+    """A program with a fixed mode, on which neither `train` nor `eval` may be called."""
 
     def __init__(self, program: Any) -> None:
         super().__init__()
@@ -352,7 +352,7 @@ def _program(file: Path) -> Classifier:
 
 
 def _network_of(file: Path) -> str | None:
-    """The network of torchvision that a file of weights is named after, such as resnet18.pth; or the ResNet it fits."""
+    """Return the torchvision network that a weights file is named after, such as resnet18.pth, or a fitting ResNet."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -406,7 +406,7 @@ def _python(name: str) -> Classifier:
 
 
 def _state(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights, whatever its training script wrapped them in."""
+    """Return the tensors of a weights file, however its training script wrapped them."""
     state: Mapping[Any, Any] = read(file)[0]
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state.get(key), Mapping):
@@ -415,7 +415,7 @@ def _state(file: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the prefixes of torch.compile, DistributedDataParallel and Lightning.
+    """Return the tensors without the prefixes of torch.compile, DistributedDataParallel and Lightning.
 
     Tensors outside the prefix, such as a loss's weights in Lightning's file, are left out.
     """
@@ -430,7 +430,7 @@ def _unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[s
 
 
 def _class_count(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """How many classes a file's last layer has; None if as many as the model's."""
+    """Return the number of classes of a file's last layer, or None if it equals the model's."""
     state = _unwrapped(model.state_dict(), state)
     counts = {
         len(state[key])

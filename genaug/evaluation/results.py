@@ -1,4 +1,4 @@
-"""What a measure returns: figures in percent, each head's, how many images they are of, and whether any are missing."""
+"""Results of measures: figures in percent for each head, the number of images, and whether data were missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ One = TypeVar("One", bound="Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ABC):
-    """The figures of one head, the model's answer; those of a model's other heads are in `heads`.
+    """The figures of one head, the model's answer. Those of other heads are in `heads`.
 
     Attributes:
         what: what was measured, as a title.
@@ -46,7 +46,7 @@ class Result(ABC):
 
     @property
     def partial(self) -> bool:
-        """Whether a part of the dataset was missing."""
+        """Return whether a part of the dataset was missing."""
         return bool(self.missing)
 
     def by_head(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Result(ABC):
         return {ENSEMBLE: self} | {head: result for head, result in self.heads.items() if head != ENSEMBLE}
 
     def __str__(self) -> str:
-        """The figures as a table, one column a head."""
+        """Return the figures as a table, one column per head."""
         results = self.by_head()
         names = [""] if len(results) == 1 else list(results)
         lines = [["", *names]] if len(results) > 1 else []
@@ -67,17 +67,17 @@ class Result(ABC):
 
 
 def of_heads(results: Mapping[str, One]) -> One:
-    """The result of a model, given each head's: the ensemble's, which holds the others where there are any."""
+    """Return the result of a model from those of its heads: that of the ensemble, with the others in `heads`."""
     return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
 
 
 def partial_mark(missing: tuple[str, ...]) -> str:
-    """What stands beside every partial result that is printed or drawn: nothing if nothing is missing."""
+    """Return the mark that is printed or drawn beside partial results, or "" if nothing is missing."""
     return f"; PARTIAL, without {'; '.join(missing)}" if missing else ""
 
 
 def partial_line(missing: tuple[str, ...]) -> str:
-    """The same as a line of a picture, cut where it would not fit."""
+    """Return the mark as a line for a picture, cut if it is too long."""
     return textwrap.shorten(partial_mark(missing).lstrip("; "), 84, placeholder=" ...")
 
 

@@ -1,4 +1,4 @@
-"""How any model is scored on any labelled images: batch by batch, the logits of each of its heads.
+"""Score any model on labeled images, batch by batch: the logits of each head.
 
 A model is any callable from a batch of images (B, 3, H, W) to logits (B, num_classes): a torchvision or timm module, a
 function. A model of several heads returns a mapping of their names to logits instead, with its own answer under
@@ -49,7 +49,7 @@ Label = TypeVar("Label")
 
 
 class Options(TypedDict, total=False):
-    """How to score, what every measure takes: as `score` has it."""
+    """The scoring options of all measures; see `score`."""
 
     batch_transform: Callable[[Tensor], Tensor] | None
     device: torch.device | str | None
@@ -109,7 +109,7 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """The image, transformed, and its label; raises ImageError, which names the file, if it does not open."""
+        """Return the transformed image and its label; raise ImageError that names the file if it cannot be opened."""
         return self.transform(self.opened(self.paths[index])), self.labels[index]
 
 
@@ -133,7 +133,7 @@ def labelled_folders(
     partial: bool = False,
     expected: int | None = None,
 ) -> tuple[ImageFiles, tuple[str, ...]]:
-    """The images of root/<folder>/, where the folder's name says the label; folders of other names are left out.
+    """Return the images of root/<folder>/ with labels from the folder names. Other folders are left out.
 
     Args:
         root: the folder of folders.
@@ -170,7 +170,7 @@ def labelled_folders(
 
 
 def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str, partial: bool) -> tuple[str, ...]:
-    """What is missing of a data set, in words, for a result to carry.
+    """Return what is missing of a dataset, in words.
 
     Args:
         what: the kind of its parts, such as "class folders".
@@ -304,13 +304,13 @@ def score(
 
 
 def _arithmetic(module: nn.Module | None) -> torch.dtype | None:
-    """The type of a module's weights, such as torch.float16; None for a function and for several types."""
+    """Return the floating-point type of a module's weights, or None for a function and for mixed types."""
     kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} if module is not None else ()
     return next(iter(kinds)) if len(kinds) == 1 else None
 
 
 def _normalizing(module: nn.Module | None) -> Callable[[Tensor], Tensor]:
-    """What uint8 batches go through for a model: its own mean and deviation, or else into [-1, 1]."""
+    """Return the normalization of uint8 batches for a model: its own mean and deviation, or to [-1, 1]."""
     described = getattr(_unwrapped(module), "preprocessing", None)
     if isinstance(described, Mapping) and {"mean", "std"} <= set(described):
         mean, std = described["mean"], described["std"]
@@ -346,7 +346,7 @@ def behind(model: Model) -> nn.Module | None:
 
 
 def _closed_over(function: Any) -> list[nn.Module]:
-    """The modules that a function written in Python refers to."""
+    """Return the modules that a Python function refers to."""
     code = getattr(function, "__code__", None)
     if code is None:
         return []
@@ -372,7 +372,7 @@ def _takes_heads(model: Any) -> bool:
 
 
 def _names(images: Any) -> Callable[[int], str]:
-    """How an error names the image of a position."""
+    """Return how an error names the image at a position."""
     paths = getattr(images, "paths", None)
     if paths is None and hasattr(images, "samples"):  # torchvision's ImageFolder
         paths = [path for path, _ in images.samples]

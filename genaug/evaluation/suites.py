@@ -1,4 +1,4 @@
-"""Every measure that takes a folder of images, by name, and running several of them on a model, one after the other."""
+"""All measures on folders of images, by name, and a function that runs several of them."""
 
 from __future__ import annotations
 
@@ -168,14 +168,14 @@ def evaluate(
 
 
 def _weights(model: Model) -> str | None:
-    """A checksum of a module's weights; None for what has none."""
+    """Return a checksum of a module's weights, or None without weights."""
     if not isinstance(model, nn.Module):
         return None
     return digest({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
 
 
 def _finished(file: Path, described: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The suites that `file` holds, by name."""
+    """Return the finished suites in `file`, by name."""
     what = "an evaluation"
     suites = read_results(file, what, "model", described, ("suites",)).get("suites", {})
     try:

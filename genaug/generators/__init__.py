@@ -1,4 +1,4 @@
-"""(noise, labels) -> images: torch modules without data and without randomness of their own."""
+"""Generators map (noise, labels) to images. They are torch modules without data and without randomness."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genaug._common.arguments import check_device
 
 
 def classes_of(table: Tensor, labels: Tensor) -> Tensor:
-    """Rows (B, D) of a table (num_classes, D): those of labels (B,), or mixtures by shares (B, num_classes)."""
+    """Return rows (B, D) of a table (num_classes, D) for labels (B,), or mixtures by shares (B, num_classes)."""
     return labels.to(table.dtype) @ table if labels.is_floating_point() else table[labels]
 
 

@@ -1,4 +1,4 @@
-"""The same image in any batch, to the last bit, on a CPU.
+"""Make an image bitwise identical in any batch on a CPU.
 
 A CPU sums in another order for another batch size or another number of threads, and the last bit differs. So
 generators are always given as many images at a time, on a power of two of threads.

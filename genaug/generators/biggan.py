@@ -1,4 +1,4 @@
-"""BigGAN-deep for ImageNet classes at 128, 256 and 512 pixels: a trainable form and a fast one.
+"""BigGAN-deep for ImageNet at 128, 256 and 512 pixels, in a trainable and a fast version.
 
 The trainable form has the layers of `pytorch-pretrained-biggan` with their names, so that released checkpoints load as
 they are. It departs from that package in one thing: batch-norm statistics between two tabled truncations are
@@ -61,7 +61,7 @@ BIGGAN_CONFIGS: dict[int, dict[str, Any]] = {
 
 
 class _Steerable(Pretrained, nn.Module):
-    """What both forms share: the protocol of a generator, its checks, and access to the layers in between.
+    """Common base of both versions: the generator protocol, argument checks, and access to intermediate layers.
 
     A forward pass is `from_activation` of `activation`, at any layer, so that whoever changes what lies between
     intervenes on that layer. Layers are called "gen_z", whose output is (B, 4 * 4 * 16 * width) in the order (row,
@@ -87,7 +87,7 @@ class _Steerable(Pretrained, nn.Module):
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """The layers at which the forward pass can be left and entered, in its order."""
+        """Return the layers at which the forward pass can stop and resume, in order."""
         return ("gen_z", *(f"layers.{i}" for i in range(len(self.config.layers) + self._has_attention)))
 
     @property
@@ -95,7 +95,7 @@ class _Steerable(Pretrained, nn.Module):
         return 0 <= self.config.attention_layer_position < len(self.config.layers)
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float | Tensor = 1.0) -> Tensor:
-        """Images of noise and classes.
+        """Return images for noise and classes.
 
         Args:
             z: (B, z_dim), as the package draws it: normal, cut off at [-2, 2], already multiplied by the truncation.
@@ -114,13 +114,13 @@ class _Steerable(Pretrained, nn.Module):
         return self._run(None, z, labels, truncation, 0, None)
 
     def activation(self, z: Tensor, labels: Tensor, truncation: float | Tensor = 1.0, layer: str = "gen_z") -> Tensor:
-        """The output of a layer: the forward pass up to there; arguments as `forward`, layers as `layer_names`."""
+        """Return the output of a layer. Arguments are those of `forward`, layers those of `layer_names`."""
         return self._run(None, z, labels, truncation, 0, self._position(layer))
 
     def from_activation(
         self, activation: Tensor, z: Tensor, labels: Tensor, truncation: float | Tensor = 1.0, layer: str = "gen_z"
     ) -> Tensor:
-        """Images of a layer's output: the forward pass from there on (GenInt, section 3.2: an intervention on it).
+        """Return images from the output of a layer (GenInt, section 3.2: an intervention on the layer).
 
         Args:
             activation: what `activation` returns for this layer, or what an intervention has made of it.
@@ -134,7 +134,7 @@ class _Steerable(Pretrained, nn.Module):
     def _run(
         self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int, end: int | None
     ) -> Tensor:
-        """The layers from number `begin` to `end`, both included; to the image for None."""
+        """Run the layers from number `begin` to `end`, both included, or up to the image for None."""
         raise NotImplementedError
 
     def _position(self, layer: str) -> int:
@@ -170,7 +170,7 @@ class _Steerable(Pretrained, nn.Module):
         return truncation.to(with_float64(z.device)).double().reshape(-1)
 
     def _shape(self, position: int) -> tuple[int, ...]:
-        """What a layer gives for one image."""
+        """Return the shape of a layer's output for one image."""
         width, side, channels = self.config.channel_width, 4, 16
         if not position:
             return (side * side * channels * width,)
@@ -187,7 +187,7 @@ class _Steerable(Pretrained, nn.Module):
 
 
 class BigGANDeep(_Steerable):
-    """The trainable form (Brock et al. 2019, appendix B); state-dict keys are those of the released checkpoints.
+    """The trainable version (Brock et al. 2019, appendix B), with the state-dict keys of the released checkpoints.
 
     Spectral norm iterates in training mode; batch-norm statistics are the tabled ones in both modes, as in the package.
     A network with fresh weights gives NaN until `power_iterate` has run.
@@ -216,7 +216,7 @@ class BigGANDeep(_Steerable):
         self.register_load_state_dict_pre_hook(_drop_derived_weights)
 
     def configuration(self) -> dict[str, Any]:
-        """The configuration as a dict."""
+        """Return the configuration as a dict."""
         return copy.deepcopy(vars(self.config))
 
     def power_iterate(self, count: int = 5) -> BigGANDeep:
@@ -257,19 +257,19 @@ class BigGANDeep(_Steerable):
         *,
         compile: bool = False,  # noqa: A002
     ) -> FastBigGAN:
-        """The same function for generation only, made for one device; arguments as `FastBigGAN`."""
+        """Return a version for generation only, built for one device; arguments as in `FastBigGAN`."""
         return FastBigGAN(self, device, dtype, compile=compile)
 
 
 def _drop_derived_weights(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    """Old files keep the normed weight beside the three tensors that it follows from."""
+    """Drop the normalized weights of old files, which follow from three other tensors."""
     for name in [name for name in state if name.startswith(prefix) and f"{name}_orig" in state]:
         if f"{name}_u" in state and f"{name}_v" in state:
             del state[name]
 
 
 class FastBigGAN(_Steerable):
-    """`BigGANDeep` in evaluation mode by exact algebra: the same images up to rounding (1e-5).
+    """`BigGANDeep` in evaluation mode, transformed exactly: the same images up to rounding (1e-5).
 
     Spectral norm is divided out. Truncation's statistics, the class-conditional scales and offsets and the biases of
     the convolutions before them become one scale and one offset a channel, of all layers at once from one matrix
@@ -344,7 +344,7 @@ class FastBigGAN(_Steerable):
         return self
 
     def _fold_norms(self, network: Any) -> None:
-        """Gather all batch norms: tables side by side, and the maps from the condition to scales and offsets."""
+        """Collect all batch norms: their tables, and the maps from the condition to scales and offsets."""
         norms: list[tuple[BatchNorm, Tensor | None]] = []
         for layer in network.layers:
             if hasattr(layer, "conv_0"):
@@ -409,7 +409,7 @@ class FastBigGAN(_Steerable):
         return torch.cat([z.to(classes.dtype), classes_of(classes, labels)], dim=1)
 
     def _gen_z(self, z: Tensor, labels: Tensor, together: bool = False) -> Tensor:
-        """(B, 4 * 4 * 16 * width); on a CPU in products of as many rows always, so that none depends on its batch.
+        """Return the output of gen_z, (B, 4 * 4 * 16 * width). On a CPU, products have a fixed number of rows.
 
         All rows together are four times as fast: for directions, where the last bit is no matter.
         """
@@ -448,7 +448,7 @@ def _check_finite(module: nn.Module) -> None:
 
 
 def complaint(config: Any) -> str | None:
-    """What is wrong with a configuration of BigGAN-deep; None if nothing is. Bounds keep a hostile one from costing."""
+    """Return what is wrong with a configuration, or None. Bounds keep a hostile one from using much memory."""
     if not isinstance(config, dict):
         return "expected a JSON object"
 

@@ -1,4 +1,4 @@
-"""The layers of BigGAN's fast form: in matrix products for a CPU, in its library's convolutions for a GPU.
+"""The layers of BigGAN's fast version: matrix products on a CPU, library convolutions on a GPU.
 
 Channels lie last, (B, H, W, C), throughout. Every norm comes as one scale and one offset a channel.
 """
@@ -16,7 +16,7 @@ STRIP = 1 << 17  # numbers that a core's cache holds (half a megabyte): what a C
 
 
 class Layers(nn.Module):
-    """From the output of one layer to that of another: what `torch.compile` takes as one."""
+    """A sequence of layers that `torch.compile` compiles as one."""
 
     def __init__(self, layers: list[nn.Module], last: Tensor, bias: Tensor, convolution: type[Convolution]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Layers(nn.Module):
     def forward(
         self, x: Tensor, scales: tuple[Tensor, ...], offsets: tuple[Tensor, ...], begin: int, end: int | None
     ) -> Tensor:
-        """x (B, H, W, C), scales and offsets (B, C) of each norm; gives (B, C, H, W)."""
+        """Map x (B, H, W, C), with scales and offsets (B, C) of each norm, to (B, C, H, W)."""
         used = 4 * sum(isinstance(layer, Block) for layer in self.layers[:begin])
         for layer in self.layers[begin:end]:
             if isinstance(layer, Block):
@@ -51,7 +51,7 @@ class Layers(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: four times norm, ReLU, convolution; channels that the sum drops are never computed."""
+    """A residual block: four times norm, ReLU, convolution. Channels that the sum drops are not computed."""
 
     def __init__(self, block: Any, side: int, convolution: type[Convolution]) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """The self-attention of SAGAN, its gamma in the output's weight."""
+    """The self-attention of SAGAN, with its gamma folded into the output's weight."""
 
     def __init__(self, attention: Any, convolution: type[Convolution]) -> None:
         super().__init__()
@@ -116,14 +116,14 @@ class Attention(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A convolution, the scale and offset of the norm after it, and ReLU: (B, H, W, C) to the same."""
+    """A convolution, the scale and offset of the following norm, and ReLU, on (B, H, W, C)."""
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
         raise NotImplementedError
 
 
 class Batched(Convolution):
-    """In the convolutions of a GPU's library.
+    """Layers by library convolutions, for a GPU.
 
     Upsampling and its 3x3 convolution are four 2x2 convolutions, one for each phase of the output, computed as one
     with four times the channels: 4/9 of the arithmetic.
@@ -150,7 +150,7 @@ class Batched(Convolution):
 
 
 class Products(Convolution):
-    """For a single image on a CPU, in matrix products.
+    """Layers by matrix products, for single images on a CPU.
 
     Upsampling and its 3x3 convolution take nine products a low-resolution pixel instead of sixteen (phases) or
     thirty-six (spelled out): along one axis, the outputs at 2i and 2i + 1 are G x[i] - a (x[i] - x[i-1]) and
@@ -194,13 +194,13 @@ class Products(Convolution):
 
 
 def strips(rows: int, size: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of strips of rows of `size` numbers that fit a core's cache between two operations."""
+    """Return begin and end of strips of rows of `size` numbers that fit into a core's cache between two operations."""
     step = max(1, STRIP // size)
     return ((begin, min(begin + step, rows)) for begin in range(0, rows, step))
 
 
 def affine_relu_product(x: Tensor, scale: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """Norm, ReLU and 1x1 convolution of (1, H, W, C), strip by strip."""
+    """Apply norm, ReLU and 1x1 convolution to (1, H, W, C), strip by strip."""
     y = x.new_empty(*x.shape[:3], weight.shape[1])
     for begin, end in strips(x.shape[1], x.shape[2] * x.shape[3]):
         rows = affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
@@ -209,7 +209,7 @@ def affine_relu_product(x: Tensor, scale: Tensor, offset: Tensor, weight: Tensor
 
 
 def convolve_to_few(x: Tensor, scale: Tensor, offset: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-    """Norm, ReLU and 3x3 convolution of (1, H, W, C) to a few planes: a product with all taps, then nine shifts."""
+    """Apply norm, ReLU and a 3x3 convolution with few outputs to (1, H, W, C), as one product and nine shifts."""
     _, height, width, channels = x.shape
     planes = x.new_empty(len(taps), height * width)
     for begin, end in strips(height, width * channels):
@@ -230,7 +230,7 @@ def affine_relu(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
 
 def phase_kernels(weight: Tensor) -> Tensor:
-    """3x3 after upsampling by two as 2x2 at the low resolution: (4 C_out, C_in, 2, 2), phases in the order of rows."""
+    """Return a 3x3 kernel after upsampling by two as four 2x2 kernels at low resolution, (4 C_out, C_in, 2, 2)."""
     top = torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], dim=2)
     bottom = torch.stack([weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]], dim=2)
     phases = []
@@ -241,7 +241,7 @@ def phase_kernels(weight: Tensor) -> Tensor:
 
 
 def difference_kernels(weight: Tensor) -> list[Tensor]:
-    """What `upsample_convolve` multiplies the image and its differences along one, the other and both axes with."""
+    """Return the matrices of `upsample_convolve` for the image and its differences along each and both axes."""
     total, first, last = weight.sum(2), weight[:, :, 0], weight[:, :, 2]
     groups = [
         [total.sum(2)],
@@ -253,7 +253,7 @@ def difference_kernels(weight: Tensor) -> list[Tensor]:
 
 
 def upsample_convolve(x: Tensor, kernels: list[Tensor]) -> Tensor:
-    """Nearest upsampling by two and a 3x3 convolution of (1, H, W, C), as `Products` says: (1, 2H, 2W, C_out)."""
+    """Upsample (1, H, W, C) by two and apply a 3x3 convolution, giving (1, 2H, 2W, C_out); see `Products`."""
     _, height, width, channels = x.shape
     padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
     across, down = padded[1:-1, 1:] - padded[1:-1, :-1], padded[1:] - padded[:-1]
@@ -272,13 +272,13 @@ def upsample_convolve(x: Tensor, kernels: list[Tensor]) -> Tensor:
 
 
 def winograd_kernel(weight: Tensor) -> Tensor:
-    """(C_out, C_in, 3, 3) to (16, C_in, C_out): a matrix for each place, columns before rows, of a 4x4 tile."""
+    """Convert (C_out, C_in, 3, 3) to (16, C_in, C_out): a matrix for each position of a 4x4 tile, column by column."""
     transform = weight.new_tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
     return torch.einsum("ar,bc,oirc->baio", transform, transform, weight).flatten(0, 1).contiguous()
 
 
 def winograd_convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    """A padded 3x3 convolution of (1, H, W, C), both even, by F(2x2, 3x3) of Lavin and Gray (2016)."""
+    """Apply a padded 3x3 convolution to (1, H, W, C), both even, by F(2x2, 3x3) of Lavin and Gray (2016)."""
     _, height, width, channels = x.shape
     padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
     rows = x.new_empty(4, height // 2, width + 2, channels)
@@ -303,7 +303,7 @@ def winograd_convolve(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def normed(layer: Any) -> Tensor:
-    """The weight of a layer with spectral norm, divided by the norm that its two vectors give."""
+    """Return the weight of a layer with spectral norm, divided by the norm from its two vectors."""
     weight = layer.weight_orig.detach()
     sigma = torch.dot(layer.weight_u, weight.flatten(1).mv(layer.weight_v))
     return weight / sigma

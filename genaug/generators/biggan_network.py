@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def interpolate(table: Tensor, truncation: Tensor, rule: str = "interpolated") -> Tensor:
-    """Batch-norm statistics at a truncation, from their table.
+    """Interpolate batch-norm statistics at a truncation, from their table.
 
     Args:
         table: (N, C), rows for the truncations 0, 1 / (N - 1), ..., 1.
@@ -40,7 +40,7 @@ def _normed(layer: nn.Module, eps: float) -> nn.Module:
 
 
 class BatchNorm(nn.Module):
-    """Batch norm by tabled statistics, a row per truncation. With a condition, scale and offset are linear in it.
+    """Batch norm with a table of statistics, one row per truncation. A condition sets scale and offset linearly.
 
     Args:
         channels: number of channels.
@@ -75,7 +75,7 @@ class BatchNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions 1x1, 3x3, 3x3, 1x1, each after batch norm and ReLU, around a shortcut; the inner ones are narrow.
+    """Convolutions 1x1, 3x3, 3x3, 1x1, each after batch norm and ReLU, beside a shortcut. The inner ones are narrow.
 
     Where the block has fewer channels out than in, the shortcut drops the last ones. Upsampling doubles the side.
     """
@@ -103,7 +103,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """The self-attention of SAGAN; keys and values are of every second row and column."""
+    """The self-attention of SAGAN, with keys and values from every second row and column."""
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class SelfAttention(nn.Module):
 
 
 class Generator(nn.Module):
-    """The layers of a configuration by the checkpoint's names; `BigGANDeep` runs them.
+    """The layers of a configuration, with the checkpoint's names. `BigGANDeep` runs them.
 
     Args:
         config: has the attributes of `BIGGAN_CONFIGS`.

@@ -1,4 +1,4 @@
-"""The counterfactual generative network for ImageNet: a trainable form and a fast one.
+"""The counterfactual generative network for ImageNet, in a trainable and a fast version.
 
 CGN, section 3.1: three BigGAN-deep make a pre-mask, a texture and a background, each of its own noise and class; U2-Net
 cuts the mask out of the pre-mask, and a fixed composer blends the three. Parameters and their names are those of the
@@ -58,7 +58,7 @@ Three = Tensor | Sequence[Tensor]
 
 
 class Parts(NamedTuple):
-    """What the mechanisms make of a batch."""
+    """The outputs of the mechanisms for a batch."""
 
     premask: Tensor  # (B, 3, H, W) in [-1, 1]: the image of the shape's BigGAN
     mask: Tensor  # (B, 1, H, W) in [1e-4, 1 - 1e-4]: 1 shows the texture, 0 the background; at least float32
@@ -67,7 +67,7 @@ class Parts(NamedTuple):
 
 
 class _Counterfactual(Pretrained, nn.Module):
-    """What both forms share: three mechanisms, the saliency network, and the composer."""
+    """Common base of both versions: three mechanisms, the saliency network and the composer."""
 
     asset_kind = "cgn-imagenet"
     noise = "truncated"
@@ -79,7 +79,7 @@ class _Counterfactual(Pretrained, nn.Module):
 
     @property
     def best_classes(self) -> dict[str, tuple[int, ...]] | None:
-        """The classes that the authors judged best for each factor; None for other classes than ImageNet's."""
+        """Return the classes that the authors judged best for each factor, or None for other than ImageNet's."""
         return BEST_CLASSES if self.num_classes == 1000 else None
 
     @property
@@ -114,24 +114,24 @@ class _Counterfactual(Pretrained, nn.Module):
         return Parts(premask, mask, texture, self.f_bg(noise[2], classes[2], truncation))
 
     def mechanisms(self, z: Three, labels: Three, truncation: float | Tensor = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        """The mask, texture and background of `parts`, whose arguments it takes."""
+        """Return the mask, texture and background of `parts`; arguments as in `parts`."""
         return self.parts(z, labels, truncation)[1:]
 
     def saliency(self, images: Tensor) -> Tensor:
-        """How likely each pixel belongs to an object (B, 1, H, W), of images (B, 3, H, W) in [-1, 1].
+        """Return the saliency (B, 1, H, W) in [0, 1] of images (B, 3, H, W) in [-1, 1].
 
         They go to U2-Net as they are, as in the released code: its checkpoint was trained so.
         """
         return self.u2net(images)
 
     def forward(self, z: Three, labels: Three, truncation: float | Tensor = 1.0) -> Tensor:
-        """Composite images (B, 3, H, W) in [-1, 1], of the mask's type; arguments as `parts`."""
+        """Return composite images (B, 3, H, W) in [-1, 1], of the mask's type; arguments as in `parts`."""
         mask, texture, background = self.mechanisms(z, labels, truncation)
         return compose(mask, texture.to(mask.dtype), background.to(mask.dtype))
 
 
 class CGN(_Counterfactual):
-    """The trainable form; state-dict keys are those of the authors' checkpoint.
+    """The trainable version, with the state-dict keys of the authors' checkpoint.
 
     Its weights are fresh, drawn from the global generator, as in any torch module, and give NaN until each BigGAN's
     `power_iterate` has run.
@@ -164,11 +164,11 @@ class CGN(_Counterfactual):
         self.u2net = U2Net(self.config.get("u2net_width", 64))
 
     def configuration(self) -> dict[str, Any]:
-        """The configuration of the three BigGANs, and the width of U2-Net where it is not 64."""
+        """Return the configuration of the three BigGANs, and the width of U2-Net if it is not 64."""
         return self.config
 
     def power_iterate(self, count: int = 5) -> CGN:
-        """`BigGANDeep.power_iterate` of every mechanism."""
+        """Call `BigGANDeep.power_iterate` of every mechanism."""
         for module in self.children():
             if isinstance(module, BigGANDeep):
                 module.power_iterate(count)
@@ -181,12 +181,12 @@ class CGN(_Counterfactual):
         *,
         compile: bool = False,  # noqa: A002, torch's own word for it
     ) -> FastCGN:
-        """The same function for generation only, made for one device; arguments as `FastCGN`."""
+        """Return a version for generation only, built for one device; arguments as in `FastCGN`."""
         return FastCGN(self, device, dtype, compile=compile)
 
 
 class FastCGN(_Counterfactual):
-    """`CGN` in evaluation mode by exact algebra, the same images up to rounding (1e-5): `FastBigGAN` and `FastU2Net`.
+    """`CGN` in evaluation mode, built from `FastBigGAN` and `FastU2Net`: the same images up to rounding (1e-5).
 
     On a CPU images are made one by one, so that none depends on its batch.
 
@@ -216,7 +216,7 @@ class FastCGN(_Counterfactual):
 
 
 def _three(argument: str, given: Three) -> tuple[Tensor, Tensor, Tensor]:
-    """One for each mechanism."""
+    """Return three values, one for each mechanism."""
     if isinstance(given, Tensor):
         return given, given, given
     if len(given) != 3:

@@ -1,4 +1,4 @@
-"""The counterfactual generative network for 32x32 digits: a trainable form and a fast one.
+"""The counterfactual generative network for 32x32 digits, in a trainable and a fast version.
 
 CGN, section 3.1 and appendix B: a shape mechanism makes a mask, two texture mechanisms make the object's and the
 background's surface, and a fixed composer blends them. Parameters and their names are those of the authors' released
@@ -41,7 +41,7 @@ def phase_kernel(weight: Tensor) -> Tensor:
 
 
 class UpsampleConv2d(nn.Conv2d):
-    """Nearest upsampling by two, then a 3x3 convolution: computed at the low resolution (see `phase_kernel`)."""
+    """Nearest upsampling by two, then a 3x3 convolution, computed at the low resolution (see `phase_kernel`)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
@@ -69,7 +69,7 @@ def _shape_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
 
 
 def texture_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
-    """Paint (B, in_features) as (B, 3, 4 side, 4 side) in [-1, 1], by layers of `width` channels."""
+    """Return layers of `width` channels that map (B, in_features) to textures (B, 3, 4 side, 4 side) in [-1, 1]."""
     return nn.Sequential(
         nn.Linear(in_features, 2 * width * side * side),
         nn.Unflatten(1, (2 * width, side, side)),
@@ -88,7 +88,7 @@ def texture_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
 
 
 class _DigitCGN(Pretrained, nn.Module):
-    """What both forms share: three mechanisms, each with noise and labels of its own, and the composer.
+    """Common base of both versions: three mechanisms, each with its own noise and labels, and the composer.
 
     Noise has 36 entries: the 32 of the paper's u, then two that place the object's texture and two that place the
     background's. With the placing in the noise, an image is a function of (z, labels) alone.
@@ -101,7 +101,7 @@ class _DigitCGN(Pretrained, nn.Module):
     separate_batches = True
 
     def _features(self, name: str, u: Tensor, labels: Tensor) -> Tensor:
-        """What the mechanism `name` makes of u (B, 32): (B, 1 or 3, 32, 32), before the clamp or the placing."""
+        """Return the output of a mechanism for u (B, 32): (B, 1 or 3, 32, 32), before the clamp or the shift."""
         raise TypeError(f"{type(self).__name__} has no mechanisms of its own: use CGNMnist")
 
     def mechanisms(
@@ -134,12 +134,12 @@ class _DigitCGN(Pretrained, nn.Module):
         return mask, texture, background
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
-        """Images (B, 3, 32, 32) in [-1, 1] of one class each: all mechanisms share the noise (B, 36) and the label."""
+        """Return images (B, 3, 32, 32) in [-1, 1]. All mechanisms share the noise (B, 36) and the label."""
         return compose(*self.mechanisms((z, z, z), (labels, labels, labels), truncation))
 
 
 class CGNMnist(_DigitCGN):
-    """The trainable form (CGN, section 3.1 and appendix B); state-dict keys are those of the authors' checkpoints.
+    """The trainable version (CGN, section 3.1 and appendix B), with the state-dict keys of the authors' checkpoints.
 
     Args:
         initialisation: "orthogonal" with gain 0.1 (the released colored and double-colored runs) or "normal" with
@@ -169,12 +169,12 @@ class CGNMnist(_DigitCGN):
         return self.get_submodule(name)(torch.cat([u.to(embedded.dtype), embedded], dim=1))
 
     def fast(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FastCGNMnist:
-        """The same function for generation only: evaluation statistics, no gradients, about a third of the time."""
+        """Return a version for generation only: evaluation statistics, no gradients, about a third of the time."""
         return FastCGNMnist(self).to(device=device, dtype=dtype)
 
 
 class FastCGNMnist(_DigitCGN):
-    """`CGNMnist` in evaluation mode by exact algebra: same images up to rounding (1e-5).
+    """`CGNMnist` in evaluation mode, transformed exactly: the same images up to rounding (1e-5).
 
     Batch norm is folded into the convolution before it, the label's part of the first layer into a table of ten
     rows, and upsampling with its 3x3 convolution into one transposed convolution (`phase_kernel`), folded once

@@ -1,4 +1,4 @@
-"""A conditional generator of two linear layers, the decoder of GenInt's released VAE for coloured digits."""
+"""A conditional generator with two linear layers, the decoder of GenInt's released VAE for colored digits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ConditionalPerceptron(nn.Module):
-    """(noise, class) -> an image, by one hidden layer.
+    """A generator that maps (noise, class) to an image with one hidden layer.
 
     `gen_z` is linear in the noise, which enters nowhere else, so that its principal directions are exact. Weights are
     drawn from the global generator, as in any torch module.
@@ -30,10 +30,10 @@ class ConditionalPerceptron(nn.Module):
         self.image = nn.Linear(hidden, 3 * image_size * image_size)
 
     def logits(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Of brightness, (B, 3, H, W), before the sigmoid; arguments as `forward`."""
+        """Return the logits of the brightness, (B, 3, H, W); arguments as in `forward`."""
         features = self.gen_z(torch.cat([z, self.embedding(labels)], dim=1)).relu()
         return self.image(features).unflatten(1, (3, self.image_size, self.image_size))
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of noise (B, z_dim), already multiplied by the truncation, and labels (B,)."""
+        """Return images (B, 3, H, W) in [-1, 1] for noise (B, z_dim), scaled by the truncation, and labels (B,)."""
         return 2 * self.logits(z, labels).sigmoid() - 1

@@ -1,4 +1,4 @@
-"""Any `diffusers` pipeline that makes images of text or of classes, as a generator with named nuisances."""
+"""A `diffusers` pipeline that draws from text or class labels, as a generator with named nuisances."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = 64  # pixels; larger images are made one by one on a CPU, where a batch 
 
 
 class DiffusionGenerator(nn.Module):
-    """A diffusion pipeline as a generator: (noise, class) -> an image, with nuisances that have names.
+    """A diffusion pipeline as a generator: (noise, class) to an image, with named nuisances.
 
     The noise of a sample is not a vector. It is a row of integers: the seed of the sample's own `torch.Generator`,
     which the pipeline and its scheduler draw from, a number that chooses a photograph, and the number of each
@@ -240,7 +240,7 @@ class DiffusionGenerator(nn.Module):
         return super().to(*args, **kwargs)
 
     def train(self, mode: bool = True) -> DiffusionGenerator:
-        """Stay in evaluation mode: in training mode, DiT drops labels at random."""
+        """Stay in evaluation mode, since DiT drops labels at random in training mode."""
         return super().train(False)
 
     def draw_noise(self, seed: int, indices: Tensor, stream: str) -> Tensor:
@@ -249,7 +249,7 @@ class DiffusionGenerator(nn.Module):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether no image depends on its batch on a CPU, since images are made one by one there."""
+        """Return whether no image depends on its batch on a CPU, because images are made one by one there."""
         return self.image_size > SMALL
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
@@ -300,7 +300,7 @@ class DiffusionGenerator(nn.Module):
 
     @property
     def _conditional(self) -> int:
-        """Which half of a guided batch has the class or the prompt."""
+        """Return which half of a guided batch has the class or the prompt."""
         return 0 if self.kind == "class" else -1
 
     def _check_noise(self, z: Tensor, labels: Tensor, truncation: float) -> None:
@@ -371,7 +371,7 @@ class DiffusionGenerator(nn.Module):
         return found | ({} if self.bank is None else {"strength": self.strength})
 
     def _numbers(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Which entry of the bank each sample has."""
+        """Return the index of each sample's bank entry."""
         found = []
         for number, label in zip(z[:, 1].tolist(), labels.tolist(), strict=True):
             rows = self._entries[label]
@@ -379,7 +379,7 @@ class DiffusionGenerator(nn.Module):
         return torch.stack(found)
 
     def _parts(self, z: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Photograph, object's colours, mask and background in [0, 1], at the images' size."""
+        """Return photograph, object colors, mask and background in [0, 1], at the size of the images."""
         parts = [part.float() / 255 for part in self.bank.parts(self._numbers(z, labels))]
         size = (self.image_size, self.image_size)
         if parts[0].shape[2:] == size:

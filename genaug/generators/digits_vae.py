@@ -17,7 +17,7 @@ GAIN = 2.0  # of what leaves gen_z: its weights, small as they start, then learn
 
 
 class ConditionalDigits(Pretrained, nn.Module):
-    """(noise, class) -> a digit in one colour on another.
+    """A generator that maps (noise, class) to a digit in one color on another.
 
     `gen_z` is linear in the noise, which enters nowhere else. The logits of both colours are some of its outputs: the
     sum of a part that is the class's and a part that is the noise's, the same shift for every class. So a direction
@@ -53,7 +53,7 @@ class ConditionalDigits(Pretrained, nn.Module):
         self.gen_z.weight[self.SHAPE :, self.COLOUR : self.z_dim] = 0
 
     def paint(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `gen_z` makes, (B, 152), as a mask (B, 1, 32, 32) in [0, 1] and two colours (B, 3, 1, 1) in [-1, 1]."""
+        """Convert `gen_z`'s output (B, 152) to masks (B, 1, 32, 32) in [0, 1] and two colors (B, 3, 1, 1)."""
         features = GAIN * features
         side = self.image_size
         mask = self.mask(features[:, : self.SHAPE]).sigmoid().view(-1, 1, side, side)
@@ -61,7 +61,7 @@ class ConditionalDigits(Pretrained, nn.Module):
         return mask, colours[:, 0, :, None, None], colours[:, 1, :, None, None]
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
-        """Images (B, 3, 32, 32) in [-1, 1].
+        """Return images (B, 3, 32, 32) in [-1, 1].
 
         Args:
             z: noise (B, 64), normal, already multiplied by the truncation.
@@ -82,7 +82,7 @@ class ConditionalDigits(Pretrained, nn.Module):
         return mask * digit + (1 - mask) * background
 
     def fast(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ConditionalDigits:
-        """This module for generation only; there is nothing to fold."""
+        """Return this module for generation only. There is nothing to fold."""
         return self.requires_grad_(False).eval().to(device=device, dtype=dtype)
 
 

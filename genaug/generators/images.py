@@ -1,4 +1,4 @@
-"""The one place where a generator's floats become pixels."""
+"""Conversion between floats of generators and pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads and changes what a layer of a `diffusers` pipeline returns, at chosen denoising steps, through hooks."""
+"""Read and change the output of a layer of a `diffusers` pipeline, at chosen denoising steps, through hooks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LayerAt:
 
     @property
     def first(self) -> int:
-        """The first of the steps."""
+        """Return the first of the steps."""
         return 0 if self.steps is None else min(self.steps)
 
 
@@ -77,7 +77,7 @@ def _steps(text: str, chosen: str, count: int | None) -> frozenset[int]:
 def hooked(
     pipeline: Any, layer: LayerAt, rows: int, conditional: int, change: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
-    """Meanwhile the layer's output is moved at the chosen steps.
+    """Move the output of the layer at the chosen steps meanwhile.
 
     At the first chosen step `change` is given the output of the samples with their prompt, (B, ...), and returns what
     replaces it. The difference is added there, to the guidance's output without prompt, too, and again at the other
@@ -135,7 +135,7 @@ def hooked(
 
 
 def _tensor(output: Any, hidden: Any) -> tuple[Any, Tensor | None]:
-    """Where in a layer's output the image's part is, and this tensor.
+    """Return the position of the image's part in a layer's output, and this tensor.
 
     Of several, it is the one of the input's shape: a block of FLUX or SD3 returns the prompt's tokens first. Otherwise
     it is the first: a block of a UNet returns its output, and what it hands to later blocks.
@@ -161,11 +161,11 @@ def _with_tensor(output: Any, name: Any, tensor: Tensor) -> Any:
 
 
 class Seen(BaseException):
-    """Ends a call whose rest is of no interest; no `except Exception` on the way stops it."""
+    """Stop a call whose rest is not needed. No `except Exception` on the way catches it."""
 
 
 def read(pipeline: Any, layer: LayerAt, rows: int, conditional: int, call: Callable[[], Any]) -> Tensor:
-    """What the layer returns at the first chosen step for the samples with their prompt, (B, ...)."""
+    """Return the layer's output at the first chosen step for the samples with their prompt, (B, ...)."""
     kept: list[Tensor] = []
 
     def keep(output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `DiffusionGenerator` knows about `diffusers` pipelines: opening, checking and calling them."""
+"""Open, check and call `diffusers` pipelines for `DiffusionGenerator`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def import_diffusers() -> Any:
-    """The library; raises ModuleNotFoundError that names the extra."""
+    """Import the library; raise ModuleNotFoundError that names the extra."""
     try:
         import diffusers
     except ModuleNotFoundError as error:
@@ -44,7 +44,7 @@ def import_diffusers() -> Any:
 
 
 def open_pipeline(source: Any, dtype: torch.dtype | None = None, trust_remote_code: bool = False) -> Any:
-    """The pipeline of this folder, Hub name ("owner/repo" or "owner/repo@revision") or object.
+    """Return the pipeline from a folder, a Hub name ("owner/repo" or "owner/repo@revision") or an object.
 
     Raises:
         TypeError: it is something else.
@@ -71,17 +71,17 @@ def open_pipeline(source: Any, dtype: torch.dtype | None = None, trust_remote_co
 
 
 def modules_of(pipeline: Any) -> dict[str, nn.Module]:
-    """The networks of a pipeline by name."""
+    """Return the networks of a pipeline by name."""
     return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
 
 
 def arguments_of(pipeline: Any) -> dict[str, inspect.Parameter]:
-    """What the pipeline's call takes."""
+    """Return the arguments of the pipeline's call."""
     return dict(inspect.signature(type(pipeline).__call__).parameters)
 
 
 def kind_of(pipeline: Any) -> str:
-    """ "text" or "class": what a pipeline makes images of.
+    """Return what a pipeline draws images from: "text" or "class".
 
     Raises:
         TypeError: it makes no images, none of text or classes, or none without an image to begin with.
@@ -118,7 +118,7 @@ def check_scheduler(pipeline: Any, steps: int) -> None:
 
 
 def _draws(scheduler: Any, steps: int) -> bool:
-    """Whether its steps draw noise."""
+    """Return whether the scheduler's steps draw noise."""
     scheduler = copy.deepcopy(scheduler)
     sample = torch.zeros(1, 4, 2, 2)
     with torch.random.fork_rng(devices=[]):
@@ -153,13 +153,13 @@ def same_random_state(pipeline: Any) -> Iterator[None]:
 
 
 def _random_states() -> list[Tensor]:
-    """Of the CPU and of every GPU: asking the pipeline where it runs takes milliseconds."""
+    """Return the random states of the CPU and every GPU. Asking the pipeline for its device takes milliseconds."""
     count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
     return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, range(count))]
 
 
 def image_size_of(pipeline: Any, size: int | None) -> int:
-    """Pixels a side of the images, checked against what the pipeline can make.
+    """Return the image size in pixels, after checking that the pipeline supports it.
 
     Raises:
         ValueError: the size is not a multiple of the autoencoder's, is needed and missing, or cannot be chosen.
@@ -190,25 +190,28 @@ def image_size_of(pipeline: Any, size: int | None) -> int:
 
 
 def _patch(network: Any) -> int:
-    """Latents a side that a transformer takes together."""
+    """Return the patch size of a transformer, in latents per side."""
     patch = getattr(getattr(network, "config", None), "patch_size", 1)
     return patch if isinstance(patch, int) else 1
 
 
 def guides_twice(pipeline: Any) -> bool:
-    """Whether guidance compares with the empty prompt; distilled networks (LCM, FLUX) take its scale as an input."""
+    """Return whether guidance compares with the empty prompt.
+
+    Distilled networks (LCM, FLUX) take its scale as input.
+    """
     config = getattr(denoiser_of(pipeline), "config", {})
     return not (config.get("guidance_embeds") or config.get("time_cond_proj_dim"))
 
 
 def compiled(pipeline: Any) -> bool:
-    """Whether torch.compile made any of its networks faster, and blind to later hooks."""
+    """Return whether torch.compile compiled any network, which then ignores later hooks."""
     modules = (m for part in modules_of(pipeline).values() for m in part.modules())
     return any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules)
 
 
 def denoiser_of(pipeline: Any) -> nn.Module:
-    """The network that is called in each denoising step."""
+    """Return the network that is called in each denoising step."""
     for name in ("unet", "transformer", "prior", "decoder"):
         part = getattr(pipeline, name, None)
         if isinstance(part, nn.Module):
@@ -260,7 +263,7 @@ def check_memory(pipeline: Any, device: torch.device, dtype: torch.dtype | None)
 
 
 class Prompts:
-    """Embeddings of prompts, which are kept, so that repetition costs nothing.
+    """A cache of prompt embeddings.
 
     Args:
         at_once: how many unknown prompts are encoded together; always as many, since on a CPU a last bit depends on it.
@@ -277,7 +280,7 @@ class Prompts:
 
     @contextmanager
     def used_by(self, pipeline: Any) -> Iterator[None]:
-        """Meanwhile the pipeline's `encode_prompt` asks here first."""
+        """Let the pipeline's `encode_prompt` use this cache meanwhile."""
         original = getattr(pipeline, "encode_prompt", None)
         if original is None:
             yield
@@ -325,7 +328,7 @@ def _as_tuple(made: Any) -> tuple[Any, ...]:
 
 
 def _row(value: Any, place: int, count: int) -> Any:
-    """A prompt's part of what the encoder returned for `count` of them; what has no row for each is shared by all."""
+    """Return a prompt's part of the encoder's output for `count` prompts. Outputs without rows are shared by all."""
     if isinstance(value, (Tensor, list)) and len(value) == count:
         # a copy: a slice would keep the whole batch in memory
         return value[place : place + 1].clone() if isinstance(value, Tensor) else value[place : place + 1]
@@ -345,7 +348,7 @@ def _joined(values: Sequence[Any]) -> Any:
 
 @contextmanager
 def calling(pipeline: Any, prompts: Prompts) -> Iterator[None]:
-    """How every call is made: one at a time, since a scheduler has a state, silently, and with known embeddings."""
+    """Prepare a call: one at a time, since a scheduler has a state, silently, and with cached embeddings."""
     lock = _LOCKS.setdefault(pipeline, threading.RLock())
     with lock:
         before = getattr(pipeline, "_progress_bar_config", None)

@@ -25,7 +25,7 @@ Self = TypeVar("Self", bound="Pretrained")
 
 
 class Pretrained:
-    """Saving and loading, for a generator's trainable form and its fast one.
+    """Saving and loading for the trainable and fast version of a generator.
 
     The fast form has folded weights: it saves the file that it was loaded from.
     """
@@ -34,7 +34,7 @@ class Pretrained:
     origin: str | None = None  # what `load_generator` was asked for
 
     def configuration(self) -> dict[str, Any] | None:
-        """How the network is built, for kinds that have configurations."""
+        """Return the configuration of the network, for kinds that have configurations."""
         return None
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:

@@ -1,4 +1,4 @@
-"""Templates of prompts: a text with {label} and a field for each nuisance."""
+"""Prompt templates: a text with {label} and a field for each nuisance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generator is: the contract between genaug and any module that makes images of noise and labels.
+"""The contract between genaug and a generator, which is any module that maps noise and labels to images.
 
 Noise. A generator says which noise it was trained on by the attribute `noise`:
 
@@ -26,7 +26,7 @@ Noise = Literal["normal", "truncated", "uniform"]
 
 @runtime_checkable
 class Generator(Protocol):
-    """A module that makes an image of noise and a class: what `GenerativeInterventionDataset` takes.
+    """A module that maps noise and a class to an image, for `GenerativeInterventionDataset`.
 
     It is called in evaluation mode and draws nothing itself, so that sample i is a function of (seed, i). Optional:
 
@@ -39,11 +39,11 @@ class Generator(Protocol):
 
     @property
     def z_dim(self) -> int:
-        """How many entries the noise has."""
+        """Number of entries of the noise."""
 
     @property
     def num_classes(self) -> int:
-        """Classes are 0 to num_classes - 1."""
+        """Number of classes, which are 0 to num_classes - 1."""
 
     @property
     def image_size(self) -> int:
@@ -66,11 +66,11 @@ class CounterfactualGenerator(Protocol):
 
     @property
     def z_dim(self) -> int:
-        """How many entries the noise has."""
+        """Number of entries of the noise."""
 
     @property
     def num_classes(self) -> int:
-        """Classes are 0 to num_classes - 1."""
+        """Number of classes, which are 0 to num_classes - 1."""
 
     @property
     def image_size(self) -> int:

@@ -15,7 +15,7 @@ LAYER = "w"  # what the mapping network returns
 
 
 class StyleGAN(nn.Module):
-    """A network with `mapping` and `synthesis`, such as NVlabs' StyleGAN2 and 3, as a generator.
+    """A network with `mapping` and `synthesis`, such as NVlabs' StyleGAN2 and StyleGAN3, as a generator.
 
     `mapping(z, c)` makes w, (B, w_dim) or the same w for each of the synthesis network's layers, (B, num_ws, w_dim);
     `synthesis(w)` makes images in [-1, 1]. Truncation is StyleGAN's psi: w is moved toward its mean by 1 - truncation.
@@ -58,7 +58,7 @@ class StyleGAN(nn.Module):
         self.eval()
 
     def _w(self, z: Tensor, labels: Tensor) -> Tensor:
-        """w of each sample, (B, w_dim)."""
+        """Return w of each sample, (B, w_dim)."""
         module: Any = self.network
         classes = F.one_hot(labels, self.c_dim).to(z.dtype) if self.c_dim else None
         w = module.mapping(z, classes)
@@ -66,7 +66,7 @@ class StyleGAN(nn.Module):
 
     @torch.no_grad()
     def _mean(self, samples: int) -> Tensor:
-        """The mean of w over noise and classes, (w_dim,), from a fixed seed."""
+        """Return the mean of w over noise and classes, (w_dim,), from a fixed seed."""
         weight = next(self.network.parameters())
         z = torch.randn(samples, self.z_dim, generator=torch.Generator().manual_seed(0)).to(weight)
         return self._w(z, torch.arange(samples, device=weight.device) % self.num_classes).mean(0)

@@ -1,4 +1,4 @@
-"""U2-Net, which says of every pixel whether it belongs to the object: a trainable form and a fast one.
+"""U2-Net, a saliency network that finds the object in an image, in a trainable and a fast version.
 
 Qin et al. 2020: a U-Net whose every stage is itself a residual U-Net. Parameters and their names are those of the
 authors' released checkpoint of the full network (44 million parameters), so that it loads as it is. CGN uses it twice:
@@ -45,7 +45,7 @@ _FLAT = ("stage5", "stage6", "stage5d")
 
 
 class Unit(nn.Module):
-    """Convolution 3x3, batch norm if there is one, ReLU; the authors' names."""
+    """Convolution 3x3, batch norm if there is one, and ReLU, with the authors' names."""
 
     def __init__(self, channels: int, out: int, dilation: int = 1, batch_norm: bool = True) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Unit(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual U-block: a U-Net of its own around a unit, whose input it adds to its output.
+    """A residual U-block: a small U-Net around a unit, whose input is added to its output.
 
     Args:
         depth: units on the way down; the last of them is dilated instead of pooled.
@@ -104,7 +104,7 @@ class Stage(nn.Module):
 
 
 class _Stages(nn.Module):
-    """What both forms share: the order of the stages."""
+    """Common base of both versions: the order of the stages."""
 
     align_corners: bool
 
@@ -112,11 +112,11 @@ class _Stages(nn.Module):
         raise NotImplementedError
 
     def _side(self, name: str, x: Tensor) -> Tensor:
-        """The layer `name` as logits (B, 1, H, W)."""
+        """Return the output of the layer `name` as logits (B, 1, H, W)."""
         raise NotImplementedError
 
     def encoded(self, x: Tensor) -> list[Tensor]:
-        """The maps of the six stages on the way down, from fine to coarse."""
+        """Return the maps of the six encoder stages, from fine to coarse."""
         maps = []
         for i in range(1, 7):
             x = self._stage(f"stage{i}", x if i == 1 else halved(x))
@@ -124,7 +124,7 @@ class _Stages(nn.Module):
         return maps
 
     def logits(self, x: Tensor) -> list[Tensor]:
-        """The fused logits and those of the six sides, from fine to coarse, each (B, 1, H, W)."""
+        """Return the fused logits and those of the six side outputs, from fine to coarse, each (B, 1, H, W)."""
         kept = self.encoded(x)
         x = kept[-1]
         sides = [self._side("side6", x)]
@@ -137,7 +137,7 @@ class _Stages(nn.Module):
 
 
 class U2Net(_Stages):
-    """The trainable form; state-dict keys are those of the authors' checkpoint.
+    """The trainable version, with the state-dict keys of the authors' checkpoint.
 
     Weights are drawn from the global generator, as in any torch module.
 
@@ -178,7 +178,7 @@ class U2Net(_Stages):
         return self.get_submodule(name)(x)
 
     def forward(self, images: Tensor, side_outputs: bool = False) -> Tensor | tuple[Tensor, ...]:
-        """How likely each pixel belongs to the object.
+        """Return the probability that each pixel belongs to the object.
 
         Args:
             images: (B, 3, H, W), taken as they are. CGN's released code hands it what BigGAN makes, in [-1, 1], and its
@@ -201,12 +201,12 @@ class U2Net(_Stages):
         *,
         compile: bool = False,  # noqa: A002, torch's own word for it
     ) -> FastU2Net:
-        """The same function for generation only, made for one device; arguments as `FastU2Net`."""
+        """Return a version for generation only, built for one device; arguments as in `FastU2Net`."""
         return FastU2Net(self, device, dtype, compile=compile)
 
 
 class FastU2Net(nn.Module):
-    """`U2Net` in evaluation mode by exact algebra: the same maps up to rounding (1e-6).
+    """`U2Net` in evaluation mode, transformed exactly: the same maps up to rounding (1e-6).
 
     Batch norm is folded into the convolution before it, and channels lie last in memory. On a CPU images are looked at
     one by one, so that none depends on its batch.
@@ -238,7 +238,7 @@ class FastU2Net(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, side_outputs: bool = False) -> Tensor | tuple[Tensor, ...]:
-        """How likely each pixel belongs to the object; arguments and results as `U2Net.forward`."""
+        """Return the probability that each pixel belongs to the object; arguments and results as in `U2Net.forward`."""
         images = _checked(images).to(self.layers.get_buffer("outconv_bias").dtype)
         if images.device.type != "cpu" and not self.layers.winograd:
             return _probabilities(self.layers(images), side_outputs)
@@ -264,7 +264,7 @@ class FastU2Net(nn.Module):
 
 
 class _Folded(_Stages):
-    """Convolutions alone: what `torch.compile` takes as one.
+    """A module of convolutions only, which `torch.compile` compiles as one.
 
     Args:
         network: the trainable form.
@@ -346,19 +346,19 @@ def _probabilities(logits: list[Tensor], side_outputs: bool) -> Tensor | tuple[T
 
 
 def halved(x: Tensor) -> Tensor:
-    """The largest of every 2x2; an odd side's last row stands alone, so that a map of one pixel stays one."""
+    """Return the maximum of every 2x2 block. The last row of an odd side counts alone, so that one pixel stays one."""
     return F.max_pool2d(x, 2, ceil_mode=True)
 
 
 def like(x: Tensor, other: Tensor, align_corners: bool = True) -> Tensor:
-    """`x` enlarged to the height and width of `other`."""
+    """Enlarge `x` to the height and width of `other`."""
     if x.shape[2:] == other.shape[2:]:
         return x
     return F.interpolate(x, size=other.shape[2:], mode="bilinear", align_corners=align_corners)
 
 
 def _folded(unit: Unit) -> tuple[Tensor, Tensor]:
-    """The weight and bias of a unit's convolution with the batch norm after it inside."""
+    """Return the weight and bias of a unit's convolution with the following batch norm folded in."""
     norm: Any = unit.bn_s1
     bias: Any = unit.conv_s1.bias
     if isinstance(norm, nn.Identity):

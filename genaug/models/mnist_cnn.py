@@ -1,4 +1,4 @@
-"""The digits' classifier of CGN's Table 2."""
+"""The digit classifier of CGN's Table 2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MnistCNN(nn.Module):
         self.linear = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, 3, 32, 32), floats in [-1, 1].
+        """Return logits (B, num_classes) of images (B, 3, 32, 32), floats in [-1, 1].
 
         Raises:
             TypeError: the images are integers.
@@ -42,13 +42,13 @@ class MnistCNN(nn.Module):
         return self.classify(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """The feature map after the second convolution, (B, 32, 16, 16), of images (B, 3, 32, 32)."""
+        """Return the feature map after the second convolution, (B, 32, 16, 16), of images (B, 3, 32, 32)."""
         # ReLU and max pool commute, and after the pool there is a quarter left to rectify
         x = F.relu(F.max_pool2d(self._first_convolution(images), 3, stride=2, padding=1))
         return F.relu(self.conv2(x))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, num_classes) of a feature map (B, 32, 16, 16)."""
+        """Return logits (B, num_classes) of a feature map (B, 32, 16, 16)."""
         x = F.relu(self.conv4(F.relu(self.conv3(features))))
         return self.linear(F.avg_pool2d(x, 7).flatten(1))
 
@@ -64,7 +64,7 @@ class MnistCNN(nn.Module):
 
 
 class NormalisedMnistCNN(nn.Module):
-    """`MnistCNN`'s convolutions, each with batch norm: not the papers' classifier, and one that learns much faster.
+    """`MnistCNN` with batch norm after each convolution. It is not the papers' classifier, but learns much faster.
 
     Args:
         num_classes: how many logits come out.
@@ -88,7 +88,7 @@ class NormalisedMnistCNN(nn.Module):
         self.linear = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, 3, 32, 32), floats in [-1, 1].
+        """Return logits (B, num_classes) of images (B, 3, 32, 32), floats in [-1, 1].
 
         Raises:
             TypeError: the images are integers.

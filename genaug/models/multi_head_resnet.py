@@ -1,4 +1,4 @@
-"""Classifiers with several linear heads on the same features, as CGN's of ImageNet (section 4.3)."""
+"""Classifiers with several linear heads on shared features, like CGN's for ImageNet (section 4.3)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Backbone, heads and the number of classes are in config.json.
 class MultiHeadClassifier(
     nn.Module, PyTorchModelHubMixin, library_name="genaug", tags=["image-classification"], model_card_template=CARD
 ):
-    """A network whose last layer is replaced by several heads; its answer is their mean.
+    """A network whose last layer is replaced by several heads. Its answer is their mean.
 
     `model(x)` returns the logits of the ensemble, in training and evaluation, so it works in any loop. `model(x,
     heads=True)` also returns each head's. `save_pretrained(folder)`, `from_pretrained(folder or repository)` and
@@ -218,7 +218,7 @@ def _of_timm(name: str, weights: str | None) -> nn.Module:
 
 
 def _without_last_layer(network: nn.Module, name: str) -> tuple[nn.Module, nn.Linear]:
-    """The network up to its last linear layer, and that layer."""
+    """Return the network up to its last linear layer, and that layer."""
     linear = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear or list(network.children())[-1] is not network.get_submodule(linear[-1].split(".")[0]):
         raise ValueError(f"backbone must end in a linear layer, but {name} does not")

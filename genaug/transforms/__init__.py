@@ -1,1 +1,1 @@
-"""torchvision v2 transforms: what happens to images on their way into a loop."""
+"""torchvision v2 transforms."""

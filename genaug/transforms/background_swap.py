@@ -1,4 +1,4 @@
-"""Put the object of a photograph onto another background, for training loops that load photographs and masks."""
+"""Put the object of a photograph onto another background, in pipelines that load photographs and masks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class BackgroundSwap(v2.Transform):
 
     @property
     def probability(self) -> float:
-        """The share of photographs that stay as they are now."""
+        """Return the current share of photographs that keep their background."""
         shape, first, last = self._schedule
         moved = self.progress if shape == "linear" else (1 - math.cos(math.pi * self.progress)) / 2
         return first + (last - first) * moved
@@ -93,7 +93,7 @@ class BackgroundSwap(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Swap the background of the photograph; everything else passes unchanged."""
+        """Swap the background of the photograph. Everything else passes unchanged."""
         if not self._is_image(inpt):
             return inpt
         bank = self._bank[0]
@@ -124,7 +124,7 @@ class BackgroundSwap(v2.Transform):
 
 
 def _checked_schedule(given: Any) -> tuple[str, float, float]:
-    """A shape, and the probabilities at the start and the end of training."""
+    """Return the shape of a schedule, and its probabilities at the start and end of training."""
     if not isinstance(given, (tuple, list)):
         constant = check_number("original_probability", given, 1)
         return "linear", constant, constant
@@ -142,7 +142,7 @@ def _as_float(mask: Tensor) -> Tensor:
 
 
 def _covering(images: Tensor, height: int, width: int) -> Tensor:
-    """Square images, enlarged or reduced to cover (height, width), and cut to their middle."""
+    """Return square images, resized to cover (height, width) and center-cropped."""
     side = max(height, width)
     if images.shape[-1] != side:
         images = F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Augmentation of whole uint8 batches where they are, so that generated images meet photographs in the same form.
+"""Augmentation of whole uint8 batches on their device, so that generated images match augmented photographs.
 
 torchvision's own transforms draw one crop for a whole batch; here each image has its own, by one call for all of them.
 """
@@ -55,7 +55,7 @@ def crop_flip_normalise(
 
 
 def _weights(start: Tensor, length: Tensor, size: int, count: int) -> Tensor:
-    """What each of `count` pixels gives to each of `size`, (B, size, count).
+    """Return the weight of each of `count` input pixels for each of `size` output pixels, (B, size, count).
 
     A triangle that reaches as far as a pixel of the result, at least as one of the image, over the pixels whose middle
     lies in the box or less than half a pixel beside it.
@@ -76,7 +76,7 @@ def crop_boxes(
     scale: Sequence[float] = SCALE,
     ratio: Sequence[float] = RATIO,
 ) -> Tensor:
-    """Random boxes as `RandomResizedCrop` has them, (B, 4): top, left, height, width in pixels, not rounded.
+    """Return random boxes like `RandomResizedCrop`, (B, 4): top, left, height, width in pixels, not rounded.
 
     Of ten areas and ratios the first that fit into the image; if none do, a side that is longer than the image's is cut
     to it.
@@ -140,7 +140,7 @@ class BatchAugmentation(v2.Transform):
                 )
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """One draw an image of the batch."""
+        """Draw the parameters of each image of the batch."""
         images = next((inpt for inpt in flat_inputs if isinstance(inpt, torch.Tensor) and inpt.ndim >= 3), None)
         if images is None:
             # of plain tensors torchvision transforms the first one only: labels before it would leave it as it is
@@ -153,7 +153,7 @@ class BatchAugmentation(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The batch; labels that come as tensors are left alone."""
+        """Return the augmented batch. Label tensors pass unchanged."""
         if not isinstance(inpt, torch.Tensor) or inpt.ndim < 3:
             return inpt
         if inpt.dtype != torch.uint8 or inpt.ndim > 4 or inpt.shape[-3] != 3:

@@ -1,4 +1,4 @@
-"""L-BFGS on many problems at once, each as if it were alone."""
+"""L-BFGS on many independent problems in parallel."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def minimise(evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, ste
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products of the rows of (B, n) and (B, n): (B,)."""
+    """Return the scalar products of rows, (B, n) and (B, n) to (B,)."""
     if a.device.type == "cpu":  # where torch's batched products are slower than one after the other
         return torch.stack([torch.dot(*rows) for rows in zip(a, b, strict=True)])
     return torch.linalg.vecdot(a, b)
 
 
 def _newton(gradients: Tensor, history: deque[tuple[Tensor, Tensor, Tensor]], scale: Tensor) -> Tensor:
-    """Minus the inverse second derivative by the history times the gradients (Nocedal 1980, the two loops)."""
+    """Return the L-BFGS step: minus the approximate inverse Hessian times the gradients (Nocedal 1980, two loops)."""
     q = -gradients
     weights = []
     for changes, moves, inverse in reversed(history):

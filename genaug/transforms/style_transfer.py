@@ -1,4 +1,4 @@
-"""The look of interventional images on real photographs (GenInt's style transfer): a torchvision v2 transform.
+"""Style transfer from interventional images to photographs (GenInt), as a torchvision v2 transform.
 
 Two methods. Gatys et al. (CVPR 2016) is the paper's: an image is optimised until the Gram matrices of its features are
 those of a style image, which is maximum mean discrepancy with a quadratic kernel (Li et al. 2017). AdaIN (Huang and
@@ -38,18 +38,18 @@ _NETWORKS = {"gatys": ("vgg19", ("vgg19",)), "adain": ("adain-encoder", ("adain-
 
 
 def gram(features: Tensor) -> Tensor:
-    """Gram matrices (B, C, C) of features (B, C, H, W), over C H W."""
+    """Return Gram matrices (B, C, C) of features (B, C, H, W), divided by C H W."""
     rows = _rows(features)
     return torch.bmm(rows.transpose(1, 2), rows) / rows[0].numel()
 
 
 def _rows(features: Tensor) -> Tensor:
-    """Features (B, C, H, W) as (B, H W, C): a view, if channels are last in memory."""
+    """Return features (B, C, H, W) as (B, H W, C), a view if channels are last in memory."""
     return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class _Tap(torch.autograd.Function):
-    """A layer's ReLU, and beside it the mean squared difference (B,) of its Gram matrices from others.
+    """The ReLU of a layer, which also computes the mean squared difference (B,) of its Gram matrices from others.
 
     By hand, since autograd takes two products for the gradient of a matrix that is symmetric, and a pass more to add
     it to what comes from the layers after.
@@ -76,7 +76,7 @@ class _Tap(torch.autograd.Function):
 
 
 def gatys_losses(network: Encoder, images: Tensor, grams: Sequence[Tensor], contents: Tensor) -> tuple[Tensor, Tensor]:
-    """Style and content losses, (B,) each, of images (B, 3, H, W) in [0, 1].
+    """Return style and content losses, (B,) each, of images (B, 3, H, W) in [0, 1].
 
     Args:
         network: of at least five convolutions.
@@ -99,7 +99,7 @@ def gatys_losses(network: Encoder, images: Tensor, grams: Sequence[Tensor], cont
 
 @torch.no_grad()
 def style_grams(network: Encoder, style: Tensor) -> list[Tensor]:
-    """The Gram matrices of conv_1 to conv_5, (1, C, C) each, of one style image (3, H, W) in [0, 1]."""
+    """Return the Gram matrices of conv_1 to conv_5, (1, C, C) each, of one style image (3, H, W) in [0, 1]."""
     x, grams = style[None], []
     for i in range(1, STYLE_LAYERS + 1):
         features = network.convolve(x, i)
@@ -118,7 +118,7 @@ def gatys(
     content_weight: float = 0.1,
     batch_coupled: bool = False,
 ) -> Tensor:
-    """Style transfer by optimisation: L-BFGS from the content image; deterministic.
+    """Transfer style by optimization: L-BFGS from the content image. Deterministic.
 
     Each image's result depends on itself, its style and its steps; on a CPU, where each is made by itself on one
     thread, to the last bit.
@@ -166,7 +166,7 @@ def gatys(
 def _objective(
     network: Encoder, images: Tensor, styles: Sequence[Tensor], weights: tuple[float, float]
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Values (B,) and gradients (B, 3, H, W) of what these images are to minimise."""
+    """Return the values (B,) and gradients (B, 3, H, W) of the objective of these images."""
     with torch.no_grad():
         grams = [torch.cat(layer) for layer in zip(*(style_grams(network, style) for style in styles), strict=True)]
         contents = images
@@ -185,13 +185,13 @@ def _objective(
 
 
 def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations of each channel of (B, C, H, W), (B, C, 1, 1) each, in float32."""
+    """Return mean and standard deviation of each channel of (B, C, H, W), (B, C, 1, 1) each, in float32."""
     variances, means = torch.var_mean(features.float(), dim=(2, 3), keepdim=True)
     return means, (variances + VARIANCE).sqrt()
 
 
 def adaptive_instance_norm(features: Tensor, style: tuple[Tensor, Tensor]) -> Tensor:
-    """Features (B, C, H, W) with the means and deviations of a style, `statistics` of its own features."""
+    """Return features (B, C, H, W) with the mean and deviation of a style, given as `statistics` of its features."""
     means, deviations = statistics(features)
     return (features - means) / deviations * style[1] + style[0]
 
@@ -199,7 +199,7 @@ def adaptive_instance_norm(features: Tensor, style: tuple[Tensor, Tensor]) -> Te
 def adain(
     encoder: Encoder, decoder: nn.Module, contents: Tensor, styles: Sequence[Tensor], *, alpha: float = 1.0
 ) -> Tensor:
-    """Style transfer in one pass; deterministic. Each image's result depends on itself and its style.
+    """Transfer style in one pass. Deterministic; each result depends on its image and its style only.
 
     Args:
         encoder: to relu4_1.
@@ -231,7 +231,7 @@ def adain(
 
 
 def _for_each(transfer: Callable[[slice], None], images: Tensor) -> None:
-    """Call it for the images that go through the networks together; on a CPU side by side, a thread for each image.
+    """Call the function for the images that share a pass; on a CPU in parallel, one thread per image.
 
     Then an image does not depend on the number of threads either: several for one image would sum in another order.
     """
@@ -257,7 +257,7 @@ def _together(images: Tensor) -> list[slice]:
 
 @contextmanager
 def _computing(device: torch.device, *, gradients: bool) -> Iterator[None]:
-    """Whatever modes the caller is in: inference mode would forbid gradients, autocast would coarsen them."""
+    """Protect the computation from the caller's modes. Inference mode forbids gradients, and autocast is coarse."""
     with (
         torch.inference_mode(False),
         torch.set_grad_enabled(gradients),
@@ -413,7 +413,7 @@ class StyleTransferIntervention(v2.Transform):
         )
 
     def _load(self, device: torch.device) -> tuple[Encoder, nn.Module | None]:
-        """The networks on a device, from their names at first use."""
+        """Return the networks on a device, loaded by name at first use."""
         if device not in self._networks:
             kinds = _NETWORKS[self.method][1]
             wanted: dict[str, Any] = {
@@ -431,7 +431,7 @@ class StyleTransferIntervention(v2.Transform):
         return self._networks[device]
 
     def _read(self, places: list[int]) -> list[Tensor]:
-        """The styles at these places, each (3, h, w)."""
+        """Return the styles at these indices, each (3, h, w)."""
         if isinstance(self.styles, Tensor):
             return list(self.styles[places])
         together = getattr(self.styles, "__getitems__", None)
@@ -441,7 +441,7 @@ class StyleTransferIntervention(v2.Transform):
         return [style_of(sample, name_of(place), smallest) for sample, place in zip(samples, places, strict=True)]
 
     def _as_batch(self, inpt: Any) -> Tensor:
-        """The input as a plain tensor (B, 3, H, W)."""
+        """Return the input as a plain tensor (B, 3, H, W)."""
         if isinstance(inpt, (PIL.Image.Image, tv_tensors.Video)):
             kind = "a PIL image: put v2.ToImage() before" if isinstance(inpt, PIL.Image.Image) else "a video"
             raise TypeError(f"{type(self).__name__} takes tensors of images, got {kind}")
@@ -463,7 +463,7 @@ class StyleTransferIntervention(v2.Transform):
 
 
 def _check_steps(steps: Any) -> tuple[int, int]:
-    """The least and the most; raises ValueError or TypeError unless it is a number or such a pair, at least 1."""
+    """Return the range of steps; raise ValueError or TypeError unless it is a number or a pair, at least 1."""
     pair = steps if isinstance(steps, (tuple, list)) else (steps, steps)
     if len(pair) != 2:
         raise ValueError(f"steps must be a number or a pair (least, most), got {steps!r}")

@@ -1,4 +1,4 @@
-"""Images that other images take their style from: a folder, a dataset or a tensor, and what is checked of them."""
+"""Style images from a folder, a dataset or a tensor, and their checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genaug._common.files import images_in, open_image
 
 
 class StyleFolder:
-    """The images of a folder as a dataset. It holds their paths alone, so that it pickles lightly."""
+    """The images of a folder as a dataset that stores only paths, so that it pickles quickly."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.paths = images_in("styles", folder)
@@ -26,12 +26,12 @@ class StyleFolder:
         return open_image(self.paths[index])
 
     def name_of(self, index: int) -> str:
-        """What messages call the image."""
+        """Return the name of the image for error messages."""
         return str(self.paths[index])
 
 
 def check_styles(styles: Any, smallest: int) -> Any:
-    """The styles; a tensor is looked at, of a dataset only whether it is one, since its images may cost time."""
+    """Check the styles. A tensor is checked fully; a dataset only by type, since its images may be slow."""
     if isinstance(styles, Tensor):
         if styles.ndim != 4 or not len(styles):
             raise ValueError(f"styles must be (N, 3, H, W) with N at least 1, got {tuple(styles.shape)}")
@@ -50,7 +50,7 @@ def check_styles(styles: Any, smallest: int) -> Any:
 
 
 def style_of(sample: Any, name: str, smallest: int) -> Tensor:
-    """The image of a dataset's sample."""
+    """Return the image of a dataset's sample."""
     image = sample[0] if isinstance(sample, (tuple, list)) else sample
     image = sample.get("image") if isinstance(sample, dict) else image
     if isinstance(image, PIL.Image.Image):

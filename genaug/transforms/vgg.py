@@ -1,4 +1,4 @@
-"""The networks of style transfer: the first convolutions of a VGG19, and AdaIN's decoder, which mirrors them."""
+"""The networks of style transfer: the first convolutions of a VGG19, and AdaIN's decoder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         )
 
     def convolve(self, x: Tensor, i: int) -> Tensor:
-        """What convolution i = 1, 2, ... makes of the last one's output after its ReLU, or of the image for i = 1."""
+        """Apply convolution i = 1, 2, ... to the ReLU of the previous output, or to the image for i = 1."""
         if i == 1:
             x = self.colours(x)
         elif i - 1 in POOLS:
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         return self.convolutions[i - 1](x)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """relu1_1, relu2_1, relu3_1 and relu4_1, as far as there are so many convolutions."""
+        """Return relu1_1, relu2_1, relu3_1 and relu4_1, as far as there are enough convolutions."""
         kept, x = [], images
         for i in range(1, len(self.convolutions) + 1):
             x = self.convolve(x, i).relu_()
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
 
 
 def decoder(widths: Sequence[int] = WIDTHS) -> nn.Sequential:
-    """AdaIN's decoder: relu4_1 (B, 512, H/8, W/8) to images (B, 3, H, W), numbered as its authors' files are."""
+    """Return AdaIN's decoder, relu4_1 (B, 512, H/8, W/8) to images (B, 3, H, W), numbered as in its authors' files."""
     layers: list[nn.Module] = []
     for i in range(len(widths) - 1, 0, -1):
         layers += [nn.ReflectionPad2d(1), nn.Conv2d(widths[i], widths[i - 1], 3)]
@@ -77,7 +77,7 @@ def decoder(widths: Sequence[int] = WIDTHS) -> nn.Sequential:
 
 
 def load_encoder(name: str | os.PathLike[str], kinds: Sequence[str], convolutions: int, *, reflect: bool) -> Encoder:
-    """The first convolutions of the network behind a name or a `.safetensors` file, frozen, on the CPU.
+    """Load the first convolutions of a network by name or from a `.safetensors` file, frozen, on the CPU.
 
     Raises:
         AssetError: it cannot be had, or is of none of these kinds.
@@ -109,7 +109,7 @@ def load_encoder(name: str | os.PathLike[str], kinds: Sequence[str], convolution
 
 
 def load_decoder(name: str | os.PathLike[str], encoder: Encoder, encoder_name: str | os.PathLike[str]) -> nn.Sequential:
-    """AdaIN's decoder behind a name or a `.safetensors` file, frozen, on the CPU.
+    """Load AdaIN's decoder by name or from a `.safetensors` file, frozen, on the CPU.
 
     Raises:
         AssetError: it cannot be had, is no such decoder, or was trained for another encoder.
@@ -131,14 +131,14 @@ def load_decoder(name: str | os.PathLike[str], encoder: Encoder, encoder_name: s
 
 
 def _features(name: str) -> nn.Module:
-    """The convolutions of one of torchvision's networks, as torchvision names them."""
+    """Return the convolutions of a torchvision network, with torchvision's names."""
     from torchvision import models
 
     return nn.ModuleDict({"features": models.get_model(name, weights=None).features})
 
 
 def _released_encoder(_: dict[str, Any]) -> nn.Sequential:
-    """AdaIN's encoder as its authors number it: a VGG19 up to conv4_1 after a convolution that normalises colours."""
+    """Return AdaIN's encoder, numbered as by its authors: a VGG19 up to conv4_1 after a convolution for colors."""
     layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
     for i, (channels, out) in enumerate(pairwise(WIDTHS), start=1):
         if i - 1 in POOLS:

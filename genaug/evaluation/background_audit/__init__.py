@@ -1,4 +1,4 @@
-"""Does a classifier rely on the background? An audit with a bank of cutouts of a user's own photographs."""
+"""Audit whether a classifier relies on the background, with a bank of cutouts of a user's photographs."""
 
 from genaug.evaluation.background_audit.comparison import Comparison, compare
 from genaug.evaluation.background_audit.run import Audit, audit

@@ -1,4 +1,4 @@
-"""Compare two audits that showed the same images: two models, or one model before and after training."""
+"""Compare two audits of the same images: two models, or one model before and after training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULTS = "audit.json"
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of two models on the same images.
+    """The difference of a measure between two models on the same images.
 
     Attributes:
         before: of the first model.
@@ -34,13 +34,13 @@ class Difference:
     change: Estimate
 
     def to_json(self) -> dict[str, Any]:
-        """In percent."""
+        """Return the values in percent, JSON-serializable."""
         return {"before": as_percent(self.before), "after": as_percent(self.after), "change": as_percent(self.change)}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two audits of the same images.
+    """The comparison of two audits of the same images.
 
     Attributes:
         names: of the models.
@@ -59,7 +59,7 @@ class Comparison:
     photographs: int
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values, in percent."""
+        """Return all values in percent, JSON-serializable."""
         return {
             "what": "Comparison of background audits",
             "models": list(self.names),

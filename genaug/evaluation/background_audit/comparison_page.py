@@ -1,4 +1,4 @@
-"""The page of a comparison, with JSON and CSV beside it."""
+"""Write the page of a comparison, with JSON and CSV beside it."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, lis
 
 
 def _change(found: Mapping[str, Any]) -> str:
-    """Both values and their difference: "28.0 to 31.2: +3.2 (+1.1 to +5.0)"."""
+    """Return both values and their difference as text: "28.0 to 31.2: +3.2 (+1.1 to +5.0)"."""
     if found["change"]["percent"] is None:
         return "none"
     values = " to ".join(f"{found[which]['percent']:.1f}" for which in _BOTH)

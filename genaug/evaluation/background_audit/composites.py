@@ -1,4 +1,4 @@
-"""The images of an audit: every photograph of a bank as it is, and its object, outline and background apart.
+"""The images of an audit: each photograph of a bank, and composites of its object, outline and background.
 
 Which background stands behind which object, and where, is a function of the seed and of the photograph's number alone,
 so that two audits with one bank and seed show their models the same images.
@@ -29,7 +29,7 @@ _PATCHES = 8  # along each side of a texture
 
 @dataclass(frozen=True)
 class Design:
-    """What an audit shows of each of N photographs.
+    """The images that an audit shows for each of N photographs.
 
     Attributes:
         labels: (N,) class of each photograph.
@@ -61,11 +61,11 @@ class Design:
         object.__setattr__(self, "kinds", (*kinds, "edge", "corner"))
 
     def columns(self, kind: str) -> list[int]:
-        """The columns of a kind, such as all backgrounds of "random"."""
+        """Return the columns of a kind, such as all backgrounds of "random"."""
         return [column for column, name in enumerate(self.kinds) if name.partition(":")[0] == kind]
 
     def second(self) -> np.ndarray:
-        """The photograph, besides the object's own, that each image is made of: (N, V), -1 for none."""
+        """Return the second photograph that each image uses, beside the object's: (N, V), -1 for none."""
         found = np.full((len(self.labels), len(self.kinds)), -1)
         found[:, self.columns("same")] = self.same
         found[:, self.columns("random")] = self.random
@@ -91,7 +91,7 @@ def draw(labels: Tensor, classes: Sequence[str], backgrounds: int, seed: int) ->
     present = torch.tensor(list(members))
 
     def pick(wanted: Tensor, draws: Tensor) -> Tensor:
-        """A photograph of the wanted class other than the object's own; -1 if there is none."""
+        """Return a photograph of this class other than the object's own, or -1 if there is none."""
         found = torch.full((count,), -1)
         for number, photographs in members.items():
             rows = (wanted == number).nonzero()[:, 0]
@@ -104,7 +104,7 @@ def draw(labels: Tensor, classes: Sequence[str], backgrounds: int, seed: int) ->
         return found
 
     def other(draws: Tensor) -> Tensor:
-        """A class other than the object's."""
+        """Return a class other than the object's."""
         own = torch.searchsorted(present, labels)
         step = 1 + (draws * (len(present) - 1)).long()
         return present[(own + step) % len(present)]
@@ -130,7 +130,7 @@ def draw(labels: Tensor, classes: Sequence[str], backgrounds: int, seed: int) ->
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """All images of an audit, a photograph's one after the other.
+    """All images of an audit, photograph by photograph.
 
     Args:
         bank: of the photographs.
@@ -154,7 +154,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         return list(zip(self.transform(self.images(indices)), indices, strict=True))
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """The images before `transform`, (B, 3, S, S) uint8. What cannot be made of a photograph is gray."""
+        """Return the images before `transform`, (B, 3, S, S) uint8. Images that cannot be made are gray."""
         first, column = np.divmod(np.asarray(indices), len(self.design.kinds))
         second = self.second[first, column]
         used = np.unique(np.concatenate([first, second[second >= 0]]))
@@ -200,11 +200,14 @@ class Images(Dataset[tuple[Tensor, int]]):
         return place(one.object, one.mask, self.box(number), two.background, size, right, down)
 
     def box(self, number: int) -> tuple[int, int, int, int]:
-        """The box of a photograph's object: x0, y0, x1, y1 in pixels."""
+        """Return the bounding box of a photograph's object: x0, y0, x1, y1 in pixels."""
         return tuple(self.bank.entries[int(self.numbers[number])].box)  # type: ignore[return-value]
 
     def made(self) -> np.ndarray:
-        """Which images can be made, (N, V) bool: some photographs have no other of their class, or nothing to tile."""
+        """Return which images can be made, (N, V) bool.
+
+        Some photographs have no other of their class, or no strip to tile.
+        """
         found = np.ones(self.second.shape, dtype=bool)
         for kind in ("same", "random", "texture", "size", "edge", "corner"):
             columns = self.design.columns(kind)
@@ -223,7 +226,7 @@ class _Parts:
 
 
 class _Names(Sequence[str]):
-    """How an error names each image."""
+    """Names of the images for error messages."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -277,7 +280,7 @@ def place(
 
 
 def strip(box: tuple[int, int, int, int], side: int) -> tuple[bool, int, int] | None:
-    """The widest strip of an image beside, above or below a box: whether it runs down, and its two ends in pixels.
+    """Return the widest strip of an image beside, above or below a box: whether it is vertical, and its ends in pixels.
 
     None if it is narrower than a sixteenth of the image.
     """
@@ -303,7 +306,7 @@ def tile(image: Tensor, box: tuple[int, int, int, int]) -> Tensor | None:
 
 
 def patches(colours: Tensor, mask: Tensor, draws: torch.Generator) -> Tensor:
-    """A texture: a grid of random patches from inside an object, as CGN makes its textures.
+    """Return a texture: a grid of random patches from inside an object, like CGN's textures.
 
     Args:
         colours: (3, S, S) uint8, the object's.

@@ -1,4 +1,4 @@
-"""What an audit measures: shares of answers with their intervals, overall, of each class and of the worst class."""
+"""The measures of an audit: shares of answers with intervals, overall, for each class and for the worst class."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Measure:
 
 
 class Answers:
-    """The answers of one head to all images of an audit, and every measure of them.
+    """The answers of one head to all images of an audit, and all measures of them.
 
     Args:
         answers: (N, V) the class of each answer; numbers from `len(design.classes)` on are no class of the bank.
@@ -81,11 +81,11 @@ class Answers:
         self._kept: dict[str, _Sorted] = {}
 
     def measures(self) -> dict[str, Measure]:
-        """Every measure by name."""
+        """Return every measure by name."""
         return {name: self.measure(name) for name in TITLES}
 
     def measure(self, name: str) -> Measure:
-        """One measure, overall, of each class and of the worst class."""
+        """Return one measure overall, for each class and for the worst class."""
         classes = range(len(self.design.classes))
         number, found = worst(
             lambda number, tail: self.estimate(name, number, tail), len(classes), highest=name in HIGH_IS_WORSE
@@ -93,7 +93,7 @@ class Answers:
         return Measure(self.estimate(name), tuple(self.estimate(name, of) for of in classes), number, found)
 
     def estimate(self, name: str, of_class: int | None = None, tail: float = 0.025) -> Estimate:
-        """One measure of the photographs of a class; by default of all."""
+        """Return one measure for the photographs of a class (default: all)."""
         if name in _GAPS:
             first, second = (self.estimate(part, of_class, tail) for part in _GAPS[name])
             return difference(first, second, self.shared.images)
@@ -101,11 +101,11 @@ class Answers:
         return share(values, self.composites(name), rows, tail)
 
     def composites(self, name: str) -> Composites:
-        """What a measure is measured on."""
+        """Return the composites of a measure."""
         return self.shared.objects if name == "flips" else self.shared.images
 
     def attraction(self, object_class: int) -> dict[int, tuple[Estimate, Estimate]]:
-        """How often objects of a class on backgrounds of each other class are called what the background is.
+        """Return how often objects of a class on backgrounds of each other class are called the background's class.
 
         For the class itself: how often such objects on backgrounds of their own class are right.
 
@@ -129,7 +129,7 @@ class Answers:
         return self._kept[name]
 
     def _measured(self, name: str) -> _Sorted:
-        """The value of each composite that a measure counts."""
+        """Return the value of each composite for a measure."""
         labels, answers = self.design.labels, self.answers
         if name == "flips":
             differ, pairs = np.zeros(len(labels)), np.zeros(len(labels))
@@ -157,7 +157,7 @@ class Answers:
 
 
 class _Sorted:
-    """Values of composites, from which those of a class are taken without a search.
+    """Values of composites, sorted so that those of a class are found without a search.
 
     Args:
         rows: (R,) numbers of the composites, rising.
@@ -170,7 +170,7 @@ class _Sorted:
         self.all, self.rows, self.values, self.labels = (rows, values), rows[order], values[order], labels[order]
 
     def of(self, number: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and values of the composites whose object is of a class; of all for None."""
+        """Return rows and values of the composites whose object has this class, or of all for None."""
         if number is None:
             return self.all
         start, end = np.searchsorted(self.labels, [number, number + 1])
@@ -179,7 +179,7 @@ class _Sorted:
 
 @dataclass(frozen=True)
 class Shared:
-    """Which photographs the images of a design have in common.
+    """Which photographs the images of a design share.
 
     Attributes:
         images: (N * V) each image.
@@ -207,7 +207,7 @@ def shared_photographs(design: Design) -> Shared:
 
 
 def as_percent(found: Estimate) -> dict[str, Any]:
-    """An estimate as JSON: percent, rounded; None where nothing was measured."""
+    """Return an estimate as JSON: rounded percent, or None if nothing was measured."""
     if found is NOTHING or not found.photographs:
         return {"percent": None, "low": None, "high": None, "photographs": 0}
     numbers = {"percent": found.value, "low": found.low, "high": found.high}

@@ -1,4 +1,4 @@
-"""The report of an audit: one page that needs nothing but itself, with JSON, CSV and the answers beside it."""
+"""Write the report of an audit: a self-contained page, with JSON, CSV and the answers beside it."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], fold
 
 
 def _data(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the page keeps of the results: matrices only of as many classes as it shows."""
+    """Return the part of the results that the page embeds: matrices only for the classes that it shows."""
     if len(results["classes"]) <= _MATRIX:
         return results
     heads = {head: {"measures": found["measures"]} for head, found in results["heads"].items()}
@@ -269,7 +269,7 @@ def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, Seq
 
 
 def _left(found: Mapping[str, Any], names: Iterable[str]) -> float:
-    """The left end of a scale: 0, or below where a difference is negative."""
+    """Return the left end of a scale: 0, or less if a difference is negative."""
     return page.left_end(found[name]["overall"]["low"] for name in names)
 
 

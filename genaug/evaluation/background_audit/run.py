@@ -49,7 +49,7 @@ _PER_ANSWER = 3  # pairs of the same object class and wrong answer
 
 @dataclass(frozen=True)
 class Pair:
-    """An object that is recognized in its photograph and not on another background.
+    """An object that is recognized in its photograph but not on another background.
 
     Attributes:
         file: of the object's photograph.
@@ -107,31 +107,31 @@ class Audit(Result):
 
     @property
     def gap(self) -> float:
-        """The background gap in points: accuracy on backgrounds of the same class minus that on random classes."""
+        """Return the background gap in points: accuracy on same-class backgrounds minus accuracy on random ones."""
         return 100 * self.measures["gap"].overall.value
 
     @property
     def flips(self) -> float:
-        """How often two backgrounds of random classes get different answers for the same object, in percent."""
+        """Return how often two random backgrounds behind the same object get different answers, in percent."""
         return 100 * self.measures["flips"].overall.value
 
     def figures(self) -> dict[str, float]:
-        """In percent."""
+        """Return the figures in percent."""
         return {title: 100 * self.measures[name].overall.value for name, title in TITLES.items()}
 
     def summary(self) -> dict[str, float]:
-        """The background gap, how often answers change, and the accuracies that the gap is of."""
+        """Return the background gap, how often answers change, and the two accuracies of the gap."""
         names = ("original", "same", "random", "gap", "flips")
         return {TITLES[name]: 100 * self.measures[name].overall.value for name in names}
 
     def verdict(self) -> str:
-        """The result in one or two sentences."""
+        """Return the result in one to three sentences."""
         from genaug.evaluation.background_audit.report import verdict
 
         return verdict(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but images and answers, as plain values."""
+        """Return everything except images and answers, JSON-serializable."""
         return {
             "what": self.what,
             "model": self.name,
@@ -286,7 +286,7 @@ def _measured(answers: np.ndarray, shared: Shared, pairs: tuple[Pair, ...], comm
 
 
 def _files(bank: Any) -> tuple[BankFiles, Tensor]:
-    """A bank's files, and the entries that it offers."""
+    """Return the files of a bank and its entries."""
     if isinstance(bank, PhotographBank):
         return bank.files, bank.order.cpu().sort().values
     if not isinstance(bank, (BankFiles, str, os.PathLike)):
@@ -298,7 +298,7 @@ def _files(bank: Any) -> tuple[BankFiles, Tensor]:
 def _chosen(
     files: BankFiles, offered: Tensor, unknown: Sequence[str], per_class: int | None, seed: int
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """The entries that take part, and what was left out, in words."""
+    """Return the entries that take part, and a text about those that are left out."""
     labels = files.labels[offered]
     keep = torch.tensor([files.classes[label] not in unknown for label in labels.tolist()], dtype=torch.bool)
     missing: tuple[str, ...] = ()
@@ -334,7 +334,7 @@ def _chosen(
 def _score(
     model: Model, images: Images, lookup: np.ndarray | None, named: bool, options: Mapping[str, Any]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The class and the probability of each head's answer to each image, (N, V) both."""
+    """Return the class and the probability of each head's answer to each image, both (N, V)."""
     count = len(images.design.classes) if lookup is None else len(lookup)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for heads, places in score(model, images, description="audit", **options):
@@ -367,7 +367,7 @@ def _score(
 def _pairs(
     images: Images, answers: np.ndarray, confidence: np.ndarray, made: np.ndarray, names: Sequence[str] | None
 ) -> tuple[Pair, ...]:
-    """Objects that are right in their photograph and wrong on another background, the surest first."""
+    """Return objects that are recognized in their photograph but not on another background, most certain first."""
     design = images.design
     columns = design.columns("random")
     original = design.columns("original")[0]
@@ -434,13 +434,13 @@ def _notes(files: BankFiles, counts: Sequence[int], made: np.ndarray, design: De
 
 
 def _as_given(folder: Path) -> str:
-    """A folder as a command can name it: from here on where it is below."""
+    """Return the path of a folder as a user would type it: relative if it is below the current folder."""
     here = Path.cwd()
     return os.fspath(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
 def _fingerprint(files: BankFiles, chosen: Tensor) -> str:
-    """A checksum of the photographs that take part."""
+    """Return a checksum of the photographs that take part."""
     entries = [files.entries[number] for number in chosen.tolist()]
     text = json.dumps([files.size, list(files.classes), [(e.file, e.label, e.box) for e in entries]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def batches(images: Tensor, labels: Tensor, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (N, ...) and labels (N,) that are all in memory, as a loader of up to `size` at a time."""
+    """Return images (N, ...) and labels (N,) in memory as a loader of batches of up to `size`."""
     return zip(images.split(size), labels.split(size), strict=True)
 
 

@@ -1,4 +1,4 @@
-"""Background gap on ImageNet-9: how much a model leans on backgrounds (Xiao et al., 2021; CGN's Table 4).
+"""Background gap on ImageNet-9: how much a model relies on backgrounds (Xiao et al., 2021; CGN's Table 4).
 
 The same objects stand on backgrounds of their own class (Mixed-Same) and on those of random classes (Mixed-Rand); the
 gap is the difference of the two accuracies. An answer among ImageNet's 1,000 classes counts as its group's, one of
@@ -52,7 +52,7 @@ NORMALISATIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundGap(Result):
-    """Accuracies on ImageNet-9's variations and the background gap, in percent (points).
+    """Accuracies on the variations of ImageNet-9 and the background gap, in percent (points).
 
     Attributes:
         original: accuracy on the images as they are.
@@ -69,11 +69,11 @@ class BackgroundGap(Result):
 
     @property
     def gap(self) -> float:
-        """mixed_same - mixed_rand."""
+        """Return mixed_same - mixed_rand."""
         return self.mixed_same - self.mixed_rand
 
     def figures(self) -> dict[str, float]:
-        """In percent."""
+        """Return the figures in percent."""
         named = {"Original": self.original, "Mixed-Same": self.mixed_same, "Mixed-Rand": self.mixed_rand}
         return {"BG-gap": self.gap, **named, **{OTHERS[name]: value for name, value in self.others.items()}}
 
@@ -159,7 +159,7 @@ def _files(
 def _accuracies(
     model: Model, images: Any, classes: tuple[int, ...], description: str, **options: Unpack[Options]
 ) -> tuple[dict[str, float], int]:
-    """The share of right answers of each head, in [0, 1], and of how many images."""
+    """Return the share of correct answers of each head, in [0, 1], and the number of images."""
     groups = torch.full((1000,), -1)
     for number, members in enumerate(IMAGENET9.values()):
         groups[list(members)] = number

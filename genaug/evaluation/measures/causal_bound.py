@@ -1,4 +1,4 @@
-"""The causal bound: how well generated images cover held-out ones (GenInt, theorem 1 and section 5.4).
+"""Causal bound: how well generated images cover held-out ones (GenInt, theorem 1 and section 5.4).
 
 By the theorem, of two interventions z the one with the higher P(x|z) bounds the causal effect P(y|do(x)) more tightly.
 The paper writes log P(x|z) as a sum over held-out images x_i and generated ones x'_j of log(P(x_i|x'_j) P(x'_j|z)), and
@@ -58,7 +58,7 @@ class CausalBound:
 
     @property
     def per_dimension(self) -> float:
-        """The log-likelihood in nats a dimension: of a size that does not grow with the images'."""
+        """Return the log-likelihood in nats per dimension, which does not grow with the image size."""
         return self.log_likelihood / self.dimensions
 
 
@@ -103,14 +103,14 @@ def held_out_bandwidth(
     batch_size: int = 512,
     device: torch.device | str | None = None,
 ) -> float:
-    """The bandwidth that `causal_bound` takes by default; arguments and errors as there."""
+    """Return the default bandwidth of `causal_bound`; arguments and errors as there."""
     where = check_device("device", device)
     return _HeldOut(held_out, features, check_integer("batch_size", batch_size, 1), where).bandwidth(None)
 
 
 @dataclass(frozen=True)
 class InterventionSearch:
-    """log P(x|z) as truncation, number of components and scale are varied, one at a time (GenInt, Figure 6).
+    """log P(x|z) for several truncations, numbers of components and scales, one varied at a time (GenInt, Figure 6).
 
     Attributes:
         base: the setting that the curves cross in: {"truncation": t, "components": k, "scale": s}.
@@ -122,11 +122,11 @@ class InterventionSearch:
 
     @property
     def best(self) -> dict[str, float]:
-        """The value of each setting that was varied where its curve is highest, which is how the paper chose."""
+        """Return the value of each setting with the highest bound, as chosen in the paper."""
         return {name: max(curve, key=lambda x: curve[x].log_likelihood) for name, curve in self.curves.items()}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One row a point, as the CSV has them."""
+        """Return one row per point, as in the CSV file."""
         for name, curve in self.curves.items():
             for value, bound in curve.items():
                 yield {
@@ -279,7 +279,7 @@ def plot_bound_and_accuracy(
 
 
 class _HeldOut:
-    """Features of the held-out images, (N, D) float32 on the CPU, less their mean: distances lose fewer digits so."""
+    """Centered features of the held-out images, (N, D) float32 on the CPU. Centering reduces rounding of distances."""
 
     def __init__(self, images: Images, features: Features | None, batch_size: int, device: torch.device) -> None:
         self.features, self.device, self.batch_size = features, device, batch_size
@@ -291,7 +291,7 @@ class _HeldOut:
         self.rows = whole.sub_(self.mean)
 
     def of(self, batch: Tensor) -> Tensor:
-        """Features (B, D) float32 of a batch, on the device."""
+        """Return features (B, D) float32 of a batch, on the device."""
         batch = batch.to(self.device)
         with torch.no_grad():
             if self.features is not None:
@@ -353,7 +353,7 @@ def _bound(generated: Images, held: _HeldOut, h: float, batch_size: int) -> Caus
 
 
 def _squared_distances(one: Tensor, other: Tensor) -> Tensor:
-    """(N, D) and (M, D) -> (N, M)."""
+    """Return squared distances (N, M) between rows (N, D) and (M, D)."""
     squares = one.square().sum(1)[:, None] + other.square().sum(1)
     return squares.addmm_(one, other.T, alpha=-2).clamp_(min=0)
 

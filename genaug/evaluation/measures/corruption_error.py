@@ -1,4 +1,4 @@
-"""ImageNet-C: errors under 15 corruptions at five severities, and their mean normalised by AlexNet's (mCE).
+"""ImageNet-C: errors under 15 corruptions at five severities, and their mean normalized by AlexNet's (mCE).
 
 Hendrycks and Dietterich, ICLR 2019; GenInt's Table 2. The corruption error CE of a corruption is a model's error summed
 over the severities, divided by AlexNet's; mCE is the mean over the corruptions, in percent: 100 is as bad as AlexNet.
@@ -71,7 +71,7 @@ class CorruptionError(Result):
     by_severity: Mapping[str, Mapping[int, float]]
 
     def figures(self) -> dict[str, float]:
-        """In percent; CE and mCE of the baseline's errors."""
+        """Return the figures in percent. CE and mCE are in percent of the baseline's errors."""
         return {
             **self.summary(),
             **{f"CE, {words(name)}": value for name, value in self.per_corruption.items()},
@@ -84,11 +84,11 @@ class CorruptionError(Result):
 
     @property
     def errors(self) -> dict[str, float]:
-        """The error rate of each corruption in [0, 1], as `mean_corruption_error` and `baseline` take them."""
+        """Return the error rate of each corruption in [0, 1], for `mean_corruption_error` and `baseline`."""
         return {name: sum(e.values()) / len(e) / 100 for name, e in self.by_severity.items()}
 
     def summary(self) -> dict[str, float]:
-        """mCE and the unnormalised mean error."""
+        """Return mCE and the unnormalized mean error."""
         return {"mCE": self.mce, "mean error": self.unnormalised}
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -232,12 +232,12 @@ def plot_corruption_errors(results: Mapping[str, CorruptionError], path: str | o
 
 
 def words(name: str) -> str:
-    """A corruption's name as it is read."""
+    """Return the name of a corruption in words."""
     return name.replace("_", " ").replace("jpeg", "JPEG")
 
 
 def _normalised(errors: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
-    """CE of each corruption, in percent and in their order."""
+    """Return the CE of each corruption, in percent and in order."""
     for what, rates in (("errors", errors), ("baseline", baseline)):
         for name, rate in rates.items():
             check_choice("corruption", name, CORRUPTIONS)
@@ -276,7 +276,7 @@ Sets = Iterator[tuple[str, int, Any, tuple[str, ...]]]
 
 
 def _published(root: Path, transform: Any, partial: bool) -> tuple[Sets, tuple[str, ...]]:
-    """The folders that are there, and what is missing of them; class folders are looked for, images not yet counted."""
+    """Return the existing folders, and a list of the missing ones. Only folders are checked, not images."""
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}")
     around = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
@@ -335,7 +335,7 @@ def _generated(root: Any, seed: int, frost: Any, transform: Any, partial: bool) 
 
 
 class CorruptedImages(Dataset[tuple[Any, Any]]):
-    """A dataset's images, each corrupted by draws of its own.
+    """A dataset whose images are corrupted, each by its own random draws.
 
     Args:
         clean: a map-style dataset of images, PIL or uint8 (3, H, W), and targets.
@@ -360,7 +360,7 @@ class CorruptedImages(Dataset[tuple[Any, Any]]):
         return len(self.clean)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """The corrupted image and its target."""
+        """Return the corrupted image and its target."""
         image, target = self.clean[index]
         pixels = image if isinstance(image, Tensor) else pil_to_tensor(image)
         corrupted = corrupt(pixels, self.name, self.severity, seed=self.seed, indices=index, frost=self.frost)

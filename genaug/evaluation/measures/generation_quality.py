@@ -1,4 +1,4 @@
-"""Inception score and FID of generated images, by torch-fidelity (CGN's Table 1 has Inception scores).
+"""Inception score and FID of generated images, by torch-fidelity (CGN's Table 1 uses the Inception score).
 
 Both depend on the weights of one Inception network, which torch-fidelity fetches at first use.
 """
@@ -109,7 +109,7 @@ def generation_quality(
 
 
 def _checked(weights: str | os.PathLike[str]) -> Path:
-    """The file, if it holds tensors alone: torch-fidelity would execute whatever else there is in it."""
+    """Return the file if it holds only tensors, since torch-fidelity would execute any other pickled content."""
     path = Path(weights)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
@@ -121,7 +121,7 @@ def _checked(weights: str | os.PathLike[str]) -> Path:
 
 
 class _Images(Dataset[Tensor]):
-    """Images alone, checked; whole batches are passed on to a dataset that makes them together."""
+    """Images without labels, checked. Whole batches are passed on to datasets that make them together."""
 
     bar: Any = None  # which counts what is read
 

@@ -1,4 +1,4 @@
-"""Grad-CAM sheets: which part of an image a prediction rests on, one model beside another (GenInt, Figure 7).
+"""Grad-CAM sheets: the image regions that predictions depend on, for several models (GenInt, Figure 7).
 
 Selvaraju et al., 2019, by the grad-cam package.
 """

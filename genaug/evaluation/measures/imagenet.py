@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy on ImageNet and the test sets with its classes: V2, A, R, Sketch, ObjectNet.
+"""Top-1 and top-5 accuracy on ImageNet and test sets with its classes: V2, A, R, Sketch, ObjectNet.
 
 Recht et al., 2019 (V2); Hendrycks et al., 2021 (A, R); Wang et al., 2019 (Sketch); Barbu et al., 2019 (ObjectNet).
 """
@@ -44,24 +44,24 @@ _BORDER = 2  # pixels; ObjectNet's images have a red one, so that nobody trains 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Result):
-    """How often the right class is a head's first answer, and one of its first five, in percent."""
+    """Top-1 and top-5 accuracy of a head, in percent."""
 
     top1: float
     top5: float
 
     def figures(self) -> dict[str, float]:
-        """In percent."""
+        """Return the figures in percent."""
         return {"top-1": self.top1, "top-5": self.top5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyV2(Result):
-    """Accuracies on ImageNet-V2's three sets; `sets` has them by name."""
+    """Accuracies on the three sets of ImageNet-V2; `sets` has them by name."""
 
     sets: Mapping[str, Accuracy]
 
     def figures(self) -> dict[str, float]:
-        """In percent."""
+        """Return the figures in percent."""
         return {f"{name} {figure}": value for name, a in self.sets.items() for figure, value in a.figures().items()}
 
 
@@ -231,7 +231,7 @@ def objectnet(
 
 
 def subfolder(root: str | os.PathLike[str], name: str) -> Path:
-    """root/name if there is one, or else root: data sets are unpacked in either way."""
+    """Return root/name if it exists, or else root, since datasets are unpacked in either way."""
     inner = Path(root, name)
     return inner if inner.is_dir() else Path(root)
 
@@ -273,7 +273,7 @@ def _accuracy(
     among: Sequence[int] | None = None,
     **options: Unpack[Options],
 ) -> Accuracy:
-    """Top-1 and top-5 of files.
+    """Return top-1 and top-5 accuracy on files.
 
     Args:
         model: gives 1,000 logits.

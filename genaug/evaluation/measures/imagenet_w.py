@@ -1,4 +1,4 @@
-"""ImageNet-W: what a watermark does to accuracy on ImageNet's validation set (Li et al., 2023)."""
+"""ImageNet-W: the effect of a watermark on accuracy on ImageNet's validation set (Li et al., 2023)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ class WatermarkAccuracy(Result):
     carton_marked: float
 
     def figures(self) -> dict[str, float]:
-        """In percent. A model that relies on the watermark has a negative IN-W gap and a positive carton gap."""
+        """Return the figures in percent.
+
+        Reliance on the watermark gives a negative IN-W gap and a positive carton gap.
+        """
         return {
             "top-1 without watermark": self.plain,
             "top-1 with watermark": self.marked,
@@ -56,7 +59,7 @@ class WatermarkAccuracy(Result):
 
 
 class _Watermark:
-    """Crop an image to 224 pixels, as ImageNet's are tested, and lay the watermark over it."""
+    """Crop an image to 224 pixels, as for ImageNet, and put the watermark on it."""
 
     def __init__(self, mark: Tensor | None, transform: Callable[[Any], Any]) -> None:
         self.mark, self.transform = mark, transform
@@ -137,7 +140,7 @@ def imagenet_w(
 
 
 def _read(file: Path) -> Tensor:
-    """The watermark, (4, 224, 224) float32 in [0, 255]: its colours and how opaque it is."""
+    """Return the watermark, (4, 224, 224) float32 in [0, 255]: its colors and its opacity."""
     from PIL import Image
 
     if not file.is_file():

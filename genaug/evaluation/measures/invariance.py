@@ -1,4 +1,4 @@
-"""Invariance report: how well each head of a model knows each factor of counterfactual images.
+"""Invariance report: how well each head of a model predicts each factor of counterfactual images.
 
 On images whose shape, texture and background have independent classes, a head that is invariant to a factor is right
 about it no more often than chance. CGN reports this of its heads while they train (section 4.3).
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Invariance(Result):
-    """How often a head's answer is the class of each factor, in percent.
+    """How often the answer of a head is the class of each factor, in percent.
 
     Attributes:
         accuracies: of each factor by name.
@@ -39,7 +39,7 @@ class Invariance(Result):
     chance: Mapping[str, float]
 
     def figures(self) -> dict[str, float]:
-        """In percent."""
+        """Return the figures in percent."""
         chances = {f"{factor}, chance": value for factor, value in self.chance.items()}
         return {
             name: value for pair in zip(self.accuracies.items(), chances.items(), strict=True) for name, value in pair

@@ -1,4 +1,4 @@
-"""How much real numbers, such as a latent's axes, tell of a class: mutual information by counting."""
+"""Mutual information of real numbers, such as latent dimensions, and a class, by counting."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def mutual_information(
 
 
 def _information(cells: Tensor, classes: Tensor) -> float:
-    """In bits, by counting pairs."""
+    """Return mutual information in bits, by counting pairs."""
     kinds = int(classes.max()) + 1
     _, cells = cells.unique(return_inverse=True)
     joint = (cells * kinds + classes).bincount(minlength=(int(cells.max()) + 1) * kinds).double().view(-1, kinds)

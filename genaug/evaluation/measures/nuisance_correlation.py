@@ -1,4 +1,4 @@
-"""Do nuisances tell the label? (GenInt, section 3.1 and Figure 3.)
+"""Nuisance correlation: how well nuisances predict the label (GenInt, section 3.1 and Figure 3).
 
 Nuisances such as viewpoint and background are not labelled in photographs. A generator whose images are intervened on
 gives images with known nuisances: which principal component was set, and to what. A regressor learns to read them from
@@ -34,7 +34,7 @@ STEPS = 300  # of its training, each on all of its images
 
 
 class NuisanceRegressor(nn.Module):
-    """(B, 3, H, W) in [-1, 1] -> (B, components): what each component is set to. Four strided convolutions, any size.
+    """A regressor from images (B, 3, H, W) in [-1, 1] to (B, components), with four strided convolutions.
 
     Args:
         components: how many are read.
@@ -115,7 +115,7 @@ def fit_nuisance_regressor(
 
 @dataclass(frozen=True)
 class NuisanceCorrelation:
-    """How many times better than chance nuisances tell labels, by the number of classes among which they have to.
+    """How many times better than chance nuisances predict labels, by the number of classes to distinguish.
 
     Attributes:
         times_chance: number of classes -> accuracy times that number, the mean over the repeats; 1 is chance.
@@ -207,7 +207,7 @@ def plot_nuisance_correlation(results: Mapping[str, NuisanceCorrelation], path: 
 
 
 def _read(regressor: Any, images: Any, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nuisances (N, k) float32 on the device, and labels (N,) int64 on the CPU."""
+    """Return nuisances (N, k) float32 on the device, and labels (N,) int64 on the CPU."""
     if isinstance(images, Dataset):
         # a loader's seed for its workers comes from the global state otherwise
         images = DataLoader(images, batch_size=batch_size, generator=torch.Generator())
@@ -231,7 +231,7 @@ def _read(regressor: Any, images: Any, batch_size: int, device: torch.device) ->
 
 
 def _accuracy(nuisances: Tensor, classes: Sequence[Tensor], draws: torch.Generator) -> float:
-    """Mean accuracy over classes, each given by the places of its images, of a classifier trained on half of each."""
+    """Return the mean accuracy per class of a classifier that is trained on half of each class."""
     halves: tuple[list[Tensor], list[Tensor]] = ([], [])
     for members in classes:
         shuffled = members[torch.randperm(len(members), generator=draws)]

@@ -41,7 +41,7 @@ _NAME = re.compile(r"(?:.*_)?([a-z]+)\d+-([a-z]+)\d+\.\w+")  # with or without w
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeBias(Result):
-    """The shape bias of one head, in percent, nan where neither shape nor texture was ever recognised.
+    """The shape bias of one head in percent, or nan if neither shape nor texture was ever recognized.
 
     Attributes:
         percent: recognised shapes among recognised shapes and textures.
@@ -59,7 +59,7 @@ class ShapeBias(Result):
     texture_accuracy: float
 
     def figures(self) -> dict[str, float]:
-        """In percent."""
+        """Return the figures in percent."""
         return {
             "shape bias": self.percent,
             "shape bias, lower": self.interval[0],
@@ -70,7 +70,7 @@ class ShapeBias(Result):
         }
 
     def summary(self) -> dict[str, float]:
-        """The shape bias alone."""
+        """Return the shape bias only."""
         return {"shape bias": self.percent}
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -174,7 +174,7 @@ def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agree
 def bias_of_decisions(
     shapes: Tensor, textures: Tensor, answers: Tensor, *, names: Sequence[str] | None = None, missing: Any = ()
 ) -> ShapeBias:
-    """The shape bias of decisions that are already made.
+    """Return the shape bias of given decisions.
 
     Args:
         shapes: (N,) int64, the category of each image's shape.
@@ -203,7 +203,7 @@ def bias_of_decisions(
 
 
 def category_probabilities(logits: Tensor) -> Tensor:
-    """(B, 1000) logits of ImageNet's classes -> (B, 16), the mean probability over each category's classes."""
+    """Average the probabilities of ImageNet's classes (logits (B, 1000)) in each category, (B, 16)."""
     probabilities = logits.softmax(dim=1)
     return torch.stack([probabilities[:, list(classes)].mean(dim=1) for classes in CUE_CONFLICT.values()], dim=1)
 

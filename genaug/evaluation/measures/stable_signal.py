@@ -1,4 +1,4 @@
-"""Which signal is causal? The one whose classifier is right as often in every environment (CGN, appendix H).
+"""Find the causal signal: the one whose classifier is equally accurate in all environments (CGN, appendix H).
 
 Several classifiers, each of another signal (the shape, the object's colour, the background's), are tested in
 environments in which signals go together with the label to other degrees. As invariant risk minimisation has it, an
@@ -32,7 +32,7 @@ Environment = Dataset[Any] | Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class StableSignal(Result):
-    """How often each model is right in each environment, in percent, and whose accuracy is stable.
+    """Accuracy of each model in each environment, in percent, and which of them are stable.
 
     Attributes:
         accuracies: model -> environment -> accuracy.
@@ -47,12 +47,12 @@ class StableSignal(Result):
 
     @property
     def ranges(self) -> dict[str, float]:
-        """Of each model the highest accuracy less the lowest, in points."""
+        """Return the highest minus the lowest accuracy of each model, in points."""
         return {model: max(found.values()) - min(found.values()) for model, found in self.accuracies.items()}
 
     @property
     def stable(self) -> tuple[str, ...]:
-        """The models whose signal is stable, the smallest range first; none if none is.
+        """Return the models whose signal is stable, smallest range first, or none.
 
         The rule: the range over the environments is no more than the tolerance, and in every environment the model
         is ahead of chance by more than the tolerance, or else knowing nothing would count as stable.
@@ -66,7 +66,7 @@ class StableSignal(Result):
         return tuple(sorted(found, key=self.ranges.__getitem__))
 
     def figures(self) -> dict[str, float]:
-        """Every accuracy, and of each model the range."""
+        """Return every accuracy, and the range of each model."""
         return {
             f"{model}, {name}": value
             for model, found in self.accuracies.items()
@@ -78,7 +78,7 @@ class StableSignal(Result):
         return f"Stable within {self.tolerance:g} points: {stable}"
 
     def __str__(self) -> str:
-        """A table of models and environments, and the verdict."""
+        """Return a table of models and environments, and the verdict."""
         lines = [["", *self.chance, "range"]]
         lines += [
             [model, *(f"{value:.2f}" for value in found.values()), f"{self.ranges[model]:.2f}"]

@@ -1,4 +1,4 @@
-"""The pieces of the report's page: HTML from plain values. All text is escaped here."""
+"""Parts of the report page: HTML from plain values. All text is escaped here."""
 
 from __future__ import annotations
 
