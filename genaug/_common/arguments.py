@@ -73,7 +73,7 @@ def check_classes(classes: Iterable[int | str] | None, count: int, names: Sequen
         return list(range(count))
     chosen = [_class_number(given, names) for given in classes]
     if not chosen:
-        raise ValueError("classes must name at least one class, got none")
+        raise ValueError("classes must not be empty")
     if wrong := [c for c in chosen if not 0 <= c < count]:
         raise ValueError(f"classes must lie in 0..{count - 1}, got {wrong[0]}")
     return chosen

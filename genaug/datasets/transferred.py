@@ -52,7 +52,7 @@ class TransferredFolder(Dataset[Any]):
         self.files = [(Path(file), label) for file, label in folder.files]
         names, count = Counter(path.with_suffix("") for path, _ in self.files).most_common(1)[0]
         if count > 1:
-            raise ValueError(f"{root} must have one file of each name, but has {count} called {names}.*")
+            raise ValueError(f"{root} must have one file per name, got {count} files {names}.*")
         self.transfer = transfer
         self.seed = check_integer("seed", seed)
         self.size = check_integer("size", size, 1)

@@ -344,7 +344,7 @@ def _folders(root: Path, domain: str | None) -> _Listed:
     if len(places) < 2 or not classes:
         raise ValueError(
             f"{root} must have a metadata.csv, CelebA's {_ATTRIBUTES}, or folders <domain>/<class>/ of images, "
-            "but has none of them"
+            "got none of them"
         )
     names = sorted({place.name for place in places})
     if domain is not None:

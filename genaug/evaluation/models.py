@@ -164,7 +164,7 @@ def _saved(folder: Path) -> Classifier:
     if missing := [file for file in _SAVED if not (folder / file).is_file()]:
         raise ValueError(
             f"{folder} must be a folder of MultiHeadClassifier.save_pretrained, such as the model/ that `genaug train "
-            f"classifier` writes, or of Hugging Face, but has no {missing[0]}"
+            f"classifier` writes, or of Hugging Face, got no {missing[0]}"
         )
     config, weights = (folder / file for file in _SAVED)
     try:

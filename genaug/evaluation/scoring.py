@@ -161,7 +161,7 @@ def labelled_folders(
     tell_skipped(root, hidden_text(hidden) if hidden else "")
     absent = [name for name, paths in found.items() if not paths]
     if len(absent) == len(labels):
-        raise FileNotFoundError(f"{root} must have folders of images such as {absent[0]!r}, but has none of them")
+        raise FileNotFoundError(f"{root} must have folders of images such as {absent[0]!r}, got none")
     missing = missing_parts("class folders", absent, len(labels), str(root), partial)
     files = [(path, labels[name]) for name, paths in found.items() for path in paths]
     if expected is not None and len(files) < expected:

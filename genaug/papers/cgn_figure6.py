@@ -83,7 +83,7 @@ def run(
         OSError: `out` cannot be written.
     """
     if not seeds:
-        raise ValueError("seeds must name at least one seed, got none")
+        raise ValueError("seeds must not be empty")
     seeds = sorted({check_integer("seeds", seed, 0) for seed in seeds})
     device = check_device("device", device)
     settings = {"beta": BETA, "steps": STEPS, "bins": BINS, "dtype": str(dtype).removeprefix("torch.")}

@@ -107,7 +107,7 @@ def run(
     """
     for argument, given in (("rows", rows), ("seeds", seeds)):
         if not given:
-            raise ValueError(f"{argument} must name at least one, got none")
+            raise ValueError(f"{argument} must not be empty")
     for row in rows:
         check_choice("rows", row, ROWS)
     seeds = [check_integer("seeds", seed, 0) for seed in seeds]

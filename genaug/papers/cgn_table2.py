@@ -158,7 +158,7 @@ def run(
     _check_names("rows", rows, ROWS)
     _check_names("variants", variants, tuple(VARIANTS))
     if not seeds:
-        raise ValueError("seeds must name at least one seed, got none")
+        raise ValueError("seeds must not be empty")
     if num_counterfactuals < 1:
         raise ValueError(f"num_counterfactuals must be at least 1, got {num_counterfactuals}")
     if checkpoint is not None and len(variants) > 1:

@@ -82,7 +82,7 @@ def run(
         OSError: `out` cannot be written.
     """
     if not seeds:
-        raise ValueError("seeds must name at least one seed, got none")
+        raise ValueError("seeds must not be empty")
     seeds = sorted({check_integer("seeds", seed, 0) for seed in seeds})
     check_integer("num_counterfactuals", num_counterfactuals, 1)
     device = check_device("device", device)

@@ -218,7 +218,7 @@ def run(
         for name in names:
             check_choice(argument, name, known)
     if not seeds:
-        raise ValueError("seeds must name at least one seed, got none")
+        raise ValueError("seeds must not be empty")
     seeds = [check_integer("seeds", seed, 0) for seed in seeds]
     file = Path(out) / "results.json"
     settings = {"digits": digits, **SETTINGS}

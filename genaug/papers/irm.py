@@ -73,7 +73,7 @@ def correlated_environments(data: Any, correlations: Sequence[float], *, seed: i
         ValueError: no correlations, one outside [0, 1], or fewer digits than environments.
     """
     if not correlations:
-        raise ValueError("correlations must name at least one environment, got none")
+        raise ValueError("correlations must not be empty")
     for correlation in correlations:
         check_number("correlations", correlation, high=1)
     draw = torch.Generator().manual_seed(check_integer("seed", seed))

@@ -142,7 +142,7 @@ def walk(
     """
     check_number("scale", scale)
     if not components:
-        raise ValueError("components must name at least one, got none")
+        raise ValueError("components must not be empty")
     check_truncation(truncation)
     network, title, place = found_generator(generator, device)
     most = 1 + max(check_integer("components", component, 0) for component in components)

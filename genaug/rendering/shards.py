@@ -117,7 +117,7 @@ def label_of(index: int, target: Any, description: dict[str, Any]) -> int:
     if isinstance(target, Tensor) and target.ndim == 0:
         target = target.item()
     if isinstance(target, bool) or not isinstance(target, Integral):
-        raise TypeError(f"source must give ints or dicts of ints as targets, but that of sample {index} is {target!r}")
+        raise TypeError(f"source must return ints or dicts of ints as targets, got {target!r} for sample {index}")
     return int(target)
 
 

@@ -376,7 +376,7 @@ def _samples(source: Any, indices: list[int]) -> tuple[list[Tensor], list[Any]]:
             images[place] = pil_to_tensor(image.convert("RGB"))
         elif not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             came = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            raise TypeError(f"source must give uint8 tensors (3, H, W) or PIL images, but sample {index} is {came}")
+            raise TypeError(f"source must return uint8 tensors (3, H, W) or PIL images, got {came} for sample {index}")
     if images[0].is_cuda:  # one copy to the host in place of many
         images = list(torch.stack(images).cpu())
     return images, [target for _, target in samples]

@@ -69,7 +69,7 @@ class GenIntLoss(nn.Module):
             logits = logits["ensemble"]
         labels, source = _checked(logits, targets)
         if _looks(source) and len(source) and (last := int(source.max())) >= len(self.weights):
-            raise ValueError(f"weights must have one for each source, 0 to {last}, but has {len(self.weights)}")
+            raise ValueError(f"weights must have one entry for each source, 0 to {last}, got {len(self.weights)}")
         of_class = None if self.class_weight is None else self.class_weight.to(logits)
         if of_class is not None and len(of_class) != logits.shape[1]:
             raise ValueError(f"class_weight must have one for each of {logits.shape[1]} classes, got {len(of_class)}")

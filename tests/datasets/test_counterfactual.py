@@ -367,7 +367,7 @@ def test_an_empty_dataset_is_a_dataset():
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"classes": [0, 5]}, ValueError, r"classes must lie in 0\.\.4, got 5"),
         ({"classes": [-1]}, ValueError, r"classes must lie in 0\.\.4, got -1"),
-        ({"classes": []}, ValueError, "classes must name at least one class"),
+        ({"classes": []}, ValueError, "classes must not be empty"),
         (
             {"classes": {"shape": [1], "texture": [2]}},
             ValueError,

@@ -115,5 +115,5 @@ def test_bad_input_is_named(photographs: Path, network: Path, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"cat.b\.png does not open as an image"):
         folder(photographs, network)[1]
     Image.new("RGB", (8, 8)).save(photographs / "cat" / "a.jpg")
-    with pytest.raises(ValueError, match=r"must have one file of each name, but has 2 called cat.a\.\*"):
+    with pytest.raises(ValueError, match=r"must have one file per name, got 2 files cat.a\.\*"):
         folder(photographs, network)

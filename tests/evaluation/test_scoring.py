@@ -206,7 +206,7 @@ def test_missing_folders_are_named_and_fewer_images_counted(tmp_path: Path) -> N
     files, missing = labelled_folders(tmp_path, labels, partial=True, expected=1200)
     assert len(files) == 1
     assert missing == ("7 of 8 class folders: a, c, d, e, f, ...", "1,199 of 1,200 images")
-    with pytest.raises(FileNotFoundError, match="must have folders of images such as 'x', but has none"):
+    with pytest.raises(FileNotFoundError, match="must have folders of images such as 'x', got none"):
         labelled_folders(tmp_path, {"x": 0}, partial=True)
     with pytest.raises(FileNotFoundError, match="no such folder: gone"):
         labelled_folders("gone", labels)

@@ -113,8 +113,8 @@ def test_other_settings_are_refused(tmp_path: Path, trained: list) -> None:
     ("options", "message"),
     [
         ({"rows": ("none",)}, "rows must be one of 'all', .* got 'none'"),
-        ({"rows": ()}, "rows must name at least one, got none"),
-        ({"seeds": ()}, "seeds must name at least one, got none"),
+        ({"rows": ()}, "rows must not be empty"),
+        ({"seeds": ()}, "seeds must not be empty"),
         ({"as_": "code"}, "as must be one of 'paper', 'released'"),
     ],
 )

@@ -110,7 +110,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, trained: list[s
         ({"variants": ()}, ValueError, "variants must name at least one of two-class, ten-class, got none"),
         ({"rows": ("vea",)}, ValueError, "rows must be one of .*, got 'vea'; did you mean 'vae'"),
         ({"rows": ()}, ValueError, "rows must name at least one of real, irm"),
-        ({"seeds": ()}, ValueError, "seeds must name at least one seed, got none"),
+        ({"seeds": ()}, ValueError, "seeds must not be empty"),
         ({"seeds": (0.5,)}, TypeError, "seeds must be an int"),
         ({"digits": "letters"}, ValueError, "digits must be one of 'mnist', 'sklearn', got 'letters'"),
         ({"digits": "mnist"}, ValueError, "MNIST needs root"),

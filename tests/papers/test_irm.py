@@ -246,7 +246,7 @@ def test_the_seed_decides_the_order_of_irm(monkeypatch: pytest.MonkeyPatch, digi
 
 
 def test_bad_input_to_environments_is_named(digits: DoubleColoredMNIST) -> None:
-    with pytest.raises(ValueError, match="correlations must name at least one environment"):
+    with pytest.raises(ValueError, match="correlations must not be empty"):
         correlated_environments(digits, ())
     with pytest.raises(ValueError, match=r"correlations must be in \[0, 1\], got 1.1"):
         correlated_environments(digits, (0.9, 1.1))

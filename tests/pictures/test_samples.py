@@ -88,7 +88,7 @@ def test_a_walk_along_directions_of_a_file_is_that_along_the_same_fitted(tiny: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"components": []}, "components must name at least one"),
+        ({"components": []}, "components must not be empty"),
         ({"components": [6]}, "components must be below the latent size, 6, got 6"),
         ({"components": [-1]}, "components must be at least 0, got -1"),
         ({"scale": -1.0}, "scale must be at least 0"),

@@ -181,7 +181,7 @@ def test_the_penalty_of_irm_is_nothing_where_confidence_is_calibrated_and_it_has
         (
             lambda: GenIntLoss((1.0,))(LOGITS, targets(0, 1, 1)),
             ValueError,
-            "weights must have one for each source, 0 to 1, but has 1",
+            "weights must have one entry for each source, 0 to 1, got 1",
         ),
         (lambda: GenIntLoss((1.0,))(LOGITS, LABELS + 1), ValueError, "must be of the 2 classes of the logits, got 2"),
         (lambda: GenIntLoss((1.0,))(LOGITS, LABELS - 1), ValueError, "must be of the 2 classes of the logits, got -1"),

@@ -173,7 +173,7 @@ def corruption_error(
         description = f"{words(name)}, severity {severity}"
         for heads, labels in score(model, images, classes=classes, description=description, **options):
             if not isinstance(labels, Tensor):
-                raise TypeError(f"root must have an int as each image's label, but has {type(labels).__name__}")
+                raise TypeError(f"root must have integer labels, got {type(labels).__name__}")
             count += len(labels)
             for head, logits in heads.items():
                 mistakes[head] = mistakes.get(head, 0) + int((logits.argmax(dim=1) != labels).sum())
@@ -247,7 +247,7 @@ def _normalised(errors: Mapping[str, float], baseline: Mapping[str, float]) -> d
                 within = "(0, 1]" if what == "baseline" else "[0, 1]"
                 raise ValueError(f"{what} of {name} must be a rate in {within}, got {rate}")
     if lacking := [name for name in errors if name not in baseline]:
-        raise ValueError(f"baseline must have each corruption that is measured, but has no {lacking[0]}")
+        raise ValueError(f"baseline must have an error rate for every corruption, got none for {lacking[0]}")
     return {name: 100 * errors[name] / baseline[name] for name in CORRUPTIONS if name in errors}
 
 
@@ -283,13 +283,13 @@ def _published(root: Path, transform: Any, partial: bool) -> tuple[Sets, tuple[s
     places = {name: next((f / name for f in around if (f / name).is_dir()), None) for name in CORRUPTIONS}
     absent = [name for name, folder in places.items() if folder is None]
     if len(absent) == len(CORRUPTIONS):
-        raise FileNotFoundError(f"{root} must have folders such as {CORRUPTIONS[0]}/1, but has none of the corruptions")
+        raise FileNotFoundError(f"{root} must have folders such as {CORRUPTIONS[0]}/1, got none")
     missing = missing_parts("corruptions", absent, len(CORRUPTIONS), str(root), partial)
     wanted = [(name, s, folder / str(s)) for name, folder in places.items() if folder is not None for s in SEVERITIES]
     there = [(name, severity, folder) for name, severity, folder in wanted if folder.is_dir()]
     without = [f"{name}/{severity}" for name, severity, folder in wanted if not folder.is_dir()]
     if not there:
-        raise FileNotFoundError(f"{root} must have severities as folders 1 to 5 in each corruption's, but has none")
+        raise FileNotFoundError(f"{root} must have folders 1 to 5 for each corruption, got none")
     missing += missing_parts("severities", without, len(wanted), str(root), partial)
     if not partial:  # before hours of scoring
         for _, _, folder in there:

@@ -125,7 +125,7 @@ def save_grad_cams(
     if truth is not None and truth.shape != images.shape[:1]:
         raise ValueError(f"labels must be ({len(images)},), got {tuple(truth.shape)}")
     if unknown := set(layers or {}) - set(models):
-        raise ValueError(f"layers must be of models, {', '.join(models)}, but has {min(unknown)!r}")
+        raise ValueError(f"layers must name models, {', '.join(models)}, got {min(unknown)!r}")
     transform = preprocessing(resize=None, crop=None) if transform is None else transform
     images = images.detach().as_subclass(Tensor).cpu()
     inputs = torch.stack([transform(to_pil_image(image)) for image in images])

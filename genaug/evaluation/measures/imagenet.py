@@ -249,10 +249,10 @@ def _subset(
         raise FileNotFoundError(f"no such folder: {root}")
     labels = {folder.name: IMAGENET[folder.name] for folder in sorted(root.iterdir()) if folder.name in IMAGENET}
     if not labels:
-        raise FileNotFoundError(f"{root} must have folders of images such as 'n01498041', but has none of them")
+        raise FileNotFoundError(f"{root} must have folders of images such as 'n01498041', got none")
     if len(labels) > SUBSET_CLASSES:
         raise ValueError(
-            f"{root} must have the {SUBSET_CLASSES} class folders of ImageNet-{which.upper()}, but has {len(labels)}"
+            f"{root} must have the {SUBSET_CLASSES} class folders of ImageNet-{which.upper()}, got {len(labels)}"
         )
     # which of ImageNet's classes the others are its folders cannot say
     missing = missing_parts("class folders", SUBSET_CLASSES - len(labels), SUBSET_CLASSES, str(root), partial)

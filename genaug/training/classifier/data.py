@@ -153,7 +153,7 @@ class Rendered(Dataset[Any]):
             labels = {**labels, **self.dataset.describe(index).get("labels", {})}
         wanted = self.heads or ("shape",)
         if missing := [name for name in wanted if name not in labels]:
-            raise ValueError(f"{self.dataset.folder} must have labels of {missing[0]} for its head, but has none")
+            raise ValueError(f"{self.dataset.folder} must have labels for the head {missing[0]!r}, got none")
         if unknown := [labels[name] for name in wanted if labels[name] not in self.classes]:
             raise ValueError(f"{self.dataset.folder} has an image of class {unknown[0]}, for which there is no folder")
         found = {name: self.classes[labels[name]] for name in wanted}

@@ -109,7 +109,7 @@ def _photographs(
     if images.classes != list(classes):
         different = sorted(set(images.classes) ^ set(classes))
         raise ValueError(
-            f"{root} must have the classes of the validation images, {len(classes)}, but has {len(images.classes)}; "
+            f"{root} must have the {len(classes)} classes of the validation images, got {len(images.classes)}; "
             f"they differ in {', '.join(different[:5])}"
         )
     return _read(images, settings, batch_size, world, num_workers, key)

@@ -111,7 +111,7 @@ def test_a_sheet_has_a_row_a_model(tmp_path: Path) -> None:
         ({"images": pictures()[:, :1]}, ValueError, r"images must be \(N, 3, H, W\)"),
         ({"images": pictures()[:0]}, ValueError, r"images must be \(N, 3, H, W\) with N > 0"),
         ({"labels": [1]}, ValueError, r"labels must be \(2,\), got \(1,\)"),
-        ({"layers": {"b": "features"}}, ValueError, "layers must be of models, a, but has 'b'"),
+        ({"layers": {"b": "features"}}, ValueError, "layers must name models, a, got 'b'"),
         ({"layers": {"a": "featurs"}}, ValueError, "did you mean 'features'"),
         ({"transform": lambda image: scaled(image)[:, :8]}, ValueError, "transform must keep an image's size"),
         ({"path": "sheet"}, ValueError, "must end in its format"),

@@ -141,7 +141,7 @@ def test_only_the_two_hundred_classes_are_compared(two_hundred: Path, measure) -
 
 
 def test_a_subset_that_is_none_is_refused(two_hundred: Path, thousand: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must have the 200 class folders of ImageNet-A, but has 1000"):
+    with pytest.raises(ValueError, match="must have the 200 class folders of ImageNet-A, got 1000"):
         imagenet_a(constant(0), thousand)
     with pytest.raises(FileNotFoundError, match="must have folders of images such as 'n01498041'"):
         imagenet_r(constant(0), tmp_path)

@@ -294,7 +294,7 @@ def test_a_rendered_set_has_its_labels_and_each_place_its_crop(tmp_path: Path) -
 
 def test_a_rendered_set_without_a_heads_labels_or_of_other_classes_is_refused(tmp_path: Path) -> None:
     folder = rendered(tmp_path / "set", "vae-digits")
-    with pytest.raises(ValueError, match="must have labels of texture for its head, but has none"):
+    with pytest.raises(ValueError, match="must have labels for the head 'texture', got none"):
         Rendered(folder, augmentation("standard", 24), 0, {i: i for i in range(10)}, ("shape", "texture"))[0]
     with pytest.raises(ValueError, match=r"has an image of class [0-9], for which there is no folder"):
         Rendered(folder, augmentation("standard", 24), 0, {})[0]
