@@ -1,4 +1,4 @@
-"""Weights by name: the one part that knows files, checksums and where each came from."""
+"""Model weights by name: files, checksums and sources."""
 
 from genaug.assets.registry import ASSETS, KINDS, Asset, AssetError, File, Kind, register
 from genaug.assets.store import asset_path, load_asset, save_asset

@@ -1,4 +1,4 @@
-"""Assets for machines without a network: one tar file with converted weights, their records and their locks."""
+"""Bundles of assets for machines without a network: a tar file with converted weights, records and locks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from genaug.assets.tasks import TASKS
 
 
 def pull_all(task: str | None = None) -> Iterator[Path]:
-    """Fetch every asset, or those of a task, and yields their files.
+    """Fetch every asset, or those of a task, and yield their files.
 
     Failures are collected, so that one does not keep the others from being fetched.
 

@@ -1,4 +1,4 @@
-"""What genaug keeps on this machine: converted weights, with a record of their sources.
+"""The cache of converted weights on this machine, each with a record of its sources.
 
 Each asset has a folder with `weights.safetensors` and `record.json`. The record is written last, so a folder without
 one does not count. At each use the size and modification time of the weights are compared with the record. Only a file
@@ -25,7 +25,7 @@ _VERSION = 1  # of the record
 
 @dataclass(frozen=True)
 class Record:
-    """Where converted weights came from, and how to tell that they are unchanged."""
+    """The sources of converted weights, and how to tell that they are unchanged."""
 
     sources: tuple[Source, ...]
     trust: str
@@ -35,24 +35,24 @@ class Record:
 
 
 def root() -> Path:
-    """The folder of the cache: GENAUG_CACHE, or `genaug` in the user's cache folder."""
+    """Return the folder of the cache: GENAUG_CACHE, or `genaug` in the user's cache folder."""
     if own := os.environ.get("GENAUG_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "genaug")
 
 
 def home(name: str) -> Path:
-    """The folder of an asset."""
+    """Return the folder of an asset."""
     return root() / "assets" / name.replace("/", "--")
 
 
 def weights(name: str) -> Path:
-    """The converted file of an asset, whether it is there or not."""
+    """Return the path of an asset's converted file, which may not exist."""
     return home(name) / "weights.safetensors"
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -61,7 +61,7 @@ def sha256(path: Path) -> str:
 
 
 def read_record(name: str) -> Record | None:
-    """The record of an asset; None without one that can be read."""
+    """Return the record of an asset, or None if there is none that can be read."""
     content = read_json(home(name) / "record.json")
     try:
         if content.pop("version") != _VERSION:
@@ -91,7 +91,7 @@ def _write(name: str, record: Record) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in a folder of the cache; the others wait.
+    """Let one process at a time work in a folder of the cache; others wait.
 
     Raises:
         OSError: the folder cannot be written.
@@ -103,7 +103,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; empty for one that cannot be read."""
+    """Return the content of a JSON file, or {} if it cannot be read."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def unwritable(error: OSError) -> UnavailableAssetError:
-    """The error for a cache that cannot be written or is full."""
+    """Return the error for a cache that is full or cannot be written."""
     return UnavailableAssetError(
         f"the cache {root()} cannot be written ({error.strerror or error}); GENAUG_CACHE may name another folder"
     )

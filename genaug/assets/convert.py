@@ -1,4 +1,4 @@
-"""The original authors' checkpoints as safetensors: read without running what they carry, and checked."""
+"""Convert the original authors' checkpoints to safetensors, with checks and without executing their content."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
 
 
 def main_files(names: Sequence[str]) -> list[str]:
-    """The files of a folder or repository that are its weights, and their configuration after them.
+    """Return the weights files of a folder or repository, followed by their configuration.
 
     Raises:
         ValueError: there are none, or several that could be meant; the message lists them.
@@ -141,13 +141,13 @@ def write_converted(
 
 
 def licence_of(digest: str) -> str | None:
-    """Of a file that somebody released; a file of anybody else's has a licence that we do not know."""
+    """Return the license of a known release, or an unknown license for other files."""
     known = {row.sha256: row.licence for row in ASSETS.values() if row.sha256 is not None}
     return _LICENCES.get(digest) or next((known[start] for start in known if digest.startswith(start)), None)
 
 
 def _own_config(path: Path | None) -> dict[str, Any]:
-    """What a config.json of `save_pretrained` says; empty for any other."""
+    """Return the content of a config.json by `save_pretrained`, or {} for any other."""
     try:
         content = json.loads(path.read_text()) if path is not None else {}
     except (OSError, ValueError, RecursionError):
@@ -156,7 +156,7 @@ def _own_config(path: Path | None) -> dict[str, Any]:
 
 
 def _config_beside(source: Path) -> Path | None:
-    """The JSON that lies with a released BigGAN: `config.json`, or `X-config.json` beside `X-pytorch_model.bin`."""
+    """Return the JSON beside a released BigGAN: `config.json`, or `X-config.json` for `X-pytorch_model.bin`."""
     return next((Path(name) for name in _config_names(source) if Path(name).is_file()), None)
 
 

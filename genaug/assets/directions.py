@@ -1,4 +1,4 @@
-"""Directions as a kind of asset: the tensors that `genaug.Directions` writes."""
+"""Directions as a kind of asset, with the tensors that `genaug.Directions` writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _directions(state: Mapping[str, Tensor]) -> Shapes:
-    """What `genaug.Directions` writes; all but the vectors may be missing, and components are of any shape."""
+    """Return the tensors of `genaug.Directions`. All but the vectors are optional; components have any shape."""
     vectors = state.get("vectors")
     if vectors is None or vectors.ndim != 2 or not len(vectors):
         found = "none" if vectors is None else str(tuple(vectors.shape))

@@ -1,4 +1,4 @@
-"""Files by URL: resumed, never trusted before they are whole, and refused where a web page comes instead."""
+"""Download files by URL: resumable, verified when complete, and refused if a web page comes instead."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _BLOCK = 1 << 18
 
 
 class WebPageError(OSError):
-    """A web page came in place of the file."""
+    """Error for a web page that came instead of the file."""
 
 
 def announce(name: str, size: int | None, origin: str, present: int = 0) -> None:
-    """Say on standard error what is about to be downloaded.
+    """Print what is about to be downloaded to standard error.
 
     Args:
         name: what it is called.
@@ -95,7 +95,7 @@ def download(url: str, target: Path, name: str) -> str:
 
 
 class _Transfer:
-    """A file that comes in one or more attempts: its part on disk, and notes on which file that is a part of."""
+    """A file that is downloaded in one or more attempts: its partial file, and notes on its source."""
 
     def __init__(self, url: str, target: Path, name: str) -> None:
         self.url, self.name = url, name
@@ -103,11 +103,11 @@ class _Transfer:
         self._announced = False
 
     def present(self) -> int:
-        """How many bytes are on disk."""
+        """Return how many bytes are on disk."""
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def attempt(self) -> Mapping[str, str]:
-        """One request: the file, or what is missing of it, is appended to the part. Returns the answer's headers."""
+        """Send one request and append the response to the partial file. Returns the response headers."""
         start, wanted = 0, {"User-Agent": "genaug", "Accept-Encoding": "identity"}
         if self.part.is_file() and (tag := self._tag()):
             start = self.present()
@@ -157,7 +157,7 @@ class _Transfer:
 
 
 def _compare(part: Path, headers: Mapping[str, str]) -> str:
-    """The SHA-256 of a file, compared with the digests that the server states."""
+    """Return the SHA-256 of a file after comparing it with the digests that the server states."""
     sha, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with part.open("rb") as file:
         while block := file.read(1 << 20):
@@ -174,5 +174,5 @@ def _compare(part: Path, headers: Mapping[str, str]) -> str:
 
 
 def address_of(url: str) -> str:
-    """The address that is asked for a URL; tests put their own server here."""
+    """Return the address to request for a URL. Tests replace this function."""
     return url

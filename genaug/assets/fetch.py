@@ -1,4 +1,4 @@
-"""From a row of the table to converted weights in the cache: fetched, compared, converted once."""
+"""Fetch a row of the asset table: download, verify, and convert once into the cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genaug.assets.registry import ASSETS, Asset, AssetError, File, Source, Unav
 
 
 def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
-    """The converted weights of a row, from the cache or else from where the row says.
+    """Return the converted weights of a row, from the cache or from its source.
 
     Args:
         row: of the table, or a Hub repository.
@@ -48,7 +48,7 @@ def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
 
 
 def ready(row: Asset) -> Path | None:
-    """The converted weights of a row if they are here, unchanged, and of the sources that are expected now."""
+    """Return the converted weights of a row if they are cached, unchanged, and from the expected sources."""
     path, record = cache.weights(row.name), cache.read_record(row.name)
     if record is None or not path.is_file():
         return None
@@ -117,7 +117,7 @@ def _given(row: Asset, paths: Sequence[Path]) -> tuple[list[Path], tuple[Source,
 
 
 def _fetched(row: Asset) -> tuple[list[Path], tuple[Source, ...]]:
-    """Each file of the row, compared with all that is known of it."""
+    """Return each file of the row after verifying it."""
     if row.repository is not None:
         row = _discovered(row)
     found = [one(row, file) for file in row.files]
@@ -125,7 +125,7 @@ def _fetched(row: Asset) -> tuple[list[Path], tuple[Source, ...]]:
 
 
 def _discovered(row: Asset) -> Asset:
-    """A repository's row with the files that it has, and the commit of its first use."""
+    """Return the row of a repository with its files, and the commit of its first use."""
     if row.file and (commit := _commit(row)):
         return replace(row, revision=commit)
     revision, files = listed(row)
@@ -139,12 +139,12 @@ def _discovered(row: Asset) -> Asset:
 
 
 def _commit(row: Asset) -> str | None:
-    """The commit that a repository is pinned to, by its name or by its first use."""
+    """Return the commit that a repository is pinned to, by its name or by its first use."""
     return row.commit or next((source.commit for source in lock.files_of(row.name).values() if source.commit), None)
 
 
 def listed(row: Asset) -> tuple[str, list[str]]:
-    """The commit of a repository, that of its first use if there was one, and its files.
+    """Return the commit of a repository (that of its first use, if any) and its files.
 
     Raises:
         UnavailableAssetError: it cannot be had.
@@ -189,7 +189,7 @@ def _discard(row: Asset, path: Path) -> None:
 
 
 def _complaint(row: Asset, file: File, source: Source, stated: str | None) -> str | None:
-    """In what a file differs from what is known of it; None for the right one."""
+    """Return how a file differs from what is known of it, or None if it does not."""
     found = source.sha256
     if not found.startswith(file.sha256 or ""):
         return f"is not the one on record (its sha256 is {found}, not {file.sha256})"
@@ -205,7 +205,7 @@ def _complaint(row: Asset, file: File, source: Source, stated: str | None) -> st
 
 
 def _download(row: Asset, file: File, force: bool) -> tuple[Path, Source, str | None]:
-    """A file, as it was fetched, and the SHA-256 that the Hub states."""
+    """Return a file and its source, with the SHA-256 that the Hub states."""
     if file.url is None:
         assert row.repository is not None
         try:
@@ -225,7 +225,7 @@ def _download(row: Asset, file: File, force: bool) -> tuple[Path, Source, str | 
 
 
 def _torch_copy(file: File) -> Path | None:
-    """The same file where torchvision keeps it, if it is there and has the checksum on record."""
+    """Return torchvision's cached copy of a file, if it exists and has the registered checksum."""
     folder = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch")
     path = Path(folder, "hub", "checkpoints", file.name)
     return path if file.sha256 and path.is_file() and cache.sha256(path).startswith(file.sha256) else None
@@ -251,7 +251,7 @@ def _cannot(row: Asset, reason: str) -> UnavailableAssetError:
 
 
 def by_hand(row: Asset) -> str:
-    """What a user can do if an asset cannot be downloaded here."""
+    """Return what a user can do if an asset cannot be downloaded on this machine."""
     if row.name not in ASSETS:
         return (
             "Check the name. On a machine without a network, pass the folder that `hf download "
@@ -271,7 +271,7 @@ _REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-
 
 
 def repository_row(name: str) -> Asset | None:
-    """The row of a Hub repository: "owner/repo", "owner/repo@revision" or "hf://owner/repo[@revision]/file"."""
+    """Return the row of a Hub repository: "owner/repo", "owner/repo@revision" or "hf://owner/repo[@revision]/file"."""
     file = ""
     if name.startswith("hf://"):
         owner, _, rest = name.removeprefix("hf://").partition("/")

@@ -1,4 +1,4 @@
-"""The file-sharing site that has the CGN authors' weights: large files are behind a page that asks for confirmation."""
+"""The file-sharing site with the CGN authors' weights, which asks for confirmation before large files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _SITE = "https://drive.google.com/uc?"
 
 
 def is_shared(url: str) -> bool:
-    """Whether a URL is a link to a file of this site."""
+    """Return whether a URL is a link to a file of this site."""
     return url.startswith(_SITE)
 
 
 def confirmed(page: str, url: str) -> str | None:
-    """The URL behind the page that asks whether to download without a virus scan; None if the page is another one.
+    """Return the URL behind the confirmation page (download without a virus scan), or None for another page.
 
     Args:
         page: what the site sent in place of the file.
@@ -29,7 +29,7 @@ def confirmed(page: str, url: str) -> str | None:
 
 
 class _Form(HTMLParser):
-    """The first form of a page: where it goes, and its hidden fields."""
+    """The first form of a page: its address and its hidden fields."""
 
     def __init__(self) -> None:
         super().__init__()

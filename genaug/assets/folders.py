@@ -1,4 +1,4 @@
-"""Generators that are folders, such as banks of photographs: on this machine, or in a repository of the Hub."""
+"""Generators that are folders, such as banks of photographs, on this machine or in a Hub repository."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
 
 
 def _kind_of(names: Collection[str]) -> Kind | None:
-    """The kind whose marker is among a repository's files, if it says which files to download."""
+    """Return the kind whose marker is among the files of a repository, if it lists the files to download."""
     return next((kind for kind in KINDS.values() if kind.parts and kind.marker in names), None)
 
 
 def _present(row: Asset, known: dict[str, Source]) -> Path | None:
-    """The folder in the client's cache if every file that the lock file names is there."""
+    """Return the folder in the client's cache if it has every file that the lock file names."""
     found = [hub.cached(str(row.repository), source.file, source.commit) for source in known.values()]
     sizes = [source.size for source in known.values()]
     if any(path is None or path.stat().st_size != size for path, size in zip(found, sizes, strict=True)):
@@ -76,5 +76,5 @@ def _wanted(kind: Kind, names: list[str]) -> Iterator[str]:
 
 
 def _root(path: str, file: str) -> Path:
-    """The folder of a repository, from the path of one of its files."""
+    """Return the folder of a repository, from the path of one of its files."""
     return Path(path).parents[len(Path(file).parts) - 1]

@@ -1,4 +1,4 @@
-"""Files read without running what they carry: safetensors, PyTorch's own as plain tensors, and GANSpace's."""
+"""Read files without executing their content: safetensors, PyTorch checkpoints as plain tensors, and GANSpace's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIX = ".safetensors"
 
 
 def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
-    """What a file of any of the formats holds by name, on the CPU, and its metadata: safetensors alone have some.
+    """Return the tensors of a file of any format by name, on the CPU, and its metadata (safetensors only).
 
     Raises:
         AssetError: it is damaged, none of these, or needs code to be run to be read.
@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether a file is what git leaves of a large file without git-lfs."""
+    """Return whether a file is a git-lfs pointer instead of the large file."""
     try:
         with path.open("rb") as file:
             return file.read(42) == b"version https://git-lfs.github.com/spec/v1"
@@ -48,7 +48,7 @@ def _is_pointer(path: Path) -> bool:
 def read_safetensors(
     path: Path, *, tensors: bool = True, verify: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors by name, on the CPU, and the metadata. Tensors are mapped from the file.
+    """Return the tensors by name, on the CPU and memory-mapped, and the metadata.
 
     Args:
         path: the file.
@@ -76,7 +76,7 @@ def read_safetensors(
 
 
 def read_checkpoint(path: Path) -> dict[Any, Any]:
-    """What a PyTorch checkpoint holds by name, on the CPU.
+    """Return the content of a PyTorch checkpoint by name, on the CPU.
 
     Raises:
         AssetError: the file needs code to be run to be read, is damaged, or holds no dict.
@@ -106,7 +106,7 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """torch's files are zip archives of stored entries with check sums, which torch itself does not read."""
+    """Verify the checksums of torch's zip archive, which torch itself does not verify."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):

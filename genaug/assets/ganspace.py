@@ -1,4 +1,4 @@
-"""GANSpace's files of principal directions, read without running what they carry."""
+"""Read GANSpace's files of principal directions without executing their content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST = 4 << 30  # bytes when unfolded: compressed files can be bombs
 
 
 def read_ganspace(path: Path) -> dict[str, Tensor]:
-    """What a `.npz` of GANSpace holds, by the names of `genaug.Directions`: `vectors` and all else that is there.
+    """Return the content of a GANSpace `.npz` by the names of `genaug.Directions`: `vectors` and all others present.
 
     Raises:
         ValueError: it is damaged, holds pickles, or is no such file.

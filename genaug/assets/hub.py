@@ -1,4 +1,4 @@
-"""The Hub's own client: it downloads, resumes, locks and caches. Its failures become one message that says what to do.
+"""Download, cache and upload with the Hub's own client. Its errors become one message that says what to do.
 
 It is imported at the first use, since it reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE` and the like when it is
 imported.
@@ -21,11 +21,11 @@ _SMALL = 50_000  # bytes, below which a download is not announced
 
 
 class RefusedError(OSError):
-    """Why a file cannot be had, for a message."""
+    """The reason why a file is not available, for an error message."""
 
 
 def download(repository: str, file: str, revision: str | None, *, force: bool = False) -> tuple[Path, str, str | None]:
-    """A file of a model repository, from the client's cache or from the Hub.
+    """Return a file of a model repository, from the client's cache or from the Hub.
 
     Returns:
         Its path, the commit, and the SHA-256 that the Hub states, None for small files, of which it states none.
@@ -47,7 +47,7 @@ def download(repository: str, file: str, revision: str | None, *, force: bool = 
 
 
 def _announce(repository: str, file: str, revision: str | None, force: bool) -> None:
-    """Say the size of a file that is not in the client's cache yet; small ones come without a word."""
+    """Print the size of a large file that is not in the client's cache yet."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
     if constants.HF_HUB_OFFLINE or (not force and cached(repository, file, revision)):
@@ -59,7 +59,7 @@ def _announce(repository: str, file: str, revision: str | None, force: bool) -> 
 
 
 def cached(repository: str, file: str, commit: str | None) -> Path | None:
-    """A file of a repository in the client's cache; None if it is not there."""
+    """Return a file of a repository in the client's cache, or None if it is missing."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, file, revision=commit)
@@ -91,7 +91,7 @@ def _again(repository: str, file: str, revision: str | None, force: bool, tries:
 
 
 def listing(repository: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit and the files of a repository; offline those of the client's cache.
+    """Return the commit and the files of a repository; offline, those in the client's cache.
 
     Raises:
         RefusedError: it cannot be had; the message says why.
@@ -108,7 +108,7 @@ def listing(repository: str, revision: str | None) -> tuple[str, list[str]]:
 
 
 class _explained:  # noqa: N801, a context manager
-    """Turns what the client raises into RefusedError."""
+    """Convert the client's errors to RefusedError."""
 
     def __init__(self, what: str, repository: str, file: str) -> None:
         self.what, self.repository, self.file = what, repository, file
@@ -149,7 +149,7 @@ def forget(path: Path) -> None:
 
 
 def said(error: BaseException) -> str:
-    """What a client says, less its advertisement of a page about status codes."""
+    """Return the client's message without its link to a page about status codes."""
     text = " ".join(str(error).split()).partition(" For more information check:")[0]
     return text[:200] or type(error).__name__
 
@@ -158,7 +158,7 @@ UNWRITABLE = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTD
 
 
 def why(error: Exception, url: str, cache: str, setting: str) -> str:
-    """Why a download failed, for a message."""
+    """Return why a download failed, for an error message."""
     if isinstance(error, OSError) and (error.errno in UNWRITABLE or isinstance(error, FileExistsError)):
         return f"the cache {cache} cannot be written ({error.strerror}); {setting} may name another folder"
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -169,7 +169,7 @@ def why(error: Exception, url: str, cache: str, setting: str) -> str:
 
 
 def through(url: str) -> str:
-    """Which proxy a request takes, for a message: an error of the network does not tell. Its password is left out."""
+    """Return the proxy of a request without its password, since network errors do not name it."""
     from urllib.request import getproxies, proxy_bypass
 
     target, proxies = urlsplit(url), getproxies()
@@ -201,7 +201,7 @@ def upload(
     dataset: bool = False,
     large: bool = False,
 ) -> str:
-    """Commits files of a folder to a repository, which is made if it is new, and returns the commit's id.
+    """Commit files of a folder to a repository, which is created if necessary, and return the commit's id.
 
     A large folder is uploaded in many commits by the client's resumable upload: run it again to continue.
 

@@ -1,4 +1,4 @@
-"""The tensors that each kind of file is made of, so that a wrong one is named before a model is built from it.
+"""The tensors of each kind of file, so that wrong files are detected before a model is built from them.
 
 Names and shapes follow from the module of the kind, built on the "meta" device, where it takes no memory.
 """
@@ -19,7 +19,7 @@ _SHOWN = 3  # how many wrong tensors a message names
 
 
 def shapes_of(kind: str, config: str | None = None) -> Shapes:
-    """The tensors of a network: name to shape.
+    """Return the tensors of a network: name to shape.
 
     Args:
         kind: a key of `KINDS` that has a module.
@@ -34,7 +34,7 @@ def shapes_of(kind: str, config: str | None = None) -> Shapes:
 
 
 def parsed_config(kind: Kind, config: str | None) -> dict[str, Any]:
-    """The configuration of a network as a dict, empty for kinds without one.
+    """Return the configuration of a network as a dict, or {} for kinds without one.
 
     Raises:
         AssetError: it is missing, or none of this kind.
@@ -64,7 +64,7 @@ def _shapes(kind: Kind, config: str | None) -> Shapes:
 def canonical(
     state: Mapping[str, Any], file: str, kind: str | None = None, release: Any = None
 ) -> tuple[dict[str, Any], str, str | None]:
-    """A checkpoint as its authors store it, with the names of `shapes_of` and without what no image depends on.
+    """Return a checkpoint with the names of `shapes_of`, without tensors on which no image depends.
 
     That is: no `module.` before the names (of data-parallel training), no weights that spectral norm derives from
     others, no copy of the frozen BigGAN that supervised the training of CGN, no classifier of a VGG.
@@ -152,14 +152,14 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str 
 
 
 def _told_by(kind: Kind, names: set[str]) -> Any:
-    """The released network of this kind that has tensors of these names."""
+    """Return the released network of this kind whose tensors have these names."""
     return next(
         (key for key, config in kind.configs.items() if _shapes(kind, json.dumps(config)).keys() == names), None
     )
 
 
 def _release(kind: Kind, config: str | None) -> Any:
-    """The released network that has this configuration."""
+    """Return the released network with this configuration."""
     return next((key for key, known in kind.configs.items() if json.dumps(known) == config), None)
 
 

@@ -1,4 +1,4 @@
-"""The user's own files and folders in place of a name: the authors' checkpoints, converted once into the cache."""
+"""Use files and folders of the user instead of a name. The authors' checkpoints are converted once into the cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genaug.assets.registry import AssetError, Source
 
 
 def converted(path: Path) -> Path:
-    """The converted weights of a user's checkpoint: a file of the authors', or a folder as the Hub's client leaves it.
+    """Return the converted weights of a user's checkpoint: an author's file, or a folder as downloaded from the Hub.
 
     They are converted again if a file's size or time has changed.
 

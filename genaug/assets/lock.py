@@ -1,4 +1,4 @@
-"""The lock file: for each asset that was downloaded, its files with URL, commit and SHA-256. Teams share it."""
+"""The lock file: URL, commit and SHA-256 of each downloaded file. Teams can share it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _VERSION = 1  # of the file
 
 
 def file() -> Path:
-    """The lock file of this machine."""
+    """Return the lock file of this machine."""
     return root() / "lock.json"
 
 
 def files_of(name: str) -> dict[str, Source]:
-    """The files of an asset that the lock file names.
+    """Return the files of an asset in the lock file.
 
     Raises:
         AssetError: the lock file is damaged.
@@ -28,7 +28,7 @@ def files_of(name: str) -> dict[str, Source]:
 
 
 def is_imported(name: str) -> bool:
-    """Whether the asset's digests come from somebody else's lock file."""
+    """Return whether the asset's digests come from an imported lock file."""
     return bool(_read_lock(file()).get(name, {}).get("imported"))
 
 

@@ -1,4 +1,4 @@
-"""An asset as a repository of the Hub: the weights, and a card that says what they are, made from what is on record."""
+"""Publish an asset as a Hub repository: its weights, and a card from the registered information."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_r
 
 
 def _card(row: Asset, licence: str, repository: str) -> str:
-    """The model card: metadata that the Hub reads, then what, data, recipe, figures, licence and an example."""
+    """Return the model card: the Hub's metadata, then description, data, recipe, figures, license and an example."""
     own = EMBEDDED / f"{row.name}.md"
     if own.is_file():
         body = own.read_text().rstrip()

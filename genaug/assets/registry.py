@@ -1,4 +1,4 @@
-"""The tables of kinds and of assets: what each is, where it comes from, and how to know that a file is the right one.
+"""The tables of kinds and assets: what each is, where it comes from, and how to verify its files.
 
 A kind of network is one file: its module, and one call of `register`. The tables fill at first use. Looking up assets
 imports no network.
@@ -46,7 +46,7 @@ class AssetError(RuntimeError):
 
 
 class UnavailableAssetError(AssetError):
-    """The same where the caller is not at fault: the network fails, or a file of ours is missing or damaged."""
+    """Error for an unavailable asset without the caller's fault: a network failure, or a damaged file of genaug."""
 
 
 # where the project publishes its own weights: the owner of the repositories that `publish` is given without one
@@ -72,7 +72,7 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was fetched.
+    """A downloaded file and its source.
 
     Attributes:
         file: its name.
@@ -132,12 +132,12 @@ class Asset:
 
     @property
     def files(self) -> tuple[File, ...]:
-        """Every file, the one that `file` names first."""
+        """Return every file, starting with the one in `file`."""
         return File(self.file, self.sha256, self.size, self.url), *self.others
 
     @property
     def home(self) -> str | None:
-        """Where the file is, as a URL for people; None if that is not known."""
+        """Return the web address of the file, or None if it is not known."""
         if self.repository is None:
             return self.url
         page = f"https://huggingface.co/{self.repository}"
@@ -145,12 +145,12 @@ class Asset:
 
     @property
     def commit(self) -> str | None:
-        """The pinned commit of the Hub repository; None where a branch or nothing is named."""
+        """Return the pinned commit of the Hub repository, or None."""
         return self.revision if self.repository and re.fullmatch("[0-9a-f]{40}", self.revision or "") else None
 
     @property
     def trust(self) -> str:
-        """How the right file is known: "recorded", "pinned" or "first use".
+        """Return the trust level: "recorded", "pinned" or "first use".
 
         Recorded: the table has the SHA-256. Pinned: the table has the commit of a Hub repository, which names its files
         by SHA-256. First use: what the server gives at first is written to the lock file, and must stay the same.
@@ -201,7 +201,7 @@ Row = TypeVar("Row")
 
 
 class _Table(MutableMapping[str, Row]):
-    """A dict, sorted by name, that knows the registered rows from its first use on."""
+    """A dict, sorted by name, that loads the registered rows at its first use."""
 
     def __init__(self, load: Callable[[], None]) -> None:
         self.rows: dict[str, Row] = {}

@@ -1,4 +1,4 @@
-"""From a name or a path to weights: sought in a fixed order, checked, never unpickled."""
+"""Return weights for a name or a path: found in a fixed order, verified, never unpickled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> tuple[Path, Asset | None, bool]:
-    """The file, the row of the table that has the name, and whether its content was checked when it was written."""
+    """Return the file, its row in the table, and whether its content was verified when it was written."""
     from genaug.assets.fetch import obtain
     from genaug.assets.local import converted
 
@@ -56,7 +56,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> tuple[Path, Asset | None, boo
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is one of `save_asset`, or of a later version, which says what it is in its metadata."""
+    """Return whether a file was written by `save_asset`, of this or a later version, according to its metadata."""
     if path.suffix != SUFFIX or path.is_dir():
         return False
     _, metadata = read_safetensors(path, tensors=False)
@@ -64,7 +64,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def where(name: str) -> Path | None:
-    """The file behind a name of the table if it is on this machine; nothing is fetched, nothing compared."""
+    """Return the file of a registered name if it is on this machine, without downloading or verifying."""
     path, row = _own(name)
     if path is not None or row is None:
         return path
@@ -73,7 +73,7 @@ def where(name: str) -> Path | None:
 
 
 def pull(name: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]] = ()) -> Path:
-    """Fetch what is behind a name if it has to be, and check it. Returns the file, or the folder of a bank.
+    """Download an asset if necessary, and verify it. Returns the file, or the folder of a bank.
 
     Args:
         name: as for `asset_path`.
@@ -122,7 +122,7 @@ def verify(name: str) -> Path | None:
 
 
 def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | None]:
-    """The user's own file or folder, or else the row of the table or of a repository."""
+    """Return the user's own file or folder, or else the row of the table or of a repository."""
     from genaug.assets.fetch import repository_row
 
     if not isinstance(name_or_path, (str, os.PathLike)):

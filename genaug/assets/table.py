@@ -1,4 +1,4 @@
-"""The weights that have names. The command line lists them without importing the networks that they are for.
+"""The registered weights. The command line lists them without importing their networks.
 
 Sorted by kind of network. Other packages name weights of their own in `Kind.assets`.
 """

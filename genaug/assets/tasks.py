@@ -1,4 +1,4 @@
-"""What `genaug assets pull --for` downloads. A module of its own: the command line shows the names without torch."""
+"""The tasks of `genaug assets pull --for`, in a separate module so that the command line needs no torch."""
 
 TASKS = {
     "counterfactuals": ("cgn-imagenet-256",),

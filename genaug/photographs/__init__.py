@@ -1,1 +1,1 @@
-"""Photographs -> masks -> cutouts -> a bank on disk."""
+"""From photographs to masks, cutouts and a bank on disk."""

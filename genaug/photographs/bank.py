@@ -223,18 +223,18 @@ class PhotographBank(PretrainedBank, nn.Module):
         )
 
     def _photographs(self, draws: Tensor, labels: Tensor) -> Tensor:
-        """Which entry each sample takes, evenly among those of its class, (B,) on the CPU as its arguments."""
+        """Return the entry of each sample, drawn evenly from those of its class, (B,) on the CPU."""
         return self.order[self.starts[labels] + (draws[:, _WHICH] * self.counts[labels]).long()]
 
     def _background_numbers(self, draws: Tensor, labels: Tensor) -> Tensor:
-        """The entry of each background; the k-th further photograph is the number of entries plus k."""
+        """Return the index of each background; the k-th additional photograph is the number of entries plus k."""
         own = self.counts[labels]
         number = (draws[:, _WHICH] * (own + len(self.further))).long()
         entry = self.order[self.starts[labels] + number.minimum(own - 1)]
         return torch.where(number < own, entry, number - own + len(self.files.entries))
 
     def _objects(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours (B, 3, H, W) in [-1, 1] and masks (B, 1, H, W) in [0, 1] of these entries."""
+        """Return colors (B, 3, H, W) in [-1, 1] and masks (B, 1, H, W) in [0, 1] of these entries."""
         kinds, inverse = numbers.unique(return_inverse=True)
         inverse = inverse.to(self.boxes.device)
         colours, mask = (self.files.part(name, kinds).to(inverse.device) for name in ("object", "mask"))
@@ -244,7 +244,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         return from_uint8(self._read_backgrounds(self._background_numbers(draws, labels)))
 
     def _read_backgrounds(self, numbers: Tensor) -> Tensor:
-        """Backgrounds (B, 3, H, W) uint8 of these numbers, as `_background_numbers` counts."""
+        """Return backgrounds (B, 3, H, W) uint8 for indices of `_background_numbers`."""
         kinds, inverse = numbers.unique(return_inverse=True)
         own = kinds < len(self.files.entries)
         read = []
@@ -254,7 +254,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         return torch.cat(read)[inverse].to(self.boxes.device)
 
     def _further(self, number: int) -> Tensor:
-        """The middle of a further photograph, (3, size, size) uint8."""
+        """Return the center of an additional photograph, (3, size, size) uint8."""
         from torchvision.transforms.v2 import functional as image
 
         try:
@@ -265,7 +265,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         return image.center_crop(image.resize(photograph, size, antialias=True), size * 2)
 
     def _placed(self, mask: Tensor, texture: Tensor, draws: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks and what is tied to them, moved by the noise."""
+        """Return masks, and what is tied to them, moved by the noise."""
         if self.placement is None:
             return mask, texture
         low, high = self.placement
@@ -276,7 +276,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         return placed[:, :1], placed[:, 1:]
 
     def _mixed(self, z: Sequence[Tensor], labels: Sequence[Tensor], truncation: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Parts mixed by the classes' shares: a fade from one photograph to another."""
+        """Return parts mixed by the shares of classes: a fade from one photograph to another."""
         mixed: list[Tensor | None] = [None, None, None]
         for label in range(self.num_classes):
             shares = [chosen[:, label] for chosen in labels]
@@ -295,7 +295,7 @@ class PhotographBank(PretrainedBank, nn.Module):
 
 
 def _below_one(z: Tensor) -> Tensor:
-    """Uniform numbers as float64 in [0, 1) on the CPU: float32 rounds the largest ones to 1."""
+    """Return uniform numbers as float64 in [0, 1) on the CPU, since float32 rounds the largest ones to 1."""
     return z.cpu().double().clamp(0, 1 - 1e-12)
 
 

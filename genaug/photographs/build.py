@@ -134,7 +134,7 @@ def build_bank(
 
 
 def described(bank: layout.BankFiles) -> list[str]:
-    """What is in a bank, in a few lines for people."""
+    """Return a summary of a bank in a few lines."""
     summary = json.loads((bank.path / layout.SUMMARY).read_text())
     lines = [
         f"{bank.path}: {len(bank):,} cutouts of {summary['photographs']:,} photographs, {len(bank.classes)} classes"
@@ -152,7 +152,7 @@ def described(bank: layout.BankFiles) -> list[str]:
 
 
 def damaged_shards(path: str | os.PathLike[str]) -> list[str]:
-    """What is missing or damaged in a bank, one line for each shard. Every byte is read.
+    """Return what is missing or damaged in a bank, one line per shard, after reading every byte.
 
     Raises:
         FileNotFoundError: the folder is not a bank.
@@ -213,7 +213,7 @@ def _check_names(listed: ImageFiles) -> None:
 
 
 def _begun(bank: Path, settings: dict[str, Any], **provenance: Any) -> Path:
-    """The bank's folder with its settings written, or read and compared; `provenance` is for `repair_bank`."""
+    """Create or open the bank's folder, and check its settings; `provenance` is for `repair_bank`."""
     writable_folder(bank)
     # listed before the settings are looked for, or shards that another process has just written would be something else
     others = sorted(name for name in os.listdir(bank) if not name.startswith("."))
@@ -274,7 +274,7 @@ class _Builder:
         return range(shard * size, min((shard + 1) * size, len(self._listed.files)))
 
     def _cutouts(self, indices: range) -> Iterator[tuple[int, layout.Parts | None, tuple[str, ...]]]:
-        """The parts of each photograph, and why it is doubtful."""
+        """Return the parts of each photograph, and why it is doubtful."""
         for start in range(indices.start, indices.stop, BATCH):
             chunk = range(start, min(start + BATCH, indices.stop))
             images = {index: image for index in chunk if (image := self._opened(index)) is not None}
@@ -341,7 +341,7 @@ def _tensor(pixels: np.ndarray) -> Tensor:
 
 
 def _corner(inside: np.ndarray, size: int) -> tuple[int, int]:
-    """Left and top of the square crop nearest to the middle that has the object inside, or else its middle."""
+    """Return left and top of the square crop nearest to the center that contains the object, or of the center."""
     corner = []
     for axis in (0, 1):  # columns, then rows
         taken = np.flatnonzero(inside.any(axis))
@@ -356,7 +356,7 @@ def _corner(inside: np.ndarray, size: int) -> tuple[int, int]:
 
 
 def doubts(inside: np.ndarray, certain: bool = True) -> tuple[str, ...]:
-    """Why a cutout is doubtful, of `REASONS`; nothing for a good one.
+    """Return the reasons why a cutout is doubtful, from `REASONS`, or nothing for a good one.
 
     Args:
         inside: (S, S) bool.
@@ -383,7 +383,7 @@ def doubts(inside: np.ndarray, certain: bool = True) -> tuple[str, ...]:
 
 
 def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, skipped: str) -> layout.BankFiles:
-    """The bank with its summary and its contact sheets."""
+    """Return the bank after writing its summary and contact sheets."""
     records = [record for shard in range(layout.shards_of(settings)) for record in layout.read_shard(bank, shard)]
     usable = [r for r in records if not r.warnings or (settings["keep_doubtful"] and r.sizes)]
     counts = Counter(record.of_class for record in usable)

@@ -1,4 +1,4 @@
-"""A bank of cutouts on disk: its layout, its writer and its reader.
+"""A bank of cutouts on disk: layout, writer and reader.
 
 A bank is a folder:
 
@@ -46,7 +46,7 @@ _END = bytes(1024)  # of a tar
 
 @dataclass(frozen=True)
 class Parts:
-    """One photograph and what was cut out of it: uint8 tensors with height and width `size`.
+    """A photograph and its cutout: uint8 tensors with height and width `size`.
 
     Attributes:
         photograph: (3, size, size), the square crop.
@@ -63,7 +63,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a bank says of one photograph.
+    """The information about one photograph in a bank.
 
     Attributes:
         index: the photograph's position in the sorted list of all photographs.
@@ -83,7 +83,7 @@ class Entry:
 
 
 def shard_name(shard: int) -> str:
-    """The name of a shard's files without a suffix."""
+    """Return the name of a shard's files without a suffix."""
     return f"shard-{shard:06d}"
 
 
@@ -173,7 +173,7 @@ class BankFiles:
         return torch.stack([self._images(self.entries[number], (name,))[name] for number in chosen])
 
     def has_parts(self, entry: Entry) -> bool:
-        """Whether an entry has parts; an excluded photograph that did not open has none."""
+        """Return whether an entry has parts. A photograph that could not be opened has none."""
         return bool(self._records[entry.index].sizes)
 
     @isolated()
@@ -186,7 +186,7 @@ class BankFiles:
         return Parts(**self._images(entry, PARTS))
 
     def _images(self, entry: Entry, names: Sequence[str]) -> dict[str, Tensor]:
-        """Some of the parts of an entry, by name."""
+        """Return some of the parts of an entry, by name."""
         record = self._records[entry.index]
         if not record.sizes:
             raise ValueError(f"{entry.file} has no parts: {', '.join(entry.warnings)}")
@@ -220,7 +220,10 @@ class BankFiles:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line of a shard's jsonl: an entry, and where its parts are in the tar. `sizes` is empty without parts."""
+    """A line of a shard's jsonl file: an entry, and the positions of its parts in the tar.
+
+    `sizes` is empty without parts.
+    """
 
     index: int
     file: str
@@ -246,12 +249,12 @@ class Record:
 
 
 def shards_of(settings: dict[str, Any]) -> int:
-    """How many shards a bank has."""
+    """Return the number of shards of a bank."""
     return -(-settings["photographs"] // settings["shard_size"])
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings of a bank.
+    """Return the settings of a bank.
 
     Raises:
         FileNotFoundError: the folder is not a bank.
@@ -285,7 +288,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 
 def read_shard(path: Path, shard: int, *, check: bool = False) -> list[Record]:
-    """The records of a finished shard.
+    """Return the records of a finished shard.
 
     Args:
         path: the bank's folder.
@@ -405,7 +408,7 @@ def write_summary(path: str | os.PathLike[str], summary: dict[str, Any]) -> None
 
 
 def box_of(mask: Tensor) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of the pixels of a mask (1, H, W) uint8 that are at least half object; zeros for none."""
+    """Return x0, y0, x1, y1 of the pixels of a mask (1, H, W) uint8 that are at least half object, or zeros."""
     inside = mask[0] >= 128
     columns, rows = inside.any(0).nonzero().flatten(), inside.any(1).nonzero().flatten()
     if not len(rows):
@@ -414,19 +417,19 @@ def box_of(mask: Tensor) -> tuple[int, int, int, int]:
 
 
 def _padded(size: int) -> int:
-    """Bytes of a file in a tar: its header, and its content in blocks of 512."""
+    """Return the size of a file in a tar: its header, and its content in blocks of 512 bytes."""
     return 512 + -(-size // 512) * 512
 
 
 def _member(name: str, content: bytes) -> bytes:
-    """A file as a tar has it, without an owner or a time."""
+    """Return a file as a tar member, without an owner or a time."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
 
 
 def _encoded(image: Tensor, kind: str) -> bytes:
-    """A file's bytes of an image (3, H, W) or (1, H, W) uint8."""
+    """Encode an image (3, H, W) or (1, H, W) uint8 as the bytes of a file."""
     from PIL import Image
 
     pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)

@@ -1,4 +1,4 @@
-"""What is left of a photograph when its object is taken out, and the object's colours without its surroundings."""
+"""Remove the object from a photograph, and the surroundings from the object's colors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDE = 1 / 10  # share from which a strip at the side is taken, however large t
 
 
 def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarray:
-    """The photograph with its object removed.
+    """Return the photograph with its object removed.
 
     Args:
         image: (H, W, 3) uint8.
@@ -42,7 +42,7 @@ def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarr
 
 
 def hole_of(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the mask, grown by 3% of the image."""
+    """Return the mask enlarged by 3% of the image, (H, W) bool."""
     import cv2
 
     grow = max(2, round(_GROW * min(mask.shape)))
@@ -86,7 +86,7 @@ def _strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     depth = cv2.distanceTransform(box.astype(np.uint8), cv2.DIST_L2, 3)[..., None]
 
     def inward(values: np.ndarray) -> np.ndarray:
-        """Values along the box's edge, continued inward."""
+        """Return the values along the edge of the box, continued inward."""
         smooth = continued(values, ~box)
         return np.where(depth > 2, cv2.GaussianBlur(smooth, (0, 0), 3), smooth)
 
@@ -96,7 +96,7 @@ def _strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def _mirrored_strips(image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Strips beside the hole's bounding box, mirrored across its edges, and where to use them.
+    """Return the strips beside the hole's bounding box, mirrored across its edges, and where to use them.
 
     Strips at the sides come first: they keep the rows of a scene, so that the sky stays above the grass. Those above
     and below are mirrored once, since their reflections turn a scene upside down. Two opposite strips share the box.
@@ -149,19 +149,19 @@ def _tiles(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def box_of_hole(hole: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the hole's bounding box."""
+    """Return the hole's bounding box, (H, W) bool."""
     rows, columns = (_spanned(np.asarray(hole.any(axis))) for axis in (1, 0))
     return np.logical_and.outer(rows, columns)
 
 
 def _sides(hole: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, right, top and bottom of the hole's bounding box, the second of each exclusive."""
+    """Return left, right, top and bottom of the hole's bounding box; right and bottom are exclusive."""
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     return int(columns[0]), int(columns[-1]) + 1, int(rows[0]), int(rows[-1]) + 1
 
 
 def _spanned(line: np.ndarray) -> np.ndarray:
-    """True from the first True to the last."""
+    """Return True from the first True to the last."""
     return np.logical_or.accumulate(line) & np.logical_or.accumulate(line[::-1])[::-1]
 
 
@@ -192,7 +192,7 @@ def continued(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def largest_strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
-    """The largest of the four rectangles beside the hole's bounding box; None if all are too thin."""
+    """Return the largest of the four rectangles beside the hole's bounding box, or None if all are too thin."""
     left, right, top, bottom = _sides(hole)
     strips = (image[:top], image[bottom:], image[:, :left], image[:, right:])
     best = max(strips, key=lambda strip: strip.shape[0] * strip.shape[1])
@@ -200,7 +200,7 @@ def largest_strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
 
 
 def tiled_strip(strip: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A strip repeated over an image, mirrored at every other tile so that there are no seams."""
+    """Return a strip repeated over an image. Every other tile is mirrored, so that there are no seams."""
     vertical = np.concatenate([strip, strip[::-1]])
     both = np.concatenate([vertical, vertical[:, ::-1]], axis=1)
     repeats = (-(-height // both.shape[0]), -(-width // both.shape[1]), 1)
@@ -208,7 +208,7 @@ def tiled_strip(strip: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def object_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The object's colours, continued past its edge from its inside, so that no background is left in them.
+    """Return the object's colors, continued from its inside past its edge, so that no background is left in them.
 
     Pixels at the edge mix object and background. They take the colours of the pixels nearby that are surely the
     object's; farther out these become smoother.

@@ -1,4 +1,4 @@
-"""Masks of photographs: from files, from saliency networks or from any callable, and how they are cleaned.
+"""Masks of photographs, from files, saliency networks or any callable, and their post-processing.
 
 `masks=` takes, in all of the package:
 
@@ -45,13 +45,16 @@ _EDGE = (0.25, 0.75)  # probabilities that become 0 and 1 at the object's edge
 
 
 class MaskSource(Protocol):
-    """What makes masks. `name` says which, for a bank's settings; `cleaned` whether its masks are post-processed."""
+    """A source of masks.
+
+    `name` identifies it in a bank's settings; `cleaned` tells whether its masks are post-processed.
+    """
 
     name: str
     cleaned: bool
 
     def __call__(self, files: Sequence[str], images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Masks (H, W) float32 in [0, 1] of photographs, each of any size with its photograph's proportions.
+        """Return masks (H, W) float32 in [0, 1] of photographs, each of any size with the photograph's proportions.
 
         Args:
             files: paths of the photographs from their folder on.
@@ -61,7 +64,7 @@ class MaskSource(Protocol):
 
 
 def mask_source(masks: Any, photographs: ImageFiles, device: torch.device | str | None = None) -> MaskSource:
-    """What makes masks for `masks=`, checked against the photographs.
+    """Return the source for `masks=`, checked against the photographs.
 
     Args:
         masks: one of the forms above.
@@ -177,7 +180,7 @@ class _Alpha:
 
 
 class _Callable:
-    """Masks by a callable of the user's."""
+    """Masks by a user's callable."""
 
     cleaned = False
 
@@ -206,7 +209,7 @@ class _Callable:
 
 
 class _Folder:
-    """Masks in files: a mirrored tree, or beside the photographs."""
+    """Masks in files, in a mirrored tree or beside the photographs."""
 
     cleaned = False
 
@@ -259,7 +262,7 @@ _BESIDE = "_mask.png"  # how masks beside photographs end
 
 
 def without_masks(photographs: ImageFiles, masks: Any) -> ImageFiles:
-    """The photographs alone, where the folder has masks beside them."""
+    """Return the photographs without the masks beside them."""
     if not isinstance(masks, (str, os.PathLike)) or Path(masks).resolve() != photographs.root.resolve():
         return photographs
     files = [(file, label) for file, label in photographs.files if not file.endswith(_BESIDE)]
@@ -267,7 +270,7 @@ def without_masks(photographs: ImageFiles, masks: Any) -> ImageFiles:
 
 
 def _values(values: np.ndarray, what: str) -> np.ndarray:
-    """A mask's bytes as float32 in [0, 1]: 0 and 1, trimaps 1, 2 and 3, or 0 to 255."""
+    """Return a mask's bytes as float32 in [0, 1], from values 0 and 1, a trimap 1, 2 and 3, or 0 to 255."""
     largest = int(values.max(initial=0))
     if largest <= 1:
         return values.astype(np.float32)
@@ -279,7 +282,7 @@ def _values(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def _trimap(values: np.ndarray) -> np.ndarray:
-    """1 is the object, 2 the background; across the border, 3, the mask falls with the distance to each."""
+    """Return the mask of a trimap: 1 is object, 2 background; in the border, 3, it falls with the distance to each."""
     import cv2
 
     to_object = cv2.distanceTransform((values != 1).astype(np.uint8), cv2.DIST_L2, 5)
@@ -376,7 +379,7 @@ def cleaned(probabilities: np.ndarray) -> np.ndarray:
 
 
 def certainty(probabilities: np.ndarray, mask: np.ndarray) -> float:
-    """How far a network's probabilities agree with the mask that was cleaned from them: their soft IoU, in [0, 1].
+    """Return how well a network's probabilities agree with the cleaned mask: their soft IoU, in [0, 1].
 
     Args:
         probabilities: (H, W) float32 in [0, 1].

@@ -38,7 +38,7 @@ def save_cutouts(bank: BankFiles, path: Path) -> None:
 
 
 def _spread(entries: list[Entry]) -> list[Entry]:
-    """At most `_SHOWN` of them, at equal distances."""
+    """Return at most `_SHOWN` of them, evenly spaced."""
     count = min(_SHOWN, len(entries))
     return [entries[number * len(entries) // count] for number in range(count)]
 
@@ -64,7 +64,7 @@ def _save(bank: BankFiles, entries: list[Entry], path: Path, title: str, caption
 
 
 def _pictures(bank: BankFiles, entry: Entry) -> list[Tensor]:
-    """Photograph, object on a checkerboard, and background, each (3, _SIDE, _SIDE) uint8."""
+    """Return photograph, object on a checkerboard, and background, each (3, _SIDE, _SIDE) uint8."""
     parts = bank.read(entry)
     alpha = parts.mask.float() / 255
     rows, columns = torch.meshgrid(torch.arange(bank.size), torch.arange(bank.size), indexing="ij")

@@ -1,4 +1,4 @@
-"""Baselines for groups: batches with as many images of each group, and a last layer that is trained again (DFR)."""
+"""Baselines for groups: group-balanced batches, and retraining of the last layer (DFR)."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _shuffled(members: Tensor, seed: int, repeat: int, group: int) -> Tensor:
 def _fit(
     features: Tensor, labels: Tensor, members: Sequence[Tensor], strength: float, repeats: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of logistic regressions on balanced subsets, averaged, (classes, features) and (classes,)."""
+    """Return averaged weight (classes, features) and bias (classes,) of logistic regressions on balanced subsets."""
     from sklearn.linear_model import LogisticRegression
 
     least = min(len(member) for member in members)
@@ -213,7 +213,7 @@ def _fit(
 
 
 def _worst(layer: tuple[Tensor, Tensor], features: Tensor, labels: Tensor, members: Sequence[Tensor]) -> float:
-    """Accuracy of the worst group."""
+    """Return the accuracy of the worst group."""
     weight, bias = layer
     right = ((features @ weight.T + bias).argmax(1) == labels).float()
     return min((float(right[member].mean()) for member in members if len(member)), default=0.0)

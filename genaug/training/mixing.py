@@ -1,4 +1,4 @@
-"""Real and generated batches joined step by step, so that an existing loop trains on both."""
+"""Join batches of photographs and generated images, so that an existing loop trains on both."""
 
 from __future__ import annotations
 
@@ -87,22 +87,22 @@ class MixedLoader:
 
     @property
     def dataset(self) -> Any:
-        """The real loader's dataset."""
+        """Return the real loader's dataset."""
         return self._real.loader.dataset
 
     @property
     def sampler(self) -> Any:
-        """The real loader's sampler."""
+        """Return the real loader's sampler."""
         return self._real.loader.sampler
 
     @property
     def batch_size(self) -> int | None:
-        """Number of real images in a batch."""
+        """Return the number of real images in a batch."""
         return self._real.loader.batch_size
 
     @property
     def drop_last(self) -> bool:
-        """Whether the real loader drops an incomplete last batch."""
+        """Return whether the real loader drops an incomplete last batch."""
         return self._real.loader.drop_last
 
     def set_epoch(self, epoch: int) -> None:
@@ -126,7 +126,7 @@ class MixedLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state: the next iteration yields what would have come next.
+        """Resume from a state: the next iteration yields what would have come next.
 
         Earlier batches are read and dropped, or skipped by a batch sampler that has `skip(batches)`. The order is exact
         for plain `DataLoader`s, shuffled or not, for samplers with `set_epoch`, and for genaug's datasets. Random
@@ -178,7 +178,7 @@ class MixedLoader:
             self.epoch, self._step = self.epoch + 1, 0
 
     def _joined(self, real: Stream) -> Iterator[tuple[Any, list[dict[str, int]]]]:
-        """Batches, and where the synthetic loaders are after each."""
+        """Return batches, and the position of the synthetic loaders after each."""
         for batch in real.once():
             joined = self._join([batch, *(stream.next() for stream in self._streams)])
             yield joined, [stream.place() for stream in self._streams]
@@ -203,7 +203,7 @@ class MixedLoader:
         return forms[REAL].joined(joined, targets, self._move)
 
     def _parts(self, form: Form, number: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Images, labels and labels by head, on the device."""
+        """Return images, labels and labels by head, on the device."""
         images, labels = form.images(_name(number)), form.labels()
         heads: dict[str, Tensor] = {}
         if isinstance(labels, Mapping) and number != REAL:
@@ -221,7 +221,7 @@ class MixedLoader:
 
 
 def _joined_images(images: list[Tensor]) -> Tensor:
-    """One batch of all, in the real images' memory format."""
+    """Return one batch of all images, in the memory format of the real ones."""
     first = images[0]
     for number, other in enumerate(images[1:], 1):
         if other.shape[1:] != first.shape[1:] or other.dtype != first.dtype:
@@ -238,7 +238,7 @@ def _joined_images(images: list[Tensor]) -> Tensor:
 
 
 def _joined_labels(labels: list[Tensor]) -> Tensor:
-    """(B,) int64; or probabilities, if those of any loader are, of which the others become one-hot."""
+    """Return labels (B,) int64, or probabilities if any loader has them; other labels then become one-hot."""
     labels = [part.to(labels[0].device) for part in labels]
     soft = next((part for part in labels if part.ndim == 2), None)
     if soft is None:
@@ -254,7 +254,7 @@ def _name(number: int) -> str:
 
 
 def _ahead(batches: Iterator[Any], side: Any) -> Iterator[Any]:
-    """The same batches, each made on a side stream while the one before it is worked on."""
+    """Return the same batches, each made on a side stream while the previous one is in use."""
     side.wait_stream(torch.cuda.current_stream(side.device))  # for weights that are being put there
 
     def fetch() -> tuple[Any, torch.cuda.Event] | None:

@@ -1,4 +1,4 @@
-"""The papers' losses for batches of real and generated images, as `MixedLoader` joins them."""
+"""The papers' losses for mixed batches of real and generated images from `MixedLoader`."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class GenIntLoss(nn.Module):
 
 
 class MultiHeadLoss(nn.Module):
-    """CGN's loss of a classifier with several heads (section 4.3 and the released code).
+    """CGN's loss for a multi-head classifier (section 4.3 and the released code).
 
     On real images it is the cross entropy of the ensemble. On counterfactuals it is the cross entropy of each head for
     its own factor, summed over heads. Each term is the mean over its images. A term without images in the batch is 0.
@@ -147,7 +147,7 @@ class MultiHeadLoss(nn.Module):
 
 
 def irm_penalty(logits: Tensor, labels: Tensor, *, unbiased: bool = False) -> Tensor:
-    """The penalty of invariant risk minimisation, IRMv1 (Arjovsky et al. 2019, section 3.1), of one environment.
+    """Return the penalty of invariant risk minimization, IRMv1 (Arjovsky et al. 2019, section 3.1), of an environment.
 
     The squared derivative of the mean cross entropy with respect to a number that multiplies all logits, where it is 1.
     In closed form, of probabilities p and a label's own logit z_y: (mean of sum_k p_k z_k - z_y) squared.
@@ -180,12 +180,12 @@ def irm_penalty(logits: Tensor, labels: Tensor, *, unbiased: bool = False) -> Te
 
 
 def _mean(losses: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of the chosen ones, 0 if there are none; a GPU need not be waited for."""
+    """Return the mean of the chosen values, or 0 if there are none, without waiting for a GPU."""
     return torch.where(chosen, losses, 0).sum() / chosen.sum().clamp(min=1)
 
 
 def _checked(logits: Tensor, targets: Tensor | Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Labels and source."""
+    """Return labels and source."""
     if isinstance(targets, Tensor):
         targets = {"labels": targets, "source": targets.new_zeros(len(targets), dtype=torch.long)}
     labels, source = targets["labels"], targets["source"]
@@ -202,7 +202,7 @@ def _checked(logits: Tensor, targets: Tensor | Mapping[str, Any]) -> tuple[Tenso
 
 
 def _looks(tensor: Tensor) -> bool:
-    """Whether values may be looked at: a GPU would have to be waited for, and a compiler would end its graph."""
+    """Return whether values can be checked. A GPU would have to be waited for, and a compiled graph would break."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

@@ -1,4 +1,4 @@
-"""What a classifier is trained on: photographs in folders and generated images, each a function of its place alone.
+"""Training data of a classifier: photographs in folders and generated images, each a function of its index only.
 
 A place counts images through all epochs, epoch * number of images + index. Order, crops and flips follow from the seed
 and the place, so that a run that was cut off goes on to the last bit, whatever the number of workers.
@@ -30,7 +30,7 @@ BAD_IMAGES = "bad_images.txt"
 
 
 def augmentation(name: str, size: int) -> v2.Compose:
-    """What photographs go through in training: PIL image -> (3, size, size) float32, normalised for ImageNet.
+    """Return the training augmentation of photographs: PIL image to (3, size, size) float32, normalized for ImageNet.
 
     Args:
         name: "standard" is random resized crop and flip; "additional" GenInt's own: rotation by any angle, a crop,
@@ -58,7 +58,7 @@ def augmentation(name: str, size: int) -> v2.Compose:
 
 
 class Photographs(Dataset[tuple[Tensor, int]]):
-    """The photographs of a folder that has a folder a class, by places.
+    """The photographs of a folder with one folder per class, by index.
 
     Args:
         root: a folder a class, such as ImageNet's train/.
@@ -117,7 +117,7 @@ class Photographs(Dataset[tuple[Tensor, int]]):
 
 
 class Rendered(Dataset[Any]):
-    """A set that `genaug render` wrote, by places.
+    """A folder of `genaug render`, by index.
 
     Args:
         folder: of the set.
@@ -163,7 +163,7 @@ class Rendered(Dataset[Any]):
 
 
 class Generated(Dataset[Any]):
-    """Batches of a dataset of generated images by places, augmented where they are made.
+    """Batches of a dataset of generated images by index, augmented on their device.
 
     Args:
         dataset: has `images(indices)`, uint8, and `labels(indices)`: (B,) int64, or a dict of them by factor.
@@ -204,12 +204,12 @@ class Generated(Dataset[Any]):
 
 
 def as_it_is(batch: Any) -> Any:
-    """What `Generated` makes is a batch already."""
+    """Return the output of `Generated`, which is a batch already."""
     return batch
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of places, in a random order that follows from the seed and the epoch; a rank has its share of each.
+    """Batches of indices in a random order from seed and epoch. Each process has its share of a batch.
 
     Batches are whole: what is left at the end of an epoch is left out, in each another.
 
@@ -243,7 +243,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def skip(self, batches: int) -> None:
-        """Leave out the first batches of the next iteration, unread."""
+        """Skip the first batches of the next iteration without reading them."""
         self._skipped = batches
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Training of a digits' classifier (CGN, Table 2) on images that are all in memory."""
+"""Train a digit classifier (CGN, Table 2) on images in memory."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def fit_classifier(
 
 
 def initialised(network: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
-    """An untrained network whose weights follow from the seed, on the device, channels last."""
+    """Return an untrained network with weights from the seed, on the device, channels last."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would move the GPUs' states too
         model = network()
@@ -88,7 +88,7 @@ def initialised(network: Callable[[], nn.Module], seed: int, device: torch.devic
 
 
 def shuffled(number: int, batch_size: int, epochs: int, *, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """Batches of indices, each of 0..number - 1 once an epoch, in an order that follows from the seed."""
+    """Return batches of indices, each of 0..number - 1 once per epoch, in an order from the seed."""
     shuffling = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         yield from torch.randperm(number, generator=shuffling).to(device).split(batch_size)
@@ -170,7 +170,7 @@ def fit_normalised(
 
 
 def check_training(epochs: int, batch_size: int, dtype: torch.dtype, steps: int | None = None) -> None:
-    """ValueError unless the options of a digits' training are in their ranges."""
+    """Raise ValueError unless the options of a digit training are in their ranges."""
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
     if steps is not None and steps < 1:
@@ -180,12 +180,12 @@ def check_training(epochs: int, batch_size: int, dtype: torch.dtype, steps: int 
 
 
 def _signed(images: Tensor) -> Tensor:
-    """Images as the classifier takes them: uint8 become [-1, 1], floats are so already."""
+    """Return images as the classifier takes them: uint8 scaled to [-1, 1], floats unchanged."""
     return from_uint8(images) if images.dtype == torch.uint8 else images
 
 
 def check_images(images: Tensor, labels: Tensor, *, floats: bool = False) -> None:
-    """TypeError or ValueError unless these are images (N, 3, 32, 32) of digits (N,), uint8 and int64, N > 0.
+    """Raise TypeError or ValueError unless these are images (N, 3, 32, 32) and digits (N,), uint8 and int64, N > 0.
 
     Args:
         floats: whether float32 images are taken, too.

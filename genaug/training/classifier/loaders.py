@@ -1,4 +1,4 @@
-"""The loaders of a classifier's training: photographs and each source, in batches of places, joined."""
+"""The data loaders of a classifier: photographs and each source, joined in batches of indices."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mixed_loader(
     num_workers: int,
     skip_bad: Path | None,
 ) -> tuple[MixedLoader, list[float], list[dict[str, str]]]:
-    """All images of a step, joined; the weight of each of their sources; and which folder each generated class is."""
+    """Return the loader of all images, the weight of each source, and the folder of each generated class."""
     loaders: list[DataLoader] = []
     weights: list[float] = []
     named: list[dict[str, str]] = []
@@ -87,7 +87,7 @@ def _batches(count: int, batch_size: int, settings: Settings, world: World, key:
 
 
 def _seed(settings: Settings, key: str) -> int:
-    """A seed for each part, or two parts with as many images would be in the same order."""
+    """Return a seed for each part, so that parts of equal size have different orders."""
     return generator_of(settings.seed, 0, key).initial_seed() % 2**63
 
 
@@ -118,7 +118,7 @@ def _photographs(
 def _read(
     images: Photographs | Rendered, settings: Settings, batch_size: int, world: World, num_workers: int, key: str
 ) -> DataLoader:
-    """Images from disk, read and augmented by workers."""
+    """Return a loader of images from disk, read and augmented by workers."""
     return DataLoader(
         images,
         batch_sampler=_batches(len(images), batch_size, settings, world, key),
@@ -152,7 +152,7 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
 
 
 def _labels(known: int | Sequence[str] | None, classes: Sequence[str], name: str) -> dict[int, int]:
-    """Class of generated images -> number of its folder.
+    """Return the folder index of each class of generated images.
 
     Args:
         known: the names of the generator's classes, or how many there are.

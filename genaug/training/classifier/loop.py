@@ -1,4 +1,4 @@
-"""Training of a classifier on photographs and generated images: the recipes of both papers, and one's own.
+"""Train a classifier on photographs and generated images, by the recipes of both papers or your own.
 
 One process, or `torchrun` over many GPUs and machines: batch sizes and learning rates are of all processes together.
 Everything random follows from the seed and from where in the training it is drawn, so that a run that was cut off goes
@@ -219,7 +219,7 @@ class _Run(Run):
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, as if it had never been cut off."""
+        """Return the duration of the run, including parts before an interruption."""
         return time.perf_counter() - self.start
 
     @seconds.setter
@@ -258,7 +258,7 @@ class _Loop:
             self.model = nn.parallel.DistributedDataParallel(self.model, world.gpus or None)
 
     def train_epoch(self, bar: Any) -> None:
-        """The steps of this epoch that are left."""
+        """Run the remaining steps of this epoch."""
         run, settings = self.run, self.settings
         for group in run.optimizer.param_groups:
             group["lr"] = settings.learning_rate * settings.drop_factor ** (run.epoch // settings.drop_every)
@@ -355,7 +355,7 @@ def _mixed_up(
 def _validate(
     model: MultiHeadClassifier, images: ImageFiles, count: int, world: World, settings: Settings, num_workers: int
 ) -> dict[str, dict[str, float]]:
-    """Top-1 and top-5 accuracy of each head in percent; each process scores its share."""
+    """Return top-1 and top-5 accuracy of each head in percent; each process scores its share."""
     if world.size > 1:  # each process has batch statistics of its own share; those of the first are kept
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
@@ -377,7 +377,7 @@ def _validate(
 
 
 def _grouped(root: str | os.PathLike[str], classes: Sequence[str], settings: Settings) -> tuple[ImageFiles, list[str]]:
-    """The photographs that a last layer is trained on again, and the group of each."""
+    """Return the photographs on which a last layer is retrained, and their groups."""
     if settings.heads:
         raise ValueError("retrain takes a model with one answer, but this one has heads: leave out heads or retrain")
     listed = image_files(root)
@@ -410,7 +410,7 @@ def _retrain(
 
 
 def _held_out(listed: Any, settings: Settings, world: World) -> ImageFiles:
-    """This process's share of the validation images."""
+    """Return this process's share of the validation images."""
     part = listed.files[world.rank :: world.size]
     paths = [listed.root / file for file, _ in part]
     return ImageFiles(paths, [label for _, label in part], _preprocessing(settings.size), open_image)
@@ -429,7 +429,7 @@ def _nothing(image: Any) -> int:
 
 
 class _Log:
-    """log.jsonl, from which what came after the last checkpoint is dropped, and TensorBoard's files if asked for.
+    """log.jsonl, without entries after the last checkpoint, and TensorBoard's files on request.
 
     Only the first of several processes writes.
     """

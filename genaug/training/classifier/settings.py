@@ -1,4 +1,4 @@
-"""How a classifier is trained, and on what beside photographs: what `classifier.train` takes."""
+"""Settings and image sources of `classifier.train`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIMIZERS = ("sgd", "adam")
 
 @dataclass(frozen=True)
 class Source:
-    """Images beside the photographs.
+    """A source of images in addition to photographs.
 
     Attributes:
         kind: "counterfactual", "intervention", "rendered" or "stylized".
@@ -45,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a classifier is trained; by default as GenInt trains ResNet-18 on ImageNet (section 5.3).
+    """Training settings of a classifier (default: GenInt's ResNet-18 on ImageNet, section 5.3).
 
     Attributes:
         architecture: a backbone of torchvision's, or of timm's as "timm/NAME", see `MultiHeadClassifier`.

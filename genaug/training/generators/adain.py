@@ -1,4 +1,4 @@
-"""Training of AdaIN's decoder: features with a style's statistics back to an image that has both (Huang and Belongie).
+"""Train AdaIN's decoder, which maps features with a style's statistics to an image (Huang and Belongie).
 
 The encoder stays as it is. The decoder is to make an image whose features at relu4_1 are those it was given, and whose
 features at relu1_1 to relu4_1 have the means and deviations of the style's.
@@ -32,7 +32,7 @@ SHOWN = 6  # images of a sheet
 
 @dataclass(frozen=True)
 class Settings:
-    """The recipe."""
+    """The training recipe."""
 
     steps: int = 160_000
     batch_size: int = 8
@@ -69,7 +69,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
 
 
 def losses(encoder: Encoder, network: nn.Module, contents: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
-    """The content and the style loss of what a decoder makes.
+    """Return the content and style loss of a decoder's output.
 
     Args:
         encoder: frozen, to relu4_1.
@@ -186,7 +186,7 @@ def train(
 
 
 def _batches(pairs: Crops, first: int, settings: Settings, workers: int) -> Iterator[list[Tensor]]:
-    """Batches from the one of step `first` on."""
+    """Return the batches from step `first` on."""
     size = settings.batch_size
     loader = DataLoader(
         pairs,
@@ -214,7 +214,7 @@ def _step(run: _Run, encoder: Encoder, contents: Tensor, styles: Tensor, setting
 
 @torch.no_grad()
 def _sample_sheet(network: nn.Module, encoder: Encoder, pairs: Crops, device: torch.device, path: Path) -> None:
-    """The first pairs and what the decoder makes of them."""
+    """Draw the first pairs and the decoder's output for them."""
     from genaug._common.plotting import save_sheet
 
     contents, styles = (torch.stack(part) for part in zip(*(pairs[i] for i in range(SHOWN)), strict=True))

@@ -1,4 +1,4 @@
-"""The adversarial game of the small generators: discriminators of digits, their least-squares losses, one step."""
+"""Adversarial training of the small generators: discriminators of digits, least-squares losses, one step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKED = 4  # images of one class that the discriminator judges together
 
 
 class Discriminator(nn.Module):
-    """Judges four images of one class together, by three spectrally normed convolutions of stride 2.
+    """A discriminator of four images of one class together, with three spectrally normalized convolutions of stride 2.
 
     Not the released discriminators. Ten outputs, of which the claimed class's counts, tell it the class more plainly
     than an embedding beside the image does. Four images at once (PacGAN, Lin et al. 2018) show when a class is drawn
@@ -33,13 +33,13 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(nn.Linear(left * channels, num_classes)))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (B / 4,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
+        """Return scores (B / 4,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
         packed = images.reshape(-1, 3 * PACKED, *images.shape[2:])
         return self.layers(packed).gather(1, labels[::PACKED, None])[:, 0]
 
 
 class LinearDiscriminator(nn.Module):
-    """Judges each image on its own by four linear layers: the released one for colours."""
+    """A discriminator of single images with four linear layers, as released for colors."""
 
     def __init__(self, num_classes: int = 10, width: int = 512, *, image_size: int = 32) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ class LinearDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (B,) of images (B, 3, H, W) and labels (B,)."""
+        """Return scores (B,) of images (B, 3, H, W) and labels (B,)."""
         return self.layers(torch.cat([images.flatten(1), self.embedding(labels)], dim=1))[:, 0]
 
 
 class TwoDiscriminators(nn.Module):
-    """Both, of equal weight: convolutions see strokes and their edges, linear layers the whole digit at once.
+    """Both discriminators with equal weight: convolutions see strokes and edges, linear layers the whole digit.
 
     Convolutions alone leave stray pixels and gaps in masks of two plain colours, which classifiers trained on them
     take for part of the digit.
@@ -67,13 +67,13 @@ class TwoDiscriminators(nn.Module):
         self.linear = LinearDiscriminator(num_classes, widths[1], image_size=image_size)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Judgements (2B,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
+        """Return scores (2B,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
         packed = self.convolutional(images, labels).repeat_interleave(PACKED)
         return torch.cat([packed, self.linear(images, labels)])
 
 
 class Game:
-    """The losses of a least-squares GAN (Mao et al. 2017) against a discriminator that is told the labels.
+    """The losses of a least-squares GAN (Mao et al. 2017) with a class-conditional discriminator.
 
     Args:
         discriminator: images (B, 3, H, W) and labels (B,) to judgements.
@@ -115,7 +115,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def draw_classes(labels: Tensor, batch_size: int) -> Callable[[], tuple[Tensor, Tensor]]:
-    """What draws a batch's classes, equal in consecutive fours, and an image's index of each, from the global state.
+    """Return a function that draws a batch's classes, equal in consecutive fours, and an image of each.
 
     Raises:
         ValueError: a class has no image.

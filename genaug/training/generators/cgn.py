@@ -1,4 +1,4 @@
-"""Training of the counterfactual generative network on ImageNet (CGN, sections 3.1 and 4.2, appendix C).
+"""Train the counterfactual generative network on ImageNet (CGN, sections 3.1 and 4.2, appendix C).
 
 No data are loaded. A BigGAN that is not trained draws an image from noise and a class; three copies of it, one a
 mechanism, get the same noise and class, and learn to compose that image from a mask, a texture and a background. A
@@ -62,7 +62,7 @@ _WATCHED = 200  # images whose mean mask tells of a collapse, or a step's, if th
 
 
 class Pretrained(NamedTuple):
-    """What a training starts from.
+    """The pretrained networks that a training starts from.
 
     Attributes:
         cgn: all weights pretrained, the mechanisms as copies of BigGAN.
@@ -151,7 +151,7 @@ def train(
 
 
 def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
-    """BigGAN four times, U2-Net, and the features that styles are compared in."""
+    """Return BigGAN four times, U2-Net, and the style features."""
 
     def load(device: torch.device) -> Pretrained:
         needed = ["biggan-deep-256", "u2net", *([settings.features] if settings.features != "random" else [])]
@@ -185,7 +185,7 @@ def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
 
 
 def load_features(name: str) -> nn.Module:
-    """The network that styles are compared in: "vgg16-bn" in the paper's way, "vgg16" in the released code's, "random".
+    """Return the network of style features: "vgg16-bn" as in the paper, "vgg16" as in the released code, or "random".
 
     Raises:
         genaug.AssetError: its weights are not to be had.
@@ -214,7 +214,7 @@ class _Run(Run):
 
 
 class Draws(NamedTuple):
-    """What is random in the training on some images: function of (seed, image) alone."""
+    """The random draws of a training for some images, as functions of (seed, image) only."""
 
     z: Tensor
     labels: Tensor
@@ -222,7 +222,7 @@ class Draws(NamedTuple):
 
     @classmethod
     def of(cls, cgn: CGN, settings: Settings, indices: Tensor, stream: str, device: torch.device) -> Draws:
-        """Noise, classes, and which patches to take, of the images of these numbers; streams are independent."""
+        """Return noise, classes and patch choices of the images with these numbers, from independent streams."""
         draws = (
             truncated_normal(settings.seed, indices, cgn.z_dim, f"cgn {stream} noise") * settings.truncation,
             integers(settings.seed, indices, cgn.num_classes, f"cgn {stream} class"),
@@ -232,7 +232,7 @@ class Draws(NamedTuple):
 
 
 def losses(found: Pretrained, draws: Draws, settings: Settings) -> dict[str, Tensor]:
-    """The losses of some images, each as it enters the sum, and "mask", the mean mask, which does not."""
+    """Return the weighted losses of some images, and the mean mask as "mask", which is not a loss."""
     return _forward(found, draws, settings)[1]
 
 
@@ -242,13 +242,13 @@ def _cast(settings: Settings, device: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def _target(found: Pretrained, draws: Draws, settings: Settings) -> Tensor:
-    """What BigGAN makes, (B, 3, H, W) in [-1, 1]."""
+    """Return BigGAN's images, (B, 3, H, W) in [-1, 1]."""
     with _cast(settings, draws.z.device):
         return found.cgn.biggan_GT(draws.z, draws.labels, settings.truncation).float()
 
 
 def _forward(found: Pretrained, draws: Draws, settings: Settings) -> tuple[Tensor, dict[str, Tensor]]:
-    """Composites and their losses."""
+    """Return composites and their losses."""
     cgn, without, cast = found.cgn, set(settings.without), _cast(settings, draws.z.device)
     target = _target(found, draws, settings)
     with cast:
@@ -289,7 +289,7 @@ class _Loop:
         self.masks = deque[float](maxlen=max(1, _WATCHED // (settings.batch_size * settings.accumulate)))
 
     def step(self) -> dict[str, Any]:
-        """One step of the optimiser: the mean gradient over all of its parts."""
+        """Take one optimizer step with the mean gradient over all parts."""
         run, settings, world = self.run, self.settings, self.world
         mechanisms: list[Any] = list(run.generator.values())
         for mechanism in mechanisms:
@@ -332,7 +332,7 @@ class _Loop:
 
 @torch.no_grad()
 def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> dict[str, float]:
-    """What Table 1 measures, and what each loss is for, on noise and classes that training does not see.
+    """Measure the figures of Table 1 and the goal of each loss, on noise and classes that training does not use.
 
     Args:
         found: the CGN, and the score.

@@ -1,4 +1,4 @@
-"""The losses that train a CGN on ImageNet (CGN, sections 3.1 and appendix C), as functions of tensors.
+"""The losses of the CGN on ImageNet (CGN, section 3.1 and appendix C), as functions of tensors.
 
 Images are floats in [-1, 1], masks in (0, 1). Each loss is the mean over the batch of what an image alone would give,
 so that gradients of many small batches add up to that of a large one.
@@ -21,18 +21,18 @@ _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512))  # of VGG16, 
 
 
 def mask_entropy(mask: Tensor) -> Tensor:
-    """Mean binary entropy of the mask in bits (CGN, L_binary): 1 where undecided, 0 where every pixel is 0 or 1."""
+    """Return the mean binary entropy of the mask in bits (CGN, L_binary): 0 if every pixel is 0 or 1."""
     return -(mask * mask.log2() + (1 - mask) * (1 - mask).log2()).mean()
 
 
 def mask_interval(mask: Tensor, tau: float = TAU) -> Tensor:
-    """How far each image's mean mask lies outside [tau, 1 - tau] (CGN, L_mask): 0 inside; masks are (B, 1, H, W)."""
+    """Return how far each image's mean mask is outside [tau, 1 - tau] (CGN, L_mask); masks are (B, 1, H, W)."""
     mean = mask.flatten(1).mean(dim=1)
     return (F.relu(tau - mean) + F.relu(mean - (1 - tau))).mean()
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Correlations of the channels of (B, C, H, W) over all places, divided by CHW: (B, C, C)."""
+    """Return the channel correlations of (B, C, H, W) over all positions, divided by CHW: (B, C, C)."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat[0].numel()
 
@@ -47,7 +47,7 @@ def patch_grid(
     candidates: int = 100,
     side: int | None = None,
 ) -> Tensor:
-    """A picture of nothing but the object: patches from where the mask is highest, in a square (CGN, appendix C.2).
+    """Return a picture of the object only: patches from where the mask is highest, in a square (CGN, appendix C.2).
 
     Args:
         images: (B, 3, H, W).
@@ -88,7 +88,7 @@ class RandomFeatures(nn.Module):
             self.register_buffer(f"filters{i}", filters, persistent=False)
 
     def forward(self, images: Tensor, blocks: int = 2) -> list[Tensor]:
-        """Those of the first `blocks` convolutions."""
+        """Return the features of the first `blocks` convolutions."""
         found, x = [], images
         for filters in list(self.buffers())[:blocks]:
             x = F.relu(F.conv2d(F.avg_pool2d(x, 2), filters, padding=1))
@@ -132,7 +132,7 @@ class VGG16Features(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor, blocks: int = len(_BLOCKS)) -> list[Tensor]:
-        """Those of the first `blocks` blocks, of images (B, 3, H, W) in [-1, 1]."""
+        """Return the features of the first `blocks` blocks, for images (B, 3, H, W) in [-1, 1]."""
         x, found = images, []
         if self.paper:
             x = ((x + 1) / 2 - self.get_buffer("mean")) / self.get_buffer("deviation")
@@ -149,7 +149,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 class StyleDistance(nn.Module):
-    """How far the styles of two batches are apart: the Gram matrices of a network's features (L_perc, L_text).
+    """The style distance of two batches: Gram matrices of a network's features (L_perc, L_text).
 
     Args:
         features: images (B, 3, H, W) and a number of blocks -> their features, a (B, C, H, W) a block.
@@ -163,7 +163,7 @@ class StyleDistance(nn.Module):
         self.features, self.weights, self.squared = features, tuple(weights), squared
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The weighted sum over blocks; the targets get no gradient."""
+        """Return the weighted sum over blocks. The targets get no gradient."""
         blocks = max((i + 1 for i, weight in enumerate(self.weights) if weight), default=0)
         with torch.no_grad():
             wanted = self.features(targets.detach(), blocks)

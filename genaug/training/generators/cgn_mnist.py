@@ -1,4 +1,4 @@
-"""Training of the counterfactual generative network on digits (CGN, sections 3.1 and 4.1, appendix B).
+"""Train the counterfactual generative network on digits (CGN, sections 3.1 and 4.1, appendix B).
 
 The generator makes one image from one label through its three mechanisms; a discriminator that knows the label judges
 the composite (least squares), the mask is pushed toward 0 or 1 (binary entropy), and the composite's style is pulled
@@ -41,7 +41,7 @@ from genaug.training.shared.resumable import Run, machine, optimise, resume
 
 @dataclass(frozen=True)
 class Settings:
-    """The recipe. It departs from the released one, of which `docs/digits.md` says where and why."""
+    """The training recipe. `docs/digits.md` explains its differences from the released one."""
 
     steps: int = 12_000
     batch_size: int = 64
@@ -71,7 +71,7 @@ SETTINGS = {
 
 
 def mask_frame(mask: Tensor) -> Tensor:
-    """Mean of the mask over the image's outermost two pixels: an object lies inside its picture.
+    """Return the mean of the mask over the outermost two pixels, since an object is inside its picture.
 
     It decides which of the two texture mechanisms paints the digit; without it some classes come out inside out. On
     ImageNet the pretrained saliency network knows as much.
@@ -84,7 +84,7 @@ def _frame(images: Tensor) -> tuple[Tensor, ...]:
 
 
 def unevenness(images: Tensor) -> Tensor:
-    """Mean variance of the pixels within each image of (B, 3, H, W): 0 where each is of one colour.
+    """Return the mean variance of the pixels within each image of (B, 3, H, W), 0 for images of one color.
 
     A texture with spots can draw parts of the digit, which the shape mechanism then need not learn.
     """
@@ -92,7 +92,7 @@ def unevenness(images: Tensor) -> Tensor:
 
 
 def background_colour(backgrounds: Tensor, real: Tensor) -> Tensor:
-    """L1 distance of the mean colours of backgrounds and of real images' outermost two pixels.
+    """Return the L1 distance of the mean colors of backgrounds and of real images' outermost two pixels.
 
     As `mask_frame`, it keeps classes from coming out inside out; both are needed where surfaces are plain.
 
@@ -106,7 +106,7 @@ def background_colour(backgrounds: Tensor, real: Tensor) -> Tensor:
 
 
 def jitter(images: Tensor, deviations: tuple[float, float, float] | None) -> Tensor:
-    """What the discriminator sees of images (B, 3, H, W): other colours and noisy pixels, of real and fake alike.
+    """Return images (B, 3, H, W) with other colors and pixel noise, for the discriminator, both real and fake.
 
     It tells real colours from nearly right ones long before it looks at shapes, and then has nothing to teach about
     these. Augmenting both sides (Zhao et al. 2020, DiffAugment) takes that from it; what remains right on average is
@@ -126,7 +126,7 @@ def jitter(images: Tensor, deviations: tuple[float, float, float] | None) -> Ten
 
 
 class StyleLoss(nn.Module):
-    """L1 distance of the Gram matrices of two sets of images of a class, in the features of two random convolutions.
+    """L1 distance of Gram matrices of two sets of images of a class, in the features of two random convolutions.
 
     The released code takes VGG16's features, whose weights would have to be downloaded. Random filters see colours,
     edges and their correlations as well, which is what a texture of 32 pixels has. It compares single images of
@@ -273,7 +273,7 @@ def _optimise(
 
 
 def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: torch.dtype) -> dict[str, Tensor]:
-    """One step of the generator, one of the discriminator, one of the average."""
+    """Take one step of the generator, one of the discriminator, and one of the average."""
     cast = autocast(real.device, dtype)
     for optimizer in run.optimizers.values():
         for group in optimizer.param_groups:
@@ -316,7 +316,7 @@ def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: to
 
 @torch.no_grad()
 def _sample_sheet(generator: CGNMnist, path: Path) -> None:
-    """Each class by its own mechanisms, and the same shapes with random textures and backgrounds; fixed noise."""
+    """Draw each class by its own mechanisms, and the same shapes with random textures and backgrounds."""
     from genaug._common.plotting import save_sheet
 
     draw = torch.Generator().manual_seed(0)
@@ -349,7 +349,7 @@ def _write_generator(generator: CGNMnist, folder: Path, described: dict[str, Any
 
 
 def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict for shipping: weights in float16, batch statistics and biases, which are few, in float32."""
+    """Return a state dict for shipping: weights in float16, batch statistics and biases in float32."""
     return {
         name: value.half() if value.ndim > 1 else value
         for name, value in state.items()

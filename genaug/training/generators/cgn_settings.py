@@ -12,7 +12,7 @@ AS = ("paper", "released")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a CGN is trained; by default as the paper says (appendix C.3), where it says. `RELEASED` is the code's way.
+    """Training settings of a CGN (default: the paper's, appendix C.3). `RELEASED` has the released code's.
 
     Attributes:
         without: losses to leave out, of "rec", "shape", "text" and "bg".
@@ -103,6 +103,6 @@ RELEASED = Settings(
 
 
 def settings_as(name: str) -> Settings:
-    """Those of the paper or of the released code: "paper" or "released"."""
+    """Return the settings of the paper or of the released code: "paper" or "released"."""
     check_choice("as", name, AS)
     return PAPER if name == "paper" else RELEASED

@@ -1,4 +1,4 @@
-"""Training of the small conditional generator: a conditional variational autoencoder on the demo's biased digits.
+"""Train the small conditional generator: a conditional variational autoencoder on the demo's biased digits.
 
 GenInt's own coloured MNIST uses a conditional VAE too, of 2 latent
 dimensions and 1,000 hidden units. It sees images and their classes alone: which colour belongs to which class, or
@@ -37,7 +37,7 @@ UNIT = 16.0  # see `colours_first`
 
 @dataclass(frozen=True)
 class Settings:
-    """The recipe."""
+    """The training recipe."""
 
     steps: int = 1_500
     batch_size: int = 64
@@ -65,19 +65,19 @@ class Encoder(nn.Module):
         self.mix = nn.Sequential(nn.Linear(4096 + 12, 256), nn.ReLU(), nn.Linear(256, 2 * ConditionalDigits.z_dim))
 
     def forward(self, images: Tensor, labels: Tensor, withheld: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, 64), of images (B, 3, 32, 32), labels (B,) and withheld (B, 2) bool: of digit and background."""
+        """Return mean and log variance (B, 64) of images (B, 3, 32, 32), labels (B,) and withheld (B, 2) bool."""
         inputs = [self.convolutions(images), F.one_hot(labels, 10).to(images.dtype), withheld.to(images.dtype)]
         mean, log_variance = self.mix(torch.cat(inputs, dim=1)).chunk(2, dim=1)
         return mean, log_variance.clamp(-10, 5)
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of normal distributions (B, z_dim) from the standard one, in nats: (B,)."""
+    """Return the Kullback-Leibler divergence of normals (B, z_dim) from the standard normal, in nats: (B,)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
 def decode(generator: ConditionalDigits, z: Tensor, labels: Tensor, withheld: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, 32, 32) and masks; where withheld (B, 2) is true, a colour is made of the noise alone."""
+    """Return images (B, 3, 32, 32) and masks. Where withheld (B, 2) is true, the color depends on the noise only."""
     embedded = generator.embedding(labels)
     features = generator.gen_z(torch.cat([z, embedded], dim=1))
     without = generator.gen_z(torch.cat([z, torch.zeros_like(embedded)], dim=1))
@@ -222,7 +222,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor, settings: Settings) -> dict
 
 @torch.no_grad()
 def _sample_sheet(generator: ConditionalDigits, path: Path) -> None:
-    """Three digits of each class; fixed noise."""
+    """Draw three digits of each class from fixed noise."""
     from genaug._common.plotting import save_sheet
 
     draw = torch.Generator().manual_seed(0)

@@ -1,1 +1,1 @@
-"""What the trainers share: resumable runs, processes, streams of samples, batches."""
+"""Shared parts of the trainers: resumable runs, processes, sample streams, batches."""

@@ -1,4 +1,4 @@
-"""What loaders yield, in any of the usual forms: images and labels of a batch, and the targets of a joined one."""
+"""The batch formats of loaders: images, labels, and the targets of a mixed batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LABEL_KEYS = ("label", "labels", "target", "targets")
 
 
 class Targets(dict[str, Any]):
-    """The targets of a batch that `MixedLoader` joined: a dict that moves as a tensor does.
+    """The targets of a mixed batch: a dict that moves between devices like a tensor.
 
     Attributes:
         labels: (B,) int64, or (B, num_classes) probabilities.
@@ -54,7 +54,7 @@ def mapped(value: Any, change: Any) -> Any:
 
 
 class Form:
-    """Where a batch has its images and its labels.
+    """The positions of images and labels in a batch.
 
     Args:
         batch: a sequence, or a mapping by name.

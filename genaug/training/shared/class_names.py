@@ -1,4 +1,4 @@
-"""Which classes a dataset's labels stand for, and whether two datasets mean the same ones."""
+"""The classes of a dataset's labels, and whether two datasets have the same ones."""
 
 from __future__ import annotations
 

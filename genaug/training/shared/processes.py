@@ -1,4 +1,4 @@
-"""The processes that `torchrun` starts: which of them this is, and where it computes."""
+"""The processes started by `torchrun`: the index of this one, and its device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genaug._common.arguments import check_device
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this is, and where it computes."""
+    """The index of this process, the number of processes, and the device."""
 
     rank: int
     size: int

@@ -1,4 +1,4 @@
-"""The loop that the generators' trainings share: it logs, draws sheets, saves, and goes on where it was cut off."""
+"""The training loop of the generators: it logs, draws sheets, saves checkpoints, and resumes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLE_EVERY = 500
 
 
 class Every(NamedTuple):
-    """Steps between two rows of the log, two checkpoints, two sheets of samples."""
+    """Number of steps between log entries, checkpoints and sample sheets."""
 
     log: int
     checkpoint: int
@@ -31,7 +31,7 @@ class Every(NamedTuple):
 
 
 class Stateful(Protocol):
-    """A network, an optimiser or a loader."""
+    """A network, an optimizer or a loader."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -39,7 +39,7 @@ class Stateful(Protocol):
 
 
 class Run:
-    """Everything that the steps of a training change, so that one dict can hold it and bring it back.
+    """Everything that training steps change, in one dict that can be saved and restored.
 
     Args:
         parts: what has a state of its own, by the name that a checkpoint has for it.
@@ -71,13 +71,13 @@ class Run:
 
 
 def machine(device: torch.device) -> str:
-    """What trained weights say of where they come from."""
+    """Return what trained weights record about their training."""
     name = "CPU" if device.type == "cpu" else device_name(device)
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def resume(run: Run, folder: Path, described: dict[str, Any]) -> None:
-    """Restores a run from its folder's checkpoint, if any; ValueError if that is damaged or of other settings."""
+    """Restore a run from its folder's checkpoint, if any; raise ValueError if it is damaged or has other settings."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return
@@ -168,7 +168,7 @@ def optimise(
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drop what an interrupted run logged after its last checkpoint, or it would stand there twice."""
+    """Drop log entries after the last checkpoint of an interrupted run, which would otherwise appear twice."""
     if path.exists():
         complete = path.read_text(errors="replace").splitlines(keepends=True)
         if complete and not complete[-1].endswith("\n"):  # where the process was killed while it wrote

@@ -1,4 +1,4 @@
-"""Loaders that start over: told the epoch, shuffled by a seed of their own, and shared among processes."""
+"""Loaders that start over, with an epoch number, a shuffling seed, and shares for processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def processes_of_torch() -> tuple[int, int]:
 
 
 class Stream:
-    """A loader that starts over, told the number of the round each time.
+    """A loader that starts over and is told the number of the round.
 
     The order of a `DataLoader(shuffle=True)` is a function of its seed and the round: the seed is that of its
     generator, or drawn once.
@@ -64,7 +64,7 @@ class Stream:
 
     @property
     def loader(self) -> Any:
-        """The loader, or this process's share of it."""
+        """Return the loader, or this process's share of it."""
         rank, world = processes_of_torch()
         if world == 1:
             return self.given
@@ -112,7 +112,7 @@ class Stream:
         }
 
     def _sampler(self) -> Any:
-        """The sampler whose order follows from a generator, if it has one and is not told the epoch."""
+        """Return the sampler whose order depends on a generator, if there is one and it ignores the epoch."""
         sampler = getattr(self.given, "sampler", None)
         own = hasattr(sampler, "generator") and not hasattr(sampler, "set_epoch")
         return sampler if own and not _shared(self.given) else None
@@ -140,7 +140,7 @@ class Stream:
         return self.seed
 
     def once(self) -> Iterator[Any]:
-        """What is left of this round."""
+        """Return the rest of this round."""
         loader = self.loader
         if (seed := self._seed()) is not None:
             self._sampler().generator = generator_of(seed, self.round, "order")
@@ -170,14 +170,14 @@ class Stream:
 
 
 def _shared(loader: Any) -> bool:
-    """Whether a loader is one process's share already."""
+    """Return whether a loader is already one process's share."""
     batches = getattr(loader, "batch_sampler", None)
     samplers = (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
     return any(hasattr(sampler, name) for sampler in samplers for name in _SHARED)
 
 
 def length(loader: Any) -> int | None:
-    """How many batches it has; None if it does not know, as a loader of a dataset that is iterated."""
+    """Return the number of batches, or None if it is unknown, as for iterable datasets."""
     try:
         return len(loader)
     except TypeError:
