@@ -1,4 +1,4 @@
-"""Return weights for a name or a path: found in a fixed order, verified, never unpickled."""
+"""Find weights by name or path, in a fixed order. They are verified and never unpickled."""
 
 from __future__ import annotations
 

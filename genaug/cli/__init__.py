@@ -1,4 +1,4 @@
-"""The command line. Each command imports the code that it runs, so that `--help` answers at once.
+"""The command line. Each command imports its code when it runs, so that `--help` is fast.
 
 `options` has what several commands share. The other modules have the commands, in the order of `genaug --help`.
 """
@@ -71,7 +71,7 @@ def _genaug(
 
 
 class _Stopped(BaseException):
-    """A signal of a scheduler, raised as an exception so that temporary files are removed."""
+    """A signal of a scheduler as an exception, so that temporary files are removed."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -79,7 +79,7 @@ class _Stopped(BaseException):
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the program as an exception, as SIGINT does."""
+    """Convert SIGTERM and SIGHUP to an exception, like SIGINT."""
     if threading.current_thread() is not threading.main_thread():  # only this one may set handlers
         yield
         return
@@ -97,7 +97,7 @@ def _stopping() -> Iterator[None]:
 
 
 def _check_not_empty(arguments: list[str]) -> None:
-    """No argument may be empty: an empty path would be the current folder."""
+    """Refuse empty arguments: an empty path would be the current folder."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument.strip() or (argument.startswith("--") and argument.endswith("=")):
             named = argument.rstrip("= ") or (before if before.startswith("-") else "an argument")

@@ -1,4 +1,4 @@
-"""The command that asks whether a classifier relies on the background."""
+"""The command that audits a classifier."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def audit(
 
 
 def _built(data: Path, out: Path, device: str) -> Path:
-    """The bank of a folder of photographs, built first, or opened if an earlier call built it."""
+    """Return the bank of a folder of photographs, from an earlier call or newly built."""
     from genaug.photographs.build import build_bank
 
     bank = out / "bank"

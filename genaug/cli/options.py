@@ -1,4 +1,4 @@
-"""The command line's groups, the options that several commands share, and how their values are parsed."""
+"""The groups of the command line, shared options, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ app.add_typer(
 
 
 class Dtype(str, Enum):
-    """The floating-point types on offer."""
+    """The available floating-point types."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
     def of_torch(self) -> torch.dtype:
-        """The same as torch has it."""
+        """Return the type as a torch.dtype."""
         import torch
 
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.value]
 
 
 class Digits(str, Enum):
-    """Where digits come from."""
+    """The sources of digits."""
 
     sklearn = "sklearn"
     mnist = "mnist"
@@ -161,7 +161,7 @@ def cgn_changes(
     no_inception: bool,
     dtype: Dtype,
 ) -> dict[str, Any]:
-    """Settings in place of the recipe's."""
+    """Return settings that replace those of the recipe."""
     given = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "measured": measured}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return changes | {"dtype": dtype.value} | ({"inception": False} if no_inception else {})
@@ -182,7 +182,7 @@ def need_mnist(root: Path, download: bool | None = None) -> None:
 
 
 def split(texts: str | Sequence[str], option: str, repeats: bool = False) -> tuple[str, ...]:
-    """The entries of a list: comma-separated, in one or several uses of the option.
+    """Return the entries of a list option: comma-separated, given once or several times.
 
     None may be empty and, unless `repeats`, none may come twice.
     """
@@ -196,7 +196,7 @@ def split(texts: str | Sequence[str], option: str, repeats: bool = False) -> tup
 
 
 def integers(texts: str | Sequence[str] | None, option: str, repeats: bool = False) -> tuple[int, ...] | None:
-    """A list of integers, as `split` reads it; None for an option that was not given."""
+    """Return a list of integers, read by `split`, or None if the option was not given."""
     if not texts:
         return None
     for part in split(texts, option, repeats=True):
@@ -208,7 +208,7 @@ def integers(texts: str | Sequence[str] | None, option: str, repeats: bool = Fal
 
 
 def class_choice(texts: Sequence[str] | None) -> tuple[int, ...] | str | None:
-    """--classes: a list, or the generator's best."""
+    """Parse --classes: a list, or the generator's best."""
     return "best" if texts == ["best"] else integers(texts, "--classes")
 
 

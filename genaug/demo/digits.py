@@ -1,4 +1,4 @@
-"""The demo: a classifier that looked at colour learns to look at shape (CGN, Table 2, in small).
+"""The demo: a classifier that relied on color learns the shape (a small version of CGN's Table 2).
 
     genaug demo --out genaug-demo --seed 0
 
@@ -169,12 +169,12 @@ def run(
 
 
 def _contrast(images: Tensor) -> Tensor:
-    """Standard deviation over an image, of the channel where it is largest, (B,), in grey levels."""
+    """Return the largest standard deviation of a channel over each image, (B,), in gray levels."""
     return images.float().flatten(2).std(dim=2).amax(dim=1)
 
 
 def small_network() -> nn.Module:
-    """Half the cost a step of the paper's network, and batch norm lets it learn in as few steps as a demo has."""
+    """Return a network with half the cost per step of the paper's, and batch norm, so that few steps suffice."""
     layers: list[nn.Module] = [nn.BatchNorm2d(3), nn.AvgPool2d(2)]
     for before, width in pairwise(WIDTHS):
         layers += [
@@ -187,7 +187,7 @@ def small_network() -> nn.Module:
 
 
 def _by_class(images: Tensor, labels: Tensor, visible: Tensor, rows: int = 3) -> Tensor:
-    """The first visible digits of each class, (10 * rows, 3, H, W): 0 to 9 from left to right, white for none."""
+    """Return the first visible digits of each class, (10 * rows, 3, H, W), in columns 0 to 9; white for none."""
     chosen = images.new_full((rows, 10, *images.shape[1:]), 255)
     for digit in range(10):
         first = images[visible & (labels == digit)][:rows]
@@ -202,7 +202,7 @@ def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _draw(path: Path, panels: Mapping[str, Tensor], scores: Mapping[str, Mapping[str, float]]) -> None:
-    """The images that each classifier was trained on, beside them what came of it, and at the bottom the test's."""
+    """Draw the training images of each classifier, its accuracies beside them, and the test images at the bottom."""
     margin, side, gap, heading, between = 32, 64, 6, 50, 30
     grids = {row: plotting.image_grid(images, columns=10, gap=gap, scale=2) for row, images in panels.items()}
     grid_height, grid_width = next(iter(grids.values())).shape[1:]
@@ -227,7 +227,7 @@ def _draw(path: Path, panels: Mapping[str, Tensor], scores: Mapping[str, Mapping
 
 
 def _draw_bars(axes: Any, score: Mapping[str, float], colour: str, height: int) -> None:
-    """Two bars, each under its name and figure; chance is a dotted line through both."""
+    """Draw two bars below their names and figures, with a dotted line for chance."""
     axes.set(xlim=(0, 1), ylim=(height, 0))
     axes.axis("off")
     for y, split, name, shade in (

@@ -1,4 +1,4 @@
-"""The demo on photographs of your own: does a classifier read the object or its background?
+"""The demo on your own photographs: does a classifier use the object or its background?
 
     genaug demo --photos photos --out photo-demo
 
@@ -105,7 +105,7 @@ def _say(line: str) -> None:
 
 
 def _chosen(photographs: str | os.PathLike[str], folder: Path, seed: int) -> Path:
-    """The photographs to use: all of them, or copies of as many of each class as `MOST` allows."""
+    """Return the photographs to use: all of them, or copies of at most `MOST` per class."""
     listed = image_files(photographs)
     tell_skipped(listed.root, listed.skipped)
     if len(listed.classes) < 2:
@@ -130,7 +130,7 @@ def _chosen(photographs: str | os.PathLike[str], folder: Path, seed: int) -> Pat
 
 
 def _folds(bank: PhotographBank, seed: int) -> list[tuple[PhotographBank, PhotographBank]]:
-    """Banks of the photographs of each fold, and of the others; each has every class."""
+    """Return the banks of each fold's photographs and of the others. Each has every class."""
     fold_of = torch.empty(len(bank.files.labels), dtype=torch.int64)
     count = min(FOLDS, int(bank.counts.min()))
     if count < 2:
@@ -155,7 +155,7 @@ def _scores(
     seed: int,
     describe: Callable[[Tensor], Tensor],
 ) -> dict[str, dict[str, float]]:
-    """Accuracy of each row on each test, over all folds."""
+    """Return the accuracy of each row on each test, over all folds."""
     every = torch.arange(len(bank.files.labels))
     known = torch.cat([describe(bank.files.part("photograph", part)) for part in every.split(64)])
 
@@ -188,7 +188,7 @@ def _swapped(bank: PhotographBank, count: int, seed: int, backgrounds: Any) -> L
 
 
 def _on_other_backgrounds(bank: PhotographBank, seed: int) -> Labelled:
-    """Every object of a bank on `SWAPS` backgrounds of other classes, feathered."""
+    """Return every object of a bank on `SWAPS` backgrounds of other classes, feathered."""
     objects = bank.order.repeat(SWAPS)
     labels = bank.files.labels[objects]
     draws = torch.rand(len(objects), len(bank.order), generator=generator_of(seed, 0, "demo backgrounds"))
@@ -204,7 +204,7 @@ def _on_other_backgrounds(bank: PhotographBank, seed: int) -> Labelled:
 
 
 def _features(network: FastU2Net, bar: Any, images: Tensor) -> Tensor:
-    """Features of uint8 images, with a progress bar that counts them."""
+    """Return the features of uint8 images, with a progress bar."""
     found = []
     for part in images.split(16):
         found.append(network.features(normalized(part.float() / 255)))
@@ -213,7 +213,7 @@ def _features(network: FastU2Net, bar: Any, images: Tensor) -> Tensor:
 
 
 def _fitted(features: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from features to classes: logistic regression on standardized features."""
+    """Return a function from features to classes: logistic regression on standardized features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -237,7 +237,7 @@ def _shown(images: Tensor) -> Tensor:
 
 
 def _panels(bank: PhotographBank) -> dict[str, Tensor]:
-    """Photographs of different classes, and what becomes of them."""
+    """Return photographs of different classes and their composites."""
     labels = [number % bank.num_classes for number in range(COLUMNS)]
     shown = torch.tensor([_telling(bank, label, number // bank.num_classes) for number, label in enumerate(labels)])
     photograph, colours, mask, background = bank.files.parts(shown)
@@ -257,7 +257,7 @@ def _panels(bank: PhotographBank) -> dict[str, Tensor]:
 
 
 def _telling(bank: PhotographBank, label: int, rank: int) -> int:
-    """A cutout of a class that shows well: of middling size, away from the border, its edge clear, its scene calm."""
+    """Return a clear cutout of a class: of medium size, away from the border, with a sharp edge and a calm scene."""
     numbers = bank.order[bank.starts[label] : bank.starts[label] + bank.counts[label]]
     mask = bank.files.part("mask", numbers)[:, 0].float() / 255
     area = mask.mean((1, 2))
@@ -271,7 +271,7 @@ def _telling(bank: PhotographBank, label: int, rank: int) -> int:
 
 
 def _draw(path: Path, bank: PhotographBank, scores: Mapping[str, Mapping[str, float]], folds: int) -> None:
-    """The steps from photographs to counterfactuals on the left, the accuracies on the right."""
+    """Draw the steps from photographs to counterfactuals on the left, and the accuracies on the right."""
     margin, gap, heading, between = 36, 6, 30, 26
     grids = {name: plotting.image_grid(images, COLUMNS, gap=gap) for name, images in _panels(bank).items()}
     width = COLUMNS * (SHOWN + gap) - gap

@@ -1,1 +1,1 @@
-"""The page in the browser: look at what a generator makes, change it, and copy the code that makes it."""
+"""The browser page of `genaug explore`: see a generator's images, change them, and copy the code that makes them."""

@@ -1,4 +1,4 @@
-"""The Python lines and the command that make exactly what a view shows."""
+"""The Python code and the command that make exactly what a view shows."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def command_of(view: View, traits: Traits) -> str:
 
 
 def _called(function: str, first: str | None, arguments: Mapping[str, Any]) -> str:
-    """A call, on one line or with a line for each argument."""
+    """Return a call as code, on one line or with one line per argument."""
     written = ([first] if first else []) + [f"{name}={literal(value)}" for name, value in arguments.items()]
     line = f"{function}({', '.join(written)})"
     if len(line) <= _WIDTH:

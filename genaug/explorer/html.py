@@ -1,4 +1,4 @@
-"""Pieces of the page's HTML, from plain values. All text is escaped here."""
+"""Parts of the page's HTML, from plain values. All text is escaped here."""
 
 from __future__ import annotations
 

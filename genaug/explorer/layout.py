@@ -1,4 +1,4 @@
-"""Where things are on the page, and which event calls what."""
+"""The layout of the page, and the function that each event calls."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def build(page: Page) -> Any:
 
 
 def _panel(page: Page) -> tuple[Any, Any]:
-    """The controls of all generators; those that do not apply are hidden."""
+    """Create the controls of all generators. Those that do not apply are hidden."""
     gr, controls, groups = page.gr, page.controls, page.groups
     names = [(name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1], name) for name in page.studio.sources.names]
     controls["generator"] = gr.Dropdown(names, label="Generator")
@@ -120,7 +120,7 @@ def _panel(page: Page) -> tuple[Any, Any]:
 
 
 def _choice(page: Page, name: str, title: str) -> None:
-    """Class, draw and lock of a factor."""
+    """Create the controls of a factor: class, draw and lock."""
     gr, controls = page.gr, page.controls
     with gr.Group(elem_classes="ga-choice"):
         controls[f"{name} class"] = gr.Dropdown([("Any", ANY)], label=f"{title} class", min_width=110)

@@ -1,4 +1,4 @@
-"""The page: controls in, pictures and code out. What they mean is in `views`, `samples` and `code`."""
+"""The page: controls in, pictures and code out. `views`, `samples` and `code` define their meaning."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AS_DRAWN = ""
 
 
 class Page:
-    """The controls, and what happens when one is moved.
+    """The controls of the page and their event handlers.
 
     Args:
         gradio: the module, which is an extra.
@@ -132,7 +132,7 @@ class Page:
         return settings
 
     def _shares(self, view: View) -> list[float]:
-        """How much of the layer's variance each direction explains."""
+        """Return the share of the layer's variance that each direction explains."""
         directions = self.studio.dataset(view).directions
         ratio = None if directions is None else directions.explained_variance_ratio
         return [] if ratio is None else ratio.tolist()
@@ -193,11 +193,11 @@ class Page:
     # What moves the page. Each takes the values of all controls, in their order
 
     def moved(self, *values: Any) -> list[Any]:
-        """Answer a control that was moved: the new picture and its code."""
+        """Handle a changed control: return the new picture and its code."""
         return self._answer(values, lambda view: view, every=False)
 
     def tied(self, *values: Any) -> list[Any]:
-        """Answer another choice of tied factors, whose controls are then disabled."""
+        """Handle another choice of tied factors, whose controls are then disabled."""
         return self._answer(values, lambda view: view)
 
     def opened(self, tab: str) -> Callable[..., list[Any]]:
@@ -212,15 +212,15 @@ class Page:
         return answer
 
     def shuffled(self, *values: Any) -> list[Any]:
-        """Answer the button: new draws of what is not locked, or the next samples of the grid."""
+        """Handle the shuffle button: draw what is not locked, or show the next samples of the grid."""
         return self._answer(values, _shuffled)
 
     def reset(self, *values: Any) -> list[Any]:
-        """Answer the button: the generator's first view."""
+        """Handle the reset button: show the generator's first view."""
         return self._answer(values, lambda view: self._start(view.generator, view.tab))
 
     def chosen(self, name: str, tab: str) -> list[Any]:
-        """Answer another generator: it starts with its own first view, on the same tab."""
+        """Handle the choice of another generator, which starts with its first view on the same tab."""
         try:
             return self.updates(self._start(name, tab))
         except Exception as error:
@@ -238,7 +238,7 @@ class Page:
             return self.updates(None, sentence(error), every=every)
 
     def linked(self, query: str) -> list[Any]:
-        """Answer a page that is opened: the view of its address, or the first one and what is wrong with the link."""
+        """Handle a new page: show the view of its address, or the first one and what is wrong with the link."""
         view, sources = self.view, self.studio.sources
         try:
             name = generator_of(query) or view.generator

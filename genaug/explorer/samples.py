@@ -1,4 +1,4 @@
-"""From a view to its samples: the same calls that `code` writes down for the user."""
+"""Make the samples of a view, with the same calls that `code` writes for the user."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Call:
-    """How a view's images are made: a dataset and the numbers that its method takes.
+    """A dataset and the arguments of the method that makes a view's images.
 
     Attributes:
         bank: arguments of `PhotographBank` beside the path; {} where the name alone will do.
@@ -105,7 +105,7 @@ def walk_steps(view: View, traits: Traits) -> list[float] | list[str]:
 
 
 class Studio:
-    """Makes the samples of views, with datasets that are kept from one view to the next."""
+    """Make the samples of views, with datasets that are reused between views."""
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
@@ -171,7 +171,7 @@ class Studio:
         return tiles + [Tile(part[0], text, text) for part, text in zip(more[:3], parts, strict=True)]
 
     def _made(self, view: View) -> tuple[Tensor, Any]:
-        """The images, and for a counterfactual generator what they are made of."""
+        """Return the images, and their parts for a counterfactual generator."""
         traits = self.sources.traits(view.generator)
         dataset, numbers = self.dataset(view), call_of(view, traits).numbers
         if traits.counterfactual:
@@ -232,7 +232,7 @@ def as_png(image: Tensor) -> bytes:
 
 
 def signed(number: float) -> str:
-    """A hyphen is too short for a minus."""
+    """Return a number with a minus sign instead of a hyphen, which is too short."""
     return f"{number:+.2g}".replace("-", "\N{MINUS SIGN}") if number else "0"
 
 

@@ -1,4 +1,4 @@
-"""Serve the page: this machine alone by default, no telemetry, no uploads, and no file that was not given."""
+"""Serve the page: to this machine only by default, without telemetry, uploads or files that were not passed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generators that the page offers, and what can be changed of each."""
+"""The generators that the page offers, and the controls of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPORT_FILES = ("audit.json", "comparison.json")  # beside a report's index.html
 
 @dataclass(frozen=True)
 class Traits:
-    """What can be changed of a generator.
+    """The properties of a generator that can be changed.
 
     Attributes:
         name: as it was given.
@@ -55,7 +55,7 @@ class Traits:
 
     @property
     def ways(self) -> list[int | str]:
-        """What a walk can go along: components and factors of nuisances."""
+        """Return what a walk can move along: components and nuisances."""
         return [*range(self.components), *self.nuisances]
 
     @property
@@ -86,7 +86,7 @@ def traits_of(name: str, generator: Any) -> Traits:
 
 
 class Sources:
-    """Generators by name, each loaded once: the embedded ones, and the one that was given.
+    """The embedded generators and the one that was passed, by name, each loaded once.
 
     Args:
         given: a name from `genaug assets list`, a converted checkpoint, a bank, or None.
@@ -133,7 +133,7 @@ class Sources:
 
 
 def is_report(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a report of `genaug audit`."""
+    """Return whether a folder is a report of `genaug audit`."""
     folder = Path(path)
     return (folder / "index.html").is_file() and any((folder / name).is_file() for name in REPORT_FILES)
 

@@ -1,4 +1,4 @@
-"""What the page shows, as a value: a `View` and the query of a link are the same thing."""
+"""What the page shows, as a value: a `View` corresponds to the query of a link."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABS = {"image": "Image", "samples": "Samples", "walk": "Walk", "report": "Audit
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen of a factor.
+    """The chosen class and draw of a factor.
 
     Attributes:
         label: its class; None takes the class that the draw decides.
@@ -211,7 +211,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _parsed(name: str, text: str, traits: Traits) -> Choice:
-    """A class and a draw, as "3:12" or "any:12"."""
+    """Parse a class and a draw, such as "3:12" or "any:12"."""
     label, _, draw = text.partition(":")
     number = check_integer(f"{name}'s draw", _integer(f"{name}'s draw", draw or "0"), 0, DRAWS - 1)
     if label == "any":

@@ -1,4 +1,4 @@
-"""One file a table or figure of the papers, and the list of them: needs, cost, the paper's figures and ours.
+"""Tables and figures of the papers, one file each, and their list: requirements, cost, the papers' results and ours.
 
 Figures that draw an idea or a network are not in it: CGN's 1 and 2, GenInt's 4.
 

@@ -1,4 +1,4 @@
-"""A beta-VAE (Higgins et al. 2017) for 32x32 images that are all in memory: CGN, appendix A.1, Figure 6."""
+"""A beta-VAE (Higgins et al. 2017) for 32x32 images in memory: CGN, appendix A.1, Figure 6."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH_SIZE = 128
 
 
 class BetaVAE(nn.Module):
-    """Images (B, 3, 32, 32) in [-1, 1] to a normal distribution over a latent, and latents to images.
+    """A VAE that maps images (B, 3, 32, 32) in [-1, 1] to a normal distribution over a latent, and back.
 
     Weights are drawn from the global generator, as in any torch module.
 
@@ -50,16 +50,16 @@ class BetaVAE(nn.Module):
         )
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the latent, both (B, latent)."""
+        """Return mean and log variance of the latent, both (B, latent)."""
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return mean, log_variance
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, 32, 32) in [-1, 1] of latents (B, latent)."""
+        """Return images (B, 3, 32, 32) in [-1, 1] for latents (B, latent)."""
         return 2 * self.decoder(latents).sigmoid() - 1
 
     def loss(self, images: Tensor, noise: Tensor, beta: float) -> Tensor:
-        """Negative lower bound in nats, a mean over the images, the divergence `beta` times.
+        """Return the mean negative lower bound in nats, with `beta` times the divergence.
 
         A channel of a pixel is taken for a coin whose probability is its brightness, as the original does.
 

@@ -1,4 +1,4 @@
-"""CGN, Figure 6 (appendix A.1): the latent space of a beta-VAE on colored MNIST, and how far it mixes its factors.
+"""CGN, Figure 6 (appendix A.1): the latent space of a beta-VAE on colored MNIST, and how much it mixes its factors.
 
     genaug reproduce cgn-figure6 --root DATA --out runs/cgn-figure6
 
@@ -126,13 +126,13 @@ def run(
 
 @torch.no_grad()
 def encode(model: BetaVAE, images: Tensor) -> Tensor:
-    """Means of the latents (N, 2) of images (N, 3, 32, 32) uint8, on the CPU."""
+    """Return the means of the latents (N, 2) for images (N, 3, 32, 32) uint8, on the CPU."""
     where = next(model.parameters()).device
     return torch.cat([model.encode(from_uint8(chunk.to(where)))[0].cpu() for chunk in images.split(1000)])
 
 
 def measure(latents: Tensor, factors: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Bits of each axis, and of both together, about each factor, and how far an axis mixes them."""
+    """Return the bits of each axis, and of both together, about each factor, and how much an axis mixes them."""
     bits = {}
     for name, values in zip(AXES, (latents[:, 0], latents[:, 1], latents), strict=True):
         shape, colour = (
@@ -175,7 +175,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
 
 @torch.no_grad()
 def draw(model: BetaVAE, tests: dict[str, Any], bits: dict[str, Any], path: Path) -> None:
-    """What a grid of latents decodes to, and where test digits lie, each drawn as its numeral in its own colour."""
+    """Draw images for a grid of latents, and the positions of test digits, each as a numeral in its own color."""
     steps = torch.linspace(-REACH, REACH, SIDE)
     latents = torch.stack([steps.repeat(SIDE), steps.flip(0).repeat_interleave(SIDE)], dim=1)
     grid = plotting.image_grid(to_uint8(model.decode(latents)), SIDE, gap=0)
@@ -217,7 +217,7 @@ def draw(model: BetaVAE, tests: dict[str, Any], bits: dict[str, Any], path: Path
 
 
 def _table(summary: dict[str, Any]) -> str:
-    """Bits on test digits in random colours."""
+    """Return a table of the bits on test digits in random colors."""
     lines = [("trained on colours", "", "shape, bits", "colour, bits", "mixed")]
     for training, found in summary.items():
         for axis, bits in found["random"].items():

@@ -1,4 +1,4 @@
-"""CGN, Figure 7 (appendix A.3): test accuracy over the number of counterfactuals, and of those a noise.
+"""CGN, Figure 7 (appendix A.3): test accuracy over the number of counterfactuals, and over their number per noise.
 
     genaug reproduce cgn-figure7 --root DATA --textures TEXTURES --dtype bfloat16 --out runs/cgn-figure7
 
@@ -169,7 +169,7 @@ def run(
 
 @torch.no_grad()
 def make_surfaces(generator: Any, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pool of textures and of backgrounds, each (10,000, 3, 32, 32) uint8, of random noises and classes."""
+    """Return the pool of textures and of backgrounds, each (10,000, 3, 32, 32) uint8, with random noise and class."""
     one = _drawn(generator, seed, torch.zeros(1, dtype=torch.int64, device=device), "shape")
     parts = []
     for chunk in torch.arange(POOL, device=device).split(CHUNK):
@@ -184,7 +184,7 @@ def make_surfaces(generator: Any, seed: int, device: torch.device) -> tuple[Tens
 def counterfactuals(
     generator: Any, surfaces: tuple[Tensor, Tensor], number: int, per_noise: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Images (number, 3, 32, 32) uint8, of which `per_noise` each share a shape, and the shapes' classes."""
+    """Return images (number, 3, 32, 32) uint8, `per_noise` of which share a shape, and the shapes' classes."""
     device = surfaces[0].device
     # as the classifier takes them, which then copies nothing
     images = torch.empty(number, 3, 32, 32, dtype=torch.uint8, memory_format=torch.channels_last, device=device)
@@ -207,7 +207,7 @@ def counterfactuals(
 
 
 def _drawn(generator: Any, seed: int, indices: Tensor, factor: str) -> tuple[Tensor, Tensor]:
-    """Noise and classes of a mechanism."""
+    """Return noise and classes of a mechanism."""
     noise = normal(seed, indices, generator.z_dim, f"{factor} noise")
     return noise, integers(seed, indices, generator.num_classes, f"{factor} label")
 
@@ -215,7 +215,7 @@ def _drawn(generator: Any, seed: int, indices: Tensor, factor: str) -> tuple[Ten
 def _points(
     variants: Sequence[str], numbers: Sequence[int], per_noise: Sequence[int], seeds: Sequence[int]
 ) -> list[Point]:
-    """Those asked for, the points of a variant and a seed one after the other, the cheapest first."""
+    """Return the requested points, grouped by variant and seed, the cheapest first."""
     for variant in variants:
         check_choice("variants", variant, VARIANTS)
     for argument, values, least in (("numbers", numbers, 1), ("per_noise", per_noise, 1), ("seeds", seeds, 0)):
@@ -254,7 +254,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[Point, dict[str, Any
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """One diagram a variant, one line a number of counterfactuals a noise, as the paper's figure."""
+    """Draw one diagram per variant and one line per number of counterfactuals per noise, like the paper's figure."""
     panels = []
     for variant, ratios in results["summary"].items():
         lines = {

@@ -1,4 +1,4 @@
-"""A world of four classes at 32 pixels, in which the training of the CGN on ImageNet can be watched in minutes.
+"""A miniature with four classes at 32 pixels, in which the CGN on ImageNet can be trained in minutes.
 
 There are no pretrained weights to begin with, so they are made here, of pictures that are drawn by a formula: a narrow
 BigGAN-deep learns to draw them from noise and class, a narrow U2-Net to find the object in them, and a small
@@ -41,7 +41,7 @@ GROUNDS = ((-0.4, 0.1, -0.6), (-0.6, -0.3, 0.3), (0.2, -0.1, -0.5), (-0.3, 0.3, 
 
 
 def scene(z: Tensor, labels: Tensor, radius: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """An object on a background: a patterned disc, square, diamond or cross before a plain gradient.
+    """Draw an object on a background: a patterned disc, square, diamond or cross on a plain gradient.
 
     Args:
         z: noise (B, 16): where the object is, how large, its and the background's hue, the gradient; the rest is idle.
@@ -84,14 +84,14 @@ def _classifier() -> nn.Sequential:
 
 
 def class_score(logits: Tensor) -> float:
-    """The Inception score's formula, of the logits (N, C) of any classifier: between 1 and C."""
+    """Return the Inception score for the logits (N, C) of any classifier, between 1 and C."""
     log = logits.double().log_softmax(dim=1)
     mean = log.exp().mean(dim=0)
     return float((log.exp() * (log - mean.log())).sum(dim=1).mean().exp())
 
 
 def tiny(settings: Settings) -> Settings:
-    """The same at the miniature's size; what makes paper or released code what it is stays, and so do the weights.
+    """Return the settings at the miniature's size. Losses, weights and the difference of paper and code stay.
 
     Styles are compared in random features, of two blocks instead of VGG16's four. Their squared distances, which are
     the paper's, are far smaller than VGG16's: 2,000 times the weight makes them as large as the released code's.
@@ -120,7 +120,7 @@ EVERY = Every(log=5, checkpoint=20, sample=50)
 
 
 def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretrained]:
-    """What the miniature's training starts from, made at first use in about a minute and kept in a folder.
+    """Return the pretrained networks of the miniature, made at first use in about a minute and cached in a folder.
 
     What comes back raises ValueError if the folder's miniature.pt is damaged.
     """
@@ -153,14 +153,14 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
 
 
 def _scenes(stream: str, steps: int, size: int = 16) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Indices, noise and classes of batches."""
+    """Return indices, noise and classes of batches."""
     for indices in progress(torch.arange(steps * size).split(size), description=f"miniature: {stream}", unit="step"):
         noise = truncated_normal(0, indices, Z_DIM, f"miniature {stream} noise")
         yield indices, noise, integers(0, indices, CLASSES, f"miniature {stream} class")
 
 
 def _fit(cgn: CGN, classifier: nn.Module, steps: tuple[int, int, int] = (400, 250, 60)) -> None:
-    """Teaches BigGAN to draw scenes, U2-Net to find their objects, the classifier to name them."""
+    """Train BigGAN to draw scenes, U2-Net to find their objects, and the classifier to name them."""
     cgn.biggan_GT.power_iterate()
     cgn.train()
 

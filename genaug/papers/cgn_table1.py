@@ -189,7 +189,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
 
 
 def table(results: dict[str, Any]) -> str:
-    """Published figures beside ours: score / mean mask, and of ours what else `measure` finds."""
+    """Return published figures beside ours: score / mean mask, and our other measurements."""
     lines = [("row", "paper", "rerun", "ours", *FIGURES[2:])]
     for row, found in results["summary"].items():
         published = [PUBLISHED[source].get(row) for source in ("paper", "rerun")]

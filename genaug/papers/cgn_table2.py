@@ -1,4 +1,4 @@
-"""CGN, Table 2: digits classified where colour and texture no longer tell the class.
+"""CGN, Table 2: classify digits whose color and texture no longer reveal the class.
 
     genaug reproduce cgn-table2 --root DATA --textures TEXTURES --rows all --seeds 0,1,2 --out runs/cgn-table2
 
@@ -258,7 +258,7 @@ def _fit(
     counterfactuals: CounterfactualDataset | None,
     options: dict[str, Any],
 ) -> tuple[Any, Tensor, Tensor]:
-    """A row's classifier, and images and labels that it was trained on: all of them, or of row "best" the first."""
+    """Return the classifier of a row, and its training images and labels (for row "best", only the first)."""
     seed = options["seed"]
     if row.startswith("irm"):
         there = correlated_environments(biased, ENVIRONMENTS[int(row.removeprefix("irm-"))])
@@ -305,7 +305,7 @@ def _joined(some: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> tuple
 
 
 def _images_and_labels(dataset: CounterfactualDataset) -> tuple[Tensor, Tensor]:
-    """All of them, on the CPU wherever they are made, to be mixed with the variant's own."""
+    """Return all images and labels, on the CPU, to be mixed with those of the variant."""
     images = torch.empty(len(dataset), 3, 32, 32, dtype=torch.uint8)
     indices = torch.arange(len(dataset))
     for part, chunk in progress(list(batches(images, indices)), description="counterfactuals", unit="k"):
@@ -339,7 +339,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
 
 
 def _table(summary: dict[str, Any]) -> str:
-    """Published figures beside ours, in percent: training / test, ours with standard deviation and number of runs."""
+    """Return published figures beside ours, in percent: training / test, with standard deviation and number of runs."""
     lines = [("row", "variant", "paper", "rerun", "method's authors", "ours")]
     for row, variants in summary.items():
         for variant, ours in variants.items():

@@ -1,4 +1,4 @@
-"""CGN, Table 5 (appendix H): which signal of double-colored MNIST is causal, if nobody says so beforehand.
+"""CGN, Table 5 (appendix H): find the causal signal of double-colored MNIST without prior knowledge.
 
     genaug reproduce cgn-table5 --root DATA --dtype bfloat16 --out runs/cgn-table5
 
@@ -152,7 +152,7 @@ def run(
 
 
 def result_of(one: dict[str, Any]) -> StableSignal:
-    """The measure's result that a run holds."""
+    """Return the measure's result in a run."""
     return StableSignal(
         what="CGN, Table 5: signals of double-colored MNIST",
         images=one["images"],

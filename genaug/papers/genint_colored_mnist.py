@@ -1,4 +1,4 @@
-"""GenInt's coloured digits: a small conditional VAE or GAN, interventions on its latent, and classifiers of them.
+"""GenInt's colored digits: a small conditional VAE or GAN, interventions on its latent, and classifiers.
 
     genaug reproduce genint-colored-mnist --root DATA --seeds 0,1,2 --out runs/genint-colored-mnist
 
@@ -120,7 +120,7 @@ FIT: dict[str, Callable[..., ConditionalPerceptron]] = {"vae": fit_vae, "gan": f
 
 @dataclass(frozen=True)
 class Data:
-    """What one variant trains on and is tested on.
+    """The training and test data of a variant.
 
     Attributes:
         classes: how many labels there are.
@@ -135,11 +135,11 @@ class Data:
     tests: dict[str, Environment]
 
     def real(self) -> tuple[Tensor, Tensor]:
-        """Images and labels of both environments."""
+        """Return images and labels of both environments."""
         return torch.cat([e.images for e in self.environments]), torch.cat([e.labels for e in self.environments])
 
     def grey(self) -> Data:
-        """The same digits without colours."""
+        """Return the same digits without colors."""
         tests = {name: _grey(test) for name, test in self.tests.items()}
         return Data(self.classes, tuple(map(_grey, self.environments)), self.palettes, tests)
 
@@ -149,7 +149,7 @@ def _grey(environment: Environment) -> Environment:
 
 
 def load_data(variant: str, root: str | Path | None, digits: str = "mnist", download: bool = False) -> Data:
-    """One variant's digits, at half their size; every other training digit belongs to each environment.
+    """Return the digits of a variant at half size. Each environment gets every other training digit.
 
     Raises:
         ValueError: an unknown variant, or MNIST is not in `root`.
@@ -263,7 +263,7 @@ def _judge(data: Data) -> nn.Module:
 
 
 def _generator(data: Data, route: str, seed: int, stem: Path) -> ConditionalPerceptron:
-    """The trained generator of a file; if there is none it is trained now."""
+    """Return the trained generator in a file, after training it if the file is missing."""
     from safetensors.torch import save_file
 
     file = stem.parent / f"{stem.name}-{route}-{seed}.safetensors"
@@ -288,7 +288,7 @@ def _generated(generator: ConditionalPerceptron, seed: int, count: int, componen
 
 
 def _known(data: Data, seed: int, count: int, intervened: bool) -> tuple[Tensor, Tensor]:
-    """Images of a generator whose factors are known: shapes of training digits, in colours of training digits.
+    """Return images of a generator with known factors: shapes and colors of training digits.
 
     A sample's shape is that of a random training digit with its label. Its colour is another's with that label, or,
     if `intervened`, any that training digits have, the same for every class.
@@ -358,7 +358,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
 
 
 def table(results: dict[str, Any]) -> str:
-    """Accuracies, and what the training sets tell, in percent, as text: one table a variant."""
+    """Return accuracies and the properties of the training sets, in percent, as text: one table per variant."""
     parts = []
     for variant, rows in results["summary"].items():
         columns = list(dict.fromkeys(name for figures in rows.values() for name in figures))
@@ -375,14 +375,14 @@ def table(results: dict[str, Any]) -> str:
 
 
 def percent(figure: dict[str, Any] | None) -> str:
-    """A figure of the summary, in percent: mean ± standard deviation."""
+    """Return a figure of the summary in percent: mean ± standard deviation."""
     if figure is None:
         return "-"
     return f"{100 * figure['mean']:.1f}" + ("" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}")
 
 
 def _draw(data: Data, variant: str, folder: Path, seed: int) -> None:
-    """Training digits, and for each generator that there is samples, interventions, and walks along its directions."""
+    """Draw training digits, and samples, interventions and walks along the directions of each generator."""
     shown, count, side, gap = SHOWN[variant], 9, 48, 4
     high = len(shown) * (side + gap) - gap
     routes = [route for route in FIT if (folder / f"{variant}-{route}-{seed}.safetensors").exists()]
@@ -427,7 +427,7 @@ def _draw(data: Data, variant: str, folder: Path, seed: int) -> None:
 
 @torch.no_grad()
 def _walks(generator: ConditionalPerceptron, labels: Sequence[int], count: int) -> list[Tensor]:
-    """For each direction: a row a label, of one noise set to `count` places along it."""
+    """Return, for each direction, one row per label: one noise, set to `count` positions along it."""
     found = fit_directions(generator, components=COMPONENTS)
     z = truncated_normal(0, torch.zeros(1, dtype=torch.int64), generator.z_dim, "walk").expand(count, -1)
     offsets = torch.linspace(-SCALE, SCALE, count)

@@ -1,4 +1,4 @@
-"""Invariant risk minimisation (IRMv1, Arjovsky et al. 2019) of digits, for CGN's Table 2 and GenInt's coloured digits.
+"""Invariant risk minimization (IRMv1, Arjovsky et al. 2019) on digits, for CGN's Table 2 and GenInt's colored digits.
 
 `fit_irm` is of CGN's Table 2 (section 4.3, appendix C.4): the same classifier as the other rows, by the same optimiser
 (`digits.descend`), for five epochs where the others take ten. What CGN's paper leaves open was chosen on held-out

@@ -1,4 +1,4 @@
-"""Learning not to learn (Kim et al. 2019), which CGN's Table 2 compares with (section 4.3).
+"""Learning not to learn (Kim et al. 2019), a baseline of CGN's Table 2 (section 4.3).
 
 What CGN's paper leaves open is of the method's released code, or was chosen on held-out training digits, as is said
 where it stands; nothing was chosen by accuracy on test digits.
@@ -36,12 +36,12 @@ class _Reversal(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
-    """The same tensor, whose gradient comes back times minus `scale` (Ganin and Lempitsky 2015)."""
+    """Return the tensor unchanged, and multiply its gradient by minus `scale` (Ganin and Lempitsky 2015)."""
     return _Reversal.apply(x, scale)
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
-    """Mean of sum(p log p) over the classes, in nats: 0 where all is certain, -log(C) where nothing is known.
+    """Return the mean of sum(p log p) over the classes, in nats: 0 if certain, -log(C) if uniform.
 
     What LNTL minimises in place of the mutual information of features and colour: that is H(colour) - H(colour |
     features), of which features change the second alone (Kim et al. 2019).
@@ -54,7 +54,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
 
 
 class ColourPredictor(nn.Module):
-    """Tells from the classifier's feature map which of eight levels each channel has, at every place of it.
+    """Predict from the classifier's feature map which of eight levels each channel has, at every position.
 
     One network for the three channels, where the released code has one for each.
     """
@@ -69,12 +69,12 @@ class ColourPredictor(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, 8, 3, H, W) of features (B, C, H, W)."""
+        """Return logits (B, 8, 3, H, W) for features (B, C, H, W)."""
         return self.layers(features).unflatten(1, (LEVELS, 3))
 
 
 def colour_levels(images: Tensor, size: int) -> Tensor:
-    """Which of eight levels each channel has at size x size places; -1 where it is black.
+    """Return which of eight levels each channel has at size x size positions, -1 for black.
 
     Black is no colour: else a coloured digit on black would have the predictor mostly tell where nothing is drawn.
 
@@ -90,7 +90,7 @@ def colour_levels(images: Tensor, size: int) -> Tensor:
 
 
 def colour_loss(logits: Tensor, levels: Tensor) -> Tensor:
-    """Cross-entropy of (B, 8, 3, H, W) logits where the levels are not -1: mean over places, summed over channels."""
+    """Return the cross entropy of (B, 8, 3, H, W) logits where levels are not -1, summed over channels."""
     loss = F.cross_entropy(logits, levels, ignore_index=-1, reduction="sum")
     return 3 * loss / (levels >= 0).sum().clamp(min=1)  # a batch may be black
 

@@ -26,7 +26,7 @@ LEARNING_RATE = 4e-4  # constant for the first half of the steps, then linearly 
 
 
 class PlainGenerator(nn.Module):
-    """Digits of one class each, by one mechanism of 0.58 M parameters, where the CGN's three have 0.66 M."""
+    """A generator of digits with one mechanism of 0.58 M parameters; the three of the CGN have 0.66 M."""
 
     z_dim = 32
     num_classes = 10
@@ -39,7 +39,7 @@ class PlainGenerator(nn.Module):
         self.paint = texture_mechanism(self.z_dim + self.num_classes, 64, self.image_size // 4)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Images (B, 3, 32, 32) in [-1, 1] of noise (B, 32), standard normal, and labels (B,)."""
+        """Return images (B, 3, 32, 32) in [-1, 1] for noise (B, 32), standard normal, and labels (B,)."""
         return self.paint(torch.cat([z, self.label_emb(labels)], dim=1))
 
 
@@ -112,7 +112,7 @@ def train(
 def generated(
     generator: PlainGenerator, number: int, *, seed: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """That many digits of random classes, and those classes.
+    """Return this many digits of random classes, and their classes.
 
     Args:
         generator: in evaluation mode.

@@ -1,4 +1,4 @@
-"""Training of small conditional generators on images that are all in memory: a VAE or a GAN, of the same network."""
+"""Train small conditional generators on images in memory: a VAE or a GAN with the same network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VAE_BATCH, GAN_BATCH = 128, 64
 
 
 class PerceptronEncoder(nn.Module):
-    """Mean and log variance of the noise behind an image. As in GenInt's released VAE it is not told the class."""
+    """Encoder to mean and log variance of the noise. As in GenInt's released VAE, it is not told the class."""
 
     def __init__(self, z_dim: int, image_size: int, hidden: int = 1000) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PerceptronEncoder(nn.Module):
         self.both = nn.Linear(hidden, 2 * z_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, z_dim), of images (B, 3, H, W) in [0, 1]."""
+        """Return mean and log variance (B, z_dim) of images (B, 3, H, W) in [0, 1]."""
         mean, log_variance = self.both(self.hidden(images.flatten(1)).relu()).chunk(2, dim=1)
         return mean, log_variance
 
@@ -33,7 +33,7 @@ class PerceptronEncoder(nn.Module):
 def fit_vae(
     images: Tensor, labels: Tensor, *, num_classes: int, seed: int, z_dim: int = 2, hidden: int = 1000, steps: int
 ) -> ConditionalPerceptron:
-    """A conditional VAE's decoder, by GenInt's released losses: binary cross entropy of all channels, and divergence.
+    """Train a conditional VAE by GenInt's released losses (binary cross entropy and divergence); return its decoder.
 
     Args:
         images: (N, 3, S, S) uint8.
@@ -73,7 +73,7 @@ def fit_vae(
 def fit_gan(
     images: Tensor, labels: Tensor, *, num_classes: int, seed: int, z_dim: int = 16, hidden: int = 256, steps: int
 ) -> ConditionalPerceptron:
-    """A conditional GAN's generator: least squares, against the two discriminators of CGN's digits, narrower.
+    """Train a conditional GAN with least squares against narrower discriminators of CGN's digits; return its generator.
 
     One of these sees four images of a class at once: those that see single images let the generator forget a colour
     that the class has seldom.

@@ -1,4 +1,4 @@
-"""The rows of the papers' tables that are trainings of a classifier: GenInt, Tables 1 to 4, and CGN, Tables 3 and 4.
+"""Presets for the rows of the papers' tables that train a classifier: GenInt, Tables 1 to 4, and CGN, Tables 3 and 4.
 
     genaug train classifier --row genint --architecture resnet18 --data DIR --val DIR --out RUN
     genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR
@@ -86,7 +86,7 @@ TINY_SIZE, TINY_EPOCHS, TINY_BATCH, TINY_STEPS = 32, 2, 32, 40
 
 @dataclass(frozen=True)
 class Plan:
-    """What `train` is called with.
+    """The arguments of `train`.
 
     Attributes:
         settings: its settings.
@@ -119,13 +119,13 @@ class Row:
 
 
 def _sampled(batch_size: int, truncation: float) -> Source:
-    """BigGAN's images without interventions."""
+    """Return BigGAN's images without interventions."""
     options = {"truncation": truncation, "components": 0, "length": IMAGENET_IMAGES}
     return Source("intervention", "biggan-deep-256", batch_size, options=options)
 
 
 def _intervened(weight: float, batch_size: int = 64, **options: Any) -> Source:
-    """Section 5.4 of GenInt: t = 1, k = 60, s = 100%."""
+    """Return interventions as in section 5.4 of GenInt: t = 1, k = 60, s = 100%."""
     options = {"truncation": 1.0, "components": 60, "scale": 1.0, "length": INTERVENED_IMAGES, **options}
     return Source("intervention", "biggan-deep-256", batch_size, weight, options)
 
@@ -140,7 +140,7 @@ _COUNTERFACTUALS = (Source("counterfactual", "cgn-imagenet-256", 256),)
 
 
 def _baseline(*sources: Source, **changes: Any) -> dict[str, Any]:
-    """ResNet-18 from scratch, and ResNet-152 fine-tuned."""
+    """Return ResNet-18 from scratch, and ResNet-152 fine-tuned."""
     return {
         "paper": {"resnet18": (SCRATCH | changes, sources), "resnet152": (TUNED | changes, sources)},
         "released": {"resnet152": (TUNED_RELEASED | changes, sources)},
@@ -148,7 +148,7 @@ def _baseline(*sources: Source, **changes: Any) -> dict[str, Any]:
 
 
 def _released(row: str) -> dict[str, tuple[dict[str, Any], tuple[Source, ...]]]:
-    """What the released commands have of a row with sources."""
+    """Return the settings of the released commands for a row with sources."""
     rows: dict[str, dict[str, tuple[dict[str, Any], tuple[Source, ...]]]] = {
         "stylized-imagenet": {"resnet152": ({**TUNED_RELEASED, "batch_size": 128}, (_folder(batch_size=128),))},
         "gan-augmentation": {
@@ -225,7 +225,7 @@ ROWS = {
 
 
 def plan(name: str, architecture: str | None = None, augmentation: str | None = None, as_: str = "paper") -> Plan:
-    """What a row is trained with.
+    """Return the plan of a row.
 
     Args:
         name: of `ROWS`.
@@ -251,7 +251,7 @@ def plan(name: str, architecture: str | None = None, augmentation: str | None = 
 
 
 def tiny(full: Plan) -> Plan:
-    """The same in minutes, on digits: a small network from scratch, small images, few steps, the embedded generators.
+    """Return a plan that takes minutes: digits, a small network, few steps, and the embedded generators.
 
     The settings that make the row what it is stay: sources and their share, weights, losses, augmentation, optimiser.
     """
@@ -407,7 +407,7 @@ def _sources(
     interventions: Mapping[str, Any],
     batch_size: int,
 ) -> list[Source]:
-    """The row's, or those that were given in the place of a kind, or beside them."""
+    """Return the sources of the row, with those given by the user in place of the same kind or in addition."""
     live = ("counterfactual", "intervention")
     if any(kind == "rendered" for kind, *_ in given) and not any(kind in live for kind, *_ in given):
         row = [replace(source, kind="rendered", options={}) if source.kind in live else source for source in row]

@@ -1,4 +1,4 @@
-"""Ways through the latent space of a counterfactual generator (CGN, appendix D and figures 21 and 22; its blog post).
+"""Interpolate in the latent space of a counterfactual generator (CGN, appendix D, Figures 21 and 22; its blog post).
 
 genaug interpolate cgn-wildlife-mnist --over texture --out sheet.png
 genaug walk cgn-wildlife-mnist --music song.wav --out dance.mp4
@@ -37,7 +37,7 @@ SMALLEST = 128  # pixels a side of a walk's frames: smaller images are enlarged 
 
 
 def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Between two noises along the arc, at whose ends and at every point of which their length is a noise's.
+    """Interpolate two noises along an arc, with the length of a noise at every point.
 
     Args:
         start: (..., D).
@@ -52,7 +52,7 @@ def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
 
 
 class Way:
-    """A way through points, each a noise and a class of every mechanism, which is at point k at position k.
+    """A path through points, each a noise and a class of every mechanism. Position k is at point k.
 
     Args:
         generator: the counterfactual generator.
@@ -92,7 +92,7 @@ class Way:
             self.labels.append(shares[places if changes and self.mixes else fixed])
 
     def at(self, positions: Sequence[float]) -> dict[str, Tensor]:
-        """The parts, and what they compose, at these positions: (N, 1 or 3, H, W) floats in [-1, 1], on the CPU."""
+        """Return the parts and the composites at these positions: (N, 1 or 3, H, W) floats in [-1, 1], on the CPU."""
         device, count = generator_device(self.generator), len(self.classes)
         where = torch.tensor(positions, dtype=torch.float64)
         start = where.floor().long()
@@ -115,7 +115,7 @@ class Way:
             ) from error
 
     def _faded(self, start: Tensor, end: Tensor, share: Tensor) -> dict[str, Tensor]:
-        """Fade from the parts at one point to those at the next, where nothing lies between two noises."""
+        """Fade from the parts at one point to those at the next, if noises cannot be interpolated."""
         device = generator_device(self.generator)
         labels = [y.argmax(dim=1) if y.is_floating_point() else y for y in self.labels]
         ends = [
@@ -252,7 +252,7 @@ def walk(
 def found_counterfactual(
     generator: str | os.PathLike[str] | nn.Module, device: torch.device | str | None
 ) -> tuple[Any, str, torch.device]:
-    """The module, its title and its device; TypeError if it has no mechanisms."""
+    """Return the module, its title and its device; raise TypeError if it has no mechanisms."""
     network, title, place = found_generator(generator, device)
     if not hasattr(network, "mechanisms"):
         raise TypeError(
@@ -262,7 +262,7 @@ def found_counterfactual(
 
 
 def enlarged(images: Tensor) -> Tensor:
-    """Small images times a whole factor, so that a player does not blur them: at least 128 pixels a side."""
+    """Enlarge small images by a whole factor to at least 128 pixels, so that players do not blur them."""
     scale = max(1, SMALLEST // images.shape[-1])
     return images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
 

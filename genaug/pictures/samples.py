@@ -1,4 +1,4 @@
-"""What a generator makes, and what its directions change, as in the figures of CGN, GenInt and GANSpace.
+"""Draw what a generator makes, and what its directions change, like the figures of CGN, GenInt and GANSpace.
 
 genaug sample cgn-double-colored-mnist --out sheet.png
 genaug walk biggan-deep-256 --components 0,1,2 --out walk.gif
@@ -203,7 +203,7 @@ def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
 def made_parts(
     generator: Any, noise: Sequence[Tensor], labels: Sequence[Tensor], truncation: float
 ) -> dict[str, Tensor]:
-    """What the mechanisms make and what it composes, by name, (B, 1 or 3, H, W) floats in [-1, 1] on the CPU.
+    """Return the parts and composites of a batch by name, (B, 1 or 3, H, W) floats in [-1, 1], on the CPU.
 
     A generator with `parts` shows its pre-mask, too, as the figures of CGN's appendix do.
     """
@@ -231,7 +231,7 @@ def _class_name(generator: Any, label: int) -> str:
 
 
 def _captions(generator: Any, z: Tensor) -> list[str]:
-    """The nuisances of each sample, one below the other; none where they have no names."""
+    """Return the named nuisances of each sample, one per line, or nothing without names."""
     nuisances = getattr(generator, "nuisances", None)
     if not nuisances:
         return []
@@ -241,7 +241,7 @@ def _captions(generator: Any, z: Tensor) -> list[str]:
 def _nuisance_walk(
     generator: Any, out: str | os.PathLike[str], labels: Sequence[int], factor: int, seed: int, title: str, place: Any
 ) -> Path:
-    """A sheet of do(nuisance): a row for each class and a column for each value of a factor, of one noise."""
+    """Draw a sheet of do(nuisance) from one noise: one row per class and one column per value of a nuisance."""
     nuisances = generator.nuisances
     if not nuisances:
         raise ValueError(
@@ -265,7 +265,7 @@ def _nuisance_walk(
 def _steered(
     generator: Any, z: Tensor, labels: Tensor, found: Directions, component: int, offset: float, place: torch.device
 ) -> Tensor:
-    """Images (B, 3, H, W) on the CPU whose layer's component is set to an offset in standard deviations."""
+    """Return images (B, 3, H, W) on the CPU with the layer's component set to an offset in standard deviations."""
     assert found.components is not None
     assert found.centre is not None
     assert found.layer is not None
@@ -283,14 +283,14 @@ def _steered(
 
 
 def _signed(number: float) -> str:
-    """A hyphen is too short for a minus."""
+    """Return a number with a minus sign instead of a hyphen, which is too short."""
     return f"{number:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def found_generator(
     generator: str | os.PathLike[str] | nn.Module, device: torch.device | str | None
 ) -> tuple[Any, str, torch.device]:
-    """The module, what a picture calls it, and where it lies."""
+    """Return the module, its title and its device."""
     if not isinstance(generator, nn.Module):
         network = load_generator(generator, check_device("device", device))
         return network, Path(generator).name, generator_device(network)
@@ -299,7 +299,7 @@ def found_generator(
 
 
 def _images(generator: Any, z: Tensor, labels: Tensor, truncation: float, device: torch.device) -> Tensor:
-    """On the CPU, of noise that is multiplied by the truncation already."""
+    """Return images on the CPU for noise that is already multiplied by the truncation."""
     with torch.no_grad(), evaluating(generator):
         z, labels = as_input(generator, z.to(device)), labels.to(device)
         parts = zip(z.split(AT_ONCE), labels.split(AT_ONCE), strict=True)

@@ -1,4 +1,4 @@
-"""A photograph in the texture of a class (CGN's blog post): Gatys' style transfer toward a generated texture.
+"""Give a photograph the texture of a class (CGN's blog post): Gatys' style transfer toward a generated texture.
 
 genaug stylize photo.jpg --class 340 --out zebra.png
 """
@@ -41,7 +41,7 @@ def run(
     network: str | os.PathLike[str] = "vgg19",
     device: torch.device | str | None = None,
 ) -> Path:
-    """Optimises a picture until its features correlate as those of a generated texture; its content stays.
+    """Optimize a picture until its feature correlations match those of a generated texture; its content stays.
 
     Args:
         image: a picture in any format that Pillow reads.

@@ -1,4 +1,4 @@
-"""A rendered set as a dataset repository of the Hub, which `datasets` and webdataset read, with an illustrated card."""
+"""Publish rendered images as a dataset repository on the Hub, for `datasets` and webdataset, with a card."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def publish_rendered(folder: str | os.PathLike[str], repository: str) -> str:
 
 
 def _picture(layout: Layout) -> str:
-    """The file of the card's picture. Its suffix is not that of the images, whose pattern must not match it."""
+    """Return the file of the card's picture. Its suffix differs from the images', whose pattern must not match it."""
     return "samples.jpg" if layout.image == "png" else "samples.png"
 
 
 def _metadata(rendered: RenderedDataset, layout: Layout) -> Iterator[str]:
-    """A line of JSON per image for `datasets`, which would number the classes by the folders that happen to exist."""
+    """Return a line of JSON per image for `datasets`, which otherwise numbers only the class folders that exist."""
     for shard in range(layout.shards):
         for line in layout.data(shard).read_text().splitlines():
             sample = json.loads(line)
@@ -63,7 +63,7 @@ def _metadata(rendered: RenderedDataset, layout: Layout) -> Iterator[str]:
 
 
 def _samples(rendered: RenderedDataset) -> Image.Image:
-    """Images spread evenly over a set, in rows: neighbours often share their noise."""
+    """Return images spread evenly over the folder, since neighbors often share their noise."""
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (_COLUMNS * step + _GAP, _ROWS * step + _GAP), "white")
     count = min(_COLUMNS * _ROWS, len(rendered))

@@ -22,7 +22,7 @@ _PAGE = 4096  # bytes: what most file systems count a file in
 
 @dataclass(frozen=True)
 class Record:
-    """What one sample adds to a data file, and the bytes that a disk takes for files beside that."""
+    """The content of one sample in a data file, and the disk space of separate files."""
 
     content: bytes
     beside: int
@@ -96,7 +96,7 @@ class Writer:
 
 
 def encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
-    """A file's bytes of an image (3, H, W) uint8; other threads run meanwhile."""
+    """Encode an image (3, H, W) uint8 as the bytes of a file; other threads run meanwhile."""
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     options: dict[str, dict[str, Any]] = {
         "png": {"compress_level": 1},  # a tenth more bytes than by the default, in half the time
@@ -109,7 +109,7 @@ def encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
 
 
 def label_of(index: int, target: Any, description: dict[str, Any]) -> int:
-    """The class of a sample; of a dict of them the first."""
+    """Return the class of a sample, or the first of a dict of classes."""
     if isinstance(target, dict):
         if description.get("labels") != target:
             raise ValueError(f"describe({index})['labels'] must be the sample's target, {target}")
@@ -122,7 +122,7 @@ def label_of(index: int, target: Any, description: dict[str, Any]) -> int:
 
 
 def _member(name: str, content: bytes) -> bytes:
-    """A file as a tar has it, its header the same for all but name and size: no owner, no time."""
+    """Return a file as a tar member whose header differs only in name and size: no owner, no time."""
     name_field, size_field = name.encode().ljust(100, b"\0"), b"%011o\0" % len(content)
     check = _HEADER_SUM + sum(name_field) + sum(size_field)
     header = name_field + _HEADER[100:124] + size_field + _HEADER[136:148] + b"%06o\0 " % check + _HEADER[156:]

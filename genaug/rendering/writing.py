@@ -1,4 +1,4 @@
-"""Datasets to disk: WebDataset shards or an ImageFolder, by any number of processes, resumable at any moment.
+"""Write datasets to disk as WebDataset shards or an ImageFolder, with any number of processes, resumable.
 
 Shards are dealt out by rank, without communication: shard s belongs to rank s % world. Each is written in a folder of
 its own beside its place, then renamed; its manifest comes last and says that it is there. What is written depends on
@@ -57,7 +57,7 @@ _PLACE = ("device", "batch_size")  # options that say how images are made, not w
 
 @dataclass(frozen=True)
 class Rendered:
-    """What a call of `render` did.
+    """The outcome of a call of `render`.
 
     Attributes:
         folder: of the set.
@@ -209,7 +209,7 @@ def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -
 
 
 def _kept(options: dict[str, Any]) -> dict[str, Any]:
-    """Those options that say which images are made, as JSON has them."""
+    """Return the options that determine the images, JSON-serializable."""
     kept = {name: value for name, value in options.items() if name not in _PLACE}
     kept = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
     if isinstance(kept.get("dtype"), torch.dtype):
@@ -218,7 +218,7 @@ def _kept(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sha256(name: str | os.PathLike[str]) -> str:
-    """The digest of a generator's weights, or of the file that marks a folder as one, such as a bank of photographs."""
+    """Return the digest of a generator's weights, or of the file that marks a folder as a generator, such as a bank."""
     if (found := generator_folder(name)) is not None:
         kind, folder = found
         return sha256(folder / str(kind.marker))
@@ -226,7 +226,7 @@ def _sha256(name: str | os.PathLike[str]) -> str:
 
 
 def _dataset(name: str | os.PathLike[str], num: int, options: dict[str, Any]) -> GeneratedDataset:
-    """The dataset behind a generator's name."""
+    """Return the dataset for a generator's name."""
     options = dict(options)
     if isinstance(options.get("dtype"), str):
         options["dtype"] = getattr(torch, options["dtype"])
@@ -244,7 +244,7 @@ def _dataset(name: str | os.PathLike[str], num: int, options: dict[str, Any]) ->
 
 
 def _transferred(name: str | os.PathLike[str], options: dict[str, Any]) -> TransferredFolder:
-    """Photographs in the style of a generator's interventions."""
+    """Return photographs in the style of a generator's interventions."""
     options = dict(options)
     of_folder = {key: options.pop(key) for key in ("size", "batch_size") if key in options}
     of_transfer = {key: options.pop(key) for key in _TRANSFER if key in options}
@@ -287,7 +287,7 @@ def _described(source: Any, indices: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _begun(folder: Path, settings: dict[str, Any]) -> Layout:
-    """The folder with its settings written, or read and compared; what killed processes left is cleared away."""
+    """Create or open the folder, check its settings, and remove what killed processes left."""
     writable_folder(folder)
     path = folder / SETTINGS
     # listed before the settings are looked for, or shards that another rank has just written would be something else
@@ -306,7 +306,7 @@ def _begun(folder: Path, settings: dict[str, Any]) -> Layout:
 
 
 def _versions() -> dict[str, str]:
-    """What an image's last bit may depend on."""
+    """Return the versions that can change the last bit of an image."""
     from PIL import __version__ as pillow
 
     return {"genaug": genaug.__version__, "torch": torch.__version__, "pillow": pillow}
@@ -347,7 +347,7 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
 
 
 def _encoded(source: Any, indices: range, writer: Writer, pool: ThreadPoolExecutor) -> Generator[list[Record]]:
-    """Batches of encoded samples, in order; some are encoded while the next are made."""
+    """Yield batches of encoded samples, in order. Some are encoded while the next are made."""
     at_once = getattr(source, "batch_size", None) or _BATCH
     ahead = 2 * _threads()  # bounds memory
     waiting: deque[Future[list[Record]]] = deque()
@@ -367,7 +367,7 @@ def _encoded(source: Any, indices: range, writer: Writer, pool: ThreadPoolExecut
 
 
 def _samples(source: Any, indices: list[int]) -> tuple[list[Tensor], list[Any]]:
-    """Images (3, H, W) uint8 on the CPU, and targets."""
+    """Return images (3, H, W) uint8 on the CPU, and targets."""
     together = hasattr(source, "__getitems__")
     samples = source.__getitems__(indices) if together else [source[index] for index in indices]
     images: list[Any] = [image for image, _ in samples]
@@ -383,13 +383,13 @@ def _samples(source: Any, indices: list[int]) -> tuple[list[Tensor], list[Any]]:
 
 
 def _threads() -> int:
-    """Threads that encode: this process's share of the cores."""
+    """Return the number of encoding threads: this process's share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _full(layout: Layout, bytes_each: float) -> OSError:
-    """The error for a full disk."""
+    """Return the error for a full disk."""
     unfinished = [shard for shard in range(layout.shards) if not layout.manifest(shard).exists()]
     left = sum(len(layout.indices(shard)) for shard in unfinished)
     free = shutil.disk_usage(layout.folder).free
