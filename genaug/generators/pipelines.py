@@ -226,9 +226,10 @@ def check_prompts(pipeline: Any, prompts: Sequence[str]) -> None:
         tokenizer = getattr(pipeline, name, None)
         limit = getattr(tokenizer, "model_max_length", None)
         if limit is not None:
+            # the call's own limit may be lower (SD3), or the only one: transformers says so by a huge number
             default = arguments_of(pipeline).get("max_sequence_length")
-            if limit > 100_000:  # transformers' way to say that the tokenizer has no limit
-                limit = default.default if default is not None and isinstance(default.default, int) else None
+            called = default.default if default is not None and isinstance(default.default, int) else limit
+            limit = min(limit, called) if min(limit, called) <= 100_000 else None
         if tokenizer is not None and limit is not None:
             limits.append((limit, tokenizer))
     if not limits:

@@ -430,6 +430,14 @@ def test_layers_that_cannot_be_steered_are_refused(layer: str, match: str) -> No
         g.steered(layer, lambda output, _: output, *noise(g), 1.0)
 
 
+def test_the_calls_own_limit_of_a_prompt_counts() -> None:
+    made = pipeline("sd3")
+    made.tokenizer_3.model_max_length = 512
+    assert text(pipeline=made, prompt="{label} " + "sand " * 200).num_classes == 2
+    with pytest.raises(ValueError, match=r"prompt must have at most 256 tokens, got 30\d"):
+        text(pipeline=made, prompt="{label} " + "sand " * 300)
+
+
 def test_lists_that_are_no_prompts_are_shared_by_all() -> None:
     calls: list[list[str]] = []
 
