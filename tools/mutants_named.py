@@ -54,7 +54,6 @@ NAMED: list[tuple[str, str, str, list[str]]] = [
         "with evaluating",
         ["tests/datasets/test_counterfactual.py"],
     ),
-    ("training/generators/adversarial.py", "@torch.no_grad()\n", "", _CGN),
     ("evaluation/classes.py", "wok: 909", "", _CLASSES),
     ("evaluation/classes.py", "banana: 954; ", "", _CLASSES),
     ("evaluation/classes.py", "41313 6511", "41312 6512", _CLASSES),

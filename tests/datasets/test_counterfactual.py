@@ -602,3 +602,16 @@ def test_combined_parts_are_those_that_compose_the_image(generator):
 def test_draws_that_cannot_be_combined(generator, options, draws, error, message):
     with pytest.raises(error, match=message):
         CounterfactualDataset(generator, **options).combine(**draws)
+
+
+def test_no_graph_is_kept_of_generated_images():
+    kept = []
+
+    class Noting(Flat):
+        def mechanisms(self, z, labels, truncation=1.0):
+            kept.append(torch.is_grad_enabled())
+            return super().mechanisms(z, labels, truncation)
+
+    CounterfactualDataset(Noting(), length=4)[0]
+    assert kept
+    assert not any(kept)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from genaug.evaluation.intervals import NOTHING, Composites, Deviations, Estimate, difference, share, wilson, worst
 
@@ -107,3 +108,148 @@ def test_nothing_measured_is_no_estimate() -> None:
 def test_equal_shares_of_all_photographs_are_not_certain(photographs: int, value: float) -> None:
     found = share(np.full(photographs, value), Composites(np.arange(photographs)[:, None]))
     assert found.high - found.low > 0.1
+
+
+def reference(values: np.ndarray, members: np.ndarray, cells: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
+    """Variance of the mean and its degrees of freedom, pair of composites by pair, from their definitions."""
+    count, objects, value = len(rows), members[rows, 0], values.mean()
+    photographs = len(np.unique(objects))
+    sets = [{m for m in members[row] if m >= 0} for row in rows]
+    same = np.array([[a == b for b in objects] for a in objects], dtype=float)
+    common = np.array([[bool(a & b) for b in sets] for a in sets], dtype=float)
+    apart = (values - value) / count
+    means = np.array([apart[cells[rows] == cells[row]].mean() for row in rows])
+    within = apart - means
+    of_objects = apart @ same @ apart
+    covariance = of_objects + within @ common @ within - within @ same @ within
+    known = bool(((values == 0) | (values == 1)).all())
+    single, own = (values.var() / count, 1 / count) if known else (0.0, 0.0)
+    met = common.sum() / count**2 if members.shape[1] <= 2 else 1 / count
+    of_objects *= 1 + 1 / photographs - own
+    whole = max(of_objects, covariance / max(0.5, 1 - (met - own)))
+    alike = abs(of_objects - single) / whole
+    shared = min(1.0, 2 * (whole - of_objects) / whole)
+    return whole, max(1.0, 1 / (alike**2 / max(1, photographs - 1) + shared**2 / max(1.0, 1 / met - 1)))
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_a_share_is_that_of_its_definition(case: int) -> None:
+    """Few and many composites of one, two and three photographs, answers and shares of answers, in cells and parts."""
+    rng = np.random.default_rng(case)
+    count, photographs, wide = int(rng.integers(6, 90)), int(rng.integers(2, 25)), 1 + case % 3
+    members = rng.integers(0, photographs, (count, wide)) * (1_000 if case == 4 else 1)
+    if wide > 1:
+        members[:, -1] = np.where(rng.random(count) < 0.3, -1, members[:, -1])
+        members[:, -1] = np.where(members[:, -1] == members[:, 0], -1, members[:, -1])
+    cells = rng.integers(0, 3, count) if case % 2 else np.zeros(count, dtype=np.int64)
+    rows = np.flatnonzero(rng.random(count) < 0.8)
+    leaning = (members.max(1)[rows] % 3 == 0) * 0.5 + 0.25
+    values = rng.random(len(rows)) if case >= 9 else (rng.random(len(rows)) < leaning).astype(float)
+    composites = Composites(members, cells if case % 2 else None)
+    found = share(values, composites, rows, tail=0.05)
+    variance, freedom = reference(values, members, cells, rows)
+    value = float(values.mean())
+    total = value * (1 - value) / variance
+    low, high = wilson(value * total, total, float(student.ppf(0.95, freedom)))
+    assert (found.value, found.photographs) == (pytest.approx(value), len(np.unique(members[rows, 0])))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
+    assert found.deviations.values == pytest.approx((values - value) / len(rows))
+    assert np.array_equal(found.deviations.rows, rows)
+
+
+def test_a_difference_is_combined_from_both_intervals() -> None:
+    rng = np.random.default_rng(3)
+    members = np.stack([np.arange(80) % 20, 20 + np.arange(80) % 7], 1)
+    composites = Composites(members)
+    first, second = (
+        share((rng.random(60) < rate).astype(float), composites, rows)
+        for rate, rows in ((0.7, np.arange(60)), (0.4, np.arange(20, 80)))
+    )
+    found = difference(first, second, composites)
+    one, two = first.deviations, second.deviations
+    together = composites.covariance(one, two) / np.sqrt(composites.variance(one) * composites.variance(two))
+    assert 0.05 < abs(together) < 1
+    below, above = first.value - first.low, second.high - second.value
+    low = np.sqrt(below**2 + above**2 - 2 * together * below * above)
+    above, below = first.high - first.value, second.value - second.low
+    high = np.sqrt(above**2 + below**2 - 2 * together * above * below)
+    assert found.value == pytest.approx(first.value - second.value)
+    assert (found.value - found.low, found.high - found.value) == pytest.approx((low, high))
+    assert found.photographs == 20
+    apart = np.zeros(80)
+    apart[one.rows] += one.values
+    apart[two.rows] -= two.values
+    assert found.deviations.values == pytest.approx(apart)
+    assert np.array_equal(found.deviations.rows, np.arange(80))
+
+
+def test_differences_with_nothing_are_nothing_and_without_variance_are_not_paired() -> None:
+    composites = Composites(np.arange(20)[:, None])
+    every, some = share(np.ones(20), composites), share(np.tile([1.0, 0.0], 10), composites)
+    assert difference(every, NOTHING, composites) is NOTHING
+    assert difference(NOTHING, every, composites) is NOTHING
+    found = difference(every, some, composites)
+    below, above = every.value - every.low, some.high - some.value
+    assert found.value - found.low == pytest.approx(np.hypot(below, above))
+    assert found.high - found.value == pytest.approx(some.value - some.low)
+    fewer = Composites(np.repeat(np.arange(4), 5)[:, None])
+    assert difference(share(np.ones(5), fewer, np.arange(5)), share(np.ones(20), fewer), fewer).photographs == 1
+
+
+@pytest.mark.parametrize("highest", [False, True])
+def test_the_worst_of_groups_by_hand(highest: bool) -> None:
+    """Of four groups two may be the lowest: each of these two gets a quarter of 10% at the end toward the others."""
+    middles, halves = [0.5, 0.2, 0.3, 0.9], [0.05, 0.1, 0.04, 0.05]
+    asked = []
+
+    def of(group: int, tail: float) -> Estimate:
+        asked.append((group, round(tail, 6)))
+        middle = 1 - middles[group] if highest else middles[group]
+        half = halves[group] * (1.0 if tail < 0.0251 else 0.5)
+        return Estimate(middle, middle - half, middle + half, 7 + group, NOTHING.deviations)
+
+    number, found = worst(of, 4, highest=highest)
+    assert asked == [*((group, 0.025) for group in range(4)), (1, 0.025), (2, 0.025)]
+    # low: the lowest of all groups' ends; high: the lower one of the two contenders', 0.2 + 0.1 and 0.3 + 0.04
+    low, high = (1 - 0.3, 1 - 0.1) if highest else (0.1, 0.3)
+    assert (number, found.photographs) == (1, 8)
+    assert (found.value, found.low, found.high) == pytest.approx((0.8 if highest else 0.2, low, high))
+
+
+def test_more_contenders_are_corrected_more_and_groups_without_photographs_do_not_count() -> None:
+    asked = []
+
+    def of(group: int, tail: float) -> Estimate:
+        asked.append((group, round(tail, 6)))
+        if group == 0:
+            return NOTHING
+        half = 0.2 if tail < 0.02 else 0.1
+        return Estimate(0.5 + group / 100, 0.5 - half, 0.5 + half, 3, NOTHING.deviations)
+
+    number, found = worst(of, 5)
+    assert number == 1
+    assert asked[5:] == [(group, 0.0125) for group in (1, 2, 3, 4)]
+    assert (found.low, found.high) == pytest.approx((0.4, 0.7))
+
+    def lone(group: int, tail: float) -> Estimate:
+        return Estimate(float(group), group - 0.1, group - 0.05, 3, NOTHING.deviations)  # never below its own value
+
+    assert worst(lone, 2)[1].high == 0
+    assert worst(lone, 2, highest=True)[1].low == pytest.approx(0.9)
+    assert worst(lambda group, tail: Estimate(0.5, 0.6, 0.7, 3, NOTHING.deviations), 1, highest=True)[1].low == 0.5
+
+
+@pytest.mark.parametrize(("right", "total"), [(-1, 10), (11, 10), (0, 0)])
+def test_wilson_refuses_every_share_outside(right: int, total: int) -> None:
+    with pytest.raises(ValueError, match="right must be between 0 and total"):
+        wilson(right, total)
+    assert wilson(0, 10)[0] == 0.0
+    assert wilson(10, 10)[1] == 1.0
+
+
+def test_rounding_alone_is_no_variance() -> None:
+    """One photograph with certain answers has the widest interval; a variance of next to nothing counts as none."""
+    once = share(np.ones(3), Composites(np.zeros((3, 1), dtype=np.int64)))
+    assert (once.low, once.high) == pytest.approx(wilson(1, 1))
+    nearly = share(np.full(9, 0.1 + 0.2), Composites(np.arange(9)[:, None]))
+    assert (nearly.low, nearly.high) == pytest.approx(wilson(0.3 * 9, 9), abs=1e-6)

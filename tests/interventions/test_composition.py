@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from genaug.interventions.composition import compose, warp
+from genaug.interventions.composition import MASK_RANGE, compose, warp
 
 
 def parts(seed=0):
@@ -61,3 +64,26 @@ def test_a_warped_mask_does_not_depend_on_its_batch():
     draw = torch.Generator().manual_seed(0)
     mask, change = torch.rand(13, 1, 32, 32, generator=draw), torch.randn(13, 6, generator=draw)
     assert torch.equal(warp(mask, change)[5:6], warp(mask[5:6], change[5:6]))
+
+
+def test_masks_stay_a_ten_thousandth_from_either_end():
+    low, high = MASK_RANGE
+    assert (low, 1 - high) == pytest.approx((1e-4, 1e-4))
+
+
+def test_a_warp_is_its_affine_map():
+    """A second way: matrices and torch's own grid, with the units written out."""
+    draw = torch.Generator().manual_seed(0)
+    mask, change = torch.rand(9, 1, 20, 30, generator=draw).double(), torch.randn(9, 6, generator=draw).double()
+    change[0] = 0
+    expected = []
+    for image, (angle, tall, wide, slant, down, right) in zip(mask, change.tolist(), strict=True):
+        cosine, sine = math.cos(math.radians(15 * angle)), math.sin(math.radians(15 * angle))
+        high, broad = 1 + 0.15 * tall, 1 + 0.15 * wide
+        turn = torch.tensor([[cosine / broad, sine / broad], [-sine / high, cosine / high]]).double()
+        matrix = torch.tensor([[1, -0.15 * slant], [0, 1]]).double() @ turn
+        moved = matrix @ torch.tensor([[-right / 8], [-down / 8]]).double()  # 1/16 of a side that is 2 long
+        grid = F.affine_grid(torch.cat([matrix, moved], 1)[None], [1, 1, 20, 30], align_corners=False)
+        expected.append(F.grid_sample(image[None], grid, align_corners=False))
+    torch.testing.assert_close(warp(mask, change), torch.cat(expected), rtol=0, atol=1e-5)  # places are float32
+    assert warp(mask.float().to("meta"), change.to("meta")).device.type == "meta"  # every tensor lies on the mask's

@@ -8,6 +8,7 @@ import torch
 
 from genaug.interventions.sampling import (
     TRUNCATED_VARIANCE,
+    generator_of,
     integers,
     normal,
     permutation,
@@ -142,3 +143,31 @@ def test_seeds_are_murmurs_finaliser_with_the_key_inside():
 
     indices = torch.tensor([0, 1, 2, 1_000_003])
     assert seeds(3, indices, "others").tolist() == [scrambled(int(index)) for index in indices]
+
+
+def test_uniform_draws_are_splitmix64_of_the_key_the_index_and_the_column():
+    """A second writing, in Python's integers; the last of 64 bits counts."""
+    mask, golden = 2**64 - 1, 0x9E3779B97F4A7C15
+    key = int.from_bytes(hashlib.blake2b(b"-5/noise", digest_size=8).digest(), "little")
+
+    def scrambled(x):
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & mask
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB & mask
+        return x ^ (x >> 31)
+
+    indices = [0, 1, 2, 999_983]
+    expected = [
+        [((scrambled(scrambled(i * golden + key & mask) + c * golden & mask) >> 12) + 0.5) / 2**52 for c in range(1, 8)]
+        for i in indices
+    ]
+    assert uniform(-5, torch.tensor(indices), 7, "noise").tolist() == expected
+
+
+def test_a_generator_of_a_sample_is_seeded_by_its_key():
+    draws = torch.rand(3, generator=generator_of(2, 7, "steps"))
+    key = int.from_bytes(hashlib.blake2b(b"2/7/steps", digest_size=8).digest(), "little", signed=True)
+    assert torch.equal(draws, torch.rand(3, generator=torch.Generator().manual_seed(key)))
+
+
+def test_the_truncated_normals_variance_is_known():
+    assert pytest.approx(0.7737413, abs=1e-7) == TRUNCATED_VARIANCE

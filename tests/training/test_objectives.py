@@ -233,3 +233,70 @@ def test_the_loss_compiles_as_one_graph() -> None:
     logits, labels = torch.zeros(3, 4), torch.tensor([0, 1, 2])
     targets = {"labels": labels, "source": torch.tensor([0, 0, 1])}
     assert loss(logits, targets).item() == pytest.approx(GenIntLoss((1.0, 0.1))(logits, targets).item())
+
+
+def test_an_infinite_loss_of_a_class_without_weight_is_nothing() -> None:
+    logits = torch.tensor([[0.0, 0.0], [torch.inf, 0.0]])
+    loss = GenIntLoss((1.0, 1.0), class_weight=[1, 0])
+    assert loss(logits, {"labels": torch.tensor([0, 1]), "source": torch.tensor([0, 1])}).item() == pytest.approx(
+        math.log(2)
+    )
+
+
+def test_labels_may_be_a_column_and_an_empty_batch_is_nothing() -> None:
+    column = {"labels": LABELS[:, None], "source": torch.zeros(3, dtype=torch.long)}
+    assert GenIntLoss()(LOGITS, column).item() == pytest.approx(sum(HAND) / 3)
+    nothing = {"labels": LABELS[:0], "source": LABELS[:0]}
+    assert GenIntLoss()(LOGITS[:0], nothing) == 0
+    assert MultiHeadLoss()({"ensemble": LOGITS[:0]}, nothing) == 0
+    # as many classes as images: integers of that shape are no probabilities
+    with pytest.raises(ValueError, match=r"got \(2, 2\), \(2, 2\) and \(2,\)"):
+        GenIntLoss()(LOGITS[:2], {"labels": torch.eye(2).long(), "source": LABELS[:2] * 0})
+    with pytest.raises(ValueError, match=r"got \(3, 2\), \(3,\) and \(2,\)"):
+        GenIntLoss()(LOGITS, {"labels": LABELS, "source": LABELS[:2]})
+    with pytest.raises(ValueError, match=r"got \(3, 2\), \(3, 3\) and \(3,\)"):
+        GenIntLoss()(LOGITS, {"labels": torch.rand(3, 3), "source": LABELS * 0})
+
+
+def test_every_class_may_be_a_label_of_a_head_and_no_other() -> None:
+    heads = {"shape": torch.tensor([0, 1, 2])}
+    outputs = {"ensemble": LOGITS, "shape": LOGITS}
+    with pytest.raises(ValueError, match="must be of the 2 classes of the logits, got 2"):
+        MultiHeadLoss()(outputs, targets(0, 1, 1, heads=heads))
+
+
+def test_smoothing_reaches_the_ensemble_and_every_head_and_is_told() -> None:
+    outputs = {"ensemble": LOGITS, "shape": 2 * LOGITS}
+    batch = targets(0, 0, 1, heads={"shape": torch.tensor([-100, -100, 1])})
+    expected = F.cross_entropy(LOGITS[:2], LABELS[:2], label_smoothing=0.2) + F.cross_entropy(
+        2 * LOGITS[2:], LABELS[2:], label_smoothing=0.2
+    )
+    assert MultiHeadLoss(label_smoothing=0.2)(outputs, batch).item() == pytest.approx(expected.item())
+    assert repr(MultiHeadLoss(label_smoothing=0.2)) == "MultiHeadLoss(label_smoothing=0.2)"
+    assert (repr(MultiHeadLoss()), repr(GenIntLoss((1, 2)))) == ("MultiHeadLoss()", "GenIntLoss(weights=(1.0, 2.0))")
+    assert repr(GenIntLoss((1,), label_smoothing=1)) == "GenIntLoss(weights=(1.0,), label_smoothing=1.0)"
+    assert GenIntLoss(label_smoothing=1).state_dict() == GenIntLoss(class_weight=[1, 2]).state_dict() == {}
+
+
+def test_probabilities_of_generated_images_do_not_count_as_real() -> None:
+    soft = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
+    batch = {"labels": soft, "source": torch.tensor([0, 0, 1]), "heads": {"ensemble": torch.full((3,), -100)}}
+    expected = F.cross_entropy(LOGITS[:2], soft[:2])
+    assert MultiHeadLoss()({"ensemble": LOGITS}, batch).item() == pytest.approx(expected.item())
+
+
+def test_defaults_weigh_three_sources_equally_and_smooth_nothing() -> None:
+    assert GenIntLoss().weights == (1.0, 1.0, 1.0)
+    assert GenIntLoss().label_smoothing == MultiHeadLoss().label_smoothing == 0
+    assert float(irm_penalty(LOGITS, LABELS)) == float(irm_penalty(LOGITS, LABELS, unbiased=False))
+    for wrong in (torch.zeros(3, 2, 1), torch.zeros(())):
+        with pytest.raises(ValueError, match=r"logits must be \(B, num_classes\) or \(B,\)"):
+            irm_penalty(wrong, LABELS)
+    assert float(irm_penalty(LOGITS[:2], LABELS[:2], unbiased=True)) == 0  # two images are enough
+
+
+def test_losses_lie_where_the_logits_do() -> None:
+    where = {name: value.to("meta") for name, value in targets(0, 1, 1).items()}
+    loss = GenIntLoss((1.0, 0.5), class_weight=[1, 2]).to("meta")
+    assert loss(LOGITS.to("meta"), where).device.type == "meta"
+    assert irm_penalty(LOGITS.to("meta"), LABELS.to("meta"), unbiased=True).device.type == "meta"

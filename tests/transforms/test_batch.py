@@ -18,8 +18,6 @@ from torchvision.transforms.v2 import functional
 from genaug.interventions.sampling import uniform
 from genaug.transforms.batch import (
     DRAWS,
-    RATIO,
-    SCALE,
     BatchAugmentation,
     BatchCollate,
     crop_boxes,
@@ -109,7 +107,7 @@ def test_boxes_have_areas_and_ratios_of_their_ranges() -> None:
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (300, 500)])
 def test_boxes_are_as_random_resized_crops(height: int, width: int) -> None:
     ours = crop_boxes(draws(4000), height, width)
-    transform = v2.RandomResizedCrop(8, scale=SCALE, ratio=RATIO)
+    transform = v2.RandomResizedCrop(8)  # whose ranges are the default here, too
     image = torch.zeros(3, 1, 1).expand(3, height, width)
     params = [transform.make_params([image]) for _ in range(4000)]
     theirs = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in params]).double()
@@ -224,3 +222,47 @@ def test_a_loader_of_counterfactuals_transforms_whole_batches(workers: int, tmp_
     for factor, classes in dataset.labels(range(60)).items():
         assert torch.equal(torch.cat([targets[factor] for _, targets in batches]), classes)
     assert seen == ([] if workers else [25, 25, 10])
+
+
+def test_boxes_take_twenty_two_draws_and_the_tenth_try_is_the_last() -> None:
+    """Nine tries are higher than the image, the tenth fits; its place is told by the last two draws."""
+    tries = torch.tensor([[0.9] * 9 + [0.1] + [0.01] * 9 + [0.5] + [0.25, 0.75]], dtype=torch.float64)
+    assert tries.shape == (1, DRAWS)
+    area, ratio = 32 * 32 * (0.08 + 0.92 * 0.1), 1.0
+    side = (area * ratio) ** 0.5
+    expected = [[0.25 * (32 - side), 0.75 * (32 - side), side, side]]
+    assert crop_boxes(tries, 32, 32).tolist() == [pytest.approx(expected[0])]
+
+
+@pytest.mark.parametrize("size", [5, 16, 33])
+def test_a_box_is_resized_as_the_cut_image_is(size: int) -> None:
+    """Boxes of whole pixels, smaller and larger than the result, against torchvision's resize of what was cut out."""
+    images = pixels()
+    boxes = torch.tensor([[3, 7, 16, 16], [0, 0, 10, 40], [20, 30, 20, 26], [1, 2, 30, 9]])
+    ours = crop_flip_normalise(images, boxes, torch.zeros(4, dtype=torch.bool), size, **AS_PIXELS)
+    for image, (top, left, high, wide), found in zip(images, boxes.tolist(), ours, strict=True):
+        cut = image[:, top : top + high, left : left + wide].float()
+        torch.testing.assert_close(found, functional.resize(cut, [size, size], antialias=True), atol=0.05, rtol=0)
+
+
+def test_everything_happens_on_the_images_device() -> None:
+    images, boxes = pixels().to("meta"), crop_boxes(draws(4), 40, 56)
+    found = crop_flip_normalise(images, boxes, torch.zeros(4, dtype=torch.bool), 24)
+    assert (found.device.type, found.dtype, found.shape) == ("meta", torch.float32, (4, 3, 24, 24))
+
+
+def test_defaults_are_those_of_imagenets_training() -> None:
+    transform = BatchAugmentation()
+    assert (
+        repr(transform) == "BatchAugmentation(size=224, scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333), flip=0.5)"
+    )
+    assert BatchAugmentation(2, mean=(-1, 0, 1)).mean == (-1, 0, 1)  # of any sign; only deviations are above 0
+    for wrong in ((1,), (1, 2, 3)):
+        with pytest.raises(TypeError, match="scale must be a pair"):
+            BatchAugmentation(2, scale=wrong)  # type: ignore[arg-type]
+
+
+def test_a_range_may_be_one_number() -> None:
+    box = crop_boxes(draws(3), 64, 64, scale=(0.25, 0.25), ratio=(1, 1))
+    assert box[:, 2:].flatten().tolist() == pytest.approx([32.0] * 6)
+    assert BatchAugmentation(8, scale=(1, 1), flip=1, ratio=(1, 1)).scale == (1.0, 1.0)

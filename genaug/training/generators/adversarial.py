@@ -133,7 +133,6 @@ def draw_classes(labels: Tensor, batch_size: int) -> Callable[[], tuple[Tensor, 
     return draw
 
 
-@torch.no_grad()
 def follow(average: nn.Module, module: nn.Module, weight: float) -> None:
     """Move the average's parameters and statistics toward the module's by that share of the way."""
     for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):

@@ -164,3 +164,98 @@ def test_features_come_by_name_from_the_assets(tmp_path, monkeypatch: pytest.Mon
     assert len(features(torch.zeros(1, 3, 16, 16), 2)) == 2
     assert load_asset("vgg16-bn")[1]["kind"] == "vgg16-bn"
     assert isinstance(load_features("random"), RandomFeatures)
+
+
+def test_the_defaults_are_those_of_the_paper_and_the_released_code() -> None:
+    """A tenth for the mask's mean; patches of 15 pixels from the 100 best places of the image as it is."""
+    mean = torch.full((1, 1, 2, 2), 0.02)
+    assert mask_interval(mean).item() == pytest.approx(0.08)
+    draw = torch.Generator().manual_seed(0)
+    images, mask = torch.rand(2, 3, 60, 60, generator=draw), torch.rand(2, 1, 60, 60, generator=draw)
+    draws = torch.rand(2, 9, generator=draw, dtype=torch.float64)
+    draws[0, 0] = 0.999  # the last of the candidates
+    stated = patch_grid(images, mask, draws, patch=15, candidates=100, side=None)
+    assert torch.equal(patch_grid(images, mask, draws), stated)
+    for other in ({"patch": 16}, {"candidates": 101}, {"side": 59}):
+        assert not torch.equal(patch_grid(images, mask, draws, **other), stated)
+
+
+def test_fewer_places_than_candidates_are_all_candidates() -> None:
+    images = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
+    draws = torch.tensor([[0.0, 0.3, 0.6, 0.9]], dtype=torch.float64)
+    grid = patch_grid(images, images[:, :1] / 16, draws, patch=3)
+    # windows at (1, 1), (1, 0), (0, 1) and (0, 0), from the highest mean to the lowest
+    rows = [torch.cat([images[..., 1:4, 1:4], images[..., 1:4, 0:3]], 3)]
+    rows.append(torch.cat([images[..., 0:3, 1:4], images[..., 0:3, 0:3]], 3))
+    expected = nn.functional.interpolate(torch.cat(rows, 2), (4, 4), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(grid, expected)
+
+
+def test_resizing_for_patches_is_bicubic_between_pixels() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images, mask = torch.rand(1, 3, 24, 24, generator=draw), torch.rand(1, 1, 24, 24, generator=draw)
+    draws = torch.rand(1, 4, generator=draw, dtype=torch.float64)
+    smaller = [nn.functional.interpolate(x, (16, 16), mode="bicubic", align_corners=False) for x in (images, mask)]
+    found = patch_grid(images, mask, draws, patch=4, candidates=9, side=16)
+    before = patch_grid(*smaller, draws, patch=4, candidates=9)
+    # what is cut out is the same; it is enlarged to 24 pixels, and to 16
+    size = (8, 8)
+    torch.testing.assert_close(
+        nn.functional.interpolate(found, size, mode="area"),
+        nn.functional.interpolate(before, size, mode="area"),
+        atol=0.12,
+        rtol=0,
+    )
+
+
+def test_random_features_are_the_same_convolutions_in_every_run() -> None:
+    features = RandomFeatures()
+    draw = torch.Generator().manual_seed(0)
+    filters = [
+        torch.randn(out, channels, 3, 3, generator=draw) * math.sqrt(2 / (9 * channels))
+        for channels, out in ((3, 32), (32, 64))
+    ]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(features.buffers(), filters, strict=True))
+    assert features.state_dict() == {}
+    images = torch.rand(2, 3, 8, 8, generator=draw)
+    first = nn.functional.conv2d(nn.functional.avg_pool2d(images, 2), filters[0], padding=1).relu()
+    second = nn.functional.conv2d(nn.functional.avg_pool2d(first, 2), filters[1], padding=1).relu()
+    for ours, theirs in zip(features(images), (first, second), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert len(features(images, 1)) == 1
+
+
+def test_vggs_weights_are_frozen_and_what_is_asked_is_computed() -> None:
+    state = {f"features.{k}": v for k, v in models.vgg.make_layers(models.vgg.cfgs["D"]).state_dict().items()}
+    features = VGG16Features(state, paper=False)
+    assert not features.training
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+    assert not any("mean" in name or "deviation" in name for name in features.state_dict())
+    assert [len(block) for block in features.blocks] == [2, 2, 3, 3]
+    found = features(torch.zeros(1, 3, 16, 16))
+    assert [tuple(part.shape[1:]) for part in found] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
+    assert len(features(torch.zeros(1, 3, 16, 16), 3)) == 3
+    before = torch.get_rng_state()
+    VGG16Features(state, paper=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_style_is_summed_in_float32_under_autocast_and_targets_make_no_graph() -> None:
+    modes = []
+
+    class Noting(Given):
+        def forward(self, images: Tensor, blocks: int) -> list[Tensor]:
+            modes.append(torch.is_grad_enabled())
+            return super().forward(images, blocks)
+
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(2, 4, 16, 16, generator=draw) for _ in range(2))
+    distance = StyleDistance(Noting(), (1.0, 2.0), squared=True)
+    expected = distance(ours, theirs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance(ours, theirs), expected)
+    assert modes == [False, True] * 2
+    assert StyleDistance(Given(), (1.0, 0.0, 2.0), squared=True).weights == (1.0, 0.0, 2.0)
+    assert distance(ours.to("meta"), theirs.to("meta")).device.type == "meta"
+    gaps = StyleDistance(Given(), (0.0, 2.0), squared=True)(ours, theirs)
+    assert gaps.item() == pytest.approx(2 * 16 * StyleDistance(Given(), (1.0,), squared=True)(ours, theirs).item())
