@@ -257,8 +257,9 @@ def score(
     num_workers = check_integer("num_workers", num_workers, 0, MOST_WORKERS)
     where = place(model, device)
     names = _names(images)
-    total = len(images) if isinstance(images, Dataset) else None  # type: ignore[arg-type]
+    total = None
     if isinstance(images, Dataset) and not isinstance(images, IterableDataset):
+        total = len(images)  # type: ignore[arg-type]
         images = DataLoader(
             images,
             batch_size=batch_size,

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from oracles import SMALL, Oracle, constant, heads_of, write_images
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet50_Weights
+from torchvision.transforms import v2
 
 from genaug._common.files import ImageError
-from genaug.evaluation import accuracy, preprocessing, score
-from genaug.evaluation.scoring import ImageFiles, image_paths, labelled_folders
+from genaug.evaluation import accuracy, preprocessing, score, scoring
+from genaug.evaluation.scoring import ImageFiles, image_paths, labelled_folders, missing_parts, place
 
 SEVEN = TensorDataset(torch.rand(7, 3, 4, 4), torch.arange(7))
 
@@ -229,3 +232,103 @@ def test_no_graph_is_kept_of_what_is_scored() -> None:
 
     list(score(model, SEVEN, batch_size=3))
     assert kept == [False] * 3
+
+
+def test_preprocessing_resizes_the_shorter_side_to_256_and_cuts_224_from_the_middle() -> None:
+    pixels = torch.randint(256, (3, 300, 400), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    image = v2.functional.to_pil_image(pixels)
+    found = preprocessing()(image)
+    resized = v2.functional.pil_to_tensor(image.resize((341, 256), Image.Resampling.BILINEAR))
+    middle = resized[:, 16:240, 58:282].float() / 255
+    mean, std = (torch.tensor(three)[:, None, None] for three in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(found, (middle - mean) / std, atol=1e-5, rtol=0)
+    assert preprocessing(resize=8, crop=None)(image).shape == (3, 8, 10)
+    assert preprocessing(resize=None, crop=8)(image).shape == (3, 8, 8)
+
+
+def test_a_module_stays_where_it_is_unless_a_device_is_given() -> None:
+    there = nn.Linear(2, 2, device="meta")
+    assert place(there, None).type == "meta"
+    assert place(there.forward, None).type == "meta"
+    assert place(nn.Linear(2, 2), "cpu").type == "cpu"
+    assert place(nn.BatchNorm1d(2, affine=False, device="meta"), None).type == "meta"  # of buffers alone
+    assert place(nn.Identity(), None).type == "cpu"
+    assert place(len, None).type == "cpu"
+
+
+def test_a_bar_counts_images_and_there_is_none_without_a_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[dict, list[int]]] = []
+
+    @contextmanager
+    def bar(**options):
+        made.append((options, []))
+        yield SimpleNamespace(update=made[-1][1].append)
+
+    monkeypatch.setattr(scoring, "progress", bar)
+    list(score(constant(0), SEVEN, batch_size=3))
+    assert made == []
+    list(score(constant(0), SEVEN, batch_size=3, description="scoring"))
+    list(score(constant(0), DataLoader(SEVEN, batch_size=4), description="scoring"))
+    assert made == [
+        ({"total": 7, "description": "scoring", "unit": "image"}, [3, 3, 1]),
+        ({"total": None, "description": "scoring", "unit": "image"}, [4, 3]),
+    ]
+
+
+def test_batches_are_of_64_by_default_and_iterable_datasets_are_batches_already() -> None:
+    sizes = []
+
+    def model(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return images.mean((2, 3))
+
+    list(score(model, TensorDataset(torch.rand(70, 3, 2, 2), torch.arange(70))))
+    assert sizes == [64, 6]
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield torch.rand(5, 3, 2, 2), torch.arange(5)
+
+    list(score(model, Stream()))
+    assert sizes == [64, 6, 5]
+    with pytest.raises(ValueError, match="num_workers must be at most 1,000, got 1001"):
+        next(score(model, SEVEN, num_workers=1001))
+
+
+def test_a_single_number_of_logits_and_a_missing_head_are_told_from_the_ensemble() -> None:
+    with pytest.raises(ValueError, match=r"^logits must be finite"):
+        list(score(lambda images: images.mean((2, 3)) / 0, SEVEN))
+    with pytest.raises(ValueError, match=r"logits of the head 'shape' must be \(B, num_classes\) .* got list"):
+        list(score(lambda images: {"ensemble": images.mean((2, 3)), "shape": []}, SEVEN))
+    with pytest.raises(ValueError, match=r"^logits must be .* got list"):
+        list(score(lambda images: {"ensemble": []}, SEVEN))
+    found, _ = next(iter(score(lambda images: {"ensemble": images.mean((2, 3)).double()}, SEVEN)))
+    assert found["ensemble"].dtype == torch.float32
+
+
+def test_files_have_a_label_each_and_the_usual_preprocessing(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png"])
+    paths = image_paths(tmp_path)
+    with pytest.raises(ValueError, match="labels must be one for each of 2 paths, got 1"):
+        ImageFiles(paths, [0])
+    files = ImageFiles(paths, [4, 5])
+    assert (len(files), files[1][0].shape, files[1][1]) == (2, (3, 224, 224), 5)
+    assert ImageFiles(paths, [4, 5], opened=lambda path: path.name, transform=str.upper)[0] == ("A.PNG", 4)
+    with pytest.raises(FileNotFoundError, match="no such folder: gone"):
+        image_paths("gone")
+
+
+def test_missing_parts_may_be_a_number_of_them() -> None:
+    assert missing_parts("images", 0, 5, "here", False) == ()
+    assert missing_parts("images", 1200, 5000, "here", True) == ("1,200 of 5,000 images",)
+    assert missing_parts("folders", list("abcde"), 9, "here", True) == ("5 of 9 folders: a, b, c, d, e",)
+    assert missing_parts("folders", ["a"], 9, "here", True) == ("1 of 9 folders: a",)
+    with pytest.raises(ValueError, match=r"here is missing 1 of 5 images; partial=True"):
+        missing_parts("images", 1, 5, "here", False)
+
+
+def test_a_set_may_hold_more_images_than_expected_and_all_or_none_are_named(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a/1.png", "a/2.png"])
+    assert labelled_folders(tmp_path, {"a": 0}, expected=1)[1] == ()
+    assert labelled_folders(tmp_path, {"a": 0}, expected=2)[1] == ()
+    assert labelled_folders(tmp_path, {"a": 0}, expected=3)[1] == ("1 of 3 images",)
