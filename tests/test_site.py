@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,6 +113,35 @@ def test_pre_commit_runs_the_lint_of_ci():
     hooks = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
     lint = re.findall(r'^run "((?:ruff|mypy) .*)"$', (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE)
     assert [hook.replace(" --force-exclude", "") for hook in hooks] == lint
+    configuration = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"repo: (.*)", configuration) == ["local"]  # the tools of the environment, in CI's versions
+    assert re.findall(r"language: (.*)", configuration) == ["system"] * len(lint)
+
+
+@pytest.mark.slow
+def test_the_hooks_of_pre_commit_pass(tmp_path):
+    pytest.importorskip("pre_commit")
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {
+        **os.environ,
+        "PATH": tools,
+        "PRE_COMMIT_HOME": str(tmp_path),
+        "SKIP": "mypy",
+    }  # CI runs it, and it is slow
+    command = [sys.executable, "-m", "pre_commit", "run", "--all-files", "--color", "never"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"\.(\w+)$", done.stdout, flags=re.MULTILINE) == ["Passed", "Passed", "Skipped"]
+
+
+def test_the_version_is_the_same_everywhere():
+    found = {
+        re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)[1],
+        re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)[1],
+    }
+    assert found == {genaug.__version__}
 
 
 def test_the_workflow_tests_the_pythons_that_the_package_declares():

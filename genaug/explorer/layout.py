@@ -7,7 +7,7 @@ from typing import Any
 
 from genaug.datasets.factors import FACTORS
 from genaug.explorer import html
-from genaug.explorer.page import ANY, AS_DRAWN, NUISANCES, Page
+from genaug.explorer.page import ANY, AS_DRAWN, Page
 from genaug.explorer.sources import COMPONENTS
 from genaug.explorer.views import ANY_BLEND, DRAWS, MOST_FIRST, MOST_SAMPLES, MOST_SEED, REACH, TABS
 from genaug.interventions.blending import BLENDS
@@ -109,7 +109,7 @@ def _panel(page: Page) -> tuple[Any, Any]:
         _choice(page, "subject", "Subject")
         for i in range(COMPONENTS):
             controls[f"move {i}"] = gr.Slider(-REACH, REACH, step=0.1, label=f"Direction {i + 1}", buttons=[])
-        for i in range(NUISANCES):
+        for i in range(page.nuisances):
             controls[f"do {i}"] = gr.Dropdown([("As drawn", AS_DRAWN)], label="Nuisance")
         controls["walk"] = gr.Dropdown([("None", "0")], label="Walk along")
     controls["truncation"] = gr.Slider(

@@ -25,7 +25,6 @@ from genaug.explorer.views import (
     to_query,
 )
 
-NUISANCES = 6  # factors with a control
 ANY = "any"
 AS_DRAWN = ""
 
@@ -43,6 +42,8 @@ class Page:
     def __init__(self, gradio: Any, studio: Studio, report: str | None = None, tab: str = "image") -> None:
         self.gr, self.studio, self.report = gradio, studio, report
         self.view = first_view(studio.sources.traits(studio.sources.first), tab)
+        # factors of nuisances with a control; generators that ship with genaug have none
+        self.nuisances = len(studio.sources.traits(studio.sources.first).nuisances)
         self.controls: dict[str, Any] = {}
         self.groups: dict[str, Any] = {}
         self.pictures: dict[str, Any] = {}
@@ -118,7 +119,7 @@ class Page:
                 "label": f"Direction {i + 1}{share}",
             }
         names = list(traits.nuisances)
-        for i in range(NUISANCES):
+        for i in range(self.nuisances):
             known = i < len(names)
             values = traits.nuisances[names[i]] if known else ()
             settings[f"do {i}"] = {

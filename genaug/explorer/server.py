@@ -66,10 +66,11 @@ def explore(
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    with bound_socket(host, PORT if port is None else port) as listening:
+    wanted = PORT if port is None else port
+    with bound_socket(host, wanted) as listening:
         found = listening.getsockname()[1]
-        if port is not None and found != port:
-            tell(f"port {port} is in use: took {found}")
+        if found != wanted:
+            tell(f"port {wanted} is in use: took {found}")
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{found}"
         tell(f"genaug explore is at {address} (press Ctrl-C to stop)")
@@ -77,7 +78,10 @@ def explore(
         server = uvicorn.Server(config)
         if browser and _has_screen():
             _open_browser_later(address)
-        server.run(sockets=[listening])
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:  # uvicorn has closed all connections before it passes this on
+            tell("genaug explore has stopped")
 
 
 def make_app(

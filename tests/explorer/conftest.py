@@ -28,9 +28,10 @@ class Worded(nn.Module):
 
     num_classes, image_size, z_dim = 4, 8, 4
 
-    def __init__(self) -> None:
+    def __init__(self, more: int = 0) -> None:
         super().__init__()
-        self.nuisances = Nuisances({"place": ["on grass", "at sea", "in snow"], "light": ["day", "night"]})
+        others = {f"other{'abcdefgh'[i]}": ["one", "two"] for i in range(more)}  # without effect
+        self.nuisances = Nuisances({**others, "place": ["on grass", "at sea", "in snow"], "light": ["day", "night"]})
 
     def draw_noise(self, seed: int, indices: Tensor, stream: str) -> Tensor:
         return worded_noise(self.nuisances, seed, indices, stream)
@@ -42,11 +43,12 @@ class Worded(nn.Module):
 
 @pytest.fixture
 def worded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name "worded" opens a generator with named nuisances and without directions."""
+    """The name "worded" opens a generator with two named nuisances and without directions, "wordy" one with ten."""
     load = sources_module.load_generator
 
     def found(name: Any, device: Any = None) -> nn.Module:
-        return Worded() if name == "worded" else load(name, device)
+        generators = {"worded": 0, "wordy": 8}
+        return Worded(generators[name]) if name in generators else load(name, device)
 
     monkeypatch.setattr(sources_module, "load_generator", found)
 

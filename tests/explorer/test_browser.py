@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,15 +240,3 @@ def test_superseded_moves_are_dropped(browser: Any, server: Any) -> None:
     visit.page.wait_for_url("**shape=any:40**")
     assert len(asked) < 30  # of 40 moves
     visit.close()
-
-
-def test_a_port_in_use_is_said(server: Any) -> None:
-    port = server.address.rsplit(":", 1)[1]
-    command = [sys.executable, "-m", "genaug", "explore", "cgn-digits", "--no-browser", "--port", port]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    first, second = process.stdout.readline(), process.stdout.readline()
-    process.terminate()
-    process.communicate(timeout=60)
-    assert first.startswith(f"port {port} is in use: took ")
-    assert "genaug explore is at" in second

@@ -17,13 +17,17 @@ SKIP = object()
 GRADIO = SimpleNamespace(skip=lambda: SKIP, update=lambda **settings: settings)
 
 
-@pytest.fixture
-def page() -> Page:
-    made = Page(GRADIO, Studio(Sources()))
+def page_of(name: str | None) -> Page:
+    made = Page(GRADIO, Studio(Sources(name)))
     made.controls = dict.fromkeys(made.settings_of(made.view))
     made.groups = dict.fromkeys(made.groups_of(made.view))
     made.pictures = dict.fromkeys([*TABS, "code"])
     return made
+
+
+@pytest.fixture
+def page() -> Page:
+    return page_of(None)
 
 
 def values_of(page: Page, **changes: Any) -> list[Any]:
@@ -140,3 +144,17 @@ def test_the_first_views_of_all_embedded_generators_differ_in_texture_and_backgr
 def test_the_page_asks_no_other_host_for_anything() -> None:
     assert "//" not in style().replace("/*", "").replace("*/", "")
     assert "http" not in head()
+
+
+@pytest.mark.parametrize(("name", "count"), [("worded", 2), ("wordy", 10)])
+def test_every_named_nuisance_has_a_control(worded: None, name: str, count: int) -> None:
+    page = page_of(name)
+    assert sum(control.startswith("do ") for control in page.controls) == count
+    night = {f"do_{count - 1}": "night"}
+    found = named(page, page.moved(*values_of(page, **night)))
+    assert found["message"] == ""
+    assert "night" in found["code picture"]
+    assert found["image picture"] != named(page, page.moved(*values_of(page)))["image picture"]
+    walked = named(page, page.moved(*values_of(page, **night, tab="walk", walk="place")))
+    assert "in snow" in walked["walk picture"]
+    assert named(page, page.chosen("vae-digits", "image"))["do 0"]["visible"] is False

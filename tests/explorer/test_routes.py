@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from io import BytesIO
@@ -74,3 +77,17 @@ def test_a_page_of_another_name_reads_nothing(server: Any) -> None:
     status, _, body = ask(server, "/report.html", headers={"Host": "elsewhere.example:80"})
     assert status == 400
     assert b"background gap" not in body
+
+
+def test_a_port_in_use_is_said_and_ctrl_c_ends_the_page_with_a_line(server: Any) -> None:
+    port = server.address.rsplit(":", 1)[1]
+    command = [sys.executable, "-m", "genaug", "explore", "cgn-digits", "--no-browser", "--port", port]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    first, second = process.stdout.readline(), process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert first.startswith(f"port {port} is in use: took ")
+    assert "genaug explore is at" in second
+    if sys.platform != "win32":  # there the signal ends the process at once
+        assert (rest, process.returncode) == ("genaug explore has stopped\n", 0)
