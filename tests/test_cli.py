@@ -21,6 +21,7 @@ from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.models.multi_head_resnet import MultiHeadResNet
 from genaug.papers import RECIPES, measured
 from genaug.papers.genint_colored_mnist import VARIANTS as COLOURED
+from genaug.papers.training_rows import AskedSource
 
 COMMANDS = [
     "",
@@ -177,14 +178,21 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("evaluate resnet50 --weights x.pth --suite shape-bias --data . --out results", "no such file: x.pth"),
         ("reproduce cgn-table2 --variant colred", "'colred'"),
         ("train classifier --out run", "data (--data) is needed"),
-        ("train classifier --row genitn --out run", "--row must be one of"),
+        ("train classifier --row genitn --out run", "--preset must be one of"),
         ("train classifier --row genint --out run --data x", "no such folder: x"),
         ("train classifier --row genint --out run --val x", "no such folder: x"),
         ("train classifier --row genint --out run --stylized x:4", "no such folder: x"),
         ("train classifier --row genint --out run --data . --val . --as code", "'code'"),
         ("train classifier --row genint --out run --data . --val . --architecture resnet50", "'resnet18', 'resnet152'"),
         ("train classifier --row genint --tiny --out run --epochs 0", "epochs must be at least 1"),
-        ("train classifier --row genint --tiny --out run --scale far", "--scale takes a number or 'released'"),
+        (
+            "train classifier --row genint --tiny --out run --set scale=far",
+            "scale in --set must be a number or 'released'",
+        ),
+        ("train classifier --out run --set epoch=3", "--set has an unknown key, 'epoch'; did you mean 'epochs'"),
+        ("train classifier --out run --set epochs=many", "epochs in --set must be an integer, got 'many'"),
+        ("train classifier --out run --set epochs", "--set takes KEY=VALUE, such as weight_decay=1e-4, got 'epochs'"),
+        ("train classifier --out run --config x.yaml", "no such file: x.yaml"),
         ("train classifier --out run --intervention biggan:much", "--intervention takes NAME, NAME:BATCH or"),
         ("train classifier --out run --counterfactual :8:1", "--counterfactual takes NAME, NAME:BATCH or"),
         ("render --out set --num 5", "render needs a generator's name, or else --verify DIR or --repair DIR"),
@@ -498,7 +506,7 @@ def test_train_classifier_hands_on_every_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
-    measured = {"validation": {"ensemble": {"top1": 12.3, "top5": 45.6}}}
+    measured = {"validation": {"ensemble": {"top1": 12.3, "top5": 45.6}}, "classes": 8}
 
     def noted(*args: object, **options: object) -> dict[str, object]:
         calls.append((args, options))
@@ -517,7 +525,8 @@ def test_train_classifier_hands_on_every_option(
         "--workers 1 --checkpoint-every 9 --skip-bad --tensorboard --device cuda",
         "train classifier --out o --scale released --weights DEFAULT",
     ):
-        assert run(capsys, *line.split()) == (0, "ensemble: top-1 12.3%, top-5 45.6%\no/model\n", "")
+        code, out, _ = run(capsys, *line.split())
+        assert (code, out) == (0, "validation accuracy: top-1 12.3%, top-5 45.6%\nchance: top-1 12.5%\no/model\n")
     assert calls[0] == (
         (Path("o"), Path("d"), Path("v")),
         {
@@ -527,10 +536,10 @@ def test_train_classifier_hands_on_every_option(
             "as_": "released",
             "tiny_scale": True,
             "sources": [
-                ("intervention", "i", 16, 0.05),
-                ("intervention", "j", None, None),
-                ("stylized", "s", 4, 2.0),
-                ("counterfactual", "c", 8, None),
+                AskedSource("intervention", "i", 16, 0.05),
+                AskedSource("intervention", "j"),
+                AskedSource("stylized", "s", 4, 2.0),
+                AskedSource("counterfactual", "c", 8),
             ],
             "interventions": {"truncation": 0.5, "components": 3, "scale": 2.0},
             "changes": {

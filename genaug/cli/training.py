@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from genaug._common.arguments import check_choice
 from genaug.cli.options import (
@@ -28,12 +29,10 @@ from genaug.cli.options import (
     NoInception,
     Root,
     Seed,
-    Steered,
     Steps,
     Textures,
     Tiny,
     along,
-    as_scale,
     cgn_changes,
     need_mnist,
     split,
@@ -157,37 +156,80 @@ def train_cgan_digits(
     train_vae_digits(out, seed, steps, device)
 
 
+# options that are settings now, and their keys; to be removed after one release
+_MOVED = {
+    f"--{key.replace('_', '-')}": key
+    for key in (
+        "heads", "aggregate", "drop_every", "drop_factor", "optimizer", "weight_decay", "mixup", "label_smoothing",
+        "size", "accumulate", "dtype", "checkpoint_every", "truncation", "components", "directions",
+        "scale", "augmentation", "retrain",
+    )
+}  # fmt: skip
+_MOVED_FLAGS = {
+    f"--{key.replace('_', '-')}": key
+    for key in ("frozen_batch_norm", "balance_groups", "channels_last", "compile", "skip_bad", "tensorboard")
+}
+
+
+class _Classifier(TyperCommand):
+    """Accepts the options that are settings now."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest, kept = list(args), []
+        while rest:
+            given = rest.pop(0)
+            option, equals, value = given.partition("=")
+            if option in _MOVED_FLAGS:
+                value = "true"
+            elif option not in _MOVED:
+                kept.append(given)
+                continue
+            elif not equals:
+                value = rest.pop(0) if rest else ""
+            setting = f"{(_MOVED | _MOVED_FLAGS)[option]}={value}"
+            typer.echo(f"genaug: {option} is now --set {setting}", err=True)
+            kept += ["--set", setting]
+        return super().parse_args(ctx, kept)
+
+
 @train.command(
-    "classifier", epilog="Example: genaug train classifier --row genint --data train --val val --out runs/genint"
+    "classifier",
+    cls=_Classifier,
+    epilog="Example: genaug train classifier --data train --val val --counterfactual bank --out runs/robust",
 )
 def train_classifier(
     out: Annotated[Path, typer.Option(help="Folder for the model, checkpoints, the log and results.json.")],
-    row: Annotated[
-        str | None, typer.Option(help=f"Preset from the papers' tables: {', '.join(TRAINING_ROWS)}.")
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML or JSON file of settings, such as the config.yaml of an earlier run.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other setting, such as weight_decay=1e-4. Repeat for several. docs/training.md lists them all: "
+            "heads, optimizer, mixup, augmentation, size, dtype, balance_groups, ...",
+        ),
+    ] = [],  # noqa: B006
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", "--row", help=f"Row of the papers' tables: {', '.join(TRAINING_ROWS)}."),
+    ] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Smoke test: train ResNet-18 on generated digits for a few minutes.")
+    ] = False,
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", help="Follow the paper or its released code where they differ: paper, released."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Training photographs, one folder per class.", rich_help_panel=DATA_PANEL)
     ] = None,
     val: Annotated[
         Path | None, typer.Option(help="Validation photographs, one folder per class.", rich_help_panel=DATA_PANEL)
-    ] = None,
-    tiny: Annotated[
-        bool, typer.Option("--tiny", help="Smoke test: train ResNet-18 on generated digits for a few minutes.")
-    ] = False,
-    as_: As = "paper",
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            help="Backbone: a torchvision name, or timm/NAME (default: the preset's, or resnet18).",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    augmentation: Annotated[
-        str | None,
-        typer.Option(
-            help="Augmentation of photographs: standard, additional (GenInt's), autoaugment, augmix, trivialaugment.",
-            rich_help_panel=DATA_PANEL,
-        ),
     ] = None,
     counterfactual: Annotated[
         list[str],
@@ -214,34 +256,13 @@ def train_classifier(
             rich_help_panel=IMAGES_PANEL,
         ),
     ] = [],  # noqa: B006
-    truncation: Annotated[
-        float | None, typer.Option(help="Scale of the noise of interventions.", rich_help_panel=IMAGES_PANEL)
-    ] = None,
-    components: Annotated[
-        int | None,
-        typer.Option(help="Number of principal directions of interventions, 0 for none.", rich_help_panel=IMAGES_PANEL),
-    ] = None,
-    directions: Steered = None,
-    scale: Annotated[
+    architecture: Annotated[
         str | None,
         typer.Option(
-            help="Largest offset of interventions in standard deviations, or 'released'.",
-            rich_help_panel=IMAGES_PANEL,
+            help="Backbone: a torchvision name, or timm/NAME (default: the preset's, or resnet18).",
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    heads: Annotated[
-        list[str] | None,
-        typer.Option(help="Comma-separated heads: shape, texture, background.", rich_help_panel=MODEL),
-    ] = None,
-    aggregate: Annotated[
-        str | None, typer.Option(help="Average of the heads: logits or log_probs.", rich_help_panel=MODEL)
-    ] = None,
-    frozen_batch_norm: Annotated[
-        bool,
-        typer.Option(
-            "--frozen-batch-norm", help="Keep the batch-norm statistics of published weights.", rich_help_panel=MODEL
-        ),
-    ] = False,
     weights: Annotated[
         str | None,
         typer.Option(help="Initial weights: torchvision's name for published ones, or 'none'.", rich_help_panel=MODEL),
@@ -257,154 +278,91 @@ def train_classifier(
     learning_rate: Annotated[
         float | None, typer.Option(help="Initial learning rate.", rich_help_panel=OPTIMIZATION)
     ] = None,
-    drop_every: Annotated[
-        int | None, typer.Option(help="Epochs between drops of the learning rate.", rich_help_panel=OPTIMIZATION)
-    ] = None,
-    drop_factor: Annotated[
-        float | None,
-        typer.Option(help="Factor applied to the learning rate at each drop.", rich_help_panel=OPTIMIZATION),
-    ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="Optimizer: sgd or adam.", rich_help_panel=OPTIMIZATION)] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Weight decay, applied to all weights.", rich_help_panel=OPTIMIZATION)
-    ] = None,
-    mixup: Annotated[
-        float | None, typer.Option(help="Alpha of Mixup between photographs.", rich_help_panel=OPTIMIZATION)
-    ] = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="Label smoothing, 0 to 1.", rich_help_panel=OPTIMIZATION)
-    ] = None,
-    balance_groups: Annotated[
-        bool,
-        typer.Option(
-            "--balance-groups",
-            help="Draw every group equally often. DATA/groups.csv has the columns file and group.",
-            rich_help_panel=DATA_PANEL,
-        ),
-    ] = False,
-    retrain: Annotated[
-        Path | None,
-        typer.Option(
-            help="Held-out photographs, one folder per class, with a groups.csv. Retrain the last layer on them at the "
-            "end, balanced by group (DFR).",
-            rich_help_panel=DATA_PANEL,
-        ),
-    ] = None,
-    size: Annotated[int | None, typer.Option(help="Image size in pixels.", rich_help_panel=DATA_PANEL)] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(help="Gradient accumulation steps.", rich_help_panel=OPTIMIZATION)
-    ] = None,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(
-            "--dtype",
-            help="Floating-point type of autocast. bfloat16 is faster on hardware that supports it.",
-            rich_help_panel=RUNTIME,
-        ),
-    ] = None,
-    channels_last: Annotated[
-        bool,
-        typer.Option(
-            "--channels-last", help="Use the channels-last memory format, faster on GPUs.", rich_help_panel=RUNTIME
-        ),
-    ] = False,
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the model with torch.compile.", rich_help_panel=RUNTIME)
-    ] = False,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="Random seed (default: 0).", rich_help_panel=RUNTIME)] = None,
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Processes that read images, for each training process (default: the number of cores, at most 4).",
-            show_default=False,
             rich_help_panel=RUNTIME,
         ),
-    ] = min(4, os.cpu_count() or 1),
-    checkpoint_every: Annotated[
-        int,
-        typer.Option(help="Steps between checkpoints. There is also one after each epoch.", rich_help_panel=RUNTIME),
-    ] = 1000,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad", help="Replace images that cannot be opened, and list them.", rich_help_panel=DATA_PANEL
-        ),
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.", rich_help_panel=RUNTIME)
-    ] = False,
-    device: Device = "cpu",
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device, such as cpu or cuda (default: cpu).", rich_help_panel=RUNTIME)
+    ] = None,
 ) -> None:
     """Train a classifier on photographs and generated images. Run the command again to resume.
 
-    Choose a preset with --row, or combine sources yourself. Options override the settings of the preset.
+    Settings come from the preset, then --config, then options, then --set; later ones override earlier ones.
     """
-    if row is not None:
-        check_choice("--row", row, TRAINING_ROWS)
-    sources = [
-        _source(kind, text)
-        for kind, texts in {
-            "intervention": intervention,
-            "stylized": stylized,
-            "rendered": rendered,
-            "counterfactual": counterfactual,
-        }.items()
-        for text in texts
-    ]
-    for folder in (data, val, retrain, *(Path(name) for kind, name, *_ in sources if kind in ("stylized", "rendered"))):
-        if folder is not None and not folder.is_dir():
-            raise FileNotFoundError(f"no such folder: {folder}")
-    changes: dict[str, Any] = {
-        "heads": None if not heads else split(heads, "--heads"),
-        "aggregate": aggregate,
-        "frozen_batch_norm": frozen_batch_norm or None,
+    from genaug.training.classifier.configuration import read_config, read_settings
+
+    options = {
+        "preset": preset,
+        "as": as_,
+        "tiny": tiny or None,
+        "data": data,
+        "val": val,
+        "architecture": architecture,
+        "weights": weights,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "drop_every": drop_every,
-        "drop_factor": drop_factor,
-        "optimizer": optimizer,
-        "weight_decay": weight_decay,
-        "mixup": mixup,
-        "balance_groups": balance_groups or None,
-        "label_smoothing": label_smoothing,
-        "size": size,
-        "accumulate": accumulate,
-        "dtype": None if dtype is None else dtype.value,
-        "channels_last": channels_last or None,
-        "compile": compile_ or None,
         "seed": seed,
+        "workers": workers,
+        "device": device,
     }
-    given = {name: value for name, value in changes.items() if value is not None}
-    if weights is not None:
-        given["weights"] = None if weights == "none" else weights
-    interventions = {"truncation": truncation, "scale": as_scale(scale), **along(directions, components)}
+    settings = read_config(config) if config else {}
+    settings |= {key: value for key, value in options.items() if value is not None}
+    settings |= read_settings(set_)
+    if settings.get("weights") == "none":
+        settings["weights"] = None
+    if "preset" in settings:
+        check_choice("--preset", settings["preset"], TRAINING_ROWS)
+    asked = {"intervention": intervention, "stylized": stylized, "rendered": rendered, "counterfactual": counterfactual}
     from genaug.papers import training_rows
 
+    configured = [training_rows.AskedSource(**source) for source in settings.pop("sources", [])]
+    sources = [training_rows.AskedSource(*_source(kind, text)) for kind, texts in asked.items() for text in texts]
+    folders = [source.name for source in sources or configured if source.kind in ("stylized", "rendered")]
+    for folder in (*(settings.get(key) for key in ("data", "val", "retrain")), *folders):
+        if folder is not None and not Path(folder).is_dir():
+            raise FileNotFoundError(f"no such folder: {folder}")
+    take = settings.pop
+    steering = {"truncation": take("truncation", None), "scale": take("scale", None)}
+    steering |= along(take("directions", None), take("components", None))
     results = training_rows.run(
         out,
-        data,
-        val,
-        row=row,
-        architecture=architecture,
-        augmentation=augmentation,
-        as_=as_,
-        tiny_scale=tiny,
-        sources=sources,
-        interventions={name: value for name, value in interventions.items() if value is not None},
-        changes=given,
-        device=device,
-        num_workers=workers,
-        checkpoint_every=checkpoint_every,
-        skip_bad=skip_bad,
-        tensorboard=tensorboard,
-        retrain=retrain,
+        take("data", None),
+        take("val", None),
+        row=take("preset", None),
+        architecture=take("architecture", None),
+        augmentation=take("augmentation", None),
+        as_=take("as", "paper"),
+        tiny_scale=take("tiny", False),
+        sources=sources or configured,
+        interventions={key: value for key, value in steering.items() if value is not None},
+        device=take("device", "cpu"),
+        num_workers=take("workers", min(4, os.cpu_count() or 1)),
+        checkpoint_every=take("checkpoint_every", 1000),
+        skip_bad=take("skip_bad", False),
+        tensorboard=take("tensorboard", False),
+        retrain=take("retrain", None),
+        changes={"seed": 0, **settings},  # what is left
     )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
-        for head, found in results["validation"].items():
-            measured = {"top1": "top-1", "top5": "top-5"}
-            typer.echo(f"{head}: " + ", ".join(f"{measured[name]} {value:.1f}%" for name, value in found.items()))
+        typer.echo(_validation(results["validation"], results["classes"]))
         typer.echo(out / "model")
+
+
+def _validation(found: dict[str, dict[str, float]], classes: int) -> str:
+    """Validation accuracy by head, and what guessing would reach."""
+    names = {"top1": "top-1", "top5": "top-5"}
+    by_head = [
+        ", ".join(f"{names[name]} {value:.1f}%" for name, value in figures.items()) for figures in found.values()
+    ]
+    heads = [""] if len(found) == 1 else [f" ({head})" for head in found]
+    lines = [f"validation accuracy{head}: {figures}" for head, figures in zip(heads, by_head, strict=True)]
+    return "\n".join([*lines, f"chance: top-1 {100 / classes:.1f}%"])
 
 
 @train.command(

@@ -37,7 +37,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from torchvision.transforms.v2.functional import to_pil_image
 
@@ -307,6 +308,24 @@ def write_digits(folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
+class AskedSource(NamedTuple):
+    """Generated images that a user asks for.
+
+    Attributes:
+        kind: as of `Source`.
+        name: as of `Source`.
+        batch_size: of all processes together; None for the row's, or as many as photographs.
+        weight: None for the row's, or 1.
+        options: further arguments of the dataset, beside the row's.
+    """
+
+    kind: str
+    name: str
+    batch_size: int | None = None
+    weight: float | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
 def run(
     out: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
@@ -317,7 +336,7 @@ def run(
     augmentation: str | None = None,
     as_: str = "paper",
     tiny_scale: bool = False,
-    sources: Sequence[tuple[str, str, int | None, float | None]] = (),
+    sources: Sequence[AskedSource] = (),
     interventions: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
     **options: Any,
@@ -333,9 +352,7 @@ def run(
         augmentation: of the row, or any of `classifier_data.augmentation`.
         as_: "paper" or "released".
         tiny_scale: run in minutes, see `tiny`.
-        sources: (kind, name, batch size, weight) in place of the row's of these kinds, or beside them; a rendered set
-            in place of the row's generator. What is None is the row's, or as many images as photographs and a weight
-            of 1.
+        sources: in place of the row's of these kinds, or beside them; a rendered set in place of the row's generator.
         interventions: options of every intervention, in place of the row's: truncation, components, scale.
         changes: settings in place of the row's. Without a row, a batch is at most a quarter of the photographs, and the
             learning rate is scaled with it, unless they are given.
@@ -353,7 +370,7 @@ def run(
     if row is None:
         own: dict[str, Any] = {"architecture": architecture, "augmentation": augmentation}
         # images of generators may be all that there is
-        photographs = not any(kind in ("intervention", "rendered") for kind, *_ in sources)
+        photographs = not any(asked.kind in ("intervention", "rendered") for asked in sources)
         chosen = Plan(Settings(**{name: value for name, value in own.items() if value is not None}), (), photographs)
     else:
         chosen = plan(row, architecture, augmentation, as_)
@@ -403,15 +420,16 @@ def for_few(settings: Settings, count: int, *, scale_rate: bool = True) -> Setti
 
 def _sources(
     row: Sequence[Source],
-    given: Sequence[tuple[str, str, int | None, float | None]],
+    given: Sequence[AskedSource],
     interventions: Mapping[str, Any],
     batch_size: int,
 ) -> list[Source]:
     """Return the sources of the row, with those given by the user in place of the same kind or in addition."""
     live = ("counterfactual", "intervention")
-    if any(kind == "rendered" for kind, *_ in given) and not any(kind in live for kind, *_ in given):
+    asked_kinds = [asked.kind for asked in given]
+    if "rendered" in asked_kinds and not any(kind in live for kind in asked_kinds):
         row = [replace(source, kind="rendered", options={}) if source.kind in live else source for source in row]
-    kinds = list(dict.fromkeys([*(source.kind for source in row), *(kind for kind, *_ in given)]))
+    kinds = list(dict.fromkeys([*(source.kind for source in row), *asked_kinds]))
     found: list[Source] = []
     for kind in kinds:
         rows = [source for source in row if source.kind == kind]
@@ -419,12 +437,13 @@ def _sources(
         own = [
             replace(
                 like,
-                name=name,
-                batch_size=like.batch_size if size is None else size,
-                weight=like.weight if weight is None else weight,
+                name=asked.name,
+                batch_size=like.batch_size if asked.batch_size is None else asked.batch_size,
+                weight=like.weight if asked.weight is None else asked.weight,
+                options={**like.options, **asked.options},
             )
-            for other, name, size, weight in given
-            if other == kind
+            for asked in given
+            if asked.kind == kind
         ]
         found += own or rows
     if interventions and not any(source.kind == "intervention" for source in found):

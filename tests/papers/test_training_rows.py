@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from genaug import MultiHeadResNet, cli
 from genaug.assets import AssetError
 from genaug.papers import training_rows
-from genaug.papers.training_rows import ROWS, plan, run, tiny, write_digits
+from genaug.papers.training_rows import ROWS, AskedSource, plan, run, tiny, write_digits
 
 # GenInt, section 5.3, and for ResNet-152 its fine-tuning; CGN, appendix C.4: epochs, photographs a step, learning rate,
 # epochs a drop, what a drop multiplies by, optimiser, weight decay, weights to start from
@@ -208,7 +208,7 @@ def test_a_tiny_row_runs_on_folders_of_ones_own(
 ) -> None:
     monkeypatch.setattr(training_rows, "TINY_STEPS", 1)
     data = None if name == "gan-observational" else few / "train"
-    stylized = [("stylized", str(few / "stylized"), None, None)] if name == "genint-transfer" else []
+    stylized = [AskedSource("stylized", str(few / "stylized"))] if name == "genint-transfer" else []
     results = run(tmp_path, data, few / "val", row=name, tiny_scale=True, sources=stylized, num_workers=0)
     heads = {"ensemble", "shape", "texture", "background"} if name == "cgn" else {"ensemble"}
     assert set(results["validation"]) == heads
@@ -254,7 +254,7 @@ def test_what_is_given_wins_over_the_row(called: list[dict[str, Any]]) -> None:
         "data",
         "val",
         row="genint-transfer",
-        sources=[("stylized", "transferred", None, None), ("counterfactual", "own", 32, None)],
+        sources=[AskedSource("stylized", "transferred"), AskedSource("counterfactual", "own", 32)],
         interventions={"scale": 2.0},
         changes={"epochs": 3, "batch_size": 128, "weights": "DEFAULT"},
         device="cuda",
@@ -272,14 +272,18 @@ def test_what_is_given_wins_over_the_row(called: list[dict[str, Any]]) -> None:
 
 
 def test_another_generator_takes_the_place_of_the_rows(called: list[dict[str, Any]]) -> None:
-    run("out", "data", "val", row="genint", sources=[("intervention", "biggan-deep-128", None, 0.1)])
+    run("out", "data", "val", row="genint", sources=[AskedSource("intervention", "biggan-deep-128", None, 0.1)])
     [source] = called[0]["sources"]
     assert (source.name, source.batch_size, source.weight) == ("biggan-deep-128", 64, 0.1)
     assert source.options["components"] == 60
 
 
 def test_without_a_row_the_settings_are_ones_own(called: list[dict[str, Any]]) -> None:
-    sources = [("intervention", "one", 8, 0.5), ("intervention", "two", None, None), ("stylized", "photographs", 4, 2)]
+    sources = [
+        AskedSource("intervention", "one", 8, 0.5),
+        AskedSource("intervention", "two"),
+        AskedSource("stylized", "photographs", 4, 2),
+    ]
     run("out", "data", "val", architecture="resnet34", augmentation="augmix", sources=sources)
     [call] = called
     assert (call["settings"].architecture, call["settings"].augmentation) == ("resnet34", "augmix")
@@ -314,7 +318,7 @@ def test_stylised_photographs_that_are_not_given_are_digits_in_other_colours(
         ({"row": "genint-transfer", "data": "x", "validation": "y"}, "a folder a class: --stylized"),
         ({}, r"data \(--data\) is needed"),
         ({"data": "x", "validation": "y", "as_": "released"}, r"as \(--as\) is of a row"),
-        ({"sources": [("counterfactual", "cgn-digits", None, None)]}, r"data \(--data\) is needed"),
+        ({"sources": [AskedSource("counterfactual", "cgn-digits")]}, r"data \(--data\) is needed"),
         ({"row": "genint", "changes": {"epochs": 0}}, "epochs must be at least 1"),
     ],
 )
@@ -325,7 +329,7 @@ def test_what_is_missing_is_said_and_nothing_written(tmp_path: Path, arguments: 
 
 
 def test_heads_are_not_given_images_that_their_loss_would_pass_over(tmp_path: Path, few: Path) -> None:
-    more = [("stylized", str(few / "stylized"), None, None)]
+    more = [AskedSource("stylized", str(few / "stylized"))]
     with pytest.raises(ValueError, match="sources of a model with heads must be counterfactuals"):
         run(tmp_path, few / "train", few / "val", row="cgn", tiny_scale=True, sources=more, num_workers=0)
 
@@ -342,7 +346,7 @@ def test_the_row_of_a_generator_that_is_not_here_says_so(tmp_path: Path) -> None
 
 def test_a_rendered_set_is_in_the_place_of_a_rows_generator() -> None:
     chosen = training_rows.plan("genint-transfer", "resnet18", None, "paper")
-    given = [("rendered", "SET", None, None), ("stylized", "DIR", None, None)]
+    given = [AskedSource("rendered", "SET"), AskedSource("stylized", "DIR")]
     found = training_rows._sources(chosen.sources, given, {}, 256)
     before = {source.kind: source for source in chosen.sources}
     assert {source.kind: (source.name, source.batch_size, source.weight) for source in found} == {

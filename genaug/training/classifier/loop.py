@@ -45,6 +45,7 @@ from genaug.evaluation.scoring import (
 )
 from genaug.interventions.sampling import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
+from genaug.training.classifier.configuration import write_config
 from genaug.training.classifier.data import (
     BAD_IMAGES,
 )
@@ -78,7 +79,8 @@ def train(
     """Train a classifier; the same call again goes on where it stopped.
 
     `out` gets model/ (for `MultiHeadClassifier.from_pretrained` and `genaug evaluate`, with the names of the classes
-    and how images are prepared), results.json, checkpoint.pt, log.jsonl, and bad_images.txt if images were skipped.
+    and how images are prepared), config.yaml (for `genaug train classifier --config`), results.json, checkpoint.pt,
+    log.jsonl, and bad_images.txt if images were skipped.
 
     Args:
         out: folder to write to; with several processes one that all of them see.
@@ -145,6 +147,9 @@ def train(
             "std": list(IMAGENET_STD),
         }
         resume(run, folder, described)
+        if world.rank == 0:
+            others = {"retrain": None if retrain is None else os.fspath(retrain), "skip_bad": skip_bad}
+            write_config(folder, data, validation, sources, settings, **others)
         if not run.step:  # found now, and not after the first epoch
             _check_images(held_out, num_workers)
         if run.step and world.rank == 0:

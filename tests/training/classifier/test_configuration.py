@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from genaug import cli
+from genaug.cli import training
+from genaug.training.classifier.configuration import KEYS, RUN_KEYS, read_config, read_settings, write_config
+from genaug.training.classifier.settings import Settings, Source
+
+
+def test_values_have_the_types_of_their_keys(tmp_path: Path) -> None:
+    texts = ["epochs=3", "learning_rate=1e-3", "heads=shape, texture", "compile=true", "weights=none", "scale=released"]
+    expected = {
+        "epochs": 3,
+        "learning_rate": 0.001,
+        "heads": ("shape", "texture"),
+        "compile": True,
+        "weights": None,
+        "scale": "released",
+    }
+    assert read_settings(texts) == expected
+    file = tmp_path / "config.yaml"
+    # YAML reads 1e-3 as text
+    file.write_text(
+        "epochs: 3\nlearning_rate: 1e-3\nheads: [shape, texture]\ncompile: yes\nweights:\nscale: released\n"
+    )
+    assert read_config(file) == expected
+    file.write_text(json.dumps({**expected, "sources": [{"kind": "stylized", "name": "s", "weight": 2}]}))
+    assert read_config(file) == {**expected, "sources": [{"kind": "stylized", "name": "s", "weight": 2.0}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "has an unknown key, 'epoch'; did you mean 'epochs'"),
+        ("epochs: 3.5", "epochs in .* must be an integer, got 3.5"),
+        ("epochs: true", "epochs in .* must be an integer, got True"),
+        ("learning_rate: fast", "learning_rate in .* must be a number, got 'fast'"),
+        ("compile: perhaps", "compile in .* must be true or false, got 'perhaps'"),
+        ("optimizer: 3", "optimizer in .* must be text, got 3"),
+        ("heads: 3", "heads in .* must be a list of names, got 3"),
+        ("sources: bank", "sources in .* must be a list of sources .*, got 'bank'"),
+        ("sources: [bank]", "sources in .* must be a list of sources .*, got .'bank'."),
+        ("sources: [{kind: stylized, nam: x}]", "source 0 has an unknown key, 'nam'; did you mean 'name'"),
+        ("sources: [{kind: stylized, batch_size: x}]", "batch_size in .*, source 0 must be an integer, got 'x'"),
+        ("- epochs", "must have lines such as 'epochs: 30', got list"),
+        ("", "must have lines such as 'epochs: 30', got NoneType"),
+        ("epochs: [", "must be YAML or JSON"),
+        ("a: !!python/object/apply:os.system [true]", "must be YAML or JSON"),
+    ],
+)
+def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"(?s){message}") as caught:
+        read_config(file)
+    assert str(file) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_a_run_writes_is_what_it_was_asked_for(tmp_path: Path) -> None:
+    settings = Settings(heads=("shape",), epochs=2, weights=None)
+    sources = [Source("counterfactual", "bank", 8, options={"pool": 10})]
+    write_config(tmp_path, "photos", "val", sources, settings, retrain=None, skip_bad=True)
+    found = read_config(tmp_path / "config.yaml")
+    assert [found.pop(key) for key in ("data", "val", "skip_bad")] == ["photos", "val", True]
+    assert found.pop("sources") == [
+        {"kind": "counterfactual", "name": "bank", "batch_size": 8, "weight": 1.0, "options": {"pool": 10}}
+    ]
+    assert Settings(**found) == settings
+
+
+def test_every_setting_has_a_key_and_every_old_option_too() -> None:
+    assert {field.name for field in fields(Settings)} | set(RUN_KEYS) == set(KEYS)
+    assert {*training._MOVED.values(), *training._MOVED_FLAGS.values()} <= set(KEYS)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    for part in ("train", "val"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / part / label
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (40, 40), (60 * number, 200 * (label == "cat"), 90)).save(folder / f"{number}.png")
+    return tmp_path
+
+
+def test_later_settings_override_earlier_ones_and_a_written_file_repeats_the_run(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photographs)
+    Path("config.yaml").write_text("data: train\nval: val\nepochs: 9\nsize: 32\nlearning_rate: 0.5\nworkers: 0\n")
+
+    def train(*line: str) -> dict[str, Any]:
+        assert cli.main(["train", "classifier", *line]) == 0
+        return json.loads((Path(line[1]) / "results.json").read_text())
+
+    common = ["--config", "config.yaml", "--epochs", "2", "--set", "epochs=1", "--batch-size", "4"]
+    first = train("--out", "first", *common, "--weight-decay", "0.01")
+    assert "--weight-decay is now --set weight_decay=0.01" in capsys.readouterr().err
+    got = {key: first["settings"][key] for key in ("epochs", "batch_size", "size", "learning_rate", "weight_decay")}
+    assert got == {"epochs": 1, "batch_size": 4, "size": 32, "learning_rate": 0.5, "weight_decay": 0.01}
+    assert yaml.safe_load(Path("first/config.yaml").read_text())["data"] == "train"
+    again = train("--out", "again", "--config", "first/config.yaml", "--workers", "0")
+    for same in ("settings", "sources", "validation", "epochs"):
+        assert again[same] == first[same]
