@@ -2,9 +2,9 @@
 
 python examples/plain_loop.py FOLDER
 
-FOLDER has one folder per class, ten in total. `genaug train classifier --row genint --tiny --out runs/tiny` writes such
-a folder of digits to runs/tiny/data/train. For ImageNet, use the generator "biggan-deep-256" without `components` and
-`scale`, and SIZE = 224.
+FOLDER has one folder per class, ten in total. `genaug train classifier --preset genint --tiny --out runs/tiny` writes
+such a folder of digits to runs/tiny/data/train. For ImageNet, use the generator "biggan-deep-256" without `components`
+and `scale`, and SIZE = 224.
 
 The lines that end in `# genaug` are all that differ from a loop without generated images.
 """

@@ -84,8 +84,8 @@ def test_a_classifier_trains_on_interventions(name: str, tmp_path: Path, capsys:
                 Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
     command = ["train", "classifier", "--data", str(tmp_path / "train"), "--val", str(tmp_path / "val")]
     command += ["--intervention", f"{name}:4:0.05", "--out", str(tmp_path / "run"), "--architecture", "resnet18"]
-    command += ["--directions", str(Path(name).with_name("directions.safetensors")), "--components", "2"]
-    command += ["--weights", "none", "--epochs", "1", "--batch-size", "4", "--size", "32", "--workers", "0"]
+    command += ["--set", f"directions={Path(name).with_name('directions.safetensors')}", "--set", "components=2"]
+    command += ["--weights", "none", "--epochs", "1", "--batch-size", "4", "--set", "size=32", "--workers", "0"]
     assert main(command) == 0, capsys.readouterr().err
     assert (tmp_path / "run" / "model").exists()
 

@@ -32,16 +32,16 @@ from tests.test_cli import _somewhere_else, refused, run  # noqa: F401 - the fir
         (["sample", "cgn-digits", "--out", f"{'a' * 300}.png"], "File name too long"),
         (["sample", "cgn-digits", "--out", "s.png", "--classes", "0,0,0"], "must name each entry once, got 0 3 times"),
         (["sample", "cgn-digits", "--out", "s.png", "--classes", "0,,1"], "got an empty entry in '0,,1'"),
-        (["train", "classifier", "--out", "o", "--heads", "shape,"], "got an empty entry in 'shape,'"),
+        (["train", "classifier", "--out", "o", "--set", "heads=shape,"], "must be a list of names, got 'shape,'"),
         (
             ["train", "classifier", "--tiny", "--out", "o", "--learning-rate", "1e308"],
             "learning_rate must be in [0, 1000]",
         ),
         (
-            ["train", "classifier", "--tiny", "--out", "o", "--weight-decay", "1e308"],
+            ["train", "classifier", "--tiny", "--out", "o", "--set", "weight_decay=1e308"],
             "decay must be in [0, 1000]",
         ),
-        (["train", "classifier", "--tiny", "--out", "o", "--mixup", "1e308"], "mixup must be in [0, 1000]"),
+        (["train", "classifier", "--tiny", "--out", "o", "--set", "mixup=1e308"], "mixup must be in [0, 1000]"),
         (
             ["train", "classifier", "--tiny", "--out", "o", "--workers", "2147483648"],
             "workers must be at most 1,000",

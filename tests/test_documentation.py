@@ -24,6 +24,7 @@ from genaug.evaluation.models import Classifier
 from genaug.generators.biggan import BIGGAN_CONFIGS
 from genaug.models.mnist_cnn import MnistCNN
 from genaug.papers.training_rows import ROWS
+from genaug.training.classifier.configuration import KEYS
 from genaug.transforms.vgg import load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,15 +105,19 @@ def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_pa
 
     def noted(*args, **options):
         calls.append(options)
-        return {"validation": {}}
+        return {"validation": {}, "classes": 2}
 
     monkeypatch.setattr("genaug.papers.training_rows.train", noted)
     folders = ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised")
     for folder in (*folders, "photos/train", "photos/val", "photos/held-out"):
         (tmp_path / folder).mkdir(parents=True)
+    for file in ("robust.yaml", "runs/robust/config.yaml"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(re.search(r"```yaml\n(.*?)```", page, flags=re.DOTALL)[1])
     blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
-    commands = [line.split() for block in blocks for line in block.splitlines() if " train classifier " in line]
-    assert [main(command[1:]) for command in commands] == [0] * 6
+    lines = [line.split("#")[0] for block in blocks for line in block.splitlines() if " train classifier " in line]
+    commands = [line.split() for line in lines]
+    assert [main(command[1:]) for command in commands] == [0] * 9
     assert capsys.readouterr().err == ""
     mine, heads = calls[2:4]
     assert [(s.kind, s.batch_size, s.weight) for s in mine["sources"]] == [
@@ -120,10 +125,19 @@ def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_pa
         ("stylized", 128, 0.5),
     ]
     assert heads["settings"].heads == ("shape", "texture", "background")
+    configured = calls[4]
+    assert (configured["settings"].optimizer, configured["settings"].learning_rate) == ("adam", 0.001)
+    assert configured["sources"][0].options == {"backgrounds": "other"}
+
+
+def test_the_page_of_training_has_every_setting():
+    table = (ROOT / "docs" / "training.md").read_text().split("| key |")[1].split("\n\n")[0]
+    named = [name for row in table.splitlines() for name in re.findall("`([^`]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(KEYS)
 
 
 def test_the_page_of_training_has_every_row():
-    table = (ROOT / "docs" / "training.md").read_text().split("| `--row` |")[1].split("\n\n")[0]
+    table = (ROOT / "docs" / "training.md").read_text().split("| `--preset` |")[1].split("\n\n")[0]
     named = [
         name
         for row in table.splitlines()

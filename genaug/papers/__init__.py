@@ -62,7 +62,7 @@ RECIPES = {
     "cgn-table3": Recipe(
         what="CGN, Table 3: shape bias on cue conflict and ImageNet accuracy in percent, ResNet-50",
         paper="ImageNet 21.4; CGN's heads: shape 54.8, texture 16.7, background 22.9; accuracy 76.1, ensemble 74.0",
-        command="genaug train classifier --row cgn --data DIR --val DIR --out RUN",
+        command="genaug train classifier --preset cgn --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite shape-bias --data DIR --out DIR",
         small_scale=True,
         needs="the cue-conflict stimuli; ImageNet and the CGN's weights for training; --small-scale: nothing",
@@ -71,7 +71,7 @@ RECIPES = {
     "cgn-table4": Recipe(
         what="CGN, Table 4: accuracy in percent on IN-9, Mixed-Same and Mixed-Rand, and the background gap, ResNet-50",
         paper="ImageNet 95.6, 86.2, 78.9, gap 7.3; ImageNet + CGN 94.2, 83.4, 80.1, gap 3.3",
-        command="genaug train classifier --row cgn --data DIR --val DIR --out RUN",
+        command="genaug train classifier --preset cgn --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite background-gap --data DIR --out DIR",
         small_scale=True,
         needs="ImageNet-9; ImageNet and the CGN's weights for training; --small-scale: nothing",
@@ -137,7 +137,7 @@ RECIPES = {
     "genint-table1": Recipe(
         what="GenInt, Table 1: ObjectNet accuracy in percent by training distribution, ResNet-18 and -152",
         paper="ResNet-18, top-1: ImageNet only 20.48, GAN augmentation 20.63, GenInt 22.07, with transfer 22.34",
-        command="genaug train classifier --row genint --data DIR --val DIR --out RUN",
+        command="genaug train classifier --preset genint --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR",
         missing=_TRANSFER,
         small_scale=True,
@@ -147,7 +147,7 @@ RECIPES = {
     "genint-table2": Recipe(
         what="GenInt, Table 2: mCE in percent on ImageNet-C by training distribution, ResNet-18 and -152",
         paper="ResNet-18: ImageNet only 87.16, GAN augmentation 86.48, GenInt with transfer 74.68",
-        command="genaug train classifier --row genint-transfer --data DIR --val DIR --stylized DIR --out RUN",
+        command="genaug train classifier --preset genint-transfer --data DIR --val DIR --stylized DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet-c --data DIR --out DIR",
         missing=_TRANSFER,
         small_scale=True,
@@ -157,7 +157,7 @@ RECIPES = {
     "genint-table3": Recipe(
         what="GenInt, Table 3: accuracy in percent on ImageNet and ImageNet-V2 by training distribution",
         paper="ResNet-18, top-1 on ImageNet and MatchedFrequency: ImageNet only 68.82, 56.18; GenInt 70.41, 57.86",
-        command="genaug train classifier --row genint --data DIR --val DIR --out RUN",
+        command="genaug train classifier --preset genint --data DIR --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet-v2 --data DIR --out DIR",
         missing=_TRANSFER,
         small_scale=True,
@@ -167,9 +167,9 @@ RECIPES = {
     "genint-table4": Recipe(
         what="GenInt, Table 4: ImageNet accuracy in percent of a ResNet-50 that has seen generated images alone",
         paper="observational, truncation 1.0 39.07, 1.5 42.65, 2.0 40.98; interventional 45.06",
-        command="genaug train classifier --row gan-interventional --val DIR --out RUN",
+        command="genaug train classifier --preset gan-interventional --val DIR --out RUN",
         then="genaug evaluate RUN/model --suite imagenet --data DIR --out DIR",
-        missing="the truncations 1.5 and 2.0; for the observational row, use --row gan-observational",
+        missing="the truncations 1.5 and 2.0; for the observational row, use --preset gan-observational",
         small_scale=True,
         needs="BigGAN-deep's weights and ImageNet's validation images; --small-scale: nothing",
         cost=_SMALL_SCALE_COST,

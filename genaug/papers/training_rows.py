@@ -1,6 +1,6 @@
 """Presets for the rows of the papers' tables that train a classifier: GenInt, Tables 1 to 4, and CGN, Tables 3 and 4.
 
-    genaug train classifier --row genint --architecture resnet18 --data DIR --val DIR --out RUN
+    genaug train classifier --preset genint --architecture resnet18 --data DIR --val DIR --out RUN
     genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR
 
 Not run at full scale. `--tiny` runs any row on digits in a minute or two, to see that it runs: its figures say nothing.
@@ -366,7 +366,7 @@ def run(
         Exception: as `train`.
     """
     if row is None and as_ != "paper":
-        raise ValueError(f"as (--as) is of a row of the papers and needs one (--row), got {as_!r} alone")
+        raise ValueError(f"as (--as) is for a preset of the papers and needs one (--preset), got {as_!r} alone")
     if row is None:
         own: dict[str, Any] = {"architecture": architecture, "augmentation": augmentation}
         # images of generators may be all that there is

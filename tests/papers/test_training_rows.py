@@ -317,7 +317,7 @@ def test_stylised_photographs_that_are_not_given_are_digits_in_other_colours(
         ({"row": "gan-observational", "data": "x", "validation": "y"}, "trained on generated images alone"),
         ({"row": "genint-transfer", "data": "x", "validation": "y"}, "a folder a class: --stylized"),
         ({}, r"data \(--data\) is needed"),
-        ({"data": "x", "validation": "y", "as_": "released"}, r"as \(--as\) is of a row"),
+        ({"data": "x", "validation": "y", "as_": "released"}, r"as \(--as\) is for a preset"),
         ({"sources": [AskedSource("counterfactual", "cgn-digits")]}, r"data \(--data\) is needed"),
         ({"row": "genint", "changes": {"epochs": 0}}, "epochs must be at least 1"),
     ],

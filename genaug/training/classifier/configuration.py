@@ -133,7 +133,10 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
         return None if value in (None, "none") else _converted(str, value, where)
     if kind == tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
-        return tuple(_converted(str, name, where).strip() for name in names)
+        found = tuple(_converted(str, name, where).strip() for name in names)
+        if not all(found):
+            raise ValueError
+        return found
     if not isinstance(value, kind):
         raise TypeError
     if kind is list:  # of sources

@@ -109,7 +109,7 @@ class Photographs(Dataset[tuple[Tensor, int]]):
             except ImageError as error:
                 if self.skip_bad is None:
                     raise ImageError(
-                        f"{error}; skip_bad=True (--skip-bad) takes the next image in its stead and notes it"
+                        f"{error}; skip_bad=True (--set skip_bad=true) takes the next image instead and lists it"
                     ) from None
                 with self.skip_bad.open("a") as note:  # a line at once: workers write to the same file
                     note.write(f"{path}\t{error}\n")
