@@ -3,12 +3,14 @@ from others."""
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -125,6 +127,20 @@ class ImageFiles:
     others: list[str]
 
     @property
+    def described(self) -> str:
+        """The classes with their numbers of images, as a text such as "3 classes: cat (40), dog (38), horse (41)"."""
+        counts = Counter(label for _, label in self.files)
+        shown = [f"{name} ({counts[label]:,})" for label, name in enumerate(self.classes[:_SHOWN_CLASSES])]
+        more = ", ..." if len(self.classes) > _SHOWN_CLASSES else ""
+        return f"{len(self.classes)} {'class' if len(self.classes) == 1 else 'classes'}: {', '.join(shown)}{more}"
+
+    @property
+    def told(self) -> str:
+        """What was found and what was skipped, a line each, for `tell`."""
+        lines = [self.described, f"skipped {self.skipped}" if self.skipped else ""]
+        return "\n".join(f"{self.root}: {line}" for line in lines if line)
+
+    @property
     def skipped(self) -> str:
         """Return what was skipped as text, such as "3 hidden files or folders", or "" if nothing was."""
         parts = [hidden_text(self.hidden)] if self.hidden else []
@@ -134,15 +150,25 @@ class ImageFiles:
         return " and ".join(parts)
 
 
+_SHOWN_CLASSES = 8  # in a message
+# names of folders that divide a dataset, which are no classes
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
+
+
 def hidden_text(count: int) -> str:
     """Return text such as "3 hidden files or folders"."""
     return f"{count} hidden {'file or folder' if count == 1 else 'files or folders'}"
 
 
+def tell(text: str) -> None:
+    """Write to standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def tell_skipped(root: str | os.PathLike[str], skipped: str) -> None:
     """Write to standard error what was skipped in a folder of the user's; nothing for an empty text."""
     if skipped:
-        print(f"{os.fspath(root)}: skipped {skipped}", file=sys.stderr)
+        tell(f"{os.fspath(root)}: skipped {skipped}")
 
 
 def image_files(root: str | os.PathLike[str]) -> ImageFiles:
@@ -153,12 +179,13 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
 
     Raises:
         FileNotFoundError: there is no such folder, or it has no class folder.
-        ValueError: a class has no image, or images are directly in `root` with no class folder; the message names it.
+        ValueError: a class has no image, images are directly in `root` with no class folder, or its folders are splits
+            such as train/ and val/; the message names it.
         OSError: a folder cannot be read.
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
+        raise no_folder(root)
     classes: list[str] = []
     files: list[tuple[str, int]] = []
     others: list[str] = []
@@ -180,7 +207,42 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
         direct = any(name.lower().endswith(IMAGE_SUFFIXES) for name in others)
         found_text = "images without a class folder" if direct else "none"
         raise FileNotFoundError(f"{root} must have one folder per class, such as {root / 'dog'}, got {found_text}")
-    return ImageFiles(root, tuple(classes), files, hidden, others)
+    listed = ImageFiles(root, tuple(classes), files, hidden, others)
+    # one of several may be a class, such as the train of COCO
+    splits = [name for name in classes if name.lower() in _SPLITS]
+    if len(splits) > 1 or len(splits) == len(classes):
+        first = root / next((name for name in splits if name.lower().startswith("train")), splits[0])
+        raise ValueError(
+            f"{root} must have one folder per class, got folders that are named as splits of a dataset: "
+            f"{listed.described}. Pass one of them, such as {first}"
+        )
+    return listed
+
+
+def no_folder(path: str | os.PathLike[str]) -> FileNotFoundError:
+    """The error for a folder that does not exist, which names a folder beside it with nearly its name."""
+    return FileNotFoundError(f"no such folder: {os.fspath(path)}{near_path(path)}")
+
+
+def near_path(path: str | os.PathLike[str]) -> str:
+    """The end of an error message for a path that does not exist: those beside it with nearly its name, if any.
+
+    The first part of the path that does not exist is compared, so that "fotos/train" finds "photos/train".
+    """
+    path = Path(path)
+    missing = next((part for part in reversed([path, *path.parents]) if not part.exists()), path)
+    rest = path.relative_to(missing)
+    close = difflib.get_close_matches(missing.name, names_beside(missing), n=2, cutoff=0.6)
+    found = [str(missing.parent / name / rest) for name in close if (missing.parent / name / rest).exists()]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def names_beside(path: Path) -> list[str]:
+    """The names of what is in the folder of a path; none where that cannot be read."""
+    try:
+        return sorted(name for name in os.listdir(path.parent) if not is_hidden(name))
+    except OSError:
+        return []
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:

@@ -243,13 +243,20 @@ def _wrapped(caption: str, width: int) -> str:
     lines: list[str] = []
     for paragraph in caption.split("\n"):
         lines.append("")
-        for word in paragraph.split():
+        for word in (piece for whole in paragraph.split() for piece in _pieces(whole, width)):
             longer = f"{lines[-1]} {word}".strip()
             if lines[-1] and text_width(longer, CAPTION) > width:
                 lines.append(word)
             else:
                 lines[-1] = longer
     return "\n".join(lines)
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    """A word, or its pieces where it is wider than this many pixels, such as the name of a file."""
+    count = -(-text_width(word, CAPTION) // width)
+    length = -(-len(word) // count)
+    return [word[start : start + length] for start in range(0, len(word), length)]
 
 
 def text_width(text: str, size: Any, weight: str = "normal") -> int:

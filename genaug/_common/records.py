@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import genaug
-from genaug._common.files import atomic_path
+from genaug._common.files import atomic_path, tell
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,37 @@ def read_results(file: Path, what: str, key: str, settings: dict[str, Any], hold
         other = ", ".join(f"{name} {before.get(name)!r}" for name in names)
         raise ValueError(f"{file} has results {_OTHERS[key]} ({other}): choose another folder")
     return content
+
+
+def check_replaces_own(file: Path, what: str, settings: dict[str, Any], found: Callable[[Any], dict[str, Any]]) -> None:
+    """Check that `file` is absent, or of an earlier call with the same settings, whose results may be replaced.
+
+    Args:
+        file: the results.
+        what: the kind of work that writes such a file, for messages.
+        settings: those of this call.
+        found: content of the file -> its settings.
+
+    Raises:
+        ValueError: it is another kind of file, or its settings are others; the message names those.
+    """
+    if not file.exists():
+        return
+    try:
+        before = found(json.loads(file.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise foreign(file, what) from None
+    names = [name for name in settings if before.get(name) != settings[name]]
+    if names:
+        other = ", ".join(f"{name} {before.get(name)!r} instead of {settings[name]!r}" for name in names)
+        raise ValueError(f"{file} is {what} of something else ({other}): choose another folder")
+
+
+def check_replaces_demo(file: Path, rows: Collection[str]) -> None:
+    """Check that `file` is absent or of an earlier demo with the same rows, and say that it will be replaced."""
+    check_replaces_own(file, "a demo", {}, lambda found: {row: found[row] for row in rows})
+    if file.exists():
+        tell(f"{file.parent}: the demo's earlier results will be replaced")
 
 
 def read_runs(

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from genaug._common.arguments import check_choice
-from genaug._common.files import atomic_path, one_line
+from genaug._common.files import atomic_path, near_path, one_line
 from genaug.assets import cache, lock
 from genaug.assets.formats import read_safetensors
 from genaug.assets.layouts import check_layout
@@ -89,7 +89,7 @@ def unbundle(path: str | os.PathLike[str]) -> list[str]:
         AssetError: the file is no bundle, is damaged, or contradicts the lock file of this machine.
     """
     if not Path(path).is_file():
-        raise AssetError(f"no such file: {path}")
+        raise AssetError(f"no such file: {path}{near_path(path)}")
     try:
         with tarfile.open(path) as archive:
             entries = _index(archive)

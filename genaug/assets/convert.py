@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from genaug._common.files import near_path
 from genaug.assets.cache import sha256
 from genaug.assets.formats import SUFFIX, read
 from genaug.assets.layouts import canonical, check_layout
@@ -55,7 +56,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind
     elif source.is_file():
         files = [source]
     else:
-        raise AssetError(f"no such file: {source}")
+        raise AssetError(f"no such file: {source}{near_path(source)}")
     return write_converted(files, target, kind=kind)
 
 

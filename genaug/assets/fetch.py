@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from genaug._common.arguments import check_choice
+from genaug._common.files import near_path
 from genaug.assets import cache, download, hub, lock
 from genaug.assets.convert import WEIGHTS, main_files, write_converted
 from genaug.assets.registry import ASSETS, Asset, AssetError, File, Source, UnavailableAssetError
@@ -108,7 +109,7 @@ def _given(row: Asset, paths: Sequence[Path]) -> tuple[list[Path], tuple[Source,
     sources = []
     for file, path in zip(files, paths, strict=True):
         if not path.is_file():
-            raise AssetError(f"no such file: {path}")
+            raise AssetError(f"no such file: {path}{near_path(path)}")
         source = Source(file.name, file.url or row.home or str(path), cache.sha256(path), path.stat().st_size)
         sources.append(source)
         if complaint := _complaint(row, file, source, None):
@@ -153,7 +154,7 @@ def listed(row: Asset) -> tuple[str, list[str]]:
     try:
         return hub.listing(row.repository, _commit(row) or row.revision)
     except hub.RefusedError as error:
-        here = "" if row.name in ASSETS else "there is no such folder here, and "
+        here = "" if row.name in ASSETS else f"there is no such folder here{near_path(row.repository)}, and "
         raise _cannot(row, f"{here}{error}") from error
 
 

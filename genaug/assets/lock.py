@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from genaug._common.files import near_path
 from genaug.assets.cache import exclusive, read_json, root, write_json
 from genaug.assets.registry import AssetError, Source
 
@@ -61,7 +62,7 @@ def take_over(path: str | os.PathLike[str]) -> int:
         AssetError: there is no such file, it is damaged, or it contradicts the lock file of this machine.
     """
     if not Path(path).is_file():
-        raise AssetError(f"no such file: {path}")
+        raise AssetError(f"no such file: {path}{near_path(path)}")
     theirs = _read_lock(Path(path))
     with exclusive(root()):
         ours = _read_lock(file())

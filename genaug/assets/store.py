@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genaug._common.arguments import check_choice, near
-from genaug._common.files import DIGEST, atomic_path, digest, one_line
+from genaug._common.files import DIGEST, atomic_path, digest, names_beside, near_path, one_line
 from genaug.assets import cache
 from genaug.assets.formats import SUFFIX, read_safetensors
 from genaug.assets.layouts import check_layout
@@ -133,7 +133,7 @@ def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | Non
             return path, None
         if isinstance(name_or_path, str) and (row := repository_row(name_or_path)):
             return None, row
-        raise AssetError(f"no such file: {path}")
+        raise AssetError(f"no such file{'' if path.suffix else ' or folder'}: {path}{near_path(path)}")
     name = str(name_or_path)
     if name in RENAMED:
         warnings.warn(f"{name} is now called {RENAMED[name]}", DeprecationWarning, stacklevel=3)
@@ -145,8 +145,8 @@ def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | Non
             if (path := Path(override, f"{known}{SUFFIX}")).is_file():
                 return path, ASSETS.get(name)
     if name not in ASSETS:
-        hint = near(name, ASSETS) or f"; known: {', '.join(ASSETS)}"
-        raise AssetError(f"no asset is called {name!r}{hint}")
+        hint = near(name, [*ASSETS, *names_beside(path)]) or f"; known: {', '.join(ASSETS)}"
+        raise AssetError(f"no asset or folder is called {name!r}{hint}")
     return None, ASSETS[name]
 
 

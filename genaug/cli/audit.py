@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from genaug._common.arguments import check_integer
+from genaug._common.files import near_path, no_folder, tell, writable_folder
 from genaug.cli.options import ArithmeticType, Device, Dtype, Seed, app
 
 
@@ -77,16 +78,23 @@ def audit(
         return
     if model is None or data is None:
         raise ValueError("audit needs MODEL and --data BANK, or --compare BEFORE AFTER")
+    check_integer("--backgrounds", backgrounds, 2)
+    if per_class is not None:
+        check_integer("--per-class", per_class, 2)
+    check_integer("--batch-size", batch_size, 1)
+    check_integer("--workers", workers, 0)
+    check_integer("--seed", seed)
     if classes is not None and not classes.is_file():
-        raise FileNotFoundError(f"no such file: {classes}")
+        raise FileNotFoundError(f"no such file: {classes}{near_path(classes)}")
     from genaug.assets.folders import generator_folder
 
     found = generator_folder(str(data))
     if found is None and not data.is_dir():
-        raise FileNotFoundError(f"no such folder: {data}")
-    from genaug._common.files import writable_folder
-    from genaug.evaluation import audit as run_audit
+        raise no_folder(data)
     from genaug.evaluation import load_classifier
+    from genaug.evaluation.background_audit.plan import plan, trained_on
+    from genaug.evaluation.background_audit.report import check_folder
+    from genaug.evaluation.background_audit.run import run
     from genaug.evaluation.matching import ClassError, read_mapping, write_mapping
     from genaug.photographs.format import BankFiles
 
@@ -97,13 +105,12 @@ def audit(
     bank = _built(data, out, device) if found is None else found[1]
     if classifier.class_names is None and file is None:
         names = ", ".join(BankFiles(bank).classes)
-        print(
+        tell(
             f"{model} does not name its classes: its answers are taken as {names}, in this order. "
-            "A preprocessing.json beside it can give class_names, image_size, mean and std",
-            file=sys.stderr,
+            "A preprocessing.json beside it can give class_names, image_size, mean and std"
         )
     try:
-        result = run_audit(
+        planned = plan(
             classifier,
             bank,
             classes=None if file is None else read_mapping(file),
@@ -111,10 +118,6 @@ def audit(
             per_class=per_class,
             seed=seed,
             partial=partial,
-            batch_size=batch_size,
-            num_workers=workers,
-            device=device,
-            dtype=dtype.of_torch(),
         )
     except ClassError as error:
         if error.proposal is None or file is not None:
@@ -124,6 +127,10 @@ def audit(
             f"{error}. A mapping is proposed in {kept}: check it, and run the same command again. An empty list leaves "
             "a class out"
         ) from None
+    check_folder(out, planned.identity())
+    for warning in trained_on(planned):
+        tell(warning)
+    result = run(planned, batch_size=batch_size, num_workers=workers, device=device, dtype=dtype.of_torch())
     page = result.save(out)
     typer.echo(result.verdict())
     if result.partial:

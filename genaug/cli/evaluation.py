@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from genaug._common.arguments import check_choice
+from genaug._common.files import no_folder
 from genaug.cli.options import DATA_PANEL, RUNTIME, ArithmeticType, Device, Dtype, app, split
 
 # those of genaug.evaluation, which takes torch's seconds to import
@@ -69,7 +70,7 @@ def evaluate(
         check_choice("--suite", name, SUITE_NAMES)
     for folder in data:
         if not folder.is_dir():
-            raise FileNotFoundError(f"no such folder: {folder}")
+            raise no_folder(folder)
     from genaug import evaluation
 
     classifier = evaluation.load_classifier(model, weights)

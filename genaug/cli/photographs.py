@@ -54,6 +54,19 @@ def cutouts(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip and list photographs that cannot be opened.")
     ] = False,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Leave this cutout out of the bank of --out, as contact sheets name it, such as dog/3.jpg. Repeat for "
+            "several.",
+            show_default=False,
+        ),
+    ] = None,
+    restore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Take a dropped cutout back. Repeat for several.", show_default=False),
+    ] = None,
     device: Device = "cpu",
     verify: Annotated[
         Path | None, typer.Option(metavar="BANK", help="List missing and damaged parts of a bank.", show_default=False)
@@ -72,9 +85,17 @@ def cutouts(
     Run the command again to resume. Processes started by torchrun share the work.
     """
     if verify is not None or repair is not None:
-        if out is not None or (verify is not None and (repair is not None or photographs is not None)):
+        if (
+            out is not None
+            or drop
+            or restore
+            or (verify is not None and (repair is not None or photographs is not None))
+        ):
             raise ValueError("--verify BANK stands alone, and --repair BANK takes PHOTOS at most")
         _mend(verify, repair, photographs, device)
+        return
+    if photographs is None and out is not None and (drop or restore):
+        _dropped(out, drop, restore)
         return
     if photographs is None or out is None:
         raise ValueError(f"cutouts needs {'PHOTOS' if photographs is None else '--out'}")
@@ -94,7 +115,18 @@ def cutouts(
         skip_bad=skip_bad,
         device=device,
     )
-    _tell(bank, out)
+    if drop or restore:
+        _dropped(out, drop, restore)
+    else:
+        _tell(bank, out)
+
+
+def _dropped(bank: Path, drop: list[str] | None, restore: list[str] | None) -> None:
+    from genaug.photographs.build import drop_cutouts
+
+    if drop:
+        drop_cutouts(bank, drop)
+    _tell(drop_cutouts(bank, restore or (), restore=True), bank)
 
 
 def _mend(verify: Path | None, repair: Path | None, photographs: Path | None, device: str) -> None:

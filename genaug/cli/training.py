@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from genaug._common.arguments import check_choice
+from genaug._common.files import no_folder
 from genaug.cli.options import (
     DATA,
     DATA_PANEL,
@@ -326,7 +327,7 @@ def train_classifier(
     folders = [source.name for source in sources or configured if source.kind in ("stylized", "rendered")]
     for folder in (*(settings.get(key) for key in ("data", "val", "retrain")), *folders):
         if folder is not None and not Path(folder).is_dir():
-            raise FileNotFoundError(f"no such folder: {folder}")
+            raise no_folder(folder)
     take = settings.pop
     steering = {"truncation": take("truncation", None), "scale": take("scale", None)}
     steering |= along(take("directions", None), take("components", None))

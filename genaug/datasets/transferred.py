@@ -48,7 +48,7 @@ class TransferredFolder(Dataset[Any]):
         batch_size: int = 8,
     ) -> None:
         folder = image_files(root)
-        self.root, self.classes, self.skipped = folder.root, list(folder.classes), folder.skipped
+        self.root, self.classes, self.told = folder.root, list(folder.classes), folder.told
         self.files = [(Path(file), label) for file, label in folder.files]
         names, count = Counter(path.with_suffix("") for path, _ in self.files).most_common(1)[0]
         if count > 1:

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from genaug._common import plotting
 from genaug._common.files import writable_folder
 from genaug._common.progress import progress
-from genaug._common.records import circumstances, write_results
+from genaug._common.records import check_replaces_demo, circumstances, write_results
 from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_digits, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -101,6 +101,7 @@ def run(
         OSError: `out` cannot be written.
     """
     start = time.perf_counter()
+    check_replaces_demo(Path(out) / "results.json", ("plain", "counterfactual"))
     unbiased = DoubleColoredMNIST(root, train=False, bias=0.0, seed=seed, digits=digits, download=download)
     biased = demo_digits(train=True) if digits == "sklearn" else DoubleColoredMNIST(root, train=True, bias=DEMO_BIAS)
     counterfactuals = CounterfactualDataset(GENERATORS[digits], length=IMAGES, seed=seed)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,9 +29,9 @@ from torch import Tensor
 
 from genaug._common import plotting
 from genaug._common.arguments import check_integer
-from genaug._common.files import image_files, tell_skipped, writable_folder
+from genaug._common.files import image_files, tell, writable_folder
 from genaug._common.progress import progress
-from genaug._common.records import circumstances, write_results
+from genaug._common.records import check_replaces_demo, circumstances, write_results
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.interventions.blending import BLENDS, blend
 from genaug.interventions.sampling import generator_of
@@ -75,12 +74,13 @@ def run(photographs: str | os.PathLike[str], out: str | os.PathLike[str], seed: 
     check_integer("seed", seed)
     start = time.perf_counter()
     folder = writable_folder(out)
+    check_replaces_demo(folder / "results.json", tuple(ROWS))
     chosen = _chosen(photographs, folder, seed)
-    _say(f"Cutting the objects out of the photographs in {chosen}.")
+    tell(f"Cutting the objects out of the photographs in {chosen}.")
     bank = PhotographBank.build(chosen, folder / "bank", size=SIDE)
     folds = _folds(bank, seed)
     count = len(bank.order) + sum(2 * SWAPS * len(rest.order) + SWAPS * len(fold.order) for fold, rest in folds)
-    _say(f"Comparing three classifiers in {len(folds)} folds, with {count:,} images of {len(bank.order)} cutouts.")
+    tell(f"Comparing three classifiers in {len(folds)} folds, with {count:,} images of {len(bank.order)} cutouts.")
     with progress(total=count, description="features", unit="image") as bar:
         describe = partial(_features, saliency_network("u2netp"), bar)
         scores = _scores(bank, folds, seed, describe)
@@ -100,14 +100,10 @@ def run(photographs: str | os.PathLike[str], out: str | os.PathLike[str], seed: 
     return results
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _chosen(photographs: str | os.PathLike[str], folder: Path, seed: int) -> Path:
     """Return the photographs to use: all of them, or copies of at most `MOST` per class."""
     listed = image_files(photographs)
-    tell_skipped(listed.root, listed.skipped)
+    tell(listed.told)
     if len(listed.classes) < 2:
         raise ValueError(f"{listed.root} must have at least two classes, got {', '.join(listed.classes)}")
     by_class: list[list[str]] = [[] for _ in listed.classes]

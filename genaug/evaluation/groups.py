@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug._common.arguments import check_choice
-from genaug._common.files import is_hidden
+from genaug._common.files import is_hidden, no_folder
 from genaug.evaluation.intervals import wilson
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ImageFiles, Model, image_paths, missing_parts, score
@@ -223,7 +223,7 @@ def read_groups(
     root = Path(root)
     check_choice("split", split, SPLITS)
     if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
+        raise no_folder(root)
     lists = [root / name for name in ("metadata.csv", _ATTRIBUTES) if (root / name).is_file()]
     if lists and domain is not None:
         raise ValueError(f"domain must be None for {root}, whose splits are in {lists[0].name}, got {domain!r}")

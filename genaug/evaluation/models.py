@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug._common.arguments import near
-from genaug._common.files import one_line
+from genaug._common.files import near_path, one_line
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug.assets.formats import read
 from genaug.assets.registry import AssetError
@@ -28,6 +28,7 @@ from genaug.models.multi_head_resnet import TIMM, MultiHeadClassifier, timm_and
 
 UNTRAINED = "none"
 PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved model
+MODEL = "model"  # the folder of the model in the output of `genaug train classifier`
 PREFIXES = ("_orig_mod.", "module.", "model.")  # of torch.compile, DistributedDataParallel, Lightning
 _SAVED = ("config.json", "model.safetensors")  # what `save_pretrained` writes
 
@@ -45,6 +46,7 @@ class Classifier:
         class_names: name of each logit; None where they are not known.
         batch_transform: (B, 3, S, S) uint8 -> what the model takes, resized to the model's size whatever S is; None for
             224 pixels and ImageNet's mean and deviation.
+        trained_on: the folders of photographs that `genaug train classifier` trained it on; empty if not known.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Classifier:
     cropped_transform: Callable[[Any], Any]
     class_names: tuple[str, ...] | None = None
     batch_transform: Callable[[Any], Any] | None = None
+    trained_on: tuple[str, ...] = ()
 
 
 def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) -> Classifier:
@@ -62,6 +65,7 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
         name: one of:
 
             - a name of torchvision's, such as "resnet50", or of timm's, such as "timm/resnet50.a1_in1k";
+            - the output folder of `genaug train classifier`;
             - a folder of `MultiHeadClassifier.save_pretrained` or of Hugging Face's `save_pretrained`, or the name of a
               Hugging Face repository, such as "microsoft/resnet-50";
             - a TorchScript file (`torch.jit.save`) or an exported program (`torch.export.save`);
@@ -81,6 +85,8 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
     if weights is not None and (path.exists() or ":" in name or _of_hub(name)):
         raise ValueError(f"weights must be left out for {name}, which has its own, got {os.fspath(weights)!r}")
     if path.is_dir():
+        if not (path / _SAVED[0]).is_file() and (path / MODEL / _SAVED[0]).is_file():
+            return _saved(path / MODEL)  # the folder of a training
         return _saved(path) if not _huggingface_folder(path) else _huggingface(name)
     if path.is_file():
         return _program(path)
@@ -90,7 +96,7 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
         return _huggingface(name)
     file = Path(weights) if weights is not None and (isinstance(weights, os.PathLike) or Path(weights).suffix) else None
     if file is not None and not file.is_file():
-        raise FileNotFoundError(f"no such file: {file}")
+        raise FileNotFoundError(f"no such file: {file}{near_path(file)}")
     label = name if weights is None else f"{name}, {file.name if file else weights}"
     state = None if file is None else _state(file)
     untrained = weights == UNTRAINED
@@ -162,6 +168,8 @@ def _described(file: Path) -> dict[str, Any]:
 
 def _saved(folder: Path) -> Classifier:
     if missing := [file for file in _SAVED if not (folder / file).is_file()]:
+        if (folder / "checkpoint.pt").is_file():
+            raise ValueError(f"{folder} is a training that is not finished: run its command again to resume it")
         raise ValueError(
             f"{folder} must be a folder of MultiHeadClassifier.save_pretrained, such as the model/ that `genaug train "
             f"classifier` writes, or of Hugging Face, got no {missing[0]}"
@@ -179,7 +187,15 @@ def _saved(folder: Path) -> Classifier:
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"{folder / PREPROCESSING} must name {model.num_classes} classes, got {len(names)}")
     transform = None if described else preprocessing()
-    return _prepared(os.fspath(folder), whole, transform, **described)
+    return replace(_prepared(os.fspath(folder), whole, transform, **described), trained_on=_trained_on(folder.parent))
+
+
+def _trained_on(run: Path) -> tuple[str, ...]:
+    """The folders of photographs that a training's results.json names."""
+    try:
+        return tuple(map(str, json.loads((run / "results.json").read_text())["trained_on"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def _torchvision(

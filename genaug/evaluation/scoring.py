@@ -25,10 +25,12 @@ from torchvision.transforms import v2
 from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import (
     ImageError,
+    digest,
     hidden_text,
     images_below,
     is_hidden,
     list_images,
+    no_folder,
     open_as_published,
     tell_skipped,
 )
@@ -121,7 +123,7 @@ def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}")
+        raise no_folder(folder)
     return sorted(list_images(folder))
 
 
@@ -151,7 +153,7 @@ def labelled_folders(
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
+        raise no_folder(root)
     found: dict[str, list[Path]] = {}
     hidden = sum(map(is_hidden, os.listdir(root)))
     for name in labels:
@@ -193,6 +195,13 @@ def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str
             "the result"
         )
     return (words,)
+
+
+def weights_digest(model: Model) -> str | None:
+    """Return a checksum of a module's weights; None for what has none."""
+    if not isinstance(model, nn.Module):
+        return None
+    return digest({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
 
 
 def place(model: Model, device: torch.device | str | None) -> torch.device:

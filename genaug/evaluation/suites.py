@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from genaug._common.arguments import check_choice
-from genaug._common.files import atomic_path, digest, writable_folder
+from genaug._common.files import atomic_path, writable_folder
 from genaug._common.plotting import FAINT, INK, new_figure, save, write
 from genaug._common.records import circumstances, foreign, read_results, write_results
 from genaug.evaluation.groups import groups_suite
@@ -33,7 +32,7 @@ from genaug.evaluation.measures.imagenet import (
 from genaug.evaluation.measures.imagenet_w import imagenet_w
 from genaug.evaluation.measures.shape_bias import shape_bias
 from genaug.evaluation.results import Result, partial_mark
-from genaug.evaluation.scoring import Model, place, preprocessing
+from genaug.evaluation.scoring import Model, place, preprocessing, weights_digest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -128,7 +127,7 @@ def evaluate(
     for suite in suites:
         check_choice("suite", suite, SUITES)
     dtype = str(options.get("dtype") or torch.float32).removeprefix("torch.")
-    described = {"name": name, "weights_sha256": _weights(model), "dtype": dtype}
+    described = {"name": name, "weights_sha256": weights_digest(model), "dtype": dtype}
     device = place(model, options.get("device"))
     file = writable_folder(out) / "results.json"
     finished = _finished(file, described)
@@ -165,13 +164,6 @@ def evaluate(
             mark = partial_mark(tuple(before["missing"]))
             print(f"{before['what']} was measured already, {before['images']:,} images{mark}", end="\n\n", flush=True)
     return _write(file, described, finished)
-
-
-def _weights(model: Model) -> str | None:
-    """Return a checksum of a module's weights, or None without weights."""
-    if not isinstance(model, nn.Module):
-        return None
-    return digest({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
 
 
 def _finished(file: Path, described: dict[str, Any]) -> dict[str, dict[str, Any]]:

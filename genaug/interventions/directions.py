@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug._common.files import DIGEST, atomic_path, digest, one_line, writable_folder
+from genaug._common.files import DIGEST, atomic_path, digest, near_path, one_line, writable_folder
 from genaug.assets.ganspace import read_ganspace
 from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of, steer
@@ -128,7 +128,7 @@ class Directions:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no such file: {path}")
+            raise FileNotFoundError(f"no such file: {path}{near_path(path)}")
         return cls(**(read_ganspace(path) if path.suffix == ".npz" else _read_safetensors(path)))
 
     def save_pretrained(self, folder: str | os.PathLike[str], repository: str = "OWNER/REPOSITORY") -> Path:

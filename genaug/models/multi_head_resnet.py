@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.models.resnet import ResNet
 
 from genaug._common.arguments import check_choice, check_integer, near
-from genaug._common.files import atomic_path
+from genaug._common.files import atomic_path, one_line
 
 HEADS = ("shape", "texture", "background")
 ENSEMBLE = "ensemble"
@@ -104,7 +104,15 @@ class MultiHeadClassifier(
         self.num_classes = check_integer("num_classes", num_classes, 2)
         self.aggregate = aggregate
         self.frozen_batch_norm = frozen_batch_norm
-        network = _of_timm(backbone, weights) if timm else models.get_model(backbone, weights=weights)
+        try:
+            network = _of_timm(backbone, weights) if timm else models.get_model(backbone, weights=weights)
+        except OSError as error:  # of a download
+            home = "HF_HOME" if timm else "TORCH_HOME"
+            raise RuntimeError(
+                f"weights {weights!r} of {backbone} could not be fetched ({one_line(error)}). Fetch them on a machine "
+                f"with a network and copy its folder {home} here, or start without them by weights=None "
+                "(--weights none)"
+            ) from error
         self.backbone, last = _without_last_layer(network, backbone)
         self.preprocessing: Mapping[str, Any] | None = None
         self.heads = nn.ModuleDict({name: nn.Linear(last.in_features, num_classes) for name in names})
@@ -174,7 +182,13 @@ class MultiHeadClassifier(
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> MultiHeadClassifier:
-        model = super()._from_pretrained(model_id=model_id, **options)
+        try:
+            model = super()._from_pretrained(model_id=model_id, **options)
+        except OSError as error:
+            raise RuntimeError(
+                f"{model_id} could not be loaded ({one_line(error)}). It must be a folder of save_pretrained, or a "
+                "repository of the Hub that can be reached"
+            ) from error
         file = Path(model_id) / PREPROCESSING
         if file.is_file():
             model.preprocessing = json.loads(file.read_text())

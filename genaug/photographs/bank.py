@@ -136,6 +136,26 @@ class PhotographBank(PretrainedBank, nn.Module):
         build_bank(photographs, out, **options)
         return cls(out)
 
+    @classmethod
+    def drop(
+        cls, path: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]], *, restore: bool = False
+    ) -> PhotographBank:
+        """Leave single cutouts out of a bank on disk, such as those whose masks look wrong, and open it.
+
+        Args:
+            path: the bank's folder.
+            files: which photographs, as the contact sheets name them, such as "dog/3.jpg".
+            restore: take them back into the bank.
+
+        Raises:
+            FileNotFoundError: the folder is not a bank.
+            ValueError: no photograph, or several, have this name, or a class would be left without a cutout.
+        """
+        from genaug.photographs.build import drop_cutouts
+
+        drop_cutouts(path, files, restore=restore)
+        return cls(path)
+
     def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
         """Return whole objects on the backgrounds of other photographs of the class, (B, 3, H, W) in [-1, 1]."""
         mask, texture, background = self.mechanisms((z, z, z.roll(1, dims=1)), (labels, labels, labels), truncation)

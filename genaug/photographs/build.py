@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 import genaug
-from genaug._common.arguments import check_choice, check_integer, check_process
+from genaug._common.arguments import check_choice, check_integer, check_process, near
 from genaug._common.files import (
     ImageError,
     ImageFiles,
@@ -30,6 +30,7 @@ from genaug._common.files import (
     naming_full_disk,
     naming_removed_folder,
     staging_folder,
+    tell,
     writable_folder,
 )
 from genaug._common.progress import progress
@@ -119,6 +120,8 @@ def build_bank(
         "shard_size": SHARD_SIZE,
     }
     kept = None if callable(masks) else str(Path(masks).resolve() if Path(masks).exists() else masks)
+    if rank == 0:
+        tell(listed.told)
     bank = _begun(Path(out), settings, source=str(listed.root.resolve()), masks=kept)
     builder = _Builder(bank, listed, source, settings)
     count = layout.shards_of(settings)
@@ -147,6 +150,8 @@ def described(bank: layout.BankFiles) -> list[str]:
         lines.append(f"doubtful, {what}: {counts}; see {layout.SUMMARY}")
     if summary["skipped"]:
         lines.append(f"skipped: {summary['skipped']}")
+    if dropped := summary.get(layout.DROPPED):
+        lines.append(f"dropped by hand: {', '.join(dropped[:5])}{', ...' if len(dropped) > 5 else ''}")
     sheets = [name for name in (SHEET, DOUBTFUL) if (bank.path / name).exists()]
     return [*lines, f"contact sheets: {', '.join(str(bank.path / name) for name in sheets)}"]
 
@@ -385,7 +390,8 @@ def doubts(inside: np.ndarray, certain: bool = True) -> tuple[str, ...]:
 def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, skipped: str) -> layout.BankFiles:
     """Return the bank after writing its summary and contact sheets."""
     records = [record for shard in range(layout.shards_of(settings)) for record in layout.read_shard(bank, shard)]
-    usable = [r for r in records if not r.warnings or (settings["keep_doubtful"] and r.sizes)]
+    dropped = set(_summary(bank).get(layout.DROPPED, ()))
+    usable = [record for record in records if _usable(record, settings, dropped)]
     counts = Counter(record.of_class for record in usable)
     classes = [name for name in settings["classes"] if counts[name]]
     if empty := [name for name in settings["classes"] if not counts[name]]:
@@ -403,12 +409,82 @@ def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, s
         "usable": len(usable),
         "per_class": {name: counts[name] for name in classes},
         "skipped": skipped,
+        layout.DROPPED: sorted(dropped),
         "excluded": dict(Counter(reason for record in records for reason in record.warnings)),
         "excluded_files": {record.file: record.warnings for record in records if record.warnings},
     }
     layout.write_summary(bank, summary)
-    files = layout.BankFiles(bank)
+    return _with_sheets(bank)
+
+
+def _usable(record: layout.Record, settings: dict[str, Any], dropped: Container[str]) -> bool:
+    return record.file not in dropped and (not record.warnings or bool(settings["keep_doubtful"] and record.sizes))
+
+
+def _with_sheets(path: Path) -> layout.BankFiles:
     from genaug.photographs.sheets import save_sheets
 
-    save_sheets(files, bank / SHEET, bank / DOUBTFUL)
+    files = layout.BankFiles(path)
+    save_sheets(files, path / SHEET, path / DOUBTFUL)
     return files
+
+
+def drop_cutouts(
+    path: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]], *, restore: bool = False
+) -> layout.BankFiles:
+    """Leave single cutouts out of a bank, such as those whose masks look wrong. Nothing is deleted.
+
+    The bank's summary.json keeps their names, also when the bank is built again, repaired or copied. Dropping a cutout
+    twice changes nothing.
+
+    Args:
+        path: the bank's folder.
+        files: which photographs: a path as the contact sheets show it ("dog/3.jpg"), its end if that is unique
+            ("3.jpg"), or a path that ends with it ("photos/train/dog/3.jpg").
+        restore: take them back into the bank.
+
+    Returns:
+        The bank without them.
+
+    Raises:
+        FileNotFoundError: the folder is not a bank.
+        ValueError: no photograph, or several, have this name, or a class would be left without a cutout.
+    """
+    from filelock import FileLock
+
+    path = Path(path)
+    layout.read_settings(path)
+    with FileLock(path / ".lock"):  # another process may drop others
+        bank = layout.BankFiles(path)
+        known = [entry.file for entry in (*bank.entries, *bank.excluded)]
+        chosen = {_photograph(os.fspath(file), known, path) for file in files}
+        summary = _summary(path)
+        before = set(summary.get(layout.DROPPED, ()))
+        dropped = before - chosen if restore else before | chosen
+        counts = Counter(
+            record.of_class
+            for shard in range(layout.shards_of(bank.settings))
+            for record in layout.read_shard(path, shard)
+            if _usable(record, bank.settings, dropped)
+        )
+        if empty := [name for name in bank.classes if not counts[name]]:
+            raise ValueError(f"class {empty[0]!r} must keep a cutout: drop fewer, or build a bank without the class")
+        summary |= {
+            "usable": counts.total(),
+            "per_class": {name: counts[name] for name in bank.classes},
+            layout.DROPPED: sorted(dropped),
+        }
+        layout.write_summary(path, summary)
+        return _with_sheets(path)
+
+
+def _photograph(name: str, known: Sequence[str], path: Path) -> str:
+    """The photograph of a bank that a user means."""
+    name = Path(name).as_posix()
+    if name in known:
+        return name
+    found = [file for file in known if name.endswith(f"/{file}") or file.endswith(f"/{name}")]
+    if len(found) != 1:
+        which = f"{', '.join(found[:3])} are all called so" if found else f"{path} has none{near(name, known)}"
+        raise ValueError(f"files must be photographs of the bank, got {name!r}: {which}")
+    return found[0]

@@ -7,7 +7,8 @@ A bank is a folder:
   NUMBER.object.jpg and NUMBER.photograph.jpg (.png in a lossless bank). Any tar program reads them.
 - `shard-000000.jsonl`, ...: written after the shard's tar, which is complete if this file exists. The first line has
   the tar's size and SHA-256, then there is one line per photograph: its file, class, mask area, box and warnings.
-- `summary.json`: written last; the bank is complete if it exists. It has the numbers of photographs per class.
+- `summary.json`: written last; the bank is complete if it exists. It has the numbers of photographs per class, and
+  the files that were dropped by hand.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from genaug.interventions.steering import isolated
 
 BANK = "bank.json"
 SUMMARY = "summary.json"
+DROPPED = "dropped_files"  # in the summary: cutouts that the user has left out
 FORMAT = 1  # a reader refuses other numbers
 PARTS = ("background", "mask", "object", "photograph")  # their order in a shard
 ORDER = ("photograph", "object", "mask", "background")  # in which `BankFiles.parts` returns them
@@ -71,7 +73,7 @@ class Entry:
         label: the index of its class in `BankFiles.classes`; -1 if the class was dropped.
         area: share of the crop that the mask covers, in [0, 1].
         box: x0, y0, x1, y1 of the object in pixels of the crop, x1 and y1 exclusive; all 0 without an object.
-        warnings: why the cutout is doubtful; empty for a good one.
+        warnings: why the cutout is doubtful, or that it was dropped; empty for a good one.
     """
 
     index: int
@@ -102,7 +104,7 @@ class BankFiles:
         size: height and width of all images, in pixels.
         classes: names of the classes, sorted.
         entries: the usable cutouts, in the order of the photographs.
-        excluded: the doubtful ones; `warnings` has the reasons.
+        excluded: the doubtful ones and those dropped by hand; `warnings` has the reasons.
         labels: (N,) int64, the class of each entry.
 
     Raises:
@@ -119,7 +121,11 @@ class BankFiles:
         summary = _read_json(self.path / SUMMARY)
         if summary is None:
             raise ValueError(f"{self.path} is unfinished: run the command that began it again")
-        self.classes: tuple[str, ...] = tuple(summary["classes"])
+        try:
+            self.classes: tuple[str, ...] = tuple(map(str, summary["classes"]))
+            dropped = set(map(str, summary.get(DROPPED, ())))
+        except (KeyError, TypeError):
+            raise ValueError(f"{self.path / SUMMARY} is damaged: run genaug cutouts --repair {self.path}") from None
         self.entries: list[Entry] = []
         self.excluded: list[Entry] = []
         self._records: dict[int, Record] = {}
@@ -127,13 +133,22 @@ class BankFiles:
         for shard in range(shards_of(self.settings)):
             for record in read_shard(self.path, shard):
                 label = labels.get(record.of_class, -1)
-                entry = Entry(record.index, record.file, label, record.area, record.box, record.warnings)
                 usable = label >= 0 and (not record.warnings or bool(self.settings["keep_doubtful"] and record.sizes))
+                warnings = record.warnings
+                if record.file in dropped:
+                    usable, warnings = False, (*warnings, "dropped by hand")
+                entry = Entry(record.index, record.file, label, record.area, record.box, warnings)
                 (self.entries if usable else self.excluded).append(entry)
                 self._records[record.index] = record
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def source(self) -> str | None:
+        """The folder of the photographs; None for a bank that was copied, which does not say."""
+        found = (_read_json(self.path / BANK) or {}).get("source")
+        return None if found is None else str(found)
 
     @cached_property
     def labels(self) -> Tensor:

@@ -160,7 +160,13 @@ class _Rembg:
                 f"masks='rembg:{model}' needs the rembg library: pip install 'rembg[cpu]'"
             ) from None
         self.name = f"rembg:{model}"
-        self._session, self._remove = new_session(model), remove
+        try:
+            self._session, self._remove = new_session(model), remove
+        except Exception as error:  # an unknown name, or one of the kinds of errors of downloads
+            raise RuntimeError(
+                f"masks='rembg:{model}' could not be opened ({one_line(error)}). rembg downloads its models at first "
+                "use; u2netp needs no download"
+            ) from error
 
     def __call__(self, files: Sequence[str], images: Sequence[Image.Image]) -> list[np.ndarray]:
         masks = (self._remove(image.convert("RGB"), session=self._session, only_mask=True) for image in images)

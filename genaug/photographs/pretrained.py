@@ -70,7 +70,7 @@ class PretrainedBank:
         """Upload what `save_pretrained` writes to "OWNER/NAME" on the Hub, and return the commit.
 
         This uploads photographs: of each one the square crop, the object, the mask, the filled background, and the
-        names of its file and class; those of doubtful cutouts, too.
+        names of its file and class; those of doubtful and dropped cutouts, too.
 
         Args:
             repository: it is made if it is new.
@@ -135,7 +135,7 @@ def _card(bank: BankFiles, repository: str) -> str:
     classes = ", ".join(bank.classes[:20]) + (", ..." if len(bank.classes) > 20 else "")
     rows = {
         "cutouts": f"{len(bank):,}",
-        "doubtful cutouts, not used": f"{len(bank.excluded):,}",
+        "doubtful or dropped cutouts, not used": f"{len(bank.excluded):,}",
         "classes": f"{len(bank.classes):,}: {classes}",
         "size": f"{bank.size} x {bank.size} pixels",
         "masks": bank.settings.get("masks", "not stated"),

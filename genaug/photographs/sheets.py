@@ -26,7 +26,7 @@ def save_sheets(bank: BankFiles, cutouts: Path, doubtful: Path) -> None:
         doubtful.unlink(missing_ok=True)
         return
     shown = _spread(with_parts)
-    title = f"{left:,} doubtful {'cutout' if left == 1 else 'cutouts'}, left out"
+    title = f"{left:,} {'cutout' if left == 1 else 'cutouts'} left out: doubtful, or dropped by hand"
     _save(bank, shown, doubtful, title, [f"{', '.join(e.warnings) or 'dropped class'}: {e.file}" for e in shown])
 
 

@@ -7,7 +7,7 @@ genaug walk biggan-deep-256 --components 0,1,2 --out walk.gif
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,14 @@ def run(
         draw = torch.Generator().manual_seed(seed)
         noise = [noise_of(network, seed, torch.arange(num), truncation, f"{i}") for i in range(3)]
         labels = [torch.tensor(of)[torch.randint(len(of), (num,), generator=draw)] for of in each]
-        if getattr(network, "default_tie", ()) == ("shape", "texture"):  # whole objects
+        whole = getattr(network, "default_tie", ()) == ("shape", "texture")  # textures are objects
+        if whole:
             noise[1], labels[1] = noise[0], labels[0]
         inputs = [[part.to(place) for part in parts] for parts in (noise, labels)]
-        rows = made_parts(network, inputs[0], inputs[1], truncation)
+        made = made_parts(network, inputs[0], inputs[1], truncation)
+        rows = {"object" if whole and name == "texture" else name: images for name, images in made.items()}
+        if hasattr(network, "describe"):
+            columns = [_photographs(described) for described in network.describe(*inputs)]
     else:
         if classes is None:
             picks = torch.arange(min(ROWS, len(known)))
@@ -228,6 +232,12 @@ def made_parts(
 def _class_name(generator: Any, label: int) -> str:
     names = names_of(generator)
     return names[label] if names else f"class {label}"
+
+
+def _photographs(described: Mapping[str, Any]) -> str:
+    """The files that a sample of a bank is made of: of the object, and of what is behind it."""
+    files = described.get("photographs", {})
+    return f"{files['shape']}\non {files['background']}" if files else ""
 
 
 def _captions(generator: Any, z: Tensor) -> list[str]:

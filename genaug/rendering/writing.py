@@ -29,7 +29,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import genaug
 from genaug._common.arguments import check_choice, check_integer, check_process
-from genaug._common.files import FULL, naming_removed_folder, staging_folder, sweep, tell_skipped, writable_folder
+from genaug._common.files import FULL, naming_removed_folder, staging_folder, sweep, tell, writable_folder
 from genaug._common.progress import progress
 from genaug._common.records import differences, write_results
 from genaug.assets import asset_path
@@ -130,7 +130,7 @@ def render(
         source = _transferred(source, options) if "transfer" in options else _dataset(source, num or 0, options)
         num = _length(source, num)
         if rank == 0 and isinstance(source, TransferredFolder):
-            tell_skipped(source.root, source.skipped)
+            tell(source.told)
     else:
         if options:
             raise TypeError(f"{next(iter(options))} is an option for the name of a generator, not for a dataset")

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,3 +228,37 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
     with atomic_path(tmp_path / "a") as path:
         path.write_text("whole")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "fix"),
+    [
+        (("train", "val"), "train"),
+        (("Test", "Validation"), "Test"),
+        (("test",), "test"),
+        (("dog", "train", "test"), "train"),
+    ],
+)
+def test_splits_are_not_classes(tmp_path: Path, folders: tuple[str, ...], fix: str) -> None:
+    for name in folders:
+        (tmp_path / name / "cat").mkdir(parents=True)
+        (tmp_path / name / "cat" / "1.png").touch()
+    with pytest.raises(ValueError, match=f"named as splits.*{folders[0]} .1.*Pass one of them, such as .*{fix}$"):
+        image_files(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    assert image_files(tmp_path).told == f"{tmp_path}: 2 classes: bus (1), train (1)"
+
+
+def test_a_folder_with_nearly_the_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    near = tmp_path / "photos" / "train"
+    for wrong in (tmp_path / "photos" / "trian", tmp_path / "fotos" / "train"):
+        with pytest.raises(FileNotFoundError, match=f"no such folder: {wrong}; did you mean '{near}'"):
+            image_files(wrong)
+    with pytest.raises(FileNotFoundError, match=r"no such folder: [^;]*$"):
+        image_files(tmp_path / "zebra")

@@ -66,7 +66,7 @@ def test_a_dataset_takes_directions_by_name(named: Asset, fitted: Path) -> None:
 
     assert torch.equal(dataset("mine").images(range(8)), dataset(fitted).images(range(8)))
     assert dataset("mine").describe(0)["directions"] == "mine"
-    with pytest.raises(AssetError, match="no asset is called 'mien'; did you mean 'mine'"):
+    with pytest.raises(AssetError, match="no asset or folder is called 'mien'; did you mean 'mine'"):
         dataset("mien")
     with pytest.raises(AssetError, match=r"no such file: gone\.npz"):
         dataset("gone.npz")

@@ -108,11 +108,13 @@ def test_a_changed_embedded_file_is_not_used(tmp_path: Path, monkeypatch: pytest
 
 
 def test_unknown_name_lists_the_near_ones() -> None:
-    with pytest.raises(AssetError, match="no asset is called 'cgn-colred-mnist'; did you mean 'cgn-colored-mnist'"):
+    with pytest.raises(
+        AssetError, match="no asset or folder is called 'cgn-colred-mnist'; did you mean 'cgn-colored-mnist'"
+    ):
         load_asset("cgn-colred-mnist")
-    with pytest.raises(AssetError, match="no asset is called 'zebra'; known: adain-decoder, "):
+    with pytest.raises(AssetError, match="no asset or folder is called 'zebra'; known: adain-decoder, "):
         load_asset("zebra")
-    with pytest.raises(AssetError, match="no asset is called ''"):
+    with pytest.raises(AssetError, match="no asset or folder is called ''"):
         load_asset("")
 
 

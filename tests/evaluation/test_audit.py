@@ -6,6 +6,7 @@ import csv
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from genaug.evaluation import Audit, audit, compare, load_classifier
 from genaug.evaluation.background_audit.comparison_page import verdict as verdict_of_change
 from genaug.evaluation.background_audit.composites import Images, draw, paste, patches, place, tile
 from genaug.evaluation.background_audit.measures import ACCURACIES, TITLES
+from genaug.evaluation.background_audit.plan import plan, trained_on
 from genaug.evaluation.background_audit.report import verdict
 from genaug.photographs.format import BankFiles
 
@@ -91,7 +93,7 @@ def test_a_model_that_reads_the_object(of_object: Audit) -> None:
     for name in ("gap", "flips", "attraction", "size_gap", "place_gap", "texture"):
         assert percent(of_object, name) == 0
     assert percent(of_object, "to_texture") == 100  # its objects are their colour
-    assert "0% of answers change. No background measurably pulls" in of_object.verdict()
+    assert "0% of answers change. No background measurably attracts" in of_object.verdict()
     assert of_object.pairs == ()
 
 
@@ -102,7 +104,7 @@ def test_a_constant_model_is_not_attracted_by_anything(bank: Path) -> None:
     assert found.attraction[0][1].value == 1
     assert found.pull[0][1].value == 0
     assert found.flips == 0
-    assert "No background measurably pulls" in found.verdict()
+    assert "No background measurably attracts" in found.verdict()
     worst = found.measures["original"]
     assert (worst.worst.value, worst.worst_class) == (0, 0)
 
@@ -354,7 +356,7 @@ def test_the_verdict_reads_well_in_every_case() -> None:
         "When only the background changes, 31% of answers change. Objects of class “horse” in front of “house” are "
         "called “house” 22% of the time."
     )
-    nothing = "No background measurably pulls answers toward its class."
+    nothing = "No background measurably attracts answers."
     assert verdict(figures(0)) == f"When only the background changes, 0% of answers change. {nothing}"
     assert "0.4% of answers change" in verdict(figures(0.4))
     assert "99.7% of answers change" in verdict(figures(99.7))
@@ -437,6 +439,77 @@ def test_the_command(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         assert main(wrong) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_report_of_something_else_is_not_replaced(
+    bank: Path, of_background: Audit, of_object: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    page = of_background.save(tmp_path / "report")
+    before = page.read_bytes()
+    assert of_background.save(tmp_path / "report").read_bytes() == before  # the same audit again
+    with pytest.raises(ValueError, match=r"'reads the background' instead of 'reads the object'.*another folder"):
+        of_object.save(tmp_path / "report")
+    with pytest.raises(ValueError, match="per_class None instead of 2"):
+        audit(reads_background, bank, transform=floats, name="reads the background", per_class=2).save(page.parent)
+    of_object.save(tmp_path / "other")
+    compare(tmp_path / "report", tmp_path / "other").save(tmp_path / "both")
+    compare(tmp_path / "report", tmp_path / "other").save(tmp_path / "both")
+    with pytest.raises(ValueError, match="is another page"):
+        of_background.save(tmp_path / "both")
+    with pytest.raises(ValueError, match="is another page"):
+        compare(tmp_path / "report", tmp_path / "other").save(tmp_path / "report")
+    with pytest.raises(ValueError, match="is a comparison of something else"):
+        compare(tmp_path / "other", tmp_path / "report").save(tmp_path / "both")
+    assert page.read_bytes() == before
+    # the command finds it before any image is made
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "replacing.py").write_text(MODEL)
+    monkeypatch.setattr("genaug.evaluation.background_audit.run.score", None)
+    assert main(["audit", "replacing:unnamed", "--data", str(bank), "--out", "report"]) == 2
+    assert "is an audit of something else (model" in capsys.readouterr().err
+
+
+def test_numbers_are_checked_before_photographs_are_cut_out(tmp_path: Path, capsys) -> None:
+    for option, message in {"--per-class": "--per-class must be at least 2", "--backgrounds": "at least 2"}.items():
+        command = ["audit", "resnet18", "--data", str(tmp_path), "--out", str(tmp_path / "report"), option, "1"]
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+def test_photographs_of_the_training_are_told(bank: Path, tmp_path: Path, capsys) -> None:
+    from genaug import MultiHeadResNet
+
+    folder = tmp_path / "run"
+    MultiHeadResNet("resnet18", 3, heads=("label",)).save_pretrained(folder / "model")
+    (folder / "model" / "preprocessing.json").write_text('{"class_names": ["boat", "car", "kite"], "image_size": 32}')
+    shutil.copytree(bank, tmp_path / "bank")
+    said = read_json(tmp_path / "bank" / "bank.json")
+    (tmp_path / "bank" / "bank.json").write_text(json.dumps({**said, "source": str(tmp_path / "photos" / "train")}))
+    for photographs, told in (("photos", True), ("photos/train", True), ("photos/val", False)):
+        (folder / "results.json").write_text(json.dumps({"trained_on": [str(tmp_path / photographs)]}))
+        planned = plan(load_classifier(str(folder)), tmp_path / "bank")  # the folder of a run is a model
+        assert planned.name == str(folder / "model")
+        assert bool(trained_on(planned)) == told
+    (folder / "results.json").unlink()
+    assert trained_on(plan(load_classifier(str(folder)), tmp_path / "bank")) == ()
+
+
+def test_a_training_that_is_not_finished_is_told(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(ValueError, match="is a training that is not finished: run its command again"):
+        load_classifier(str(tmp_path))
+
+
+def test_next_steps_name_folders_that_do_not_exist(
+    of_background: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "swaps").mkdir(parents=True)
+    text = of_background.save("report").read_text()
+    assert "--out runs/swaps-2" in text
+    assert "genaug audit --compare report report-swaps --out comparison" in text
 
 
 def test_imagenets_classes_are_proposed() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from genaug import MultiHeadLoss, MultiHeadResNet
+from genaug import MultiHeadClassifier, MultiHeadLoss, MultiHeadResNet
 from genaug.evaluation import accuracy, grad_cam, invariance
 
 
@@ -199,3 +199,22 @@ def test_an_unknown_head_is_named(model: MultiHeadResNet) -> None:
         model.only("hue")
     with pytest.raises(ValueError, match="names must have at least one of shape, texture, background"):
         model.only()
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "timm/resnet18.a1_in1k"])
+def test_weights_that_cannot_be_fetched_are_one_line_that_says_what_to_do(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from urllib.error import URLError
+
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("Name or service not known")
+
+    if backbone.startswith("timm"):
+        timm = pytest.importorskip("timm", reason="needs timm")
+        monkeypatch.setattr(timm, "create_model", offline)
+    else:
+        monkeypatch.setattr("genaug.models.multi_head_resnet.models.get_model", offline)
+    with pytest.raises(RuntimeError, match=f"weights 'DEFAULT' of {backbone} could not be fetched .*weights=None") as e:
+        MultiHeadClassifier(backbone, 3, weights="DEFAULT")
+    assert "\n" not in str(e.value)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genaug._common.files import atomic_path, writable_folder
-from genaug._common.records import write_results
+from genaug._common.records import check_replaces_own, write_results
 from genaug.evaluation.background_audit import page
 from genaug.evaluation.background_audit.measures import ACCURACIES, EFFECTS, GEOMETRY
-from genaug.evaluation.background_audit.report import _SHORT, _TABLE, percent, write_csv
+from genaug.evaluation.background_audit.report import _SHORT, _TABLE, check_page, percent, write_csv
 
 if TYPE_CHECKING:
     from genaug.evaluation.background_audit.comparison import Comparison
@@ -50,8 +50,14 @@ def _unsure(found: Mapping[str, Any]) -> str:
 
 def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
     """Write index.html, comparison.json and comparison.csv to a folder."""
-    out = writable_folder(folder)
     results = comparison.to_json()
+    known = ("models", "classes", "photographs")
+    file = Path(folder, "comparison.json")
+    check_replaces_own(
+        file, "a comparison", {key: results[key] for key in known}, lambda found: {key: found[key] for key in known}
+    )
+    check_page(file)
+    out = writable_folder(folder)
     results["verdict"] = verdict(results)
     write_results(out / "comparison.json", results)
     write_csv(

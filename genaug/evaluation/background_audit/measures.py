@@ -27,7 +27,7 @@ ACCURACIES = {
 EFFECTS = {
     "gap": "Background gap: same class minus random classes",
     "flips": "Answers that differ between two backgrounds of random classes",
-    "attraction": "Answers that name the background's class, where it differs from the object's",
+    "attraction": "Attraction: answers that name the background's class, where it differs",
     "to_texture": "Answers that name the texture's class, where it differs from the outline's",
 }
 SIZE_NAMES = tuple(f"size_{round(100 * size)}" for size in SIZES)

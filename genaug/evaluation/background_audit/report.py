@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
 from genaug._common.files import atomic_path, writable_folder
-from genaug._common.records import write_results
+from genaug._common.records import check_replaces_own, write_results
 from genaug.evaluation.background_audit import page
 from genaug.evaluation.background_audit.comparison import RESULTS, write_answers
 from genaug.evaluation.background_audit.measures import ACCURACIES, EFFECTS, GEOMETRY
@@ -25,6 +26,7 @@ from genaug.evaluation.scoring import ENSEMBLE
 if TYPE_CHECKING:
     from genaug.evaluation.background_audit.run import Audit
 
+IDENTITY = ("weights_sha256", "bank", "seed", "backgrounds", "per_class")  # settings that tell audits apart
 _SIDE = 224  # pixels of a picture of a pair
 _QUALITY = 82
 _MATRIX = 20  # classes; more do not fit
@@ -37,7 +39,7 @@ _SHORT = {
     "random": "random background",
     "gap": "background gap",
     "flips": "answers that change",
-    "attraction": "called the background's class",
+    "attraction": "attraction",
 }
 
 
@@ -57,7 +59,7 @@ def verdict(results: Mapping[str, Any]) -> str:
         share = percent(rate["percent"])
         sentences.append(f"Objects of class “{one}” in front of “{two}” are called “{two}” {share} of the time.")
     else:
-        sentences.append("No background measurably pulls answers toward its class.")
+        sentences.append("No background measurably attracts answers.")
     original = found["measures"]["original"]["overall"]
     counts = results["photographs"].values()
     if original["low"] <= 100 * max(counts) / sum(counts):  # what always naming the largest class would reach
@@ -78,7 +80,7 @@ def verdict(results: Mapping[str, Any]) -> str:
 
 
 def attractions(classes: Sequence[str], found: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Return object class, background class and rate of the backgrounds that pull answers toward their class.
+    """Return object class, background class and rate of the backgrounds that attract answers.
 
     Args:
         classes: names.
@@ -98,6 +100,7 @@ def attractions(classes: Sequence[str], found: Mapping[str, Any]) -> list[tuple[
 
 def save(audit: Audit, folder: str | os.PathLike[str]) -> Path:
     """Write index.html, audit.json, measures.csv, attraction.csv and answers.safetensors to a folder."""
+    check_folder(folder, {"model": audit.name, **{key: audit.settings[key] for key in IDENTITY}})
     out = writable_folder(folder)
     results = audit.to_json()
     results["verdict"] = verdict(results)
@@ -128,6 +131,32 @@ def save(audit: Audit, folder: str | os.PathLike[str]) -> Path:
     with atomic_path(out / "index.html") as temporary:
         temporary.write_text(render(results, pictures, os.fspath(folder)), encoding="utf-8")
     return out / "index.html"
+
+
+def check_folder(folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    """Check that a report may be written to a folder: that it would replace no other report or page.
+
+    Args:
+        folder: where the report goes.
+        identity: "model" and the settings that are in `IDENTITY`, as `Plan.identity` returns them.
+
+    Raises:
+        ValueError: it holds the report of another audit, or another page; the message says what differs.
+    """
+    file = Path(folder, RESULTS)
+
+    def identity_of(results: Any) -> dict[str, Any]:
+        return {"model": results["model"], **{key: results["settings"].get(key) for key in IDENTITY}}
+
+    check_replaces_own(file, "an audit", dict(identity), identity_of)
+    check_page(file)
+
+
+def check_page(file: Path) -> None:
+    """Check that no index.html of another origin stands beside the results that a page is made of."""
+    page_file = file.parent / "index.html"
+    if page_file.exists() and not file.exists():
+        raise ValueError(f"{page_file} is another page: choose another folder")
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -296,14 +325,18 @@ def _attraction(results: Mapping[str, Any]) -> str:
         for one, two, rate in attractions(classes, found)[:_STRONGEST]
     )
     title = (
-        "How often an object of the row's class on a background of the column's class is called what the background "
-        "is, in percent. On the diagonal: accuracy on backgrounds of the object's own class."
+        "Attraction in percent: row, the object's class; column, the background's class. On the diagonal: accuracy on "
+        "backgrounds of the object's own class."
     )
     table = page.matrix(title, classes, found["attraction"], results["missing"]) if len(classes) <= _MATRIX else ""
     return page.section(
         "attraction",
-        "Which backgrounds pull toward which class",
-        f"<ol>{listed}</ol>" if listed else page.paragraph("No background measurably pulls answers toward its class."),
+        "Attraction: objects called what their background is",
+        page.paragraph(
+            "Attraction is how often an object is called what its background is. The list has backgrounds for which "
+            "that happens measurably more often than on the other backgrounds."
+        ),
+        f"<ol>{listed}</ol>" if listed else page.paragraph("No background measurably attracts answers."),
         table or page.paragraph("The whole matrix is in attraction.csv."),
     )
 
@@ -358,6 +391,7 @@ def _next_steps(results: Mapping[str, Any], folder: str) -> str:
         if reliant
         else "No background gap is measured. To see whether training on other backgrounds changes anything:"
     )
+    training, trained, again, both = map(_unused, ("bank-train", "runs/swaps", "report-swaps", "comparison"))
     return page.section(
         "next",
         "Next steps",
@@ -365,22 +399,26 @@ def _next_steps(results: Mapping[str, Any], folder: str) -> str:
         page.commands(f"genaug sample {bank} --out sheet.png"),
         page.paragraph(first),
         page.commands(
-            "genaug cutouts photos/train --out bank-train",
-            "genaug train classifier --data photos/train --val photos/val --counterfactual bank-train "
-            "--out runs/robust",
-            f"genaug audit runs/robust/model --data {bank} --out report-robust",
-            f"genaug audit --compare {report} report-robust --out comparison",
+            f"genaug cutouts photos/train --out {training}",
+            f"genaug train classifier --data photos/train --val photos/val --counterfactual {training} --out {trained}",
+            f"genaug audit {trained} --data {bank} --out {again}",
+            f"genaug audit --compare {report} {again} --out {both}",
         ),
     )
 
 
+def _unused(name: str) -> str:
+    """A name of a folder that does not exist yet: this one, or with a number."""
+    return next(found for number in count(1) if not Path(found := name if number == 1 else f"{name}-{number}").exists())
+
+
 def _method(results: Mapping[str, Any]) -> str:
-    count = results["settings"]["backgrounds"]
+    backgrounds = results["settings"]["backgrounds"]
     terms = {
         "Original photographs": "The square crops of the bank, as they are.",
         "Same class, random classes": (
             "The object on the background of another photograph, whose own object was removed: 2 of its own class, the "
-            f"control, and {count} of classes drawn at random, its own among them. The gap is the difference."
+            f"control, and {backgrounds} of classes drawn at random, its own among them. The gap is the difference."
         ),
         "Answers that change": (
             "For each object, the share of pairs of its backgrounds of random classes with different answers."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections import Counter
@@ -16,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genaug._common.arguments import check_integer
 from genaug._common.records import circumstances
 from genaug.evaluation.background_audit.composites import Design, Images, draw
 from genaug.evaluation.background_audit.measures import (
@@ -28,13 +25,12 @@ from genaug.evaluation.background_audit.measures import (
     as_percent,
     shared_photographs,
 )
+from genaug.evaluation.background_audit.plan import BACKGROUNDS, Plan, plan, trained_on
 from genaug.evaluation.intervals import NOTHING, Estimate
-from genaug.evaluation.matching import Mapped, match
+from genaug.evaluation.matching import Mapped
 from genaug.evaluation.models import Classifier
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ENSEMBLE, Model, place, preprocessing, score
-from genaug.interventions.sampling import permutation
-from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles
 
 if TYPE_CHECKING:
@@ -42,7 +38,6 @@ if TYPE_CHECKING:
 
     from genaug.evaluation.scoring import Options
 
-BACKGROUNDS = 5
 PAIRS = 20
 _PER_ANSWER = 3  # pairs of the same object class and wrong answer
 
@@ -229,45 +224,48 @@ def audit(
             backgrounds, logits are not finite, or an argument is out of its range.
         FileNotFoundError: the folder is not a bank.
     """
+    planned = plan(
+        model,
+        bank,
+        classes=classes,
+        backgrounds=backgrounds,
+        per_class=per_class,
+        seed=seed,
+        partial=partial,
+        name=name,
+    )
+    return run(planned, transform, **options)
+
+
+def run(planned: Plan, transform: Callable[[Tensor], Tensor] | None = None, **options: Unpack[Options]) -> Audit:
+    """Score the images of a plan and measure; arguments and errors as `audit`."""
     started = time.perf_counter()
-    backgrounds, seed = check_integer("backgrounds", backgrounds, 2), check_integer("seed", seed)
-    files, offered = _files(bank)
-    loaded = model if isinstance(model, Classifier) else None
-    call: Model = loaded.model if loaded is not None else model  # type: ignore[assignment]
-    names = loaded.class_names if loaded is not None else None
-    mapping = classes if isinstance(classes, Mapping) else None
-    if classes is not None and mapping is None:
-        names = tuple(classes)
-    lookup, unknown = match(files.classes, names, mapping, partial=partial)
-    chosen, missing = _chosen(files, offered, unknown, per_class, seed)
-    design = draw(files.labels[chosen], files.classes, backgrounds, seed)
-    if transform is None:
-        transform = loaded.batch_transform if loaded is not None else None
+    files, chosen, call = planned.files, planned.chosen, planned.model
+    design = draw(files.labels[chosen], files.classes, planned.backgrounds, planned.seed)
+    if transform is None and planned.loaded is not None:
+        transform = planned.loaded.batch_transform
     images = Images(files, chosen, design, transform or preprocessing(224, 224))
     counts = tuple(int(count) for count in torch.bincount(files.labels[chosen], minlength=len(files.classes)))
-    found = _score(call, images, lookup, names is not None, options)
+    found = _score(call, images, planned.lookup, planned.names is not None, options)
     made = images.made()
     shared = shared_photographs(design)
     device = place(call, options.get("device"))
     common: dict[str, Any] = {
-        "name": name or (loaded.name if loaded is not None else type(call).__name__),
+        "name": planned.name,
         "classes": files.classes,
         "photographs": counts,
         "images": int(made.sum()),
-        "missing": missing,
-        "notes": _notes(files, counts, made, design),
+        "missing": planned.missing,
+        "notes": (*trained_on(planned), *_notes(files, counts, made, design)),
         "settings": {
-            "bank": _fingerprint(files, chosen),
+            **{key: value for key, value in planned.identity().items() if key != "model"},
             "folder": _as_given(files.path),
-            "seed": seed,
-            "backgrounds": backgrounds,
-            "per_class": per_class,
             **circumstances(started, device),
         },
         "made": made,
         "design": design,
     }
-    pairs = _pairs(images, *found[ENSEMBLE], made, names)
+    pairs = _pairs(images, *found[ENSEMBLE], made, planned.names)
     results = {
         head: _measured(answers, shared, pairs if head == ENSEMBLE else (), common)
         for head, (answers, _) in found.items()
@@ -283,52 +281,6 @@ def _measured(answers: np.ndarray, shared: Shared, pairs: tuple[Pair, ...], comm
         tuple(tuple(row.get(two, (NOTHING, NOTHING))[part] for two in numbers) for row in rates) for part in (0, 1)
     )
     return Audit(measures=of.measures(), attraction=attraction, pull=pull, pairs=pairs, answers=answers, **common)
-
-
-def _files(bank: Any) -> tuple[BankFiles, Tensor]:
-    """Return the files of a bank and its entries."""
-    if isinstance(bank, PhotographBank):
-        return bank.files, bank.order.cpu().sort().values
-    if not isinstance(bank, (BankFiles, str, os.PathLike)):
-        raise TypeError(f"bank must be a PhotographBank or the folder of one, got {type(bank).__name__}")
-    files = bank if isinstance(bank, BankFiles) else BankFiles(bank)
-    return files, torch.arange(len(files))
-
-
-def _chosen(
-    files: BankFiles, offered: Tensor, unknown: Sequence[str], per_class: int | None, seed: int
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the entries that take part, and a text about those that are left out."""
-    labels = files.labels[offered]
-    keep = torch.tensor([files.classes[label] not in unknown for label in labels.tolist()], dtype=torch.bool)
-    missing: tuple[str, ...] = ()
-    if unknown:
-        missing = (f"{len(unknown)} of {len(files.classes)} classes, unknown to the model: {', '.join(unknown)}",)
-    if per_class is not None:
-        check_integer("per_class", per_class, 2)
-        known = int(keep.sum())
-        order = permutation(seed, torch.zeros(1, dtype=torch.int64), len(labels), "per class")[0]
-        seen: Counter[int] = Counter()
-        for number in order.tolist():
-            label = int(labels[number])
-            seen[label] += 1
-            keep[number] &= seen[label] <= per_class
-        if left_out := known - int(keep.sum()):
-            missing = (*missing, f"{left_out:,} of {known:,} photographs (per_class={per_class})")
-    chosen = offered[keep]
-    labels = files.labels[chosen]
-    present = labels.unique()
-    if len(present) < 2:
-        raise ValueError(
-            f"the bank must have usable cutouts of at least 2 classes, got {len(present)} "
-            f"({len(files.entries)} usable, {len(files.excluded)} excluded); see its contact sheet for the reasons"
-        )
-    if all(int((labels == label).sum()) < 2 for label in present):
-        raise ValueError(
-            "the bank has no usable backgrounds: at least one class must have 2 photographs, since an object needs "
-            "another background of its class"
-        )
-    return chosen, missing
 
 
 def _score(
@@ -419,7 +371,7 @@ def _notes(files: BankFiles, counts: Sequence[int], made: np.ndarray, design: De
         total = len(files.entries) + len(files.excluded)
         notes.append(
             f"{len(files.excluded):,} of {total:,} photographs are not part of the bank, because their cutouts are "
-            "doubtful."
+            "doubtful or were dropped."
         )
     few = [f"{name} ({count})" for name, count in zip(files.classes, counts, strict=True) if 0 < count < FEW]
     if few:
@@ -437,10 +389,3 @@ def _as_given(folder: Path) -> str:
     """Return the path of a folder as a user would type it: relative if it is below the current folder."""
     here = Path.cwd()
     return os.fspath(folder.relative_to(here) if folder.is_relative_to(here) else folder)
-
-
-def _fingerprint(files: BankFiles, chosen: Tensor) -> str:
-    """Return a checksum of the photographs that take part."""
-    entries = [files.entries[number] for number in chosen.tolist()]
-    text = json.dumps([files.size, list(files.classes), [(e.file, e.label, e.box) for e in entries]])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

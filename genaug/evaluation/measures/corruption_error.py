@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from genaug._common.arguments import check_choice
+from genaug._common.files import no_folder
 from genaug._common.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, frost_photographs
@@ -278,7 +279,7 @@ Sets = Iterator[tuple[str, int, Any, tuple[str, ...]]]
 def _published(root: Path, transform: Any, partial: bool) -> tuple[Sets, tuple[str, ...]]:
     """Return the existing folders, and a list of the missing ones. Only folders are checked, not images."""
     if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
+        raise no_folder(root)
     around = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
     places = {name: next((f / name for f in around if (f / name).is_dir()), None) for name in CORRUPTIONS}
     absent = [name for name, folder in places.items() if folder is None]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from genaug._common.arguments import check_choice
+from genaug._common.files import no_folder
 from genaug.evaluation.classes import IMAGENET, OBJECTNET
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ImageFiles, Model, labelled_folders, missing_parts, preprocessing, score
@@ -123,7 +124,7 @@ def imagenet_v2(
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
+        raise no_folder(root)
     folders = {
         name: next((f for f in sorted(root.iterdir()) if f.is_dir() and re.search(pattern, f.name.lower())), None)
         for name, pattern in V2_SETS.items()
@@ -246,7 +247,7 @@ def _subset(
 ) -> Accuracy:
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
+        raise no_folder(root)
     labels = {folder.name: IMAGENET[folder.name] for folder in sorted(root.iterdir()) if folder.name in IMAGENET}
     if not labels:
         raise FileNotFoundError(f"{root} must have folders of images such as 'n01498041', got none")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
-from genaug._common.files import ImageError, one_line
+from genaug._common.files import ImageError, no_folder, one_line
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.measures.imagenet import IMAGENET_IMAGES, subfolder
 from genaug.evaluation.results import Result, of_heads
@@ -98,7 +98,7 @@ def imagenet_w(
         ValueError: classes are missing, an image does not open, or as `scoring.score`.
     """
     if not Path(root).is_dir():
-        raise FileNotFoundError(f"no such folder: {os.fspath(root)}")
+        raise no_folder(root)
     mark = _read(Path(root, WATERMARK) if watermark is None else Path(watermark))
     prepared = preprocessing(None, None) if transform is None else transform
     found: dict[str, list[tuple[float, float]]] = {}

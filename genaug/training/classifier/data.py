@@ -86,7 +86,7 @@ class Photographs(Dataset[tuple[Tensor, int]]):
         folder = image_files(root)
         self.members = members_of(read_group_file(root, [file for file, _ in folder.files])) if balanced else None
         self.files = [(str(folder.root / file), label) for file, label in folder.files]
-        self.classes, self.skipped = list(folder.classes), folder.skipped
+        self.classes, self.told = list(folder.classes), folder.told
         self.transform, self.seed, self.skip_bad = transform, seed, skip_bad
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from genaug._common.files import tell_skipped
+from genaug._common.files import tell
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import names_of
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -105,7 +105,7 @@ def _photographs(
     balanced = settings.balance_groups and key == "data"
     images = Photographs(root, transform, _seed(settings, key), skip_bad, balanced=balanced)
     if world.rank == 0:
-        tell_skipped(root, images.skipped)
+        tell(images.told)
     if images.classes != list(classes):
         different = sorted(set(images.classes) ^ set(classes))
         raise ValueError(

@@ -28,7 +28,7 @@ from genaug._common.files import (
     image_files,
     naming_full_disk,
     open_image,
-    tell_skipped,
+    tell,
     writable_folder,
 )
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
@@ -45,6 +45,7 @@ from genaug.evaluation.scoring import (
 )
 from genaug.interventions.sampling import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
+from genaug.photographs.format import BANK, BankFiles
 from genaug.training.classifier.configuration import write_config
 from genaug.training.classifier.data import (
     BAD_IMAGES,
@@ -100,8 +101,9 @@ def train(
     Returns:
         What results.json holds: "settings", "sources", "class_names", "labels" (of each source, class -> the folder
         that it is trained as), "validation" (top-1, and of more than five classes top-5, in percent by head),
-        "epochs", each epoch's, "bad_images", how many were skipped, and circumstances. "validation" is of the saved
-        model; the last of "epochs" is from before its last layer is trained again.
+        "epochs", each epoch's, "trained_on", the folders of photographs, "bad_images", how many were skipped, and
+        circumstances. "validation" is of the saved model; the last of "epochs" is from before its last layer is trained
+        again.
 
     Raises:
         FileNotFoundError: there is no such folder, or it has no folder of a class.
@@ -124,7 +126,7 @@ def train(
         listed = image_files(validation)
         held_out, classes = _held_out(listed, settings, world), list(listed.classes)
         if world.rank == 0:
-            tell_skipped(validation, listed.skipped)
+            tell(listed.told)
         bad = folder / BAD_IMAGES if skip_bad else None
         again = None if retrain is None else _grouped(retrain, classes, settings)
         mixed, weights, named = mixed_loader(data, classes, sources, settings, world, num_workers, bad)
@@ -180,6 +182,7 @@ def train(
             "labels": named,
             "validation_images": len(listed.files),
             "validation": accuracies,
+            "trained_on": _photographs_of(data, retrain, sources),
             "retrained_on": None if retrain is None else os.fspath(retrain),
             "epochs": run.history,
             "bad_images": len(set(noted.read_text().splitlines())) if noted.exists() else 0,
@@ -190,6 +193,19 @@ def train(
             run.model.save_pretrained(folder / "model")
             write_results(folder / "results.json", results)
         return results
+
+
+def _photographs_of(
+    data: str | os.PathLike[str] | None, retrain: str | os.PathLike[str] | None, sources: Sequence[Source]
+) -> list[str]:
+    """The folders of photographs that the model sees in training, those of banks of cutouts among them."""
+    folders = [folder for folder in (data, retrain) if folder is not None]
+    for source in sources:
+        if source.kind == "stylized":
+            folders.append(source.name)
+        elif (Path(source.name) / BANK).is_file():
+            folders += [found] if (found := BankFiles(source.name).source) else []
+    return sorted({str(Path(folder).resolve()) for folder in folders})
 
 
 def _preprocessing(size: int) -> Any:

@@ -6,10 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 
 from genaug._common.arguments import check_device
+
+# Others wait where one process works alone, such as on a last layer, longer than torch's ten or thirty minutes.
+# If that process ends with an error, torchrun stops them.
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def processes(device: torch.device | str | None) -> Iterator[World]:
         torch.cuda.set_device(where)
     joined = size > 1 and not torch.distributed.is_initialized()
     if joined:
-        torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield World(rank, size, where)
     finally:

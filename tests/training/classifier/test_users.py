@@ -141,4 +141,7 @@ def test_hidden_files_and_folders_are_no_classes_and_are_counted(
     assert results["class_names"] == ["cat", "dog"]
     assert results["validation_images"] == 4
     said = capsys.readouterr().err.splitlines()
-    assert sorted(said) == [f"{root}: skipped 4 hidden files or folders" for root in folders]
+    assert sorted(line for line in said if "skipped" in line) == [
+        f"{root}: skipped 4 hidden files or folders" for root in folders
+    ]
+    assert f"{folders[0]}: 2 classes: cat (4), dog (4)" in said
