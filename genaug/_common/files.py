@@ -220,12 +220,12 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
 
 
 def no_folder(path: str | os.PathLike[str]) -> FileNotFoundError:
-    """The error for a folder that does not exist, which names a folder beside it with nearly its name."""
+    """Return the error for a folder that does not exist. It names what is beside it with nearly its name."""
     return FileNotFoundError(f"no such folder: {os.fspath(path)}{near_path(path)}")
 
 
 def near_path(path: str | os.PathLike[str]) -> str:
-    """The end of an error message for a path that does not exist: those beside it with nearly its name, if any.
+    """Return the end of an error message for a path that does not exist: what is beside it with nearly its name.
 
     The first part of the path that does not exist is compared, so that "fotos/train" finds "photos/train".
     """
@@ -238,7 +238,7 @@ def near_path(path: str | os.PathLike[str]) -> str:
 
 
 def names_beside(path: Path) -> list[str]:
-    """The names of what is in the folder of a path; none where that cannot be read."""
+    """Return the names of all that is in the folder of a path; none if it cannot be read."""
     try:
         return sorted(name for name in os.listdir(path.parent) if not is_hidden(name))
     except OSError:

@@ -253,7 +253,7 @@ def _wrapped(caption: str, width: int) -> str:
 
 
 def _pieces(word: str, width: int) -> list[str]:
-    """A word, or its pieces where it is wider than this many pixels, such as the name of a file."""
+    """Return a word, or its pieces if it is wider than this many pixels, as names of files are."""
     count = -(-text_width(word, CAPTION) // width)
     length = -(-len(word) // count)
     return [word[start : start + length] for start in range(0, len(word), length)]

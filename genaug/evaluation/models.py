@@ -191,7 +191,7 @@ def _saved(folder: Path) -> Classifier:
 
 
 def _trained_on(run: Path) -> tuple[str, ...]:
-    """The folders of photographs that a training's results.json names."""
+    """Return the folders of photographs that the results.json of a training names."""
     try:
         return tuple(map(str, json.loads((run / "results.json").read_text())["trained_on"]))
     except (OSError, ValueError, KeyError, TypeError):

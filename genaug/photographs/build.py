@@ -479,7 +479,7 @@ def drop_cutouts(
 
 
 def _photograph(name: str, known: Sequence[str], path: Path) -> str:
-    """The photograph of a bank that a user means."""
+    """Return the photograph of a bank that a user means."""
     name = Path(name).as_posix()
     if name in known:
         return name

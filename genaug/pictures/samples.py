@@ -235,7 +235,7 @@ def _class_name(generator: Any, label: int) -> str:
 
 
 def _photographs(described: Mapping[str, Any]) -> str:
-    """The files that a sample of a bank is made of: of the object, and of what is behind it."""
+    """Return the files that a sample of a bank is made of, as a caption: the object, and what is behind it."""
     files = described.get("photographs", {})
     return f"{files['shape']}\non {files['background']}" if files else ""
 

@@ -408,7 +408,7 @@ def _next_steps(results: Mapping[str, Any], folder: str) -> str:
 
 
 def _unused(name: str) -> str:
-    """A name of a folder that does not exist yet: this one, or with a number."""
+    """Return the name of a folder that does not exist yet: this one, or with a number."""
     return next(found for number in count(1) if not Path(found := name if number == 1 else f"{name}-{number}").exists())
 
 

@@ -198,7 +198,7 @@ def train(
 def _photographs_of(
     data: str | os.PathLike[str] | None, retrain: str | os.PathLike[str] | None, sources: Sequence[Source]
 ) -> list[str]:
-    """The folders of photographs that the model sees in training, those of banks of cutouts among them."""
+    """Return the folders of photographs that the model sees in training, including those of banks of cutouts."""
     folders = [folder for folder in (data, retrain) if folder is not None]
     for source in sources:
         if source.kind == "stylized":
