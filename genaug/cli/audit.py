@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genaug._common.arguments import check_integer
+from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import near_path, no_folder, tell, writable_folder
 from genaug.cli.options import ArithmeticType, Device, Dtype, Seed, app
 
@@ -82,7 +82,6 @@ def audit(
     if per_class is not None:
         check_integer("--per-class", per_class, 2)
     check_integer("--batch-size", batch_size, 1)
-    check_integer("--workers", workers, 0)
     check_integer("--seed", seed)
     if classes is not None and not classes.is_file():
         raise FileNotFoundError(f"no such file: {classes}{near_path(classes)}")
@@ -96,8 +95,11 @@ def audit(
     from genaug.evaluation.background_audit.report import check_folder
     from genaug.evaluation.background_audit.run import run
     from genaug.evaluation.matching import ClassError, read_mapping, write_mapping
+    from genaug.evaluation.scoring import MOST_WORKERS
     from genaug.photographs.format import BankFiles
 
+    check_device("--device", device)
+    check_integer("--workers", workers, 0, MOST_WORKERS)
     writable_folder(out)
     kept = out / "classes.json"
     file = classes or (kept if kept.is_file() else None)

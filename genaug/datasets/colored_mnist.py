@@ -25,6 +25,7 @@ from genaug._common.files import list_images
 from genaug.datasets.digits import SIZE, Digits, load_digits
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, normal, uniform
+from genaug.interventions.steering import isolated
 
 # crimson, teal, lemon, bondi blue, carrot orange, strong violet, cyan, "your pink", lime, maroon (Kim et al. 2019)
 _SINGLE = (
@@ -80,6 +81,7 @@ class _BiasedDigits(VisionDataset):
     _resize = "nearest"
     _digits: Digits
 
+    @isolated()
     def __init__(
         self,
         root: str | Path | None,
@@ -122,6 +124,7 @@ class _BiasedDigits(VisionDataset):
     def _binary(self, indices: Tensor) -> Tensor:
         return (self._digits.grey[indices, None] > self._digits.ink).float()
 
+    @isolated()
     def images(self, indices: Tensor | Sequence[int] | None = None) -> Tensor:
         """Return a batch of images, before any transform.
 
@@ -152,7 +155,7 @@ class _BiasedDigits(VisionDataset):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Return several samples, made together."""
         positions = check_indices(indices, len(self))
-        images = tv_tensors.Image(self.images(positions))
+        images = tv_tensors.Image(self.images(positions), device="cpu")  # not a default device of the caller's
         labels = self.targets[positions].tolist()
         pairs = [(tv_tensors.wrap(image, like=images), label) for image, label in zip(images, labels, strict=True)]
         return pairs if self.transforms is None else [self.transforms(*pair) for pair in pairs]

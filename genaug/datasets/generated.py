@@ -244,7 +244,7 @@ def names_of(generator: Any) -> tuple[str, ...]:
 
 def sample_of(dataset: Any, image: Tensor, target: Any) -> tuple[Any, Any]:
     """Return an image (3, H, W) uint8 and its target after `output`, `transform` and `target_transform`."""
-    sample: Any = tv_tensors.Image(image)
+    sample: Any = tv_tensors.Image(image, device=image.device)  # not a default device of the caller's
     if dataset.output == "pil":
         from torchvision.transforms.v2.functional import to_pil_image
 

@@ -74,7 +74,10 @@ class TransferredFolder(Dataset[Any]):
             chunk = places[start : start + self.batch_size]
             images = torch.stack([self._read(place) for place in chunk]).to(self.device)
             images = self.transfer.transform(images, self.transfer.params_of(self.seed, chunk)).cpu()
-            made += [(tv_tensors.Image(image), self.files[i][1]) for image, i in zip(images, chunk, strict=True)]
+            made += [
+                (tv_tensors.Image(image, device=image.device), self.files[i][1])
+                for image, i in zip(images, chunk, strict=True)
+            ]
         return made
 
     def describe(self, index: int) -> dict[str, Any]:

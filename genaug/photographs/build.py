@@ -203,7 +203,8 @@ def repair_bank(
 
 def _summary(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((path / layout.SUMMARY).read_text())
+        found = json.loads((path / layout.SUMMARY).read_text())
+        return found if isinstance(found, dict) else {}
     except (FileNotFoundError, ValueError):
         return {}
 

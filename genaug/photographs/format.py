@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genaug._common.arguments import check_indices
+from genaug._common.arguments import check_choice, check_indices, check_integer
 from genaug._common.files import atomic_path, one_line, writable_folder
 from genaug.assets.cache import sha256
 from genaug.assets.folders import generator_folder
@@ -42,6 +42,7 @@ FORMAT = 1  # a reader refuses other numbers
 PARTS = ("background", "mask", "object", "photograph")  # their order in a shard
 ORDER = ("photograph", "object", "mask", "background")  # in which `BankFiles.parts` returns them
 IMAGES = {"jpeg": ".jpg", "png": ".png"}
+_MOST = 1_000_000  # shards
 _QUALITY = 95
 _END = bytes(1024)  # of a tar
 
@@ -207,9 +208,7 @@ class BankFiles:
             raise ValueError(f"{entry.file} has no parts: {', '.join(entry.warnings)}")
         shard = self.path / f"{shard_name(entry.index // self.settings['shard_size'])}.tar"
         try:
-            with shard.open("rb") as file:
-                file.seek(record.start)
-                content = file.read(sum(map(_padded, record.sizes)))
+            content = _content(shard, record)
             if zlib.crc32(content) != record.crc32:
                 raise ValueError("its checksum differs")
             images, start = {}, 0
@@ -287,6 +286,16 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise KeyError
     except (KeyError, TypeError):
         raise ValueError(f"{file} is damaged: its settings are incomplete") from None
+    try:
+        for name in ("size", "photographs", "shard_size"):
+            check_integer(name, settings[name], 1)
+        if settings["photographs"] > _MOST * settings["shard_size"]:
+            raise ValueError(f"photographs must be at most {_MOST:,} shards, got {settings['photographs']:,}")
+        check_choice("image", settings["image"], IMAGES)
+        if not isinstance(settings["keep_doubtful"], bool):
+            raise TypeError(f"keep_doubtful must be true or false, got {settings['keep_doubtful']!r}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
     return settings
 
 
@@ -333,7 +342,21 @@ def read_shard(path: Path, shard: int, *, check: bool = False) -> list[Record]:
         raise ValueError(f"{tar} is damaged, it has {found:,} bytes instead of {size:,}: {repair}")
     if check and sha256(tar) != digest:
         raise ValueError(f"{tar} is damaged, its SHA-256 differs: {repair}")
+    if check and not all(_is_at(tar, record) for record in records):
+        raise ValueError(f"{lines} is damaged, it misplaces parts: {repair}")
     return records
+
+
+def _is_at(tar: Path, record: Record) -> bool:
+    """Return whether the parts of a photograph are where its record says; true without parts."""
+    return not record.sizes or zlib.crc32(_content(tar, record)) == record.crc32
+
+
+def _content(tar: Path, record: Record) -> bytes:
+    """Read the parts of a photograph, with their headers in the tar."""
+    with tar.open("rb") as file:
+        file.seek(record.start)
+        return file.read(sum(map(_padded, record.sizes)))
 
 
 class ShardWriter:

@@ -12,7 +12,13 @@ import torch
 from contract import Conditional
 from torch import nn
 
-from genaug import CounterfactualDataset, GenerativeInterventionDataset, fit_directions
+from genaug import (
+    ColoredMNIST,
+    CounterfactualDataset,
+    DoubleColoredMNIST,
+    GenerativeInterventionDataset,
+    fit_directions,
+)
 from genaug.generators.images import to_uint8
 from genaug.interventions.steering import isolated
 
@@ -387,3 +393,24 @@ def test_what_is_moved_must_be_finite(value):
     data = GenerativeInterventionDataset("vae-digits", length=4, components=2)
     with pytest.raises(ValueError, match="images must be finite"):
         data.moved(0, {0: value})
+
+
+@pytest.mark.parametrize("dataset", [ColoredMNIST, DoubleColoredMNIST])
+def test_biased_digits_are_not_of_the_callers_defaults(dataset):
+    expected = dataset(digits="sklearn", train=False).images(range(6))
+    for dtype in (torch.float16, torch.float64):
+        try:
+            torch.set_default_dtype(dtype)
+            assert torch.equal(dataset(digits="sklearn", train=False).images(range(6)), expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        image, _ = dataset(digits="sklearn", train=False)[2]
+    assert torch.equal(image, expected[2])
+
+
+def test_a_sample_is_on_the_datasets_device(make):
+    data = make()
+    with torch.device("meta"):
+        image = data[1][0]
+    assert torch.equal(image, data[1][0])

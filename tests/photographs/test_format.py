@@ -2,13 +2,16 @@
 
 import json
 import pickle
+import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 import torch
 from synthetic_photographs import CLASSES, draw_bank, scene
 
 from genaug import PhotographBank
+from genaug.photographs.build import damaged_shards
 from genaug.photographs.format import SUMMARY, BankFiles
 
 
@@ -114,3 +117,36 @@ def test_metadata_are_plain_json(bank):
     lines = (bank.path / "shard-000000.jsonl").read_text().splitlines()
     assert len(lines) == 6
     assert json.loads(lines[1])["class"] == "cross"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shard_size": 0}, "shard_size must be at least 1, got 0"),
+        ({"photographs": 10**15}, "photographs must be at most 1,000,000 shards"),
+        ({"size": "large"}, "size must be an int, got str"),
+        ({"image": "bmp"}, "image must be one of 'jpeg', 'png', got 'bmp'"),
+        ({"keep_doubtful": "no"}, "keep_doubtful must be true or false, got 'no'"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_with_their_file(
+    folder: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    bank = Path(shutil.copytree(folder, tmp_path / "bank"))
+    content = json.loads((bank / "bank.json").read_text())
+    content["settings"] |= change
+    (bank / "bank.json").write_text(json.dumps(content))
+    for use in (BankFiles, damaged_shards):
+        with pytest.raises(ValueError, match=f"{bank / 'bank.json'} is damaged: {message}"):
+            use(bank)
+
+
+def test_verify_finds_a_record_that_a_read_would_fail_on(folder: Path, tmp_path: Path) -> None:
+    bank = Path(shutil.copytree(folder, tmp_path / "bank"))
+    lines = bank / "shard-000001.jsonl"
+    head, first, *rest = lines.read_text().splitlines()
+    lines.write_text("\n".join([head, json.dumps(json.loads(first) | {"start": 512}), *rest]) + "\n")
+    files = BankFiles(bank)
+    with pytest.raises(ValueError, match="damaged at"):
+        files.parts(range(len(files)))
+    assert damaged_shards(bank) == [f"{lines} is damaged, it misplaces parts"]

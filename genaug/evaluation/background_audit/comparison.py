@@ -154,9 +154,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], Answers]:
         raise FileNotFoundError(f"{folder} has no audit: run genaug audit MODEL --data BANK --out {folder}")
     try:
         results = json.loads((folder / RESULTS).read_text())
-        if not {"settings", "model", "classes", "heads", "missing"} <= set(results) or ENSEMBLE not in results["heads"]:
+        whole = {"settings", "model", "classes", "heads", "missing"} <= set(results) and ENSEMBLE in results["heads"]
+        if not whole or not {"bank", "seed", "backgrounds"} <= set(results["settings"]):
             raise ValueError("its entries are incomplete")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / RESULTS} is damaged ({error}): run the audit again") from None
     tensors = {name: value.numpy() for name, value in read_safetensors(folder / ANSWERS)[0].items()}
     answers, made = tensors.pop("answers"), tensors.pop("made")

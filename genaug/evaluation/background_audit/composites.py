@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import resize
 
 from genaug.interventions.sampling import generator_of, uniform
+from genaug.interventions.steering import isolated
 from genaug.photographs.format import BankFiles
 
 SAME = 2  # backgrounds of the photograph's own class
@@ -75,6 +76,7 @@ class Design:
         return found
 
 
+@isolated()
 def draw(labels: Tensor, classes: Sequence[str], backgrounds: int, seed: int) -> Design:
     """Draw which background stands behind which object.
 
@@ -153,6 +155,7 @@ class Images(Dataset[tuple[Tensor, int]]):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         return list(zip(self.transform(self.images(indices)), indices, strict=True))
 
+    @isolated()
     def images(self, indices: Sequence[int]) -> Tensor:
         """Return the images before `transform`, (B, 3, S, S) uint8. Images that cannot be made are gray."""
         first, column = np.divmod(np.asarray(indices), len(self.design.kinds))

@@ -20,6 +20,7 @@ from genaug.evaluation.matching import Mapped, match
 from genaug.evaluation.models import Classifier
 from genaug.evaluation.scoring import Model, weights_digest
 from genaug.interventions.sampling import permutation
+from genaug.interventions.steering import isolated
 from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles
 
@@ -66,6 +67,7 @@ class Plan:
         }
 
 
+@isolated()
 def plan(
     model: Model | Classifier,
     bank: BankFiles | str | os.PathLike[str] | Any,
