@@ -205,15 +205,15 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("render vae-digits --out set --num 5 --quality 101", "quality must be at most 100, got 101"),
         ("render vae-digits --out set --num 5 --image png --quality 9", "quality is of jpeg and webp alone"),
         ("render vae-digit --out set --num 5", "did you mean 'vae-digits'"),
-        ("render vae-digits --out set --num 5 --pool 9", "pool is no option for 'vae-digits'"),
-        ("render cgn-digits --out set --num 5 --components 9", "components is no option for 'cgn-digits'"),
+        ("render vae-digits --out set --num 5 --pool 9", "pool is not an option for 'vae-digits'"),
+        ("render cgn-digits --out set --num 5 --components 9", "components is not an option for 'cgn-digits'"),
         ("render vae-digits --out set --num 5 --scale far", "--scale takes a number or 'released'"),
         ("render vae-digits --verify set", "--verify DIR and --repair DIR stand alone"),
         ("render vae-digits --out set --num 5 --size 99", "--size is of --transfer, which is not given"),
         ("render vae-digits --out set --transfer . --method adain --steps 5,9", "--steps is of --method gatys"),
         ("render vae-digits --out set --transfer . --decoder x", "--decoder is of --method adain, but it is gatys"),
-        ("render --verify set", "'set' is no rendered set: it has no settings.json"),
-        ("render --repair set", "'set' is no rendered set: it has no settings.json"),
+        ("render --verify set", "'set' is not a rendered folder: it has no settings.json"),
+        ("render --repair set", "'set' is not a rendered folder: it has no settings.json"),
     ],
 )
 def test_misuse_is_one_line_and_leaves_nothing(
@@ -702,7 +702,7 @@ def test_what_has_no_known_licence_is_not_published(
         ASSETS["cgn-digits"], name="theirs", licence="unknown", sha256=sha256(tmp_path / "theirs.safetensors")
     )
     monkeypatch.setitem(ASSETS, "theirs", row)
-    assert "its licence is unknown" in refused(capsys, "assets", "publish", "theirs", "me/theirs", "--dry-run")
+    assert "its license is unknown" in refused(capsys, "assets", "publish", "theirs", "me/theirs", "--dry-run")
 
 
 def test_assets_verify_names_the_damaged(

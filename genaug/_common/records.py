@@ -127,7 +127,7 @@ def aligned(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
 
 def foreign(file: Path, what: str) -> ValueError:
     """Return the error for a results file that belongs to other work."""
-    return ValueError(f"{file} is no result of {what}: choose another folder")
+    return ValueError(f"{file} is not a result of {what}: choose another folder")
 
 
 def write_results(file: Path, results: dict[str, Any]) -> None:

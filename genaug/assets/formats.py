@@ -101,7 +101,7 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
             f"needs code to be run, which is refused ({type(error).__name__})"
         ) from error
     if not isinstance(state, dict):
-        raise AssetError(f"{path} is no state dict: expected tensors by name, got {type(state).__name__}")
+        raise AssetError(f"{path} is not a state dict: expected tensors by name, got {type(state).__name__}")
     return state
 
 

@@ -59,4 +59,4 @@ def read_ganspace(path: Path) -> dict[str, Tensor]:
             return found
     except Exception as error:  # numpy, torch and zipfile have a dozen kinds for what is damaged or no such file
         raise ValueError(f"{path} is damaged or no file of GANSpace: {one_line(error)}") from error
-    raise ValueError(f"{path} is no file of GANSpace: it has no lat_comp")
+    raise ValueError(f"{path} is not a GANSpace file: it has no lat_comp")

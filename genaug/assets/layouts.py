@@ -146,7 +146,7 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str 
         given, other = _release(KINDS[kind], config), _told_by(KINDS[kind], found)
         if None not in (given, other) and given != other:
             raise AssetError(f"{file} is a {kind} checkpoint of {other} pixels, but expected is one of {given}")
-        raise AssetError(f"{file} is no {kind} checkpoint: {'; '.join(complaints)}")
+        raise AssetError(f"{file} is not a checkpoint of {kind}: {'; '.join(complaints)}")
     if bad := [name for name in expected if not _sound(state[name])]:
         raise AssetError(f"{file} is damaged: {_few('no finite floating-point numbers in', bad)}")
 
@@ -169,7 +169,7 @@ def _check_tensors(state: Mapping[Any, Any], file: str) -> None:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise AssetError(
-                f"{file} is no state dict: expected tensors by name, got {type(value).__name__} under {name!r:.80}"
+                f"{file} is not a state dict: expected tensors by name, got {type(value).__name__} under {name!r:.80}"
             )
 
 

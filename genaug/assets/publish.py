@@ -46,15 +46,15 @@ def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_r
     check_repository(repository)
     if name not in ASSETS:
         asset_path(name)  # names the near ones
-        raise AssetError(f"{name} is no asset of the registry, which is where its card comes from")
+        raise AssetError(f"{name} is not a registered asset, so there is no card for it")
     row = ASSETS[name]
     state, metadata = load_asset(name)
     path = asset_path(name)
     digests = sha256(path), metadata.get("source_sha256", "")
     if row.sha256 is None or not any(digest.startswith(row.sha256) for digest in digests):
-        raise AssetError(f"{name} is not published: {path} is not the file on record, and the card would speak of that")
+        raise AssetError(f"cannot publish {name}: {path} differs from the registered file that the card describes")
     if (licence := metadata.get("licence", row.licence)) == "unknown":
-        raise AssetError(f"{name} is not published: its licence is unknown, so it is not ours to hand on")
+        raise AssetError(f"cannot publish {name}: its license is unknown")
     target = writable_folder(folder) / f"{name}{SUFFIX}"
     rest = {key: value for key, value in metadata.items() if key not in ("kind", "format_version", DIGEST)}
     save_asset(target, state, metadata["kind"], **rest)

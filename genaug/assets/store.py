@@ -140,7 +140,7 @@ def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | Non
         name = RENAMED[name]
     if override := os.environ.get("GENAUG_ASSETS"):
         if not Path(override).is_dir():
-            raise AssetError(f"GENAUG_ASSETS is {override!r}, which is no folder")
+            raise AssetError(f"GENAUG_ASSETS is {override!r}, which is not a folder")
         for known in (name, *(old for old, new in RENAMED.items() if new == name)):
             if (path := Path(override, f"{known}{SUFFIX}")).is_file():
                 return path, ASSETS.get(name)

@@ -227,7 +227,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     ) -> Combination:
         """Return the parts of chosen draws and the images that they compose.
 
-        `dataset.combine(**dataset.describe(i)["noise_indices"]).image` is sample i. A draw decides its class, too,
+        `dataset.combine(**dataset.describe(i)["noise_indices"]).image` is sample i. A draw also determines its class,
         unless `classes` fixes it.
 
         Args:

@@ -44,7 +44,7 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the settings of a rendered folder.
 
     Raises:
-        FileNotFoundError: the folder is no rendered set.
+        FileNotFoundError: the folder is not a rendered folder.
         ValueError: its settings cannot be read.
     """
     path = Path(folder) / SETTINGS
@@ -53,7 +53,7 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
         if not set(_KEYS) <= set(settings) or not isinstance(settings["source"], dict):
             raise KeyError
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{str(folder)!r} is no rendered set: it has no {SETTINGS}") from None
+        raise FileNotFoundError(f"{str(folder)!r} is not a rendered folder: it has no {SETTINGS}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged, or not of a rendered set") from None
     try:
@@ -114,12 +114,12 @@ class Layout:
     def image_path(self, file: Any) -> Path:
         """Return the path of an image named in a data file; raise ValueError if it is outside the folder."""
         if not isinstance(file, str) or not file or "\0" in file:
-            raise ValueError(f"{file!r:.80} is no name of a file")
+            raise ValueError(f"{file!r:.80} is not a file name")
         path = self.folder / file
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise ValueError(f"{file!r:.80} is outside of the set")
         if path.exists() and not path.is_file():
-            raise ValueError(f"{file!r:.80} is no file")
+            raise ValueError(f"{file!r:.80} is not a file")
         return path
 
     def starts(self, shard: int, sizes: Sequence[int]) -> np.ndarray:

@@ -235,7 +235,7 @@ class Page:
         try:
             view = self.view_of(dict(zip(self.controls, values, strict=True)))
             return self.updates(change(view), every=every)
-        except Exception as error:  # a sentence on the page; the page goes on
+        except Exception as error:  # shown as a sentence on the page, which stays usable
             return self.updates(None, sentence(error), every=every)
 
     def linked(self, query: str) -> list[Any]:

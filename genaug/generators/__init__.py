@@ -84,7 +84,7 @@ def load_trainable(name: str | os.PathLike[str]) -> nn.Module:
     kind = KINDS[metadata["kind"]]
     if not kind.generates:
         known_kinds = " or ".join(row.name for row in KINDS.values() if row.generates)
-        raise AssetError(f"{str(name)!r} is no generator: its kind is {kind.name!r}, expected {known_kinds}")
+        raise AssetError(f"{str(name)!r} is not a generator: its kind is {kind.name!r}, expected {known_kinds}")
     assert kind.build is not None
     # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway
     with torch.device("meta"):

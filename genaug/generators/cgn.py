@@ -101,7 +101,7 @@ class _Counterfactual(Pretrained, nn.Module):
             z: noise of the shape, texture and background mechanism, (B_s, z_dim), (B_t, z_dim), (B_b, z_dim), or one
                 tensor that all three share; normal, cut off at [-2, 2], already multiplied by the truncation. The
                 paper draws one for each, the released code shares one.
-            labels: their classes, likewise (B_s,), (B_t,), (B_b,) int64, or one tensor for all.
+            labels: their classes, (B_s,), (B_t,), (B_b,) int64, or one tensor for all.
             truncation: in (0, 1], which batch-norm statistics to take; see `BigGANDeep.forward`.
 
         Raises:

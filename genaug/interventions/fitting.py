@@ -101,7 +101,7 @@ def fit_directions(
     latent = has_latent(generator)
     if not latent and samples is None:
         raise ValueError(
-            f"samples must be given, say 2_000: the noise of {type(generator).__name__} is no vector, and no layer is "
+            f"samples must be given, say 2_000: the noise of {type(generator).__name__} is not a vector, and no layer is "
             "linear in it"
         )
     if latent and components > module.z_dim:

@@ -63,7 +63,7 @@ def run(
 ) -> dict[str, Any]:
     """Train and measure the two VAEs of each seed, and write `out`/results.json and, of the first seed, a picture.
 
-    Runs that `out` already holds are not run again, so that an interrupted command goes on where it stopped.
+    Runs that `out` already has are not run again, so an interrupted command can be resumed.
 
     Args:
         out: folder of results.json, cgn-figure6.png and the weights of the VAEs.

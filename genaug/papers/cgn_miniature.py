@@ -138,7 +138,9 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
         try:
             networks.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         except Exception as error:  # torch names a dozen kinds of damage by as many classes
-            raise ValueError(f"{file} is no miniature ({type(error).__name__}); remove it to make it anew") from None
+            raise ValueError(
+                f"{file} is not a miniature ({type(error).__name__}). Delete it to make a new one"
+            ) from None
         for name in MECHANISMS:
             cgn.get_submodule(name).load_state_dict(cgn.biggan_GT.state_dict())
         classifier.eval().to(device)

@@ -59,7 +59,7 @@ def run(
 ) -> dict[str, Any]:
     """Train the three classifiers of each seed, tests them, and write `out`/results.json and a picture of the first.
 
-    Seeds that `out` already holds are not run again, so that an interrupted command goes on where it stopped.
+    Seeds that `out` already has are not run again, so an interrupted command can be resumed.
 
     Args:
         out: folder of results.json and cgn-table5.png.

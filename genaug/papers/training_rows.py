@@ -107,7 +107,7 @@ class Row:
     Attributes:
         what: which.
         paper: architecture -> (settings, sources).
-        released: likewise, where the released code has others.
+        released: the same for the released code, where it differs.
         augmentations: of which of these there is such a row; the first is the default.
         photographs: whether it is trained on any.
     """

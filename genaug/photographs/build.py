@@ -81,7 +81,7 @@ def build_bank(
             `genaug.photographs.inpainting.background_of`.
         image: "jpeg" (quality 95, full colour resolution) or "png", which loses nothing and takes about four times the
             space.
-        keep_doubtful: use doubtful cutouts, too.
+        keep_doubtful: also use doubtful cutouts.
         drop_empty_classes: leave out classes without a usable cutout; an error otherwise.
         skip_bad: leave out photographs that do not open, and list them; an error otherwise.
         device: where a saliency network computes; the CPU by default.

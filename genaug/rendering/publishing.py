@@ -29,7 +29,7 @@ def publish_rendered(folder: str | os.PathLike[str], repository: str) -> str:
         repository: "OWNER/NAME" on the Hub. Made if it is new.
 
     Raises:
-        FileNotFoundError: the folder is no rendered set.
+        FileNotFoundError: the folder is not a rendered folder.
         ValueError: the set is unfinished or damaged, or the repository's name is none.
         AssetError: the Hub cannot be reached or refuses.
     """

@@ -240,7 +240,7 @@ def _dataset(name: str | os.PathLike[str], num: int, options: dict[str, Any]) ->
         if "unexpected keyword argument" not in str(error):
             raise
         option = str(error).split("'")[1]
-        raise ValueError(f"{option} is no option for {str(name)!r}, of which a {kind.__name__} is made") from None
+        raise ValueError(f"{option} is not an option for {str(name)!r}, of which a {kind.__name__} is made") from None
 
 
 def _transferred(name: str | os.PathLike[str], options: dict[str, Any]) -> TransferredFolder:
@@ -397,7 +397,7 @@ def _full(layout: Layout, bytes_each: float) -> OSError:
     kept = f"{layout.shards - len(unfinished)} of {layout.shards} shards are finished and kept"
     error = OSError(
         f"the disk of {layout.folder} is full: {kept}, {needed} needed for the others, {free:,} are free; "
-        "make room, and the same command goes on"
+        "make room and run the same command again"
     )
     error.errno = errno.ENOSPC
     return error

@@ -203,7 +203,8 @@ def test_what_a_cgn_lacks_is_named(tmp_path: Path) -> None:
     lacking = {name: value for name, value in state.items() if not name.startswith("u2net.stage3d")}
     torch.save(lacking, tmp_path / "cgn.pth")
     refused(
-        tmp_path / "cgn.pth", r"is no cgn-imagenet checkpoint: missing u2net\.stage3d\.rebnconvin\.conv_s1\.weight, "
+        tmp_path / "cgn.pth",
+        r"is not a checkpoint of cgn-imagenet: missing u2net\.stage3d\.rebnconvin\.conv_s1\.weight, ",
     )
 
 
@@ -306,7 +307,7 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "script.pth", "a") as archive:
         archive.writestr("archive/constants.pkl", b"\x80\x02}.")
         archive.writestr("archive/code/__torch__.py", "import os")
-    refused(tmp_path / "script.pth", r"script\.pth (cannot be read|is no state dict)")
+    refused(tmp_path / "script.pth", r"script\.pth (cannot be read|is not a state dict)")
 
 
 def test_a_compressed_archive_is_refused_before_it_unfolds(source: Path, tmp_path: Path) -> None:
@@ -359,7 +360,7 @@ def test_a_truncated_file_is_refused(source: Path, part: float) -> None:
 @pytest.mark.parametrize("content", [b"PNG, perhaps", b"\x80\x02K\x01.", b"\x00" * 1000])
 def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other.pth").write_bytes(content)
-    refused(tmp_path / "other.pth", r"other\.pth (cannot be read|is no state dict)")
+    refused(tmp_path / "other.pth", r"other\.pth (cannot be read|is not a state dict)")
 
 
 def test_another_models_checkpoint_names_the_first_few_tensors(tmp_path: Path) -> None:
@@ -367,7 +368,7 @@ def test_another_models_checkpoint_names_the_first_few_tensors(tmp_path: Path) -
     refused(tmp_path / "mlp.pth", r"mlp\.pth is of none of the kinds adain-decoder, .*: it has tensors 0\.weight, ")
     refused(
         tmp_path / "mlp.pth",
-        r"mlp\.pth is no cgn-mnist checkpoint: missing label_emb\.weight, f_shape\.0\.weight, f_shape\.0\.bias and \d+ "
+        r"mlp\.pth is not a checkpoint of cgn-mnist: missing label_emb\.weight, f_shape\.0\.weight, f_shape\.0\.bias and \d+ "
         r"more; unexpected 0\.bias, 0\.weight, 1\.bias and 1 more",
         kind="cgn-mnist",
     )
@@ -393,7 +394,7 @@ def test_a_wrong_width_is_named(source: Path) -> None:
 )
 def test_what_is_no_state_dict_is_refused_and_the_wrong_entry_named(tmp_path: Path, content: object, got: str) -> None:
     torch.save(content, tmp_path / "other.pth")
-    refused(tmp_path / "other.pth", rf"other\.pth is no state dict: expected tensors by name, got {got}$")
+    refused(tmp_path / "other.pth", rf"other\.pth is not a state dict: expected tensors by name, got {got}$")
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_dataset_takes_directions_by_name(named: Asset, fitted: Path) -> None:
         dataset("gone.npz")
     with pytest.raises(ValueError, match="holds no directions: its metadata say kind 'cgn-mnist'"):
         dataset("cgn-digits")
-    with pytest.raises(AssetError, match=r"is no generator: its kind is 'directions'"):
+    with pytest.raises(AssetError, match=r"is not a generator: its kind is 'directions'"):
         load_generator("mine")
 
 
@@ -127,7 +127,7 @@ def test_what_is_no_file_of_ganspace_is_refused(tmp_path: Path, changes: dict[st
 
 def test_a_pickle_or_an_archive_without_directions_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", weights=np.ones(3))
-    with pytest.raises(AssetError, match=r"other\.npz is no file of GANSpace: it has no lat_comp"):
+    with pytest.raises(AssetError, match=r"other\.npz is not a GANSpace file: it has no lat_comp"):
         convert(tmp_path / "other.npz", tmp_path / "ours.safetensors")
 
 

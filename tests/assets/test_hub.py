@@ -121,7 +121,7 @@ def test_weights_of_another_network_name_the_first_few(remote: Remote) -> None:
     torch.save({"label_emb.weight": torch.zeros(3, 3), "other": torch.zeros(1)}, buffer)
     remote.serve(buffer.getvalue(), {})
     message = remote.refusal()
-    assert "is no cgn-mnist checkpoint: missing f_shape.0.weight, " in message
+    assert "is not a checkpoint of cgn-mnist: missing f_shape.0.weight, " in message
     assert "unexpected other; wrong shape label_emb.weight (3, 3) instead of (10, 10)" in message
     content, state = checkpoint()
     state = {**state, "label_emb.weight": torch.full((10, 10), torch.nan)}
@@ -373,8 +373,8 @@ def test_what_is_not_the_file_on_record_is_not_published(
     save_asset(tmp_path / "cgn-digits.safetensors", load_asset("cgn-colored-mnist")[0], "cgn-mnist")
     main(["assets", "publish", "cgn-digits", "me/digits", "--out", str(tmp_path), "--dry-run"])
     err = capsys.readouterr().err
-    assert "cgn-digits is not published: " in err
-    assert "is not the file on record, and the card would speak of that" in err
+    assert "cannot publish cgn-digits: " in err
+    assert "differs from the registered file that the card describes" in err
 
 
 def test_publishing_uploads_weights_and_a_card_and_says_how_to_pin_them(

@@ -94,7 +94,7 @@ def test_a_folder_of_ones_own_comes_before_the_embedded(
     save_asset(tmp_path / "cgan-digits.safetensors", state, "cgn-mnist")
     assert asset_path("vae-digits") == tmp_path / "cgan-digits.safetensors"  # by the name that it had before
     monkeypatch.setenv("GENAUG_ASSETS", str(tmp_path / "gone"))
-    with pytest.raises(AssetError, match=r"GENAUG_ASSETS is '.*gone', which is no folder"):
+    with pytest.raises(AssetError, match=r"GENAUG_ASSETS is '.*gone', which is not a folder"):
         asset_path("cgn-digits")
 
 

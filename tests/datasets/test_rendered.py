@@ -148,7 +148,7 @@ def test_it_pickles_without_index_and_open_files_and_few_stay_open(
 
 
 def test_a_folder_that_is_no_set_or_unfinished_or_damaged_says_so(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(FileNotFoundError, match="is no rendered set: it has no settings"):
+    with pytest.raises(FileNotFoundError, match="is not a rendered folder: it has no settings"):
         RenderedDataset(tmp_path)
     folder = tmp_path / "set"
     render(generative(tmp_path), folder, shard_size=25, format=kind, rank=0, world_size=2)

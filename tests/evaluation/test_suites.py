@@ -123,7 +123,7 @@ def test_results_of_something_else_are_not_mixed(objects: Path, ninth: Path, tmp
     with pytest.raises(ValueError, match=r"results of another model \(weights_sha256 "):
         evaluate(Linear(), {"objectnet": objects}, out)
     (out / "results.json").write_text('{"model": 1}')
-    with pytest.raises(ValueError, match="is no result of an evaluation"):
+    with pytest.raises(ValueError, match="is not a result of an evaluation"):
         evaluate(model, {"objectnet": objects}, out)
 
 

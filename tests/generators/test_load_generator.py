@@ -50,7 +50,9 @@ def test_the_type_asked_for_is_that_of_the_images(tmp_path: Path) -> None:
 def test_what_makes_no_images_is_no_generator(tmp_path: Path) -> None:
     state = {name: torch.zeros(shape) for name, shape in shapes_of("adain-decoder").items()}
     path = save_asset(tmp_path / "decoder.safetensors", state, "adain-decoder")
-    with pytest.raises(AssetError, match="is no generator: its kind is 'adain-decoder', expected biggan-deep or cgn-"):
+    with pytest.raises(
+        AssetError, match="is not a generator: its kind is 'adain-decoder', expected biggan-deep or cgn-"
+    ):
         load_generator(path)
 
 

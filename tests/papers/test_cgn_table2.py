@@ -239,6 +239,6 @@ def test_what_a_later_variant_lacks_is_known_before_anything_is_trained(
 
 def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="is no result of this recipe"):
+    with pytest.raises(ValueError, match="is not a result of this recipe"):
         cgn_table2.run(tmp_path, **SMALL)
     assert (tmp_path / "results.json").read_text() == "[1, 2]"

@@ -130,7 +130,7 @@ def test_other_settings_and_foreign_files_are_refused_and_kept(tmp_path: Path) -
     damaged = [json.dumps({**results, "runs": [whole, other]}) for other in others]
     for text in ("", "[]", '{"settings": 1}', '{"settings": {}}', *damaged):
         file.write_text(text)
-        with pytest.raises(ValueError, match=r"is no result of t's small-scale reproduction: choose another folder"):
+        with pytest.raises(ValueError, match=r"is not a result of t's small-scale reproduction: choose another folder"):
             reproduction([]).run(tmp_path, (0,))
         assert file.read_text() == text
 

@@ -37,7 +37,7 @@ def generation_quality(
 
     Args:
         generated: images (N, 3, H, W) uint8, or a map-style dataset of them; of pairs, the first is taken.
-        real: real images, likewise, for FID; None leaves it out.
+        real: real images for FID, in the same form; None skips FID.
         splits: parts that the Inception score is averaged over, as published; at most N.
         weights: a file of the network's weights, pt_inception-2015-12-05-6726825d.pth of torch-fidelity's releases; by
             default it is fetched and cached.

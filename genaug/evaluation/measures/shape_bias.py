@@ -94,8 +94,8 @@ def shape_bias(
     Args:
         model: gives 1,000 logits, or 16 in the categories' alphabetical order; see `genaug.evaluation.scoring`.
         stimuli: a folder with the published images, `<shape>N-<texture>M.png`, in it or in folders in it. Or a dataset
-            or loader of one's own, whose targets are dicts with "shape" and "texture", for a model of those classes.
-        include_agreeing: count the images whose shape and texture agree, too.
+            or loader of your own, whose targets are dicts with "shape" and "texture", for a model of those classes.
+        include_agreeing: also count the images whose shape and texture agree.
         transform: PIL image -> what the model takes; `scoring.preprocessing()` by default. A dataset has its own.
         partial: score what is there if shape categories are missing; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
@@ -141,7 +141,7 @@ def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agree
     Args:
         csv_path: a CSV with columns `object_response`, one of the 16 categories or na, and `imagename`, which ends in
             `<shape>N-<texture>M.png`.
-        include_agreeing: count the images whose shape and texture agree, too.
+        include_agreeing: also count the images whose shape and texture agree.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -165,7 +165,7 @@ def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agree
                 if include_agreeing or shape != texture:
                     rows.append((shape, texture, -1 if answer == "na" else CATEGORIES.index(answer)))
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path} is no CSV ({error})") from None
+            raise ValueError(f"{path} is not a CSV file ({error})") from None
     if not rows:
         raise ValueError(f"{path} must hold at least one decision, got none")
     return bias_of_decisions(*torch.tensor(rows).T, names=CATEGORIES, missing=_fewer(len(rows), include_agreeing))

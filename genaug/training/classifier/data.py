@@ -1,7 +1,7 @@
 """Training data of a classifier: photographs in folders and generated images, each a function of its index only.
 
-A place counts images through all epochs, epoch * number of images + index. Order, crops and flips follow from the seed
-and the place, so that a run that was cut off goes on to the last bit, whatever the number of workers.
+A place numbers images over all epochs: epoch * number of images + index. Order, crops and flips depend on the seed and
+the place only, so that an interrupted run resumes bitwise identically with any number of workers.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Rendered(Dataset[Any]):
         heads: keep the labels of these factors, a dict; () keeps the label, or the shape's, alone.
 
     Raises:
-        FileNotFoundError: the folder is no rendered set.
+        FileNotFoundError: the folder is not a rendered folder.
         ValueError: the set is not whole; at a sample, its class has no label, or it has none of a head's factor.
     """
 

@@ -1,8 +1,8 @@
 """Train a classifier on photographs and generated images, by the recipes of both papers or your own.
 
-One process, or `torchrun` over many GPUs and machines: batch sizes and learning rates are of all processes together.
-Everything random follows from the seed and from where in the training it is drawn, so that a run that was cut off goes
-on as if it had not been, on a CPU to the last bit.
+Training uses one process, or several with `torchrun`. Batch sizes and learning rates are totals over all processes.
+Random draws depend on the seed and the training step only, so that an interrupted run resumes bitwise identically on a
+CPU.
 """
 
 from __future__ import annotations
@@ -77,42 +77,43 @@ def train(
     tensorboard: bool = False,
     retrain: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Train a classifier; the same call again goes on where it stopped.
+    """Train a classifier. Calling it again with the same arguments resumes from the last checkpoint.
 
-    `out` gets model/ (for `MultiHeadClassifier.from_pretrained` and `genaug evaluate`, with the names of the classes
-    and how images are prepared), config.yaml (for `genaug train classifier --config`), results.json, checkpoint.pt,
-    log.jsonl, and bad_images.txt if images were skipped.
+    `out` gets model/ (for `MultiHeadClassifier.from_pretrained` and `genaug evaluate`, with class names and
+    preprocessing), config.yaml (for `genaug train classifier --config`), results.json, checkpoint.pt, log.jsonl, and
+    bad_images.txt if images were skipped.
 
     Args:
-        out: folder to write to; with several processes one that all of them see.
-        data: photographs, a folder a class; None to train on the first source alone, as GenInt's Table 4.
-        validation: photographs to measure accuracy on after each epoch. All must open; this is checked first.
-        sources: images beside them. Their classes are matched with the folders by name, where the generator has names,
-            ImageNet's by wnid. Otherwise there are as many as folders; numbers as names are taken by value.
-        settings: the recipe; by default `Settings()`.
-        device: where to train, the CPU by default; with "cuda" `torchrun` gives each process a GPU of its own.
-        num_workers: processes that read photographs, for each process that trains.
-        checkpoint_every: steps between checkpoints; there is one after each epoch, too.
-        skip_bad: take the next image in the stead of one that does not open, and note it; an error otherwise.
-        tensorboard: write curves to `out`/tensorboard, too; needs the package of that name.
-        retrain: held-out photographs, one folder per class, with a groups.csv. At the end the last layer is trained
-            again on them, balanced by group (deep feature reweighting), see `retrain_last_layer`.
+        out: output folder. With several processes, all of them need access to it.
+        data: training photographs, one folder per class; None to train on the first source only (GenInt's Table 4).
+        validation: photographs to measure accuracy on after each epoch, one folder per class. All are opened first.
+        sources: generated images, in addition to photographs. Classes are matched with the folders by name if the
+            generator has names, and by WordNet id for ImageNet. Otherwise both have the same number of classes, and
+            folders that are named by numbers are matched by value.
+        settings: training settings (default: `Settings()`).
+        device: device to train on (default: CPU). With "cuda", each process of `torchrun` has its own GPU.
+        num_workers: number of processes that read photographs, for each training process.
+        checkpoint_every: number of steps between checkpoints. Another one follows each epoch.
+        skip_bad: replace an image that cannot be opened by the next one, and list it (default: an error).
+        tensorboard: also write curves to `out`/tensorboard. Needs the package tensorboard.
+        retrain: held-out photographs, one folder per class, with a groups.csv. The last layer is retrained on them at
+            the end, balanced by group (deep feature reweighting; see `retrain_last_layer`).
 
     Returns:
-        What results.json holds: "settings", "sources", "class_names", "labels" (of each source, class -> the folder
-        that it is trained as), "validation" (top-1, and of more than five classes top-5, in percent by head),
-        "epochs", each epoch's, "trained_on", the folders of photographs, "bad_images", how many were skipped, and
-        circumstances. "validation" is of the saved model; the last of "epochs" is from before its last layer is trained
-        again.
+        The content of results.json: "settings", "sources", "class_names", "labels" (for each source, the folder of each
+        class), "validation" (top-1 accuracy in percent by head, and top-5 for more than five classes), "epochs" (the
+        same after each epoch), "trained_on" (the folders of photographs), "bad_images" (the number of skipped images),
+        and the environment. "validation" is for the saved model; the last of "epochs" is for the model before its last
+        layer is retrained.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it has no folder of a class.
-        ValueError: a class has no image, classes do not agree, an image does not open (an `ImageError`), a batch is
-            larger than its images or cannot be shared evenly, `out` holds a run with other settings, an argument is out
-            of its range.
-        FloatingPointError: the loss is no longer finite; the last checkpoint stays.
+        FileNotFoundError: a folder, or the folder of a class, is missing.
+        ValueError: a class has no images, classes do not match, an image cannot be opened (an `ImageError`), a batch is
+            larger than its dataset or cannot be divided evenly, `out` has a run with other settings, or an argument is
+            out of its range.
+        FloatingPointError: the loss is not finite. The last checkpoint stays.
         ModuleNotFoundError: tensorboard is not installed.
-        genaug.AssetError: a generator's weights are not to be had.
+        genaug.AssetError: the weights of a generator are not available.
     """
     settings = settings or Settings()
     check_integer("checkpoint_every", checkpoint_every, 1)

@@ -112,28 +112,28 @@ def train(
 ) -> Path:
     """Train a decoder for `StyleTransferIntervention(..., method="adain", network=network, decoder=path)`.
 
-    Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that
-    of an uninterrupted run.
+    Calling it again with the same arguments resumes from the last checkpoint, at most 100 steps back. On one CPU the
+    result is bitwise identical to an uninterrupted run.
 
     Args:
-        styles: folder of style images; folders in it count.
-        content: folder of photographs, the same.
+        styles: folder of style images, searched with all subfolders.
+        content: folder of photographs, also searched with all subfolders.
         out: folder for `decoder.safetensors` (the result), `checkpoint.pt`, `log.jsonl` (every loss) and `samples/`
             (sheets of the same six pairs).
-        network: the encoder: a name, "vgg19" or "adain-encoder", or a `.safetensors` file.
-        seed: of the decoder's first weights, of order and crops.
-        steps: batches to train on; the recipe's number by default.
-        workers: processes that read images; they change nothing but the speed.
-        device: where to train; the CPU by default.
+        network: encoder: a name, "vgg19" or "adain-encoder", or a `.safetensors` file.
+        seed: random seed of initial weights, order and crops.
+        steps: number of batches (default: the recipe's).
+        workers: number of processes that read images. Does not change the result.
+        device: device to train on (default: CPU).
 
     Returns:
         The path of `decoder.safetensors`.
 
     Raises:
-        ValueError: a folder has no images, or one cannot be read; `out` holds a run with other settings, or an argument
+        ValueError: a folder has no images, or one cannot be read; `out` has a run with other settings, or an argument
             is out of its range.
-        genaug.AssetError: the encoder cannot be had.
-        FloatingPointError: a loss is no longer finite; the last checkpoint stays.
+        genaug.AssetError: the encoder is not available.
+        FloatingPointError: a loss is not finite. The last checkpoint stays.
         OSError: `out` cannot be written.
     """
     check_integer("seed", seed)

@@ -1,12 +1,11 @@
 """Train the counterfactual generative network on ImageNet (CGN, sections 3.1 and 4.2, appendix C).
 
-No data are loaded. A BigGAN that is not trained draws an image from noise and a class; three copies of it, one a
-mechanism, get the same noise and class, and learn to compose that image from a mask, a texture and a background. A
-saliency network that is not trained, either, cuts the mask out of what the shape mechanism draws, and tells how much of
-an object the background still has.
+No data are loaded. A fixed BigGAN draws an image from noise and a class. Three copies of it, one per mechanism, get the
+same noise and class, and learn to compose that image from a mask, a texture and a background. A fixed saliency network
+cuts the mask out of the shape mechanism's image, and measures how much of an object the background still shows.
 
-One process, or `torchrun`, which shares out the parts of a step. Draw i is a function of (seed, i), so that a run that
-was cut off goes on as if it had not been, on a CPU to the last bit.
+Training uses one process, or several with `torchrun`, which share the parts of a step. Draw i is a function of (seed,
+i), so that an interrupted run resumes bitwise identically on a CPU.
 """
 
 from __future__ import annotations
@@ -83,26 +82,26 @@ def train(
     device: torch.device | str | None = None,
     every: Every = EVERY,
 ) -> dict[str, Any]:
-    """Train a CGN; the same call again goes on where it stopped.
+    """Train a CGN. Calling it again with the same arguments resumes from the last checkpoint.
 
-    `out` gets generator.safetensors (for `CounterfactualDataset`), results.json, checkpoint.pt, log.jsonl (each loss as
-    it enters the sum, the mean mask, and now and then what `measure` finds) and samples/ (sheets of fixed noise).
+    `out` gets generator.safetensors (for `CounterfactualDataset`), results.json, checkpoint.pt, log.jsonl (weighted
+    losses, the mean mask, and at intervals the output of `measure`) and samples/ (sheets of fixed noise).
 
     Args:
-        out: folder to write to; with several processes one that all of them see.
-        settings: the recipe, `PAPER`, `RELEASED` or one's own.
-        start: what to start from; by default BigGAN-deep-256, U2-Net and the features, from the assets.
-        device: where to train, the CPU by default; with "cuda" `torchrun` gives each process a GPU of its own.
-        every: steps between rows of the log, checkpoints and sheets, which measures go with.
+        out: output folder. With several processes, all of them need access to it.
+        settings: training settings: `PAPER` (default), `RELEASED` or your own.
+        start: pretrained networks (default: BigGAN-deep-256, U2-Net and the features, from the assets).
+        device: device to train on (default: CPU). With "cuda", each process of `torchrun` has its own GPU.
+        every: number of steps between log entries, checkpoints and sheets. `measure` runs with each sheet.
 
     Returns:
-        What results.json holds: "settings", "start" and "end", what `measure` found, and circumstances.
+        The content of results.json: "settings", "start" and "end", the output of `measure`, and the environment.
 
     Raises:
-        ValueError: the batches of a step cannot be shared evenly, or `out` holds a run with other settings.
-        FloatingPointError: a loss or a weight is no longer finite; the last checkpoint stays.
-        ModuleNotFoundError: torch-fidelity is not installed, and `settings.inception` is on.
-        genaug.AssetError: weights are not to be had.
+        ValueError: the batches of a step cannot be divided evenly, or `out` has a run with other settings.
+        FloatingPointError: a loss or a weight is not finite. The last checkpoint stays.
+        ModuleNotFoundError: torch-fidelity is not installed, and `settings.inception` is set.
+        genaug.AssetError: weights are not available.
         OSError: `out` cannot be written.
 
     Warns:

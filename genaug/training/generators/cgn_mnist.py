@@ -176,28 +176,28 @@ def train(
 ) -> Path:
     """Train a CGN on a biased training split, and nothing else.
 
-    Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that
-    of an uninterrupted run.
+    Calling it again with the same arguments resumes from the last checkpoint, at most 100 steps back. On one CPU the
+    result is bitwise identical to an uninterrupted run.
 
     Args:
         variant: "colored", "double-colored" or "wildlife" over MNIST, or "digits": the demo's data over
             scikit-learn's digits.
         out: folder for `generator.safetensors` (the result, for `CounterfactualDataset(path)`), `checkpoint.pt`,
             `log.jsonl` (every loss and the mean mask) and `samples/` (sheets of fixed noise).
-        root: the folder that holds MNIST/raw, as for `torchvision.datasets.MNIST`.
-        textures: for "wildlife", as `WildlifeMNIST` takes them.
-        seed: of weights, noise, order and of MNIST's colours; the demo's data are always the same.
-        steps: batches to train on; the recipe's number by default.
-        device: where to train; the CPU by default.
-        dtype: type of the convolutions' arithmetic (autocast): bfloat16 is faster where the hardware has it.
-        download: fetch MNIST into `root` if it is not there.
+        root: folder that contains MNIST/raw, as for `torchvision.datasets.MNIST`.
+        textures: textures for "wildlife", as in `WildlifeMNIST`.
+        seed: random seed of weights, noise, order and MNIST's colors. The demo's data are always the same.
+        steps: number of batches (default: the recipe's).
+        device: device to train on (default: CPU).
+        dtype: floating-point type of the convolutions (autocast). bfloat16 is faster on hardware that supports it.
+        download: download MNIST to `root` if it is missing.
 
     Returns:
         The path of `generator.safetensors`.
 
     Raises:
-        ValueError: an unknown variant or missing data; or `out` holds a run with other settings.
-        FloatingPointError: a loss is no longer finite; the last checkpoint stays.
+        ValueError: an unknown variant or missing data; or `out` has a run with other settings.
+        FloatingPointError: a loss is not finite. The last checkpoint stays.
         OSError: `out` cannot be written.
     """
     check_choice("variant", variant, SETTINGS)

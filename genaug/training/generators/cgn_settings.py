@@ -32,7 +32,7 @@ class Settings:
         truncation: of the noise.
         dtype: "float32", or "bfloat16" for autocast.
         measured: images that the mean mask and the Inception score are measured on.
-        inception: whether to measure the Inception score, too; it needs torch-fidelity and its network's weights.
+        inception: also measure the Inception score, which needs torch-fidelity and its network's weights.
         seed: of everything random.
 
     Raises:

@@ -138,22 +138,22 @@ def train(
 ) -> Path:
     """Train the generator on the demo's biased training digits, and nothing else.
 
-    Running the same call again goes on from the last checkpoint, at most 100 steps back; on one CPU the result is that
-    of an uninterrupted run.
+    Calling it again with the same arguments resumes from the last checkpoint, at most 100 steps back. On one CPU the
+    result is bitwise identical to an uninterrupted run.
 
     Args:
         out: folder for `generator.safetensors` (the result, for `GenerativeInterventionDataset(path)`),
             `checkpoint.pt`, `log.jsonl` (every loss) and `samples/` (sheets of fixed noise).
-        seed: of weights, noise and order; the digits are always the same.
-        steps: batches to train on; the recipe's number by default.
-        device: where to train; the CPU by default.
+        seed: random seed of weights, noise and order. The digits are always the same.
+        steps: number of batches (default: the recipe's).
+        device: device to train on (default: CPU).
 
     Returns:
         The path of `generator.safetensors`.
 
     Raises:
-        ValueError: `out` holds a run with other settings, or an argument is out of its range.
-        FloatingPointError: a loss is no longer finite; the last checkpoint stays.
+        ValueError: `out` has a run with other settings, or an argument is out of its range.
+        FloatingPointError: a loss is not finite. The last checkpoint stays.
         OSError: `out` cannot be written.
     """
     check_integer("seed", seed)

@@ -43,7 +43,7 @@ class Run:
 
     Args:
         parts: what has a state of its own, by the name that a checkpoint has for it.
-        random: whether the steps draw from torch's default generator, whose state is then kept, too.
+        random: whether the steps draw from torch's default generator, whose state is then saved as well.
     """
 
     numbers: tuple[str, ...] = ("step", "seconds")  # attributes that a checkpoint keeps as they are

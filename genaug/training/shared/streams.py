@@ -21,7 +21,7 @@ from genaug.interventions.sampling import generator_of
 # what samplers that share their work among processes have: torch's, genaug's, and Accelerate's
 _SHARED = ("rank", "num_processes", "process_index")
 
-# arguments of a `DataLoader` that its share of the images has, too
+# arguments of a `DataLoader` that are also used for a share of its images
 _KEPT = (
     *("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn"),
     *("multiprocessing_context", "generator", "prefetch_factor", "persistent_workers"),

@@ -217,7 +217,7 @@ def test_bad_stimuli_are_refused(tmp_path: Path) -> None:
         ("object_response,imagename\nlion,a_dog1-cat1.png\n", "line 2: object_response must be .* got 'lion'"),
         ("object_response,imagename\ndog,dog1.png\n", "line 2: an image must be named like"),
         ("object_response,imagename\ndog\n", "line 2: an image must be named like"),
-        (b"object_response,imagename\n\xff\xfe,\n", "is no CSV"),
+        (b"object_response,imagename\n\xff\xfe,\n", "is not a CSV file"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:

@@ -298,7 +298,7 @@ def test_a_rendered_set_without_a_heads_labels_or_of_other_classes_is_refused(tm
         Rendered(folder, augmentation("standard", 24), 0, {i: i for i in range(10)}, ("shape", "texture"))[0]
     with pytest.raises(ValueError, match=r"has an image of class [0-9], for which there is no folder"):
         Rendered(folder, augmentation("standard", 24), 0, {})[0]
-    with pytest.raises(FileNotFoundError, match="is no rendered set"):
+    with pytest.raises(FileNotFoundError, match="is not a rendered folder"):
         Rendered(tmp_path, augmentation("standard", 24), 0, {})
 
 

@@ -387,7 +387,7 @@ def test_scenes_have_their_object_where_the_mask_is() -> None:
 
 def test_a_damaged_miniature_is_named(tmp_path: Path) -> None:
     (tmp_path / "miniature.pt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"miniature\.pt is no miniature .*; remove it to make it anew"):
+    with pytest.raises(ValueError, match=r"miniature\.pt is not a miniature .*\. Delete it to make a new one"):
         cgn_miniature.pretrained(tmp_path)(CPU)
 
 
