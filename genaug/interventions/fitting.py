@@ -101,8 +101,8 @@ def fit_directions(
     latent = has_latent(generator)
     if not latent and samples is None:
         raise ValueError(
-            f"samples must be given, say 2_000: the noise of {type(generator).__name__} is not a vector, and no layer is "
-            "linear in it"
+            f"samples must be given, say 2_000: the noise of {type(generator).__name__} is not a vector, and no "
+            "layer is linear in it"
         )
     if latent and components > module.z_dim:
         raise ValueError(f"components must be at most the latent size, {module.z_dim}, got {components}")

@@ -77,8 +77,7 @@ def run(
 ) -> dict[str, Any]:
     """Train and tests a classifier at every point, and write `out`/results.json after each and the figure at the end.
 
-    Points that `out` already holds are not run again, so that an interrupted command goes on where it stopped, and
-    other points join those that are there.
+    Points that `out` already has are not run again, so an interrupted command can be resumed. Other points are added.
 
     Args:
         out: folder of results.json and cgn-figure7.png.

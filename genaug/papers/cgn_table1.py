@@ -84,8 +84,7 @@ def run(
 ) -> dict[str, Any]:
     """Train and measure every row and seed, write `out`/results.json after each, and print the table.
 
-    What `out` already holds of the same settings is kept and not run again; a row that was cut off goes on from its
-    last checkpoint.
+    Runs that `out` already has are not run again. An interrupted row resumes from its last checkpoint.
 
     Args:
         out: folder of results.json and of a folder a row and seed, as `training.cgn.train` writes it.

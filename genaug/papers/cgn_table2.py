@@ -125,8 +125,8 @@ def run(
 ) -> dict[str, Any]:
     """Train and tests every row, variant and seed, write `out`/results.json after each, and print the table.
 
-    What `out` already holds of the same settings is kept and not run again, so that an interrupted command goes on
-    where it stopped, and other rows, variants and seeds join those that are there.
+    Runs that `out` already has are not run again, so an interrupted command can be resumed. Other rows, variants and
+    seeds are added.
 
     Args:
         out: folder of results.json.

@@ -189,8 +189,8 @@ def run(
 ) -> dict[str, Any]:
     """Train and tests every variant, row and seed, write `out`/results.json after each, print the table, and draws.
 
-    What `out` already holds of the same settings, figures and generators, is kept and not made again, so that an
-    interrupted command goes on where it stopped, and other rows, variants and seeds join those that are there.
+    Figures and generators that `out` already has are not made again, so an interrupted command can be resumed. Other
+    rows, variants and seeds are added.
 
     Args:
         out: folder of results.json, the generators, and a picture of each variant by its first seed.
