@@ -280,7 +280,7 @@ def repository_row(name: str) -> Asset | None:
         text = f"{owner}/{rest}"
     else:
         text = name
-        if Path(name).suffix in WEIGHTS:
+        if Path(name).suffix in WEIGHTS or name.startswith((".", "/", "~")):  # a path, whether it exists or not
             return None
     if not (match := _REPOSITORY.fullmatch(text)):
         return None

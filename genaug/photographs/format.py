@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from genaug._common.arguments import check_choice, check_indices, check_integer
-from genaug._common.files import atomic_path, one_line, writable_folder
+from genaug._common.files import atomic_path, no_folder, one_line, writable_folder
 from genaug.assets.cache import sha256
 from genaug.assets.folders import generator_folder
 from genaug.interventions.steering import isolated
@@ -276,6 +276,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path) / BANK
     content = _read_json(file)
+    if content is None and not Path(path).exists():
+        raise no_folder(path)
     if content is None:
         raise FileNotFoundError(f"{str(path)!r} is not a bank of cutouts: it has no {BANK}")
     if content.get("format") != FORMAT:

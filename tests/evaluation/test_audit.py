@@ -258,7 +258,7 @@ def test_audits_of_other_images_are_not_compared(of_background: Audit, bank: Pat
     audit(reads_background, bank, transform=floats, seed=1).save(tmp_path / "b")
     with pytest.raises(ValueError, match="must show the same images, but their seed differs: 0 and 1"):
         compare(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(FileNotFoundError, match="gone has no audit: run genaug audit"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*gone"):
         compare(tmp_path / "a", tmp_path / "gone")
     (tmp_path / "b" / "audit.json").write_text("{}")
     with pytest.raises(ValueError, match=r"audit\.json is damaged"):

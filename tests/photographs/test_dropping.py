@@ -117,3 +117,22 @@ def test_a_demo_replaces_no_other_results(tmp_path: Path, capsys: pytest.Capture
     for extra in ([], ["--photos", str(tmp_path)]):
         assert main(["demo", "--out", str(tmp_path), *extra]) == 2
         assert "is no result of a demo: choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "bnak", "--out", "sheet.png"],
+        ["sample", "./bnak", "--out", "sheet.png"],
+        ["cutouts", "--verify", "bnak"],
+        ["cutouts", "--out", "bnak", "--drop", "ball/1.jpg"],
+        ["audit", "--compare", "bnak", "bnak", "--out", "comparison"],
+        ["demo", "--photos", "bnak"],
+    ],
+)
+def test_a_misspelled_folder_is_answered_with_the_near_one(
+    bank: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(bank.parent)
+    assert main(command) == 2
+    assert "did you mean 'bank'?" in capsys.readouterr().err

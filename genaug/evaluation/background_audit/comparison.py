@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from genaug._common.files import no_folder
 from genaug.evaluation.background_audit.composites import Design
 from genaug.evaluation.background_audit.measures import TITLES, Answers, as_percent
 from genaug.evaluation.intervals import Estimate, difference
@@ -150,6 +151,8 @@ def write_answers(folder: Path, answers: np.ndarray, made: np.ndarray, design: D
 def _read(folder: Path) -> tuple[dict[str, Any], Answers]:
     from genaug.assets.formats import read_safetensors
 
+    if not folder.is_dir():
+        raise no_folder(folder)
     if not (folder / RESULTS).is_file() or not (folder / ANSWERS).is_file():
         raise FileNotFoundError(f"{folder} has no audit: run genaug audit MODEL --data BANK --out {folder}")
     try:
