@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def explore(
 
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     wanted = PORT if port is None else port
-    with bound_socket(host, wanted) as listening:
+    # uvicorn closes all connections before it passes Ctrl-C on
+    with bound_socket(host, wanted) as listening, suppress(KeyboardInterrupt):
         found = listening.getsockname()[1]
         if found != wanted:
             tell(f"port {wanted} is in use: took {found}")
@@ -78,10 +80,8 @@ def explore(
         server = uvicorn.Server(config)
         if browser and _has_screen():
             _open_browser_later(address)
-        try:
-            server.run(sockets=[listening])
-        except KeyboardInterrupt:  # uvicorn has closed all connections before it passes this on
-            tell("genaug explore has stopped")
+        server.run(sockets=[listening])
+    tell("genaug explore has stopped")
 
 
 def make_app(
