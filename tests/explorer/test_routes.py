@@ -86,9 +86,12 @@ def test_a_port_in_use_is_said_and_ctrl_c_ends_the_page_with_a_line(server: Any)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     first, second = process.stdout.readline(), process.stdout.readline()
-    with urllib.request.urlopen(second.split(" at ")[1].split()[0], timeout=60) as answer:
-        assert answer.status == 200
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    try:
+        with urllib.request.urlopen(second.split(" at ")[1].split()[0], timeout=60) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert first.startswith(f"port {port} is in use: took ")
     assert (rest, process.returncode) == ("genaug explore has stopped\n", 0)
