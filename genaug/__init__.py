@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from genaug.models.multi_head_resnet import MultiHeadClassifier as MultiHeadClassifier
     from genaug.models.multi_head_resnet import MultiHeadResNet as MultiHeadResNet
     from genaug.photographs.bank import PhotographBank as PhotographBank
+    from genaug.training.losses import GenIntLoss as GenIntLoss
+    from genaug.training.losses import MultiHeadLoss as MultiHeadLoss
     from genaug.training.mixing import MixedLoader as MixedLoader
-    from genaug.training.objectives import GenIntLoss as GenIntLoss
-    from genaug.training.objectives import MultiHeadLoss as MultiHeadLoss
     from genaug.transforms.background_swap import BackgroundSwap as BackgroundSwap
     from genaug.transforms.style_transfer import StyleTransferIntervention as StyleTransferIntervention
 
@@ -40,10 +40,10 @@ _HOMES = {
     "CounterfactualDataset": "genaug.datasets.counterfactual",
     "Directions": "genaug.interventions.directions",
     "DoubleColoredMNIST": "genaug.datasets.colored_mnist",
-    "GenIntLoss": "genaug.training.objectives",
+    "GenIntLoss": "genaug.training.losses",
     "GenerativeInterventionDataset": "genaug.datasets.generative_intervention",
     "MixedLoader": "genaug.training.mixing",
-    "MultiHeadLoss": "genaug.training.objectives",
+    "MultiHeadLoss": "genaug.training.losses",
     "MultiHeadClassifier": "genaug.models.multi_head_resnet",
     "MultiHeadResNet": "genaug.models.multi_head_resnet",
     "PhotographBank": "genaug.photographs.bank",

@@ -134,6 +134,16 @@ def test_no_function_hides_a_module_of_its_name() -> None:
     assert callable(genaug.evaluation.audit)  # its package is `background_audit`
 
 
+def test_the_mean_of_imagenet_is_written_once() -> None:
+    files = [path for path in (ROOT / "genaug").rglob("*.py") if re.search(r"\b0\.485\b|\b0\.229\b", path.read_text())]
+    assert [path.name for path in files] == ["imagenet.py"]
+
+
+def test_no_file_has_more_than_500_lines() -> None:
+    long = [path.name for path in (ROOT / "genaug").rglob("*.py") if len(path.read_text().splitlines()) > 500]
+    assert long == []
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = genaug.nothing

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import genaug
+from genaug import evaluation
 
 RIGHT = """
 from typing import Any
@@ -14,7 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug import CounterfactualDataset, GenerativeInterventionDataset, fit_directions, load_generator
+from genaug import CounterfactualDataset, DoubleColoredMNIST, GenerativeInterventionDataset, MultiHeadResNet
+from genaug import PhotographBank, StyleTransferIntervention, fit_directions, load_generator
+from genaug.evaluation import corrupt
 from genaug.generators.protocol import CounterfactualGenerator, Generator
 
 
@@ -50,6 +59,13 @@ WRONG = [
     'one: int = CounterfactualDataset("a", targets="all")[0][1]',
     'GenerativeInterventionDataset("a", mode="pixel")',
     'GenerativeInterventionDataset("a", scale="relesed")',
+    'DoubleColoredMNIST(".", digits="sklern")',
+    'MultiHeadResNet("resnet18", aggregate="mean")',
+    'StyleTransferIntervention(torch.zeros(1, 3, 32, 32), method="gaty")',
+    'PhotographBank.build("photos", "bank", inpainting="strips")',
+    'PhotographBank.from_pretrained("bank", blends="hard")',
+    'GenerativeInterventionDataset("a").generator.z_dim + "1"',
+    'corrupt(torch.zeros(1), "fog", 1, elastic="imagenet")',
     "other: CounterfactualGenerator = Own()",
     "third: Generator = nn.Linear(1, 1)",
 ]
@@ -67,3 +83,46 @@ def test_a_users_script_is_checked_strictly(tmp_path: Path) -> None:
     first = RIGHT.count("\n") + 1
     errors = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error: " in line}
     assert errors == set(range(first, first + len(WRONG))), done.stdout + done.stderr
+
+
+# what a user's own code gives and takes back, and metadata of many kinds
+OPEN = re.compile(
+    r"Callable\[\[Any\], (Any|Tensor)\]|(Dataset|Iterable)\[Any\]|(dict|Mapping)\[str, Any\]"
+    r"|tuple\[(Tensor|dict\[str, Tensor\]), Any\]"
+)
+
+
+def public_functions() -> Iterator[tuple[str, Any]]:
+    """Every public function and method of the package, by name, but those whose signature torchvision sets."""
+    for module in (genaug, evaluation):
+        for name in set(module.__all__) - {"__version__"}:
+            thing = getattr(module, name)
+            if inspect.isfunction(thing):
+                yield name, thing
+            if not inspect.isclass(thing):
+                continue
+            for member in set(dir(thing)) - {"make_params", "transform"}:
+                found = inspect.getattr_static(thing, member)
+                found = getattr(found, "__func__", found)  # of class methods
+                found = found.fget if isinstance(found, property) else found
+                public = member == "__init__" or not member.startswith("_")
+                if public and inspect.isfunction(found) and found.__module__.startswith("genaug"):
+                    yield f"{name}.{member}", inspect.unwrap(found)
+
+
+def test_public_signatures_have_types_and_no_avoidable_any() -> None:
+    functions = dict(public_functions())
+    assert len(functions) > 100
+    untyped = [
+        f"{name}({parameter})"
+        for name, function in functions.items()
+        for parameter in inspect.signature(function).parameters
+        if parameter not in ("self", "cls", *function.__annotations__)
+    ]
+    vague = [
+        f"{name}: {parameter}: {kind}"
+        for name, function in functions.items()
+        for parameter, kind in function.__annotations__.items()
+        if re.search(r"\bAny\b", OPEN.sub("", str(kind)))
+    ]
+    assert untyped + vague == []

@@ -43,7 +43,7 @@ CORE = {
     "interventions/sampling.py": ["tests/interventions/test_sampling.py"],
     "interventions/composition.py": ["tests/interventions/test_composition.py"],
     "datasets/pool.py": ["tests/datasets/test_pool.py"],
-    "training/objectives.py": ["tests/training/test_objectives.py"],
+    "training/losses.py": ["tests/training/test_losses.py"],
     "training/generators/cgn_losses.py": ["tests/training/generators/test_cgn_losses.py"],
     "training/generators/adversarial.py": ["tests/training/generators/test_adversarial.py"],
     "evaluation/scoring.py": SCORING,

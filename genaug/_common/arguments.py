@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+Number = TypeVar("Number", int, float)
 ACCELERATORS = ("cuda", "mps", "xpu")  # NVIDIA and AMD, Apple, Intel
 
 
@@ -50,6 +51,17 @@ def check_number(argument: str, value: Any, high: float = math.inf) -> float:
         expected = "at least 0 and finite" if math.isinf(high) else f"in [0, {high:g}]"
         raise ValueError(f"{argument} must be {expected}, got {value!r}")
     return number
+
+
+def check_pair(argument: str, value: Any, check: Callable[[str, Any], Number]) -> tuple[Number, Number]:
+    """Return the range (low, high), each end checked; a number is both. Raise ValueError for another form."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"{argument} must be a number or a pair (low, high), got {value!r}")
+    low, high = (check(argument, end) for end in pair)
+    if low > high:
+        raise ValueError(f"{argument} must be (low, high) with low <= high, got {value!r}")
+    return low, high
 
 
 def check_truncation(value: Any) -> float:

@@ -339,6 +339,16 @@ def naming_removed_folder(folder: str | os.PathLike[str], work: str) -> Iterator
         raise OSError(f"{os.fspath(folder)} was removed during {work}: run the same command again") from error
 
 
+def check_size(path: Path, size: int) -> None:
+    """Raise ValueError unless the file exists and has this size in bytes."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    if found != size:
+        raise ValueError(f"{path} is damaged, it has {found:,} bytes and not {size:,}")
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path near `path`; rename it onto `path` on success and remove it on failure.

@@ -15,6 +15,7 @@ MOVED = {
     "genaug.recipes": "genaug.papers",
     "genaug.recipes.samples": "genaug.pictures.samples",
     "genaug.training.baselines": "genaug.papers.irm",
+    "genaug.training.objectives": "genaug.training.losses",
 }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,22 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def write_runs(
+    file: Path,
+    recipe: str,
+    settings: dict[str, Any],
+    names: Sequence[str],
+    runs: Mapping[Any, dict[str, Any]],
+    keys: Iterable[Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """Write a table's results.json and return its content: the runs of these keys, whose parts have these names."""
+    listed = [dict(zip(names, key, strict=True)) | runs[key] for key in keys]
+    results = {"recipe": recipe, "settings": settings, "runs": listed, **more}
+    write_results(file, results)
+    return results
 
 
 def circumstances(start: float, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -19,7 +19,6 @@ from typing import Any
 from genaug._common.files import atomic_path, writable_folder
 from genaug.assets.registry import Source, UnavailableAssetError
 
-RECORDED, PINNED, FIRST_USE = "recorded", "pinned", "first use"
 _VERSION = 1  # of the record
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from genaug._common.arguments import check_choice
 from genaug._common.files import near_path
-from genaug.assets import cache, download, hub, lock
+from genaug.assets import cache, download, hub, lock, trust
 from genaug.assets.convert import WEIGHTS, main_files, write_converted
 from genaug.assets.registry import ASSETS, Asset, AssetError, File, Source, UnavailableAssetError
 
@@ -74,9 +73,7 @@ def ready(row: Asset) -> Path | None:
 
 def check_trust(row: Asset) -> None:
     """Raise UnavailableAssetError if GENAUG_TRUST asks for more than is on record of a row."""
-    level = os.environ.get("GENAUG_TRUST", "first-use")
-    check_choice("GENAUG_TRUST", level, ("first-use", "pinned"))
-    if level == "pinned" and row.trust == cache.FIRST_USE and not lock.is_imported(row.name):
+    if not trust.first_use_is_allowed() and row.trust == trust.FIRST_USE and not lock.is_imported(row.name):
         pinning = by_hand(row) if row.name in ASSETS else f"Or name a commit: {row.repository}@COMMIT"
         raise UnavailableAssetError(
             f"{row.name} is not downloaded: GENAUG_TRUST is 'pinned', and neither its SHA-256 nor its commit is on "

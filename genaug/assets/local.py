@@ -8,6 +8,7 @@ from pathlib import Path
 from genaug.assets import cache
 from genaug.assets.convert import main_files, write_converted
 from genaug.assets.registry import AssetError, Source
+from genaug.assets.trust import FIRST_USE
 
 
 def converted(path: Path) -> Path:
@@ -49,7 +50,7 @@ def converted(path: Path) -> Path:
             with cache.exclusive(cache.home(name)):
                 if not ready():
                     write_converted(files, cache.weights(name))
-                    cache.write_record(name, marks, cache.FIRST_USE)
+                    cache.write_record(name, marks, FIRST_USE)
     except OSError as error:
         raise cache.unwritable(error) from error
     return cache.weights(name)

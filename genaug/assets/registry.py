@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from genaug.assets.trust import Trust, grade
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -149,15 +151,9 @@ class Asset:
         return self.revision if self.repository and re.fullmatch("[0-9a-f]{40}", self.revision or "") else None
 
     @property
-    def trust(self) -> str:
-        """Return the trust level: "recorded", "pinned" or "first use".
-
-        Recorded: the table has the SHA-256. Pinned: the table has the commit of a Hub repository, which names its files
-        by SHA-256. First use: what the server gives at first is written to the lock file, and must stay the same.
-        """
-        if all(len(file.sha256 or "") == 64 for file in self.files):
-            return "recorded"
-        return "pinned" if self.commit else "first use"
+    def trust(self) -> Trust:
+        """Return the trust level, see `assets.trust`."""
+        return grade([file.sha256 for file in self.files], self.commit)
 
 
 @dataclass(frozen=True, eq=False)

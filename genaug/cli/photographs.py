@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -108,8 +108,8 @@ def cutouts(
         out,
         masks=masks,
         size=size,
-        inpainting=inpainting,
-        image=image,
+        inpainting=cast("Any", inpainting),  # checked above
+        image=cast("Any", image),
         keep_doubtful=keep_doubtful,
         drop_empty_classes=drop_empty_classes,
         skip_bad=skip_bad,

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from genaug._common.arguments import check_choice, check_indices, check_integer, check_number
 from genaug._common.files import list_images
-from genaug.datasets.digits import SIZE, Digits, load_digits
+from genaug.datasets.digits import SIZE, Digits, Resize, Source, load_digits
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, normal, uniform
 from genaug.interventions.steering import isolated
@@ -78,7 +78,7 @@ class _BiasedDigits(VisionDataset):
 
     _painted: tuple[str, ...] = ("texture", "background")
     _official_split = False
-    _resize = "nearest"
+    _resize: Resize = "nearest"
     _digits: Digits
 
     @isolated()
@@ -91,7 +91,7 @@ class _BiasedDigits(VisionDataset):
         download: bool,
         bias: float | None,
         seed: int,
-        digits: str,
+        digits: Source,
     ) -> None:
         if bias is None:
             bias = 1.0 if train else 0.0
@@ -222,7 +222,7 @@ class ColoredMNIST(_BiasedDigits):
 
     _painted = ("texture",)
     _official_split = True
-    _resize = "nearest-exact"  # the released loader's, which resizes PIL images
+    _resize: Resize = "nearest-exact"  # the released loader's, which resizes PIL images
     _palette = torch.tensor(_SINGLE)
 
     def __init__(
@@ -236,7 +236,7 @@ class ColoredMNIST(_BiasedDigits):
         bias: float | None = None,
         seed: int = 0,
         jitter: float = _SINGLE_JITTER,
-        digits: str = "mnist",
+        digits: Source = "mnist",
     ) -> None:
         self.jitter = check_number("jitter", jitter)
         super().__init__(root, train, transform, target_transform, download, bias, seed, digits)
@@ -293,7 +293,7 @@ class DoubleColoredMNIST(_BiasedDigits):
         bias: float | None = None,
         seed: int = 0,
         jitter: float = 0.01,
-        digits: str = "mnist",
+        digits: Source = "mnist",
         clip: bool = True,
     ) -> None:
         self.jitter, self.clip = check_number("jitter", jitter), clip
@@ -347,7 +347,7 @@ class WildlifeMNIST(_BiasedDigits):
         *,
         bias: float | None = None,
         seed: int = 0,
-        digits: str = "mnist",
+        digits: Source = "mnist",
     ) -> None:
         files = _texture_files(textures)
         super().__init__(root, train, transform, target_transform, download, bias, seed, digits)
@@ -416,7 +416,7 @@ def load_variant(
     train: bool,
     bias: float | None = None,
     seed: int = 0,
-    digits: str = "mnist",
+    digits: Source = "mnist",
     download: bool = False,
     clip: bool = True,
 ) -> ColoredMNIST | DoubleColoredMNIST | WildlifeMNIST:

@@ -183,16 +183,16 @@ class CounterfactualDataset(GeneratedDataset[Target]):
             output=output,
         )
         if isinstance(classes, str):
-            classes = best_classes(classes, self.generator)
+            classes = best_classes(classes, self._network)
         if isinstance(classes, Mapping):
-            self.classes = classes_of_factors(classes, self.generator)
-        self.tie = getattr(self.generator, "default_tie", ()) if tie is None else tie
+            self.classes = classes_of_factors(classes, self._network)
+        self.tie = getattr(self._network, "default_tie", ()) if tie is None else tie
         self.backgrounds = backgrounds
         if backgrounds != "any" and "background" in self.tie:
             raise ValueError(f"backgrounds must be 'any' when tie has the background, got {backgrounds!r}")
         check_classes_agree(self.classes, self.tie, backgrounds)
         if pool is not None:
-            check_fits(pool, self.generator.image_size, self.device)
+            check_fits(pool, self._network.image_size, self.device)
         self.counterfactuals_per_noise = counterfactuals_per_noise
         self.targets = targets
         self.pool = pool
@@ -201,7 +201,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         self._held: Pool | None = None
         self._draws = FactorDraws(
             seed=self.seed,
-            num_classes=self.generator.num_classes,
+            num_classes=self._network.num_classes,
             classes=self.classes,
             counterfactuals_per_noise=counterfactuals_per_noise,
             tie=self.tie,
@@ -294,15 +294,15 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         self, positions: Tensor, sources: dict[str, Tensor], labels: dict[str, Tensor]
     ) -> list[dict[str, Any]]:
         """Return what the generator's own `describe` adds, such as the photographs of a bank."""
-        if not hasattr(self.generator, "describe"):
+        if not hasattr(self._network, "describe"):
             return [{}] * len(positions)
         noise = [self._noise(name, source) for name, source in sources.items()]
         chosen = [labels[name].to(self.device) for name in FACTORS]
-        return self.generator.describe(noise, chosen, self._compose_draws(positions))
+        return self._network.describe(noise, chosen, self._compose_draws(positions))
 
     def _noise(self, factor: str, sources: Tensor) -> Tensor:
         name, numbers = self._draws.noise_of(factor, sources)
-        return noise_of(self.generator, self.seed, numbers, self.truncation, f"{name} noise").to(self.device)
+        return noise_of(self._network, self.seed, numbers, self.truncation, f"{name} noise").to(self.device)
 
     def _mechanisms(self, sources: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return mask, texture and background of these draws. The number of draws can differ between factors."""
@@ -310,7 +310,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         classes = [labels[name].to(self.device) for name in sources]
 
         def made(*inputs: Tensor) -> tuple[Tensor, ...]:
-            parts = tuple(self.generator.mechanisms(inputs[:3], inputs[3:], self.truncation))
+            parts = tuple(self._network.mechanisms(inputs[:3], inputs[3:], self.truncation))
             if len(parts) != 3:
                 raise ValueError(f"mechanisms of {self.generator_name} must return 3 parts, got {len(parts)}")
             return parts
@@ -330,7 +330,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     def _separate(self) -> bool:
         """Return whether the generator accepts batches of different sizes for the three factors."""
         # a CPU is given as many of each at a time, unless the generator sees to it itself
-        separate = getattr(self.generator, "separate_batches", False)
+        separate = getattr(self._network, "separate_batches", False)
         return separate and (self._batch_invariant or self.device.type != "cpu")
 
     def _make(self, positions: Tensor) -> Tensor:
@@ -361,19 +361,19 @@ class CounterfactualDataset(GeneratedDataset[Target]):
 
     def _composed(self, mask: Tensor, texture: Tensor, background: Tensor, positions: Tensor) -> Tensor:
         """Return the images, composed by the generator's own `compose` if it has one, with the draws of each sample."""
-        if not hasattr(self.generator, "compose"):
+        if not hasattr(self._network, "compose"):
             return compose(mask, texture, background)
-        return self.generator.compose(mask, texture, background, self._compose_draws(positions))
+        return self._network.compose(mask, texture, background, self._compose_draws(positions))
 
     def _compose_draws(self, positions: Tensor) -> Tensor:
-        return uniform_float32(self.seed, positions, self.generator.compose_draws, "compose").to(self.device)
+        return uniform_float32(self.seed, positions, self._network.compose_draws, "compose").to(self.device)
 
     def _recombined(self, positions: Tensor) -> Tensor:
         parts = self._bank().parts(*self._draws.sources(positions).values())
         if parts is not None:
             mask, texture = self._jittered(parts[0], parts[1], positions)
             background = parts[2]
-            if not hasattr(self.generator, "compose"):
+            if not hasattr(self._network, "compose"):
                 return blend_uint8(mask, texture, background)
             pixels = self._composed(mask.float() / 255, texture.float(), background.float(), positions)
             return pixels.round_().clamp_(0, 255).to(torch.uint8)
@@ -405,7 +405,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
                         )
                 return parts
 
-            self._held = Pool(self.pool, self.generator.image_size, self.device, make, self.batch_size)
+            self._held = Pool(self.pool, self._network.image_size, self.device, make, self.batch_size)
         return self._held
 
     def __getstate__(self) -> dict[str, Any]:

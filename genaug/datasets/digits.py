@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,10 @@ from torchvision.datasets import MNIST
 from genaug._common.arguments import check_choice
 from genaug._common.files import one_line
 
-SOURCES = ("mnist", "sklearn")
-RESIZES = ("nearest", "nearest-exact")
+Source = Literal["mnist", "sklearn"]
+SOURCES: tuple[Source, ...] = ("mnist", "sklearn")
+Resize = Literal["nearest", "nearest-exact"]
+RESIZES: tuple[Resize, ...] = ("nearest", "nearest-exact")
 SIZE = 32  # pixels a side
 
 # scikit-learn's 1,797 digits stand writer by writer, about 130 each; here a new one begins
@@ -43,7 +45,7 @@ def load_digits(
     train: bool,
     *,
     official_split: bool = True,
-    resize: str = "nearest",
+    resize: Resize = "nearest",
     download: bool = False,
 ) -> Digits:
     """Load the digits of a split at 32x32.
@@ -75,7 +77,7 @@ def load_digits(
     return _sklearn(train) if source == "sklearn" else _mnist(root, train, official_split, resize, download)
 
 
-def _mnist(root: str | Path | None, train: bool, official_split: bool, resize: str, download: bool) -> Digits:
+def _mnist(root: str | Path | None, train: bool, official_split: bool, resize: Resize, download: bool) -> Digits:
     if root is None:
         raise ValueError("MNIST needs root: pass the folder that holds MNIST/raw as root, or any with download=True")
     try:

@@ -93,7 +93,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         _check_finite(self._generator)
         warn_of_slow_type(self.device, dtype)
         self._first = True  # the first batch is checked for more than the others
-        self.classes: Any = check_classes(classes, self.generator.num_classes, names_of(self.generator))
+        self.classes: Any = check_classes(classes, self._network.num_classes, names_of(self._network))
 
     def _check_protocol(self, generator: nn.Module) -> None:
         if not hasattr(generator, self.method):
@@ -131,8 +131,13 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return self.descriptions([index])[0]
 
     @property
-    def generator(self) -> Any:
-        """Return the generator, an `nn.Module`."""
+    def generator(self) -> nn.Module:
+        """Return the generator."""
+        return self._network
+
+    @property
+    def _network(self) -> Any:
+        """Return the generator, untyped: with what its kind has beside a module's attributes."""
         if self._generator is None:  # of a name, after unpickling
             self._generator = load_generator(self.generator_name, self.device, self.dtype)
         return self._generator
@@ -156,7 +161,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
             )
         positions = check_indices(indices, self.length)
         if not len(positions):
-            size = self.generator.image_size
+            size = self._network.image_size
             return torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
         with isolated():
             return torch.cat([self._make(chunk) for chunk in positions.split(self.batch_size)])
@@ -167,13 +172,13 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         what = f"batch_size={self.batch_size} images at once do not fit on {self.device}: use a smaller batch_size"
         if self.device.type == "cpu":
             what = f"{CPU_BATCH} images at once, which a CPU is given whatever the batch_size, do not fit in its memory"
-        with torch.no_grad(), evaluating(self.generator), power_of_two_threads(self.device), fitting_memory(what):
+        with torch.no_grad(), evaluating(self._network), power_of_two_threads(self.device), fitting_memory(what):
             yield
 
     @property
     def _batch_invariant(self) -> bool:
         """Return whether the generator itself ensures that no image depends on its batch on a CPU."""
-        return getattr(self.generator, "batch_invariant", False)
+        return getattr(self._network, "batch_invariant", False)
 
     def _call(self, make: Callable[..., Any], *inputs: Tensor) -> Any:
         """Call the generator on these rows, so that no row depends on the others."""
@@ -185,7 +190,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         Raises:
             TypeError, ValueError: the generator does not keep the contract; the message says where.
         """
-        size = self.generator.image_size
+        size = self._network.image_size
         if not isinstance(part, Tensor) or not part.is_floating_point():
             what = str(part.dtype) if isinstance(part, Tensor) else type(part).__name__
             raise TypeError(f"{name} of {self.generator_name} must be floats, got {what}")
@@ -226,14 +231,14 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return {**self.__dict__, "_generator": None} if self._by_name else self.__dict__.copy()
 
     def __repr__(self) -> str:
-        lines = [
-            f"Number of datapoints: {self.length}",
-            f"Generator: {self.generator_name}",
-            f"Seed: {self.seed}",
-            *self._lines(),
-            f"Device: {self.device}",
-        ]
-        return "\n".join([f"Dataset {type(self).__name__}", *(f"    {line}" for line in lines)])
+        own = [f"Generator: {self.generator_name}", f"Seed: {self.seed}", *self._lines(), f"Device: {self.device}"]
+        return repr_of(self, own)
+
+
+def repr_of(dataset: Any, lines: Sequence[str]) -> str:
+    """The `repr` of a dataset, in the form of torchvision's."""
+    lines = [f"Number of datapoints: {len(dataset)}", *lines]
+    return "\n".join([f"Dataset {type(dataset).__name__}", *(f"    {line}" for line in lines)])
 
 
 def names_of(generator: Any) -> tuple[str, ...]:

@@ -138,10 +138,10 @@ class GenerativeInterventionDataset(GeneratedDataset):
             target_transform=target_transform,
             output=output,
         )
-        self.nuisances: Nuisances = getattr(self.generator, "nuisances", None) or Nuisances()
+        self.nuisances: Nuisances = getattr(self._network, "nuisances", None) or Nuisances()
         self.balance = balance
         self.nuisances.check_balance(balance)
-        if mode == "latent" and directions is None and not has_latent(self.generator):
+        if mode == "latent" and directions is None and not has_latent(self._network):
             if components and not self.nuisances:
                 raise ValueError(
                     f'{self.generator_name} must have nuisances=, or mode="activation" and directions of '
@@ -167,8 +167,8 @@ class GenerativeInterventionDataset(GeneratedDataset):
         self._placed: Tensor | None = None
 
     def _checked_directions(self, directions: Any) -> Directions:
-        latent, size = has_latent(self.generator), self.generator.z_dim
-        if hasattr(self.generator, "mechanisms") and self.layer not in dict(self.generator.named_modules()):
+        latent, size = has_latent(self._network), self._network.z_dim
+        if hasattr(self._network, "mechanisms") and self.layer not in dict(self._network.named_modules()):
             raise TypeError(
                 f"generator must have one noise, which {self.layer} takes, but {self.generator_name} has mechanisms "
                 "with noise of their own: CounterfactualDataset takes it"
@@ -176,17 +176,17 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if latent and self.components > size:
             raise ValueError(f"components must be at most the latent size, {size}, got {self.components}")
         if directions is None:
-            return fit_directions(self.generator, self.layer, self.components, truncation=self.truncation)
+            return fit_directions(self._network, self.layer, self.components, truncation=self.truncation)
         if isinstance(directions, (str, os.PathLike)):
             directions = Directions.load(asset_path(directions))
         elif not isinstance(directions, Directions):
             directions = Directions(directions)
             # an array was fitted with no noise: its unit and centre are those of the dataset's own
-            mean, deviation = noise_moments(self.generator, self.truncation)
+            mean, deviation = noise_moments(self._network, self.truncation)
             directions.latent_stdev.fill_(deviation)
             directions.stdev.fill_(deviation)
             directions.latent_centre = mean * directions.vectors.sum(1)
-        directions.check(self.generator, self.layer if self.mode == "activation" else None)
+        directions.check(self._network, self.layer if self.mode == "activation" else None)
         if self.components > len(directions):
             raise ValueError(f"components must be at most the {len(directions)} directions, got {self.components}")
         return directions
@@ -205,7 +205,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
                     "fit them with these among its classes= and with more samples=, or leave them out by classes="
                 )
             return d.centre
-        return noiseless_centre(self.generator, self.layer, d.components, self.truncation, self.batch_size)
+        return noiseless_centre(self._network, self.layer, d.components, self.truncation, self.batch_size)
 
     @isolated()
     def labels(self, indices: Sequence[int] | Tensor) -> Tensor:
@@ -305,9 +305,9 @@ class GenerativeInterventionDataset(GeneratedDataset):
         drawn = self._drawn(positions)
         if self.recognized_by is not None:
             more = [{"draws": draw + 1} for draw in drawn.tolist()]
-        if hasattr(self.generator, "describe"):
+        if hasattr(self._network, "describe"):
             noise = self._noise(positions, drawn).to(self.device)
-            said = self.generator.describe(noise, self._labels(positions).to(self.device))
+            said = self._network.describe(noise, self._labels(positions).to(self.device))
             more = [{**a, **b, "balance": self.balance} for a, b in zip(said, more, strict=True)]
         return [
             {
@@ -376,7 +376,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
             stream, groups = f"noise/draw {draw}", positions
         else:
             stream = "noise"
-        z = noise_of(self.generator, self.seed, groups, self.truncation, stream)
+        z = noise_of(self._network, self.seed, groups, self.truncation, stream)
         if self.nuisances:
             z[:, -len(self.nuisances) :] = self.nuisances.draw(
                 self.seed,
@@ -426,9 +426,9 @@ class GenerativeInterventionDataset(GeneratedDataset):
         module = evaluating(classifier) if isinstance(classifier, nn.Module) else nullcontext()
         with module:
             logits = in_batches(classifier, from_uint8(images))
-        if logits.shape != (len(labels), self.generator.num_classes):
+        if logits.shape != (len(labels), self._network.num_classes):
             raise ValueError(
-                f"recognized_by must return logits of shape ({len(labels)}, {self.generator.num_classes}), "
+                f"recognized_by must return logits of shape ({len(labels)}, {self._network.num_classes}), "
                 f"got {tuple(logits.shape)}"
             )
         return logits.argmax(1).cpu() == labels
@@ -440,7 +440,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if self.components:
             chosen, offsets = self._interventions(positions)
             unit, centre = self._units()
-            means = centre.expand(self.generator.num_classes, -1)[labels, chosen]
+            means = centre.expand(self._network.num_classes, -1)[labels, chosen]
             inputs += [chosen, (offsets * unit[chosen]).float(), means]
         with self._generating():
             images = self._call(self._generate, *(column.to(self.device) for column in inputs))
@@ -458,17 +458,17 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     def _generate(self, z: Tensor, labels: Tensor, *intervention: Tensor) -> Tensor:
         if not intervention:
-            return self.generator(as_input(self.generator, z), labels, self.truncation)
+            return self._network(as_input(self._network, z), labels, self.truncation)
         chosen, offsets, centre = intervention
         rows = self._rows()[chosen]
         if self.mode == "latent":
             z = intervene(z, rows, offsets, centre)
-            return self.generator(as_input(self.generator, z), labels, self.truncation)
+            return self._network(as_input(self._network, z), labels, self.truncation)
 
         def change(output: Tensor, part: slice) -> Tensor:
             return intervene(output, rows[part], offsets[part], centre[part])
 
-        return steer(self.generator, self.layer, change, z, labels, self.truncation)
+        return steer(self._network, self.layer, change, z, labels, self.truncation)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_placed": None}

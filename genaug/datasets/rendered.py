@@ -25,14 +25,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug._common.arguments import check_choice, check_indices, check_integer
-from genaug._common.files import atomic_path, one_line
-from genaug.datasets.generated import Output, sample_of
+from genaug._common.files import atomic_path, check_size, one_line
+from genaug._common.tar import BLOCK, member_size
+from genaug.datasets.generated import Output, repr_of, sample_of
 
 SETTINGS = "settings.json"
 FORMATS = {"webdataset": ".tar", "imagefolder": ".jsonl"}  # and the data file of each
 TARGETS = ("label", "labels")
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # of the images
-BLOCK = 512  # bytes: what a tar is counted in
 
 _KEYS = ("source", "format", "image", "num", "shard_size", "target")  # of the settings
 _MOST = 1_000_000  # shards of a set
@@ -169,13 +169,7 @@ class Layout:
 
     def check_size(self, shard: int, size: int) -> None:
         """Raise ValueError unless a shard's data file exists and has this size."""
-        path = self.data(shard)
-        try:
-            found = path.stat().st_size
-        except FileNotFoundError:
-            raise ValueError(f"{path} is missing") from None
-        if found != size:
-            raise ValueError(f"{path} is damaged, it has {found:,} bytes and not {size:,}")
+        check_size(self.data(shard), size)
 
     def index_file(self) -> Path:
         """Return the path of the cached index, which a reader makes from the manifests."""
@@ -204,11 +198,11 @@ def members(record: bytes, index: int) -> dict[str, bytes]:
             raise ValueError("no header where one should be")
         suffix = record[place + len(start) : place + 100].split(b"\0", 1)[0].decode()
         size = int(record[place + 124 : place + 135], 8)
-        place += BLOCK
-        found[suffix] = record[place : place + size]
+        content = place + BLOCK
+        found[suffix] = record[content : content + size]
         if len(found[suffix]) < size:
             raise ValueError("cut off")
-        place += -(-size // BLOCK) * BLOCK
+        place += member_size(size)
     return found
 
 
@@ -349,13 +343,8 @@ class RenderedDataset(Dataset[Any]):
 
     def __repr__(self) -> str:
         source = self.settings["source"]
-        lines = [
-            f"Number of datapoints: {len(self)}",
-            f"Folder: {self.folder}",
-            f"Format: {self._layout.format}, {self._layout.image}",
-            f"Rendered from: {source.get('name', source.get('dataset'))}",
-        ]
-        return "\n".join([f"Dataset {type(self).__name__}", *(f"    {line}" for line in lines)])
+        origin = f"Rendered from: {source.get('name', source.get('dataset'))}"
+        return repr_of(self, [f"Folder: {self.folder}", f"Format: {self._layout.format}, {self._layout.image}", origin])
 
 
 class _Opened:

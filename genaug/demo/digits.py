@@ -45,6 +45,7 @@ from genaug._common.progress import progress
 from genaug._common.records import check_replaces_demo, circumstances, write_results
 from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_digits, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
+from genaug.datasets.digits import Source
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.training.classifier.digits import fit_classifier
@@ -76,7 +77,7 @@ COLOURS = {"plain": "#D55E00", "counterfactual": "#0072B2", "interventional": "#
 def run(
     out: str | os.PathLike[str],
     seed: int = 0,
-    digits: str = "sklearn",
+    digits: Source = "sklearn",
     root: str | Path | None = None,
     download: bool = False,
 ) -> dict[str, Any]:

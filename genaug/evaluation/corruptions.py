@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,7 @@ def corrupt(
     seed: int = 0,
     indices: Sequence[int] | Tensor | int | None = None,
     frost: str | os.PathLike[str] | None = None,
-    elastic: str = "imagenet-c",
+    elastic: Literal["imagenet-c", "imagecorruptions"] = "imagenet-c",
 ) -> Tensor:
     """Corrupt images as ImageNet-C does.
 

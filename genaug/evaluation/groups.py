@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -190,7 +190,7 @@ class _Listed:
 
 def read_groups(
     root: str | os.PathLike[str],
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     *,
     domain: str | None = None,
     target: str = "Blond_Hair",

@@ -8,10 +8,13 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from genaug._common.records import aligned
 from genaug.evaluation.scoring import ENSEMBLE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 One = TypeVar("One", bound="Result")
 
@@ -49,7 +52,7 @@ class Result(ABC):
         """Return whether a part of the dataset was missing."""
         return bool(self.missing)
 
-    def by_head(self) -> dict[str, Any]:
+    def by_head(self) -> dict[str, Self]:
         """Return this result and those of the other heads, "ensemble" first."""
         return {ENSEMBLE: self} | {head: result for head, result in self.heads.items() if head != ENSEMBLE}
 

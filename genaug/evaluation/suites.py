@@ -19,16 +19,9 @@ from genaug._common.files import atomic_path, writable_folder
 from genaug._common.plotting import FAINT, INK, new_figure, save, write
 from genaug._common.records import circumstances, foreign, read_results, write_results
 from genaug.evaluation.groups import groups_suite
+from genaug.evaluation.measures import imagenet
 from genaug.evaluation.measures.background_gap import OTHERS, background_gap
 from genaug.evaluation.measures.corruption_error import corruption_error
-from genaug.evaluation.measures.imagenet import (
-    imagenet,
-    imagenet_a,
-    imagenet_r,
-    imagenet_sketch,
-    imagenet_v2,
-    objectnet,
-)
 from genaug.evaluation.measures.imagenet_w import imagenet_w
 from genaug.evaluation.measures.shape_bias import shape_bias
 from genaug.evaluation.results import Result, partial_mark
@@ -71,19 +64,19 @@ SUITES = {
         cropped=True,
     ),
     "groups": Suite("Waterbirds' metadata.csv, CelebA's lists, Spawrious, or folders <domain>/<class>/", groups_suite),
-    "imagenet": Suite(_CLASSES, imagenet),
-    "imagenet-v2": Suite("imagenetv2-*-format-val/, each with folders 0 to 999", imagenet_v2),
+    "imagenet": Suite(_CLASSES, imagenet.imagenet),
+    "imagenet-v2": Suite("imagenetv2-*-format-val/, each with folders 0 to 999", imagenet.imagenet_v2),
     "imagenet-c": Suite(f"<corruption>/<severity>/, each with {_CLASSES}", corruption_error, cropped=True),
-    "imagenet-a": Suite(_CLASSES, imagenet_a),
-    "imagenet-r": Suite(_CLASSES, imagenet_r),
+    "imagenet-a": Suite(_CLASSES, imagenet.imagenet_a),
+    "imagenet-r": Suite(_CLASSES, imagenet.imagenet_r),
     "imagenet-w": Suite(
         f"watermark.png, the authors' image with transparency, and {_CLASSES}", imagenet_w, cropped=True
     ),
-    "imagenet-sketch": Suite(_CLASSES, imagenet_sketch),
-    "objectnet": Suite("a folder a class, as published", objectnet),
+    "imagenet-sketch": Suite(_CLASSES, imagenet.imagenet_sketch),
+    "objectnet": Suite("a folder a class, as published", imagenet.objectnet),
     "objectnet-genint": Suite(
         "a folder a class, as published",
-        lambda model, root, *, transform, **options: objectnet(model, root, crop="genint", **options),
+        lambda model, root, *, transform, **options: imagenet.objectnet(model, root, crop="genint", **options),
     ),
 }
 

@@ -24,8 +24,22 @@ from torch import Tensor
 Noise = Literal["normal", "truncated", "uniform"]
 
 
+class _Sizes(Protocol):
+    @property
+    def z_dim(self) -> int:
+        """Number of entries of the noise."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, which are 0 to num_classes - 1."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of images, in pixels."""
+
+
 @runtime_checkable
-class Generator(Protocol):
+class Generator(_Sizes, Protocol):
     """A module that maps noise and a class to an image, for `GenerativeInterventionDataset`.
 
     It is called in evaluation mode and draws nothing itself, so that sample i is a function of (seed, i). Optional:
@@ -37,24 +51,12 @@ class Generator(Protocol):
       are; else they are its submodules.
     """
 
-    @property
-    def z_dim(self) -> int:
-        """Number of entries of the noise."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, which are 0 to num_classes - 1."""
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of images, in pixels."""
-
     def forward(self, z: Tensor, labels: Tensor, truncation: float, /) -> Tensor:
         """Return images (B, 3, H, W) in [-1, 1] of noise (B, z_dim) and classes (B,) int64."""
 
 
 @runtime_checkable
-class CounterfactualGenerator(Protocol):
+class CounterfactualGenerator(_Sizes, Protocol):
     """A module that makes an image's mask, texture and background: what `CounterfactualDataset` takes. Optional:
 
     - `noise`, `draw_noise` and `batch_invariant`, as a `Generator` has them.
@@ -63,18 +65,6 @@ class CounterfactualGenerator(Protocol):
     - `compose(mask, texture, background, draws)` with `compose_draws`: how the parts become images (B, 3, H, W), with
       (B, compose_draws) uniform numbers in (0, 1). By default the texture is blended onto the background by the mask.
     """
-
-    @property
-    def z_dim(self) -> int:
-        """Number of entries of the noise."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, which are 0 to num_classes - 1."""
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of images, in pixels."""
 
     def mechanisms(
         self, z: Sequence[Tensor], labels: Sequence[Tensor], truncation: float, /

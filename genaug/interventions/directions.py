@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from genaug._common.files import DIGEST, atomic_path, digest, near_path, one_lin
 from genaug.assets.ganspace import read_ganspace
 from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of, steer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
 
@@ -48,7 +52,7 @@ class Directions:
 
     def __init__(
         self,
-        vectors: Any = None,
+        vectors: Tensor | np.ndarray | Sequence[Sequence[float]] | None = None,
         *,
         stdev: Tensor | None = None,
         explained_variance_ratio: Tensor | None = None,
@@ -59,19 +63,19 @@ class Directions:
         layer: str | None = None,
         probe: Tensor | None = None,
     ) -> None:
-        vectors, components = _finite("vectors", vectors), _finite("components", components)
-        if vectors is None and components is None:
+        rows, components = _finite("vectors", vectors), _finite("components", components)
+        if rows is None and components is None:
             raise ValueError("directions must have vectors or components, got neither")
-        if vectors is not None:
-            if vectors.ndim != 2 or not len(vectors):
-                raise ValueError(f"directions must be (k, z_dim), got {tuple(vectors.shape)}")
-            lengths = vectors.norm(dim=1, keepdim=True)
+        if rows is not None:
+            if rows.ndim != 2 or not len(rows):
+                raise ValueError(f"directions must be (k, z_dim), got {tuple(rows.shape)}")
+            lengths = rows.norm(dim=1, keepdim=True)
             if not lengths.all():
                 raise ValueError("directions must not be zero")
             lengths[(lengths - 1).abs() < 1e-6] = 1  # so that reading a file changes no bit
-            vectors = vectors / lengths
-        k = len(components if vectors is None else vectors)
-        self.vectors: Any = vectors
+            rows = rows / lengths
+        k = len(components if rows is None else rows)
+        self.vectors: Any = rows
         default = torch.full((k,), math.sqrt(TRUNCATED_VARIANCE))
         self.latent_stdev = default if latent_stdev is None else _finite("latent_stdev", latent_stdev)
         self.latent_centre = torch.zeros(k) if latent_centre is None else _finite("latent_centre", latent_centre)

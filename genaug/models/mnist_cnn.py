@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class MnistCNN(nn.Module):
+class _DigitsClassifier(nn.Module):
+    """What both have: checked images, and a feature map that is classified."""
+
+    takes_signed = True  # images in [-1, 1], which measures make of uint8
+    features: Callable[[Tensor], Tensor]
+    classify: Callable[[Tensor], Tensor]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, num_classes) of images (B, 3, 32, 32), floats in [-1, 1].
+
+        Raises:
+            TypeError: the images are integers.
+            ValueError: the images have another shape.
+        """
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floats in [-1, 1], got {images.dtype}")
+        if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
+            raise ValueError(f"images must have the shape (B, 3, 32, 32), got {tuple(images.shape)}")
+        return self.classify(self.features(images))
+
+
+class MnistCNN(_DigitsClassifier):
     """The small CNN of CGN's Table 2 (section 4.1), as the authors released it.
 
     Batch norm of the colours, four convolutions of 32, 32, 64 and 64 channels with ReLU, a max pool after the first,
@@ -17,8 +40,6 @@ class MnistCNN(nn.Module):
     Args:
         num_classes: how many logits come out.
     """
-
-    takes_signed = True  # images in [-1, 1], which measures make of uint8
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -30,16 +51,6 @@ class MnistCNN(nn.Module):
         self.conv3 = nn.Conv2d(32, 64, 3, stride=2, padding=1)
         self.conv4 = nn.Conv2d(64, 64, 3, padding=1)
         self.linear = nn.Linear(64, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, num_classes) of images (B, 3, 32, 32), floats in [-1, 1].
-
-        Raises:
-            TypeError: the images are integers.
-            ValueError: the images have another shape.
-        """
-        _check(images)
-        return self.classify(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
         """Return the feature map after the second convolution, (B, 32, 16, 16), of images (B, 3, 32, 32)."""
@@ -63,7 +74,7 @@ class MnistCNN(nn.Module):
         return F.conv2d(x, kernel, self.conv1.bias, padding=2)
 
 
-class NormalisedMnistCNN(nn.Module):
+class NormalisedMnistCNN(_DigitsClassifier):
     """`MnistCNN` with batch norm after each convolution. It is not the papers' classifier, but learns much faster.
 
     Args:
@@ -72,8 +83,6 @@ class NormalisedMnistCNN(nn.Module):
             differs from its background by a few grey levels is as plain as any other. For colours; textures lose by
             it. Otherwise channels are normalised over the batch.
     """
-
-    takes_signed = True
 
     def __init__(self, num_classes: int = 10, *, contrast: bool = True) -> None:
         super().__init__()
@@ -87,14 +96,8 @@ class NormalisedMnistCNN(nn.Module):
         self.norm3, self.norm4 = nn.BatchNorm2d(64), nn.BatchNorm2d(64)
         self.linear = nn.Linear(64, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, num_classes) of images (B, 3, 32, 32), floats in [-1, 1].
-
-        Raises:
-            TypeError: the images are integers.
-            ValueError: the images have another shape.
-        """
-        _check(images)
+    def features(self, images: Tensor) -> Tensor:
+        """Return the feature map after the second convolution, (B, 32, 16, 16), of images (B, 3, 32, 32)."""
         if self.contrast:
             # half a grey level beside the deviation: what rounding alone can make is not blown up
             deviation, mean = torch.std_mean(images, dim=(2, 3), keepdim=True, correction=0)
@@ -102,14 +105,10 @@ class NormalisedMnistCNN(nn.Module):
         else:
             x = self.norm(images)
         x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 3, stride=2, padding=1)))
-        x = F.relu(self.norm2(self.conv2(x)))
-        x = F.relu(self.norm3(self.conv3(x)))
+        return F.relu(self.norm2(self.conv2(x)))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Return logits (B, num_classes) of a feature map (B, 32, 16, 16)."""
+        x = F.relu(self.norm3(self.conv3(features)))
         x = F.relu(self.norm4(self.conv4(x)))
         return self.linear(x.mean(dim=(2, 3)))
-
-
-def _check(images: Tensor) -> None:
-    if not images.is_floating_point():
-        raise TypeError(f"images must be floats in [-1, 1], got {images.dtype}")
-    if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
-        raise ValueError(f"images must have the shape (B, 3, 32, 32), got {tuple(images.shape)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from genaug._common.files import atomic_path, one_line
 
 HEADS = ("shape", "texture", "background")
 ENSEMBLE = "ensemble"
-AGGREGATES = ("logits", "log_probs")
+Aggregate = Literal["logits", "log_probs"]
+AGGREGATES: tuple[Aggregate, ...] = ("logits", "log_probs")
 PREPROCESSING = "preprocessing.json"
 TIMM = "timm/"
 _AUXILIARY = ("googlenet", "inception_v3")  # in training they return two answers
@@ -83,7 +84,7 @@ class MultiHeadClassifier(
         *,
         heads: Sequence[str] = HEADS,
         weights: str | None = None,
-        aggregate: str = "logits",
+        aggregate: Aggregate = "logits",
         frozen_batch_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -129,7 +130,12 @@ class MultiHeadClassifier(
         }
         self.train(self.training)
 
-    def forward(self, images: Tensor, heads: bool = False) -> Any:
+    @overload
+    def forward(self, images: Tensor, heads: Literal[False] = ...) -> Tensor: ...
+    @overload
+    def forward(self, images: Tensor, heads: bool) -> Tensor | dict[str, Tensor]: ...
+
+    def forward(self, images: Tensor, heads: bool = False) -> Tensor | dict[str, Tensor]:
         """Return logits.
 
         Args:

@@ -33,7 +33,7 @@ from torch import Tensor
 from genaug._common import plotting
 from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import atomic_path, writable_folder
-from genaug._common.records import aligned, circumstances, read_runs, write_results
+from genaug._common.records import aligned, circumstances, read_runs, write_runs
 from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.measures.mutual_information import mutual_information
 from genaug.generators.images import from_uint8, to_uint8
@@ -163,14 +163,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
             }
             for test in TRAININGS
         } | {"n": len(of_training)}
-    results = {
-        "recipe": "cgn-figure6",
-        "settings": settings,
-        "runs": [dict(zip(KEYS, key, strict=True)) | runs[key] for key in keys],
-        "summary": summary,
-    }
-    write_results(file, results)
-    return results
+    return write_runs(file, "cgn-figure6", settings, KEYS, runs, keys, summary=summary)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ from genaug._common.arguments import check_choice, check_device, check_integer
 from genaug._common.files import writable_folder
 from genaug._common.plotting import Panel, save_curves
 from genaug._common.progress import progress
-from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
+from genaug._common.records import aligned, circumstances, read_runs, spread, write_runs
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
@@ -242,14 +242,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[Point, dict[str, Any
     for (variant, ratio, number), group in itertools.groupby(keys, key=lambda key: key[:3]):
         tests = spread([runs[key]["test"] for key in group])
         summary.setdefault(variant, {}).setdefault(str(ratio), {})[str(number)] = tests
-    results = {
-        "recipe": "cgn-figure7",
-        "settings": settings,
-        "runs": [dict(zip(KEYS, key, strict=True)) | runs[key] for key in keys],
-        "summary": summary,
-    }
-    write_results(file, results)
-    return results
+    return write_runs(file, "cgn-figure7", settings, KEYS, runs, keys, summary=summary)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

@@ -49,7 +49,7 @@ from torch import Tensor
 from genaug._common.arguments import check_choice, check_device
 from genaug._common.files import writable_folder
 from genaug._common.progress import progress
-from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
+from genaug._common.records import aligned, circumstances, read_runs, spread, write_runs
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS, load_variant
@@ -327,15 +327,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
             published.setdefault(source, {}).setdefault(row, {})[variant] = dict(
                 zip(("train", "test"), pair, strict=True)
             )
-    results = {
-        "recipe": "cgn-table2",
-        "settings": settings,
-        "runs": [dict(zip(KEYS, key, strict=True)) | runs[key] for key in keys],
-        "summary": summary,
-        "published": published,
-    }
-    write_results(file, results)
-    return results
+    return write_runs(file, "cgn-table2", settings, KEYS, runs, keys, summary=summary, published=published)
 
 
 def _table(summary: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ from torch import Tensor, nn
 from genaug._common import plotting
 from genaug._common.arguments import check_choice, check_integer
 from genaug._common.files import atomic_path, writable_folder
-from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
+from genaug._common.records import aligned, circumstances, read_runs, spread, write_runs
 from genaug.datasets.digits import load_digits
 from genaug.datasets.environments import (
     FIRST,
@@ -347,14 +347,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
         columns = {name: [run["tests"][name] for run in found] for name in found[0]["tests"]}
         columns |= {name: [run[name] for run in found] for name in ("colour", "shape") if found[0][name] is not None}
         summary.setdefault(variant, {})[row] = {name: spread(values) for name, values in columns.items()}
-    results = {
-        "recipe": "genint-colored-mnist",
-        "settings": settings,
-        "runs": [dict(zip(KEYS, key, strict=True)) | runs[key] for key in keys],
-        "summary": summary,
-    }
-    write_results(file, results)
-    return results
+    return write_runs(file, "genint-colored-mnist", settings, KEYS, runs, keys, summary=summary)
 
 
 def table(results: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN
 from genaug.training.classifier.digits import check_images, check_training, descend, initialised, shuffled
-from genaug.training.objectives import irm_penalty
+from genaug.training.losses import irm_penalty
 
 # correlations of label and colour in the environments that IRM is shown (CGN, section 4.3)
 ENVIRONMENTS = {2: (0.9, 1.0), 5: (0.9, 0.925, 0.95, 0.975, 1.0)}

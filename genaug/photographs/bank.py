@@ -12,13 +12,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_choice, check_indices, check_number
+from genaug._common.arguments import check_choice, check_indices, check_number, check_pair
 from genaug._common.files import ImageError, list_images, open_image
 from genaug.assets import Kind, register
 from genaug.generators import check_labels
@@ -28,6 +29,11 @@ from genaug.interventions.blending import BLENDS, PATCHES
 from genaug.interventions.steering import isolated
 from genaug.photographs.format import BankFiles
 from genaug.photographs.pretrained import PARTS, PretrainedBank
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from genaug.photographs.build import BuildOptions
 
 _WHICH, _STRENGTH, _PLACE, _TEXTURE = 0, 1, slice(2, 6), slice(6, 6 + PATCHES**2)  # what the noise's numbers decide
 
@@ -123,7 +129,9 @@ class PhotographBank(PretrainedBank, nn.Module):
         return bank
 
     @classmethod
-    def build(cls, photographs: Any, out: str | os.PathLike[str], **options: Any) -> PhotographBank:
+    def build(
+        cls, photographs: str | os.PathLike[str], out: str | os.PathLike[str], **options: Unpack[BuildOptions]
+    ) -> PhotographBank:
         """Cut the objects out of photographs, write a bank, and open it.
 
         Args:
@@ -322,12 +330,7 @@ def _below_one(z: Tensor) -> Tensor:
 def _checked_placement(placement: Any) -> tuple[float, float] | None:
     if placement is None:
         return None
-    pair = placement if isinstance(placement, (tuple, list)) else (placement, placement)
-    if len(pair) != 2:
-        raise ValueError(f"placement must be None, a number or a pair (low, high), got {placement!r}")
-    low, high = (check_number("placement", value, 1) for value in pair)
-    if low > high:
-        raise ValueError(f"placement must be (low, high) with low <= high, got {placement!r}")
+    low, high = check_pair("placement", placement, partial(check_number, high=1))
     return None if high == 0 else (low, high)
 
 

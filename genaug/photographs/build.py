@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ from genaug._common.files import (
 from genaug._common.progress import progress
 from genaug._common.records import differences
 from genaug.photographs import format as layout
-from genaug.photographs.inpainting import FILLINGS, background_of, object_of
-from genaug.photographs.masks import MaskSource, certainty, cleaned, mask_source, open_photograph, without_masks
+from genaug.photographs.inpainting import FILLINGS, Filling, background_of, object_of
+from genaug.photographs.masks import Masks, MaskSource, certainty, cleaned, mask_source, open_photograph, without_masks
 
 SHARD_SIZE = 100  # photographs: what a killed process loses at most
 BATCH = 8  # photographs that a network is given at a time
@@ -53,14 +53,29 @@ REASONS = ("no object", "everything is object", "object cut by the border", "man
 UNREADABLE = "does not open"
 
 
+class BuildOptions(TypedDict, total=False):
+    """The arguments of `build_bank` that are given by name, for type checkers."""
+
+    masks: Masks
+    size: int
+    inpainting: Filling
+    image: Literal["jpeg", "png"]
+    keep_doubtful: bool
+    drop_empty_classes: bool
+    skip_bad: bool
+    device: torch.device | str | None
+    rank: int | None
+    world_size: int | None
+
+
 def build_bank(
     photographs: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    masks: Any = "u2netp",
+    masks: Masks = "u2netp",
     size: int = 256,
-    inpainting: str = "strip",
-    image: str = "jpeg",
+    inpainting: Filling = "strip",
+    image: Literal["jpeg", "png"] = "jpeg",
     keep_doubtful: bool = False,
     drop_empty_classes: bool = False,
     skip_bad: bool = False,

@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import os
-import tarfile
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,7 +29,8 @@ import torch
 from torch import Tensor
 
 from genaug._common.arguments import check_choice, check_indices, check_integer
-from genaug._common.files import atomic_path, no_folder, one_line, writable_folder
+from genaug._common.files import atomic_path, check_size, no_folder, one_line, writable_folder
+from genaug._common.tar import member, member_size
 from genaug.assets.cache import sha256
 from genaug.assets.folders import generator_folder
 from genaug.interventions.steering import isolated
@@ -215,7 +215,7 @@ class BankFiles:
             for part, size in zip(PARTS, record.sizes, strict=True):
                 if part in names:
                     images[part] = _decoded(content[start + 512 : start + 512 + size])
-                start += _padded(size)
+                start += member_size(size)
             return images
         except Exception as error:  # pillow names a dozen kinds of damage by as many classes
             raise ValueError(
@@ -337,11 +337,9 @@ def read_shard(path: Path, shard: int, *, check: bool = False) -> list[Record]:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{lines} is damaged: {repair}") from None
     try:
-        found = tar.stat().st_size
-    except FileNotFoundError:
-        raise ValueError(f"{tar} is missing: {repair}") from None
-    if found != size:
-        raise ValueError(f"{tar} is damaged, it has {found:,} bytes instead of {size:,}: {repair}")
+        check_size(tar, size)
+    except ValueError as error:
+        raise ValueError(f"{error}: {repair}") from None
     if check and sha256(tar) != digest:
         raise ValueError(f"{tar} is damaged, its SHA-256 differs: {repair}")
     if check and not all(_is_at(tar, record) for record in records):
@@ -358,7 +356,7 @@ def _content(tar: Path, record: Record) -> bytes:
     """Read the parts of a photograph, with their headers in the tar."""
     with tar.open("rb") as file:
         file.seek(record.start)
-        return file.read(sum(map(_padded, record.sizes)))
+        return file.read(sum(map(member_size, record.sizes)))
 
 
 class ShardWriter:
@@ -388,7 +386,7 @@ class ShardWriter:
         encoded = [_encoded(getattr(parts, part), "png" if part == "mask" else self._image) for part in PARTS]
         suffixes = [".png" if part == "mask" else IMAGES[self._image] for part in PARTS]
         content = b"".join(
-            _member(f"{index:09d}.{part}{suffix}", image)
+            member(f"{index:09d}.{part}{suffix}", image)
             for part, suffix, image in zip(PARTS, suffixes, encoded, strict=True)
         )
         area, box = round(float(parts.mask.double().mean()) / 255, 6), box_of(parts.mask)
@@ -454,18 +452,6 @@ def box_of(mask: Tensor) -> tuple[int, int, int, int]:
     if not len(rows):
         return 0, 0, 0, 0
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _padded(size: int) -> int:
-    """Return the size of a file in a tar: its header, and its content in blocks of 512 bytes."""
-    return 512 + -(-size // 512) * 512
-
-
-def _member(name: str, content: bytes) -> bytes:
-    """Return a file as a tar member, without an owner or a time."""
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
 
 
 def _encoded(image: Tensor, kind: str) -> bytes:

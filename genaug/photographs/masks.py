@@ -32,6 +32,7 @@ from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 if TYPE_CHECKING:
     from genaug.generators.u2net import FastU2Net
 
+Masks = str | os.PathLike[str] | Callable[[Any], Any]
 NETWORKS = ("u2netp", "u2net")
 # Side of what the networks see, in pixels. They were trained at 320. At 256 masks are a little better and take two
 # thirds of the time (docs/cutouts.md).
@@ -63,7 +64,7 @@ class MaskSource(Protocol):
         ...
 
 
-def mask_source(masks: Any, photographs: ImageFiles, device: torch.device | str | None = None) -> MaskSource:
+def mask_source(masks: Masks, photographs: ImageFiles, device: torch.device | str | None = None) -> MaskSource:
     """Return the source for `masks=`, checked against the photographs.
 
     Args:
@@ -267,7 +268,7 @@ class _Folder:
 _BESIDE = "_mask.png"  # how masks beside photographs end
 
 
-def without_masks(photographs: ImageFiles, masks: Any) -> ImageFiles:
+def without_masks(photographs: ImageFiles, masks: Masks) -> ImageFiles:
     """Return the photographs without the masks beside them."""
     if not isinstance(masks, (str, os.PathLike)) or Path(masks).resolve() != photographs.root.resolve():
         return photographs

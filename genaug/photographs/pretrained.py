@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from genaug._common.files import atomic_path, writable_folder
 from genaug.assets.cache import read_json
@@ -19,12 +19,21 @@ from genaug.photographs.format import BANK, SUMMARY, BankFiles, shard_name, shar
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Unpack
 
 CONFIG = "config.json"
 PARTS = (BANK, SUMMARY, CONFIG, "shard-*.tar", "shard-*.jsonl")  # what a bank is opened from
 _PICTURE, _CARD = "samples.png", "README.md"
 
 Self = TypeVar("Self", bound="PretrainedBank")
+
+
+class BankOptions(TypedDict, total=False):
+    """The arguments of `PhotographBank` that are given by name, for type checkers."""
+
+    placement: float | tuple[float, float] | None
+    blend: str | Sequence[str]
+    backgrounds: str | os.PathLike[str] | None
 
 
 class PretrainedBank:
@@ -49,7 +58,7 @@ class PretrainedBank:
         return self._save(writable_folder(folder), shutil.copyfile, "OWNER/REPOSITORY")
 
     @classmethod
-    def from_pretrained(cls: type[Self], name: str | os.PathLike[str], **options: Any) -> Self:
+    def from_pretrained(cls: type[Self], name: str | os.PathLike[str], **options: Unpack[BankOptions]) -> Self:
         """Open the bank of a folder or of a Hub repository ("owner/repo", "owner/repo@revision").
 
         Args:

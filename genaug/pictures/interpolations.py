@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from genaug._common.arguments import check_choice, check_classes, check_integer, check_truncation
 from genaug._common.files import one_line, writable_folder
+from genaug._common.music import beats, keep_step, read_wav
 from genaug._common.plotting import save_sheet
 from genaug._common.progress import progress
 from genaug._common.records import write_results
-from genaug._common.video import RATE, beats, keep_step, moves, read_wav, save_video
+from genaug._common.video import RATE, moves, save_video
 from genaug.datasets.factors import FACTORS
 from genaug.datasets.generated import names_of
 from genaug.generators.images import to_uint8

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import tarfile
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import IO, Any
 from PIL import Image
 from torch import Tensor
 
-from genaug.datasets.rendered import BLOCK, SUFFIXES, Layout, key
+from genaug._common.tar import member
+from genaug.datasets.rendered import SUFFIXES, Layout, key
 
 _PAGE = 4096  # bytes: what most file systems count a file in
 
@@ -56,7 +56,7 @@ class Writer:
                 "json": json.dumps(description).encode(),
             }
             name = key(index)
-            return Record(b"".join(_member(f"{name}.{suffix}", parts[suffix]) for suffix in sorted(parts)), 0)
+            return Record(b"".join(member(f"{name}.{suffix}", parts[suffix]) for suffix in sorted(parts)), 0)
         place = self._layout.image_file(index, label, description)
         staged = self._staged / key(index)
         staged.write_bytes(content)
@@ -119,16 +119,3 @@ def label_of(index: int, target: Any, description: dict[str, Any]) -> int:
     if isinstance(target, bool) or not isinstance(target, Integral):
         raise TypeError(f"source must return ints or dicts of ints as targets, got {target!r} for sample {index}")
     return int(target)
-
-
-def _member(name: str, content: bytes) -> bytes:
-    """Return a file as a tar member whose header differs only in name and size: no owner, no time."""
-    name_field, size_field = name.encode().ljust(100, b"\0"), b"%011o\0" % len(content)
-    check = _HEADER_SUM + sum(name_field) + sum(size_field)
-    header = name_field + _HEADER[100:124] + size_field + _HEADER[136:148] + b"%06o\0 " % check + _HEADER[156:]
-    return header + content + bytes(-len(content) % BLOCK)
-
-
-_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
-# the sum of its bytes but name and size, its checksum as eight spaces; tarfile takes longer for it than a JPEG takes
-_HEADER_SUM = sum(_HEADER[100:124]) + sum(_HEADER[136:148]) + 8 * ord(" ") + sum(_HEADER[156:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug._common.arguments import check_device
-from genaug.training.objectives import IGNORED, REAL
+from genaug.training.losses import IGNORED, REAL
 from genaug.training.shared.batches import Form, Targets
 from genaug.training.shared.class_names import check_classes_agree, classes_of
-from genaug.training.shared.streams import Stream, length, processes_of_torch
+from genaug.training.shared.restarting_loaders import Stream, length, processes_of_torch
 
 _STATE = ("epoch", "step", "synthetic", "loaders", "processes")
 
@@ -55,13 +55,13 @@ class MixedLoader:
 
     def __init__(
         self,
-        real: Any,
-        *synthetic: Any,
+        real: Iterable[Any],
+        *synthetic: Iterable[Any],
         device: torch.device | str | None = None,
         labels_only: bool = False,
-        keys: tuple[Any, Any] | None = None,
+        keys: tuple[str, str] | tuple[int, int] | None = None,
     ) -> None:
-        self.loaders = (real, *synthetic)
+        self.loaders: tuple[Any, ...] = (real, *synthetic)
         for number, loader in enumerate(self.loaders):
             if isinstance(loader, Dataset):
                 raise TypeError(f"{_name(number)} must be a loader, such as DataLoader(dataset), got a dataset")
@@ -86,12 +86,12 @@ class MixedLoader:
         return len(self._real.loader)
 
     @property
-    def dataset(self) -> Any:
+    def dataset(self) -> Dataset[Any]:
         """Return the real loader's dataset."""
         return self._real.loader.dataset
 
     @property
-    def sampler(self) -> Any:
+    def sampler(self) -> Iterable[Any]:
         """Return the real loader's sampler."""
         return self._real.loader.sampler
 

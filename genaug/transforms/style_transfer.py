@@ -13,16 +13,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import PIL.Image
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import is_pure_tensor
 
-from genaug._common.arguments import check_choice, check_integer, check_number
+from genaug._common.arguments import check_choice, check_integer, check_number, check_pair
 from genaug.interventions import sampling
 from genaug.interventions.steering import fitting_memory
 from genaug.transforms.lbfgs import minimise
@@ -315,8 +317,8 @@ class StyleTransferIntervention(v2.Transform):
 
     def __init__(
         self,
-        styles: Any,
-        method: str = "gatys",
+        styles: Dataset[Any] | Tensor | str | os.PathLike[str],
+        method: Literal["gatys", "adain"] = "gatys",
         steps: int | tuple[int, int] = (20, 70),
         p: float = 1.0,
         *,
@@ -331,7 +333,7 @@ class StyleTransferIntervention(v2.Transform):
         super().__init__()
         check_choice("method", method, SMALLEST)
         self.method = method
-        self.steps = _check_steps(steps)
+        self.steps = check_pair("steps", steps, partial(check_integer, least=1))
         self.p = check_number("p", p, 1)
         self.style_weight = check_number("style_weight", style_weight)
         self.content_weight = check_number("content_weight", content_weight)
@@ -460,14 +462,3 @@ class StyleTransferIntervention(v2.Transform):
     def __getstate__(self) -> dict[str, Any]:
         # networks are loaded again where it is unpickled
         return {**self.__dict__, "_networks": {}}
-
-
-def _check_steps(steps: Any) -> tuple[int, int]:
-    """Return the range of steps; raise ValueError or TypeError unless it is a number or a pair, at least 1."""
-    pair = steps if isinstance(steps, (tuple, list)) else (steps, steps)
-    if len(pair) != 2:
-        raise ValueError(f"steps must be a number or a pair (least, most), got {steps!r}")
-    low, high = (check_integer("steps", step, 1) for step in pair)
-    if low > high:
-        raise ValueError(f"steps must be (least, most), got {steps!r}")
-    return low, high

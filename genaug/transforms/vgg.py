@@ -151,33 +151,10 @@ def _released_encoder(_: dict[str, Any]) -> nn.Sequential:
 _CLASSIFIER = ("classifier.", "pre_logits.", "head.")
 # torchvision names its files by the first eight digits of their checksum, and publishes no more: enough to notice
 # damage, not forgery. All 64 of the first are on record in many public projects.
-register(
-    Kind(
-        name="vgg16",
-        build=lambda _: _features("vgg16"),
-        surplus=_CLASSIFIER,
-    )
-)
-register(
-    Kind(
-        name="vgg16-bn",
-        build=lambda _: _features("vgg16_bn"),
-        surplus=_CLASSIFIER,
-    )
-)
-register(
-    Kind(
-        name="vgg19",
-        build=lambda _: _features("vgg19"),
-        surplus=_CLASSIFIER,
-    )
-)
-register(
-    Kind(
-        name="adain-decoder",
-        build=lambda _: decoder(),
-    )
-)
+register(Kind(name="vgg16", build=lambda _: _features("vgg16"), surplus=_CLASSIFIER))
+register(Kind(name="vgg16-bn", build=lambda _: _features("vgg16_bn"), surplus=_CLASSIFIER))
+register(Kind(name="vgg19", build=lambda _: _features("vgg19"), surplus=_CLASSIFIER))
+register(Kind(name="adain-decoder", build=lambda _: decoder()))
 register(
     Kind(
         name="adain-encoder",

@@ -21,8 +21,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from genaug import RenderedDataset
+from genaug._common import tar as tar_files
 from genaug.datasets import rendered
-from genaug.rendering import render, repair, shards, verify
+from genaug.rendering import render, repair, verify
 
 
 @pytest.fixture(params=["webdataset", "imagefolder"])
@@ -257,7 +258,7 @@ def test_verify_finds_what_a_read_fails_on_in_a_shard_whose_digest_matches(
     parts = {key: part for key, part in parts.items() if key != name} | ({} if content is None else {name: content})
     records: dict[str, bytes] = {}
     for key in sorted(parts):
-        records[key[:9]] = records.get(key[:9], b"") + shards._member(key, parts[key])
+        records[key[:9]] = records.get(key[:9], b"") + tar_files.member(key, parts[key])
     rewrite(folder / "shard-000000.tar", list(records.values()), b"".join(records.values()) + bytes(1024))
     with pytest.raises(ValueError, match="sample 2 of"):
         (RenderedDataset(folder)[2], RenderedDataset(folder).describe(2))

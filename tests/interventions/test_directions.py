@@ -334,6 +334,22 @@ def test_the_mean_of_a_class_without_samples_is_not_known(tmp_path):
     assert read.centre[[2, 7]].isfinite().all()
 
 
+def test_exact_directions_of_a_large_layer_name_what_needs_less():
+    class Wide(nn.Module):
+        z_dim, num_classes, image_size = 4096, 2, 32
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(4, 320, 3, padding=1)
+
+        def forward(self, z, labels, truncation):
+            return self.layer(z.view(len(z), 4, 32, 32))[:, :3].tanh()
+
+    message = r"'layer' has 327680 entries for 4096 of the noise: exact directions need 16\.1 GB\. Give samples="
+    with pytest.raises(ValueError, match=message):
+        fit_directions(Wide(), "layer", components=4)
+
+
 @pytest.mark.parametrize("samples", [None, 64])
 def test_noises_that_do_not_fit_name_the_need_and_the_knob(samples):
     class Large(Conditional):

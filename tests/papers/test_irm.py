@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genaug.datasets.colored_mnist import ColoredMNIST, DoubleColoredMNIST
 from genaug.papers import irm
 from genaug.papers.irm import ENVIRONMENTS, correlated_environments, fit_invariant, fit_irm
-from genaug.training.objectives import irm_penalty
+from genaug.training.losses import irm_penalty
 
 
 def two_pixels(count: int, agreements: tuple[float, ...], seed: int = 0) -> list[tuple[Tensor, Tensor]]:

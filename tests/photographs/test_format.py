@@ -104,7 +104,7 @@ def test_a_changed_byte_is_named(bank):
         (lambda path: (path / "shard-000002.tar").unlink(), "shard-000002.tar is missing: run genaug cutouts --repair"),
         (lambda path: (path / "shard-000002.jsonl").unlink(), "shard-000002.jsonl is missing: run genaug"),
         (lambda path: (path / "shard-000000.jsonl").write_text("{}\n"), "shard-000000.jsonl is damaged: run genaug"),
-        (lambda path: (path / "shard-000000.tar").write_bytes(b"short"), "it has 5 bytes instead of"),
+        (lambda path: (path / "shard-000000.tar").write_bytes(b"short"), "it has 5 bytes and not"),
     ],
 )
 def test_damage_is_an_error_that_names_the_file(bank, change, message):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset, WeightedRandomSampler
 
 from genaug import CounterfactualDataset, GenIntLoss, MixedLoader
-from genaug.training.shared import streams
+from genaug.training.shared import restarting_loaders
 from tests.training.test_mixing import loader, shown
 
 IMAGES = torch.zeros(2, 3, 4, 4)
@@ -164,7 +164,7 @@ def test_a_label_that_no_logit_is_for_is_named() -> None:
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int = 2) -> None:
-    for module in ("genaug.training.shared.streams", "genaug.training.mixing"):
+    for module in ("genaug.training.shared.restarting_loaders", "genaug.training.mixing"):
         monkeypatch.setattr(f"{module}.processes_of_torch", lambda: (rank, world))
 
 
@@ -283,4 +283,4 @@ def test_an_epoch_that_does_not_reach_persistent_workers_is_refused() -> None:
 
 
 def test_outside_of_torch_distributed_there_is_one_process() -> None:
-    assert streams.processes_of_torch() == (0, 1)
+    assert restarting_loaders.processes_of_torch() == (0, 1)

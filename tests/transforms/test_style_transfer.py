@@ -558,8 +558,8 @@ def test_weights_of_another_kind_are_refused(weights):
     [
         ({"method": "gatis"}, ValueError, "method must be one of 'gatys', 'adain', got 'gatis'; did you mean"),
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
-        ({"steps": (70, 20)}, ValueError, "steps must be (least, most), got (70, 20)"),
-        ({"steps": (1, 2, 3)}, ValueError, "steps must be a number or a pair (least, most), got (1, 2, 3)"),
+        ({"steps": (70, 20)}, ValueError, "steps must be (low, high) with low <= high, got (70, 20)"),
+        ({"steps": (1, 2, 3)}, ValueError, "steps must be a number or a pair (low, high), got (1, 2, 3)"),
         ({"steps": 2.5}, TypeError, "steps must be an int, got float"),
         ({"p": 1.5}, ValueError, "p must be in [0, 1], got 1.5"),
         ({"alpha": -0.1}, ValueError, "alpha must be in [0, 1], got -0.1"),

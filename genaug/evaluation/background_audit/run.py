@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from genaug.evaluation.scoring import Options
+    from genaug.photographs.bank import PhotographBank
 
 PAIRS = 20
 _PER_ANSWER = 3  # pairs of the same object class and wrong answer
@@ -187,7 +188,7 @@ class Audit(Result):
 
 def audit(
     model: Model | Classifier,
-    bank: BankFiles | str | os.PathLike[str] | Any,
+    bank: PhotographBank | BankFiles | str | os.PathLike[str],
     *,
     classes: Sequence[str] | Mapped | None = None,
     backgrounds: int = BACKGROUNDS,

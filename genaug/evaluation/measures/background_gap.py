@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def background_gap(
     mixed_rand: Images,
     *,
     others: Mapping[str, Images] | None = None,
-    normalisation: str = "imagenet",
+    normalisation: Literal["imagenet", "in9"] = "imagenet",
     transform: Callable[[Any], Any] | None = None,
     partial: bool = False,
     **options: Unpack[Options],

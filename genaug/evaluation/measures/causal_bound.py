@@ -19,10 +19,10 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from genaug._common.arguments import check_device, check_integer, check_number
@@ -31,6 +31,12 @@ from genaug._common.plotting import Panel, save_curves
 from genaug._common.progress import progress
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.generators import load_generator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from typing_extensions import Unpack
+
+    from genaug.interventions.directions import Directions
 
 Images = Tensor | Dataset[Any] | Iterable[Any]
 Features = Callable[[Tensor], Tensor]
@@ -169,8 +175,23 @@ class InterventionSearch:
         self.plot(folder / "causal_bound.png")
 
 
+class InterventionOptions(TypedDict, total=False):
+    """Arguments of `GenerativeInterventionDataset` that `search_interventions` passes on, for type checkers."""
+
+    dtype: torch.dtype | None
+    seed: int
+    classes: Sequence[int] | None
+    interventions_per_noise: int
+    mode: Literal["latent", "activation"]
+    layer: str
+    directions: str | os.PathLike[str] | Directions | Tensor | np.ndarray | None
+    balance: Literal["uniform", "observed"]
+    recognized_by: Callable[[Tensor], Tensor] | None
+    draws: int
+
+
 def search_interventions(
-    generator: Any,
+    generator: str | os.PathLike[str] | nn.Module,
     held_out: Images,
     *,
     truncations: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
@@ -184,7 +205,7 @@ def search_interventions(
     features: Features | None = None,
     batch_size: int = 512,
     device: torch.device | str | None = None,
-    **options: Any,
+    **options: Unpack[InterventionOptions],
 ) -> InterventionSearch:
     """Find the intervention strategy with the tightest causal bound: t, k and s, one at a time (GenInt, 5.4).
 
@@ -224,10 +245,11 @@ def search_interventions(
         generator = load_generator(generator, device, options.pop("dtype", None))
     settings = [{**base, name: value} for name, values in varied.items() for value in values]
     found: dict[tuple[float, ...], CausalBound] = {}
+    given: dict[str, Any] = {"interventions_per_noise": 1, **options}
     # each is made before any is measured: what cannot be is to be known at once
     datasets = {
         tuple(setting.values()): GenerativeInterventionDataset(
-            generator, length=length, device=device, **{"interventions_per_noise": 1, **options, **setting}
+            generator, length=length, device=device, **{**given, **setting}
         )
         for setting in settings
     }

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -187,7 +187,7 @@ def objectnet(
     model: Model,
     root: str | os.PathLike[str],
     *,
-    crop: str = "standard",
+    crop: Literal["standard", "genint"] = "standard",
     transform: Callable[[Any], Any] | None = None,
     partial: bool = False,
     **options: Unpack[Options],

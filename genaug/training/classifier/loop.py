@@ -53,8 +53,8 @@ from genaug.training.classifier.data import (
 from genaug.training.classifier.loaders import mixed_loader
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.groups import read_group_file, retrain_last_layer
+from genaug.training.losses import GenIntLoss, MultiHeadLoss
 from genaug.training.mixing import MixedLoader
-from genaug.training.objectives import GenIntLoss, MultiHeadLoss
 from genaug.training.shared.processes import World, processes
 from genaug.training.shared.resumable import Run, resume, truncate_log
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genaug._common.arguments import check_choice, check_integer, check_number
-from genaug.models.multi_head_resnet import AGGREGATES
+from genaug.models.multi_head_resnet import AGGREGATES, Aggregate
 from genaug.training.classifier.data import AUGMENTATIONS
 
 KINDS = ("counterfactual", "intervention", "rendered", "stylized")
@@ -79,7 +79,7 @@ class Settings:
 
     architecture: str = "resnet18"
     heads: tuple[str, ...] = ()
-    aggregate: str = "logits"
+    aggregate: Aggregate = "logits"
     weights: str | None = None
     frozen_batch_norm: bool = False
     epochs: int = 90

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from genaug import GenIntLoss, MultiHeadLoss
-from genaug.training.objectives import irm_penalty
+from genaug.training.losses import irm_penalty
 
 LOGITS = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)], [math.log(3.0), 0.0]])
 # of these labels the losses are log 2, log(4/3) and log 4
