@@ -260,6 +260,10 @@ def test_audits_of_other_images_are_not_compared(of_background: Audit, bank: Pat
         compare(tmp_path / "a", tmp_path / "b")
     with pytest.raises(FileNotFoundError, match=r"no such folder: .*gone"):
         compare(tmp_path / "a", tmp_path / "gone")
+    results = read_json(tmp_path / "b" / "audit.json")
+    (tmp_path / "b" / "audit.json").write_text(json.dumps({**results, "settings": {}}))
+    with pytest.raises(ValueError, match=r"audit.json is damaged .*run the audit again"):
+        compare(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b" / "audit.json").write_text("{}")
     with pytest.raises(ValueError, match=r"audit\.json is damaged"):
         compare(tmp_path / "a", tmp_path / "b")

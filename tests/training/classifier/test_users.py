@@ -145,3 +145,20 @@ def test_hidden_files_and_folders_are_no_classes_and_are_counted(
         f"{root}: skipped 4 hidden files or folders" for root in folders
     ]
     assert f"{folders[0]}: 2 classes: cat (4), dog (4)" in said
+
+
+def test_processes_wait_for_hours_for_one_that_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import timedelta
+
+    import torch
+
+    from genaug.training.shared.processes import processes
+
+    asked: dict[str, timedelta] = {}
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, **options: asked.update(options))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with processes("cpu") as world:
+        assert world.size == 2
+    assert asked["timeout"] >= timedelta(hours=6)
