@@ -36,7 +36,7 @@ import torchvision
 from mutants_named import EQUIVALENT, NAMED
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 300  # after which a mutant counts as killed: it never ends
+SECONDS = 900  # after which a mutant counts as killed: it never ends
 SCORING = ["tests/evaluation/test_scoring.py", "tests/evaluation/test_scoring_models.py"]
 # each file of the core and the quick tests that are to notice a change of it
 CORE = {
