@@ -253,3 +253,10 @@ def test_rounding_alone_is_no_variance() -> None:
     assert (once.low, once.high) == pytest.approx(wilson(1, 1))
     nearly = share(np.full(9, 0.1 + 0.2), Composites(np.arange(9)[:, None]))
     assert (nearly.low, nearly.high) == pytest.approx(wilson(0.3 * 9, 9), abs=1e-6)
+
+
+def test_nothing_measured_has_no_covariance_with_anything() -> None:
+    composites = Composites(np.arange(6).reshape(3, 2))
+    one = share(np.array([1.0, 0.0, 1.0]), composites)
+    assert composites.covariance(NOTHING.deviations, one.deviations) == 0
+    assert NOTHING.deviations.rows.dtype == np.int64

@@ -266,3 +266,8 @@ def test_a_range_may_be_one_number() -> None:
     box = crop_boxes(draws(3), 64, 64, scale=(0.25, 0.25), ratio=(1, 1))
     assert box[:, 2:].flatten().tolist() == pytest.approx([32.0] * 6)
     assert BatchAugmentation(8, scale=(1, 1), flip=1, ratio=(1, 1)).scale == (1.0, 1.0)
+
+
+def test_a_probability_of_zero_flips_nothing_even_at_the_lowest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", torch.zeros)
+    assert not BatchAugmentation(8, flip=0).make_params([pixels()])["flips"].any()
