@@ -68,4 +68,6 @@ EQUIVALENT: dict[str, str] = {
     "  ->  for shift, multiplier in zip((30, 27), _MULTIPLIERS):": _SAME_LENGTH,
     "training/generators/cgn_losses.py: for weight, ours, theirs in zip(self.weights, made, wanted, strict=False):"
     "  ->  for weight, ours, theirs in zip(self.weights, made, wanted):": "strict is False by default",
+    "datasets/generated.py: with torch.no_grad(), evaluating  ->  with evaluating": "`isolated`, in which images are "
+    "made, turns gradients off, too",
 }

@@ -260,3 +260,16 @@ def test_nothing_measured_has_no_covariance_with_anything() -> None:
     one = share(np.array([1.0, 0.0, 1.0]), composites)
     assert composites.covariance(NOTHING.deviations, one.deviations) == 0
     assert NOTHING.deviations.rows.dtype == np.int64
+
+
+@pytest.mark.parametrize("highest", [False, True])
+def test_groups_whose_intervals_touch_may_be_the_worst(highest: bool) -> None:
+    asked = []
+
+    def of(group: int, tail: float) -> Estimate:
+        asked.append(group)
+        middle = (0.5, 0.25 if highest else 0.75)[group]
+        return Estimate(middle, middle - 0.125, middle + 0.125, 3, NOTHING.deviations)
+
+    assert worst(of, 2, highest=highest)[0] == 0
+    assert asked == [0, 1, 0, 1]
