@@ -13,6 +13,7 @@ from contract import generator
 from oracles import write_images
 
 from genaug import cli
+from genaug._common import names
 from genaug.assets import ASSETS, load_asset, save_asset
 from genaug.assets.cache import sha256
 from genaug.datasets.colored_mnist import VARIANTS
@@ -578,8 +579,8 @@ def test_train_classifier_hands_on_every_option(
 
 
 def test_variants_are_those_of_the_datasets() -> None:
-    assert list(VARIANTS) == cli.MNIST_VARIANTS
-    assert list(COLOURED) == cli.COLOURED_VARIANTS
+    assert tuple(VARIANTS) == names.MNIST_VARIANTS
+    assert tuple(COLOURED) == names.COLORED_VARIANTS
 
 
 def test_reproduce_list_names_every_recipe_and_its_figures(
@@ -725,7 +726,7 @@ def test_assets_convert_writes_what_load_reads(capsys: pytest.CaptureFixture[str
 
 
 def test_the_suites_of_the_command_line_are_those_of_the_package() -> None:
-    assert list(SUITES) == cli.SUITE_NAMES
+    assert tuple(SUITES) == names.BENCHMARKS
 
 
 def test_evaluate_scores_every_head_of_a_trained_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

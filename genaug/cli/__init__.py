@@ -17,22 +17,11 @@ from typing import Annotated
 
 import typer
 
-from genaug.cli import pictures, photographs, explorer, rendering, evaluation, audit, training, reproduction, weights  # isort: skip  # noqa: F401
-from genaug.cli.evaluation import SUITE_NAMES
-from genaug.cli.options import COLOURED_VARIANTS, MNIST_VARIANTS, app, assets, reproduce, train
-from genaug.cli.training import TRAINING_ROWS
+from genaug.cli import pictures, photographs, explorer, rendering, evaluation, audit, training  # isort: skip  # noqa: F401
+from genaug.cli import reproduction, weights  # isort: skip  # noqa: F401
+from genaug.cli.options import app, assets, reproduce, train
 
-__all__ = [
-    "COLOURED_VARIANTS",
-    "MNIST_VARIANTS",
-    "SUITE_NAMES",
-    "TRAINING_ROWS",
-    "app",
-    "assets",
-    "main",
-    "reproduce",
-    "train",
-]
+__all__ = ["app", "assets", "main", "reproduce", "train"]
 
 # click's classes have moved into typer; this finds them in either place
 _UsageError = typer.BadParameter.__mro__[1]

@@ -9,23 +9,8 @@ import typer
 
 from genaug._common.arguments import check_choice
 from genaug._common.files import no_folder
+from genaug._common.names import BENCHMARKS
 from genaug.cli.options import DATA_PANEL, RUNTIME, ArithmeticType, Device, Dtype, app, split
-
-# those of genaug.evaluation, which takes torch's seconds to import
-SUITE_NAMES = [
-    "shape-bias",
-    "background-gap",
-    "groups",
-    "imagenet",
-    "imagenet-v2",
-    "imagenet-c",
-    "imagenet-a",
-    "imagenet-r",
-    "imagenet-w",
-    "imagenet-sketch",
-    "objectnet",
-    "objectnet-genint",
-]
 
 
 @app.command(epilog="Example: genaug evaluate resnet50 --suite shape-bias --data stimuli --out results")
@@ -37,7 +22,7 @@ def evaluate(
     suite: Annotated[
         list[str],
         typer.Option(
-            help=f"Benchmarks, comma-separated or repeated: {', '.join(SUITE_NAMES)}.", rich_help_panel=DATA_PANEL
+            help=f"Benchmarks, comma-separated or repeated: {', '.join(BENCHMARKS)}.", rich_help_panel=DATA_PANEL
         ),
     ],
     data: Annotated[
@@ -67,7 +52,7 @@ def evaluate(
     if len(suite) != len(data):
         raise ValueError(f"each --suite needs its --data, got {len(suite)} and {len(data)}")
     for name in suite:
-        check_choice("--suite", name, SUITE_NAMES)
+        check_choice("--suite", name, BENCHMARKS)
     for folder in data:
         if not folder.is_dir():
             raise no_folder(folder)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genaug._common.names import COMPONENTS, MNIST_VARIANTS
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,9 +18,7 @@ DATA = Path("data")
 # headings of `--help`
 DATA_PANEL, OPTIMIZATION, IMAGES_PANEL, RUNTIME = "Data", "Optimization", "Generated images", "Runtime"
 READABLE = 30  # characters that a column of sentences needs
-MNIST_VARIANTS = ["colored", "double-colored", "wildlife"]
 SEED, SEEDS = ["0"], ["0,1,2"]  # defaults of --seeds
-COLOURED_VARIANTS = ["two-class", "ten-class"]
 
 app = typer.Typer(
     help="Counterfactual and generatively intervened images for training classifiers that do not take shortcuts.",
@@ -70,7 +70,6 @@ class Digits(str, Enum):
     mnist = "mnist"
 
 
-DEFAULT_COMPONENTS = 60  # of `GenerativeInterventionDataset`
 Steered = Annotated[
     str | None,
     typer.Option(
@@ -88,7 +87,7 @@ Root = Annotated[
 ]
 MnistVariants = Annotated[
     list[str],
-    typer.Option(help="Comma-separated datasets: colored, double-colored, wildlife.", rich_help_panel=DATA_PANEL),
+    typer.Option(help=f"Comma-separated datasets: {', '.join(MNIST_VARIANTS)}.", rich_help_panel=DATA_PANEL),
 ]
 Textures = Annotated[
     Path | None,
@@ -231,7 +230,7 @@ def along(directions: str | None, components: int | None) -> dict[str, Any]:
     found = Directions.load(asset_path(directions))
     options: dict[str, Any] = {"directions": directions, "components": components}
     if components is None:
-        options["components"] = min(len(found), DEFAULT_COMPONENTS)
+        options["components"] = min(len(found), COMPONENTS)
     if found.vectors is None:  # they are of a layer alone
         options |= {"mode": "activation", "layer": found.layer}
     return options

@@ -8,11 +8,8 @@ from typing import Annotated, Any, cast
 import typer
 
 from genaug._common.arguments import check_choice
+from genaug._common.names import BANK_SUFFIXES, FILLINGS
 from genaug.cli.options import Device, app
-
-# those of genaug.photographs, which takes torch's seconds to import
-FILLINGS = ["strip", "telea", "lama", "tiles"]
-IMAGES = ["jpeg", "png"]
 
 
 @app.command(epilog="Example: genaug cutouts photos/train --out bank")
@@ -37,7 +34,7 @@ def cutouts(
     inpainting: Annotated[
         str,
         typer.Option(
-            help="Method that fills the background behind the object: strip, telea, lama or tiles.",
+            help=f"Method that fills the background behind the object: {', '.join(FILLINGS)}.",
             rich_help_panel="Masks and backgrounds",
         ),
     ] = "strip",
@@ -100,7 +97,7 @@ def cutouts(
     if photographs is None or out is None:
         raise ValueError(f"cutouts needs {'PHOTOS' if photographs is None else '--out'}")
     check_choice("--inpainting", inpainting, FILLINGS)
-    check_choice("--image", image, IMAGES)
+    check_choice("--image", image, BANK_SUFFIXES)
     from genaug.photographs.build import build_bank
 
     bank = build_bank(

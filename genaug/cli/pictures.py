@@ -150,7 +150,10 @@ def walk(
         int | None,
         typer.Option(help="Number of images to pass through (default: 8).", rich_help_panel=COUNTERFACTUAL_PANEL),
     ] = None,
-    classes: Classes = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(help="Comma-separated class indices (default: all).", rich_help_panel=IMAGES_PANEL),
+    ] = None,
     truncation: Truncation = 1.0,
     seed: Seed = 0,
     device: Device = "cpu",

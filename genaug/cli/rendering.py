@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from genaug._common.arguments import check_choice
+from genaug._common.names import COMPONENTS, FORMATS, SUFFIXES
 from genaug.cli.options import (
     IMAGES_PANEL,
     RUNTIME,
@@ -25,9 +26,6 @@ from genaug.cli.options import (
     integers,
 )
 
-# those of genaug.datasets.rendered, which takes torch's seconds to import
-FORMATS = ["webdataset", "imagefolder"]
-IMAGES = ["png", "jpeg", "webp"]
 FILES, TRANSFER = "Files", "Style transfer"  # headings of `--help`
 
 
@@ -71,7 +69,7 @@ def render(
     seed: Seed = 0,
     shard_size: Annotated[int, typer.Option(help="Images per shard.", rich_help_panel=FILES)] = 10_000,
     format: Annotated[  # noqa: A002
-        str, typer.Option(help="Layout: webdataset or imagefolder.", rich_help_panel=FILES)
+        str, typer.Option(help=f"Layout: {' or '.join(FORMATS)}.", rich_help_panel=FILES)
     ] = "webdataset",
     image: Annotated[
         str, typer.Option(help="Image format: jpeg, png (lossless) or webp.", rich_help_panel=FILES)
@@ -90,7 +88,7 @@ def render(
     components: Annotated[
         int | None,
         typer.Option(
-            help="Number of principal directions, 0 for none (ordinary generators; default: 60).",
+            help=f"Number of principal directions, 0 for none (ordinary generators; default: {COMPONENTS}).",
             rich_help_panel=IMAGES_PANEL,
         ),
     ] = None,
@@ -130,7 +128,7 @@ def render(
         if value is None:
             raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
     check_choice("--format", format, FORMATS)
-    check_choice("--image", image, IMAGES)
+    check_choice("--image", image, SUFFIXES)
     chosen = class_choice(classes)
     if push is not None:  # a wrong name is said before hours of work
         from genaug.assets.hub import check_repository

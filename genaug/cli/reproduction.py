@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from genaug._common.names import COLORED_VARIANTS, MNIST_VARIANTS
 from genaug.cli.options import (
-    COLOURED_VARIANTS,
     DATA,
     DATA_PANEL,
-    MNIST_VARIANTS,
     OPTIMIZATION,
     SEED,
     SEEDS,
@@ -40,6 +39,7 @@ from genaug.cli.options import (
 from genaug.papers import RECIPES, Recipe
 
 # defaults of lists
+ALL_VARIANTS, ALL_COLORED = list(MNIST_VARIANTS), list(COLORED_VARIANTS)
 TABLE1_ROWS = ["all,without-shape,without-text,without-bg,without-rec,biggan"]
 TABLE2_ROWS = ["original,cgn"]
 FIGURE7_NUMBERS, FIGURE7_PER_NOISE = ["10000,100000,1000000"], ["1,5,10,20"]
@@ -122,7 +122,7 @@ def reproduce_cgn_table2(
             rich_help_panel=DATA_PANEL,
         ),
     ] = TABLE2_ROWS,
-    variant: MnistVariants = MNIST_VARIANTS,
+    variant: MnistVariants = ALL_VARIANTS,
     root: Root = DATA,
     textures: Textures = None,
     seeds: Seeds = SEED,
@@ -225,7 +225,7 @@ def reproduce_cgn_figure6(
     "cgn-figure7", epilog="Example: genaug reproduce cgn-figure7 --variant colored --numbers 10000,100000 --root data"
 )
 def reproduce_cgn_figure7(
-    variant: MnistVariants = MNIST_VARIANTS,
+    variant: MnistVariants = ALL_VARIANTS,
     numbers: Annotated[
         list[str],
         typer.Option(help="Comma-separated numbers of training counterfactuals.", rich_help_panel=DATA_PANEL),
@@ -279,8 +279,9 @@ def reproduce_cgn_figure7(
 )
 def reproduce_genint_colored_mnist(
     variant: Annotated[
-        list[str], typer.Option(help="Comma-separated datasets: two-class, ten-class.", rich_help_panel=DATA_PANEL)
-    ] = COLOURED_VARIANTS,
+        list[str],
+        typer.Option(help=f"Comma-separated datasets: {', '.join(COLORED_VARIANTS)}.", rich_help_panel=DATA_PANEL),
+    ] = ALL_COLORED,
     rows: Annotated[
         list[str] | None,
         typer.Option(

@@ -12,11 +12,11 @@ from typer.core import TyperCommand
 
 from genaug._common.arguments import check_choice
 from genaug._common.files import no_folder
+from genaug._common.names import MNIST_VARIANTS, PRESETS
 from genaug.cli.options import (
     DATA,
     DATA_PANEL,
     IMAGES_PANEL,
-    MNIST_VARIANTS,
     OPTIMIZATION,
     RUNTIME,
     Accumulate,
@@ -39,22 +39,6 @@ from genaug.cli.options import (
     split,
     train,
 )
-
-# as in genaug.papers.training_rows, which takes seconds to import
-TRAINING_ROWS = [
-    "imagenet-only",
-    "stylized-imagenet",
-    "mixup",
-    "autoaugment",
-    "gan-augmentation",
-    "genint",
-    "genint-transfer",
-    "augmix",
-    "trivialaugment",
-    "gan-observational",
-    "gan-interventional",
-    "cgn",
-]
 
 MODEL = "Model"  # a heading of `--help`
 
@@ -217,7 +201,7 @@ def train_classifier(
     ] = [],  # noqa: B006
     preset: Annotated[
         str | None,
-        typer.Option("--preset", "--row", help=f"Row of the papers' tables: {', '.join(TRAINING_ROWS)}."),
+        typer.Option("--preset", "--row", help=f"Row of the papers' tables: {', '.join(PRESETS)}."),
     ] = None,
     tiny: Annotated[
         bool, typer.Option("--tiny", help="Smoke test: train ResNet-18 on generated digits for a few minutes.")
@@ -318,7 +302,7 @@ def train_classifier(
     if settings.get("weights") == "none":
         settings["weights"] = None
     if "preset" in settings:
-        check_choice("--preset", settings["preset"], TRAINING_ROWS)
+        check_choice("--preset", settings["preset"], PRESETS)
     asked = {"intervention": intervention, "stylized": stylized, "rendered": rendered, "counterfactual": counterfactual}
     from genaug.papers import training_rows
 

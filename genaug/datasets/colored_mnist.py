@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from genaug._common.arguments import check_choice, check_indices, check_integer, check_number
 from genaug._common.files import list_images
+from genaug._common.names import MNIST_VARIANTS
 from genaug.datasets.digits import SIZE, Digits, Resize, Source, load_digits
 from genaug.interventions.composition import compose
 from genaug.interventions.sampling import integers, normal, uniform
@@ -401,11 +402,9 @@ def _read_textures(paths: Sequence[Path]) -> Tensor:
     return padded.to(torch.uint8).permute(0, 2, 3, 1).reshape(-1, 3)
 
 
-VARIANTS: dict[str, Callable[..., ColoredMNIST | DoubleColoredMNIST | WildlifeMNIST]] = {
-    "colored": ColoredMNIST,
-    "double-colored": DoubleColoredMNIST,
-    "wildlife": WildlifeMNIST,
-}
+VARIANTS: dict[str, Callable[..., ColoredMNIST | DoubleColoredMNIST | WildlifeMNIST]] = dict(
+    zip(MNIST_VARIANTS, (ColoredMNIST, DoubleColoredMNIST, WildlifeMNIST), strict=True)
+)
 
 
 def load_variant(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genaug._common.arguments import check_choice, check_indices, check_integer, check_numbers
+from genaug._common.names import COMPONENTS
 from genaug.assets import asset_path
 from genaug.datasets.generated import GeneratedDataset, Output
 from genaug.generators.batches import in_batches
@@ -102,7 +103,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         seed: int = 0,
         classes: Sequence[int] | None = None,
         truncation: float = 1.0,
-        components: int = 60,
+        components: int = COMPONENTS,
         scale: float | tuple[float, float] | Literal["released"] = 1.0,
         interventions_per_noise: int = 5,
         mode: Literal["latent", "activation"] = "latent",

@@ -26,13 +26,13 @@ from torch.utils.data import Dataset
 
 from genaug._common.arguments import check_choice, check_indices, check_integer
 from genaug._common.files import atomic_path, check_size, one_line
+from genaug._common.names import FORMATS as FORMATS
+from genaug._common.names import SUFFIXES as SUFFIXES
 from genaug._common.tar import BLOCK, member_size
 from genaug.datasets.generated import Output, repr_of, sample_of
 
 SETTINGS = "settings.json"
-FORMATS = {"webdataset": ".tar", "imagefolder": ".jsonl"}  # and the data file of each
 TARGETS = ("label", "labels")
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # of the images
 
 _KEYS = ("source", "format", "image", "num", "shard_size", "target")  # of the settings
 _MOST = 1_000_000  # shards of a set

@@ -16,11 +16,9 @@ from torchvision.models.resnet import ResNet
 
 from genaug._common.arguments import check_choice, check_integer, near
 from genaug._common.files import atomic_path, one_line
+from genaug._common.names import AGGREGATES, HEADS, Aggregate
 
-HEADS = ("shape", "texture", "background")
 ENSEMBLE = "ensemble"
-Aggregate = Literal["logits", "log_probs"]
-AGGREGATES: tuple[Aggregate, ...] = ("logits", "log_probs")
 PREPROCESSING = "preprocessing.json"
 TIMM = "timm/"
 _AUXILIARY = ("googlenet", "inception_v3")  # in training they return two answers

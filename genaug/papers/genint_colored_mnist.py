@@ -56,6 +56,7 @@ from torch import Tensor, nn
 from genaug._common import plotting
 from genaug._common.arguments import check_choice, check_integer
 from genaug._common.files import atomic_path, writable_folder
+from genaug._common.names import COLORED_VARIANTS
 from genaug._common.records import aligned, circumstances, read_runs, spread, write_runs
 from genaug.datasets.digits import load_digits
 from genaug.datasets.environments import (
@@ -82,7 +83,6 @@ from genaug.papers.small_generators import fit_gan, fit_vae
 
 WHAT = "this recipe"
 KEYS = ("variant", "row", "seed")  # of a run
-VARIANTS = ("two-class", "ten-class")
 KNOWN = ("known", "known-intervened")
 GENERATED = ("vae", "vae-intervened", "real+vae", "gan", "gan-intervened", "real+gan")
 ROWS = ("real", "irm", "irm-released", "grey", *KNOWN, *GENERATED)
@@ -155,7 +155,7 @@ def load_data(variant: str, root: str | Path | None, digits: str = "mnist", down
         ValueError: an unknown variant, or MNIST is not in `root`.
         RuntimeError: the download failed.
     """
-    check_choice("variant", variant, VARIANTS)
+    check_choice("variant", variant, COLORED_VARIANTS)
     halves: list[tuple[Tensor, Tensor]] = []
     for train in (True, False):
         source = load_digits(digits, root, train, download=download)
@@ -180,7 +180,7 @@ def load_data(variant: str, root: str | Path | None, digits: str = "mnist", down
 def run(
     out: str | os.PathLike[str],
     *,
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] = COLORED_VARIANTS,
     rows: Sequence[str] = ROWS,
     root: str | Path | None = None,
     digits: str = "mnist",
@@ -212,7 +212,7 @@ def run(
         TypeError: a seed is no integer.
         OSError: `out` cannot be written.
     """
-    for argument, names, known in (("variants", variants, VARIANTS), ("rows", rows, ROWS)):
+    for argument, names, known in (("variants", variants, COLORED_VARIANTS), ("rows", rows, ROWS)):
         if not names:
             raise ValueError(f"{argument} must name at least one of {', '.join(known)}, got none")
         for name in names:
@@ -340,7 +340,7 @@ def _measure(data: Data, row: str, seed: int, stem: Path, judge: nn.Module) -> d
 
 
 def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
-    keys = sorted(runs, key=lambda key: (VARIANTS.index(key[0]), ROWS.index(key[1]), key[2]))
+    keys = sorted(runs, key=lambda key: (COLORED_VARIANTS.index(key[0]), ROWS.index(key[1]), key[2]))
     summary: dict[str, Any] = {}
     for variant, row in dict.fromkeys(key[:2] for key in keys):
         found = [runs[key] for key in keys if key[:2] == (variant, row)]

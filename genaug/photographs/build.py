@@ -33,10 +33,11 @@ from genaug._common.files import (
     tell,
     writable_folder,
 )
+from genaug._common.names import BANK_SUFFIXES, FILLINGS
 from genaug._common.progress import progress
 from genaug._common.records import differences
 from genaug.photographs import format as layout
-from genaug.photographs.inpainting import FILLINGS, Filling, background_of, object_of
+from genaug.photographs.inpainting import Filling, background_of, object_of
 from genaug.photographs.masks import Masks, MaskSource, certainty, cleaned, mask_source, open_photograph, without_masks
 
 SHARD_SIZE = 100  # photographs: what a killed process loses at most
@@ -117,7 +118,7 @@ def build_bank(
     """
     check_integer("size", size, 32)
     check_choice("inpainting", inpainting, FILLINGS)
-    check_choice("image", image, layout.IMAGES)
+    check_choice("image", image, BANK_SUFFIXES)
     rank, world_size = check_process(rank, world_size)
     listed = without_masks(image_files(photographs), masks)
     _check_names(listed)

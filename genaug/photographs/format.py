@@ -30,6 +30,7 @@ from torch import Tensor
 
 from genaug._common.arguments import check_choice, check_indices, check_integer
 from genaug._common.files import atomic_path, check_size, no_folder, one_line, writable_folder
+from genaug._common.names import BANK_SUFFIXES
 from genaug._common.tar import member, member_size
 from genaug.assets.cache import sha256
 from genaug.assets.folders import generator_folder
@@ -41,7 +42,6 @@ DROPPED = "dropped_files"  # in the summary: cutouts that the user has left out
 FORMAT = 1  # a reader refuses other numbers
 PARTS = ("background", "mask", "object", "photograph")  # their order in a shard
 ORDER = ("photograph", "object", "mask", "background")  # in which `BankFiles.parts` returns them
-IMAGES = {"jpeg": ".jpg", "png": ".png"}
 _MOST = 1_000_000  # shards
 _QUALITY = 95
 _END = bytes(1024)  # of a tar
@@ -293,7 +293,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             check_integer(name, settings[name], 1)
         if settings["photographs"] > _MOST * settings["shard_size"]:
             raise ValueError(f"photographs must be at most {_MOST:,} shards, got {settings['photographs']:,}")
-        check_choice("image", settings["image"], IMAGES)
+        check_choice("image", settings["image"], BANK_SUFFIXES)
         if not isinstance(settings["keep_doubtful"], bool):
             raise TypeError(f"keep_doubtful must be true or false, got {settings['keep_doubtful']!r}")
     except (ValueError, TypeError) as error:
@@ -384,7 +384,7 @@ class ShardWriter:
             self._records.append(Record(index, file, of_class, 0.0, (0, 0, 0, 0), tuple(warnings)))
             return
         encoded = [_encoded(getattr(parts, part), "png" if part == "mask" else self._image) for part in PARTS]
-        suffixes = [".png" if part == "mask" else IMAGES[self._image] for part in PARTS]
+        suffixes = [".png" if part == "mask" else BANK_SUFFIXES[self._image] for part in PARTS]
         content = b"".join(
             member(f"{index:09d}.{part}{suffix}", image)
             for part, suffix, image in zip(PARTS, suffixes, encoded, strict=True)

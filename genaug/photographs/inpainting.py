@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from genaug._common.arguments import check_choice
+from genaug._common.names import FILLINGS as FILLINGS
+from genaug._common.names import Filling as Filling
 
-Filling = Literal["strip", "telea", "lama", "tiles"]
-FILLINGS: tuple[Filling, ...] = ("strip", "telea", "lama", "tiles")
 _GROW = 0.03  # the hole reaches this share of the image past the mask: shadows, halos, and the edges of wrong masks
 _FAINT = 0.05  # a pixel whose mask is above this belongs to the hole
 _THIN = 1 / 16  # share of the image below which a strip is too thin to repeat

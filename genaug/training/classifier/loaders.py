@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from genaug._common.files import tell
+from genaug._common.names import HEADS
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import names_of
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -18,7 +19,6 @@ from genaug.datasets.rendered import read_settings
 from genaug.evaluation.classes import IMAGENET
 from genaug.generators import load_generator
 from genaug.interventions.sampling import generator_of
-from genaug.models.multi_head_resnet import HEADS
 from genaug.training.classifier.data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader
