@@ -119,7 +119,7 @@ def cutouts(
 
 
 def _dropped(bank: Path, drop: list[str] | None, restore: list[str] | None) -> None:
-    from genaug.photographs.build import drop_cutouts
+    from genaug.photographs.dropping import drop_cutouts
 
     if drop:
         drop_cutouts(bank, drop)

@@ -159,7 +159,7 @@ class PhotographBank(PretrainedBank, nn.Module):
             FileNotFoundError: the folder is not a bank.
             ValueError: no photograph, or several, have this name, or a class would be left without a cutout.
         """
-        from genaug.photographs.build import drop_cutouts
+        from genaug.photographs.dropping import drop_cutouts
 
         drop_cutouts(path, files, restore=restore)
         return cls(path)

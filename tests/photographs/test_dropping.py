@@ -116,7 +116,7 @@ def test_a_demo_replaces_no_other_results(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "results.json").write_text('{"settings": {}, "validation": {}}')
     for extra in ([], ["--photos", str(tmp_path)]):
         assert main(["demo", "--out", str(tmp_path), *extra]) == 2
-        assert "is no result of a demo: choose another folder" in capsys.readouterr().err
+        assert "is not a result of a demo: choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

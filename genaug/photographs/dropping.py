@@ -1,0 +1,73 @@
+"""Leave single cutouts out of a bank, by hand."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from genaug._common.arguments import near
+from genaug.photographs import format as layout
+from genaug.photographs.build import _summary, _usable, _with_sheets
+
+
+def drop_cutouts(
+    path: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]], *, restore: bool = False
+) -> layout.BankFiles:
+    """Leave single cutouts out of a bank, such as those whose masks look wrong. Nothing is deleted.
+
+    The bank's summary.json keeps their names, also when the bank is built again, repaired or copied. Dropping a cutout
+    twice changes nothing.
+
+    Args:
+        path: the bank's folder.
+        files: which photographs: a path as the contact sheets show it ("dog/3.jpg"), its end if that is unique
+            ("3.jpg"), or a path that ends with it ("photos/train/dog/3.jpg").
+        restore: take them back into the bank.
+
+    Returns:
+        The bank without them.
+
+    Raises:
+        FileNotFoundError: the folder is not a bank.
+        ValueError: no photograph, or several, have this name, or a class would be left without a cutout.
+    """
+    from filelock import FileLock
+
+    path = Path(path)
+    layout.read_settings(path)
+    with FileLock(path / ".lock"):  # another process may drop others
+        bank = layout.BankFiles(path)
+        known = [entry.file for entry in (*bank.entries, *bank.excluded)]
+        chosen = {_photograph(os.fspath(file), known, path) for file in files}
+        summary = _summary(path)
+        before = set(summary.get(layout.DROPPED, ()))
+        dropped = before - chosen if restore else before | chosen
+        counts = Counter(
+            record.of_class
+            for shard in range(layout.shards_of(bank.settings))
+            for record in layout.read_shard(path, shard)
+            if _usable(record, bank.settings, dropped)
+        )
+        if empty := [name for name in bank.classes if not counts[name]]:
+            raise ValueError(f"class {empty[0]!r} must keep a cutout: drop fewer, or build a bank without the class")
+        summary |= {
+            "usable": counts.total(),
+            "per_class": {name: counts[name] for name in bank.classes},
+            layout.DROPPED: sorted(dropped),
+        }
+        layout.write_summary(path, summary)
+        return _with_sheets(path)
+
+
+def _photograph(name: str, known: Sequence[str], path: Path) -> str:
+    """Return the photograph of a bank that a user means."""
+    name = Path(name).as_posix()
+    if name in known:
+        return name
+    found = [file for file in known if name.endswith(f"/{file}") or file.endswith(f"/{name}")]
+    if len(found) != 1:
+        which = f"{', '.join(found[:3])} are all called so" if found else f"{path} has none{near(name, known)}"
+        raise ValueError(f"files must be photographs of the bank, got {name!r}: {which}")
+    return found[0]
