@@ -33,7 +33,7 @@ from genaug.photographs.pretrained import PARTS, PretrainedBank
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from genaug.photographs.build import BuildOptions
+    from genaug.photographs.pretrained import BuildOptions
 
 _WHICH, _STRENGTH, _PLACE, _TEXTURE = 0, 1, slice(2, 6), slice(6, 6 + PATCHES**2)  # what the noise's numbers decide
 

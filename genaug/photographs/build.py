@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Container, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,21 +52,6 @@ _PIECES, _PIECE = 3, 0.05  # pieces, not counting those below this share of the 
 _CERTAIN = 0.75  # soft IoU of a network's probabilities with the mask that is made of them
 REASONS = ("no object", "everything is object", "object cut by the border", "many pieces", "unsure mask")
 UNREADABLE = "does not open"
-
-
-class BuildOptions(TypedDict, total=False):
-    """The arguments of `build_bank` that are given by name, for type checkers."""
-
-    masks: Masks
-    size: int
-    inpainting: Filling
-    image: Literal["jpeg", "png"]
-    keep_doubtful: bool
-    drop_empty_classes: bool
-    skip_bad: bool
-    device: torch.device | str | None
-    rank: int | None
-    world_size: int | None
 
 
 def build_bank(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from genaug._common.files import atomic_path, writable_folder
 from genaug.assets.cache import read_json
@@ -18,14 +18,33 @@ from genaug.assets.folders import generator_folder
 from genaug.photographs.format import BANK, SUMMARY, BankFiles, shard_name, shards_of, write_settings
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from typing_extensions import Unpack
+
+    from genaug.photographs.inpainting import Filling
+    from genaug.photographs.masks import Masks
 
 CONFIG = "config.json"
 PARTS = (BANK, SUMMARY, CONFIG, "shard-*.tar", "shard-*.jsonl")  # what a bank is opened from
 _PICTURE, _CARD = "samples.png", "README.md"
 
 Self = TypeVar("Self", bound="PretrainedBank")
+
+
+class BuildOptions(TypedDict, total=False):
+    """The arguments of `PhotographBank.build` that are given by name, for type checkers."""
+
+    masks: Masks
+    size: int
+    inpainting: Filling
+    image: Literal["jpeg", "png"]
+    keep_doubtful: bool
+    drop_empty_classes: bool
+    skip_bad: bool
+    device: torch.device | str | None
+    rank: int | None
+    world_size: int | None
 
 
 class BankOptions(TypedDict, total=False):
