@@ -21,7 +21,6 @@ from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.models.multi_head_resnet import MultiHeadResNet
 from genaug.papers import RECIPES, measured
-from genaug.papers.genint_colored_mnist import VARIANTS as COLOURED
 from genaug.papers.training_rows import AskedSource
 
 COMMANDS = [
@@ -580,7 +579,6 @@ def test_train_classifier_hands_on_every_option(
 
 def test_variants_are_those_of_the_datasets() -> None:
     assert tuple(VARIANTS) == names.MNIST_VARIANTS
-    assert tuple(COLOURED) == names.COLORED_VARIANTS
 
 
 def test_reproduce_list_names_every_recipe_and_its_figures(

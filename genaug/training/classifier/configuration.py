@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from genaug._common.arguments import near
 from genaug._common.files import atomic_path
@@ -113,7 +113,8 @@ def _typed(key: Any, value: Any, kinds: Mapping[str, Any], where: str) -> Any:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, ValueError) and where in str(error):  # of a key of a source
             raise
-        raise ValueError(f"{key} in {where} must be {_WORDS[kind]}, got {value!r}") from None
+        expected = _WORDS.get(kind) or "one of " + ", ".join(map(repr, get_args(kind)))
+        raise ValueError(f"{key} in {where} must be {expected}, got {value!r}") from None
 
 
 def _converted(kind: Any, value: Any, where: str) -> Any:
@@ -137,6 +138,8 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
         if not all(found):
             raise ValueError
         return found
+    if get_origin(kind) is Literal:
+        return {name: name for name in get_args(kind)}[value]
     if not isinstance(value, kind):
         raise TypeError
     if kind is list:  # of sources

@@ -45,6 +45,7 @@ def test_values_have_the_types_of_their_keys(tmp_path: Path) -> None:
         ("learning_rate: fast", "learning_rate in .* must be a number, got 'fast'"),
         ("compile: perhaps", "compile in .* must be true or false, got 'perhaps'"),
         ("optimizer: 3", "optimizer in .* must be text, got 3"),
+        ("aggregate: sum", "aggregate in .* must be one of 'logits', 'log_probs', got 'sum'"),
         ("heads: 3", "heads in .* must be a list of names, got 3"),
         ("sources: bank", "sources in .* must be a list of sources .*, got 'bank'"),
         ("sources: [bank]", "sources in .* must be a list of sources .*, got .'bank'."),
