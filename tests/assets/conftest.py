@@ -94,6 +94,7 @@ def point_hub_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(_http.time, "sleep", lambda _: None)
+    getattr(_http, "reset_sessions", lambda: None)()  # before 1.0 a session that was made offline stays so
 
 
 @pytest.fixture
