@@ -11,6 +11,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from genaug import MultiHeadResNet, cli
+from genaug._common import names
 from genaug.assets import AssetError
 from genaug.papers import training_rows
 from genaug.papers.training_rows import ROWS, AskedSource, plan, run, tiny, write_digits
