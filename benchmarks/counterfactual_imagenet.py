@@ -38,7 +38,7 @@ from torchvision.models import resnet50
 from genaug import CounterfactualDataset
 from genaug._common.files import atomic_path
 from genaug.generators.cgn import CGN, FastCGN
-from genaug.interventions.sampling import truncated_normal
+from genaug.interventions.random_streams import truncated_normal
 from genaug.transforms.batch import crop_boxes, crop_flip_normalise
 
 TRUNCATION = 1.0

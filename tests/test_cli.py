@@ -21,7 +21,7 @@ from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.models.multi_head_resnet import MultiHeadResNet
 from genaug.papers import RECIPES, measured
-from genaug.papers.training_rows import AskedSource
+from genaug.papers.presets import AskedSource
 
 COMMANDS = [
     "",
@@ -512,7 +512,7 @@ def test_train_classifier_hands_on_every_option(
         calls.append((args, options))
         return measured
 
-    monkeypatch.setattr("genaug.papers.training_rows.run", noted)
+    monkeypatch.setattr("genaug.papers.presets.run", noted)
     for name in ("d", "v", "s"):
         (tmp_path / name).mkdir()
     for line in (

@@ -131,7 +131,7 @@ def test_repr_is_short_and_names_the_class(dataset: Any, kind: type) -> None:
     assert len(repr(dataset)) < 1000
 
 
-def test_sampling_leaves_the_global_random_state_alone(kind: type, tmp_path: Path) -> None:
+def test_random_streams_leaves_the_global_random_state_alone(kind: type, tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     dataset = DATASETS[kind](tmp_path)
     dataset[1]

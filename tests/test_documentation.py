@@ -23,8 +23,8 @@ from genaug.evaluation import SUITES, preprocessing
 from genaug.evaluation.models import Classifier
 from genaug.generators.biggan import BIGGAN_CONFIGS
 from genaug.models.mnist_cnn import MnistCNN
-from genaug.papers.training_rows import ROWS
-from genaug.training.classifier.configuration import KEYS
+from genaug.papers.presets import ROWS
+from genaug.training.classifier.config_file import KEYS
 from genaug.transforms.vgg import load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +107,7 @@ def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_pa
         calls.append(options)
         return {"validation": {}, "classes": 2}
 
-    monkeypatch.setattr("genaug.papers.training_rows.train", noted)
+    monkeypatch.setattr("genaug.papers.presets.train", noted)
     folders = ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised")
     for folder in (*folders, "photos/train", "photos/val", "photos/held-out"):
         (tmp_path / folder).mkdir(parents=True)

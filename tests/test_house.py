@@ -81,7 +81,7 @@ def test_imports_point_up_only(module: str, path: Path) -> None:
         ("genaug.models.mnist_cnn", "from genaug.generators import load_generator"),
         ("genaug.models.mnist_cnn", "from ..generators import load_generator"),
         ("genaug.models.mnist_cnn", "from genaug import load_generator"),
-        ("genaug.generators.cgn_mnist", "def late():\n    import genaug.interventions.sampling"),
+        ("genaug.generators.cgn_mnist", "def late():\n    import genaug.interventions.random_streams"),
         ("genaug.datasets.counterfactual", "from genaug import training"),
         ("genaug.training.generators.cgn", "import genaug.cli"),
         ("genaug._common.files", "from genaug.assets import store"),

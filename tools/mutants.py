@@ -1,7 +1,7 @@
 """Change one thing at a time in the core, and count the changes that the quick tests do not notice.
 
     python tools/mutants.py --number 60 --seed 0
-    python tools/mutants.py --number 20 --only interventions/sampling.py
+    python tools/mutants.py --number 20 --only interventions/random_streams.py
     python tools/mutants.py --named
 
 A mutant swaps an operator or a comparison, moves a constant, negates a condition, drops a minus sign, a keyword
@@ -40,7 +40,7 @@ SECONDS = 900  # after which a mutant counts as killed: it never ends
 SCORING = ["tests/evaluation/test_scoring.py", "tests/evaluation/test_scoring_models.py"]
 # each file of the core and the quick tests that are to notice a change of it
 CORE = {
-    "interventions/sampling.py": ["tests/interventions/test_sampling.py"],
+    "interventions/random_streams.py": ["tests/interventions/test_random_streams.py"],
     "interventions/composition.py": ["tests/interventions/test_composition.py"],
     "datasets/pool.py": ["tests/datasets/test_pool.py"],
     "training/losses.py": ["tests/training/test_losses.py"],

@@ -62,9 +62,9 @@ NAMED: list[tuple[str, str, str, list[str]]] = [
 # a mutant as `mutants.py` prints it, and why no test can notice it
 _SAME_LENGTH = "both have the same length, so that strict has nothing to refuse"
 EQUIVALENT: dict[str, str] = {
-    "interventions/sampling.py: for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):"
+    "interventions/random_streams.py: for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):"
     "  ->  for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=False):": _SAME_LENGTH,
-    "interventions/sampling.py: for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):"
+    "interventions/random_streams.py: for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):"
     "  ->  for shift, multiplier in zip((30, 27), _MULTIPLIERS):": _SAME_LENGTH,
     "training/generators/cgn_losses.py: for weight, ours, theirs in zip(self.weights, made, wanted, strict=False):"
     "  ->  for weight, ours, theirs in zip(self.weights, made, wanted):": "strict is False by default",

@@ -103,7 +103,7 @@ def arguments(configuration: Any, variables: dict[str, Any]) -> list[str]:
 
 def _write_photographs(folder: Path) -> None:
     """Write some of the digits that `genaug train classifier --tiny` trains on: their colors tell the class."""
-    from genaug.papers.training_rows import write_digits
+    from genaug.papers.presets import write_digits
 
     everything = folder.with_name("digits")
     for label in sorted((write_digits(everything) / "train").iterdir()):

@@ -31,7 +31,7 @@ BENCHMARKS = (  # the keys of `evaluation.SUITES`
     "objectnet",
     "objectnet-genint",
 )
-PRESETS = (  # the keys of `papers.training_rows.ROWS`
+PRESETS = (  # the keys of `papers.presets.ROWS`
     "imagenet-only",
     "stylized-imagenet",
     "mixup",

@@ -279,7 +279,7 @@ def train_classifier(
 
     Settings come from the preset, then --config, then options, then --set; later ones override earlier ones.
     """
-    from genaug.training.classifier.configuration import read_config, read_settings
+    from genaug.training.classifier.config_file import read_config, read_settings
 
     options = {
         "preset": preset,
@@ -304,10 +304,10 @@ def train_classifier(
     if "preset" in settings:
         check_choice("--preset", settings["preset"], PRESETS)
     asked = {"intervention": intervention, "stylized": stylized, "rendered": rendered, "counterfactual": counterfactual}
-    from genaug.papers import training_rows
+    from genaug.papers import presets
 
-    configured = [training_rows.AskedSource(**source) for source in settings.pop("sources", [])]
-    sources = [training_rows.AskedSource(*_source(kind, text)) for kind, texts in asked.items() for text in texts]
+    configured = [presets.AskedSource(**source) for source in settings.pop("sources", [])]
+    sources = [presets.AskedSource(*_source(kind, text)) for kind, texts in asked.items() for text in texts]
     folders = [source.name for source in sources or configured if source.kind in ("stylized", "rendered")]
     for folder in (*(settings.get(key) for key in ("data", "val", "retrain")), *folders):
         if folder is not None and not Path(folder).is_dir():
@@ -315,7 +315,7 @@ def train_classifier(
     take = settings.pop
     steering = {"truncation": take("truncation", None), "scale": take("scale", None)}
     steering |= along(take("directions", None), take("components", None))
-    results = training_rows.run(
+    results = presets.run(
         out,
         take("data", None),
         take("val", None),

@@ -25,7 +25,7 @@ from genaug._common.files import list_images
 from genaug._common.names import MNIST_VARIANTS
 from genaug.datasets.digits import SIZE, Digits, Resize, Source, load_digits
 from genaug.interventions.composition import compose
-from genaug.interventions.sampling import integers, normal, uniform
+from genaug.interventions.random_streams import integers, normal, uniform
 from genaug.interventions.steering import isolated
 
 # crimson, teal, lemon, bondi blue, carrot orange, strong violet, cyan, "your pink", lime, maroon (Kim et al. 2019)

@@ -29,7 +29,7 @@ from genaug.datasets.generated import GeneratedDataset, Output, Target
 from genaug.datasets.pool import Pool, blend_uint8, check_fits
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose, warp
-from genaug.interventions.sampling import uniform, uniform_float32
+from genaug.interventions.random_streams import uniform, uniform_float32
 from genaug.interventions.steering import isolated, lock_of, noise_of
 
 _MOST_JITTER = 4.0  # beyond it masks leave the image

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genaug._common.arguments import check_integer, check_number
-from genaug.interventions.sampling import integers, uniform
+from genaug.interventions.random_streams import integers, uniform
 
 INK = float("nan")  # the channel that shows the digit; any other number is the channel's level, in [0, 1], all over
 

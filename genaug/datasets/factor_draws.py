@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genaug.datasets.factors import FACTORS, Backgrounds, Factor
-from genaug.interventions.sampling import integers, uniform
+from genaug.interventions.random_streams import integers, uniform
 
 REFRESHED_EVERY = 64  # samples; not `batch_size`, which changes no image
 

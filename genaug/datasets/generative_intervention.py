@@ -20,7 +20,7 @@ from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions, noiseless_centre
 from genaug.interventions.nuisances import Nuisances
 from genaug.interventions.offsets import offset_ranges
-from genaug.interventions.sampling import integers, permutation, uniform
+from genaug.interventions.random_streams import integers, permutation, uniform
 from genaug.interventions.steering import (
     as_input,
     evaluating,

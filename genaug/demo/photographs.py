@@ -34,7 +34,7 @@ from genaug._common.progress import progress
 from genaug._common.records import check_replaces_demo, circumstances, write_results
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.interventions.blending import BLENDS, blend
-from genaug.interventions.sampling import generator_of
+from genaug.interventions.random_streams import generator_of
 from genaug.photographs.bank import PhotographBank
 from genaug.photographs.masks import normalized, saliency_network
 

@@ -39,7 +39,7 @@ from genaug.evaluation.filters import (
     uniform,
     zoomed,
 )
-from genaug.interventions.sampling import generator_of
+from genaug.interventions.random_streams import generator_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32  # pixels a side; defocus reflects 10 of them at each edge

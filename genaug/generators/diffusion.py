@@ -244,7 +244,7 @@ class DiffusionGenerator(nn.Module):
         return super().train(False)
 
     def draw_noise(self, seed: int, indices: Tensor, stream: str) -> Tensor:
-        """Draw the noise of these samples, (B, z_dim) int64, for `forward`; arguments as `sampling.uniform`."""
+        """Draw the noise of these samples, (B, z_dim) int64, for `forward`; arguments as `random_streams.uniform`."""
         return worded_noise(self.nuisances, seed, indices, stream)
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genaug._common.arguments import check_integer
 from genaug.interventions.directions import Directions, fingerprint
-from genaug.interventions.sampling import normal
+from genaug.interventions.random_streams import normal
 from genaug.interventions.steering import evaluating, find_layer, generator_device, layer_output
 
 CODE = "w"  # the layer whose output the directions live in

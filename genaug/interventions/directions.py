@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from genaug._common.files import DIGEST, atomic_path, digest, near_path, one_line, writable_folder
 from genaug.assets.ganspace import read_ganspace
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, truncated_normal
+from genaug.interventions.random_streams import TRUNCATED_VARIANCE, truncated_normal
 from genaug.interventions.steering import evaluating, generator_device, has_latent, layer_output, noise_of, steer
 
 if TYPE_CHECKING:

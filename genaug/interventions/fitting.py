@@ -23,7 +23,7 @@ from genaug._common.files import atomic_path
 from genaug._common.precision import with_float64
 from genaug._common.progress import progress
 from genaug.interventions.directions import Directions, fingerprint, fixed_output, read_tensors
-from genaug.interventions.sampling import normal, permutation
+from genaug.interventions.random_streams import normal, permutation
 from genaug.interventions.steering import (
     evaluating,
     fitting_memory,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genaug._common.arguments import check_choice
-from genaug.interventions.sampling import integers, permutation, seeds, uniform
+from genaug.interventions.random_streams import integers, permutation, seeds, uniform
 
 # Phrases that fit after "a photo of a {label}, " for things one can photograph
 NUISANCES: dict[str, tuple[str, ...]] = {
@@ -167,7 +167,7 @@ class Nuisances:
 
 def worded_noise(nuisances: Nuisances, seed: int, indices: Tensor, stream: str) -> Tensor:
     """Return the noise of a generator that takes nuisances in words, (B, 2 + F) int64; arguments as in
-    `sampling.uniform`.
+    `random_streams.uniform`.
 
     Of each sample: a seed for the generator's own noise, a number in 0..2**31 - 1 that chooses among the photographs of
     a class, and the numbers of the nuisances' values.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from genaug._common.arguments import ACCELERATORS, check_choice, near
 from genaug._common.files import one_line
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal, truncated_normal, uniform_float32
+from genaug.interventions.random_streams import TRUNCATED_VARIANCE, normal, truncated_normal, uniform_float32
 
 # kind of noise -> how it is drawn, and its mean and standard deviation
 _NOISE: dict[str, tuple[Callable[[int, Tensor, int, str], Tensor], float, float]] = {

@@ -45,7 +45,7 @@ from genaug.datasets.pool import blend_uint8
 from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
-from genaug.interventions.sampling import integers, normal
+from genaug.interventions.random_streams import integers, normal
 from genaug.training.classifier.digits import fit_classifier
 
 NUMBERS = (10_000, 100_000, 1_000_000)

@@ -22,7 +22,7 @@ from genaug._common.files import atomic_path
 from genaug._common.progress import progress
 from genaug.generators.cgn import CGN, MINIATURE
 from genaug.generators.images import from_uint8
-from genaug.interventions.sampling import integers, truncated_normal, uniform
+from genaug.interventions.random_streams import integers, truncated_normal, uniform
 from genaug.training.generators.cgn import MECHANISMS, Pretrained
 from genaug.training.generators.cgn_losses import RandomFeatures
 from genaug.training.generators.cgn_settings import Settings

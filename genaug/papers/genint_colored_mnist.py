@@ -76,7 +76,7 @@ from genaug.generators.conditional_perceptron import ConditionalPerceptron
 from genaug.generators.images import to_uint8
 from genaug.interventions.directions import read_tensors
 from genaug.interventions.fitting import fit_directions
-from genaug.interventions.sampling import integers, truncated_normal, uniform
+from genaug.interventions.random_streams import integers, truncated_normal, uniform
 from genaug.interventions.steering import intervene
 from genaug.papers.irm import fit_invariant
 from genaug.papers.small_generators import fit_gan, fit_vae

@@ -25,7 +25,7 @@ from genaug._common.video import RATE, moves, save_video
 from genaug.datasets.factors import FACTORS
 from genaug.datasets.generated import names_of
 from genaug.generators.images import to_uint8
-from genaug.interventions.sampling import integers
+from genaug.interventions.random_streams import integers
 from genaug.interventions.steering import generator_device, noise_of
 from genaug.pictures.samples import AT_ONCE, found_generator, made_parts, save_image
 

@@ -27,7 +27,7 @@ from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
 from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions
-from genaug.interventions.sampling import integers
+from genaug.interventions.random_streams import integers
 from genaug.interventions.steering import (
     as_input,
     evaluating,

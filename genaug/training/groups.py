@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from genaug._common.arguments import check_integer
 from genaug.evaluation.scoring import place, score
-from genaug.interventions.sampling import generator_of, integers, uniform
+from genaug.interventions.random_streams import generator_of, integers, uniform
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

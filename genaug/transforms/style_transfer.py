@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import is_pure_tensor
 
 from genaug._common.arguments import check_choice, check_integer, check_number, check_pair
-from genaug.interventions import sampling
+from genaug.interventions import random_streams
 from genaug.interventions.steering import fitting_memory
 from genaug.transforms.lbfgs import minimise
 from genaug.transforms.styles import check_image, check_styles, style_of, to_float
@@ -373,9 +373,9 @@ class StyleTransferIntervention(v2.Transform):
         places = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
         low, high = self.steps
         return {
-            "applied": sampling.uniform(seed, places, 1, "transfer")[:, 0] < self.p,
-            "styles": sampling.integers(seed, places, len(self.styles), "style"),
-            "steps": low + sampling.integers(seed, places, high - low + 1, "steps"),
+            "applied": random_streams.uniform(seed, places, 1, "transfer")[:, 0] < self.p,
+            "styles": random_streams.integers(seed, places, len(self.styles), "style"),
+            "steps": low + random_streams.integers(seed, places, high - low + 1, "steps"),
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from genaug.datasets.pool import blend_uint8
 from genaug.generators.cgn import CGN, MINIATURE
 from genaug.generators.cgn_mnist import CGNMnist
 from genaug.interventions.composition import compose
-from genaug.interventions.sampling import normal, truncated_normal
+from genaug.interventions.random_streams import normal, truncated_normal
 
 FACTORS = ("shape", "texture", "background")
 

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from genaug import Directions, GenerativeInterventionDataset, fit_directions
 from genaug.generators.images import to_uint8
 from genaug.interventions.offsets import RELEASED_RANGES
-from genaug.interventions.sampling import normal
+from genaug.interventions.random_streams import normal
 from genaug.interventions.steering import intervene
 
 

@@ -17,7 +17,7 @@ from genaug import Directions, GenerativeInterventionDataset, fit_directions
 from genaug.generators.diffusion import DiffusionGenerator
 from genaug.generators.images import to_uint8
 from genaug.interventions.nuisances import Nuisances, worded_noise
-from genaug.interventions.sampling import seeds
+from genaug.interventions.random_streams import seeds
 
 # diffusers hands torch's tensors to numpy, which would like a newer signature
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")

@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from genaug.evaluation.filters import glass_sources, plasma, streak, zoomed
-from genaug.interventions.sampling import generator_of
+from genaug.interventions.random_streams import generator_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RANDOM = (

@@ -11,7 +11,7 @@ from genaug.assets.layouts import shapes_of
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn import CGN, MINIATURE, Parts
 from genaug.interventions.composition import compose
-from genaug.interventions.sampling import truncated_normal
+from genaug.interventions.random_streams import truncated_normal
 
 MECHANISMS = ("f_shape", "f_text", "f_bg")
 

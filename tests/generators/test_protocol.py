@@ -9,7 +9,7 @@ from torch import nn
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset, fit_directions, load_generator
 from genaug.generators.protocol import CounterfactualGenerator, Generator
-from genaug.interventions.sampling import TRUNCATED_VARIANCE
+from genaug.interventions.random_streams import TRUNCATED_VARIANCE
 
 # kind -> mean, standard deviation, lowest and highest value
 KINDS = {

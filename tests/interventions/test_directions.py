@@ -13,7 +13,7 @@ from torch import nn
 from genaug import Directions, fit_directions
 from genaug.interventions import fitting as module
 from genaug.interventions.fitting import noiseless_centre
-from genaug.interventions.sampling import TRUNCATED_VARIANCE, normal
+from genaug.interventions.random_streams import TRUNCATED_VARIANCE, normal
 from genaug.interventions.steering import layer_output
 
 

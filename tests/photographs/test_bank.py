@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from genaug import CounterfactualDataset, PhotographBank, load_generator
 from genaug.datasets.pool import blend_uint8
 from genaug.interventions.blending import BLENDS, reach
-from genaug.interventions.sampling import uniform
+from genaug.interventions.random_streams import uniform
 
 FACTORS = ("shape", "texture", "background")
 

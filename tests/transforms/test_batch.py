@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from genaug.interventions.sampling import uniform
+from genaug.interventions.random_streams import uniform
 from genaug.transforms.batch import (
     DRAWS,
     BatchAugmentation,

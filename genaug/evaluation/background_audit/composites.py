@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import resize
 
-from genaug.interventions.sampling import generator_of, uniform
+from genaug.interventions.random_streams import generator_of, uniform
 from genaug.interventions.steering import isolated
 from genaug.photographs.format import BankFiles
 

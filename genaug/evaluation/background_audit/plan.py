@@ -19,7 +19,7 @@ from genaug._common.arguments import check_integer
 from genaug.evaluation.matching import Mapped, match
 from genaug.evaluation.models import Classifier
 from genaug.evaluation.scoring import Model, weights_digest
-from genaug.interventions.sampling import permutation
+from genaug.interventions.random_streams import permutation
 from genaug.interventions.steering import isolated
 from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles

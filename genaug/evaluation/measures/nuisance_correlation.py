@@ -26,7 +26,7 @@ from genaug._common.plotting import Panel, save_curves
 from genaug._common.progress import progress
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.generators.images import from_uint8
-from genaug.interventions.sampling import generator_of
+from genaug.interventions.random_streams import generator_of
 from genaug.interventions.steering import evaluating
 
 HIDDEN = 128  # units of the fully connected classifier

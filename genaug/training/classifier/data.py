@@ -22,7 +22,7 @@ from genaug._common.files import ImageError, image_files, open_image
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug._common.names import AUGMENTATIONS
 from genaug.datasets.rendered import RenderedDataset
-from genaug.interventions.sampling import generator_of, uniform
+from genaug.interventions.random_streams import generator_of, uniform
 from genaug.training.groups import group_balanced, members_of, read_group_file
 from genaug.transforms.batch import DRAWS, crop_boxes, crop_flip_normalise
 

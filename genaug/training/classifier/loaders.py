@@ -18,7 +18,7 @@ from genaug.datasets.generative_intervention import GenerativeInterventionDatase
 from genaug.datasets.rendered import read_settings
 from genaug.evaluation.classes import IMAGENET
 from genaug.generators import load_generator
-from genaug.interventions.sampling import generator_of
+from genaug.interventions.random_streams import generator_of
 from genaug.training.classifier.data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader

@@ -43,10 +43,10 @@ from genaug.evaluation.scoring import (
     preprocessing,
     score,
 )
-from genaug.interventions.sampling import generator_of
+from genaug.interventions.random_streams import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
 from genaug.photographs.format import BANK, BankFiles
-from genaug.training.classifier.configuration import write_config
+from genaug.training.classifier.config_file import write_config
 from genaug.training.classifier.data import (
     BAD_IMAGES,
 )

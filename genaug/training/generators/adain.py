@@ -22,7 +22,7 @@ from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import images_in, open_image, writable_folder
 from genaug.assets import save_asset
 from genaug.evaluation.scoring import MOST_WORKERS
-from genaug.interventions.sampling import integers, uniform
+from genaug.interventions.random_streams import integers, uniform
 from genaug.training.shared.resumable import Run, machine, optimise, resume
 from genaug.transforms.style_transfer import adaptive_instance_norm, statistics
 from genaug.transforms.vgg import Encoder, decoder, load_encoder

@@ -36,7 +36,7 @@ from genaug.evaluation.measures.generation_quality import generation_quality
 from genaug.generators.cgn import CGN
 from genaug.generators.images import to_uint8
 from genaug.interventions.composition import compose
-from genaug.interventions.sampling import integers, truncated_normal, uniform_float32
+from genaug.interventions.random_streams import integers, truncated_normal, uniform_float32
 from genaug.training.generators.cgn_losses import (
     TAU,
     RandomFeatures,

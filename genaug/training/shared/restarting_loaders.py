@@ -16,7 +16,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from genaug.interventions.sampling import generator_of
+from genaug.interventions.random_streams import generator_of
 
 # what samplers that share their work among processes have: torch's, genaug's, and Accelerate's
 _SHARED = ("rank", "num_processes", "process_index")

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from genaug.interventions.sampling import (
+from genaug.interventions.random_streams import (
     TRUNCATED_VARIANCE,
     generator_of,
     integers,

@@ -13,8 +13,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from genaug import MultiHeadResNet, cli
 from genaug._common import names
 from genaug.assets import AssetError
-from genaug.papers import training_rows
-from genaug.papers.training_rows import ROWS, AskedSource, plan, run, tiny, write_digits
+from genaug.papers import presets
+from genaug.papers.presets import ROWS, AskedSource, plan, run, tiny, write_digits
 
 # GenInt, section 5.3, and for ResNet-152 its fine-tuning; CGN, appendix C.4: epochs, photographs a step, learning rate,
 # epochs a drop, what a drop multiplies by, optimiser, weight decay, weights to start from
@@ -207,7 +207,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_tiny_row_runs_on_folders_of_ones_own(
     tmp_path: Path, few: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(training_rows, "TINY_STEPS", 1)
+    monkeypatch.setattr(presets, "TINY_STEPS", 1)
     data = None if name == "gan-observational" else few / "train"
     stylized = [AskedSource("stylized", str(few / "stylized"))] if name == "genint-transfer" else []
     results = run(tmp_path, data, few / "val", row=name, tiny_scale=True, sources=stylized, num_workers=0)
@@ -245,7 +245,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"out": out, "data": data, "validation": validation, **options})
         return {}
 
-    monkeypatch.setattr(training_rows, "train", record)
+    monkeypatch.setattr(presets, "train", record)
     return calls
 
 
@@ -346,9 +346,9 @@ def test_the_row_of_a_generator_that_is_not_here_says_so(tmp_path: Path) -> None
 
 
 def test_a_rendered_set_is_in_the_place_of_a_rows_generator() -> None:
-    chosen = training_rows.plan("genint-transfer", "resnet18", None, "paper")
+    chosen = presets.plan("genint-transfer", "resnet18", None, "paper")
     given = [AskedSource("rendered", "SET"), AskedSource("stylized", "DIR")]
-    found = training_rows._sources(chosen.sources, given, {}, 256)
+    found = presets._sources(chosen.sources, given, {}, 256)
     before = {source.kind: source for source in chosen.sources}
     assert {source.kind: (source.name, source.batch_size, source.weight) for source in found} == {
         "rendered": ("SET", before["intervention"].batch_size, before["intervention"].weight),
@@ -357,6 +357,6 @@ def test_a_rendered_set_is_in_the_place_of_a_rows_generator() -> None:
 
 
 def test_options_of_interventions_need_one() -> None:
-    chosen = training_rows.plan("mixup", "resnet18", None, "paper")
+    chosen = presets.plan("mixup", "resnet18", None, "paper")
     with pytest.raises(ValueError, match="scale is an option of interventions, of which there are none"):
-        training_rows._sources(chosen.sources, [], {"scale": 3.0}, 256)
+        presets._sources(chosen.sources, [], {"scale": 3.0}, 256)

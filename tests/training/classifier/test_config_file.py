@@ -11,7 +11,7 @@ from PIL import Image
 
 from genaug import cli
 from genaug.cli import training
-from genaug.training.classifier.configuration import KEYS, RUN_KEYS, read_config, read_settings, write_config
+from genaug.training.classifier.config_file import KEYS, RUN_KEYS, read_config, read_settings, write_config
 from genaug.training.classifier.settings import Settings, Source
 
 
