@@ -151,5 +151,5 @@ def test_numbers_are_drawn_on_the_cpu_wherever_the_indices_are(monkeypatch: pyte
     for name in ("uniform", "uniform_float32", "normal", "truncated_normal", "permutation"):
         assert getattr(random_streams, name)(0, indices, 2, "draw").device.type == "cpu"
     # 0.99999999 rounds to 1 in float32, which would choose one more than there are
-    monkeypatch.setattr(sampling, "uniform", lambda *_: torch.full((1, 1), 1 - 1e-9, dtype=torch.float64))
+    monkeypatch.setattr(random_streams, "uniform", lambda *_: torch.full((1, 1), 1 - 1e-9, dtype=torch.float64))
     assert random_streams.uniform_float32(0, indices, 1, "draw").item() < 1
