@@ -274,7 +274,7 @@ def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkey
     runs = [
         {"row": row, "variant": variant, "device": device, "torch": "2.15.0+cpu", "train_images": 1234, "test": 0.5}
         for row, variant, device in (
-            ("mixed", "colored", "none"),
+            ("best", "colored", "none"),
             ("original", "wildlife", "first"),
             ("cgn", "colored", "second"),
         )
@@ -284,7 +284,7 @@ def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkey
         "runs": runs,
         "summary": {"original": {"wildlife": figure}, "cgn": {"colored": figure}},
     }
-    for name in ("original", "embedded"):
+    for name in ("all", "embedded"):
         folder = tmp_path / "cgn-table2" / name
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(content))

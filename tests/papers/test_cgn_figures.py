@@ -220,10 +220,10 @@ def test_table_5_tests_three_signals_in_five_environments(
         (cgn_figure7, {"variants": ("colored",), "per_noise": (20,)}, "must leave a point"),
         (cgn_figure7, {"seeds": ()}, "must leave a point"),
         (cgn_figure7, {"epochs": 0}, "epochs must be at least 1"),
-        (cgn_figure6, {"seeds": ()}, "seeds must name at least one"),
+        (cgn_figure6, {"seeds": ()}, "seeds must not be empty"),
         (cgn_figure6, {"seeds": (-1,)}, "seeds must be at least 0"),
         (cgn_figure6, {"dtype": torch.float16}, "dtype must be"),
-        (cgn_table5, {"seeds": ()}, "seeds must name at least one"),
+        (cgn_table5, {"seeds": ()}, "seeds must not be empty"),
         (cgn_table5, {"num_counterfactuals": 0}, "num_counterfactuals must be at least 1"),
     ],
 )

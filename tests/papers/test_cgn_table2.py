@@ -209,7 +209,7 @@ def test_results_of_another_recipe_of_the_package_are_not_mixed(
         ({"rows": ("orginal",)}, "rows must be one of .*, got 'orginal'; did you mean 'original'"),
         ({"rows": ()}, "rows must name at least one"),
         ({"variants": ("colour",)}, "variants must be one of .*, got 'colour'; did you mean .*'colored'"),
-        ({"seeds": ()}, "seeds must name at least one"),
+        ({"seeds": ()}, "seeds must not be empty"),
         ({"rows": ("gan",), "clip": False}, "clip must be True for row gan: without clipping there are original, cgn"),
         ({"rows": ("original",), "clip": False, "root": "x"}, "clip must be True for colored"),
         ({"num_counterfactuals": 0}, "num_counterfactuals must be at least 1, got 0"),

@@ -209,7 +209,7 @@ def test_bad_input_is_named_and_leaves_nothing(
         ((torch.zeros(3, 4, 4), 0), r"got torch.float32 \(3, 4, 4\) for sample 0"),
         ((torch.zeros(1, 4, 4, dtype=torch.uint8), 0), r"got torch.uint8 \(1, 4, 4\) for sample 0"),
         (("image", 0), "got str for sample 0"),
-        ((torch.zeros(3, 4, 4, dtype=torch.uint8), 0.5), "that of sample 0 is 0.5"),
+        ((torch.zeros(3, 4, 4, dtype=torch.uint8), 0.5), "got 0.5 for sample 0"),
         ((torch.zeros(3, 4, 4, dtype=torch.uint8), {"shape": 1}), r"describe\(0\)\['labels'\] must be the sample's"),
     ],
 )
