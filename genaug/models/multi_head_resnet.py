@@ -196,7 +196,7 @@ class MultiHeadClassifier(
         file = Path(model_id) / PREPROCESSING
         if file.is_file():
             model.preprocessing = json.loads(file.read_text())
-        return model
+        return model.eval()  # older versions of the Hub's client leave it in training mode
 
 
 class MultiHeadResNet(MultiHeadClassifier):
