@@ -227,12 +227,13 @@ def test_a_tiny_row_runs_on_folders_of_ones_own(
 def test_every_row_runs_tiny_without_anything_of_ones_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    line = ["train", "classifier", "--row", name, "--tiny", "--workers", "0", "--out", str(tmp_path)]
+    line = ["train", "classifier", "--preset", name, "--tiny", "--workers", "0", "--out", str(tmp_path)]
     assert cli.main(line) == 0
-    *measured, last = capsys.readouterr().out.splitlines()
-    assert last == str(tmp_path / "model")
+    *measured, chance, last = capsys.readouterr().out.splitlines()
+    assert (chance, last) == ("chance: top-1 10.0%", str(tmp_path / "model"))
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [line.split(":")[0] for line in measured] == list(results["validation"])
+    heads = [f" ({head})" for head in results["validation"]] if len(results["validation"]) > 1 else [""]
+    assert [line.split(":")[0] for line in measured] == [f"validation accuracy{head}" for head in heads]
     assert (results["classes"], results["validation_images"], len(results["epochs"])) == (10, 510, 2)
 
 
