@@ -36,6 +36,8 @@ def executed(path: Path, folder: Path) -> Any:
     notebook.metadata["language_info"] = {"name": "python"}  # the kernel adds its own version
     for cell in notebook.cells:
         cell.metadata = nbformat.NotebookNode()  # times of execution
+        if cell.cell_type == "code":  # messages on standard error name folders of one machine
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output["data"].pop("image/jpeg", None)  # the same picture again
