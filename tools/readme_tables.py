@@ -269,6 +269,7 @@ def diffusion_digits() -> str:
     labels = {
         "biased digits": "the biased digits",
         "observed": "samples, nuisances as observed",
+        "activations": "samples, interventions on activations",
         "uniform": "samples, do(nuisance)",
     }
     for way, label in labels.items():
