@@ -61,7 +61,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be YAML or JSON: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -100,7 +100,7 @@ def write_config(
     content |= {"sources": [asdict(source) for source in sources], **asdict(settings), "heads": list(settings.heads)}
     head = f"# genaug train classifier --config {FILE} --out FOLDER repeats this run.\n"
     with atomic_path(folder / FILE) as temporary:
-        temporary.write_text(head + yaml.safe_dump(content, sort_keys=False))
+        temporary.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def _typed(key: Any, value: Any, kinds: Mapping[str, Any], where: str) -> Any:
@@ -119,7 +119,7 @@ def _typed(key: Any, value: Any, kinds: Mapping[str, Any], where: str) -> Any:
 
 def _converted(kind: Any, value: Any, where: str) -> Any:
     if kind is bool:
-        return value if isinstance(value, bool) else _BOOLEANS[value.lower()]
+        return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
     if isinstance(value, bool):
         raise TypeError
     if kind is int:
@@ -143,7 +143,7 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, kind):
         raise TypeError
     if kind is list:  # of sources
-        if not all(isinstance(source, dict) for source in value):
+        if not all(isinstance(source, dict) and {"kind", "name"} <= set(source) for source in value):
             raise TypeError
         return [
             {key: _typed(key, each, SOURCE_KEYS, f"{where}, source {place}") for key, each in source.items()}
