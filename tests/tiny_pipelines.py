@@ -43,30 +43,37 @@ def autoencoder() -> Any:
     )
 
 
-def _text() -> Any:
-    text_encoder = transformers.CLIPTextModel(
-        transformers.CLIPTextConfig(
-            vocab_size=len(WORDS) + 4,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=LIMIT,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
+def _clip(projected: bool = False) -> Any:
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(WORDS) + 4,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LIMIT,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        projection_dim=16,
     )
-    unet = diffusers.UNet2DConditionModel(
+    return (transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel)(config)
+
+
+def _unet(**changes: Any) -> Any:
+    return diffusers.UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
         attention_head_dim=8,
         norm_num_groups=8,
+        **changes,
     )
+
+
+def _text() -> Any:
+    text_encoder, unet = _clip(), _unet(cross_attention_dim=16)
     return diffusers.StableDiffusionPipeline(
         vae=autoencoder(),
         text_encoder=text_encoder,
@@ -116,22 +123,6 @@ def _consistency() -> Any:
     return diffusers.ConsistencyModelPipeline(unet=unet, scheduler=diffusers.CMStochasticIterativeScheduler())
 
 
-def _clip(projected: bool = False) -> Any:
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(WORDS) + 4,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=LIMIT,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        projection_dim=16,
-    )
-    return (transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel)(config)
-
-
 def _t5() -> Any:
     return transformers.T5EncoderModel(
         transformers.T5Config(vocab_size=len(WORDS) + 4, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
@@ -150,15 +141,8 @@ def _small_autoencoder() -> Any:
 
 
 def _sdxl() -> Any:
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    unet = _unet(
         cross_attention_dim=32,
-        attention_head_dim=8,
-        norm_num_groups=8,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=16 + 6 * 8,

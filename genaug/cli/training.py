@@ -161,16 +161,18 @@ class _Classifier(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest, kept = list(args), []
+        moved: dict[str, str] = {}
         while rest:
             given = rest.pop(0)
             option, equals, value = given.partition("=")
-            if option in _MOVED_FLAGS:
-                value = "true"
-            elif option not in _MOVED:
+            if option not in _MOVED | _MOVED_FLAGS:
                 kept.append(given)
                 continue
-            elif not equals:
-                value = rest.pop(0) if rest else ""
+            if not equals:
+                value = "true" if option in _MOVED_FLAGS else rest.pop(0) if rest else ""
+            # --heads was a list: its values add up
+            moved[option] = f"{moved[option]},{value}" if option == "--heads" and option in moved else value
+        for option, value in moved.items():
             setting = f"{(_MOVED | _MOVED_FLAGS)[option]}={value}"
             typer.echo(f"genaug: {option} is now --set {setting}", err=True)
             kept += ["--set", setting]
@@ -186,9 +188,7 @@ def train_classifier(
     out: Annotated[Path, typer.Option(help="Folder for the model, checkpoints, the log and results.json.")],
     config: Annotated[
         Path | None,
-        typer.Option(
-            help="YAML or JSON file of settings, such as the config.yaml of an earlier run.",
-        ),
+        typer.Option(help="YAML or JSON file of settings, such as the config.yaml of an earlier run."),
     ] = None,
     set_: Annotated[
         list[str],

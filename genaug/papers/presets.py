@@ -349,7 +349,7 @@ def run(
         validation: photographs to measure accuracy on, one folder per class.
         row: of `ROWS`; None to begin from `Settings()`.
         architecture: of the row, or any backbone of torchvision's, or of timm's as "timm/NAME".
-        augmentation: of the row, or any of `classifier_data.augmentation`.
+        augmentation: of the row, or any of `training.classifier.data.augmentation`.
         as_: "paper" or "released".
         tiny_scale: run in minutes, see `tiny`.
         sources: in place of the row's of these kinds, or beside them; a rendered set in place of the row's generator.

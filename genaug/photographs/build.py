@@ -198,11 +198,11 @@ def repair_bank(
     if masks is None:
         raise ValueError(f"masks must be the callable that {path} was built with")
     kept = {name: settings[name] for name in ("size", "inpainting", "image", "keep_doubtful", "skip_bad")}
-    dropped = set(settings["classes"]) - set(_summary(path).get("classes", settings["classes"]))
+    dropped = set(settings["classes"]) - set(read_summary(path).get("classes", settings["classes"]))
     return build_bank(photographs, path, masks=masks, drop_empty_classes=bool(dropped), **kept, **options)
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> dict[str, Any]:
     try:
         found = json.loads((path / layout.SUMMARY).read_text())
         return found if isinstance(found, dict) else {}
@@ -392,8 +392,8 @@ def doubts(inside: np.ndarray, certain: bool = True) -> tuple[str, ...]:
 def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, skipped: str) -> layout.BankFiles:
     """Return the bank after writing its summary and contact sheets."""
     records = [record for shard in range(layout.shards_of(settings)) for record in layout.read_shard(bank, shard)]
-    dropped = set(_summary(bank).get(layout.DROPPED, ()))
-    usable = [record for record in records if _usable(record, settings, dropped)]
+    dropped = set(read_summary(bank).get(layout.DROPPED, ()))
+    usable = [record for record in records if is_usable(record, settings, dropped)]
     counts = Counter(record.of_class for record in usable)
     classes = [name for name in settings["classes"] if counts[name]]
     if empty := [name for name in settings["classes"] if not counts[name]]:
@@ -416,14 +416,14 @@ def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, s
         "excluded_files": {record.file: record.warnings for record in records if record.warnings},
     }
     layout.write_summary(bank, summary)
-    return _with_sheets(bank)
+    return with_sheets(bank)
 
 
-def _usable(record: layout.Record, settings: dict[str, Any], dropped: Container[str]) -> bool:
+def is_usable(record: layout.Record, settings: dict[str, Any], dropped: Container[str]) -> bool:
     return record.file not in dropped and (not record.warnings or bool(settings["keep_doubtful"] and record.sizes))
 
 
-def _with_sheets(path: Path) -> layout.BankFiles:
+def with_sheets(path: Path) -> layout.BankFiles:
     from genaug.photographs.sheets import save_sheets
 
     files = layout.BankFiles(path)

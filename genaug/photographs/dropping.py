@@ -9,7 +9,7 @@ from pathlib import Path
 
 from genaug._common.arguments import near
 from genaug.photographs import format as layout
-from genaug.photographs.build import _summary, _usable, _with_sheets
+from genaug.photographs.build import is_usable, read_summary, with_sheets
 
 
 def drop_cutouts(
@@ -41,14 +41,14 @@ def drop_cutouts(
         bank = layout.BankFiles(path)
         known = [entry.file for entry in (*bank.entries, *bank.excluded)]
         chosen = {_photograph(os.fspath(file), known, path) for file in files}
-        summary = _summary(path)
+        summary = read_summary(path)
         before = set(summary.get(layout.DROPPED, ()))
         dropped = before - chosen if restore else before | chosen
         counts = Counter(
             record.of_class
             for shard in range(layout.shards_of(bank.settings))
             for record in layout.read_shard(path, shard)
-            if _usable(record, bank.settings, dropped)
+            if is_usable(record, bank.settings, dropped)
         )
         if empty := [name for name in bank.classes if not counts[name]]:
             raise ValueError(f"class {empty[0]!r} must keep a cutout: drop fewer, or build a bank without the class")
@@ -58,7 +58,7 @@ def drop_cutouts(
             layout.DROPPED: sorted(dropped),
         }
         layout.write_summary(path, summary)
-        return _with_sheets(path)
+        return with_sheets(path)
 
 
 def _photograph(name: str, known: Sequence[str], path: Path) -> str:

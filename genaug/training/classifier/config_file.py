@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from genaug._common.arguments import near
 from genaug._common.files import atomic_path
-from genaug.training.classifier.settings import Settings, Source
+from genaug.training.classifier.settings import Settings
 
 FILE = "config.yaml"
 SOURCE_KEYS = {"kind": str, "name": str, "batch_size": int, "weight": float, "options": dict}
@@ -88,16 +89,19 @@ def write_config(
     folder: Path,
     data: str | os.PathLike[str] | None,
     validation: str | os.PathLike[str],
-    sources: Sequence[Source],
+    sources: list[dict[str, Any]],
     settings: Settings,
     **others: Any,
 ) -> None:
-    """Write the file that repeats this run, `FILE`, into its folder; without what is None or False in `others`."""
+    """Write the file that repeats this run, `FILE`, into its folder; without what is None or False in `others`.
+
+    `sources` are those of the run, as `asdict` returns them.
+    """
     import yaml
 
     chosen = {"data": None if data is None else os.fspath(data), "val": os.fspath(validation)}
     content = {name: value for name, value in {**chosen, **others}.items() if value not in (None, False)}
-    content |= {"sources": [asdict(source) for source in sources], **asdict(settings), "heads": list(settings.heads)}
+    content = json.loads(json.dumps({**content, "sources": sources, **asdict(settings)}))  # YAML has no tuples
     head = f"# genaug train classifier --config {FILE} --out FOLDER repeats this run.\n"
     with atomic_path(folder / FILE) as temporary:
         temporary.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

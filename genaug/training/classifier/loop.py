@@ -152,7 +152,7 @@ def train(
         resume(run, folder, described)
         if world.rank == 0:
             others = {"retrain": None if retrain is None else os.fspath(retrain), "skip_bad": skip_bad}
-            write_config(folder, data, validation, sources, settings, **others)
+            write_config(folder, data, validation, kept, settings, **others)
         if not run.step:  # found now, and not after the first epoch
             _check_images(held_out, num_workers)
         if run.step and world.rank == 0:

@@ -61,7 +61,7 @@ class Settings:
         optimizer: "sgd" with a momentum of 0.9, or "adam".
         weight_decay: of every weight.
         augmentation: of what is read from disk, photographs, stylised and rendered images, see
-            `classifier_data.augmentation`; what is generated on the way is cropped and flipped.
+            `training.classifier.data.augmentation`; what is generated on the way is cropped and flipped.
         balance_groups: draw photographs so that every group of their folder's groups.csv comes equally often.
         mixup: alpha of Mixup among photographs; 0 for none.
         label_smoothing: in [0, 1].

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -74,13 +75,40 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str)
 def test_what_a_run_writes_is_what_it_was_asked_for(tmp_path: Path) -> None:
     settings = Settings(heads=("shape",), epochs=2, weights=None)
     sources = [Source("counterfactual", "bank", 8, options={"pool": 10})]
-    write_config(tmp_path, "photos", "val", sources, settings, retrain=None, skip_bad=True)
+    kept = [asdict(source) for source in sources]
+    write_config(tmp_path, "photos", "val", kept, settings, retrain=None, skip_bad=True)
     found = read_config(tmp_path / "config.yaml")
     assert [found.pop(key) for key in ("data", "val", "skip_bad")] == ["photos", "val", True]
     assert found.pop("sources") == [
         {"kind": "counterfactual", "name": "bank", "batch_size": 8, "weight": 1.0, "options": {"pool": 10}}
     ]
     assert Settings(**found) == settings
+    # as a search over np.logspace gives it
+    write_config(tmp_path, "photos", "val", kept, replace(settings, learning_rate=np.float64(0.1)))
+    assert read_config(tmp_path / "config.yaml")["learning_rate"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--heads texture --heads shape", ["heads=texture,shape"]),
+        ("--frozen-batch-norm=false --compile", ["frozen_batch_norm=false", "compile=true"]),
+        ("--mixup=0.2 --weight-decay 0.1", ["mixup=0.2", "weight_decay=0.1"]),
+    ],
+)
+def test_old_options_are_settings(
+    line: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[str] = []
+
+    def noted(texts: list[str]) -> dict[str, Any]:
+        given.extend(texts)
+        raise ValueError("noted")
+
+    monkeypatch.setattr("genaug.training.classifier.config_file.read_settings", noted)
+    assert cli.main(["train", "classifier", "--out", "o", *line.split()]) == 2
+    assert given == expected
+    assert capsys.readouterr().err.count("is now --set") == len(expected)
 
 
 def test_every_setting_has_a_key_and_every_old_option_too() -> None:
