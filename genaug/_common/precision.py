@@ -29,16 +29,25 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
 
 def warn_of_slow_type(device: torch.device, dtype: torch.dtype | None) -> None:
     """Say once that a CPU without instructions for bfloat16 is slow at it."""
-    if device.type == "cpu" and dtype == torch.bfloat16 and not _has_bfloat16():
+    if device.type == "cpu" and dtype == torch.bfloat16 and _cpu_has_bfloat16() is False:
         _warn()
 
 
-def _has_bfloat16() -> bool:
-    """Return whether the CPU has instructions for bfloat16; True if that is unknown."""
+def fast_type(device: torch.device) -> torch.dtype:
+    """Return the type in which the device computes fastest: bfloat16 with instructions for it, else float32."""
+    if device.type == "cuda":
+        has = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones only emulate it
+    else:
+        has = device.type == "cpu" and _cpu_has_bfloat16() is True
+    return torch.bfloat16 if has else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool | None:
+    """Return whether the CPU has instructions for bfloat16; None if that is unknown."""
     try:
         flags = CPU_FLAGS.read_text()
     except OSError:
-        return True
+        return None
     return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
 
 

@@ -132,7 +132,7 @@ def audit(
     check_folder(out, planned.identity())
     for warning in trained_on(planned):
         tell(warning)
-    result = run(planned, batch_size=batch_size, num_workers=workers, device=device, dtype=dtype.of_torch())
+    result = run(planned, batch_size=batch_size, num_workers=workers, device=device, dtype=dtype.of_torch(device))
     page = result.save(out)
     typer.echo(result.verdict())
     if result.partial:

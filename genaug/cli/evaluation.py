@@ -68,7 +68,7 @@ def evaluate(
         cropped_transform=classifier.cropped_transform,
         partial=partial,
         device=device,
-        dtype=dtype.of_torch(),
+        dtype=dtype.of_torch(device),
         batch_size=batch_size,
         num_workers=workers,
     )

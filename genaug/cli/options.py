@@ -53,13 +53,19 @@ app.add_typer(
 class Dtype(str, Enum):
     """The available floating-point types."""
 
+    auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
 
-    def of_torch(self) -> torch.dtype:
-        """Return the type as a torch.dtype."""
+    def of_torch(self, device: str) -> torch.dtype:
+        """Return the type as a torch.dtype; "auto" is the fastest one of the device."""
         import torch
 
+        if self is Dtype.auto:
+            from genaug._common.arguments import check_device
+            from genaug._common.precision import fast_type
+
+            return fast_type(check_device("device", device))
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.value]
 
 
@@ -120,7 +126,9 @@ Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, ...", rich
 ArithmeticType = Annotated[
     Dtype,
     typer.Option(
-        "--dtype", help="Floating-point type. bfloat16 is faster on hardware that supports it.", rich_help_panel=RUNTIME
+        "--dtype",
+        help="Floating-point type. auto: bfloat16 if the device has instructions for it, else float32.",
+        rich_help_panel=RUNTIME,
     ),
 ]
 
@@ -159,11 +167,13 @@ def cgn_changes(
     measured: int | None,
     no_inception: bool,
     dtype: Dtype,
+    device: str,
 ) -> dict[str, Any]:
     """Return settings that replace those of the recipe."""
     given = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "measured": measured}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return changes | {"dtype": dtype.value} | ({"inception": False} if no_inception else {})
+    changes["dtype"] = str(dtype.of_torch(device)).removeprefix("torch.")
+    return changes | ({"inception": False} if no_inception else {})
 
 
 def tell_written(asked: Path, written: Path) -> None:

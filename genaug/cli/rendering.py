@@ -156,7 +156,7 @@ def render(
         quality=quality,
         seed=seed,
         truncation=truncation,
-        dtype=dtype.of_torch(),
+        dtype=dtype.of_torch(device),
         device=device,
         batch_size=batch_size,
         **{option: value for option, value in options.items() if value is not None},

@@ -106,7 +106,7 @@ def reproduce_cgn_table1(
         seeds=chosen,
         as_=as_,
         tiny=tiny,
-        changes=cgn_changes(steps, batch_size, accumulate, measured, no_inception, dtype),
+        changes=cgn_changes(steps, batch_size, accumulate, measured, no_inception, dtype, device),
         device=device,
     )
 
@@ -148,7 +148,7 @@ def reproduce_cgn_table2(
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for results.json.")] = Path("runs/cgn-table2"),
     device: Device = "cpu",
-    dtype: ArithmeticType = Dtype.float32,
+    dtype: ArithmeticType = Dtype.auto,
     download: Download = False,
 ) -> None:
     """CGN, Table 2: accuracy on digits whose color and texture no longer predict the class."""
@@ -170,7 +170,7 @@ def reproduce_cgn_table2(
         clip=not unclipped,
         download=download,
         device=device,
-        dtype=dtype.of_torch(),
+        dtype=dtype.of_torch(device),
     )
 
 
@@ -183,7 +183,7 @@ def reproduce_cgn_table5(
     num: Annotated[int, typer.Option(help="Number of training counterfactuals.", rich_help_panel=DATA_PANEL)] = 30_000,
     out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs/cgn-table5"),
     device: Device = "cpu",
-    dtype: ArithmeticType = Dtype.float32,
+    dtype: ArithmeticType = Dtype.auto,
     download: Download = False,
 ) -> None:
     """CGN, Table 5: which signal of double-colored MNIST is stable across environments."""
@@ -198,7 +198,7 @@ def reproduce_cgn_table5(
         num_counterfactuals=num,
         download=download,
         device=device,
-        dtype=dtype.of_torch(),
+        dtype=dtype.of_torch(device),
     )
 
 
@@ -210,7 +210,7 @@ def reproduce_cgn_figure6(
         "runs/cgn-figure6"
     ),
     device: Device = "cpu",
-    dtype: ArithmeticType = Dtype.float32,
+    dtype: ArithmeticType = Dtype.auto,
     download: Download = False,
 ) -> None:
     """CGN, Figure 6: latent space of a beta-VAE on colored MNIST, and how much it mixes color and shape."""
@@ -218,7 +218,7 @@ def reproduce_cgn_figure6(
     need_mnist(root, download)
     from genaug.papers import cgn_figure6
 
-    cgn_figure6.run(out, root=root, seeds=chosen, download=download, device=device, dtype=dtype.of_torch())
+    cgn_figure6.run(out, root=root, seeds=chosen, download=download, device=device, dtype=dtype.of_torch(device))
 
 
 @reproduce.command(
@@ -249,7 +249,7 @@ def reproduce_cgn_figure7(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs/cgn-figure7"),
     device: Device = "cpu",
-    dtype: ArithmeticType = Dtype.float32,
+    dtype: ArithmeticType = Dtype.auto,
     download: Download = False,
 ) -> None:
     """CGN, Figure 7: test accuracy over the number of counterfactuals, and over their number per shape noise."""
@@ -270,7 +270,7 @@ def reproduce_cgn_figure7(
         epochs=epochs,
         download=download,
         device=device,
-        dtype=dtype.of_torch(),
+        dtype=dtype.of_torch(device),
     )
 
 

@@ -57,7 +57,7 @@ def train_cgn_mnist(
     seed: Seed = 0,
     steps: Steps = None,
     device: Device = "cpu",
-    dtype: ArithmeticType = Dtype.float32,
+    dtype: ArithmeticType = Dtype.auto,
     download: Download = False,
 ) -> None:
     """Train the counterfactual generative network on biased digits. Run the command again to resume."""
@@ -73,7 +73,7 @@ def train_cgn_mnist(
         seed=seed,
         steps=steps,
         device=device,
-        dtype=dtype.of_torch(),
+        dtype=dtype.of_torch(device),
         download=download,
     )
     typer.echo(path)
@@ -104,7 +104,7 @@ def train_cgn_imagenet(
     from genaug.training.generators import cgn, cgn_settings
 
     settings = cgn_settings.settings_as(as_)
-    changes = cgn_changes(steps, batch_size, accumulate, measured, no_inception, dtype)
+    changes = cgn_changes(steps, batch_size, accumulate, measured, no_inception, dtype, device)
     changes |= {"seed": seed, "without": split(without, "--without") if without else ()}
     settings = replace(cgn_miniature.tiny(settings) if tiny else settings, **changes)
     start = cgn_miniature.pretrained(out) if tiny else None

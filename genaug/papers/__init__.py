@@ -112,7 +112,7 @@ RECIPES = {
     "cgn-figure7": Recipe(
         what="CGN, Figure 7: test accuracy over the number of counterfactuals, and of those a noise",
         paper="accuracy rises with the number of images; curves without published numbers",
-        command="genaug reproduce cgn-figure7 --root DIR --textures DIR --dtype bfloat16",
+        command="genaug reproduce cgn-figure7 --root DIR --textures DIR",
         needs="as cgn-table2",
         cost="1 to 8 minutes a point, by its number of images; one CPU core",
     ),

@@ -1,6 +1,6 @@
 """CGN, Figure 7 (appendix A.3): test accuracy over the number of counterfactuals, and over their number per noise.
 
-    genaug reproduce cgn-figure7 --root DATA --textures TEXTURES --dtype bfloat16 --out runs/cgn-figure7
+    genaug reproduce cgn-figure7 --root DATA --textures TEXTURES --out runs/cgn-figure7
 
 The paper draws curves from 10^4 counterfactuals on, for 1, 5, 10 and 20 of them a noise u, without numbers: the more
 counterfactuals the better, and it helps to draw several a noise. On colored MNIST ten a noise are the most, as there

@@ -1,6 +1,6 @@
 """CGN, Table 5 (appendix H): find the causal signal of double-colored MNIST without prior knowledge.
 
-    genaug reproduce cgn-table5 --root DATA --dtype bfloat16 --out runs/cgn-table5
+    genaug reproduce cgn-table5 --root DATA --out runs/cgn-table5
 
 As invariant risk minimisation assumes it, there are environments in which signals go together with the label to other
 degrees, and the one that is the same in all is causal. A CGN of double-colored MNIST gives counterfactuals, on which

@@ -9,6 +9,7 @@ import torch
 
 from genaug import CounterfactualDataset
 from genaug._common import precision
+from genaug.cli.options import Dtype
 from genaug.training.classifier.digits import fit_classifier
 
 IMAGES, LABELS = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4)
@@ -51,3 +52,23 @@ def test_float32_and_other_devices_are_left_alone(has: Callable[[str], object]) 
             with precision.autocast(torch.device("cpu"), dtype):
                 assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
         precision.warn_of_slow_type(torch.device("cuda"), torch.bfloat16)
+
+
+def test_recipes_choose_the_type_for_which_the_cpu_has_instructions(
+    has: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    has("avx2 avx512f")
+    assert Dtype.auto.of_torch("cpu") == torch.float32
+    has("avx2 avx512_bf16")
+    assert Dtype.auto.of_torch("cpu") == torch.bfloat16
+    assert Dtype.float32.of_torch("cpu") == torch.float32
+    monkeypatch.setattr(precision, "CPU_FLAGS", tmp_path / "absent")  # as on macOS and Windows
+    assert Dtype.auto.of_torch("cpu") == torch.float32
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((8, 0), torch.bfloat16), ((7, 5), torch.float32)])
+def test_a_gpu_that_emulates_bfloat16_gets_float32(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision.fast_type(torch.device("cuda", 0)) == dtype
