@@ -156,6 +156,17 @@ class BankFiles:
         with isolated():  # they are kept, and made where they are first asked for
             return torch.tensor([entry.label for entry in self.entries], dtype=torch.int64)
 
+    def fingerprint(self, numbers: Tensor | None = None) -> str:
+        """Return a checksum of usable cutouts: their photographs, classes, boxes and pixels.
+
+        Args:
+            numbers: (N,) positions in `entries` (default: all).
+        """
+        chosen = self.entries if numbers is None else [self.entries[number] for number in numbers.tolist()]
+        cutouts = [(entry.file, entry.label, entry.box, self._records[entry.index].crc32) for entry in chosen]
+        text = json.dumps([self.size, list(self.classes), cutouts])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def parts(self, numbers: Tensor | Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Read several cutouts.
 

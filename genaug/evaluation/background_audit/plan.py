@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -60,7 +58,7 @@ class Plan:
         return {
             "model": self.name,
             "weights_sha256": weights_digest(self.model),
-            "bank": _fingerprint(self.files, self.chosen),
+            "bank": self.files.fingerprint(self.chosen),
             "seed": self.seed,
             "backgrounds": self.backgrounds,
             "per_class": self.per_class,
@@ -153,10 +151,3 @@ def _chosen(
             "another background of its class"
         )
     return chosen, missing
-
-
-def _fingerprint(files: BankFiles, chosen: Tensor) -> str:
-    """Return a checksum of the photographs that take part."""
-    entries = [files.entries[number] for number in chosen.tolist()]
-    text = json.dumps([files.size, list(files.classes), [(e.file, e.label, e.box) for e in entries]])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -19,6 +19,8 @@ from genaug.datasets.rendered import read_settings
 from genaug.evaluation.classes import IMAGENET
 from genaug.generators import load_generator
 from genaug.interventions.random_streams import generator_of
+from genaug.photographs.bank import PhotographBank
+from genaug.photographs.format import BankFiles
 from genaug.training.classifier.data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader
@@ -26,6 +28,22 @@ from genaug.training.shared.class_names import by_value
 from genaug.training.shared.processes import World
 
 LENGTH = 1_000_000  # images of a generator, before they come again in another order and other crops
+
+
+class Mixed(NamedTuple):
+    """The images of a training.
+
+    Attributes:
+        loader: photographs and the images of each source.
+        weights: weight of photographs, if there are any, and of each source.
+        labels: for each source, the folder of each generated class.
+        banks: the banks of cutouts among the sources, by name.
+    """
+
+    loader: MixedLoader
+    weights: list[float]
+    labels: list[dict[str, str]]
+    banks: dict[str, BankFiles]
 
 
 def mixed_loader(
@@ -36,11 +54,12 @@ def mixed_loader(
     world: World,
     num_workers: int,
     skip_bad: Path | None,
-) -> tuple[MixedLoader, list[float], list[dict[str, str]]]:
-    """Return the loader of all images, the weight of each source, and the folder of each generated class."""
+) -> Mixed:
+    """Return the loader of all images, and what is known of them."""
     loaders: list[DataLoader] = []
     weights: list[float] = []
     named: list[dict[str, str]] = []
+    banks: dict[str, BankFiles] = {}
     if data is not None:
         loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
         weights.append(1.0)
@@ -74,9 +93,11 @@ def mixed_loader(
         else:
             made = _generated(source, classes, settings, world, key)
             loaders.append(made)
+            if isinstance(bank := made.dataset.dataset.generator, PhotographBank):
+                banks[source.name] = bank.files
             labels = {number: label for number, label in enumerate(made.dataset.classes.tolist()) if label >= 0}
         named.append({str(number): classes[label] for number, label in labels.items()})
-    return MixedLoader(*loaders, device=world.device), weights, named
+    return Mixed(MixedLoader(*loaders, device=world.device), weights, named, banks)
 
 
 def _batches(count: int, batch_size: int, settings: Settings, world: World, key: str) -> EpochBatches:

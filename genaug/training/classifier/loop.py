@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -23,38 +22,21 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from genaug._common.arguments import check_integer
-from genaug._common.files import (
-    atomic_path,
-    image_files,
-    naming_full_disk,
-    open_image,
-    tell,
-    writable_folder,
-)
+from genaug._common.files import atomic_path, image_files, naming_full_disk, open_image, tell, writable_folder
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug._common.records import circumstances, write_results
-from genaug.evaluation.scoring import (
-    ENSEMBLE,
-    MOST_WORKERS,
-    ImageFiles,
-    naming_files,
-    preprocessing,
-    score,
-)
+from genaug.evaluation.scoring import ENSEMBLE, MOST_WORKERS, ImageFiles, naming_files, preprocessing, score
 from genaug.interventions.random_streams import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
-from genaug.photographs.format import BANK, BankFiles
+from genaug.photographs.format import BankFiles
 from genaug.training.classifier.config_file import write_config
-from genaug.training.classifier.data import (
-    BAD_IMAGES,
-)
-from genaug.training.classifier.loaders import mixed_loader
+from genaug.training.classifier.data import BAD_IMAGES
+from genaug.training.classifier.loaders import Mixed, mixed_loader
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.groups import read_group_file, retrain_last_layer
 from genaug.training.losses import GenIntLoss, MultiHeadLoss
-from genaug.training.mixing import MixedLoader
 from genaug.training.shared.processes import World, processes
 from genaug.training.shared.resumable import Run, resume, truncate_log
 
@@ -130,19 +112,19 @@ def train(
             tell(listed.told)
         bad = folder / BAD_IMAGES if skip_bad else None
         again = None if retrain is None else _grouped(retrain, classes, settings)
-        mixed, weights, named = mixed_loader(data, classes, sources, settings, world, num_workers, bad)
-        steps = len(mixed) // settings.accumulate
+        mixed = mixed_loader(data, classes, sources, settings, world, num_workers, bad)
+        steps = len(mixed.loader) // settings.accumulate
         described = {
             **asdict(settings),
             "sources": kept,
             "classes": len(classes),
             # of fewer or more a place would be another one
-            "images": [len(loader.dataset) for loader in mixed.loaders],
+            "images": [len(loader.dataset) for loader in mixed.loader.loaders],
             "validation_images": len(listed.files),
         }
         if not settings.balance_groups:  # checkpoints from before this setting do not have it
             del described["balance_groups"]
-        run = _Run(settings, len(classes), mixed, world.device)
+        run = _Run(settings, len(classes), mixed, folder, world.device)
         run.model.preprocessing = {
             "class_names": classes,
             "image_size": settings.size,
@@ -156,9 +138,14 @@ def train(
         if not run.step:  # found now, and not after the first epoch
             _check_images(held_out, num_workers)
         if run.step and world.rank == 0:
-            print(f"{folder}: going on after step {run.step:,}", file=sys.stderr)
+            complete = run.epoch == settings.epochs
+            tell(
+                f"{folder}: complete, nothing is left to train"
+                if complete
+                else f"{folder}: resuming after step {run.step:,}"
+            )
         log = _Log(folder, run.step, tensorboard, writes=world.rank == 0)
-        loop = _Loop(run, settings, weights, world, folder, described, steps, log, checkpoint_every)
+        loop = _Loop(run, settings, mixed.weights, world, folder, described, steps, log, checkpoint_every)
         bar = progress(total=settings.epochs * steps, initial=run.step, description="classifier", unit="step")
         with closing(log), bar:
             while run.epoch < settings.epochs:
@@ -180,10 +167,10 @@ def train(
             "sources": described["sources"],
             "classes": len(classes),
             "class_names": classes,
-            "labels": named,
+            "labels": mixed.labels,
             "validation_images": len(listed.files),
             "validation": accuracies,
-            "trained_on": _photographs_of(data, retrain, sources),
+            "trained_on": _photographs_of(data, retrain, sources, mixed.banks),
             "retrained_on": None if retrain is None else os.fspath(retrain),
             "epochs": run.history,
             "bad_images": len(set(noted.read_text().splitlines())) if noted.exists() else 0,
@@ -197,16 +184,15 @@ def train(
 
 
 def _photographs_of(
-    data: str | os.PathLike[str] | None, retrain: str | os.PathLike[str] | None, sources: Sequence[Source]
+    data: str | os.PathLike[str] | None,
+    retrain: str | os.PathLike[str] | None,
+    sources: Sequence[Source],
+    banks: Mapping[str, BankFiles],
 ) -> list[str]:
     """Return the folders of photographs that the model sees in training, including those of banks of cutouts."""
-    folders = [folder for folder in (data, retrain) if folder is not None]
-    for source in sources:
-        if source.kind == "stylized":
-            folders.append(source.name)
-        elif (Path(source.name) / BANK).is_file():
-            folders += [found] if (found := BankFiles(source.name).source) else []
-    return sorted({str(Path(folder).resolve()) for folder in folders})
+    stylized = [source.name for source in sources if source.kind == "stylized"]
+    folders = [data, retrain, *stylized, *(bank.source for bank in banks.values())]
+    return sorted({str(Path(folder).resolve()) for folder in folders if folder is not None})
 
 
 def _preprocessing(size: int) -> Any:
@@ -216,7 +202,7 @@ def _preprocessing(size: int) -> Any:
 class _Run(Run):
     numbers = ("epoch", "step", "history", "seconds")
 
-    def __init__(self, settings: Settings, num_classes: int, mixed: MixedLoader, device: torch.device) -> None:
+    def __init__(self, settings: Settings, num_classes: int, mixed: Mixed, folder: Path, device: torch.device) -> None:
         torch.default_generator.manual_seed(settings.seed)
         self.model = MultiHeadClassifier(
             settings.architecture,
@@ -234,10 +220,28 @@ class _Run(Run):
             self.optimizer = torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
         else:
             self.optimizer = torch.optim.Adam(parameters, rate, weight_decay=decay)
-        self.mixed = mixed
+        self.mixed, self.folder = mixed.loader, folder
+        self.banks = {
+            name: {"cutouts": len(bank), "fingerprint": bank.fingerprint()} for name, bank in mixed.banks.items()
+        }
         self.epoch = 0
         self.history: list[Any] = []
-        super().__init__({"model": self.model, "optimizer": self.optimizer, "mixed": mixed})
+        super().__init__({"model": self.model, "optimizer": self.optimizer, "mixed": self.mixed})
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "banks": self.banks}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        before = state.get("banks", self.banks)  # checkpoints of earlier versions do not say
+        for name, bank in self.banks.items():
+            if before[name] != bank:
+                had, has = before[name]["cutouts"], bank["cutouts"]
+                raise ValueError(
+                    f"the bank {name} has changed since the run in {self.folder} began: it had {had:,} cutouts, and "
+                    f"has {has if had != has else 'as many others'} now. Choose another folder (--out) to train on it "
+                    f"as it is, or take dropped cutouts back (genaug cutouts --out {name} --restore FILE)"
+                )
+        super().restore(state)
 
     @property
     def seconds(self) -> float:

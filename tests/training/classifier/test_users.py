@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from banks import CLASSES, scene, write_bank
 
 from genaug import MultiHeadClassifier, MultiHeadResNet
 from genaug._common.files import DamagedFileError, ImageError
 from genaug.evaluation import load_classifier
 from genaug.papers import presets
+from genaug.photographs.dropping import drop_cutouts
 from genaug.training.classifier import loaders as classifier_loaders
 from genaug.training.classifier import loop as classifier
-from genaug.training.classifier.loop import train
+from genaug.training.classifier.loop import Source, train
 from genaug.training.shared.resumable import truncate_log
 from tests.training.classifier.test_loop import COUNTERFACTUALS, folder, run, settings
 
@@ -162,3 +164,35 @@ def test_processes_wait_for_hours_for_one_that_works_alone(monkeypatch: pytest.M
     with processes("cpu") as world:
         assert world.size == 2
     assert asked["timeout"] >= timedelta(hours=6)
+
+
+def test_a_run_is_not_repeated_on_a_bank_that_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = folder(tmp_path / "train", 4, classes=CLASSES), folder(tmp_path / "val", 1, classes=CLASSES)
+    bank = write_bank(tmp_path / "bank", [0, 0, 1, 1, 2, 2])
+    sources = [Source("counterfactual", str(bank), 4, options={"length": 8})]
+    out = tmp_path / "out"
+    first = run(out, folders, sources, epochs=1)
+    assert run(out, folders, sources, epochs=1)["validation"] == first["validation"]
+    assert f"{out}: complete, nothing is left to train" in capsys.readouterr().err
+
+    drop_cutouts(bank, ["0.jpg"])
+    with pytest.raises(
+        ValueError, match=r"bank .* has changed .* had 6 cutouts, and has 5 now\. Choose another"
+    ) as error:
+        run(out, folders, sources, epochs=1)
+    assert f"the run in {out} began" in str(error.value)
+    assert f"genaug cutouts --out {bank} --restore FILE" in str(error.value)
+    drop_cutouts(bank, ["0.jpg"], restore=True)
+    run(out, folders, sources, epochs=1)
+
+    # the same photographs and boxes, other pixels
+    parts = [scene(label, (label + 1) % 3, torch.Generator().manual_seed(0), 32) for label in (0, 0, 1, 1, 2, 2)]
+    write_bank(tmp_path / "bank", [0, 0, 1, 1, 2, 2], parts=parts)
+    with pytest.raises(ValueError, match="it had 6 cutouts, and has as many others now"):
+        run(out, folders, sources, epochs=1)
+
+    # checkpoints of earlier versions do not say which cutouts there were
+    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
+    del checkpoint["banks"]
+    torch.save(checkpoint, out / "checkpoint.pt")
+    run(out, folders, sources, epochs=1)
