@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,9 @@ def audit(
             raise ValueError("--compare takes two reports and no MODEL or --data")
         from genaug.evaluation.background_audit import compare as compare_audits
 
-        typer.echo(compare_audits(*compare).save(out))
+        comparison = compare_audits(*compare)
+        page = comparison.save(out)
+        _say(comparison.verdict(), comparison.missing, page)
         return
     if model is None or data is None:
         raise ValueError("audit needs MODEL and --data BANK, or --compare BEFORE AFTER")
@@ -134,9 +137,13 @@ def audit(
         tell(warning)
     result = run(planned, batch_size=batch_size, num_workers=workers, device=device, dtype=dtype.of_torch(device))
     page = result.save(out)
-    typer.echo(result.verdict())
-    if result.partial:
-        typer.echo(f"PARTIAL, without {'; '.join(result.missing)}")
+    _say(result.verdict(), result.missing, page)
+
+
+def _say(verdict: str, missing: Sequence[str], page: Path) -> None:
+    typer.echo(verdict)
+    if missing:
+        typer.echo(f"PARTIAL, without {'; '.join(missing)}")
     typer.echo(page)
 
 

@@ -246,7 +246,7 @@ def test_two_audits_are_compared_image_by_image(of_background: Audit, of_object:
     same = compare(tmp_path / "before", tmp_path / "before")
     assert same.overall["flips"].change.value == 0
     page = found.save(tmp_path / "comparison")
-    assert "When only the background changes" in page.read_text()
+    assert "“reads the object” relies less on the background than “reads the background”." in page.read_text()
     assert main(["audit", "--compare", *(str(tmp_path / name) for name in ("before", "after", "--out", "c"))]) == 2
     code = main(["audit", "--compare", str(tmp_path / "before"), str(tmp_path / "after"), "--out", str(tmp_path / "c")])
     assert code == 0
@@ -366,34 +366,90 @@ def test_the_verdict_reads_well_in_every_case() -> None:
     assert "99.7% of answers change" in verdict(figures(99.7))
     assert verdict(figures(None)) == "There are too few backgrounds to say whether answers depend on them."
     assert verdict(figures(3, original=61)).endswith(
-        "But only 61% of the original photographs are recognized, so that this says little."
+        "But the model recognizes only 61% of the original photographs, so this says little."
     )
     assert verdict(figures(9, heads={"shape": 4.0, "background": 80.0})).endswith(
         "Of the heads, “background” changes the most answers (80%) and “shape” the fewest (4%)."
     )
 
 
-def changes(flips: tuple[float, ...], gap: tuple[float, ...], original: tuple[float, ...]) -> dict:
+def changes(flips: tuple[float, ...], gap: tuple[float, ...], original: tuple[float, ...], *few: str) -> dict:
     """Results of a comparison: of each measure before, after, and both ends of the change's interval."""
 
     def measure(before: float, after: float, low: float, high: float) -> dict:
         change = {"percent": after - before, "low": low, "high": high}
         return {"overall": {"before": {"percent": before}, "after": {"percent": after}, "change": change}}
 
-    measures = {"flips": measure(*flips), "gap": measure(*gap), "original": measure(*original)}
-    return {"models": ["plain", "robust"], "measures": measures}
+    return {
+        "models": ["plain", "robust"],
+        "measures": {"flips": measure(*flips), "gap": measure(*gap), "original": measure(*original)},
+        "largest_class": 34.0,
+        "recognizes_few": {which: which in few for which in ("before", "after")},
+    }
 
 
 def test_the_verdict_of_a_comparison_says_what_is_measurable() -> None:
-    assert verdict_of_change(changes((31.2, 12, -22, -16), (5.4, 1.8, -5, -2), (98, 98.3, -0.5, 1))) == (
-        "When only the background changes, “plain” changes 31% of its answers and “robust” 12%. The background gap "
-        "falls from 5.4 to 1.8 points. Accuracy on the original photographs does not measurably change."
+    fewer, smaller, same = (31.2, 12, -22, -16), (5.4, 1.8, -5, -2), (98, 98.3, -0.5, 1)
+    assert verdict_of_change(changes(fewer, smaller, same)) == (
+        "“robust” relies less on the background than “plain”. When only the background changes, “plain” changes 31% of "
+        "its answers and “robust” 12%. Backgrounds of random classes, compared with the object's own class, lower the "
+        "accuracy of “plain” by 5.4 points and of “robust” by 1.8. Accuracy on the original photographs does not "
+        "measurably change."
     )
     assert verdict_of_change(changes((10, 10.2, -2, 2), (5, 6, -1, 3), (98, 93, -7, -3))) == (
-        "When only the background changes, “plain” changes 10% of its answers and “robust” 10%, which is no measurable "
-        "difference. The background gap rises from 5.0 to 6.0 points, which is no measurable difference. Accuracy on "
-        "the original photographs changes by -5.0 points."
+        "The two models do not measurably differ in how much they rely on the background. When only the background "
+        "changes, “plain” changes 10% of its answers and “robust” 10% (no measurable difference). Backgrounds of "
+        "random classes, compared with the object's own class, lower the accuracy of “plain” by 5.0 points and of "
+        "“robust” by 6.0 (no measurable difference). Accuracy on the original photographs falls by 5.0 points, to 93%."
     )
+    assert verdict_of_change(changes((12, 31, 16, 22), smaller, same)).startswith("It is not clear which model")
+    assert verdict_of_change(changes((12, 31, 16, 22), (1.8, 5.4, 2, 5), same)).startswith("“robust” relies more on")
+    # a gap below 0 costs nothing, and neither rises nor falls for a reader
+    below = verdict_of_change(changes(fewer, (-3.8, -2.4, -1, 3), same))
+    assert "compared with the object's own class, lower the accuracy of neither model. Accuracy" in below
+
+
+def test_a_model_that_recognizes_few_photographs_is_never_better() -> None:
+    fewer, smaller, much_less = (31.2, 0, -35, -28), (5.4, 0, -8, -3), (98, 33, -70, -60)
+    assert verdict_of_change(changes(fewer, smaller, much_less, "after")) == (
+        "“robust” recognizes 33% of the original photographs, not measurably more than always naming the largest class "
+        "would (34%). So the figures do not say which model relies less on the background. Accuracy on the original "
+        "photographs falls by 65.0 points, to 33%."
+    )
+    both = verdict_of_change(changes(fewer, smaller, (30, 33, -3, 9), "before", "after"))
+    assert "“plain” recognizes 30%" in both
+    assert "“robust” recognizes 33%" in both
+
+
+def test_a_comparison_with_a_constant_model_carries_the_caveat_everywhere(
+    of_object: Audit,
+    bank: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    of_object.save(tmp_path / "good")
+    audit(constant(0, 3), bank, transform=floats, name="constant").save(tmp_path / "constant")
+    assert main(["audit", "--compare", *(str(tmp_path / name) for name in ("good", "constant")), "--out", "c"]) == 0
+    said = capsys.readouterr().out
+    found = compare(tmp_path / "good", tmp_path / "constant")
+    assert found.recognizes_few == {"before": False, "after": True}
+    caveat = "“constant” recognizes"
+    assert said.startswith(caveat)
+    assert found.verdict() in said
+    results = read_json(Path("c/comparison.json"))
+    assert results["recognizes_few"]["after"]
+    assert results["verdict"].startswith(caveat)
+    body = Path("c/index.html").read_text().partition('id="data"')[0]
+    # in the heading, and where its low figures are shown: effects, geometry and classes
+    assert body.count(caveat) == 4
+    rows = list(csv.DictReader(Path("c/comparison.csv").read_text().splitlines()))
+    assert {row["which"]: row["recognizes_few"] for row in rows} == {
+        "before": "False",
+        "after": "True",
+        "change": "True",
+    }
 
 
 def test_excluded_cutouts_are_noted(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from genaug._common.files import no_folder
 from genaug.evaluation.background_audit.composites import Design
-from genaug.evaluation.background_audit.measures import TITLES, Answers, as_percent
+from genaug.evaluation.background_audit.measures import TITLES, Answers, as_percent, recognizes_few
 from genaug.evaluation.intervals import Estimate, difference
 from genaug.evaluation.scoring import ENSEMBLE
 
@@ -50,6 +50,7 @@ class Comparison:
         per_class: measure -> the same of each class.
         missing: what either audit left out, in words.
         photographs: how many took part.
+        largest_class: percentage of them in the largest class, which always naming this class would reach.
     """
 
     names: tuple[str, str]
@@ -58,6 +59,19 @@ class Comparison:
     per_class: dict[str, tuple[Difference, ...]]
     missing: tuple[str, ...]
     photographs: int
+    largest_class: float
+
+    @property
+    def recognizes_few(self) -> dict[str, bool]:
+        """Return for "before" and "after" whether the model recognizes too few photographs to be compared."""
+        original = self.overall["original"].to_json()
+        return {which: recognizes_few(original[which], self.largest_class) for which in ("before", "after")}
+
+    def verdict(self) -> str:
+        """Return the result in a few sentences."""
+        from genaug.evaluation.background_audit.comparison_page import verdict
+
+        return verdict(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return all values in percent, JSON-serializable."""
@@ -66,6 +80,8 @@ class Comparison:
             "models": list(self.names),
             "classes": list(self.classes),
             "photographs": self.photographs,
+            "largest_class": round(self.largest_class, 3),
+            "recognizes_few": self.recognizes_few,
             "partial": bool(self.missing),
             "missing": list(self.missing),
             "measures": {
@@ -95,7 +111,7 @@ def compare(
     Args:
         before: folder of an audit.
         after: folder of another one, with the same bank, seed and number of backgrounds.
-        names: what the two are called; by default their models' names, or the folders' if those are equal.
+        names: what the two are called; by default their models' names. If those are equal, the folders' names or paths.
 
     Raises:
         FileNotFoundError: a folder has no audit.
@@ -112,6 +128,8 @@ def compare(
         names = (first["model"], second["model"])
         if names[0] == names[1]:
             names = (Path(before).name, Path(after).name)
+        if names[0] == names[1]:
+            names = (os.fspath(before), os.fspath(after))
     two.shared = one.shared
 
     def both(name: str, of_class: int | None = None) -> Difference:
@@ -125,6 +143,7 @@ def compare(
         {name: tuple(both(name, number) for number in range(len(first["classes"]))) for name in TITLES},
         tuple(dict.fromkeys([*first["missing"], *second["missing"]])),
         len(one.design.labels),
+        100 * float(np.bincount(one.design.labels).max()) / len(one.design.labels),
     )
 
 

@@ -22,30 +22,73 @@ _BOTH = ("before", "after")
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """Return the result of a comparison in two or three sentences."""
+    """Return the result of a comparison in a few sentences, as `Comparison.to_json` returns the results.
+
+    Figures of a model that recognizes too few photographs are left out, since they would look good.
+    """
     before, after = results["models"]
     flips, gap, original = (results["measures"][name]["overall"] for name in ("flips", "gap", "original"))
+    if few := caveat(results):
+        return f"{few} {_accuracy(original)}"
     if flips["change"]["percent"] is None:
-        return "There are too few backgrounds to compare how answers depend on them."
+        return f"There are too few backgrounds to compare how answers depend on them. {_accuracy(original)}"
+    signs = {_sign(found) for found in (flips, gap)}
+    if {-1, 1} <= signs:
+        first = "It is not clear which model relies less on the background, since two measures disagree."
+    elif signs == {0}:
+        first = "The two models do not measurably differ in how much they rely on the background."
+    else:
+        first = f"“{after}” relies {'less' if -1 in signs else 'more'} on the background than “{before}”."
     one, two = (percent(flips[which]["percent"]) for which in _BOTH)
     sentences = [
+        first,
         f"When only the background changes, “{before}” changes {one} of its answers and “{after}” {two}"
-        f"{_unsure(flips)}."
+        f"{_unsure(flips)}.",
     ]
     if gap["change"]["percent"] is not None:
-        one, two = (gap[which]["percent"] for which in _BOTH)
-        moved = "falls" if round(two, 1) < round(one, 1) else "rises" if round(two, 1) > round(one, 1) else "stays"
-        ends = f"at {one:.1f}" if moved == "stays" else f"from {one:.1f} to {two:.1f}"
-        sentences.append(f"The background gap {moved} {ends} points{_unsure(gap) if moved != 'stays' else ''}.")
-    change = original["change"]["percent"]
-    measured = "does not measurably change" if _unsure(original) else f"changes by {change:+.1f} points"
-    sentences.append(f"Accuracy on the original photographs {measured}.")
-    return " ".join(sentences)
+        costs = [max(gap[which]["percent"], 0.0) for which in _BOTH]
+        lower = (
+            f"lower the accuracy of “{before}” by {costs[0]:.1f} points and of “{after}” by {costs[1]:.1f}"
+            f"{_unsure(gap)}"
+            if max(costs) >= 0.05
+            else "lower the accuracy of neither model"
+        )
+        sentences.append(f"Backgrounds of random classes, compared with the object's own class, {lower}.")
+    return " ".join([*sentences, _accuracy(original)])
+
+
+def caveat(results: Mapping[str, Any]) -> str:
+    """Return why the models cannot be compared, or nothing if both recognize enough photographs."""
+    found = results["measures"]["original"]["overall"]
+    few = [
+        f"“{name}” recognizes {percent(found[which]['percent'])} of the original photographs, not measurably more than "
+        f"always naming the largest class would ({percent(results['largest_class'])})."
+        for name, which in zip(results["models"], _BOTH, strict=True)
+        if results["recognizes_few"][which]
+    ]
+    return " ".join([*few, "So the figures do not say which model relies less on the background."]) if few else ""
+
+
+def _accuracy(original: Mapping[str, Any]) -> str:
+    """Return a sentence on the change of the accuracy on original photographs."""
+    change, sign = original["change"]["percent"], _sign(original)
+    if not sign:
+        return "Accuracy on the original photographs does not measurably change."
+    moved = "rises" if sign > 0 else "falls"
+    return (
+        f"Accuracy on the original photographs {moved} by {abs(change):.1f} points, to "
+        f"{percent(original['after']['percent'])}."
+    )
+
+
+def _sign(found: Mapping[str, Any]) -> int:
+    """Return 1 if a value measurably rises, -1 if it falls, and 0 if neither is certain."""
+    change = found["change"]
+    return 0 if change["percent"] is None else int(change["low"] > 0) - int(change["high"] < 0)
 
 
 def _unsure(found: Mapping[str, Any]) -> str:
-    change = found["change"]
-    return ", which is no measurable difference" if change["low"] <= 0 <= change["high"] else ""
+    return "" if _sign(found) else " (no measurable difference)"
 
 
 def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
@@ -60,11 +103,12 @@ def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
     out = writable_folder(folder)
     results["verdict"] = verdict(results)
     write_results(out / "comparison.json", results)
+    few = results["recognizes_few"]
     write_csv(
         out / "comparison.csv",
-        ["measure", "class", "which", "percent", "low", "high", "photographs", "partial"],
+        ["measure", "class", "which", "percent", "low", "high", "photographs", "partial", "recognizes_few"],
         (
-            [name, of_class, which, *estimate.values(), results["partial"]]
+            [name, of_class, which, *estimate.values(), results["partial"], few.get(which, any(few.values()))]
             for name, found in results["measures"].items()
             for of_class, one in {"": found["overall"], **found["per_class"]}.items()
             for which, estimate in one.items()
@@ -77,6 +121,8 @@ def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
 
 def render(results: Mapping[str, Any]) -> str:
     """Return the page of a comparison, as `Comparison.to_json` returns it with its verdict."""
+    few = caveat(results)
+    warning = page.warning(few) if few else ""
     missing, found = results["missing"], results["measures"]
     before, after = (escape(name) for name in results["models"])
     key = f'<p><span class="key"></span>{before} &nbsp; <span class="key other"></span>{after}</p>'
@@ -87,6 +133,7 @@ def render(results: Mapping[str, Any]) -> str:
             page.section(
                 f"part{number}",
                 title,
+                warning if names is not ACCURACIES else "",
                 key,
                 page.scale(
                     "Both models on the same images. The last column has both values and the change.",
@@ -101,6 +148,7 @@ def render(results: Mapping[str, Any]) -> str:
         page.section(
             "classes",
             "Classes",
+            warning,
             page.sortable(
                 "Change of each class in points, with paired 95% intervals. Press a heading to sort.",
                 [_SHORT[name] for name in _TABLE],
@@ -135,8 +183,8 @@ def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, lis
 
 
 def _change(found: Mapping[str, Any]) -> str:
-    """Return both values and their difference as text: "28.0 to 31.2: +3.2 (+1.1 to +5.0)"."""
+    """Return both values and their difference as text: "28.0 → 31.2: +3.2 (+1.1 to +5.0)"."""
     if found["change"]["percent"] is None:
         return "none"
-    values = " to ".join(f"{found[which]['percent']:.1f}" for which in _BOTH)
+    values = " → ".join(f"{found[which]['percent']:.1f}" for which in _BOTH)
     return f"{values}: {page.number(found['change'], sign=True)}"

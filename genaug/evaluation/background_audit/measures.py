@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -212,3 +213,13 @@ def as_percent(found: Estimate) -> dict[str, Any]:
         return {"percent": None, "low": None, "high": None, "photographs": 0}
     numbers = {"percent": found.value, "low": found.low, "high": found.high}
     return {name: round(100 * value, 3) for name, value in numbers.items()} | {"photographs": found.photographs}
+
+
+def recognizes_few(original: Mapping[str, Any], largest_class: float) -> bool:
+    """Return whether a model recognizes too few photographs for its other figures to say anything.
+
+    Args:
+        original: its accuracy on the original photographs, as `as_percent` returns it.
+        largest_class: percentage of the photographs in the largest class, which always naming it would reach.
+    """
+    return bool(original["low"] <= largest_class)

@@ -20,7 +20,7 @@ from genaug._common.files import atomic_path, writable_folder
 from genaug._common.records import check_replaces_own, write_results
 from genaug.evaluation.background_audit import page
 from genaug.evaluation.background_audit.comparison import RESULTS, write_answers
-from genaug.evaluation.background_audit.measures import ACCURACIES, EFFECTS, GEOMETRY
+from genaug.evaluation.background_audit.measures import ACCURACIES, EFFECTS, GEOMETRY, recognizes_few
 from genaug.evaluation.scoring import ENSEMBLE
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def verdict(results: Mapping[str, Any]) -> str:
         sentences.append("No background measurably attracts answers.")
     original = found["measures"]["original"]["overall"]
     counts = results["photographs"].values()
-    if original["low"] <= 100 * max(counts) / sum(counts):  # what always naming the largest class would reach
+    if recognizes_few(original, 100 * max(counts) / sum(counts)):
         sentences.append(
-            f"But only {percent(original['percent'])} of the original photographs are recognized, so that this says "
+            f"But the model recognizes only {percent(original['percent'])} of the original photographs, so this says "
             "little."
         )
     elif len(heads := results["heads"]) > 1:

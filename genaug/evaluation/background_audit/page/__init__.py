@@ -29,7 +29,8 @@ def page(title: str, body: str, data: Any) -> str:
 def section(name: str, title: str, *content: str) -> str:
     """Return a section with a heading that can be linked to."""
     heading = f'<h2 id="{name}-title">{escape(title)}</h2>'
-    return "\n".join([f'<section id="{name}" aria-labelledby="{name}-title">', heading, *content, "</section>"])
+    lines = [f'<section id="{name}" aria-labelledby="{name}-title">', heading, *filter(None, content), "</section>"]
+    return "\n".join(lines)
 
 
 def paragraph(text: str) -> str:
@@ -39,6 +40,10 @@ def paragraph(text: str) -> str:
 def partial(missing: Sequence[str]) -> str:
     """Return the mark of a partial result; nothing if nothing is missing."""
     return f'<p class="partial"><strong>PARTIAL</strong>, without {escape("; ".join(missing))}.</p>' if missing else ""
+
+
+def warning(text: str) -> str:
+    return f'<p class="partial">{escape(text)}</p>'
 
 
 def caption(text: str, missing: Sequence[str]) -> str:
