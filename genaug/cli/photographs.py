@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from genaug._common.arguments import check_choice
 from genaug._common.names import BANK_SUFFIXES, FILLINGS
 from genaug.cli.options import Device, app
+
+if TYPE_CHECKING:
+    from genaug.photographs.format import BankFiles
 
 
 @app.command(epilog="Example: genaug cutouts photos/train --out bank")
@@ -91,8 +94,10 @@ def cutouts(
             raise ValueError("--verify BANK stands alone, and --repair BANK takes PHOTOS at most")
         _mend(verify, repair, photographs, device)
         return
+    if both := set(drop or ()) & set(restore or ()):
+        raise ValueError(f"--drop and --restore must name different files, got {min(both)} for both")
     if photographs is None and out is not None and (drop or restore):
-        _dropped(out, drop, restore)
+        _tell(_dropped(out, drop, restore), out)
         return
     if photographs is None or out is None:
         raise ValueError(f"cutouts needs {'PHOTOS' if photographs is None else '--out'}")
@@ -112,18 +117,17 @@ def cutouts(
         skip_bad=skip_bad,
         device=device,
     )
-    if drop or restore:
-        _dropped(out, drop, restore)
-    else:
-        _tell(bank, out)
+    if bank is not None and (drop or restore):  # in a job array, the task that completes the bank
+        bank = _dropped(out, drop, restore)
+    _tell(bank, out)
 
 
-def _dropped(bank: Path, drop: list[str] | None, restore: list[str] | None) -> None:
+def _dropped(folder: Path, drop: list[str] | None, restore: list[str] | None) -> BankFiles | None:
+    """Return a bank after dropping and restoring cutouts; None without any."""
     from genaug.photographs.dropping import drop_cutouts
 
-    if drop:
-        drop_cutouts(bank, drop)
-    _tell(drop_cutouts(bank, restore or (), restore=True), bank)
+    bank = drop_cutouts(folder, drop) if drop else None
+    return drop_cutouts(folder, restore, restore=True) if restore else bank
 
 
 def _mend(verify: Path | None, repair: Path | None, photographs: Path | None, device: str) -> None:
@@ -141,11 +145,10 @@ def _mend(verify: Path | None, repair: Path | None, photographs: Path | None, de
     typer.echo(f"{verify}: complete")
 
 
-def _tell(bank: object, folder: Path) -> None:
+def _tell(bank: BankFiles | None, folder: Path) -> None:
     from genaug.photographs.build import described
-    from genaug.photographs.format import BankFiles
 
-    if not isinstance(bank, BankFiles):
+    if bank is None:
         typer.echo(f"{folder}: other processes are still building their shards")
         return
     for line in described(bank):

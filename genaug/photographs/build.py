@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Container, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,14 +125,15 @@ def build_bank(
         tell(listed.told)
     bank = _begun(Path(out), settings, source=str(listed.root.resolve()), masks=kept)
     builder = _Builder(bank, listed, source, settings)
-    count = layout.shards_of(settings)
-    left = [shard for shard in range(rank, count, world_size) if not _finished(bank, shard)]
+    shards = range(layout.shards_of(settings))
+    left = [shard for shard in shards[rank::world_size] if not _finished(bank, shard)]
     builder.build(left, rank, world_size)
-    if not all((bank / f"{layout.shard_name(shard)}.jsonl").exists() for shard in range(count)):
+    lines = [bank / f"{layout.shard_name(shard)}.jsonl" for shard in shards]
+    if not all(file.exists() for file in lines):
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # the tasks of a job array need not run at the same time
             return None
-        while not (bank / layout.SUMMARY).exists():  # torchrun stops all its processes if one fails
-            time.sleep(0.5)
+        while not all(file.exists() for file in (*lines, bank / layout.SUMMARY)):  # if one process fails, torchrun
+            time.sleep(0.5)  # stops the others
         return layout.BankFiles(bank)
     return _completed(bank, settings, drop_empty_classes, listed.skipped)
 
@@ -392,6 +393,15 @@ def doubts(inside: np.ndarray, certain: bool = True) -> tuple[str, ...]:
 def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, skipped: str) -> layout.BankFiles:
     """Return the bank after writing its summary and contact sheets."""
     records = [record for shard in range(layout.shards_of(settings)) for record in layout.read_shard(bank, shard)]
+    with locked(bank):  # a cutout may be dropped meanwhile
+        _summarize(bank, settings, records, drop_empty_classes, skipped)
+        return with_sheets(bank)
+
+
+def _summarize(
+    bank: Path, settings: dict[str, Any], records: list[layout.Record], drop_empty_classes: bool, skipped: str
+) -> None:
+    """Write the summary of a bank. Cutouts that were dropped by hand stay dropped."""
     dropped = set(read_summary(bank).get(layout.DROPPED, ()))
     usable = [record for record in records if is_usable(record, settings, dropped)]
     counts = Counter(record.of_class for record in usable)
@@ -416,7 +426,20 @@ def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, s
         "excluded_files": {record.file: record.warnings for record in records if record.warnings},
     }
     layout.write_summary(bank, summary)
-    return with_sheets(bank)
+
+
+@contextmanager
+def locked(bank: Path) -> Iterator[None]:
+    """Let one process at a time write the summary and sheets of a bank. The others wait, if files can be locked."""
+    from filelock import FileLock
+
+    lock = FileLock(bank / ".lock")
+    with suppress(OSError, NotImplementedError):  # a file system without locks
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_usable(record: layout.Record, settings: dict[str, Any], dropped: Container[str]) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genaug._common.arguments import near
+from genaug._common.files import tell
 from genaug.photographs import format as layout
-from genaug.photographs.build import is_usable, read_summary, with_sheets
+from genaug.photographs.build import is_usable, locked, read_summary, with_sheets
 
 
 def drop_cutouts(
@@ -18,7 +19,7 @@ def drop_cutouts(
     """Leave single cutouts out of a bank, such as those whose masks look wrong. Nothing is deleted.
 
     The bank's summary.json keeps their names, also when the bank is built again, repaired or copied. Dropping a cutout
-    twice changes nothing.
+    twice changes nothing. If a cutout is doubtful, and so left out in any case, a line says so.
 
     Args:
         path: the bank's folder.
@@ -33,23 +34,19 @@ def drop_cutouts(
         FileNotFoundError: the folder is not a bank.
         ValueError: no photograph, or several, have this name, or a class would be left without a cutout.
     """
-    from filelock import FileLock
-
     path = Path(path)
     layout.read_settings(path)
-    with FileLock(path / ".lock"):  # another process may drop others
+    with locked(path):  # another process may drop others, or complete the bank
         bank = layout.BankFiles(path)
         known = [entry.file for entry in (*bank.entries, *bank.excluded)]
         chosen = {_photograph(os.fspath(file), known, path) for file in files}
         summary = read_summary(path)
         before = set(summary.get(layout.DROPPED, ()))
         dropped = before - chosen if restore else before | chosen
-        counts = Counter(
-            record.of_class
-            for shard in range(layout.shards_of(bank.settings))
-            for record in layout.read_shard(path, shard)
-            if is_usable(record, bank.settings, dropped)
-        )
+        records = [
+            record for shard in range(layout.shards_of(bank.settings)) for record in layout.read_shard(path, shard)
+        ]
+        counts = Counter(record.of_class for record in records if is_usable(record, bank.settings, dropped))
         if empty := [name for name in bank.classes if not counts[name]]:
             raise ValueError(f"class {empty[0]!r} must keep a cutout: drop fewer, or build a bank without the class")
         summary |= {
@@ -58,7 +55,17 @@ def drop_cutouts(
             layout.DROPPED: sorted(dropped),
         }
         layout.write_summary(path, summary)
+        for record in records:
+            if record.file in chosen and (why := _left_out(record, bank)):
+                tell(f"{record.file} {'stays left out' if restore else 'was left out already'}: {why}")
         return with_sheets(path)
+
+
+def _left_out(record: layout.Record, bank: layout.BankFiles) -> str:
+    """Return why a cutout is not used, even if nobody drops it; "" if it is used."""
+    if record.of_class not in bank.classes:
+        return "its class has no usable cutout"
+    return "" if is_usable(record, bank.settings, ()) else ", ".join(record.warnings)
 
 
 def _photograph(name: str, known: Sequence[str], path: Path) -> str:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from synthetic_photographs import draw_photographs
 
 from genaug import CounterfactualDataset, PhotographBank
 from genaug.cli import main
+from genaug.photographs import build
+from genaug.photographs import format as layout
 from genaug.photographs.build import repair_bank
 from genaug.photographs.format import BankFiles
 
@@ -136,3 +142,83 @@ def test_a_misspelled_folder_is_answered_with_the_near_one(
     monkeypatch.chdir(bank.parent)
     assert main(command) == 2
     assert "did you mean 'bank'?" in capsys.readouterr().err
+
+
+ARRAY = """
+import sys
+from genaug.cli import main
+from genaug.photographs import build
+build.SHARD_SIZE = 2
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments that build a bank of nine photographs in five shards."""
+    monkeypatch.setattr(build, "SHARD_SIZE", 2)
+    folder = draw_photographs(tmp_path, size=64, per_class=3)
+    options = ["--masks", str(tmp_path / "masks"), "--size", "64", "--image", "png"]
+    return ["cutouts", str(folder), "--out", str(tmp_path / "bank"), *options]
+
+
+def test_the_last_task_of_a_job_array_drops(
+    photographs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    said = []
+    for rank in (2, 0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        assert main([*photographs, "--drop", "disc/01.png", "--restore", "cross/00.png"]) == 0
+        said.append(capsys.readouterr().out)
+    assert all("other processes are still building" in one for one in said[:2])
+    assert "dropped by hand: disc/01.png" in said[2]
+    assert "disc/01.png" not in {entry.file for entry in BankFiles(tmp_path / "bank").entries}
+
+
+@pytest.mark.slow
+def test_tasks_that_end_together_keep_each_other_s_drops(photographs: list[str], tmp_path: Path) -> None:
+    """Each build drops a file of its own, and all of them complete the bank, some at the same time."""
+    files = ["cross/00.png", "disc/01.png", "square/02.png"]
+    cwd = Path(__file__).resolve().parents[2]
+    arguments = [sys.executable, "-c", ARRAY, *photographs, "--drop"]
+    started = [subprocess.Popen([*arguments, file], cwd=cwd, stderr=subprocess.PIPE, text=True) for file in files]
+    said = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 3, said
+    assert json.loads((tmp_path / "bank" / "summary.json").read_text())["dropped_files"] == files
+
+
+def test_a_drop_while_a_build_ends_is_kept(
+    photographs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(photographs) == 0
+    write, dropping = layout.write_summary, []
+
+    def drop_first(path: Path, summary: dict) -> None:
+        """As if another process dropped a cutout after the build read the summary, before it is written."""
+        if not dropping:
+            thread = threading.Thread(target=PhotographBank.drop, args=(path, ["disc/01.png"]))
+            dropping.append(thread)
+            thread.start()
+            thread.join(1)  # it must wait for the build
+        write(path, summary)
+
+    monkeypatch.setattr(layout, "write_summary", drop_first)
+    assert main(photographs) == 0
+    dropping[0].join()
+    assert "disc/01.png" not in {entry.file for entry in BankFiles(tmp_path / "bank").entries}
+
+
+def test_dropping_what_is_doubtful_is_told(bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = len(BankFiles(bank))
+    PhotographBank.drop(bank, ["ball/99.jpg", "ball/1.jpg"])
+    assert capsys.readouterr().err == "ball/99.jpg was left out already: no object\n"
+    assert len(BankFiles(bank)) == before - 1
+    PhotographBank.drop(bank, ["ball/99.jpg", "ball/1.jpg"], restore=True)
+    assert capsys.readouterr().err == "ball/99.jpg stays left out: no object\n"
+    assert len(BankFiles(bank)) == before
+
+
+def test_a_file_cannot_be_dropped_and_restored(bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cutouts", "--out", str(bank), "--drop", "box/2.jpg", "--restore", "box/2.jpg"]) == 2
+    assert "--drop and --restore must name different files, got box/2.jpg for both" in capsys.readouterr().err
