@@ -269,13 +269,14 @@ def score(
     total = None
     if isinstance(images, Dataset) and not isinstance(images, IterableDataset):
         total = len(images)  # type: ignore[arg-type]
-        images = DataLoader(
+        loader = DataLoader(
             images,
             batch_size=batch_size,
             num_workers=num_workers,
             pin_memory=where.type == "cuda",
             generator=torch.Generator(),  # a loader seeds its workers, by default from the global state, which moves on
         )
+        images = _on_cpu(loader)
     ask = {"heads": True} if _takes_heads(model) else {}
     seen = 0
     module = behind(model)
@@ -387,6 +388,18 @@ def _names(images: Any) -> Callable[[int], str]:
     if paths is None and hasattr(images, "samples"):  # torchvision's ImageFolder
         paths = [path for path, _ in images.samples]
     return (lambda i: str(paths[i])) if paths is not None else (lambda i: f"image {i}")
+
+
+def _on_cpu(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield the batches of a loader. Its seed and labels are made on the CPU, not on the caller's default device."""
+    with torch.device("cpu"):
+        batches = iter(loader)
+    while True:
+        with torch.device("cpu"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def naming_files(images: Iterable[Any]) -> Iterator[Any]:

@@ -330,7 +330,8 @@ def read_shard(path: Path, shard: int, *, check: bool = False) -> list[Record]:
     Args:
         path: the bank's folder.
         shard: its number.
-        check: read the whole tar and compare its SHA-256, not just its size.
+        check: read the whole tar and compare its SHA-256, not just its size; and compare the names of classes with
+            the bank's settings.
 
     Raises:
         ValueError: a file of the shard is missing or damaged; the message names it and says what to do.
@@ -355,6 +356,10 @@ def read_shard(path: Path, shard: int, *, check: bool = False) -> list[Record]:
         raise ValueError(f"{tar} is damaged, its SHA-256 differs: {repair}")
     if check and not all(_is_at(tar, record) for record in records):
         raise ValueError(f"{lines} is damaged, it misplaces parts: {repair}")
+    classes = read_settings(path).get("classes") if check else None
+    if classes is not None and (other := [record for record in records if record.of_class not in classes]):
+        name, file = other[0].of_class, other[0].file
+        raise ValueError(f"{lines} is damaged, the class {name!r} of {file} is not one of the bank's: {repair}")
     return records
 
 

@@ -128,6 +128,12 @@ def test_images_are_a_function_of_seed_and_photograph(bank: Path) -> None:
     assert fewer.random.shape == (len(LABELS), 2)
 
 
+def test_the_default_device_changes_nothing(bank: Path, of_background: Audit) -> None:
+    with torch.device("meta"):
+        found = audit(reads_background, bank, transform=floats, name="reads the background")
+    assert found.to_json()["heads"] == of_background.to_json()["heads"]
+
+
 def test_backgrounds_are_of_other_photographs(bank: Path) -> None:
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])
     for seed in range(20):

@@ -241,6 +241,18 @@ def test_damage_is_named_and_repaired(drawn, capsys):
     assert len(repair_bank(bank.path)) == 12
 
 
+def test_a_renamed_class_is_found_and_repaired(drawn, capsys):
+    bank = built(drawn)
+    before = contents(bank.path)
+    lines = bank.path / "shard-000000.jsonl"
+    lines.write_text(lines.read_text().replace('"class": "cross"', '"class": "crosses"', 1))
+    assert main(["cutouts", "--verify", str(bank.path)]) == 1
+    said = "shard-000000.jsonl is damaged, the class 'crosses' of cross/00.png is not one of the bank's\n"
+    assert capsys.readouterr().out.endswith(said)
+    assert main(["cutouts", "--repair", str(bank.path)]) == 0
+    assert contents(bank.path) == before
+
+
 def test_a_full_disk_names_the_shard_and_keeps_the_finished_ones(drawn, monkeypatch):
     writes = build.layout.ShardWriter._write
 
