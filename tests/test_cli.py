@@ -21,7 +21,7 @@ from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.models.multi_head_resnet import MultiHeadResNet
 from genaug.papers import RECIPES, measured
-from genaug.papers.presets import AskedSource
+from genaug.training.classifier.settings import Settings, Source
 
 COMMANDS = [
     "",
@@ -512,7 +512,7 @@ def test_train_classifier_hands_on_every_option(
         calls.append((args, options))
         return measured
 
-    monkeypatch.setattr("genaug.papers.presets.run", noted)
+    monkeypatch.setattr("genaug.training.classifier.loop.train", noted)
     for name in ("d", "v", "s"):
         (tmp_path / name).mkdir()
     for line in (
@@ -523,46 +523,43 @@ def test_train_classifier_hands_on_every_option(
         "--learning-rate 0.7 --drop-every 8 --drop-factor 0.9 --optimizer adam --weight-decay 0.1 --mixup 0.2 "
         "--label-smoothing 0.3 --size 40 --accumulate 2 --dtype bfloat16 --channels-last --compile --seed 7 "
         "--workers 1 --checkpoint-every 9 --skip-bad --tensorboard --device cuda",
-        "train classifier --out o --scale released --weights DEFAULT",
+        "train classifier --out o --data d --val v --intervention j --scale released --weights DEFAULT",
     ):
         code, out, _ = run(capsys, *line.split())
         assert (code, out) == (0, "validation accuracy: top-1 12.3%, top-5 45.6%\nchance: top-1 12.5%\no/model\n")
+    steering = {"length": 1280, "truncation": 0.5, "components": 3, "scale": 2.0}
     assert calls[0] == (
         (Path("o"), Path("d"), Path("v")),
         {
-            "row": "genint",
-            "architecture": "a",
-            "augmentation": "additional",
-            "as_": "released",
-            "tiny_scale": True,
             "sources": [
-                AskedSource("intervention", "i", 16, 0.05),
-                AskedSource("intervention", "j"),
-                AskedSource("stylized", "s", 4, 2.0),
-                AskedSource("counterfactual", "c", 8),
+                Source("intervention", "i", 16, 0.05, steering),
+                Source("intervention", "j", 8, 0.05, steering),  # the preset's share
+                Source("stylized", "s", 4, 2.0),
+                Source("counterfactual", "c", 8),
             ],
-            "interventions": {"truncation": 0.5, "components": 3, "scale": 2.0},
-            "changes": {
-                "heads": ("shape", "texture"),
-                "aggregate": "log_probs",
-                "frozen_batch_norm": True,
-                "weights": None,
-                "epochs": 5,
-                "batch_size": 6,
-                "learning_rate": 0.7,
-                "drop_every": 8,
-                "drop_factor": 0.9,
-                "optimizer": "adam",
-                "weight_decay": 0.1,
-                "mixup": 0.2,
-                "label_smoothing": 0.3,
-                "size": 40,
-                "accumulate": 2,
-                "dtype": "bfloat16",
-                "channels_last": True,
-                "compile": True,
-                "seed": 7,
-            },
+            "settings": Settings(
+                architecture="a",
+                augmentation="additional",
+                heads=("shape", "texture"),
+                aggregate="log_probs",
+                frozen_batch_norm=True,
+                weights=None,
+                epochs=5,
+                batch_size=6,
+                learning_rate=0.7,
+                drop_every=8,
+                drop_factor=0.9,
+                optimizer="adam",
+                weight_decay=0.1,
+                mixup=0.2,
+                label_smoothing=0.3,
+                size=40,
+                accumulate=2,
+                dtype="bfloat16",
+                channels_last=True,
+                compile=True,
+                seed=7,
+            ),
             "device": "cuda",
             "num_workers": 1,
             "checkpoint_every": 9,
@@ -571,10 +568,9 @@ def test_train_classifier_hands_on_every_option(
             "retrain": None,
         },
     )
-    # what is not asked for is left to the row
-    assert calls[1][0] == (Path("o"), None, None)
-    assert calls[1][1]["changes"] == {"weights": "DEFAULT", "seed": 0}
-    assert calls[1][1]["interventions"] == {"scale": "released"}
+    # what is not asked for has its default
+    assert calls[1][1]["settings"] == Settings(weights="DEFAULT")
+    assert calls[1][1]["sources"] == [Source("intervention", "j", 256, options={"scale": "released"})]
 
 
 def test_variants_are_those_of_the_datasets() -> None:

@@ -107,7 +107,7 @@ def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_pa
         calls.append(options)
         return {"validation": {}, "classes": 2}
 
-    monkeypatch.setattr("genaug.papers.presets.train", noted)
+    monkeypatch.setattr("genaug.training.classifier.loop.train", noted)
     folders = ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised")
     for folder in (*folders, "photos/train", "photos/val", "photos/held-out"):
         (tmp_path / folder).mkdir(parents=True)

@@ -11,7 +11,6 @@ import typer
 from typer.core import TyperCommand
 
 from genaug._common.arguments import check_choice
-from genaug._common.files import no_folder
 from genaug._common.names import MNIST_VARIANTS, PRESETS
 from genaug.cli.options import (
     DATA,
@@ -279,7 +278,7 @@ def train_classifier(
 
     Settings come from the preset, then --config, then options, then --set; later ones override earlier ones.
     """
-    from genaug.training.classifier.config_file import read_config, read_settings
+    from genaug.training.classifier.config_file import NOTHING, read_config, read_settings
 
     options = {
         "preset": preset,
@@ -296,43 +295,34 @@ def train_classifier(
         "workers": workers,
         "device": device,
     }
-    settings = read_config(config) if config else {}
-    settings |= {key: value for key, value in options.items() if value is not None}
-    settings |= read_settings(set_)
-    if settings.get("weights") == "none":
-        settings["weights"] = None
-    if "preset" in settings:
-        check_choice("--preset", settings["preset"], PRESETS)
+    line = {key: value for key, value in options.items() if value is not None}
+    if weights in NOTHING:
+        line["weights"] = None
+    line |= read_settings(set_)
     asked = {"intervention": intervention, "stylized": stylized, "rendered": rendered, "counterfactual": counterfactual}
-    from genaug.papers import presets
+    line["sources"] = [_source(kind, text) for kind, texts in asked.items() for text in texts]
+    file = read_config(config) if config else {}
+    keys = {**file, **line}
+    if "preset" in keys:
+        check_choice("--preset", keys["preset"], PRESETS)
+    from genaug.papers.choices import choose
+    from genaug.training.classifier import loop
 
-    configured = [presets.AskedSource(**source) for source in settings.pop("sources", [])]
-    sources = [presets.AskedSource(*_source(kind, text)) for kind, texts in asked.items() for text in texts]
-    folders = [source.name for source in sources or configured if source.kind in ("stylized", "rendered")]
-    for folder in (*(settings.get(key) for key in ("data", "val", "retrain")), *folders):
-        if folder is not None and not Path(folder).is_dir():
-            raise no_folder(folder)
-    take = settings.pop
-    steering = {"truncation": take("truncation", None), "scale": take("scale", None)}
-    steering |= along(take("directions", None), take("components", None))
-    results = presets.run(
+    steering = {key: keys.get(key) for key in ("truncation", "scale")}
+    steering |= along(keys.get("directions"), keys.get("components"))
+    chosen = choose(out, file, line, {key: value for key, value in steering.items() if value is not None})
+    results = loop.train(
         out,
-        take("data", None),
-        take("val", None),
-        row=take("preset", None),
-        architecture=take("architecture", None),
-        augmentation=take("augmentation", None),
-        as_=take("as", "paper"),
-        tiny_scale=take("tiny", False),
-        sources=sources or configured,
-        interventions={key: value for key, value in steering.items() if value is not None},
-        device=take("device", "cpu"),
-        num_workers=take("workers", min(4, os.cpu_count() or 1)),
-        checkpoint_every=take("checkpoint_every", 1000),
-        skip_bad=take("skip_bad", False),
-        tensorboard=take("tensorboard", False),
-        retrain=take("retrain", None),
-        changes={"seed": 0, **settings},  # what is left
+        chosen.data,
+        chosen.validation,
+        sources=chosen.sources,
+        settings=chosen.settings,
+        device=keys.get("device", "cpu"),
+        num_workers=keys.get("workers", min(4, os.cpu_count() or 1)),
+        checkpoint_every=keys.get("checkpoint_every", 1000),
+        skip_bad=keys.get("skip_bad", False),
+        tensorboard=keys.get("tensorboard", False),
+        retrain=keys.get("retrain"),
     )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
         typer.echo(_validation(results["validation"], results["classes"]))
@@ -372,13 +362,16 @@ def train_adain(
     typer.echo(path)
 
 
-def _source(kind: str, text: str) -> tuple[str, str, int | None, float | None]:
-    """Kind, name, batch size and weight of NAME, NAME:BATCH or NAME:BATCH:LAMBDA."""
+def _source(kind: str, text: str) -> dict[str, Any]:
+    """Return the source that NAME, NAME:BATCH or NAME:BATCH:LAMBDA stands for."""
     option = f"--{kind} takes NAME, NAME:BATCH or NAME:BATCH:LAMBDA, got {text!r}"
     name, *numbers = text.rsplit(":", 2) if text.count(":") > 1 else text.split(":")
     if not name or not all(numbers):
         raise ValueError(option)
     try:
-        return kind, name, int(numbers[0]) if numbers else None, float(numbers[1]) if numbers[1:] else None
+        return {"kind": kind, "name": name} | {
+            key: number(value)
+            for (key, number), value in zip((("batch_size", int), ("weight", float)), numbers, strict=False)
+        }
     except ValueError:
         raise ValueError(option) from None

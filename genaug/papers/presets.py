@@ -33,21 +33,19 @@ a set that is not the package's. CGN's SIN is `imagenet-only` with the stylised 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torchvision.transforms.v2.functional import to_pil_image
 
 from genaug._common.arguments import check_choice
-from genaug._common.files import list_images, staging_folder, writable_folder
+from genaug._common.files import staging_folder, writable_folder
 from genaug.datasets.colored_mnist import DoubleColoredMNIST, demo_digits
 from genaug.demo.digits import COMPONENTS, GENERATORS, INTERVENED, SCALE
 from genaug.models.multi_head_resnet import HEADS
-from genaug.training.classifier.loop import Settings, Source, train
+from genaug.training.classifier.settings import Settings, Source
 
 AS = ("paper", "released")
 FOLDER = ""  # the name of a stylised source that the user has to name
@@ -82,7 +80,18 @@ COUNTERFACTUAL_RELEASED = {
     "drop_factor": 0.1,
 }
 
-TINY_SIZE, TINY_EPOCHS, TINY_BATCH, TINY_STEPS = 32, 2, 32, 40
+TINY_STEPS = 40
+# what `--tiny` sets
+TINY: dict[str, Any] = {
+    "architecture": "resnet18",
+    "weights": None,
+    "frozen_batch_norm": False,  # statistics of nothing are not worth keeping
+    "size": 32,
+    "epochs": 2,
+    "drop_every": 1,
+    "batch_size": 32,
+    "accumulate": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -256,28 +265,18 @@ def tiny(full: Plan) -> Plan:
 
     The settings that make the row what it is stay: sources and their share, weights, losses, augmentation, optimiser.
     """
-    settings = replace(
-        full.settings,
-        architecture="resnet18",
-        weights=None,
-        frozen_batch_norm=False,  # statistics of nothing are not worth keeping
-        size=TINY_SIZE,
-        epochs=TINY_EPOCHS,
-        drop_every=1,
-        batch_size=TINY_BATCH,
-    )
-    sources = []
+    sources, batch = [], TINY["batch_size"]
     for source in full.sources:
-        batch_size = max(1, round(source.batch_size * TINY_BATCH / full.settings.batch_size))
+        batch_size = max(1, round(source.batch_size * batch / full.settings.batch_size))
         if source.kind == "counterfactual":
             source = replace(source, name=GENERATORS["sklearn"], options={})
         elif source.kind == "intervention":
             given = source.options
             changes = {"components": COMPONENTS, "scale": SCALE} if given.get("components", 60) else {"components": 0}
-            options = {"truncation": given.get("truncation", 1.0), "length": TINY_BATCH * TINY_STEPS, **changes}
+            options = {"truncation": given.get("truncation", 1.0), "length": batch * TINY_STEPS, **changes}
             source = replace(source, name=INTERVENED, options=options)
         sources.append(replace(source, batch_size=batch_size))
-    return replace(full, settings=settings, sources=tuple(sources))
+    return replace(full, settings=replace(full.settings, **TINY), sources=tuple(sources))
 
 
 def write_digits(folder: str | os.PathLike[str]) -> Path:
@@ -306,149 +305,3 @@ def write_digits(folder: str | os.PathLike[str]) -> Path:
             if not folder.is_dir():  # else another process of this training was faster
                 raise
     return folder
-
-
-class AskedSource(NamedTuple):
-    """Generated images that a user asks for.
-
-    Attributes:
-        kind: as of `Source`.
-        name: as of `Source`.
-        batch_size: of all processes together; None for the row's, or as many as photographs.
-        weight: None for the row's, or 1.
-        options: further arguments of the dataset, beside the row's.
-    """
-
-    kind: str
-    name: str
-    batch_size: int | None = None
-    weight: float | None = None
-    options: Mapping[str, Any] = MappingProxyType({})
-
-
-def run(
-    out: str | os.PathLike[str],
-    data: str | os.PathLike[str] | None = None,
-    validation: str | os.PathLike[str] | None = None,
-    *,
-    row: str | None = None,
-    architecture: str | None = None,
-    augmentation: str | None = None,
-    as_: str = "paper",
-    tiny_scale: bool = False,
-    sources: Sequence[AskedSource] = (),
-    interventions: Mapping[str, Any] | None = None,
-    changes: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Train a preset of the papers, or your own settings.
-
-    Args:
-        out: as for `train`.
-        data: photographs, a folder a class; digits are written for None with `tiny_scale`.
-        validation: photographs to measure accuracy on, one folder per class.
-        row: of `ROWS`; None to begin from `Settings()`.
-        architecture: of the row, or any backbone of torchvision's, or of timm's as "timm/NAME".
-        augmentation: of the row, or any of `training.classifier.data.augmentation`.
-        as_: "paper" or "released".
-        tiny_scale: run in minutes, see `tiny`.
-        sources: in place of the row's of these kinds, or beside them; a rendered set in place of the row's generator.
-        interventions: options of every intervention, in place of the row's: truncation, components, scale.
-        changes: settings in place of the row's. Without a row, a batch is at most a quarter of the photographs, and the
-            learning rate is scaled with it, unless they are given.
-        options: further ones of `train`.
-
-    Returns:
-        As `train`.
-
-    Raises:
-        ValueError: an unknown row, or a folder that it needs is not given.
-        Exception: as `train`.
-    """
-    if row is None and as_ != "paper":
-        raise ValueError(f"as (--as) is for a preset of the papers and needs one (--preset), got {as_!r} alone")
-    if row is None:
-        own: dict[str, Any] = {"architecture": architecture, "augmentation": augmentation}
-        # images of generators may be all that there is
-        photographs = not any(asked.kind in ("intervention", "rendered") for asked in sources)
-        chosen = Plan(Settings(**{name: value for name, value in own.items() if value is not None}), (), photographs)
-    else:
-        chosen = plan(row, architecture, augmentation, as_)
-    if tiny_scale:
-        chosen = tiny(chosen)
-    changes = dict(changes or {})
-    settings = replace(chosen.settings, **changes)
-    if row is None and data is not None and Path(data).is_dir() and "batch_size" not in changes and not tiny_scale:
-        settings = for_few(settings, len(list_images(data)), scale_rate="learning_rate" not in changes)
-    mixed = _sources(chosen.sources, sources, interventions or {}, settings.batch_size)
-    if row is not None and data is not None and not chosen.photographs:
-        raise ValueError(f"data (--data) must be left out: {row} is trained on generated images alone")
-    if tiny_scale and data is None and validation is None:
-        digits = write_digits(Path(out) / "data")
-        data, validation = digits / "train" if chosen.photographs else None, digits / "val"
-        mixed = [replace(s, name=str(digits / "stylized")) if s.name == FOLDER else s for s in mixed]
-    if data is None and chosen.photographs:
-        raise ValueError("data (--data) is needed, photographs to train on, a folder a class; --tiny alone writes some")
-    if validation is None:
-        raise ValueError("validation (--val) is needed, photographs to measure on, a folder a class")
-    if any(source.name == FOLDER for source in mixed):
-        raise ValueError(f"{row} needs a folder of stylised or transferred photographs, a folder a class: --stylized")
-    return train(out, data, validation, sources=mixed, settings=settings, **options)
-
-
-def for_few(settings: Settings, count: int, *, scale_rate: bool = True) -> Settings:
-    """Return settings for a set of few photographs, with at least four steps an epoch, and say so on standard error.
-
-    Args:
-        settings: their batch size is the largest.
-        count: how many photographs there are.
-        scale_rate: scale the learning rate with the batch size.
-    """
-    shares = int(os.environ.get("WORLD_SIZE", 1)) * settings.accumulate  # that a batch is divided into
-    size = 2 ** max(1, (count // 4).bit_length() - 1)
-    size = max(shares, size // shares * shares)
-    if not count or size >= settings.batch_size:  # of none the training itself says what is wrong
-        return settings
-    rate = settings.learning_rate * size / settings.batch_size if scale_rate else settings.learning_rate
-    if os.environ.get("RANK", "0") == "0":
-        said = f"{count:,} photographs: --batch-size {size}, where larger sets have {settings.batch_size}"
-        if rate != settings.learning_rate:
-            said += f"; --learning-rate {rate:g} in place of {settings.learning_rate:g}"
-        print(said, file=sys.stderr)
-    return replace(settings, batch_size=size, learning_rate=rate)
-
-
-def _sources(
-    row: Sequence[Source],
-    given: Sequence[AskedSource],
-    interventions: Mapping[str, Any],
-    batch_size: int,
-) -> list[Source]:
-    """Return the sources of the row, with those given by the user in place of the same kind or in addition."""
-    live = ("counterfactual", "intervention")
-    asked_kinds = [asked.kind for asked in given]
-    if "rendered" in asked_kinds and not any(kind in live for kind in asked_kinds):
-        row = [replace(source, kind="rendered", options={}) if source.kind in live else source for source in row]
-    kinds = list(dict.fromkeys([*(source.kind for source in row), *asked_kinds]))
-    found: list[Source] = []
-    for kind in kinds:
-        rows = [source for source in row if source.kind == kind]
-        like = rows[0] if rows else Source(kind, FOLDER, batch_size)
-        own = [
-            replace(
-                like,
-                name=asked.name,
-                batch_size=like.batch_size if asked.batch_size is None else asked.batch_size,
-                weight=like.weight if asked.weight is None else asked.weight,
-                options={**like.options, **asked.options},
-            )
-            for asked in given
-            if asked.kind == kind
-        ]
-        found += own or rows
-    if interventions and not any(source.kind == "intervention" for source in found):
-        raise ValueError(f"{next(iter(interventions))} is an option of interventions, of which there are none")
-    return [
-        replace(source, options={**source.options, **interventions}) if source.kind == "intervention" else source
-        for source in found
-    ]

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from genaug._common.arguments import near
 from genaug._common.files import atomic_path
-from genaug.training.classifier.settings import Settings
+from genaug.training.classifier.settings import Kind, Settings
 
 FILE = "config.yaml"
-SOURCE_KEYS = {"kind": str, "name": str, "batch_size": int, "weight": float, "options": dict}
+SOURCE_KEYS: dict[str, Any] = {"kind": Kind, "name": str, "batch_size": int, "weight": float, "options": dict}
 # what a configuration has beside the settings: data, generated images, and how to run
 RUN_KEYS: dict[str, Any] = {
     "data": str,
@@ -41,12 +41,13 @@ _WORDS = {
     float: "a number",
     bool: "true or false",
     str: "text",
-    list: "a list of sources with kind and name",
+    list: "a list of sources such as {kind: counterfactual, name: bank}",
     dict: "keys and values",
     str | None: "text or none",
     float | str: "a number or 'released'",
     tuple[str, ...]: "a list of names",
 }
+NOTHING = ("none", "null", "")  # texts that mean no weights or no heads
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -62,12 +63,22 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = _parsed(Path(path).read_text(encoding="utf-8-sig"))  # Windows marks UTF-8 at the start of a file
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be YAML or JSON: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must have lines such as 'epochs: 30', got {type(content).__name__}")
     return {key: _typed(key, value, KEYS, str(path)) for key, value in content.items()}
+
+
+def _parsed(text: str) -> Any:
+    """Return what YAML or JSON says. JSON may be indented by tabs, which YAML refuses."""
+    import yaml
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -102,26 +113,47 @@ def write_config(
     chosen = {"data": None if data is None else os.fspath(data), "val": os.fspath(validation)}
     content = {name: value for name, value in {**chosen, **others}.items() if value not in (None, False)}
     content = json.loads(json.dumps({**content, "sources": sources, **asdict(settings)}))  # YAML has no tuples
-    head = f"# genaug train classifier --config {FILE} --out FOLDER repeats this run.\n"
+    head = (
+        f"# genaug train classifier --config {FILE} --out FOLDER repeats this run.\n"
+        "# Relative paths start at the folder in which the command runs.\n"
+    )
     with atomic_path(folder / FILE) as temporary:
         temporary.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def _typed(key: Any, value: Any, kinds: Mapping[str, Any], where: str) -> Any:
-    """The value as the key's type, which texts are parsed as."""
+def _typed(key: Any, value: Any, kinds: Mapping[str, Any], where: str, of: str = "") -> Any:
+    """Return the value as the key's type, which texts are parsed as; `of` names the source that has it."""
     if key not in kinds:
-        raise ValueError(f"{where} has an unknown key, {key!r}{near(str(key), kinds)}")
+        holder = f"{of.removeprefix(' of ')} in {where}" if of else where
+        hint = "; options of its dataset go under 'options'" if of else ""
+        raise ValueError(f"{holder} has an unknown key, {key!r}{near(str(key), kinds) or hint}")
     kind = kinds[key]
+    if kind is list:
+        return _sources(value, where)
+    if kind is str and value == "":
+        raise ValueError(f"{key}{of} in {where} must not be empty")
     try:
-        return _converted(kind, value, f"{key} in {where}")
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ValueError) and where in str(error):  # of a key of a source
-            raise
+        return _converted(kind, value)
+    except (ValueError, KeyError, TypeError):
         expected = _WORDS.get(kind) or "one of " + ", ".join(map(repr, get_args(kind)))
-        raise ValueError(f"{key} in {where} must be {expected}, got {value!r}") from None
+        came = "no value" if value is None else repr(value)
+        raise ValueError(f"{key}{of} in {where} must be {expected}, got {came}") from None
 
 
-def _converted(kind: Any, value: Any, where: str) -> Any:
+def _sources(value: Any, where: str) -> list[dict[str, Any]]:
+    """Return a list of sources, each with the types of its keys."""
+    if not isinstance(value, list) or not all(isinstance(source, dict) for source in value):
+        raise ValueError(f"sources in {where} must be {_WORDS[list]}, got {value!r}")
+    found = []
+    for number, source in enumerate(value):
+        of = f" of source {number}"
+        found.append({key: _typed(key, each, SOURCE_KEYS, where, of) for key, each in source.items()})
+        if missing := [key for key in ("kind", "name") if key not in source]:
+            raise ValueError(f"source {number} in {where} must have a {missing[0]}, got {source!r}")
+    return found
+
+
+def _converted(kind: Any, value: Any) -> Any:
     if kind is bool:
         return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
     if isinstance(value, bool):
@@ -134,11 +166,13 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind == float | str:
         return float(value) if value != "released" else value
+    if kind in (str | None, tuple[str, ...]) and (value is None or value in NOTHING):
+        return None if kind == str | None else ()
     if kind == str | None:
-        return None if value in (None, "none") else _converted(str, value, where)
+        return _converted(str, value)
     if kind == tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
-        found = tuple(_converted(str, name, where).strip() for name in names)
+        found = tuple(_converted(str, name).strip() for name in names)
         if not all(found):
             raise ValueError
         return found
@@ -146,11 +180,4 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
         return {name: name for name in get_args(kind)}[value]
     if not isinstance(value, kind):
         raise TypeError
-    if kind is list:  # of sources
-        if not all(isinstance(source, dict) and {"kind", "name"} <= set(source) for source in value):
-            raise TypeError
-        return [
-            {key: _typed(key, each, SOURCE_KEYS, f"{where}, source {place}") for key, each in source.items()}
-            for place, source in enumerate(value)
-        ]
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from genaug._common.arguments import near
 from genaug._common.files import tell
 from genaug._common.names import HEADS
 from genaug.datasets.counterfactual import CounterfactualDataset
@@ -27,6 +29,11 @@ from genaug.training.mixing import MixedLoader
 from genaug.training.shared.class_names import by_value
 from genaug.training.shared.processes import World
 
+_DATASETS: dict[str, Any] = {"counterfactual": CounterfactualDataset, "intervention": GenerativeInterventionDataset}
+# options of the datasets that the training decides, or that no file can hold
+_DECIDED = frozenset(
+    ("generator", "targets", "device", "dtype", "transform", "target_transform", "output", "recognized_by")
+)
 LENGTH = 1_000_000  # images of a generator, before they come again in another order and other crops
 
 
@@ -79,6 +86,7 @@ def mixed_loader(
             raise ValueError(f"weight must be 1 for a model with heads, whose loss has none, got {source.weight}")
         weights.append(source.weight)
         key = f"source {number}"
+        _check_options(source, key)
         labels: dict[int, int] = {}  # class of generated images -> number of its folder
         if source.kind == "stylized":
             loaders.append(
@@ -98,6 +106,15 @@ def mixed_loader(
             labels = {number: label for number, label in enumerate(made.dataset.classes.tolist()) if label >= 0}
         named.append({str(number): classes[label] for number, label in labels.items()})
     return Mixed(MixedLoader(*loaders, device=world.device), weights, named, banks)
+
+
+def _check_options(source: Source, key: str) -> None:
+    """Raise ValueError if a source has an option that its dataset does not have."""
+    dataset = _DATASETS.get(source.kind)
+    known = set(inspect.signature(dataset).parameters) - _DECIDED if dataset else set()
+    if unknown := [option for option in source.options if option not in known]:
+        what = f"has an unknown option, {unknown[0]!r}" if known else f"has no options, got {unknown[0]!r}"
+        raise ValueError(f"{key} ({source.kind} {source.name}) {what}{near(str(unknown[0]), sorted(known))}")
 
 
 def _batches(count: int, batch_size: int, settings: Settings, world: World, key: str) -> EpochBatches:
@@ -156,14 +173,16 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     renamed = torch.full((generator.num_classes,), -1)
     renamed[list(labels)] = torch.tensor(list(labels.values()))
     options = {"length": LENGTH, "batch_size": 256, "seed": settings.seed, "classes": list(labels), **source.options}
-    counterfactual = source.kind == "counterfactual"
-    dataset: Any = (CounterfactualDataset if counterfactual else GenerativeInterventionDataset)(generator, **options)
+    try:
+        dataset: Any = _DATASETS[source.kind](generator, **options)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{key} ({source.kind} {source.name}): {error}") from None
     chosen = dataset.classes
     if isinstance(chosen, dict):  # of each factor
         chosen = [number for numbers in chosen.values() for number in numbers]
     if (renamed[chosen] < 0).any():
         raise ValueError(f"{key}: classes must be of those that have folders, got {source.options['classes']}")
-    heads = settings.heads if counterfactual else ()
+    heads = settings.heads if source.kind == "counterfactual" else ()
     if heads:
         _check_heads(settings)
     made = Generated(dataset, settings.size, _seed(settings, key), renamed, heads)

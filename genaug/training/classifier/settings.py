@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from genaug._common.arguments import check_choice, check_integer, check_number
 from genaug.models.multi_head_resnet import AGGREGATES, Aggregate
 from genaug.training.classifier.data import AUGMENTATIONS
 
-KINDS = ("counterfactual", "intervention", "rendered", "stylized")
+Kind = Literal["counterfactual", "intervention", "rendered", "stylized"]
+KINDS = get_args(Kind)
 OPTIMIZERS = ("sgd", "adam")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
+import genaug
 from genaug import cli
 from genaug.cli import training
 from genaug.training.classifier.config_file import KEYS, RUN_KEYS, read_config, read_settings, write_config
+from genaug.training.classifier.data import Photographs
 from genaug.training.classifier.settings import Settings, Source
 
 
@@ -51,12 +54,19 @@ def test_values_have_the_types_of_their_keys(tmp_path: Path) -> None:
         ("heads: 3", "heads in .* must be a list of names, got 3"),
         ("sources: bank", "sources in .* must be a list of sources .*, got 'bank'"),
         ("sources: [bank]", "sources in .* must be a list of sources .*, got .'bank'."),
-        ("sources: [{kind: stylized}]", "sources in .* must be a list of sources with kind and name"),
-        ("sources: [{kind: stylized, name: x, nam: x}]", "source 0 has an unknown key, 'nam'; did you mean 'name'"),
+        ("sources: [{kind: stylized}]", "source 0 in .* must have a name, got"),
+        ("sources: [{kind: stylized, name: x, nam: x}]", "source 0 in .* an unknown key, 'nam'; did you mean 'name'"),
         (
-            "sources: [{kind: stylized, name: x, batch_size: x}]",
-            "source 0 must be an integer, got 'x'",
+            "sources: [{kind: stylized, name: x}, {kind: stylized, name: x, pool: 3}]",
+            "source 1 in .* has an unknown key, 'pool'; options of its dataset go under 'options'",
         ),
+        ("sources: [{kind: stylized, name: x, batch_size: x}]", "batch_size of source 0 in .* an integer, got 'x'"),
+        ("sources: [{kind: stylised, name: x}]", "kind of source 0 in .* must be one of .* got 'stylised'"),
+        ("sources: [{kind: stylized, name: ''}]", "name of source 0 in .* must not be empty"),
+        ("sources: [{kind: stylized, name: x, options: [pool]}]", "options of source 0 in .* must be keys and values"),
+        ("data: ''", "data in .* must not be empty"),
+        ("data:", "data in .* must be text, got no value"),
+        ("{epochs: 3,,}", "must be YAML or JSON"),
         ("- epochs", "must have lines such as 'epochs: 30', got list"),
         ("", "must have lines such as 'epochs: 30', got NoneType"),
         ("epochs: [", "must be YAML or JSON"),
@@ -70,6 +80,27 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str)
         read_config(file)
     assert str(file) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("key", "expected"), [("weights", None), ("heads", ())])
+@pytest.mark.parametrize("value", ["", "null", "none"])
+def test_weights_and_heads_may_be_none(tmp_path: Path, key: str, expected: Any, value: str) -> None:
+    assert read_settings([f"{key}={value}"]) == {key: expected}
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{key}: {value}\n")
+    assert read_config(file) == {key: expected}
+
+
+@pytest.mark.parametrize("key", ["data", "val", "retrain", "preset", "device", "architecture", "directions"])
+def test_an_empty_text_is_not_the_current_folder(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} in --set must not be empty"):
+        read_settings([f"{key}="])
+
+
+def test_json_may_be_indented_by_tabs_and_begin_with_a_mark(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{\n\t"epochs": 3,\n\t"heads": [\n\t\t"shape"\n\t]\n}', encoding="utf-8-sig")
+    assert read_config(file) == {"epochs": 3, "heads": ("shape",)}
 
 
 def test_what_a_run_writes_is_what_it_was_asked_for(tmp_path: Path) -> None:
@@ -146,3 +177,23 @@ def test_later_settings_override_earlier_ones_and_a_written_file_repeats_the_run
     again = train("--out", "again", "--config", "first/config.yaml", "--workers", "0")
     for same in ("settings", "sources", "validation", "epochs"):
         assert again[same] == first[same]
+
+
+def test_a_photograph_is_read_six_files_from_the_command(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads the training from its command on meets few files on the way to its data."""
+    stacks: list[list[str]] = []
+    read = Photographs.__getitem__
+
+    def noted(self: Photographs, place: int) -> Any:
+        root = Path(genaug.__file__).parent
+        files = [Path(frame.filename) for frame in inspect.stack()]
+        stacks.append(list(dict.fromkeys(str(file.relative_to(root)) for file in files if root in file.parents)))
+        return read(self, place)
+
+    monkeypatch.setattr(Photographs, "__getitem__", noted)
+    monkeypatch.chdir(photographs)
+    line = "train classifier --data train --val val --epochs 1 --set size=32 --workers 0 --out out"
+    assert cli.main(line.split()) == 0
+    files = [*stacks[0][::-1], "training/classifier/data.py"]  # the photographs' own method is replaced here
+    assert files[:2] == ["cli/__init__.py", "cli/training.py"]
+    assert len(files) <= 6, files

@@ -501,6 +501,22 @@ def test_classes_that_differ_are_named(folders: Folders, tmp_path: Path) -> None
         ([], {"heads": ("shape",)}, "heads need counterfactuals to learn their factors from"),
         ([COUNTERFACTUALS], {"heads": ("texture",)}, "heads must be of shape, texture, background, and shape among"),
         ([COUNTERFACTUALS], {"heads": ("shape", "hue")}, "heads must be of shape, .* got shape, hue"),
+        (
+            [INTERVENTIONS, Source("counterfactual", "cgn-digits", 4, options={"background": "other"})],
+            {},
+            r"source 1 \(counterfactual cgn-digits\) has an unknown option, 'background'; did you mean 'backgrounds'",
+        ),
+        (
+            [Source("counterfactual", "cgn-digits", 4, options={"backgrounds": "red"})],
+            {},
+            r"source 0 \(counterfactual cgn-digits\): backgrounds must be one of .*, got 'red'",
+        ),
+        (
+            [Source("intervention", "vae-digits", 4, options={"generator": "x"})],
+            {},
+            "source 0 .* has an unknown option, 'generator'",
+        ),
+        ([Source("stylized", "DIR", 4, options={"pool": 3})], {}, "source 0 .stylized DIR. has no options, got 'pool'"),
         ([], {"architecture": "resnet19"}, "backbone must be a classifier of torchvision's"),
         ([], {"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ([], {"num_workers": -1}, "num_workers must be at least 0"),

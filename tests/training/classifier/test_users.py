@@ -12,7 +12,6 @@ from banks import CLASSES, scene, write_bank
 from genaug import MultiHeadClassifier, MultiHeadResNet
 from genaug._common.files import DamagedFileError, ImageError
 from genaug.evaluation import load_classifier
-from genaug.papers import presets
 from genaug.photographs.dropping import drop_cutouts
 from genaug.training.classifier import loaders as classifier_loaders
 from genaug.training.classifier import loop as classifier
@@ -89,30 +88,6 @@ def test_a_damaged_validation_image_is_found_before_training(tmp_path: Path, mon
     monkeypatch.setattr(classifier._Loop, "train_epoch", lambda *_: pytest.fail("it trained"))
     with pytest.raises(ImageError, match=r"1\.png"):
         train(tmp_path / "out", *folders, settings=settings(batch_size=4), num_workers=0)
-
-
-@pytest.mark.parametrize(
-    ("count", "accumulate", "expected"),
-    [(8, 1, 2), (30, 1, 4), (100, 1, 16), (800, 3, 126), (1000, 1, 128), (5000, 1, 256)],
-)
-def test_few_photographs_get_small_batches_and_a_rate_to_match(
-    count: int, accumulate: int, expected: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    large = settings(batch_size=258 if accumulate == 3 else 256, learning_rate=0.1, accumulate=accumulate)
-    few = presets.for_few(large, count)
-    assert few.batch_size == expected
-    assert few.learning_rate == pytest.approx(0.1 * expected / large.batch_size)
-    assert presets.for_few(large, count, scale_rate=False).learning_rate == 0.1
-    assert (f"--batch-size {expected}, where" in capsys.readouterr().err) == (expected < 256)
-
-
-def test_training_of_few_photographs_takes_its_own_batch_size(tmp_path: Path) -> None:
-    folders = folder(tmp_path / "train", 8, classes=["a", "b"]), folder(tmp_path / "val", 1, classes=["a", "b"])
-    changes = {"size": 32, "epochs": 1}
-    results = presets.run(tmp_path / "out", *folders, changes=changes, num_workers=0)
-    assert results["settings"]["batch_size"] == 4
-    with pytest.raises(ValueError, match="batch_size must be at most the 16 images"):
-        presets.run(tmp_path / "o", *folders, changes={**changes, "batch_size": 64}, num_workers=0)
 
 
 @pytest.mark.parametrize("line", ["", "{}", "[1]", "\xff", '{"step": "a"}'])
