@@ -516,7 +516,7 @@ def test_train_classifier_hands_on_every_option(
     for name in ("d", "v", "s"):
         (tmp_path / name).mkdir()
     for line in (
-        "train classifier --out o --row genint --data d --val v --tiny --as released --architecture a "
+        "train classifier --out o --row genint --data d --val v --tiny --as released --architecture resnet152 "
         "--augmentation additional --counterfactual c:8 --intervention i:16:0.05 --intervention j --stylized s:4:2 "
         "--truncation 0.5 --components 3 --scale 2 --heads shape,texture "
         "--aggregate log_probs --frozen-batch-norm --weights none --epochs 5 --batch-size 6 "
@@ -533,12 +533,12 @@ def test_train_classifier_hands_on_every_option(
         {
             "sources": [
                 Source("intervention", "i", 16, 0.05, steering),
-                Source("intervention", "j", 8, 0.05, steering),  # the preset's share
+                Source("intervention", "j", 8, 0.2, steering),  # the preset's share
                 Source("stylized", "s", 4, 2.0),
                 Source("counterfactual", "c", 8),
             ],
             "settings": Settings(
-                architecture="a",
+                architecture="resnet152",
                 augmentation="additional",
                 heads=("shape", "texture"),
                 aggregate="log_probs",

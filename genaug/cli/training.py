@@ -295,7 +295,7 @@ def train_classifier(
         "workers": workers,
         "device": device,
     }
-    line = {key: value for key, value in options.items() if value is not None}
+    line: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     if weights in NOTHING:
         line["weights"] = None
     line |= read_settings(set_)
