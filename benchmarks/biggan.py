@@ -30,9 +30,11 @@ import torch
 import torch.nn.functional as F
 from pytorch_pretrained_biggan import BigGAN
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from genaug import fit_directions
 from genaug._common.files import atomic_path
+from genaug._common.precision import fast_type
 from genaug.generators import biggan, biggan_layers
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn_mnist import phase_kernel
@@ -57,8 +59,8 @@ class Upsampled(biggan_layers.Products):
             self.direct = weight.contiguous(memory_format=torch.channels_last)
             self.transposed = phase_kernel(weight).contiguous(memory_format=torch.channels_last)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        return self._upsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if self.upsamples else super()._convolve(x)
+    def forward(self, x: Tensor) -> Tensor:
+        return self._upsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if self.upsamples else super().forward(x)
 
     def _upsample(self, x: Tensor) -> Tensor:
         return F.conv2d(F.interpolate(x, scale_factor=2), self.direct, padding=1)
@@ -78,8 +80,8 @@ class Phases(biggan_layers.Products):
         super().__init__(weight, side, upsamples)
         self.phases = biggan_layers.Batched(weight, side, upsamples) if upsamples else None
 
-    def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        return super().forward(x, scale, offset, before) if self.phases is None else self.phases(x, scale, offset)
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.phases is None else self.phases(x)
 
 
 @contextmanager
@@ -149,15 +151,37 @@ def comparisons(ours: BigGANDeep, theirs: BigGAN, device: torch.device) -> dict[
     """Each way at each batch size."""
     size = ours.image_size
     if device.type == "cpu":
-        fast, batches, name = ours.fast(), CPU_BATCHES, "ours, float32, eager"
+        batches, fast = CPU_BATCHES, {"ours, float32, eager": ours.fast()}
+        if fast_type(device) == torch.bfloat16:
+            fast["ours, bfloat16, eager"] = ours.fast(dtype=torch.bfloat16)
     else:
-        fast, batches, name = ours.fast(device, torch.bfloat16, compile=True), GPU_BATCHES, "ours, bfloat16, compiled"
+        batches, fast = GPU_BATCHES, {"ours, bfloat16, compiled": ours.fast(device, torch.bfloat16, compile=True)}
     ways: dict[tuple[str, int], Make] = {}
     for batch in batches:
         z, labels = inputs(size, batch, device)
         ways["package, float32", batch] = lambda z=z, labels=labels: as_released(theirs, z, labels)
-        ways[name, batch] = lambda z=z, labels=labels: fast(z, labels, TRUNCATION)
+        for name, network in fast.items():
+            ways[name, batch] = lambda z=z, labels=labels, network=network: network(z, labels, TRUNCATION)
     return ways
+
+
+def peak(dtype: torch.dtype, rounds: int, clock: Callable[[], float]) -> float:
+    """GFLOP a second of a product of two large matrices on a CPU: what no network exceeds."""
+    a, b = torch.ones(2, 1024, 1024, dtype=dtype)
+    times = []
+    for _ in range(rounds + 1):
+        begin = clock()
+        a @ b
+        times.append(clock() - begin)
+    return 2 * 1.024**3 / statistics.median(times[1:])  # 1.024 ** 3 billion pairs
+
+
+def arithmetic(make: Make) -> float:
+    """GFLOP of the matrix products and convolutions of a call."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        make()
+    return counter.get_total_flops() / 1e9
 
 
 def grey_levels(ours: BigGANDeep, device: torch.device) -> float:
@@ -237,6 +261,15 @@ def main() -> None:
     if not args.ablate:
         seconds = directions_seconds(ours, args.rounds, clock, device)
         also = (f"{grey_levels(ours, device):.2f}", f"{seconds:.3f}")
+    of_peak = dict.fromkeys(ways, ("not run", "not run"))
+    if device.type == "cpu":
+        peaks = {kind: peak(kind, args.rounds, clock) for kind in (torch.float32, fast_type(device))}
+        for key, rate in medians.items():
+            gflop = arithmetic(ways[key]) / key[1]
+            share = gflop * rate / peaks[torch.bfloat16 if "bfloat16" in key[0] else torch.float32]
+            of_peak[key] = (f"{gflop:.3g}", f"{share:.2g}")
+        for kind, rate in peaks.items():
+            print(f"peak, a product of two 1024 x 1024 matrices, {kind}: {rate:.0f} GFLOP/s")
     of_package = {batch: value for (name, batch), value in medians.items() if name.startswith("package, float32")}
     one = medians.get(("package", 1), of_package.get(1))
     best = max(of_package.values(), default=one)
@@ -247,7 +280,7 @@ def main() -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         head = ["way", "batch", "images_per_second_median", "lowest", "highest", "rounds", "ratio_same_batch"]
-        head += ["ratio_best_batch", "ratio_batch_1", "clock", "machine"]
+        head += ["ratio_best_batch", "ratio_batch_1", "gflop_per_image", "share_of_peak", "clock", "machine"]
         table.writerow([*head, "bfloat16_grey_levels", "directions_seconds"])
         for (name, batch), values in rates.items():
             if not values:
@@ -257,11 +290,22 @@ def main() -> None:
             median = medians[name, batch]
             same = one if args.ablate else of_package.get(batch)
             ratios = [f"{median / base:.2f}" if base else "-" for base in (same, best, one)]
+            gflop, share = of_peak[name, batch]
             print(
                 f"{name:34} batch {batch:3} {median:9.3f} images/s   {' '.join(ratios)} x the package's "
-                "same, best, single batch"
+                f"same, best, single batch; {gflop} GFLOP an image, {share} of the peak"
             )
-            row = [name, batch, f"{median:.4g}", f"{min(values):.4g}", f"{max(values):.4g}", len(values), *ratios]
+            row = [
+                name,
+                batch,
+                f"{median:.4g}",
+                f"{min(values):.4g}",
+                f"{max(values):.4g}",
+                len(values),
+                *ratios,
+                gflop,
+                share,
+            ]
             table.writerow([*row, args.clock, platform.processor() or platform.machine(), *also])
     print(f"bfloat16 against float32, mean absolute difference in grey levels: {also[0]}")
     print(f"exact directions of gen_z, seconds: {also[1]}")

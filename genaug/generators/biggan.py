@@ -23,7 +23,7 @@ from genaug._common.precision import with_float64
 from genaug.assets.registry import Kind, register
 from genaug.generators import check_labels, classes_of
 from genaug.generators.batches import CPU_BATCH, in_batches
-from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, normed
+from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, Single, normed
 from genaug.generators.biggan_network import BatchNorm, Generator, interpolate
 from genaug.generators.pretrained import Pretrained
 
@@ -307,10 +307,9 @@ class FastBigGAN(_Steerable):
         weight = generator.embeddings.weight
         home = weight.device if device is None else check_device("device", device)
         kind = weight.dtype if dtype is None else dtype
-        # half-precision matrix products are slow on a CPU, and differences of halves inexact
-        plain = home.type == "cpu" and kind in (torch.float32, torch.float64)
-        self.products = plain
-        convolution: type[Convolution] = Products if plain else Batched
+        self.single = home.type == "cpu"
+        plain = kind in (torch.float32, torch.float64)
+        convolution: type[Convolution] = Batched if not self.single else Products if plain else Single
         with torch.no_grad():
             self.register_buffer("classes", weight.t().clone(memory_format=torch.contiguous_format))
             self.register_buffer("gen_z_weight", normed(network.gen_z))
@@ -381,7 +380,7 @@ class FastBigGAN(_Steerable):
         means, variances = (
             interpolate(self.get_buffer(name), statistics_at, self.statistics) for name in ("means", "variances")
         )
-        if z.device.type != "cpu" and not self.products:
+        if z.device.type != "cpu" and not self.single:
             return self._layers_of(self._gen_z(z, labels) if x is None else x, z, labels, means, variances, begin, end)
         rows = range(len(z))
         one = len(means) == 1

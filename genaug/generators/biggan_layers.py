@@ -5,6 +5,7 @@ Channels lie last, (B, H, W, C), throughout. Every norm comes as one scale and o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRIP = 1 << 17  # numbers that a core's cache holds (half a megabyte): what a CPU works on at a time
+STRIP = 1 << 20  # bytes that a core's cache holds: what a CPU works on at a time
 
 
 class Layers(nn.Module):
@@ -21,7 +22,7 @@ class Layers(nn.Module):
     def __init__(self, layers: list[nn.Module], last: Tensor, bias: Tensor, convolution: type[Convolution]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        # on a CPU a product with all taps at once, (9 * 3, C)
+        # without a library's convolutions, a product with all taps at once, (9 * 3, C)
         taps = last.permute(2, 3, 0, 1).flatten(0, 2) if issubclass(convolution, Products) else last
         self.register_buffer("weight", taps.contiguous(memory_format=torch.preserve_format))
         self.register_buffer("bias", bias.clone())
@@ -55,33 +56,39 @@ class Block(nn.Module):
 
     def __init__(self, block: Any, side: int, convolution: type[Convolution]) -> None:
         super().__init__()
-        self.upsamples = block.up_sample
         weights = [normed(getattr(block, f"conv_{i}")) for i in range(4)]
-        self.channels = len(weights[3])
-        self.conv_0 = convolution(weights[0], side, False)
+        self.single, self.times, self.channels = convolution.single, 1 + block.up_sample, len(weights[3])
         self.conv_1 = convolution(weights[1], side, block.up_sample)
-        self.conv_2 = convolution(weights[2], side * 2 if block.up_sample else side, False)
-        self.register_buffer("weight", weights[3][:, :, 0, 0].t().contiguous())
+        self.conv_2 = convolution(weights[2], side * self.times, False)
+        for name, weight in (("first", weights[0]), ("last", weights[3])):
+            self.register_buffer(name, weight[:, :, 0, 0].t().contiguous())
         self.register_buffer("bias", block.conv_3.bias.clone())
 
     def forward(self, x: Tensor, scales: tuple[Tensor, ...], offsets: tuple[Tensor, ...]) -> Tensor:
-        weight, skip = self.get_buffer("weight"), x[..., : self.channels] + self.get_buffer("bias")
-        if isinstance(self.conv_0, Products):
-            y = self.conv_0(x, scales[1], offsets[1], before=(scales[0], offsets[0]))
-        else:
-            y = self.conv_0(affine_relu(x, scales[0], offsets[0]), scales[1], offsets[1])
-        y = self.conv_1(y, scales[2], offsets[2])
-        y = self.conv_2(y, scales[3], offsets[3])
-        batch, height, width, channels = skip.shape
-        times = 1 + self.upsamples
-        skip = skip[:, :, None, :, None].expand(batch, height, times, width, times, channels)
-        if not isinstance(self.conv_0, Products):
-            return y @ weight + skip.reshape(batch, times * height, times * width, channels)
+        first, last, bias = (self.get_buffer(name) for name in ("first", "last", "bias"))
+        batch, height, width, _ = x.shape
+        times, channels = self.times, self.channels
+        skip = x[..., :channels][:, :, None, :, None].expand(batch, height, times, width, times, channels)
+        norms = list(zip(scales, offsets, strict=True))
+        if not self.single:
+            y = affine_relu(affine_relu(x, *norms[0]) @ first, *norms[1])
+            y = affine_relu(self.conv_1(y), *norms[2])
+            y = affine_relu(self.conv_2(y), *norms[3])
+            return y @ last + (skip + bias).reshape(batch, times * height, times * width, channels)
+        # what lies around the 3x3 convolutions goes strip by strip, from the input of a norm to the sum
+        y = x.new_empty(batch, height, width, first.shape[1])
+        for begin, end in strips(height, width * x.shape[3], x):
+            rows = affine_relu(x[:, begin:end], *norms[0]).flatten(0, 2)
+            made = y[:, begin:end]
+            torch.mm(rows, first, out=made.flatten(0, 2))
+            affine_relu(made, *norms[1], out=made)
+        y = self.conv_1(y)
+        y = self.conv_2(affine_relu(y, *norms[2], out=y))
         out = y.new_empty(skip.shape)
-        for begin, end in strips(height, times * times * width * channels):
-            out[:, begin:end] = skip[:, begin:end]
-            rows = y[:, times * begin : times * end].flatten(0, 2)
-            out[:, begin:end].view(-1, channels).addmm_(rows, weight)
+        for begin, end in strips(height, times * times * width * channels, y):
+            rows = affine_relu(y[:, times * begin : times * end], *norms[3]).flatten(0, 2)
+            torch.add(skip[:, begin:end], bias, out=out[:, begin:end])
+            out[:, begin:end].view(-1, channels).addmm_(rows, last)
         return out.view(batch, times * height, times * width, channels)
 
 
@@ -90,7 +97,7 @@ class Attention(nn.Module):
 
     def __init__(self, attention: Any, convolution: type[Convolution]) -> None:
         super().__init__()
-        self.products = issubclass(convolution, Products)
+        self.single = convolution.single
         parts = [normed(getattr(attention, f"snconv1x1_{name}")) for name in ("theta", "phi", "g")]
         self.widths = [len(part) for part in parts]
         self.register_buffer("weight", torch.cat(parts)[:, :, 0, 0].t().contiguous())
@@ -103,31 +110,41 @@ class Attention(nn.Module):
         rest = torch.maximum(rest[:, :, ::2], rest[:, :, 1::2]).flatten(1, 2)
         key, value = rest.split(self.widths[1:], dim=-1)
         query = query.flatten(1, 2)
-        if not self.products:
+        if not self.single:
             # one head, written out: the fused kernels take four dimensions only
             mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[:, 0]
             return x + (mixed @ self.get_buffer("out")).view_as(x)
         # the same in strips that fit a cache: the library's way holds the whole map, and looks for masked rows in it
         out = x.clone(memory_format=torch.contiguous_format)
-        for begin, end in strips(query.shape[1], key.shape[1]):
+        for begin, end in strips(query.shape[1], key.shape[1], key):
             mixed = (query[0, begin:end] @ key[0].t()).softmax(-1) @ value[0]
             out.view(-1, x.shape[-1])[begin:end].addmm_(mixed, self.get_buffer("out"))
         return out
 
 
-class Convolution(nn.Module):
-    """A convolution, the scale and offset of the following norm, and ReLU, on (B, H, W, C)."""
+class Convolution(nn.Module, ABC):
+    """A 3x3 convolution without bias on (B, H, W, C), after upsampling by two or without.
 
-    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
-        raise NotImplementedError
+    Args:
+        weight: (C_out, C_in, 3, 3).
+        side: height and width of x.
+        upsamples: whether x is upsampled first.
+    """
+
+    single: bool  # whether it is for single images on a CPU, whose other layers go strip by strip
+
+    @abstractmethod
+    def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None: ...
 
 
 class Batched(Convolution):
-    """Layers by library convolutions, for a GPU.
+    """By the library, for batches on a GPU.
 
     Upsampling and its 3x3 convolution are four 2x2 convolutions, one for each phase of the output, computed as one
     with four times the channels: 4/9 of the arithmetic.
     """
+
+    single = False
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
         nn.Module.__init__(self)
@@ -136,21 +153,25 @@ class Batched(Convolution):
             "weight", (phase_kernels(weight) if upsamples else weight).contiguous(memory_format=torch.channels_last)
         )
 
-    def forward(self, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         weight = self.get_buffer("weight")
-        if weight.shape[-1] == 1:
-            return affine_relu(x @ weight[:, :, 0, 0].t(), scale, offset)
         y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
-        if self.upsamples:
-            batch, height, width = x.shape[:3]
-            y = y.unflatten(-1, (2, 2, -1))
-            rows = [torch.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], dim=3) for a in (0, 1)]
-            y = torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, len(weight) // 4)
-        return affine_relu(y, scale, offset)
+        if not self.upsamples:
+            return y
+        batch, height, width = x.shape[:3]
+        y = y.unflatten(-1, (2, 2, -1))
+        rows = [torch.stack([y[:, a : a + height, b : b + width, a, b] for b in (0, 1)], dim=3) for a in (0, 1)]
+        return torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, len(weight) // 4)
+
+
+class Single(Batched):
+    """By the library, for single images on a CPU in half precision, in which differences would be inexact."""
+
+    single = True
 
 
 class Products(Convolution):
-    """Layers by matrix products, for single images on a CPU.
+    """By matrix products, for single images on a CPU.
 
     Upsampling and its 3x3 convolution take nine products a low-resolution pixel instead of sixteen (phases) or
     thirty-six (spelled out): along one axis, the outputs at 2i and 2i + 1 are G x[i] - a (x[i] - x[i-1]) and
@@ -159,6 +180,7 @@ class Products(Convolution):
     sum, or more: they add fewer products.
     """
 
+    single = True
     # where Winograd measures faster: below, its kernels are more to read; above, its tiles leave the cache
     winograd_sides = range(8, 65)
     winograd_channels = 128
@@ -166,53 +188,38 @@ class Products(Convolution):
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
         nn.Module.__init__(self)
         self.upsamples = upsamples
-        self.winograd = weight.shape[-1] == 3 and not upsamples and side in self.winograd_sides
-        self.winograd &= len(weight) >= self.winograd_channels
+        self.winograd = not upsamples and side in self.winograd_sides and len(weight) >= self.winograd_channels
         if upsamples:
             for i, kernel in enumerate(difference_kernels(weight)):
                 self.register_buffer(f"weight{i}", kernel)
         elif self.winograd:
             self.register_buffer("weight", winograd_kernel(weight))
-        elif weight.shape[-1] == 1:
-            self.register_buffer("weight", weight[:, :, 0, 0].t().contiguous())
         else:
             self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, x: Tensor, scale: Tensor, offset: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        y = self._convolve(x) if before is None else affine_relu_product(x, *before, self.get_buffer("weight"))
-        return torch.addcmul(offset[:, None, None], y, scale[:, None, None], out=y).relu_()
-
-    def _convolve(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.upsamples:
             return upsample_convolve(x, [self.get_buffer(f"weight{i}") for i in range(4)])
         weight = self.get_buffer("weight")
         if self.winograd:
             return winograd_convolve(x, weight)
-        if weight.ndim == 2:
-            return x @ weight
         return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
 
 
-def strips(rows: int, size: int) -> Iterator[tuple[int, int]]:
-    """Return begin and end of strips of rows of `size` numbers that fit into a core's cache between two operations."""
-    step = max(1, STRIP // size)
+def strips(rows: int, size: int, like: Tensor) -> Iterator[tuple[int, int]]:
+    """Return begin and end of strips of rows of `size` numbers that fit into a core's cache between two operations.
+
+    The numbers are of the type of `like`.
+    """
+    step = max(1, STRIP // (size * like.element_size()))
     return ((begin, min(begin + step, rows)) for begin in range(0, rows, step))
-
-
-def affine_relu_product(x: Tensor, scale: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """Apply norm, ReLU and 1x1 convolution to (1, H, W, C), strip by strip."""
-    y = x.new_empty(*x.shape[:3], weight.shape[1])
-    for begin, end in strips(x.shape[1], x.shape[2] * x.shape[3]):
-        rows = affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
-        torch.mm(rows, weight, out=y[0, begin:end].flatten(0, 1))
-    return y
 
 
 def convolve_to_few(x: Tensor, scale: Tensor, offset: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     """Apply norm, ReLU and a 3x3 convolution with few outputs to (1, H, W, C), as one product and nine shifts."""
     _, height, width, channels = x.shape
     planes = x.new_empty(len(taps), height * width)
-    for begin, end in strips(height, width * channels):
+    for begin, end in strips(height, width * channels, x):
         rows = affine_relu(x[:, begin:end], scale, offset).flatten(0, 2)
         torch.mm(taps, rows.t(), out=planes[:, begin * width : end * width])
     planes = planes.view(3, 3, -1, height, width)
@@ -225,8 +232,8 @@ def convolve_to_few(x: Tensor, scale: Tensor, offset: Tensor, taps: Tensor, bias
     return y[None]
 
 
-def affine_relu(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).relu_()
+def affine_relu(x: Tensor, scale: Tensor, offset: Tensor, out: Tensor | None = None) -> Tensor:
+    return torch.addcmul(offset[:, None, None], x, scale[:, None, None], out=out).relu_()
 
 
 def phase_kernels(weight: Tensor) -> Tensor:
