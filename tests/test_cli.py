@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -451,7 +453,7 @@ def test_train_and_reproduce_hand_on_every_option(
         (
             (Path("runs/genint-colored-mnist"),),
             {
-                "variants": ("two-class", "ten-class"),
+                # the rows and variants are left to `run`
                 "root": Path("r"),
                 "digits": "mnist",
                 "seeds": (0,),
@@ -495,8 +497,9 @@ def test_the_cgn_on_imagenet_is_handed_every_option(
         "seeds": (1, 2),
         "as_": "released",
         "tiny": True,
-        "changes": changes,
+        **{name: value for name, value in changes.items() if name != "dtype"},
         "device": "cuda",
+        "dtype": torch.bfloat16,
     }
     message = refused(capsys, "train", "cgn-imagenet", "--out", "o", "--without", "textures")
     assert "without must be one of 'rec', 'shape', 'text', 'bg', got 'textures'" in message
@@ -601,6 +604,68 @@ def test_reproduce_list_names_every_recipe_and_its_figures(
         ):
             lines = [line for line in blocks[name].splitlines() if line.startswith(f"  {field:<14}")]
             assert lines == ([f"  {field:<14}{text}"] if text else [])
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.options])
+def test_the_options_of_a_recipe_are_arguments_of_its_run(name: str) -> None:
+    recipe = RECIPES[name]
+    run = importlib.import_module(f"genaug.papers.{name.replace('-', '_')}").run
+    arguments = inspect.signature(run).parameters
+    takes_more = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+    for option in recipe.options:
+        if isinstance(option, str):
+            assert takes_more or option in arguments
+        elif option.argument in arguments:  # the help shows the default that `run` has
+            assert arguments[option.argument].default == option.default or option.default is None
+        else:
+            assert takes_more
+
+
+def test_a_table_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "cgn_table99.py").write_text(
+        '"""A table."""\n\n'
+        "import json\n"
+        "from pathlib import Path\n\n"
+        "import torch\n\n"
+        "from genaug.papers import Option, Recipe\n\n"
+        "RECIPE = Recipe(\n"
+        '    what="CGN, Table 99: how a table is added",\n'
+        '    paper="nothing",\n'
+        '    command="genaug reproduce cgn-table99",\n'
+        '    options=("seeds", Option("--num", 5, "Number of images."), Option("--rows", ("a", "b"), "Rows.")),\n'
+        ")\n\n\n"
+        'def run(out, *, seeds=(0,), num=5, rows=("a", "b")):\n'
+        "    Path(out).mkdir()\n"
+        '    found = {"ones": int(torch.ones(num).sum()), "seeds": seeds, "rows": rows}\n'
+        '    (Path(out) / "results.json").write_text(json.dumps(found))\n'
+    )
+
+    def genaug(*arguments: str) -> str:
+        code = (
+            "import importlib.util, sys\n"
+            "from pathlib import Path\n"
+            # the folder of the package with one more file
+            "folder = Path(importlib.util.find_spec('genaug').origin).parent / 'papers'\n"
+            "spec = importlib.util.spec_from_file_location('genaug.papers', folder / '__init__.py',\n"
+            f"    submodule_search_locations=[str(folder), {str(tmp_path)!r}])\n"
+            "sys.modules['genaug.papers'] = papers = importlib.util.module_from_spec(spec)\n"
+            "spec.loader.exec_module(papers)\n"
+            "from genaug.cli import main\n"
+            "code = main(sys.argv[1:])\n"
+            "print('torch' in sys.modules)\n"
+            "sys.exit(code)"
+        )
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    listed = genaug("reproduce", "list")
+    assert "cgn-table99: CGN, Table 99: how a table is added\n" in listed
+    assert listed.endswith("False\n")  # the list imports no file of a table
+    shown = genaug("reproduce", "cgn-table99", "--help")
+    assert "Number of images." in shown
+    assert "cgn-table99: " not in shown
+    genaug("reproduce", "cgn-table99", "--num", "7", "--rows", "b", "--seeds", "1,2", "--out", "made")
+    assert json.loads(Path("made", "results.json").read_text()) == {"ones": 7, "seeds": [1, 2], "rows": ["b"]}
 
 
 def test_reproduce_list_has_every_table_and_numbered_figure_of_results() -> None:

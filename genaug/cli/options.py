@@ -93,7 +93,12 @@ Root = Annotated[
 ]
 MnistVariants = Annotated[
     list[str],
-    typer.Option(help=f"Comma-separated datasets: {', '.join(MNIST_VARIANTS)}.", rich_help_panel=DATA_PANEL),
+    typer.Option(
+        "--variant", help=f"Comma-separated datasets: {', '.join(MNIST_VARIANTS)}.", rich_help_panel=DATA_PANEL
+    ),
+]
+DigitsSource = Annotated[
+    Digits, typer.Option(help="Source of the digits. scikit-learn's need no download.", rich_help_panel=DATA_PANEL)
 ]
 Textures = Annotated[
     Path | None,

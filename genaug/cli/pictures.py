@@ -15,6 +15,7 @@ from genaug.cli.options import (
     Classes,
     Device,
     Digits,
+    DigitsSource,
     Download,
     Generator,
     Root,
@@ -34,9 +35,7 @@ DIRECTIONS_PANEL, COUNTERFACTUAL_PANEL = "Directions (ordinary generators)", "Wa
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for demo.png and results.json.")] = Path("genaug-demo"),
     seed: Seed = 0,
-    digits: Annotated[
-        Digits, typer.Option(help="Source of the digits. scikit-learn's need no download.", rich_help_panel=DATA_PANEL)
-    ] = Digits.sklearn,
+    digits: DigitsSource = Digits.sklearn,
     root: Root = DATA,
     download: Download = False,
     photos: Annotated[

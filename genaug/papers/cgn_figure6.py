@@ -37,7 +37,19 @@ from genaug._common.records import aligned, circumstances, read_runs, write_runs
 from genaug.datasets.colored_mnist import load_variant
 from genaug.evaluation.measures.mutual_information import mutual_information
 from genaug.generators.images import from_uint8, to_uint8
+from genaug.papers import Recipe
 from genaug.papers.beta_vae import BetaVAE, fit_beta_vae
+
+RECIPE = Recipe(
+    what="CGN, Figure 6: latent space of a beta-VAE on colored MNIST, and how much it mixes color and shape",
+    paper="a picture; neither axis is the colour or the shape",
+    command="genaug reproduce cgn-figure6 --root DIR",
+    needs="MNIST (--download fetches it)",
+    cost="minutes a seed, one CPU core",
+    options=("root", "seeds", "device", "dtype", "download"),
+    out="Folder for results.json, weights and the figure.",
+    example="--root data --out runs/cgn-figure6",
+)
 
 BETA = 4.0
 STEPS = 2_000

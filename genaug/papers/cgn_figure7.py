@@ -46,7 +46,40 @@ from genaug.evaluation.measures.accuracy import accuracy, batches
 from genaug.generators import load_generator
 from genaug.generators.images import to_uint8
 from genaug.interventions.random_streams import integers, normal
+from genaug.papers import Option, Recipe
 from genaug.training.classifier.digits import fit_classifier
+
+RECIPE = Recipe(
+    what="CGN, Figure 7: test accuracy over the number of counterfactuals, and over their number per shape noise",
+    paper="accuracy rises with the number of images; curves without published numbers",
+    command="genaug reproduce cgn-figure7 --root DIR --textures DIR",
+    needs="as cgn-table2",
+    cost="1 to 8 minutes a point, by its number of images; one CPU core",
+    options=(
+        "variants",
+        Option("--numbers", (10_000, 100_000, 1_000_000), "Comma-separated numbers of training counterfactuals."),
+        Option(
+            "--per-noise",
+            (1, 5, 10, 20),
+            "Comma-separated numbers of counterfactuals per shape noise (colored: at most 10).",
+        ),
+        "root",
+        "textures",
+        "seeds",
+        Option(
+            "--epochs",
+            None,
+            "Epochs for each dataset; the paper uses 10 (default: the same number of steps for all).",
+            type=int,
+            panel="Optimization",
+        ),
+        "device",
+        "dtype",
+        "download",
+    ),
+    out="Folder for results.json and the figure.",
+    example="--variant colored --numbers 10000,100000 --root data",
+)
 
 NUMBERS = (10_000, 100_000, 1_000_000)
 PER_NOISE = (1, 5, 10, 20)

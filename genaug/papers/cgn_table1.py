@@ -34,10 +34,38 @@ import torch
 from genaug._common.arguments import check_choice, check_integer
 from genaug._common.files import writable_folder
 from genaug._common.records import aligned, circumstances, read_runs, spread, write_results
-from genaug.papers import cgn_miniature
+from genaug.papers import Option, Recipe, cgn_miniature
 from genaug.training.generators.cgn import EVERY, Pretrained, from_assets, measure, train
 from genaug.training.generators.cgn_settings import Settings, settings_as
 from genaug.training.shared.processes import processes
+
+RECIPE = Recipe(
+    what="CGN, Table 1: loss ablation of the CGN on ImageNet, by Inception score and mean mask",
+    paper="all 130.2 / 0.3; without L_shape 85.9 / 0.2, L_text 198.4 / 0.9, L_bg 195.6 / 0.1, L_rec 38.4 / 0.3",
+    command="genaug reproduce cgn-table1 --device cuda --dtype bfloat16",
+    needs="the weights of BigGAN-deep, U2-Net, VGG16 (genaug assets list) and Inception; --tiny nothing",
+    cost="not run; the paper: 12 hours a row on a GTX 1080 Ti; --tiny: minutes, one CPU core",
+    options=(
+        Option(
+            "--rows",
+            ("all", "without-shape", "without-text", "without-bg", "without-rec", "biggan"),
+            "Comma-separated rows.",
+        ),
+        "as_",
+        "tiny",
+        "seeds",
+        "steps",
+        "batch_size",
+        "accumulate",
+        "measured",
+        Option("--no-inception", True, "Do not compute the Inception score.", argument="inception", panel="Runtime"),
+        "device",
+        "dtype",
+    ),
+    dtype="float32",
+    out="Folder for results.json and one folder per row.",
+    example="--tiny --as released --out runs/cgn-table1",
+)
 
 WHAT = "this recipe"
 KEYS = ("row", "seed")  # of a run
@@ -79,8 +107,9 @@ def run(
     seeds: Sequence[int] = (0,),
     as_: str = "paper",
     tiny: bool = False,
-    changes: dict[str, Any] | None = None,
     device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Train and measure every row and seed, write `out`/results.json after each, and print the table.
 
@@ -92,8 +121,9 @@ def run(
         seeds: one run each.
         as_: "paper" or "released", where the two disagree.
         tiny: the miniature, in minutes on a CPU.
-        changes: settings in place of the recipe's, such as steps.
         device: where to train; the CPU by default.
+        dtype: arithmetic of the networks, torch.float32 or torch.bfloat16.
+        **changes: settings in place of the recipe's, such as steps.
 
     Returns:
         What results.json holds: "settings"; "runs", one a row and seed with what `measure` found and circumstances;
@@ -111,7 +141,7 @@ def run(
         check_choice("rows", row, ROWS)
     seeds = [check_integer("seeds", seed, 0) for seed in seeds]
     settings = cgn_miniature.tiny(settings_as(as_)) if tiny else settings_as(as_)
-    settings = replace(settings, **(changes or {}))
+    settings = replace(settings, dtype=str(dtype).removeprefix("torch."), **changes)
     described = {key: value for key, value in asdict(settings).items() if key not in ("seed", "without")}
     described = {"as": as_, "tiny": tiny, **{key: _plain(value) for key, value in described.items()}}
     file = Path(out) / "results.json"

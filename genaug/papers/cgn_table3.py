@@ -29,9 +29,19 @@ from torch import Tensor
 from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.measures.shape_bias import shape_bias
 from genaug.evaluation.scoring import ENSEMBLE
+from genaug.papers import Recipe
 from genaug.papers.small_scale import Figures, SmallScale, difference
 from genaug.papers.small_scale_data import BIAS, COUNTERFACTUALS, Heads, biased, fit_heads, new_digits, painted, top_k
 from genaug.training.classifier.digits import fit_classifier
+
+RECIPE = Recipe(
+    what="CGN, Table 3: shape bias on cue conflict and ImageNet accuracy in percent, ResNet-50",
+    paper="ImageNet 21.4; CGN's heads: shape 54.8, texture 16.7, background 22.9; accuracy 76.1, ensemble 74.0",
+    command="genaug train classifier --preset cgn --data DIR --val DIR --out RUN",
+    then="genaug evaluate RUN/model --suite shape-bias --data DIR --out DIR",
+    small_scale=True,
+    needs="the cue-conflict stimuli; ImageNet and the CGN's weights for training; --small-scale: nothing",
+)
 
 PLAIN, COLUMN = "biased digits", "shape bias, %"
 

@@ -25,9 +25,19 @@ from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.measures.accuracy import batches
 from genaug.evaluation.measures.background_gap import background_gap
 from genaug.evaluation.scoring import Model
+from genaug.papers import Recipe
 from genaug.papers.small_scale import Figures, SmallScale, difference
 from genaug.papers.small_scale_data import BIAS, COUNTERFACTUALS, biased, fit_heads, new_digits, painted
 from genaug.training.classifier.digits import fit_classifier
+
+RECIPE = Recipe(
+    what="CGN, Table 4: accuracy in percent on IN-9, Mixed-Same and Mixed-Rand, and the background gap, ResNet-50",
+    paper="ImageNet 95.6, 86.2, 78.9, gap 7.3; ImageNet + CGN 94.2, 83.4, 80.1, gap 3.3",
+    command="genaug train classifier --preset cgn --data DIR --val DIR --out RUN",
+    then="genaug evaluate RUN/model --suite background-gap --data DIR --out DIR",
+    small_scale=True,
+    needs="ImageNet-9; ImageNet and the CGN's weights for training; --small-scale: nothing",
+)
 
 PLAIN, OURS = "biased digits", "CGN, shape and texture heads"
 

@@ -36,7 +36,26 @@ from genaug.datasets.colored_mnist import load_variant
 from genaug.datasets.counterfactual import FACTORS, CounterfactualDataset
 from genaug.evaluation.measures.accuracy import accuracy
 from genaug.evaluation.measures.stable_signal import StableSignal, stable_signal
+from genaug.papers import Option, Recipe
 from genaug.training.classifier.digits import fit_classifier
+
+RECIPE = Recipe(
+    what="CGN, Table 5 (appendix H): which signal of double-colored MNIST is stable across environments",
+    paper="only the shape classifier's test accuracy is stable",
+    command="genaug reproduce cgn-table5 --root DIR",
+    needs="MNIST (--download fetches it)",
+    cost="minutes a seed, one CPU core",
+    options=(
+        "root",
+        "seeds",
+        Option("--num", 30_000, "Number of training counterfactuals.", argument="num_counterfactuals"),
+        "device",
+        "dtype",
+        "download",
+    ),
+    out="Folder for results.json and the figure.",
+    example="--root data --seeds 0,1,2 --out runs/cgn-table5",
+)
 
 GENERATOR = "cgn-double-colored-mnist"
 SIGNALS = dict(zip(FACTORS, ("shape", "object colour", "background colour"), strict=True))

@@ -26,8 +26,16 @@ from genaug._common.plotting import Panel
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.demo.digits import COMPONENTS, INTERVENED, SCALE
 from genaug.evaluation.measures.nuisance_correlation import fit_nuisance_regressor, nuisance_correlation
+from genaug.papers import Recipe
 from genaug.papers.small_scale import Effect, Figures, SmallScale, draw_curves, points
 from genaug.papers.small_scale_data import GENERATOR, biased, generated
+
+RECIPE = Recipe(
+    what="GenInt, Figure 3: how many times better than chance nuisances tell the label",
+    paper="ImageNet up to 8; GenInt lowest; curves without published numbers",
+    missing="training at ImageNet's size; genaug.evaluation.nuisance_correlation has the measure",
+    small_scale=True,
+)
 
 COUNTS = (2, 4, 6, 8, 10)
 LEARNT = 10_000  # interventions to train the regressor on

@@ -22,9 +22,17 @@ from pathlib import Path
 from genaug._common.plotting import Panel
 from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.measures.causal_bound import causal_bound, held_out_bandwidth
+from genaug.papers import Recipe
 from genaug.papers.small_scale import Effect, Figures, SmallScale, draw_curves, points
 from genaug.papers.small_scale_data import INTERVENTIONS, generated, new_digits, painted, top_k, unit_directions
 from genaug.training.classifier.digits import fit_classifier
+
+RECIPE = Recipe(
+    what="GenInt, Figure 5: causal bound and accuracy over the intervention's strength",
+    paper="both rise; curves without published numbers",
+    missing="the training; genaug.evaluation.causal_bound has the measure",
+    small_scale=True,
+)
 
 SCALES = (0, 5, 10, 15, 30)
 TRUNCATION = 0.5

@@ -22,8 +22,17 @@ from pathlib import Path
 from genaug._common.plotting import Panel
 from genaug.demo.digits import COMPONENTS, INTERVENED
 from genaug.evaluation.measures.causal_bound import search_interventions
+from genaug.papers import Recipe
 from genaug.papers.small_scale import Effect, Figures, SmallScale, draw_curves, points
 from genaug.papers.small_scale_data import GENERATOR, new_digits, painted, unit_directions
+
+RECIPE = Recipe(
+    what="GenInt, Figure 6: causal bound over truncation, number of components and scale",
+    paper="highest at t = 1, k = 60, s = 100%: -5.162",
+    missing="a command; genaug.evaluation.search_interventions has the search",
+    small_scale=True,
+    needs="BigGAN-deep's weights and ImageNet's validation images; --small-scale: nothing",
+)
 
 VARIED: dict[str, tuple[float, ...]] = {
     "truncation": (0.2, 0.4, 0.6, 0.8, 1.0),

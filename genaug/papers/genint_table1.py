@@ -20,8 +20,19 @@ augmentation over biased digits: +44.91 [+38.12, +51.70].
 
 from __future__ import annotations
 
+from genaug.papers import Recipe
 from genaug.papers.small_scale import Figures, SmallScale, difference
 from genaug.papers.small_scale_data import INTERVENTIONS, classifiers, new_digits, painted, top_k
+
+RECIPE = Recipe(
+    what="GenInt, Table 1: ObjectNet accuracy in percent by training distribution, ResNet-18 and -152",
+    paper="ResNet-18, top-1: ImageNet only 20.48, GAN augmentation 20.63, GenInt 22.07, with transfer 22.34",
+    command="genaug train classifier --preset genint --data DIR --val DIR --out RUN",
+    then="genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR",
+    missing="stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
+    small_scale=True,
+    needs="ObjectNet; ImageNet and BigGAN-deep's weights for training; --small-scale: nothing",
+)
 
 
 def measure(seed: int) -> Figures:

@@ -24,8 +24,19 @@ from torch.utils.data import TensorDataset
 
 from genaug.evaluation.corruptions import CORRUPTIONS
 from genaug.evaluation.measures.corruption_error import corruption_error
+from genaug.papers import Recipe
 from genaug.papers.small_scale import Figures, SmallScale, difference
 from genaug.papers.small_scale_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted
+
+RECIPE = Recipe(
+    what="GenInt, Table 2: mCE in percent on ImageNet-C by training distribution, ResNet-18 and -152",
+    paper="ResNet-18: ImageNet only 87.16, GAN augmentation 86.48, GenInt with transfer 74.68",
+    command="genaug train classifier --preset genint-transfer --data DIR --val DIR --stylized DIR --out RUN",
+    then="genaug evaluate RUN/model --suite imagenet-c --data DIR --out DIR",
+    missing="stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
+    small_scale=True,
+    needs="ImageNet-C; ImageNet and BigGAN-deep's weights for training; --small-scale: nothing",
+)
 
 LEFT_OUT = "frost"  # needs photographs
 TESTS = {"biased": BIAS, "random colours": 0.0}

@@ -18,8 +18,22 @@ augmentation: +5.75 [+1.55, +9.96].
 
 from __future__ import annotations
 
+from genaug.papers import Recipe
 from genaug.papers.small_scale import Effect, Figures, SmallScale, difference
 from genaug.papers.small_scale_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted, top_k
+
+RECIPE = Recipe(
+    what="GenInt, Table 3: accuracy in percent on ImageNet and ImageNet-V2 by training distribution",
+    paper="ResNet-18, top-1 on ImageNet and MatchedFrequency: ImageNet only 68.82, 56.18; GenInt 70.41, 57.86",
+    command="genaug train classifier --preset genint --data DIR --val DIR --out RUN",
+    then="genaug evaluate RUN/model --suite imagenet-v2 --data DIR --out DIR",
+    missing="stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
+    small_scale=True,
+    needs=(
+        "ImageNet-V2; ImageNet and BigGAN-deep's weights for training (--suite imagenet measures there); "
+        "--small-scale: nothing"
+    ),
+)
 
 NEW_BIAS = 0.5
 TESTS = {"as in training": BIAS, "new set": NEW_BIAS}

@@ -106,7 +106,7 @@ def test_other_settings_are_refused(tmp_path: Path, trained: list) -> None:
     with pytest.raises(ValueError, match=r"has results with other settings .*as 'paper'"):
         cgn_table1.run(tmp_path, tiny=True, as_="released")
     with pytest.raises(ValueError, match=r"has results with other settings .*steps 80"):
-        cgn_table1.run(tmp_path, tiny=True, changes={"steps": 3})
+        cgn_table1.run(tmp_path, tiny=True, steps=3)
 
 
 @pytest.mark.parametrize(
