@@ -142,7 +142,7 @@ def _run_command(name: str, recipe: Recipe) -> Callable[..., None]:
             need_mnist(arguments["root"], arguments["download"])
         _module(name).run(out, **{argument: value for argument, value in arguments.items() if value is not None})
 
-    options = {"out": (Annotated[Path, typer.Option(help=recipe.out)], Path("runs", name))}
+    options: dict[str, tuple[Any, Any]] = {"out": (Annotated[Path, typer.Option(help=recipe.out)], Path("runs", name))}
     for option in recipe.options:
         if isinstance(option, str):
             annotation, default = SHARED[option]
