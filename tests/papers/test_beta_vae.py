@@ -24,16 +24,20 @@ def test_the_loss_is_the_lower_bound_by_hand() -> None:
         assert found == pytest.approx(coins + beta * divergence, rel=1e-6)
 
 
-def test_it_learns_which_half_is_bright() -> None:
+def error_after_training(seed: int) -> float:
     images = torch.zeros(60, 3, 32, 32, dtype=torch.uint8)
     images[::2, :, :16] = 255
     images[1::2, :, 16:] = 255
-    model = fit_beta_vae(images, seed=0, beta=1.0, steps=25)
+    model = fit_beta_vae(images, seed=seed, beta=1.0, steps=25)
     assert not model.training
     with torch.no_grad():
         floats = images[:2].float() / 127.5 - 1
         made = model.decode(model.encode(floats)[0])
-    assert (made - floats).abs().mean() < 0.5
+    return float((made - floats).abs().mean())
+
+
+def test_it_learns_which_half_is_bright() -> None:
+    assert error_after_training(0) < 0.5
 
 
 def test_same_seed_same_weights_and_the_global_state_stays() -> None:

@@ -136,22 +136,24 @@ def test_heads_learn_from_counterfactuals_and_the_results_are_of_the_saved_model
     assert results["sources"][0]["name"] == "cgn-digits"
 
 
+def learnt(at: Path, seed: int, *, mixed: bool = False) -> tuple[float, float]:
+    """Return the last loss and the accuracy in percent; of the control if `mixed`, with images in folders at random."""
+    train, validation = folder(at / "train", 12, range(3)), folder(at / "validation", 8, range(3), seed=2)
+    if mixed:
+        for number, image in enumerate(sorted(train.glob("*/*.png"))):
+            (at / "mixed" / str(number % 3)).mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, at / "mixed" / str(number % 3) / f"{number}.png")
+        train = at / "mixed"
+    options = {"epochs": 6, "batch_size": 12, "learning_rate": 0.01, "drop_every": 5, "seed": seed}
+    results = run(at / "out", (train, validation), **options)
+    losses = [row["loss"] for row in log(at / "out") if "loss" in row]
+    return losses[-1], results["validation"]["ensemble"]["top1"]
+
+
 def test_it_learns_where_there_is_something_to_learn(tmp_path: Path) -> None:
-    """Three seeds, and a control: the same images in folders that have nothing to do with their colours."""
-    train, validation = folder(tmp_path / "train", 12, range(3)), folder(tmp_path / "validation", 8, range(3), seed=2)
-    mixed = tmp_path / "mixed"
-    for number, image in enumerate(sorted(train.glob("*/*.png"))):
-        (mixed / str(number % 3)).mkdir(parents=True, exist_ok=True)
-        shutil.copy(image, mixed / str(number % 3) / f"{number}.png")
-
-    def trained(name: str, photographs: Path, seed: int) -> tuple[float, float]:
-        options = {"epochs": 6, "batch_size": 12, "learning_rate": 0.01, "drop_every": 5, "seed": seed}
-        results = run(tmp_path / name, (photographs, validation), **options)
-        losses = [row["loss"] for row in log(tmp_path / name) if "loss" in row]
-        return losses[-1], results["validation"]["ensemble"]["top1"]
-
-    losses, accuracies = zip(*(trained(f"seed-{seed}", train, seed) for seed in range(3)), strict=True)
-    control, _ = trained("control", mixed, 0)
+    """Three seeds, and a control whose folders have nothing to do with the images' colours."""
+    losses, accuracies = zip(*(learnt(tmp_path / f"seed-{seed}", seed) for seed in range(3)), strict=True)
+    control, _ = learnt(tmp_path / "control", 0, mixed=True)
     assert median(losses) < 0.5 * control
     assert median(accuracies) > 60  # chance is 33
 

@@ -131,6 +131,7 @@ def test_vgg_features_are_torchvisions_before_or_after_max_pooling(normed: bool)
                     tensor.copy_(0.5 + torch.rand(tensor.shape, generator=draw))
                 for tensor in (module.bias, module.running_mean):
                     tensor.copy_(torch.randn(tensor.shape, generator=draw))
+                module.running_var[0], module.weight[0] = 0, 0.01  # a channel that never varied
     state = {f"features.{key}": value for key, value in network.state_dict().items()}
     images = 2 * torch.rand(2, 3, 32, 32, generator=draw) - 1
     for paper in (True, False):
