@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.log.append(("GET", self.path + (f" {value}" if value else "")))
         if fault := self.hub.fault("500", "503"):
             return self.answer(int(fault))
-        if self.path.startswith("/api/models/"):
+        if self.path.startswith(("/api/models/", "/api/datasets/")):
             return self.listing()
         if not self.path.startswith("/cdn/"):
             return self.do_HEAD()
@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         return send(self, self.hub.files[self.key()], self.hub.fault("cut", "flip", "drip", "long", "html", "stall"))
 
     def listing(self) -> None:
-        """What a repository has: `/api/models/owner/name[/revision/revision]`."""
+        """What a repository has: `/api/models/owner/name[/revision/revision]`, or `datasets` in place of `models`."""
         parts = self.path.partition("?")[0].split("/")
         repository, revision = "/".join(parts[3:5]), parts[6] if len(parts) > 6 else "main"
         revision = self.hub.branches.get(revision, revision)
@@ -155,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
             content = json.loads(body)
             repository = f"{content['organization']}/{content['name']}"
             self.hub.uploads.setdefault(repository, {})
-            self.hub.private[repository] = content.get("visibility", "") == "private" or bool(content.get("private"))
+            private = content.get("visibility", "") == "private" or bool(content.get("private"))
+            self.hub.private.setdefault(repository, private)  # one that exists stays as it is
             reply = {"url": f"{self.hub.url}/{repository}", "id": repository, "name": repository}
         elif "/preupload/" in self.path:
             reply = {

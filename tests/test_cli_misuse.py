@@ -109,8 +109,9 @@ def test_missing_weights_are_a_failure_in_every_command(
         Image.new("RGB", (80, 80)).save(Path("photos", label, "1.png"))
     Image.new("RGB", (20, 20)).save("photo.png")
     code, _, err = run(capsys, *command.split())
-    assert (code, err.count("\n")) == (1, 1), err
-    assert name in err
+    lines = [line for line in err.splitlines() if not line.startswith("Downloading: ")]  # older versions of torch
+    assert (code, len(lines)) == (1, 1), err
+    assert name in lines[0]
 
 
 def test_lists_are_separated_by_commas_or_by_repeating_the_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,14 @@ EQUIVALENT: dict[str, str] = {
     "  ->  for shift, multiplier in zip((30, 27), _MULTIPLIERS):": _SAME_LENGTH,
     "training/generators/cgn_losses.py: for weight, ours, theirs in zip(self.weights, made, wanted, strict=False):"
     "  ->  for weight, ours, theirs in zip(self.weights, made, wanted):": "strict is False by default",
+    "evaluation/intervals.py: self._both = np.where(low < 0, -1, low * (members.max(initial=0) + 1) + high)"
+    "  ->  self._both = np.where(low < 0, -1, low * (members.max(initial=1) + 1) + high)": "a pair's number needs "
+    "a factor above the largest member, and which one does not matter",
+    "evaluation/intervals.py: if most > 8 * (len(one) + len(two)):"
+    "  ->  if most > 9 * (len(one) + len(two)):": "where memory is saved; the sums are the same either way",
+    "training/generators/adversarial.py: def __init__(self, num_classes: int=10, width: int=64, *, image_size: int=32)"
+    " -> None:  ->  def __init__(self, num_classes: int=10, width: int=64, *, image_size: int=33) -> None:": "three "
+    "strides of 2 leave 4 of 33 places as of 32",
     "datasets/generated.py: with torch.no_grad(), evaluating  ->  with evaluating": "`isolated`, in which images are "
     "made, turns gradients off, too",
 }

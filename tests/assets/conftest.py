@@ -92,8 +92,16 @@ def point_hub_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(_http.time, "sleep", lambda _: None)
+    set_offline(False, monkeypatch)
+
+
+def set_offline(offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what HF_HUB_OFFLINE does when the Hub's client is imported."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     getattr(_http, "reset_sessions", lambda: None)()  # before 1.0 a session that was made offline stays so
 
 

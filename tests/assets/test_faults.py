@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from assets.conftest import Remote, checkpoint
+from assets.conftest import Remote, checkpoint, set_offline
 
 from genaug.assets import AssetError, cache, download, fetch, load_asset, lock
 from genaug.assets.store import verify
@@ -158,19 +158,17 @@ def test_a_file_that_changed_after_its_first_use_is_refused_with_both_digests(re
 
 
 def test_offline_with_a_cache_and_without(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    set_offline(True, monkeypatch)
     message = remote.refusal()
     assert "HF_HUB_OFFLINE is set" in message
     assert all(way in message for way in WAYS)
     assert remote.server.log == []
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    set_offline(False, monkeypatch)
     assert remote.right()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    set_offline(True, monkeypatch)
     remote.server.log.clear()
     assert remote.right()
     assert remote.server.log == []

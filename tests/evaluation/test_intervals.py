@@ -100,6 +100,14 @@ def test_the_worst_group_of_many_equal_ones_is_corrected() -> None:
     assert worst(lambda group, tail: NOTHING, 5) == (-1, NOTHING)
 
 
+def test_an_estimate_prints_as_its_numbers_and_compares_by_them() -> None:
+    composites = Composites(np.arange(3)[:, None])
+    one, other = (share(np.array(values), composites) for values in ([1.0, 0.0, 1.0], [0.0, 1.0, 1.0]))
+    assert one == other  # of other images, but with the same interval
+    assert one.deviations.values.tolist() != other.deviations.values.tolist()
+    assert "array" not in repr(one)
+
+
 def test_nothing_measured_is_no_estimate() -> None:
     assert share(np.zeros(0), Composites(np.arange(3)[:, None]), np.zeros(0, dtype=np.int64)) is NOTHING
 

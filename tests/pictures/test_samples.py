@@ -112,7 +112,8 @@ def test_a_module_of_ones_own_is_drawn_and_goes_on_training(tmp_path: Path) -> N
     generator = Conditional().train()
     samples.walk(generator, tmp_path / "walk.png", components=[0, 1])
     samples.run(generator, tmp_path / "sheet.png", num=3, classes=[1, 2])
-    assert pixels(tmp_path / "walk.png").shape[1] == 52 + 20 + 2 * 64 + 12 + 18
+    # 52 are of a name, which some versions of matplotlib draw a pixel narrower
+    assert abs(pixels(tmp_path / "walk.png").shape[1] - (52 + 20 + 2 * 64 + 12 + 18)) <= 1
     assert len(pixels(tmp_path / "sheet.png").unique()) > 50
     assert generator.training
 
