@@ -61,6 +61,7 @@ NAMED: list[tuple[str, str, str, list[str]]] = [
 
 # a mutant as `mutants.py` prints it, and why no test can notice it
 _SAME_LENGTH = "both have the same length, so that strict has nothing to refuse"
+_NO_ELEVENTH = "digits have ten classes, so that nothing reads the row of an eleventh"
 EQUIVALENT: dict[str, str] = {
     "interventions/random_streams.py: for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):"
     "  ->  for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=False):": _SAME_LENGTH,
@@ -73,6 +74,15 @@ EQUIVALENT: dict[str, str] = {
     "a factor above the largest member, and which one does not matter",
     "evaluation/intervals.py: if most > 8 * (len(one) + len(two)):"
     "  ->  if most > 9 * (len(one) + len(two)):": "where memory is saved; the sums are the same either way",
+    "evaluation/intervals.py: total = spread / variance if variance > 1e-12 and spread > 0 else float(photographs)"
+    "  ->  total = spread / variance if variance > 1e-12 and spread >= 0 else float(photographs)": "a mean of 0 or 1 "
+    "is of equal values, which have no variance",
+    "evaluation/intervals.py: shape = (len(members), int(members.max(initial=0)) + 1)"
+    "  ->  shape = (len(members), int(members.max(initial=1)) + 1)": "a sparse matrix gets an empty column",
+    "training/generators/adversarial.py: members = torch.nn.utils.rnn.pad_sequence("
+    "[(labels == c).nonzero()[:, 0] for c in range(10)], batch_first=True)"
+    "  ->  members = torch.nn.utils.rnn.pad_sequence("
+    "[(labels == c).nonzero()[:, 0] for c in range(11)], batch_first=True)": _NO_ELEVENTH,
     "training/generators/adversarial.py: def __init__(self, num_classes: int=10, width: int=64, *, image_size: int=32)"
     " -> None:  ->  def __init__(self, num_classes: int=10, width: int=64, *, image_size: int=33) -> None:": "three "
     "strides of 2 leave 4 of 33 places as of 32",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -98,6 +100,23 @@ def test_the_worst_group_of_many_equal_ones_is_corrected() -> None:
     _, most = worst(wrong, 5, highest=True)
     assert (most.value, most.low, most.high) == pytest.approx((1 - found.value, 1 - found.high, 1 - found.low))
     assert worst(lambda group, tail: NOTHING, 5) == (-1, NOTHING)
+
+
+def test_two_photographs_with_an_answer_each_leave_one_degree_of_freedom() -> None:
+    members, values = np.repeat(np.arange(2), 10)[:, None], np.repeat([1.0, 0.0], 10)
+    variance, freedom = reference(values, members, np.zeros(20), np.arange(20))
+    assert 1 <= freedom < 1.5
+    total = 0.25 / variance
+    found = share(values, Composites(members))
+    assert (found.low, found.high) == pytest.approx(wilson(total / 2, total, float(student.ppf(0.975, freedom))))
+
+
+@pytest.mark.parametrize("found", [NOTHING, NOTHING.deviations])
+def test_estimates_do_not_change(found: Estimate | Deviations) -> None:
+    """Several of them share their deviations."""
+    for name in vars(found):
+        with pytest.raises(FrozenInstanceError):
+            setattr(found, name, None)
 
 
 def test_an_estimate_prints_as_its_numbers_and_compares_by_them() -> None:

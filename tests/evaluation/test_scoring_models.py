@@ -99,3 +99,20 @@ def test_a_measure_that_has_to_assume_says_so_once(caplog: pytest.LogCaptureFixt
         for _ in range(2):
             logits(plain, images)
     assert [record.message.split(",")[0] for record in caplog.records] == ["uint8 images are scored as [-1"]
+
+
+def test_a_built_in_function_is_a_model() -> None:
+    """It has no signature to read, and so no heads to ask for."""
+    images, labels = torch.randn(4, 10, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.int64)
+    ((heads, _),) = score(torch.relu, [(images, labels)])
+    assert torch.equal(heads["ensemble"], images.relu())
+
+
+def test_a_function_may_refer_to_what_is_not_defined_yet() -> None:
+    def model(images: torch.Tensor) -> torch.Tensor:
+        return images if len(images) else later(images)
+
+    images = torch.ones(4, 10)
+    ((heads, _),) = score(model, [(images, torch.zeros(4, dtype=torch.int64))])
+    assert torch.equal(heads["ensemble"], images)
+    later = model
