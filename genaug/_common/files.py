@@ -107,6 +107,8 @@ def open_as_published(path: str | os.PathLike[str]) -> Image.Image:
 # those of torchvision's ImageFolder, so that both number the same files
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
+MASK_SUFFIX = "_mask.png"  # of a mask beside its photograph: dog/1_mask.png for dog/1.jpg
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -117,7 +119,7 @@ class ImageFiles:
         classes: names of the class folders, sorted.
         files: path of each image from `root` on, with slashes, and the index of its class; sorted by class and path.
         hidden: number of hidden files, and of folders such as `.ipynb_checkpoints` and `__MACOSX`, that were skipped.
-        others: paths of files that were skipped since their suffix is not an image's.
+        others: paths of files that were skipped: their suffix is not an image's, or they are a photograph's mask.
     """
 
     root: Path
@@ -145,7 +147,7 @@ class ImageFiles:
         """Return what was skipped as text, such as "3 hidden files or folders", or "" if nothing was."""
         parts = [hidden_text(self.hidden)] if self.hidden else []
         if count := len(self.others):
-            word = "file without an image suffix" if count == 1 else "files without an image suffix"
+            word = "file that is no photograph" if count == 1 else "files that are no photographs"
             parts.append(f"{count} {word} ({', '.join(self.others[:3])}{', ...' if count > 3 else ''})")
         return " and ".join(parts)
 
@@ -175,7 +177,8 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
     """List the images of a folder that has one folder per class, as torchvision's `ImageFolder` numbers them.
 
     Unlike there, hidden files and folders are skipped and counted: names that begin with a dot (`._a.jpg`,
-    `.ipynb_checkpoints`) and `__MACOSX`. Folders inside a class folder belong to the class. Links are followed.
+    `.ipynb_checkpoints`) and `__MACOSX`. So are masks beside photographs. Folders inside a class folder belong to the
+    class. Links are followed.
 
     Raises:
         FileNotFoundError: there is no such folder, or it has no class folder.
@@ -269,7 +272,10 @@ def images_in(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
-    """Return the paths of images below a folder, relative to `root`, the hidden ones skipped, and other files."""
+    """Return the paths of images below a folder, relative to `root`, the number of hidden files, and other files.
+
+    1_mask.png is one of the other files if 1.jpg, or another image of this name, is beside it.
+    """
     found: list[str] = []
     others: list[str] = []
     hidden = 0
@@ -283,9 +289,11 @@ def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
         folders[:] = [name for name in folders if not is_hidden(name)]
         visited.append((inner, sorted(name for name in names if not is_hidden(name))))
     for inner, names in sorted(visited):  # ImageFolder's order
+        images = {name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
+        masks = {f"{os.path.splitext(name)[0]}{MASK_SUFFIX}" for name in images}
         for name in names:
             path = Path(inner, name).relative_to(root).as_posix()
-            (found if name.lower().endswith(IMAGE_SUFFIXES) else others).append(path)
+            (found if name in images and name not in masks else others).append(path)
     return found, hidden, others
 
 

@@ -38,7 +38,7 @@ from genaug._common.progress import progress
 from genaug._common.records import differences
 from genaug.photographs import format as layout
 from genaug.photographs.inpainting import Filling, background_of, object_of
-from genaug.photographs.masks import Masks, MaskSource, certainty, cleaned, mask_source, open_photograph, without_masks
+from genaug.photographs.masks import Masks, MaskSource, certainty, cleaned, mask_source, open_photograph
 
 SHARD_SIZE = 100  # photographs: what a killed process loses at most
 BATCH = 8  # photographs that a network is given at a time
@@ -105,7 +105,7 @@ def build_bank(
     check_choice("inpainting", inpainting, FILLINGS)
     check_choice("image", image, BANK_SUFFIXES)
     rank, world_size = check_process(rank, world_size)
-    listed = without_masks(image_files(photographs), masks)
+    listed = image_files(photographs)
     _check_names(listed)
     source = mask_source(masks, listed, device)
     settings = {

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from genaug._common.arguments import check_device, near
-from genaug._common.files import ImageError, ImageFiles, list_images, one_line, open_with_alpha
+from genaug._common.files import MASK_SUFFIX, ImageError, ImageFiles, list_images, one_line, open_with_alpha
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -221,12 +221,18 @@ class _Folder:
     cleaned = False
 
     def __init__(self, folder: Path, photographs: ImageFiles) -> None:
-        beside = folder.resolve() == photographs.root.resolve()
+        root = photographs.root.resolve()
+        beside = folder.resolve() == root
+        if not beside and folder.resolve().is_relative_to(root):
+            raise ValueError(
+                f"masks must be in a folder outside {photographs.root}, whose folders are classes, or beside their "
+                f"photographs, got {folder}. Move it"
+            )
         self.name = "beside" if beside else f"folder {folder.resolve().name}"
         self._paths = {}
         for file, _ in photographs.files:
             stem = Path(file).with_suffix("").as_posix()
-            self._paths[file] = folder / (f"{stem}{_BESIDE}" if beside else f"{stem}.png")
+            self._paths[file] = folder / (f"{stem}{MASK_SUFFIX}" if beside else f"{stem}.png")
         if missing := [file for file, path in self._paths.items() if not path.is_file()]:
             raise ValueError(
                 f"masks must have one for each photograph, but {len(missing)} of {len(self._paths)} have none; "
@@ -263,17 +269,6 @@ class _Folder:
         if values.dtype == np.uint16:
             values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return _values(values.astype(np.uint8), str(path))
-
-
-_BESIDE = "_mask.png"  # how masks beside photographs end
-
-
-def without_masks(photographs: ImageFiles, masks: Masks) -> ImageFiles:
-    """Return the photographs without the masks beside them."""
-    if not isinstance(masks, (str, os.PathLike)) or Path(masks).resolve() != photographs.root.resolve():
-        return photographs
-    files = [(file, label) for file, label in photographs.files if not file.endswith(_BESIDE)]
-    return ImageFiles(photographs.root, photographs.classes, files, photographs.hidden, photographs.others)
 
 
 def _values(values: np.ndarray, what: str) -> np.ndarray:

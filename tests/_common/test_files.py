@@ -199,10 +199,19 @@ def test_images_are_listed_as_torchvision_numbers_them_without_hidden_files(tmp_
         save(corner_picture(), tmp_path / name)
     for name in ("a/notes.txt", "README"):
         (tmp_path / name).write_text("")
+    save(corner_picture(), tmp_path / "a/0_mask.png")
     found = image_files(tmp_path)
     assert [(str(tmp_path / name), label) for name, label in found.files] == plain.samples
-    assert (found.classes, found.hidden, found.others) == (("a", "b"), 4, ["README", "a/notes.txt"])
-    assert found.skipped == "4 hidden files or folders and 2 files without an image suffix (README, a/notes.txt)"
+    assert (found.classes, found.hidden) == (("a", "b"), 4)
+    others = ["README", "a/0_mask.png", "a/notes.txt"]
+    assert found.others == others
+    assert found.skipped == f"4 hidden files or folders and 3 files that are no photographs ({', '.join(others)})"
+
+
+def test_a_photograph_that_is_called_a_mask_is_one(tmp_path):
+    for name in ("a/tiger_mask.png", "a/lion.jpg", "a/lion_mask.jpg"):
+        save(corner_picture(), tmp_path / name)
+    assert len(image_files(tmp_path).files) == 3
 
 
 def test_folders_without_classes_are_named(tmp_path):

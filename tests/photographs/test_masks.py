@@ -12,7 +12,7 @@ from PIL import Image
 from synthetic_photographs import draw_photographs
 
 from genaug._common.files import ImageError, image_files
-from genaug.photographs.masks import SaliencyNetwork, cleaned, mask_source, open_photograph, without_masks
+from genaug.photographs.masks import SaliencyNetwork, cleaned, mask_source, open_photograph
 
 DISC = np.hypot(*np.mgrid[-20:20, -30:30]) < 12  # 40 x 60
 
@@ -66,9 +66,15 @@ def test_a_trimaps_border_falls_from_object_to_background(tmp_path, photographs)
 
 def test_masks_beside_photographs(tmp_path, photographs):
     root = mask_file(photographs.root, (255 * DISC).astype(np.uint8), "dog/1_mask.png")
-    listed = without_masks(image_files(root), root)
+    listed = image_files(root)
     assert listed.files == [("dog/1.jpg", 0)]
     assert np.array_equal(made(listed, root), DISC.astype(np.float32))
+
+
+def test_masks_inside_the_folder_of_photographs_would_be_a_class(photographs):
+    inside = mask_file(photographs.root / "masks", (255 * DISC).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"must be in a folder outside .*photographs, .*got .*masks\. Move it"):
+        mask_source(inside, photographs)
 
 
 def test_masks_that_do_not_fit_are_named(tmp_path, photographs):
