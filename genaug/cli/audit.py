@@ -125,6 +125,11 @@ def audit(
             partial=partial,
         )
     except ClassError as error:
+        if file == kept:
+            raise ValueError(
+                f"{kept} of an earlier audit must fit this bank and model, but {error}. Correct or delete the file, or "
+                "choose another --out"
+            ) from None
         if error.proposal is None or file is not None:
             raise
         write_mapping(kept, error.proposal)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -57,4 +59,6 @@ def explore(
     if out is not None:
         typer.echo(server.save_picture(name, view or "", out, device=device))
         return
+    with suppress(ValueError):  # not the main thread, which alone may do this
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a page has nothing to resume: end as by Ctrl-C
     server.explore(name, report=report, host=host, port=port, browser=browser, device=device, tell=typer.echo)

@@ -64,12 +64,12 @@ TEST_IMAGES = 2_000  # at most: scikit-learn's test has 510
 
 # the picture's panels, from top to bottom; colours from Okabe and Ito's palette, for the colour-blind
 HEADINGS = {
-    "plain": "Training digits: colours tell the class",
-    "counterfactual": "Counterfactuals: any colours on any shape",
+    "plain": "Training digits: colors tell the class",
+    "counterfactual": "Counterfactuals: any colors on any shape",
     "interventional": "Interventions: digits pushed along directions",
-    "test": "Test digits: new ones in random colours",
+    "test": "Test digits: new ones in random colors",
 }
-NOTE = f"Dotted lines: chance, {CHANCE:.0%}.\n\nDigits in the colour of their own background\nare left out of the test."
+NOTE = f"Dotted lines: chance, {CHANCE:.0%}.\n\nDigits in the color of their own background\nare left out of the test."
 COLOURS = {"plain": "#D55E00", "counterfactual": "#0072B2", "interventional": "#009E73"}
 
 
@@ -165,7 +165,7 @@ def run(
     panels = {row: _by_class(images[row], labels[row], visible[row]) for row in HEADINGS}
     _draw(folder / "demo.png", panels, scores)
     print(_table(scores))
-    print(f"\n{int((~seen).sum())} of {len(seen)} test digits, whose two colours coincide, are left out.")
+    print(f"\n{int((~seen).sum())} of {len(seen)} test digits, whose two colors coincide, are left out.")
     print(f"\nPicture: {folder / 'demo.png'}\nNumbers: {folder / 'results.json'}")
     return results
 

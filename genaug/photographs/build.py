@@ -234,6 +234,7 @@ def _begun(bank: Path, settings: dict[str, Any], **provenance: Any) -> Path:
         versions = {"genaug": genaug.__version__, "torch": torch.__version__, "pillow": pillow}
         layout.write_settings(bank, settings, **provenance, versions=versions)
     if found := list(differences(layout.read_settings(bank), settings)):
+        found = ["names of photographs" if text.startswith("names_sha256") else text for text in found]
         raise ValueError(f"{bank} is a bank with other settings ({'; '.join(found)}): choose another folder")
     return bank
 

@@ -36,9 +36,7 @@ def test_it_writes_what_is_promised_and_says_where(tmp_path: Path, capsys: pytes
     assert picture.shape[2] > 1000
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"demo.png", "results.json"}
     printed = capsys.readouterr().out
-    assert (
-        f"{settings['invisible_test_images']} of 100 test digits, whose two colours coincide, are left out" in printed
-    )
+    assert f"{settings['invisible_test_images']} of 100 test digits, whose two colors coincide, are left out" in printed
     assert str(tmp_path / "demo" / "demo.png") in printed
     for row in ("plain", "counterfactual", "interventional"):
         assert f"{row:<16}{results[row]['train']:>10.1%}{results[row]['test']:>10.1%}" in printed

@@ -507,6 +507,17 @@ def test_the_command(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert message in capsys.readouterr().err
 
 
+def test_a_mapping_of_an_earlier_audit_that_does_not_fit_is_named(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("genaug.evaluation.load_classifier", lambda *_: load_classifier(constant(0, 3)))
+    (tmp_path / "classes.json").write_text('{"ship": [0]}')
+    assert main(["audit", "model", "--data", str(bank), "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "classes.json of an earlier audit must fit this bank and model, but the mapping has 'ship'" in said
+    assert "Correct or delete the file, or choose another --out" in said
+
+
 def test_a_report_of_something_else_is_not_replaced(
     bank: Path, of_background: Audit, of_object: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

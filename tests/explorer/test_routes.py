@@ -80,7 +80,10 @@ def test_a_page_of_another_name_reads_nothing(server: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_a_port_in_use_is_said_and_ctrl_c_ends_the_page_with_a_line(server: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_port_in_use_is_said_and_ctrl_c_or_a_service_manager_ends_the_page_with_a_line(
+    server: Any, number: signal.Signals
+) -> None:
     port = server.address.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "genaug", "explore", "cgn-digits", "--no-browser", "--port", port]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -89,7 +92,7 @@ def test_a_port_in_use_is_said_and_ctrl_c_ends_the_page_with_a_line(server: Any)
     try:
         with urllib.request.urlopen(second.split(" at ")[1].split()[0], timeout=60) as answer:
             assert answer.status == 200
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest, _ = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -208,6 +208,12 @@ def test_other_settings_other_files_and_twins_are_refused(drawn):
         ValueError, match=r"is a bank with other settings \(size: 64 there, 48 asked for\): choose another"
     ):
         built(drawn, size=48)
+    (drawn / "disc" / "01.png").rename(drawn / "disc" / "1.png")
+    (drawn.parent / "masks" / "disc" / "01.png").rename(drawn.parent / "masks" / "disc" / "1.png")
+    with pytest.raises(ValueError, match=r"is a bank with other settings \(names of photographs\): choose another"):
+        built(drawn)
+    (drawn / "disc" / "1.png").rename(drawn / "disc" / "01.png")
+    (drawn.parent / "masks" / "disc" / "1.png").rename(drawn.parent / "masks" / "disc" / "01.png")
     (drawn.parent / "taken").mkdir()
     (drawn.parent / "taken" / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"taken has other files \(a\.txt\): choose another folder"):
