@@ -423,8 +423,7 @@ def test_a_model_that_recognizes_few_photographs_is_never_better() -> None:
         "photographs falls by 65.0 points, to 33%."
     )
     both = verdict_of_change(changes(fewer, smaller, (30, 33, -3, 9), "before", "after"))
-    assert "“plain” recognizes 30%" in both
-    assert "“robust” recognizes 33%" in both
+    assert both.startswith("Neither model recognizes measurably more of the original photographs (30% and 33%) than")
 
 
 def test_a_comparison_with_a_constant_model_carries_the_caveat_everywhere(
@@ -448,8 +447,9 @@ def test_a_comparison_with_a_constant_model_carries_the_caveat_everywhere(
     assert results["recognizes_few"]["after"]
     assert results["verdict"].startswith(caveat)
     body = Path("c/index.html").read_text().partition('id="data"')[0]
+    assert caveat in body
     # in the heading, and where its low figures are shown: effects, geometry and classes
-    assert body.count(caveat) == 4
+    assert body.count("do not say which model relies less on the background") == 4
     rows = list(csv.DictReader(Path("c/comparison.csv").read_text().splitlines()))
     assert {row["which"]: row["recognizes_few"] for row in rows} == {
         "before": "False",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _BOTH = ("before", "after")
+_NO_ANSWER = "So the figures do not say which model relies less on the background."
 
 
 def verdict(results: Mapping[str, Any]) -> str:
@@ -60,13 +61,22 @@ def verdict(results: Mapping[str, Any]) -> str:
 def caveat(results: Mapping[str, Any]) -> str:
     """Return why the models cannot be compared, or nothing if both recognize enough photographs."""
     found = results["measures"]["original"]["overall"]
-    few = [
-        f"“{name}” recognizes {percent(found[which]['percent'])} of the original photographs, not measurably more than "
-        f"always naming the largest class would ({percent(results['largest_class'])})."
-        for name, which in zip(results["models"], _BOTH, strict=True)
-        if results["recognizes_few"][which]
-    ]
-    return " ".join([*few, "So the figures do not say which model relies less on the background."]) if few else ""
+    shares = {which: percent(found[which]["percent"]) for which in _BOTH}
+    few = {
+        name: which for name, which in zip(results["models"], _BOTH, strict=True) if results["recognizes_few"][which]
+    }
+    if not few:
+        return ""
+    would = f"than always naming the largest class would ({percent(results['largest_class'])})"
+    if all(results["recognizes_few"].values()):
+        first = (
+            f"Neither model recognizes measurably more of the original photographs ({' and '.join(shares.values())}) "
+            f"{would}."
+        )
+    else:
+        ((name, which),) = few.items()
+        first = f"“{name}” recognizes {shares[which]} of the original photographs, not measurably more {would}."
+    return f"{first} {_NO_ANSWER}"
 
 
 def _accuracy(original: Mapping[str, Any]) -> str:
@@ -121,8 +131,7 @@ def save(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
 
 def render(results: Mapping[str, Any]) -> str:
     """Return the page of a comparison, as `Comparison.to_json` returns it with its verdict."""
-    few = caveat(results)
-    warning = page.warning(few) if few else ""
+    warning = page.warning(f"Too few photographs are recognized. {_NO_ANSWER}") if caveat(results) else ""
     missing, found = results["missing"], results["measures"]
     before, after = (escape(name) for name in results["models"])
     key = f'<p><span class="key"></span>{before} &nbsp; <span class="key other"></span>{after}</p>'

@@ -395,8 +395,10 @@ def _next_steps(results: Mapping[str, Any], folder: str) -> str:
     return page.section(
         "next",
         "Next steps",
-        page.paragraph("Look at the cutouts first. Figures are as good as the masks:"),
-        page.commands(f"genaug sample {bank} --out sheet.png"),
+        page.paragraph(
+            f"Look at the cutouts first, in {results['settings']['folder']}/cutouts.png: figures are as good as the "
+            "masks."
+        ),
         page.paragraph(first),
         page.commands(
             f"genaug cutouts photos/train --out {training}",
