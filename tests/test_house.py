@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,6 +143,31 @@ def test_the_mean_of_imagenet_is_written_once() -> None:
 def test_no_file_has_more_than_500_lines() -> None:
     long = [path.name for path in (ROOT / "genaug").rglob("*.py") if len(path.read_text().splitlines()) > 500]
     assert long == []
+
+
+def repeated(folder: Path) -> list[str]:
+    return runpy.run_path(str(ROOT / "tools" / "duplicates.py"))["repeated"](folder)
+
+
+def test_no_passage_is_repeated() -> None:
+    assert repeated(ROOT / "genaug") == []
+
+
+def test_a_repeated_passage_is_found_under_other_names(tmp_path: Path) -> None:
+    passage = (
+        "def {0}(x):\n"
+        "    {1} = x + 1\n"
+        "    for number in range({1}):\n"
+        "        {1} = {1} * number\n"
+        "        print({1}, {2})\n"
+        "    if {1}:\n"
+        "        return {1}\n"
+    )
+    (tmp_path / "one.py").write_text(passage.format("first", "a", 3))
+    (tmp_path / "two.py").write_text('"""Two."""\n\n' + passage.format("second", "total", 4))
+    assert repeated(tmp_path) == ["one.py:1-7 ~ two.py:3-9"]
+    (tmp_path / "two.py").write_text(passage.format("second", "total", 4).replace("print", "total.print"))
+    assert repeated(tmp_path) == []
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -24,7 +24,10 @@ from torch import Tensor, nn
 from genaug import CounterfactualDataset, DoubleColoredMNIST, GenerativeInterventionDataset, MultiHeadResNet
 from genaug import PhotographBank, StyleTransferIntervention, fit_directions, load_generator
 from genaug.evaluation import corrupt
+from genaug.generators.biggan import BigGANDeep
 from genaug.generators.protocol import CounterfactualGenerator, Generator
+from genaug.pictures.interpolations import interpolate
+from genaug.rendering import render
 
 
 class Own(nn.Module):
@@ -48,6 +51,8 @@ label: int = CounterfactualDataset("cgn-digits", 100, targets="texture", tie=("s
 labels: dict[str, int] = CounterfactualDataset(Parts(), targets="all", classes={"shape": 1, "texture": None})[0][1]
 name: str = CounterfactualDataset("cgn-digits", target_transform=str)[0][1]
 found = fit_directions(load_generator("vae-digits"), components=4)
+render("cgn-digits", "out", 10, format="imagefolder", image="webp")
+interpolate("cgn-digits", "sheet.png", over="texture", between="noises")
 GenerativeInterventionDataset(Own(), components=4, scale="released", mode="activation", directions=found.vectors)
 """
 WRONG = [
@@ -66,6 +71,11 @@ WRONG = [
     'PhotographBank.from_pretrained("bank", blends="hard")',
     'GenerativeInterventionDataset("a").generator.z_dim + "1"',
     'corrupt(torch.zeros(1), "fog", 1, elastic="imagenet")',
+    'render("a", "out", 10, format="tar")',
+    'render("a", "out", 10, image="gif")',
+    'interpolate("a", "sheet.png", over="colour")',
+    'interpolate("a", "sheet.png", between="samples")',
+    'BigGANDeep(128, statistics="interpolate")',
     "other: CounterfactualGenerator = Own()",
     "third: Generator = nn.Linear(1, 1)",
 ]

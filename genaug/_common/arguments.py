@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Number = TypeVar("Number", int, float)
+Choice = TypeVar("Choice", bound=str)
 ACCELERATORS = ("cuda", "mps", "xpu")  # NVIDIA and AMD, Apple, Intel
 
 
@@ -23,12 +24,13 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-def check_choice(argument: str, value: Any, known: Iterable[str]) -> None:
-    """Raise ValueError unless `value` is one of `known`, and names those most like it."""
+def check_choice(argument: str, value: Any, known: Iterable[Choice]) -> Choice:
+    """Return `value`, or raise ValueError if it is none of `known`. The message names those most like it."""
     known = list(known)
     if value not in known:
         expected = ", ".join(map(repr, known))
         raise ValueError(f"{argument} must be one of {expected}, got {value!r}{near(str(value), known)}")
+    return value
 
 
 def check_integer(argument: str, value: Any, least: int | None = None, most: int | None = None) -> int:

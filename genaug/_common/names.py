@@ -6,6 +6,8 @@ from typing import Literal
 
 Aggregate = Literal["logits", "log_probs"]
 Filling = Literal["strip", "telea", "lama", "tiles"]
+Format = Literal["webdataset", "imagefolder"]
+ImageFormat = Literal["png", "jpeg", "webp"]
 
 HEADS = ("shape", "texture", "background")  # of a multi-head classifier
 AGGREGATES: tuple[Aggregate, ...] = ("logits", "log_probs")
@@ -14,8 +16,8 @@ MNIST_VARIANTS = ("colored", "double-colored", "wildlife")
 COLORED_VARIANTS = ("two-class", "ten-class")  # of GenInt's colored digits
 FILLINGS: tuple[Filling, ...] = ("strip", "telea", "lama", "tiles")  # how the background of a cutout is filled
 BANK_SUFFIXES = {"jpeg": ".jpg", "png": ".png"}  # image format of a bank -> suffix
-FORMATS = {"webdataset": ".tar", "imagefolder": ".jsonl"}  # layout of rendered images -> suffix of a data file
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # image format of rendered images -> suffix
+FORMATS: dict[Format, str] = {"webdataset": ".tar", "imagefolder": ".jsonl"}  # layout -> suffix of a data file
+SUFFIXES: dict[ImageFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # rendered images -> suffix
 COMPONENTS = 60  # principal directions of interventions, GenInt's k
 BENCHMARKS = (  # the keys of `evaluation.SUITES`
     "shape-bias",

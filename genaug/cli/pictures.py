@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from genaug._common.arguments import check_choice
 from genaug.cli.options import (
     DATA,
     DATA_PANEL,
@@ -107,8 +108,8 @@ def interpolate(
     written = interpolations.interpolate(
         name,
         out,
-        over=over,
-        between=between,
+        over=check_choice("--over", over, interpolations.OVER),
+        between=check_choice("--between", between, interpolations.BETWEEN),
         classes=chosen,
         points=points,
         steps=steps,

@@ -127,8 +127,7 @@ def render(
     for argument, value in (("a generator's name", name), ("--out", out), ("--num", transfer if num is None else num)):
         if value is None:
             raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
-    check_choice("--format", format, FORMATS)
-    check_choice("--image", image, SUFFIXES)
+    layout, image_format = check_choice("--format", format, FORMATS), check_choice("--image", image, SUFFIXES)
     chosen = class_choice(classes)
     if push is not None:  # a wrong name is said before hours of work
         from genaug.assets.hub import check_repository
@@ -151,8 +150,8 @@ def render(
         out,  # type: ignore[arg-type]
         num,
         shard_size=shard_size,
-        format=format,
-        image=image,
+        format=layout,
+        image=image_format,
         quality=quality,
         seed=seed,
         truncation=truncation,

@@ -7,6 +7,7 @@ is random, so that only the digit's shape tells its class.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,13 @@ _PADDED = _TEXTURE_SIZE + 2 * _TEXTURE_PADDING
 _CHUNK = 1024  # images painted at a time: bounds the memory that floats take
 
 
-class _BiasedDigits(VisionDataset):
+class _BiasedDigits(VisionDataset, ABC):
     """Base of the three datasets: digits, the class of each factor, and batches of images."""
 
     train: bool
     bias: float
     seed: int
-    digits: str
+    digits: Source
     jitter: float  # Wildlife has none
     clip = True
     targets: Tensor
@@ -118,9 +119,9 @@ class _BiasedDigits(VisionDataset):
         # named by split, or digit i of the test would share its colour with digit i of training
         return f"{'train' if self.train else 'test'}/{factor}/{draw}"
 
+    @abstractmethod
     def _paint(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mask in [0, 1], and object and background in [0, 255], as arguments of `compose`."""
-        raise NotImplementedError
 
     def _binary(self, indices: Tensor) -> Tensor:
         return (self._digits.grey[indices, None] > self._digits.ink).float()

@@ -40,7 +40,7 @@ class Digits(NamedTuple):
 
 
 def load_digits(
-    source: str,
+    source: Source,
     root: str | Path | None,
     train: bool,
     *,

@@ -28,6 +28,7 @@ from genaug._common.arguments import check_choice, check_indices, check_integer
 from genaug._common.files import atomic_path, check_size, one_line
 from genaug._common.names import FORMATS as FORMATS
 from genaug._common.names import SUFFIXES as SUFFIXES
+from genaug._common.names import Format, ImageFormat
 from genaug._common.tar import BLOCK, member_size
 from genaug.datasets.generated import Output, repr_of, sample_of
 
@@ -78,8 +79,8 @@ class Layout:
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self.folder = Path(folder)
-        self.format: str = settings["format"]
-        self.image: str = settings["image"]
+        self.format: Format = settings["format"]
+        self.image: ImageFormat = settings["image"]
         self.num: int = settings["num"]
         self.shard_size: int = settings["shard_size"]
         self.target: str = settings["target"]

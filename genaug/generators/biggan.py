@@ -8,6 +8,7 @@ interpolated with the weights the right way round (see `interpolate`); `statisti
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import chain
 from numbers import Real
@@ -24,10 +25,10 @@ from genaug.assets.registry import Kind, register
 from genaug.generators import check_labels, classes_of
 from genaug.generators.batches import CPU_BATCH, in_batches
 from genaug.generators.biggan_layers import Attention, Batched, Block, Convolution, Layers, Products, Single, normed
-from genaug.generators.biggan_network import BatchNorm, Generator, interpolate
+from genaug.generators.biggan_network import BatchNorm, Generator, Statistics, interpolate
 from genaug.generators.pretrained import Pretrained
 
-STATISTICS = ("interpolated", "package")
+STATISTICS: tuple[Statistics, ...] = ("interpolated", "package")
 
 # (upsamples, channels in, channels out), in multiples of the width; by image size. The rest is common to all three.
 _TO_128 = [
@@ -60,7 +61,7 @@ BIGGAN_CONFIGS: dict[int, dict[str, Any]] = {
 }
 
 
-class _Steerable(Pretrained, nn.Module):
+class _Steerable(Pretrained, nn.Module, ABC):
     """Common base of both versions: the generator protocol, argument checks, and access to intermediate layers.
 
     A forward pass is `from_activation` of `activation`, at any layer, so that whoever changes what lies between
@@ -71,7 +72,7 @@ class _Steerable(Pretrained, nn.Module):
     asset_kind = "biggan-deep"
     noise = "truncated"
     config: Any
-    statistics: str
+    statistics: Statistics
 
     @property
     def z_dim(self) -> int:
@@ -131,11 +132,11 @@ class _Steerable(Pretrained, nn.Module):
         """
         return self._run(activation, z, labels, truncation, self._position(layer) + 1, None)
 
+    @abstractmethod
     def _run(
         self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int, end: int | None
     ) -> Tensor:
         """Run the layers from number `begin` to `end`, both included, or up to the image for None."""
-        raise NotImplementedError
 
     def _position(self, layer: str) -> int:
         check_choice("layer", layer.removeprefix("generator."), self.layer_names)
@@ -202,7 +203,7 @@ class BigGANDeep(_Steerable):
         ValueError: the configuration or the rule is unknown.
     """
 
-    def __init__(self, config: int | Mapping[str, Any] | Any = 256, *, statistics: str = "interpolated") -> None:
+    def __init__(self, config: int | Mapping[str, Any] | Any = 256, *, statistics: Statistics = "interpolated") -> None:
         super().__init__()
         check_choice("statistics", statistics, STATISTICS)
         if isinstance(config, int):

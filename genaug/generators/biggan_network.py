@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Statistics = Literal["interpolated", "package"]
 
-def interpolate(table: Tensor, truncation: Tensor, rule: str = "interpolated") -> Tensor:
+
+def interpolate(table: Tensor, truncation: Tensor, rule: Statistics = "interpolated") -> Tensor:
     """Interpolate batch-norm statistics at a truncation, from their table.
 
     Args:
@@ -50,7 +52,7 @@ class BatchNorm(nn.Module):
         rule: how the table is read, see `interpolate`.
     """
 
-    def __init__(self, channels: int, condition: int | None, rows: int, eps: float, rule: str) -> None:
+    def __init__(self, channels: int, condition: int | None, rows: int, eps: float, rule: Statistics) -> None:
         super().__init__()
         self.eps, self.conditional, self.rule = eps, condition is not None, rule
         self.register_buffer("running_means", torch.zeros(rows, channels))
@@ -80,7 +82,9 @@ class ResidualBlock(nn.Module):
     Where the block has fewer channels out than in, the shortcut drops the last ones. Upsampling doubles the side.
     """
 
-    def __init__(self, before: int, after: int, condition: int, upsamples: bool, rows: int, eps: float, rule: str):
+    def __init__(
+        self, before: int, after: int, condition: int, upsamples: bool, rows: int, eps: float, rule: Statistics
+    ):
         super().__init__()
         self.up_sample, self.channels = upsamples, after
         inner = before // 4
@@ -130,7 +134,7 @@ class Generator(nn.Module):
         rule: how tables of batch-norm statistics are read, see `interpolate`.
     """
 
-    def __init__(self, config: Any, rule: str) -> None:
+    def __init__(self, config: Any, rule: Statistics) -> None:
         super().__init__()
         width, eps, rows, condition = config.channel_width, config.eps, config.n_stats, 2 * config.z_dim
         self.gen_z = _normed(nn.Linear(condition, 4 * 4 * 16 * width), eps)

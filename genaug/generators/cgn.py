@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genaug.assets.registry import Kind, register
 from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, complaint
+from genaug.generators.biggan_network import Statistics
 from genaug.generators.pretrained import Pretrained
 from genaug.generators.u2net import U2Net
 from genaug.interventions.composition import MASK_RANGE, compose
@@ -147,7 +148,7 @@ class CGN(_Counterfactual):
     """
 
     def __init__(
-        self, config: int | Mapping[str, Any] = 256, *, statistics: str = "interpolated", target: bool = False
+        self, config: int | Mapping[str, Any] = 256, *, statistics: Statistics = "interpolated", target: bool = False
     ) -> None:
         super().__init__()
         if isinstance(config, int):

@@ -126,7 +126,7 @@ def _draws(scheduler: Any, steps: int) -> bool:
         try:
             scheduler.set_timesteps(max(2, steps))
             scheduler.step(sample, scheduler.timesteps[0], sample)
-        except Exception:
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError):
             return False  # it wants other inputs; `same_random_state` finds out at the first batch
         return not torch.equal(torch.get_rng_state(), before)
 

@@ -9,6 +9,7 @@ of photographs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,17 +104,18 @@ class Stage(nn.Module):
         return x + whole
 
 
-class _Stages(nn.Module):
+class _Stages(nn.Module, ABC):
     """Common base of both versions: the order of the stages."""
 
     align_corners: bool
 
+    @abstractmethod
     def _stage(self, name: str, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the output of the stage `name`, a map of features."""
 
+    @abstractmethod
     def _side(self, name: str, x: Tensor) -> Tensor:
         """Return the output of the layer `name` as logits (B, 1, H, W)."""
-        raise NotImplementedError
 
     def encoded(self, x: Tensor) -> list[Tensor]:
         """Return the maps of the six encoder stages, from fine to coarse."""

@@ -58,7 +58,7 @@ from genaug._common.arguments import check_choice, check_integer
 from genaug._common.files import atomic_path, writable_folder
 from genaug._common.names import COLORED_VARIANTS
 from genaug._common.records import aligned, circumstances, read_runs, spread, write_runs
-from genaug.datasets.digits import load_digits
+from genaug.datasets.digits import Source, load_digits
 from genaug.datasets.environments import (
     FIRST,
     RED_GREEN,
@@ -178,7 +178,7 @@ def _grey(environment: Environment) -> Environment:
     return environment._replace(images=environment.grey[:, None].expand(-1, 3, -1, -1))
 
 
-def load_data(variant: str, root: str | Path | None, digits: str = "mnist", download: bool = False) -> Data:
+def load_data(variant: str, root: str | Path | None, digits: Source = "mnist", download: bool = False) -> Data:
     """Return the digits of a variant at half size. Each environment gets every other training digit.
 
     Raises:
@@ -213,7 +213,7 @@ def run(
     variants: Sequence[str] = COLORED_VARIANTS,
     rows: Sequence[str] = ROWS,
     root: str | Path | None = None,
-    digits: str = "mnist",
+    digits: Source = "mnist",
     seeds: Sequence[int] = (0,),
     download: bool = False,
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,11 @@ from genaug.interventions.random_streams import integers
 from genaug.interventions.steering import generator_device, noise_of
 from genaug.pictures.samples import AT_ONCE, found_generator, made_parts, save_image
 
-OVER = (*FACTORS, "all")
-BETWEEN = ("classes", "noises", "both")
+Over = Literal["shape", "texture", "background", "all"]
+Between = Literal["classes", "noises", "both"]
+
+OVER: tuple[Over, ...] = (*FACTORS, "all")
+BETWEEN: tuple[Between, ...] = ("classes", "noises", "both")
 STRIDE = 0.8  # seconds from one point of a walk to the next, without music
 MOST_POINTS = 1_000
 FRAMES = "frames.json"  # in a folder of frames, and says which are ours
@@ -70,8 +73,8 @@ class Way:
         generator: Any,
         points: int,
         *,
-        over: str,
-        between: str,
+        over: Over,
+        between: Between,
         classes: Sequence[int] | None,
         seed: int,
         truncation: float,
@@ -138,8 +141,8 @@ def interpolate(
     generator: str | os.PathLike[str] | nn.Module,
     out: str | os.PathLike[str],
     *,
-    over: str = "all",
-    between: str = "both",
+    over: Over = "all",
+    between: Between = "both",
     classes: Sequence[int] | None = None,
     points: int = 2,
     steps: int = 8,

@@ -30,6 +30,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 import genaug
 from genaug._common.arguments import check_choice, check_integer, check_process
 from genaug._common.files import FULL, naming_removed_folder, staging_folder, sweep, tell, writable_folder
+from genaug._common.names import Format, ImageFormat
 from genaug._common.progress import progress
 from genaug._common.records import differences, write_results
 from genaug.assets import asset_path
@@ -76,8 +77,8 @@ def render(
     num: int | None = None,
     *,
     shard_size: int = 10_000,
-    format: str = "webdataset",  # noqa: A002 - what the command line calls it
-    image: str = "jpeg",
+    format: Format = "webdataset",  # noqa: A002 - what the command line calls it
+    image: ImageFormat = "jpeg",
     quality: int | None = None,
     rank: int | None = None,
     world_size: int | None = None,
