@@ -164,7 +164,7 @@ class Kind:
         name: what the files' metadata call it.
         build: the trainable module of a configuration, which is a dict, empty for kinds without one. The names and
             shapes of its state dict are the layout of the kind's files. Called on the "meta" device.
-        assets: the weights that have names, of other packages; this package's own are in `genaug.assets.table`.
+        assets: the weights that have names, of other packages; this package's own are in `genaug.assets.named_weights`.
         generates: whether it makes images of noise and labels, so that `load_generator` opens it. If the module has
             `fast(device, dtype)`, `load_generator` returns what that returns.
         configs: the configurations of the released networks, by their image size: a checkpoint without a configuration
@@ -246,7 +246,7 @@ def _once(load: Callable[[], None]) -> Callable[[], None]:
 
 @_once
 def _load_rows() -> None:
-    from genaug.assets.table import ROWS
+    from genaug.assets.named_weights import ROWS
 
     ASSETS.rows.update({row.name: row for row in ROWS})
 
