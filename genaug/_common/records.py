@@ -143,6 +143,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
+def processor() -> str:
+    """Return the model of the processor, or its architecture where the system does not name the model."""
+    import platform
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
 def write_runs(
     file: Path,
     recipe: str,
@@ -172,6 +182,7 @@ def circumstances(start: float, device: torch.device | str = "cpu") -> dict[str,
     return {
         "seconds": round(time.perf_counter() - start, 1),
         "device": device_name(device),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "genaug": genaug.__version__,

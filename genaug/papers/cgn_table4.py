@@ -21,14 +21,12 @@ import torch
 from torch import Tensor
 
 from genaug.datasets.colored_mnist import same_colour
-from genaug.demo.digits import EPOCHS, small_network
 from genaug.evaluation.measures.accuracy import batches
 from genaug.evaluation.measures.background_gap import background_gap
 from genaug.evaluation.scoring import Model
 from genaug.papers import Recipe
 from genaug.papers.small_scale import Figures, SmallScale, difference
-from genaug.papers.small_scale_data import BIAS, COUNTERFACTUALS, biased, fit_heads, new_digits, painted
-from genaug.training.classifier.digits import fit_classifier
+from genaug.papers.small_scale_data import COUNTERFACTUALS, LIKE_IMAGENET, new_digits, painted, plain_and_heads
 
 RECIPE = Recipe(
     what="CGN, Table 4: accuracy in percent on IN-9, Mixed-Same and Mixed-Rand, and the background gap, ResNet-50",
@@ -44,16 +42,13 @@ PLAIN, OURS = "biased digits", "CGN, shape and texture heads"
 
 def measure(seed: int) -> Figures:
     """Return the three accuracies and the gap of both classifiers, in percent."""
-    heads = fit_heads(seed)
+    plain, heads = plain_and_heads(seed)
 
     def shape_and_texture(images: Tensor) -> Tensor:
         logits = heads(images, heads=True)
         return (logits["shape"] + logits["texture"]) / 2
 
-    models: dict[str, Model] = {
-        PLAIN: fit_classifier(*biased(), seed=seed, network=small_network, epochs=EPOCHS, description=PLAIN),
-        OURS: shape_and_texture,
-    }
+    models: dict[str, Model] = {PLAIN: plain, OURS: shape_and_texture}
     tests = _tests(seed)
     found: Figures = {}
     for name, model in models.items():
@@ -69,7 +64,7 @@ def measure(seed: int) -> Figures:
 
 def _tests(seed: int) -> list[tuple[Tensor, Tensor]]:
     """Return original, mixed-same and mixed-rand images of the digits that are visible in all three."""
-    digits = new_digits(seed, BIAS)
+    digits = new_digits(seed, LIKE_IMAGENET)
     anyone = torch.randint(10, digits.targets.shape, generator=torch.Generator().manual_seed(seed))
     backgrounds = digits.factors["background"], digits.targets, anyone
     seen = torch.stack([~same_colour(digits.factors["texture"], background) for background in backgrounds]).all(dim=0)

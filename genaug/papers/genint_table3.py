@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from genaug.papers import Recipe
 from genaug.papers.small_scale import Effect, Figures, SmallScale, difference
-from genaug.papers.small_scale_data import BIAS, INTERVENTIONS, classifiers, new_digits, painted, top_k
+from genaug.papers.small_scale_data import BIAS, MIXTURES, classifiers, new_digits, painted, top_k
 
 RECIPE = Recipe(
     what="GenInt, Table 3: accuracy in percent on ImageNet and ImageNet-V2 by training distribution",
@@ -60,5 +60,5 @@ SMALL_SCALE = SmallScale(
     title="GenInt, Table 3 (accuracy where the bias holds, and where it half holds)",
     measure=measure,
     effects=(*_over("biased digits", "+1.59", "+1.68"), *_over("GAN augmentation", "+1.22", "+1.43")),
-    settings={**INTERVENTIONS, "new_bias": NEW_BIAS},
+    settings={**MIXTURES, "new_bias": NEW_BIAS},
 )

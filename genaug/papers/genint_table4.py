@@ -5,15 +5,23 @@
 In the paper: top-1 accuracy in percent on ImageNet, ResNet-50 trained on BigGAN's images. Observational at truncation
 1.0, 1.5 and 2.0: 39.07, 42.65 and 40.98. Interventional at 1.0: 45.06.
 
-The reproduction trains the demo's classifier on images of the small generator only and tests it on digits of other
-writers in random colors. For truncations above 1, which the datasets refuse, it multiplies the noise by the truncation.
-BigGAN's images get worse at such truncations. Those of the small generator, the decoder of a VAE, hardly do, and their
-colors depend less on the class.
+The reproduction trains a GAN that is built like BigGAN on biased digits, and the demo's classifier on the GAN's images
+only. Each seed has its own GAN. For truncations above 1, which the datasets refuse, the noise is multiplied by the
+truncation.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 314 to 733 seconds per seed; 95% intervals): top-1, %: interventional,
-truncation 1 over observational, truncation 1: +10.14 [+4.08, +16.20]; top-1, %: interventional, truncation 1 over
-observational, truncation 1.5: -0.56 [-6.19, +5.08]; top-1, %: interventional, truncation 1 over observational,
-truncation 2: -5.13 [-11.26, +1.00].
+The design was fixed before any classifier was trained on the GAN's images:
+
+- The generator. In the paper wide noise harms BigGAN's images. It hardly harms those of the demo's generator, which is
+  the decoder of a VAE, so this table needs a GAN. At truncations 1, 1.5 and 2, a classifier of digits in random colors
+  recognizes 94%, 81% and 62% of the GAN's images, and 90% of its interventions (seed 100).
+- The bias of the digits is 0.8, as in CGN's Table 3, which also has a ResNet-50 on ImageNet. From digits with a bias of
+  95% the GAN learns the usual colors only: 0.1% of its backgrounds had another color, instead of 4.5%.
+- The interventions, by BigGAN's. The paper uses 60 directions of 128, and the released ranges reach about as far as a
+  typical noise is long. So there are 15 directions of 32, and offsets of up to 5.7 = sqrt(32) standard deviations.
+- The test. For ImageNet's validation images stand digits of other writers that are as biased as the training digits, as
+  in Table 3. Accuracy on digits in random colors is beside it.
+
+Measured here
 """
 
 from __future__ import annotations
@@ -22,11 +30,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from genaug.demo.digits import EPOCHS, INTERVENED, small_network
-from genaug.generators import load_generator
+from genaug.datasets.colored_mnist import DoubleColoredMNIST
+from genaug.demo.digits import EPOCHS, small_network
 from genaug.papers import Recipe
+from genaug.papers.projection_gan import fit_projection_gan
 from genaug.papers.small_scale import Figures, SmallScale, difference
-from genaug.papers.small_scale_data import INTERVENTIONS, generated, new_digits, painted, top_k
+from genaug.papers.small_scale_data import LIKE_IMAGENET, SETTINGS, generated, new_digits, painted, top_k
 from genaug.training.classifier.digits import fit_classifier
 
 RECIPE = Recipe(
@@ -39,8 +48,10 @@ RECIPE = Recipe(
     needs="BigGAN-deep's weights and ImageNet's validation images; --small-scale: nothing",
 )
 
+STEPS = 1_600  # of the GAN
 TRUNCATIONS = (1.0, 1.5, 2.0)
-INTERVENTIONAL, COLUMN = "interventional, truncation 1", "top-1, %"
+COMPONENTS, SCALE = 15, 5.7
+INTERVENTIONAL, COLUMN = "interventional, truncation 1", "as in training, top-1, %"
 
 
 class Widened(nn.Module):
@@ -50,23 +61,29 @@ class Widened(nn.Module):
         super().__init__()
         self.generator, self.factor = generator, factor
         self.z_dim, self.num_classes, self.image_size = generator.z_dim, generator.num_classes, generator.image_size
+        self.noise = generator.noise
 
     def forward(self, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
         return self.generator(self.factor * z, labels, truncation)
 
 
 def measure(seed: int) -> Figures:
-    """Return the top-1 and top-5 accuracy of each row's classifier, in percent."""
-    images, factors = painted(new_digits(seed, bias=0.0))
+    """Return the accuracies of each row's classifier, in percent."""
+    digits = DoubleColoredMNIST(None, train=True, bias=LIKE_IMAGENET, digits="sklearn")
+    generator = fit_projection_gan(digits.images(), digits.targets, seed=seed, steps=STEPS)
     training = {
-        _row(factor): generated(seed, generator=Widened(load_generator(INTERVENED), factor), components=0)
-        for factor in TRUNCATIONS
+        _row(factor): generated(seed, generator=Widened(generator, factor), components=0) for factor in TRUNCATIONS
     }
-    training[INTERVENTIONAL] = generated(seed)
+    training[INTERVENTIONAL] = generated(seed, generator=generator, components=COMPONENTS, scale=SCALE)
+    tests = {"as in training": LIKE_IMAGENET, "random colors": 0.0}
     found: Figures = {}
-    for name, digits in training.items():
-        model = fit_classifier(*digits, seed=seed, network=small_network, epochs=EPOCHS, description=name)
-        found[name] = top_k(model, images, factors["shape"])
+    for name, images in training.items():
+        model = fit_classifier(*images, seed=seed, network=small_network, epochs=EPOCHS, description=name)
+        found[name] = {}
+        for test, bias in tests.items():
+            new, factors = painted(new_digits(seed, bias))
+            accuracies = top_k(model, new, factors["shape"])
+            found[name] |= {f"{test}, {figure}": value for figure, value in accuracies.items()}
     return found
 
 
@@ -83,5 +100,12 @@ SMALL_SCALE = SmallScale(
         difference(INTERVENTIONAL, _row(1.5), COLUMN, "+2.41"),
         difference(INTERVENTIONAL, _row(2.0), COLUMN, "+4.08"),
     ),
-    settings={**INTERVENTIONS, "truncations": list(TRUNCATIONS)},
+    settings={
+        **SETTINGS,
+        "bias": LIKE_IMAGENET,
+        "gan_steps": STEPS,
+        "components": COMPONENTS,
+        "scale": SCALE,
+        "truncations": list(TRUNCATIONS),
+    },
 )

@@ -2,7 +2,7 @@
 
 A reproduction uses the measures of the paper on scikit-learn's digits, whose colors give the class away
 (`demo_digits`), and takes minutes. It tests whether each effect has the same direction as in the paper. The sizes of
-effects are not comparable. All seeds share the training digits and the generators' weights.
+effects are not comparable. All seeds share the training digits, and the generators' weights except in GenInt's Table 4.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genaug._common.progress import progress
-from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, demo_digits, same_colour
+from genaug.datasets.colored_mnist import DEMO_BIAS, DoubleColoredMNIST, same_colour
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.demo.digits import COMPONENTS, EPOCHS, GENERATORS, IMAGES, INTERVENED, SCALE, WIDTHS, small_network
@@ -24,19 +24,22 @@ from genaug.interventions.directions import Directions
 from genaug.interventions.fitting import fit_directions
 from genaug.training.classifier.digits import DECAY, LEARNING_RATE, fit_classifier
 
-BIAS = DEMO_BIAS  # of the training digits
+BIAS = DEMO_BIAS  # of the digits that the demo's generators were trained on
+LIKE_IMAGENET = 0.8  # where a classifier's shape bias is closest to that of ImageNet's ResNet-50, see `cgn_table3`
 SETTINGS: dict[str, Any] = {"digits": "sklearn", "bias": BIAS, "training_images": IMAGES, "epochs": EPOCHS}
 GENERATOR: dict[str, Any] = {"generator": INTERVENED, "components": COMPONENTS, "scale": SCALE}
 INTERVENTIONS: dict[str, Any] = {**SETTINGS, **GENERATOR}
-COUNTERFACTUALS: dict[str, Any] = {**SETTINGS, "generator": GENERATORS["sklearn"]}
+AUGMENTATION = 0.2  # truncation of GAN augmentation (GenInt, section 5.1)
+MIXTURES: dict[str, Any] = {**INTERVENTIONS, "augmentation_truncation": AUGMENTATION}
+COUNTERFACTUALS: dict[str, Any] = {**SETTINGS, "bias": LIKE_IMAGENET, "generator": GENERATORS["sklearn"]}
 
 
-def biased(count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return `count` (default: `IMAGES`) training digits whose colors give the class away 95% of the time.
+def biased(count: int | None = None, *, bias: float = BIAS) -> tuple[Tensor, Tensor]:
+    """Return `count` (default: `IMAGES`) training digits. Each color is that of the class at least this often.
 
     There are 1,287 different digits, which repeat.
     """
-    digits = demo_digits(train=True)
+    digits = DoubleColoredMNIST(None, train=True, bias=bias, digits="sklearn")
     chosen = torch.arange(count or IMAGES) % len(digits)
     return digits.images(chosen), digits.targets[chosen]
 
@@ -60,12 +63,17 @@ def unit_directions() -> Directions:
 
 
 def training_sets(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the training sets of GenInt's Tables 1 to 3, of the same size. Half of the last two is generated."""
+    """Return the training sets of GenInt's Tables 1 to 3, of the same size.
+
+    Half of each but the first is generated. "GAN augmentation" has the paper's truncation, and so differs from "GenInt"
+    in truncation and interventions. The set after it is the control that differs in the interventions only.
+    """
     half = IMAGES // 2
     real = biased(half)
     return {
         "biased digits": biased(),
-        "GAN augmentation": _joined(real, generated(seed, half, components=0)),
+        "GAN augmentation": _joined(real, generated(seed, half, components=0, truncation=AUGMENTATION)),
+        "GAN augmentation, truncation 1": _joined(real, generated(seed, half, components=0)),
         "GenInt": _joined(real, generated(seed, half)),
     }
 
@@ -81,6 +89,13 @@ def classifiers(seed: int) -> dict[str, nn.Module]:
         name: fit_classifier(*images, seed=seed, network=small_network, epochs=EPOCHS, description=name)
         for name, images in training_sets(seed).items()
     }
+
+
+def plain_and_heads(seed: int) -> tuple[nn.Module, Heads]:
+    """Train the classifiers of CGN's Tables 3 and 4: one on biased digits, and `Heads`."""
+    digits = biased(bias=LIKE_IMAGENET)
+    plain = fit_classifier(*digits, seed=seed, network=small_network, epochs=EPOCHS, description="biased digits")
+    return plain, fit_heads(seed)
 
 
 def new_digits(seed: int, bias: float) -> DoubleColoredMNIST:
@@ -141,7 +156,7 @@ def fit_heads(seed: int) -> Heads:
     for its own factor on the counterfactuals. Digits and counterfactuals pass in one batch, so that the statistics of
     batch norm are those of the test. The released code passes them separately and freezes its pretrained batch norm.
     """
-    real, labels = biased()
+    real, labels = biased(bias=LIKE_IMAGENET)
     dataset = CounterfactualDataset(GENERATORS["sklearn"], length=IMAGES, seed=seed, targets="all")
     made, factors = dataset.images(range(IMAGES)), dataset.labels(range(IMAGES))
     with torch.random.fork_rng(devices=[]):
