@@ -383,6 +383,10 @@ def _here(effect: dict) -> str:
     return f"{effect['mean']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def _processor(run: dict) -> str:
+    return run.get("processor", run["device"])  # which older results do not have
+
+
 def small_scale() -> str:
     lines = ["| table or figure | effect | paper | here [95% interval] | verdict |", "|---|---|---|---|---|"]
     found = _small_scale()
@@ -398,7 +402,7 @@ def small_scale() -> str:
     seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
     seconds = [run["seconds"] for run in runs]
     where = "; ".join(
-        dict.fromkeys(f"{run['device']}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
+        dict.fromkeys(f"{_processor(run)}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
     )
     verdicts = [effect["verdict"] for results in found.values() for effect in results["effects"]]
     counts = ", ".join(
@@ -727,7 +731,7 @@ def measured() -> str:
 def _runs(results: dict) -> str:
     runs = results["runs"]
     seconds = [run["seconds"] for run in runs]
-    device, threads, torch = runs[0]["device"], runs[0]["threads"], runs[0]["torch"].split("+")[0]
+    device, threads, torch = _processor(runs[0]), runs[0]["threads"], runs[0]["torch"].split("+")[0]
     times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds per seed"
     return f"n={len(runs)}, {device}, {threads} thread, torch {torch}, {times}"
 
