@@ -17,11 +17,11 @@ The design was fixed before any of CGN's heads was trained on it:
 - The test of accuracy. On ImageNet's validation images, shape and texture agree. So these digits, from other writers,
   are in the colors of their class. Accuracy on digits that are as biased as the training digits is beside it.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 83 to 85 seconds per seed; 95% intervals): shape bias, %: CGN, shape
-head over biased digits: +99.72 [+99.11, +100.32]; shape bias, %: CGN, shape head over CGN, texture head: +99.72
-[+99.11, +100.32]; shape bias, %: CGN, shape head over CGN, background head: +99.72 [+99.11, +100.32]; shape bias, %:
-biased digits over CGN, texture head: +0.00 [+0.00, +0.00]; top-1, %: biased digits over CGN, ensemble: -2.71 [-2.98,
--2.43].
+Measured here (n=3, AMD EPYC, 1 thread, torch 2.14.1, 175 to 618 seconds per seed; 95% intervals): shape bias, %: CGN,
+shape head over biased digits: +86.47 [+80.76, +92.19]; shape bias, %: CGN, shape head over CGN, texture head: +99.29
+[+98.19, +100.39]; shape bias, %: CGN, shape head over CGN, background head: +99.23 [+98.40, +100.06]; shape bias, %:
+biased digits over CGN, texture head: +12.82 [+8.11, +17.52]; top-1, %: biased digits over CGN, ensemble: +0.00 [+0.00,
++0.00].
 """
 
 from __future__ import annotations

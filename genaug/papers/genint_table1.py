@@ -16,9 +16,9 @@ truncation 1 and differs from GenInt in the interventions only. It is a control:
 Differences from the paper: both halves have the same weight, while the paper weights generated images by lambda.
 Stylized images, Mixup, AutoAugment and transfer are left out.
 
-Measured here (n=3, cpu, 1 thread, torch 2.14.1, 73 to 76 seconds per seed; 95% intervals): top-1, %: GenInt over biased
-digits: +63.84 [+62.07, +65.60]; top-1, %: GenInt over GAN augmentation: +18.92 [+10.94, +26.91]; top-1, %: GAN
-augmentation over biased digits: +44.91 [+38.12, +51.70].
+Measured here (n=3, AMD EPYC, 1 thread, torch 2.14.1, 195 to 714 seconds per seed; 95% intervals): top-1, %: GenInt over
+biased digits: +63.90 [+60.91, +66.90]; top-1, %: GenInt over GAN augmentation: +64.71 [+59.67, +69.75]; top-1, %: GAN
+augmentation over biased digits: -0.81 [-2.85, +1.24].
 """
 
 from __future__ import annotations
