@@ -77,6 +77,12 @@ EQUIVALENT: dict[str, str] = {
     "evaluation/intervals.py: total = spread / variance if variance > 1e-12 and spread > 0 else float(photographs)"
     "  ->  total = spread / variance if variance > 1e-12 and spread >= 0 else float(photographs)": "a mean of 0 or 1 "
     "is of equal values, which have no variance",
+    "evaluation/intervals.py: of = csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, members[rows, columns])), "
+    "shape=shape)  ->  of = csr_matrix((np.ones(len(rows)), (rows, members[rows, columns])), shape=shape)": "all "
+    "entries become 1, which float32 holds exactly in half the memory",
+    "evaluation/intervals.py: sums = [np.bincount(where, weights=of, minlength=most + 1) for where, of in "
+    "((one, a), (two, b))]  ->  sums = [np.bincount(where, weights=of, minlength=most + 2) for where, of in "
+    "((one, a), (two, b))]": "both sums get one more zero, which adds nothing to their product",
     "evaluation/intervals.py: shape = (len(members), int(members.max(initial=0)) + 1)"
     "  ->  shape = (len(members), int(members.max(initial=1)) + 1)": "a sparse matrix gets an empty column",
     "training/generators/adversarial.py: members = torch.nn.utils.rnn.pad_sequence("

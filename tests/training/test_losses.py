@@ -35,6 +35,14 @@ def test_a_source_that_is_not_in_the_batch_is_nothing() -> None:
     )
 
 
+def test_a_tensor_of_probabilities_is_labels_of_real_images() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(4, 3, generator=draw), torch.rand(4, 3, generator=draw).softmax(dim=1)
+    expected = F.cross_entropy(logits, labels)
+    torch.testing.assert_close(GenIntLoss()(logits, labels), expected)
+    torch.testing.assert_close(MultiHeadLoss()({"ensemble": logits}, labels), expected)
+
+
 def test_weights_1_0_0_are_plain_training_to_the_last_bit() -> None:
     found = []
     for equation in (True, False):
