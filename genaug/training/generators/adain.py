@@ -93,6 +93,9 @@ def losses(encoder: Encoder, network: nn.Module, contents: Tensor, styles: Tenso
 
 
 class _Run(Run):
+    description = "training the decoder"
+    shown = ("content", "style")
+
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.generator = decoder().to(device=device)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), settings.learning_rate)
@@ -171,8 +174,6 @@ def train(
         described,
         step=step,
         sheet=lambda path: _sample_sheet(run.generator, encoder, pairs, device, path),
-        shown=("content", "style"),
-        description="training the decoder",
     )
     return save_asset(
         folder / "decoder.safetensors",

@@ -130,8 +130,6 @@ def train(
             described,
             step=loop.step,
             sheet=lambda path: save_sheet(cgn, path, settings.truncation),
-            shown=("mask",),
-            description="training the CGN",
             every=every,
             writes=world.rank == 0,
         )
@@ -196,6 +194,8 @@ def load_features(name: str) -> nn.Module:
 
 class _Run(Run):
     numbers = (*Run.numbers, "first", "last")
+    description = "training the CGN"
+    shown = ("mask",)
 
     def __init__(self, cgn: CGN, settings: Settings) -> None:
         cgn.requires_grad_(False)

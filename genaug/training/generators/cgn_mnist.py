@@ -147,6 +147,9 @@ class StyleLoss(nn.Module):
 
 
 class _Run(Run):
+    description = "training the CGN"
+    shown = ("adversarial", "mask")
+
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.generator = CGNMnist().to(device).to(memory_format=torch.channels_last)
         self.discriminator = (TwoDiscriminators() if settings.two_discriminators else Discriminator()).to(device)
@@ -260,16 +263,7 @@ def _optimise(
         classes, picked = (drawn.to(images.device) for drawn in draw())
         return _step(run, from_uint8(images[picked]), classes, settings, dtype)
 
-    optimise(
-        run,
-        settings.steps,
-        folder,
-        described,
-        step=step,
-        sheet=lambda path: _sample_sheet(run.average, path),
-        shown=("adversarial", "mask"),
-        description="training the CGN",
-    )
+    optimise(run, settings.steps, folder, described, step=step, sheet=lambda path: _sample_sheet(run.average, path))
 
 
 def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: torch.dtype) -> dict[str, Tensor]:

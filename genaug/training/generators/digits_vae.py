@@ -118,6 +118,9 @@ def colours_first(generator: ConditionalDigits) -> None:
 
 
 class _Run(Run):
+    description = "training the generator"
+    shown = ("difference", "divergence")
+
     def __init__(self, settings: Settings, images: Tensor, device: torch.device) -> None:
         generator = ConditionalDigits()
         prepare(generator, images)
@@ -178,14 +181,7 @@ def train(
             return _step(run, images[picked], labels[picked], settings)
 
         optimise(
-            run,
-            settings.steps,
-            folder,
-            described,
-            step=step,
-            sheet=lambda path: _sample_sheet(run.generator, path),
-            shown=("difference", "divergence"),
-            description="training the generator",
+            run, settings.steps, folder, described, step=step, sheet=lambda path: _sample_sheet(run.generator, path)
         )
     colours_first(run.generator)
     return save_asset(

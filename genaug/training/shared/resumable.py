@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -47,6 +47,8 @@ class Run:
     """
 
     numbers: tuple[str, ...] = ("step", "seconds")  # attributes that a checkpoint keeps as they are
+    description = "training"  # what the progress bar of `optimise` says, and the losses that it shows
+    shown: tuple[str, ...] = ()
 
     def __init__(self, parts: Mapping[str, Stateful], *, random: bool = False) -> None:
         self.parts = parts
@@ -110,22 +112,18 @@ def optimise(
     *,
     step: Callable[[], dict[str, Tensor]],
     sheet: Callable[[Path], None],
-    shown: Sequence[str],
-    description: str,
     every: Every | None = None,
     writes: bool = True,
 ) -> None:
     """Run the steps that are left, and write log.jsonl, samples/ and checkpoint.pt as it goes.
 
     Args:
-        run: has `step` and `seconds`, which are counted here, `generator`, and `state()`, what a checkpoint keeps.
+        run: a `Run` with a `generator`; its `step` and `seconds` are counted here.
         steps: how many in all.
         folder: where to write.
         described: the settings, which a checkpoint keeps.
         step: makes one, and returns its losses by name.
         sheet: draws a sheet of samples to a path.
-        shown: the losses that the progress bar shows.
-        description: what the progress bar says.
         every: how many steps lie between two of what it writes; by default 50, 100 and 500.
         writes: whether this process does; of several only the first.
 
@@ -136,7 +134,7 @@ def optimise(
     log = folder / "log.jsonl" if writes else Path(os.devnull)
     if writes:
         truncate_log(log, run.step)
-    bar = progress(total=steps, initial=run.step, description=description, unit="step")
+    bar = progress(total=steps, initial=run.step, description=run.description, unit="step")
     begin = time.monotonic() - run.seconds
     with bar, log.open("a") as lines:
         while run.step < steps:
@@ -154,7 +152,7 @@ def optimise(
                 with naming_full_disk(log):
                     lines.write(json.dumps({"step": run.step, **row, "seconds": round(run.seconds, 1)}) + "\n")
                     lines.flush()
-                bar.set_postfix({name: row[name] for name in shown})
+                bar.set_postfix({name: row[name] for name in run.shown})
             if writes and (run.step % every.sample == 0 or last):
                 sheet(folder / "samples" / f"{run.step:06d}.png")
             if run.step % every.checkpoint == 0 or last:
