@@ -85,6 +85,8 @@ def check_classes(classes: Iterable[int | str] | None, count: int, names: Sequen
     """
     if classes is None:
         return list(range(count))
+    if not isinstance(classes, Iterable):
+        raise TypeError(f"classes must be a list of classes, got {classes!r}")
     chosen = [_class_number(given, names) for given in classes]
     if not chosen:
         raise ValueError("classes must not be empty")

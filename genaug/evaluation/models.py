@@ -28,6 +28,7 @@ from genaug.models.multi_head_resnet import TIMM, MultiHeadClassifier, timm_and
 
 UNTRAINED = "none"
 PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved model
+_SUFFIXES = (".pth", ".pt", ".pt2", ".ckpt", ".bin", ".safetensors")  # of models and weights
 MODEL = "model"  # the folder of the model in the output of `genaug train classifier`
 PREFIXES = ("_orig_mod.", "module.", "model.")  # of torch.compile, DistributedDataParallel, Lightning
 _SAVED = ("config.json", "model.safetensors")  # what `save_pretrained` writes
@@ -78,7 +79,8 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
     Raises:
         ValueError: an unknown name, weights that do not fit, or a folder without a model.
         ModuleNotFoundError: timm, transformers or the module of a Python path is not installed.
-        genaug.AssetError: the file does not exist, is damaged, or needs code to be run to be read.
+        FileNotFoundError: there is no such file or folder.
+        genaug.AssetError: the file is damaged, or needs code to be run to be read.
         RuntimeError: published weights cannot be fetched.
     """
     path = Path(name)
@@ -92,6 +94,8 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
         return _program(path)
     if ":" in name:
         return _python(name)
+    if _is_path(name):
+        raise FileNotFoundError(f"no such file or folder: {name}{near_path(name)}")
     if _of_hub(name):
         return _huggingface(name)
     file = Path(weights) if weights is not None and (isinstance(weights, os.PathLike) or Path(weights).suffix) else None
@@ -119,6 +123,14 @@ def imagenet_names() -> tuple[str, ...]:
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def _is_path(name: str) -> bool:
+    """Return whether the name of a model that does not exist can only be meant as a path."""
+    if name.startswith(TIMM):
+        return False
+    written = name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in _SUFFIXES
+    return written or ("/" in name and bool(near_path(name)))  # a repository of the Hub has no neighbours here
 
 
 def _of_hub(name: str) -> bool:

@@ -98,6 +98,10 @@ class MultiHeadClassifier(
         check_choice("aggregate", aggregate, AGGREGATES)
         names_of_weights = ("DEFAULT",) if timm else tuple(models.get_model_weights(backbone).__members__)
         if weights is not None and weights not in names_of_weights:
+            if ("/" in weights or Path(weights).suffix) and not Path(weights).exists():
+                raise ValueError(
+                    f"weights must be a name of published weights, got {weights!r}, and there is no such file"
+                )
             expected = ", ".join(names_of_weights)
             raise ValueError(f"weights of {backbone} must be None or one of {expected}, got {weights!r}")
         self.num_classes = check_integer("num_classes", num_classes, 2)

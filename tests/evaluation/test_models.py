@@ -308,3 +308,13 @@ def test_none_is_an_untrained_network_and_always_the_same(name: str) -> None:
     assert isinstance(other.model, torch.nn.Module)
     assert torch.equal(one.model.eval()(image), other.model.eval()(image))
     assert one.name == f"{name}, none"
+
+
+def test_a_model_that_is_not_there_is_not_sought_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    for name in ("nope.pth", "runs/nope.safetensors", "./nope", "a/b/c", "run/modell"):
+        with pytest.raises(FileNotFoundError, match=f"no such file or folder: {name}"):
+            load_classifier(name)
+    with pytest.raises(FileNotFoundError, match="did you mean 'run/model'"):
+        load_classifier("run/modell")

@@ -64,7 +64,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"no such file: {path}")
     try:
         content = _parsed(Path(path).read_text(encoding="utf-8-sig"))  # Windows marks UTF-8 at the start of a file
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be YAML or JSON: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must have lines such as 'epochs: 30', got {type(content).__name__}")
@@ -77,8 +77,13 @@ def _parsed(text: str) -> Any:
 
     try:
         return json.loads(text)
-    except ValueError:
-        return yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            if text.lstrip().startswith("{") and "\t" in text:  # YAML would complain about the tabs
+                raise error from None
+            raise
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def test_values_have_the_types_of_their_keys(tmp_path: Path) -> None:
         ("sources: [{kind: stylized, name: x, options: [pool]}]", "options of source 0 in .* must be keys and values"),
         ("data: ''", "data in .* must not be empty"),
         ("data:", "data in .* must be text, got no value"),
+        ('{\n\t"epochs": 3\n\t"size": 4}', "must be YAML or JSON: Expecting ',' delimiter: line 3"),
         ("{epochs: 3,,}", "must be YAML or JSON"),
         ("- epochs", "must have lines such as 'epochs: 30', got list"),
         ("", "must have lines such as 'epochs: 30', got NoneType"),

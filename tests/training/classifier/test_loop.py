@@ -519,6 +519,7 @@ def test_classes_that_differ_are_named(folders: Folders, tmp_path: Path) -> None
             "source 0 .* has an unknown option, 'generator'",
         ),
         ([Source("stylized", "DIR", 4, options={"pool": 3})], {}, "source 0 .stylized DIR. has no options, got 'pool'"),
+        ([], {"weights": "runs/my.pth"}, "weights must be a name of .*, got 'runs/my.pth', and there is no such file"),
         ([], {"architecture": "resnet19"}, "backbone must be a classifier of torchvision's"),
         ([], {"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ([], {"num_workers": -1}, "num_workers must be at least 0"),
@@ -814,6 +815,11 @@ def test_a_weight_that_a_model_with_heads_has_no_use_for_is_refused(folders: Fol
 def test_options_that_no_file_can_hold_are_refused_before_training(folders: Folders, tmp_path: Path) -> None:
     source = replace(INTERVENTIONS, options={"dtype": torch.float32})
     with pytest.raises(TypeError, match="options of sources must be numbers, strings, lists and dicts"):
+        run(tmp_path / "out", folders, [source])
+    source = replace(INTERVENTIONS, options={"classes": 3})
+    with pytest.raises(
+        TypeError, match=r"source 0 \(intervention vae-digits\): classes must be a list of classes, got 3"
+    ):
         run(tmp_path / "out", folders, [source])
 
 
