@@ -21,10 +21,10 @@ The design was fixed before any classifier was trained on the GAN's images:
 - The test. For ImageNet's validation images stand digits of other writers that are as biased as the training digits, as
   in Table 3. Accuracy on digits in random colors is beside it.
 
-Measured here (n=2, AMD EPYC, 1 thread, torch 2.14.1, 533 to 900 seconds per seed; 95% intervals): as in training,
-top-1, %: interventional, truncation 1 over observational, truncation 1: +0.30 [-13.76, +14.37]; as in training, top-1,
-%: interventional, truncation 1 over observational, truncation 1.5: +0.20 [-12.58, +12.99]; as in training, top-1, %:
-interventional, truncation 1 over observational, truncation 2: +0.60 [-4.52, +5.73].
+Measured here (n=3, AMD EPYC, 1 thread, torch 2.14.1, 533 to 900 seconds per seed; 95% intervals): as in training,
+top-1, %: interventional, truncation 1 over observational, truncation 1: +0.14 [-2.71, +2.98]; as in training, top-1, %:
+interventional, truncation 1 over observational, truncation 1.5: -0.07 [-2.82, +2.69]; as in training, top-1, %:
+interventional, truncation 1 over observational, truncation 2: -0.07 [-3.12, +2.99].
 """
 
 from __future__ import annotations
