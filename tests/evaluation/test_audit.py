@@ -510,9 +510,10 @@ def test_the_command(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_mapping_of_an_earlier_audit_that_does_not_fit_is_named(
     bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("genaug.evaluation.load_classifier", lambda *_: load_classifier(constant(0, 3)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mapped_classifier.py").write_text("import torch\n\ndef model():\n    return torch.nn.Flatten()\n")
     (tmp_path / "classes.json").write_text('{"ship": [0]}')
-    assert main(["audit", "model", "--data", str(bank), "--out", str(tmp_path)]) == 2
+    assert main(["audit", "mapped_classifier:model", "--data", str(bank), "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "classes.json of an earlier audit must fit this bank and model, but the mapping has 'ship'" in said
     assert "Correct or delete the file, or choose another --out" in said
