@@ -17,7 +17,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from genaug.assets import cache, registry, save_asset, store, table
+from genaug.assets import cache, named_weights, registry, save_asset, store
 from genaug.generators import u2net
 
 SHA256 = "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"
@@ -63,7 +63,7 @@ def main() -> None:
     row = registry.ASSETS["u2netp"]
     metadata = {"source": row.source, "source_sha256": digest, "licence": row.licence}
     save_asset(target, converted(file), "u2netp", **metadata)
-    source = Path(table.__file__)
+    source = Path(named_weights.__file__)
     begin = source.read_text().index('name="u2netp"')
     head, block = source.read_text()[:begin], source.read_text()[begin:]
     for field, value in (("sha256", f'"{cache.sha256(target)}"'), ("size", f"{target.stat().st_size:_}")):

@@ -13,7 +13,7 @@ import shutil
 import statistics
 from pathlib import Path
 
-from genaug.assets import cache, registry, store, table
+from genaug.assets import cache, named_weights, registry, store
 
 # of runs from before the machine was recorded: one thread each, on a machine shared with other work
 MACHINE = "CPU, 1 thread, torch 2.15.0, on a shared machine"
@@ -130,7 +130,7 @@ def main() -> None:
         text = re.sub(r"\| measured \| .* \|", lambda _: f"| measured | {figures} |", singular(card.read_text()))
     card.write_text(text)
 
-    source = Path(table.__file__)
+    source = Path(named_weights.__file__)
     text = source.read_text()
     begin = text.index(f'name="{name}"')
     end = text.index("\n    ),", begin)
