@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import pickle
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -588,6 +590,18 @@ def test_next_steps_name_folders_that_do_not_exist(
     text = of_background.save("report").read_text()
     assert "--out runs/swaps-2" in text
     assert "genaug audit --compare report report-swaps --out comparison" in text
+
+
+def test_next_steps_audit_as_this_report_did(of_background: Audit, tmp_path: Path) -> None:
+    """Reports of other photographs or backgrounds could not be compared."""
+    usual = {"backgrounds": 5, "per_class": None, "seed": 0}
+    for changes, options in (
+        ({}, ""),
+        ({"backgrounds": 3, "per_class": 4, "seed": 7}, " --backgrounds 3 --per-class 4 --seed 7"),
+    ):
+        audited = dataclasses.replace(of_background, settings={**of_background.settings, **usual, **changes})
+        text = audited.save(tmp_path / f"report{len(options)}").read_text()
+        assert f"--data {shlex.quote(of_background.settings['folder'])}{options} --out" in text
 
 
 def test_imagenets_classes_are_proposed() -> None:

@@ -21,6 +21,7 @@ from genaug._common.records import check_replaces_own, write_results
 from genaug.evaluation.background_audit import page
 from genaug.evaluation.background_audit.comparison import RESULTS, write_answers
 from genaug.evaluation.background_audit.measures import ACCURACIES, EFFECTS, GEOMETRY, recognizes_few
+from genaug.evaluation.background_audit.plan import BACKGROUNDS
 from genaug.evaluation.scoring import ENSEMBLE
 
 if TYPE_CHECKING:
@@ -391,6 +392,10 @@ def _next_steps(results: Mapping[str, Any], folder: str) -> str:
         if reliant
         else "No background gap is measured. To see whether training on other backgrounds changes anything:"
     )
+    # reports can be compared if they have the same photographs and backgrounds
+    usual = {"backgrounds": BACKGROUNDS, "per_class": None, "seed": 0}
+    own = {key: results["settings"].get(key, value) for key, value in usual.items()}
+    same = "".join(f" --{key.replace('_', '-')} {value}" for key, value in own.items() if value != usual[key])
     training, trained, again, both = map(_unused, ("bank-train", "runs/swaps", "report-swaps", "comparison"))
     return page.section(
         "next",
@@ -403,7 +408,7 @@ def _next_steps(results: Mapping[str, Any], folder: str) -> str:
         page.commands(
             f"genaug cutouts photos/train --out {training}",
             f"genaug train classifier --data photos/train --val photos/val --counterfactual {training} --out {trained}",
-            f"genaug audit {trained} --data {bank} --out {again}",
+            f"genaug audit {trained} --data {bank}{same} --out {again}",
             f"genaug audit --compare {report} {again} --out {both}",
         ),
     )
