@@ -834,7 +834,7 @@ def test_evaluate_scores_a_file_of_weights_and_goes_on(capsys: pytest.CaptureFix
 def test_render_goes_on_verifies_and_repairs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     command = ("render", "vae-digits", "--out", "set", "--num", "50", "--shard-size", "20", "--scale", "released")
     assert run(capsys, *command) == (0, "set\n", "")
-    assert run(capsys, "render", "--verify", "set") == (0, "set: whole\n", "")
+    assert run(capsys, "render", "--verify", "set") == (0, "set: complete\n", "")
     (tmp_path / "set" / "shard-000002.json").unlink()
     assert run(capsys, *command) == (0, "set\n", "set has 2 of 3 shards of this process: going on\n")
     with (tmp_path / "set" / "shard-000001.tar").open("r+b") as file:

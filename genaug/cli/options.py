@@ -188,6 +188,14 @@ def tell_written(asked: Path, written: Path) -> None:
     typer.echo(written)
 
 
+def end_with_problems(problems: Sequence[str], complete: str) -> None:
+    """Print problems and end with exit code 1, or print that all is complete."""
+    for line in problems or [complete]:
+        typer.echo(line)
+    if problems:
+        raise typer.Exit(1)
+
+
 def need_mnist(root: Path, download: bool | None = None) -> None:
     """Say in the command line's own words what is missing, and before torch takes seconds to import."""
     if not download and not (root / "MNIST" / "raw").is_dir():

@@ -9,7 +9,7 @@ import typer
 
 from genaug._common.arguments import check_choice
 from genaug._common.names import BANK_SUFFIXES, FILLINGS
-from genaug.cli.options import Device, app
+from genaug.cli.options import Device, app, end_with_problems
 
 if TYPE_CHECKING:
     from genaug.photographs.format import BankFiles
@@ -137,12 +137,7 @@ def _mend(verify: Path | None, repair: Path | None, photographs: Path | None, de
         _tell(build.repair_bank(repair, photographs, device=device), repair)
         return
     assert verify is not None
-    problems = build.damaged_shards(verify)
-    for problem in problems:
-        typer.echo(problem)
-    if problems:
-        raise typer.Exit(1)
-    typer.echo(f"{verify}: complete")
+    end_with_problems(build.damaged_shards(verify), f"{verify}: complete")
 
 
 def _tell(bank: BankFiles | None, folder: Path) -> None:

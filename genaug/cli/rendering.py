@@ -23,6 +23,7 @@ from genaug.cli.options import (
     app,
     as_scale,
     class_choice,
+    end_with_problems,
     integers,
 )
 
@@ -175,9 +176,4 @@ def _mend(verify: Path | None, repair: Path | None, device: str, batch_size: int
         typer.echo(f"{repair}: {done.written} of {done.shards} shards rendered again")
         return
     assert verify is not None
-    problems = rendering.verify(verify)
-    for problem in problems:
-        typer.echo(problem)
-    if problems:
-        raise typer.Exit(1)
-    typer.echo(f"{verify}: whole")
+    end_with_problems(rendering.verify(verify), f"{verify}: complete")
