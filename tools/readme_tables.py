@@ -666,22 +666,14 @@ def measured() -> str:
     """genaug/papers/measured.json: what `genaug reproduce list` says of ours."""
     found: dict[str, dict[str, str]] = {}
     parts = []
-    for folder, row in (("original", "original"), *(("all", row) for row in BASELINES), ("embedded", "cgn")):
-        tests = []
+    for folder, row in (*(("all", row) for row in ("original", *BASELINES)), ("embedded", "cgn")):
+        cells = []
         for variant in VARIANTS:
             files = [RESULTS / "cgn-table2" / name / "results.json" for name in (folder, f"{folder}-{variant}")]
             summaries = [json.loads(file.read_text())["summary"].get(row, {}) for file in files if file.exists()]
-            tests.append(next((summary[variant]["test"] for summary in summaries if variant in summary), None))
-        cells = [
-            "not run"
-            if t is None
-            else f"{100 * t['mean']:.1f}" + ("" if t["sd"] is None else f" ± {100 * t['sd']:.1f}")
-            for t in tests
-        ]
-        if any(tests):
-            parts.append(f"{row} {' / '.join(cells)} (n={min(t['n'] for t in tests if t)})")
-        else:
-            parts.append(f"{row} not run")
+            test = next((summary[variant]["test"] for summary in summaries if variant in summary), None)
+            cells.append("not run" if test is None else f"{_percent(test)} (n={test['n']})")
+        parts.append(f"{row} {' / '.join(cells)}")
     found["cgn-table2"] = {"full": "; ".join(parts)}
     tiny = RESULTS / "cgn-table1" / "tiny-released" / "results.json"
     if tiny.exists():

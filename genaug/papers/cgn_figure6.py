@@ -42,7 +42,7 @@ from genaug.papers.beta_vae import BetaVAE, fit_beta_vae
 
 RECIPE = Recipe(
     what="CGN, Figure 6: latent space of a beta-VAE on colored MNIST, and how much it mixes color and shape",
-    paper="a picture; neither axis is the colour or the shape",
+    paper="a picture; neither axis is the color or the shape",
     command="genaug reproduce cgn-figure6 --root DIR",
     needs="MNIST (--download fetches it)",
     cost="minutes a seed, one CPU core",
@@ -191,7 +191,7 @@ def draw(model: BetaVAE, tests: dict[str, Any], bits: dict[str, Any], path: Path
     with plotting.new_figure(left + 3 * side + 2 * gap + 28, top + side + 126) as figure:
         title = "CGN, Figure 6: the two latents of a beta-VAE on colored MNIST"
         plotting.write(figure, 24, 34, title, weight="bold", size=14)
-        subtitle = f"beta = {BETA:g}; every class has its own colour in training; a numeral is a digit, in its own ink"
+        subtitle = f"beta = {BETA:g}; every class has its own color in training; a numeral is a digit, in its own ink"
         plotting.write(figure, 24, 56, subtitle, color=plotting.FAINT, size=10)
         for place, heading in enumerate(headings):
             x = left + place * (side + gap)
@@ -228,6 +228,6 @@ def _table(summary: dict[str, Any]) -> str:
         for axis, bits in found["random"].items():
             cells = [f"{bits[figure]:.2f}" for figure in ("shape", "colour", "mixed")]
             lines.append((training if axis == AXES[0] else "", axis, *cells))
-    head = "CGN, Figure 6: what each axis tells of test digits in random colours, of 3.32 bits"
+    head = "CGN, Figure 6: what each axis tells of test digits in random colors, of 3.32 bits"
     counts = ", ".join(f"{training} n={found['n']}" for training, found in summary.items())
     return "\n".join([head, "", aligned(lines), "", counts])

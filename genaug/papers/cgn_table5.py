@@ -58,7 +58,7 @@ RECIPE = Recipe(
 )
 
 GENERATOR = "cgn-double-colored-mnist"
-SIGNALS = dict(zip(FACTORS, ("shape", "object colour", "background colour"), strict=True))
+SIGNALS = dict(zip(FACTORS, ("shape", "object color", "background color"), strict=True))
 CORRELATIONS = (1.0, 0.975, 0.95, 0.925, 0.9)  # how often a colour is the class's own
 RANDOM = 0.1  # the same, where colours tell nothing
 NUMBER = 30_000  # counterfactuals
@@ -165,7 +165,7 @@ def run(
     result_of(shown).plot(picture)
     for one in results["runs"]:
         beside = ", ".join(f"{signal} {value:.1f}" for signal, value in one["random"].items())
-        print(f"{result_of(one)}\nWhere colours are random: {beside} (seed {one['seed']})\n")
+        print(f"{result_of(one)}\nWhere colors are random: {beside} (seed {one['seed']})\n")
     print(f"Picture: {picture}\nNumbers: {file}")
     return results
 

@@ -74,7 +74,7 @@ def choose(
     if validation is None:
         raise ValueError("validation (--val) is needed, photographs to measure on, a folder a class")
     if any(source["name"] == FOLDER for source in mixed):
-        raise ValueError(f"{row} needs a folder of stylised or transferred photographs, a folder a class: --stylized")
+        raise ValueError(f"{row} needs a folder of stylized or transferred photographs, a folder a class: --stylized")
     sources = [Source(**{"batch_size": settings.batch_size, **source}) for source in mixed]
     return Choices(data, validation, settings, sources)
 

@@ -428,7 +428,7 @@ def _draw(data: Data, variant: str, folder: Path, seed: int) -> None:
     left = margin + max(plotting.text_width(name, 10.5) for blocks in columns.values() for name in blocks) + 14
     wide = count * (side + gap) - gap
     blocks_high = len(next(iter(columns.values()))) * (high + 16) - 16
-    title = f"GenInt's coloured digits, {variant}: as they are, as generators make them, and intervened on"
+    title = f"GenInt's colored digits, {variant}: as they are, as generators make them, and intervened on"
     note = f"A row a label: {', '.join(map(str, shown))}. Along a direction: one noise, -{SCALE:g} to {SCALE:g} s.d."
     width = max(
         left + len(columns) * (wide + between) - between, margin + plotting.text_width(title, 13, weight="bold")

@@ -32,7 +32,7 @@ RECIPE = Recipe(
     paper="ResNet-18, top-1: ImageNet only 20.48, GAN augmentation 20.63, GenInt 22.07, with transfer 22.34",
     command="genaug train classifier --preset genint --data DIR --val DIR --out RUN",
     then="genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR",
-    missing="stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
+    missing="stylized photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
     small_scale=True,
     needs="ObjectNet; ImageNet and BigGAN-deep's weights for training; --small-scale: nothing",
 )

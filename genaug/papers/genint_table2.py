@@ -34,7 +34,7 @@ RECIPE = Recipe(
     paper="ResNet-18: ImageNet only 87.16, GAN augmentation 86.48, GenInt with transfer 74.68",
     command="genaug train classifier --preset genint-transfer --data DIR --val DIR --stylized DIR --out RUN",
     then="genaug evaluate RUN/model --suite imagenet-c --data DIR --out DIR",
-    missing="stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
+    missing="stylized photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
     small_scale=True,
     needs="ImageNet-C; ImageNet and BigGAN-deep's weights for training; --small-scale: nothing",
 )

@@ -27,7 +27,7 @@ RECIPE = Recipe(
     paper="ResNet-18, top-1 on ImageNet and MatchedFrequency: ImageNet only 68.82, 56.18; GenInt 70.41, 57.86",
     command="genaug train classifier --preset genint --data DIR --val DIR --out RUN",
     then="genaug evaluate RUN/model --suite imagenet-v2 --data DIR --out DIR",
-    missing="stylised photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
+    missing="stylized photographs, a folder that you bring; transferred ones: genaug render NAME --transfer DIR",
     small_scale=True,
     needs=(
         "ImageNet-V2; ImageNet and BigGAN-deep's weights for training (--suite imagenet measures there); "

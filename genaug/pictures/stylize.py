@@ -87,7 +87,7 @@ def run(
     count = torch.full((1,), steps, device=place)
     made = [
         gatys(vgg, content, [texture], count).cpu()
-        for texture in progress(textures, description="stylising", unit="picture")
+        for texture in progress(textures, description="stylizing", unit="picture")
     ]
     pixels = to_uint8(torch.cat(made) * 2 - 1)
     if moving:

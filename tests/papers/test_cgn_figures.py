@@ -200,7 +200,7 @@ def test_table_5_tests_three_signals_in_five_environments(
     results = cgn_table5.run(tmp_path, num_counterfactuals=30)
     assert json.loads((tmp_path / "results.json").read_text()) == results
     (one,) = results["runs"]
-    assert list(one["accuracies"]) == ["shape", "object colour", "background colour"]
+    assert list(one["accuracies"]) == ["shape", "object color", "background color"]
     assert list(one["accuracies"]["shape"]) == ["100%", "97.5%", "95%", "92.5%", "90%"]
     assert one["images"] == 5 * 60
     assert set(one["random"]) == set(one["ranges"]) == set(one["accuracies"])
