@@ -108,7 +108,7 @@ def test_the_commands_of_the_page_of_training_are_understood(monkeypatch, tmp_pa
         return {"validation": {}, "classes": 2}
 
     monkeypatch.setattr("genaug.training.classifier.loop.train", noted)
-    folders = ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylised")
+    folders = ("imagenet/train", "imagenet/val", "photographs/train", "photographs/val", "stylized")
     for folder in (*folders, "photos/train", "photos/val", "photos/held-out"):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("robust.yaml", "runs/robust/config.yaml"):

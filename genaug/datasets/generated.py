@@ -6,7 +6,7 @@ import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 import torch
@@ -24,7 +24,7 @@ from genaug._common.arguments import (
 )
 from genaug._common.precision import warn_of_slow_type
 from genaug.generators import load_generator
-from genaug.generators.batches import CPU_BATCH, in_batches, power_of_two_threads
+from genaug.generators.batches import CPU_BATCH, PointwiseProducts, in_batches, power_of_two_threads
 from genaug.generators.images import to_uint8
 from genaug.interventions.steering import evaluating, fitting_memory, generator_device, isolated
 
@@ -172,7 +172,11 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         what = f"batch_size={self.batch_size} images at once do not fit on {self.device}: use a smaller batch_size"
         if self.device.type == "cpu":
             what = f"{CPU_BATCH} images at once, which a CPU is given whatever the batch_size, do not fit in its memory"
-        with torch.no_grad(), evaluating(self._network), power_of_two_threads(self.device), fitting_memory(what):
+        # a generator that ensures this itself has no need of it, and torch's functions are slower under a mode
+        foreign = self.device.type == "cpu" and not self._batch_invariant
+        products = PointwiseProducts() if foreign else nullcontext()
+        alone = power_of_two_threads(self.device)
+        with torch.no_grad(), evaluating(self._network), alone, products, fitting_memory(what):
             yield
 
     @property

@@ -1,17 +1,18 @@
 """Make an image bitwise identical in any batch on a CPU.
 
 A CPU sums in another order for another batch size or another number of threads, and the last bit differs. So
-generators are always given as many images at a time, on a power of two of threads.
+generators are always given as many images at a time, on a power of two of threads, and 1x1 convolutions are products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 CPU_BATCH = 8  # the activations of more images leave a CPU's cache, which doubles the time
 
@@ -57,3 +58,38 @@ def power_of_two_threads(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class PointwiseProducts(TorchFunctionMode):
+    """Compute 1x1 convolutions of two-dimensional images as matrix products while in use, one for each image.
+
+    oneDNN's 1x1 convolutions sum channels in an order that depends on the number of threads. Matrix products do not, so
+    an image is the same in the main process and on the single thread of a DataLoader worker.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is torch.conv2d:
+            return _conv2d(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Return what `torch.conv2d` returns, by products if the kernel is a single pixel and nothing is padded."""
+    pointwise = weight.shape[2:] == (1, 1) and groups == 1 and padding in ("valid", 0, (0, 0), [0, 0], (0,), [0])
+    if not pointwise or input.ndim != 4 or input.device.type != "cpu":
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    down, right = (stride, stride) if isinstance(stride, int) else (stride[0], stride[-1])
+    images = input[:, :, ::down, ::right]
+    made = torch.stack([weight[:, :, 0, 0] @ image.flatten(1) for image in images])
+    made = made.view(len(images), -1, *images.shape[2:])
+    return made if bias is None else made + bias[:, None, None]
