@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from banks import BACKGROUNDS, CLASSES, OBJECTS, read_json, write_bank
+from banks import BACKGROUNDS, CLASSES, OBJECTS, read_json, scene, write_bank
 from oracles import Chance, constant, heads_of
 from torch import Tensor
 
@@ -87,6 +87,32 @@ def test_a_model_that_reads_the_background(of_background: Audit) -> None:
         r"called “\w+” 100% of the time\.",
         of_background.verdict(),
     )
+
+
+def test_backgrounds_that_mislead_are_told(tmp_path: Path) -> None:
+    """A model that reads backgrounds is no better for photographs whose backgrounds are those of other classes."""
+    draws = torch.Generator().manual_seed(1)
+    moved = [scene(label, (label + 1) % 3, draws, 32) for label in LABELS]
+    misleading = write_bank(tmp_path / "bank", LABELS, parts=moved)
+    found = audit(reads_background, misleading, transform=floats, name="reads the background")
+    assert found.measures["gap"].overall.high < 0
+    said = "On backgrounds of its own class, an object is recognized less often than on random ones, by "
+    assert f"{said}{-found.gap:.1f} points. So the model answers by backgrounds" in found.verdict()
+    assert "measurably attracts" not in found.verdict()
+    assert "says little" not in found.verdict()
+    text = found.save(tmp_path / "report").read_text()
+    assert "No background gap is measured" not in text
+    assert "First audit it with photographs that have the usual backgrounds of their class." in text
+    assert "No background measurably attracts answers. This does not clear the model" in text
+    # without a gap, backgrounds alone tell
+    results = found.to_json()
+    assert results["heads"]["ensemble"]["chance"] == pytest.approx(100 * (12 * 5 + 8 * 12 + 5 * 8) / 25**2, abs=0.01)
+    results["heads"]["ensemble"]["measures"]["gap"]["overall"].update(low=-30.0, high=1.0)
+    assert "On backgrounds alone, 0% of answers are right, measurably fewer than by chance (31%)." in verdict(results)
+    # a comparison does not call it less reliant
+    audit(reads_object, misleading, transform=floats, name="reads the object").save(tmp_path / "object")
+    change = compare(tmp_path / "object", tmp_path / "report").verdict()
+    assert "“reads the background” relies less" not in change
 
 
 def test_a_model_that_reads_the_object(of_object: Audit) -> None:
@@ -352,9 +378,12 @@ def figures(
         measures = {
             "flips": {"overall": {"percent": value}},
             "original": {"overall": {"percent": original, "low": original - 3}},
+            "gap": {"overall": {"percent": 1.0, "low": -2.0, "high": 4.0}},
+            "inpainted": {"overall": {"percent": 50.0, "low": 40.0, "high": 60.0}},
         }
         rate, more = {"percent": 22.0}, {"low": pull}
-        return {"measures": measures, "attraction": [[None, rate], [rate, None]], "pull": [[None, more], [None, None]]}
+        matrices = {"attraction": [[None, rate], [rate, None]], "pull": [[None, more], [None, None]]}
+        return {"measures": measures, "chance": 50.0, **matrices}
 
     return {
         "classes": ["horse", "house"],
@@ -386,7 +415,8 @@ def changes(flips: tuple[float, ...], gap: tuple[float, ...], original: tuple[fl
 
     def measure(before: float, after: float, low: float, high: float) -> dict:
         change = {"percent": after - before, "low": low, "high": high}
-        return {"overall": {"before": {"percent": before}, "after": {"percent": after}, "change": change}}
+        ends = {"before": {"percent": before, "high": before + 6}, "after": {"percent": after, "high": after + 6}}
+        return {"overall": {**ends, "change": change}}
 
     return {
         "models": ["plain", "robust"],
@@ -415,6 +445,10 @@ def test_the_verdict_of_a_comparison_says_what_is_measurable() -> None:
     # a gap below 0 costs nothing, and neither rises nor falls for a reader
     below = verdict_of_change(changes(fewer, (-3.8, -2.4, -1, 3), same))
     assert "compared with the object's own class, lower the accuracy of neither model. Accuracy" in below
+    # a gap that is measurably below 0 is reliance on backgrounds that mislead
+    misled = verdict_of_change(changes((10, 10.2, -2, 2), (3, -19.4, -30, -15), same))
+    assert misled.startswith("The two models do not measurably differ in how much they rely on the background.")
+    assert "backgrounds of the object's own class mislead “robust”: accuracy is higher" in misled
 
 
 def test_a_model_that_recognizes_few_photographs_is_never_better() -> None:

@@ -33,7 +33,13 @@ def verdict(results: Mapping[str, Any]) -> str:
         return f"{few} {_accuracy(original)}"
     if flips["change"]["percent"] is None:
         return f"There are too few backgrounds to compare how answers depend on them. {_accuracy(original)}"
-    signs = {_sign(found) for found in (flips, gap)}
+    misled = [
+        f"“{name}”"
+        for name, which in zip(results["models"], _BOTH, strict=True)
+        if gap[which]["percent"] is not None and gap[which]["high"] < 0
+    ]
+    # a gap below 0 is reliance, too, so that a fall says nothing
+    signs = {_sign(flips)} if misled else {_sign(flips), _sign(gap)}
     if {-1, 1} <= signs:
         first = "It is not clear which model relies less on the background, since two measures disagree."
     elif signs == {0}:
@@ -46,7 +52,13 @@ def verdict(results: Mapping[str, Any]) -> str:
         f"When only the background changes, “{before}” changes {one} of its answers and “{after}” {two}"
         f"{_unsure(flips)}.",
     ]
-    if gap["change"]["percent"] is not None:
+    if misled:
+        sentences.append(
+            f"In these photographs, backgrounds of the object's own class mislead {' and '.join(misled)}: accuracy is "
+            "higher on backgrounds of random classes. Audit with photographs that have the usual backgrounds of their "
+            "class."
+        )
+    elif gap["change"]["percent"] is not None:
         costs = [max(gap[which]["percent"], 0.0) for which in _BOTH]
         lower = (
             f"lower the accuracy of “{before}” by {costs[0]:.1f} points and of “{after}” by {costs[1]:.1f}"

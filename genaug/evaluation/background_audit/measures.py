@@ -215,6 +215,18 @@ def as_percent(found: Estimate) -> dict[str, Any]:
     return {name: round(100 * value, 3) for name, value in numbers.items()} | {"photographs": found.photographs}
 
 
+def chance(answers: np.ndarray, design: Design) -> float:
+    """Return the accuracy on backgrounds alone, in percent, of a model that gives the same answers at random.
+
+    Args:
+        answers: (N, V) the class of each answer, as `Answers` takes them.
+        design: what was shown.
+    """
+    classes = len(design.classes)
+    given = np.bincount(answers[:, design.columns("inpainted")[0]].clip(max=classes), minlength=classes + 1)[:classes]
+    return 100 * float(given @ np.bincount(design.labels, minlength=classes)) / len(design.labels) ** 2
+
+
 def recognizes_few(original: Mapping[str, Any], largest_class: float) -> bool:
     """Return whether a model recognizes too few photographs for its other figures to say anything.
 

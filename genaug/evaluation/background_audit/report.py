@@ -45,7 +45,7 @@ _SHORT = {
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """Return the result of an audit in one to three sentences.
+    """Return the result of an audit in a few sentences.
 
     Args:
         results: as `Audit.to_json` returns them.
@@ -55,15 +55,21 @@ def verdict(results: Mapping[str, Any]) -> str:
     if flips is None:
         return "There are too few backgrounds to say whether answers depend on them."
     sentences = [f"When only the background changes, {percent(flips)} of answers change."]
+    misled = misleading(found)
     if strongest := attractions(results["classes"], found)[:1]:
         one, two, rate = strongest[0]
         share = percent(rate["percent"])
         sentences.append(f"Objects of class “{one}” in front of “{two}” are called “{two}” {share} of the time.")
-    else:
+    elif not misled:
         sentences.append("No background measurably attracts answers.")
     original = found["measures"]["original"]["overall"]
     counts = results["photographs"].values()
-    if recognizes_few(original, 100 * max(counts) / sum(counts)):
+    if misled:
+        sentences.append(
+            f"{misled} So the model answers by backgrounds, and in these photographs they mislead it. Audit it with "
+            "photographs that have the usual backgrounds of their class."
+        )
+    elif recognizes_few(original, 100 * max(counts) / sum(counts)):
         sentences.append(
             f"But the model recognizes only {percent(original['percent'])} of the original photographs, so this says "
             "little."
@@ -78,6 +84,26 @@ def verdict(results: Mapping[str, Any]) -> str:
                 f"({percent(of_heads[least])})."
             )
     return " ".join(sentences)
+
+
+def misleading(found: Mapping[str, Any]) -> str:
+    """Return a sentence on how the photographs' own backgrounds mislead a model; nothing if they measurably do not.
+
+    Args:
+        found: of one head, as `Audit.to_json` has it.
+    """
+    gap, alone = (found["measures"][name]["overall"] for name in ("gap", "inpainted"))
+    if gap["percent"] is not None and gap["high"] < 0:
+        return (
+            "On backgrounds of its own class, an object is recognized less often than on random ones, by "
+            f"{-gap['percent']:.1f} points."
+        )
+    if alone["percent"] is not None and alone["high"] < found["chance"]:
+        return (
+            f"On backgrounds alone, {percent(alone['percent'])} of answers are right, measurably fewer than by chance "
+            f"({percent(found['chance'])})."
+        )
+    return ""
 
 
 def attractions(classes: Sequence[str], found: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -184,7 +210,8 @@ def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], fold
         pictures: for each pair the URIs of the photograph and of the object on the other background.
         folder: what the report's folder is called in the commands.
     """
-    found = results["heads"][ENSEMBLE]["measures"]
+    of_model = results["heads"][ENSEMBLE]
+    found = of_model["measures"]
     missing, classes = results["missing"], results["classes"]
     settings = results["settings"]
     sections = [
@@ -192,8 +219,9 @@ def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], fold
             "accuracy",
             "Accuracy",
             page.paragraph(
-                "A model that looks at objects is as good on other backgrounds as on its photographs, and no better "
-                "than chance on backgrounds alone."
+                "A model that looks at objects is as good on other backgrounds as on its photographs. On backgrounds "
+                f"alone it is neither better nor worse than chance, which is {percent(of_model['chance'])} for its "
+                "answers here."
             ),
             page.scale(
                 "Accuracy by what is shown. The line is the 95% interval over photographs.",
@@ -325,6 +353,7 @@ def _attraction(results: Mapping[str, Any]) -> str:
         f"time (95% interval {rate['low']:.0f} to {rate['high']:.0f})</li>"
         for one, two, rate in attractions(classes, found)[:_STRONGEST]
     )
+    but = " This does not clear the model: see the first lines of this page." if misleading(found) else ""
     title = (
         "Attraction in percent: row, the object's class; column, the background's class. On the diagonal: accuracy on "
         "backgrounds of the object's own class."
@@ -337,7 +366,7 @@ def _attraction(results: Mapping[str, Any]) -> str:
             "Attraction is how often an object is called what its background is. The list has backgrounds for which "
             "that happens measurably more often than on the other backgrounds."
         ),
-        f"<ol>{listed}</ol>" if listed else page.paragraph("No background measurably attracts answers."),
+        f"<ol>{listed}</ol>" if listed else page.paragraph(f"No background measurably attracts answers.{but}"),
         table or page.paragraph("The whole matrix is in attraction.csv."),
     )
 
@@ -384,14 +413,21 @@ def _heads(results: Mapping[str, Any]) -> str:
 
 def _next_steps(results: Mapping[str, Any], folder: str) -> str:
     bank, report = shlex.quote(results["settings"]["folder"]), shlex.quote(folder.rstrip("/"))
-    gap = results["heads"][ENSEMBLE]["measures"]["gap"]["overall"]
-    reliant = gap["low"] is not None and gap["low"] > 0
-    first = (
-        "The background gap is above 0. Train with objects on other backgrounds, cut out of the training photographs. "
-        "Then audit again with these photographs, which must not be part of the training:"
-        if reliant
-        else "No background gap is measured. To see whether training on other backgrounds changes anything:"
-    )
+    found = results["heads"][ENSEMBLE]
+    gap = found["measures"]["gap"]["overall"]
+    train = "Train with objects on other backgrounds, cut out of the training photographs."
+    if gap["low"] is not None and gap["low"] > 0:
+        first = (
+            f"The background gap is above 0. {train} Then audit again with these photographs, which must not be part "
+            "of the training:"
+        )
+    elif misled := misleading(found):
+        first = (
+            f"{misled} The model answers by backgrounds, which mislead it here. First audit it with photographs that "
+            f"have the usual backgrounds of their class. {train} Then audit again:"
+        )
+    else:
+        first = "No background gap is measured. To see whether training on other backgrounds changes anything:"
     # reports can be compared if they have the same photographs and backgrounds
     usual = {"backgrounds": BACKGROUNDS, "per_class": None, "seed": 0}
     own = {key: results["settings"].get(key, value) for key, value in usual.items()}

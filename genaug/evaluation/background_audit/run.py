@@ -23,6 +23,7 @@ from genaug.evaluation.background_audit.measures import (
     Measure,
     Shared,
     as_percent,
+    chance,
     shared_photographs,
 )
 from genaug.evaluation.background_audit.plan import BACKGROUNDS, Plan, plan, trained_on
@@ -121,7 +122,7 @@ class Audit(Result):
         return {TITLES[name]: 100 * self.measures[name].overall.value for name in names}
 
     def verdict(self) -> str:
-        """Return the result in one to three sentences."""
+        """Return the result in a few sentences."""
         from genaug.evaluation.background_audit.report import verdict
 
         return verdict(self.to_json())
@@ -166,6 +167,7 @@ class Audit(Result):
                 }
                 for name, found in self.measures.items()
             },
+            "chance": round(chance(self.answers, self.design), 3),
             **{
                 name: [[as_percent(one) if one.photographs else None for one in row] for row in matrix]
                 for name, matrix in (("attraction", self.attraction), ("pull", self.pull))
