@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import genaug
@@ -48,7 +49,13 @@ def read_results(file: Path, what: str, key: str, settings: dict[str, Any], hold
     return content
 
 
-def check_replaces_own(file: Path, what: str, settings: dict[str, Any], found: Callable[[Any], dict[str, Any]]) -> None:
+def check_replaces_own(
+    file: Path,
+    what: str,
+    settings: dict[str, Any],
+    found: Callable[[Any], dict[str, Any]],
+    digests: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Check that `file` is absent, or of an earlier call with the same settings, whose results may be replaced.
 
     Args:
@@ -56,6 +63,7 @@ def check_replaces_own(file: Path, what: str, settings: dict[str, Any], found: C
         what: the kind of work that writes such a file, for messages.
         settings: those of this call.
         found: content of the file -> its settings.
+        digests: settings whose values say nothing to a reader -> what is other if they differ, in words.
 
     Raises:
         ValueError: it is another kind of file, or its settings are others; the message names those.
@@ -68,7 +76,9 @@ def check_replaces_own(file: Path, what: str, settings: dict[str, Any], found: C
         raise foreign(file, what) from None
     names = [name for name in settings if before.get(name) != settings[name]]
     if names:
-        other = ", ".join(f"{name} {before.get(name)!r} instead of {settings[name]!r}" for name in names)
+        other = ", ".join(
+            digests.get(name) or f"{name} {before.get(name)!r} instead of {settings[name]!r}" for name in names
+        )
         raise ValueError(f"{file} is {what} of something else ({other}): choose another folder")
 
 

@@ -94,7 +94,7 @@ def audit(
     if found is None and not data.is_dir():
         raise no_folder(data)
     from genaug.evaluation import load_classifier
-    from genaug.evaluation.background_audit.plan import plan, trained_on
+    from genaug.evaluation.background_audit.plan import plan, trained_on, without_photographs
     from genaug.evaluation.background_audit.report import check_folder
     from genaug.evaluation.background_audit.run import run
     from genaug.evaluation.matching import ClassError, read_mapping, write_mapping
@@ -138,8 +138,8 @@ def audit(
             "a class out"
         ) from None
     check_folder(out, planned.identity())
-    for warning in trained_on(planned):
-        tell(warning)
+    for note in (*trained_on(planned), *without_photographs(planned)):
+        tell(note)
     result = run(planned, batch_size=batch_size, num_workers=workers, device=device, dtype=dtype.of_torch(device))
     page = result.save(out)
     _say(result.verdict(), result.missing, page)

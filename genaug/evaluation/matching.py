@@ -63,8 +63,8 @@ def match(
         unknown = [name for name in classes if name not in mapping]
         if unknown and not (partial and mapping):
             raise ClassError(
-                f"the model's classes must match the photographs', but it has no class {_listed(unknown)}. The "
-                f"photographs have {_listed(classes)}; the model has {_listed(names)}",
+                f"the model's classes must match the photographs', but it has no class {listed(unknown)}. The "
+                f"photographs have {listed(classes)}; the model has {listed(names)}",
                 proposal,
             )
     else:
@@ -152,6 +152,7 @@ def _number(logit: str | int, names: Sequence[str] | None) -> int:
     raise ClassError(f"the mapping must have names or numbers of the model's classes, got {logit!r}")
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names in a message, the first of many."""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(map(repr, names[:_SHOWN])) + more

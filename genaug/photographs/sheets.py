@@ -15,6 +15,8 @@ _SHOWN = 48  # cutouts on a sheet
 _COLUMNS = 4  # of three pictures each
 _SIDE = 104  # pixels
 _GAP, _BETWEEN, _MARGIN, _CAPTION, _TOP = 3, 26, 24, 22, 92
+_TITLE = 14  # points
+_BOARD = (104, 152)  # grays of the checkerboard, so that white, black and missing parts stand out
 
 
 def save_sheets(bank: BankFiles, cutouts: Path, doubtful: Path) -> None:
@@ -47,9 +49,10 @@ def _save(bank: BankFiles, entries: list[Entry], path: Path, title: str, caption
     cell = 3 * _SIDE + 2 * _GAP
     columns = min(_COLUMNS, len(entries))
     rows = -(-len(entries) // columns)
-    width = max(2 * _MARGIN + columns * (cell + _BETWEEN) - _BETWEEN, 560)
+    wide = plotting.text_width(title, _TITLE, weight="bold")
+    width = max(2 * _MARGIN + max(columns * (cell + _BETWEEN) - _BETWEEN, wide), 560)
     with plotting.new_figure(width, _TOP + rows * (_SIDE + _CAPTION + 14) + 10) as figure:
-        plotting.write(figure, _MARGIN, 36, title, weight="bold", size=14)
+        plotting.write(figure, _MARGIN, 36, title, weight="bold", size=_TITLE)
         line = f"{len(entries)} shown. From left to right: photograph, object, background."
         plotting.write(figure, _MARGIN, 62, line, color=plotting.FAINT, size=10)
         for number, (entry, caption) in enumerate(zip(entries, captions, strict=True)):
@@ -69,6 +72,6 @@ def _pictures(bank: BankFiles, entry: Entry) -> list[Tensor]:
     alpha = parts.mask.float() / 255
     rows, columns = torch.meshgrid(torch.arange(bank.size), torch.arange(bank.size), indexing="ij")
     square = max(bank.size // 16, 1)
-    board = torch.where(((rows // square + columns // square) % 2).bool(), 255.0, 226.0)
+    board = torch.where(((rows // square + columns // square) % 2).bool(), *map(float, _BOARD))
     shown = (alpha * parts.object + (1 - alpha) * board).round().to(torch.uint8)
     return [v2.resize(image, [_SIDE, _SIDE], antialias=True) for image in (parts.photograph, shown, parts.background)]

@@ -514,6 +514,11 @@ def unnamed():
 def named():
     prepare = lambda images: images.float()
     return Classifier("named", function, prepare, prepare, ("boat", "tree", "bird"), prepare)
+
+def more():
+    prepare = lambda images: images.float()
+    function = lambda images: torch.zeros(len(images), 4)
+    return Classifier("more", function, prepare, prepare, ("boat", "tree", "car", "kite"), prepare)
 """
 
 
@@ -534,6 +539,11 @@ def test_the_command(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert main(command) == 0
     assert read_json(tmp_path / "mapped" / "audit.json")["partial"] is False
     capsys.readouterr()
+    more = ["audit", "audited:more", "--data", str(bank), "--out", "more"]
+    assert main(more) == 0
+    told = "The bank has no photographs of 1 of the model's 4 classes: 'tree'. Answers that name them count as wrong."
+    assert told in capsys.readouterr().err
+    assert told in read_json(tmp_path / "more" / "audit.json")["notes"]
     for wrong, message in (
         (["audit", "--out", "x"], "audit needs MODEL and --data BANK, or --compare BEFORE AFTER"),
         (["audit", "audited:named", "--data", "gone", "--out", "x"], "no such folder: gone"),
@@ -563,6 +573,9 @@ def test_a_report_of_something_else_is_not_replaced(
     assert of_background.save(tmp_path / "report").read_bytes() == before  # the same audit again
     with pytest.raises(ValueError, match=r"'reads the background' instead of 'reads the object'.*another folder"):
         of_object.save(tmp_path / "report")
+    changed = dataclasses.replace(of_background, settings={**of_background.settings, "bank": "f" * 64})
+    with pytest.raises(ValueError, match=r"audit of something else \(another bank\): choose another folder"):
+        changed.save(page.parent)
     with pytest.raises(ValueError, match="per_class None instead of 2"):
         audit(reads_background, bank, transform=floats, name="reads the background", per_class=2).save(page.parent)
     of_object.save(tmp_path / "other")

@@ -18,8 +18,9 @@ from synthetic_photographs import draw_photographs
 
 from genaug._common.files import ImageError, open_image
 from genaug.cli import main
-from genaug.photographs import build, inpainting
+from genaug.photographs import build, inpainting, sheets
 from genaug.photographs.build import build_bank, cutout, damaged_shards, doubts, repair_bank
+from genaug.photographs.format import Parts
 from genaug.photographs.inpainting import FILLINGS, background_of, box_of_hole, continued, hole_of, object_of
 
 SETTINGS = {"size": 64, "inpainting": "strip"}
@@ -166,10 +167,24 @@ def test_doubtful_cutouts_are_left_out_counted_listed_and_shown(drawn, capsys):
     assert summary["excluded_files"] == {"disc/01.png": ["no object"]}
     assert open_image(bank.path / "doubtful.png").width > 400
     assert open_image(bank.path / "cutouts.png").width > 1000
+    # the title keeps a margin, also above a single cutout
+    title = torch.from_numpy(np.asarray(open_image(bank.path / "doubtful.png").convert("L")).copy())[:44]
+    assert bool((title[:, -20:] == 255).all())
     arguments = ["cutouts", str(drawn), "--out", str(bank.path), "--masks", str(drawn.parent / "masks")]
     assert main([*arguments, "--size", "64", "--image", "png"]) == 0
     assert "doubtful, left out: 1 no object" in capsys.readouterr().out
     assert len(built(drawn, "kept", keep_doubtful=True)) == 12
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_sheet_shows_what_is_missing_of_white_and_of_black_objects(drawn, colour):
+    """No square of the board looks like the object."""
+    bank = built(drawn)
+    plain = torch.full((3, 64, 64), colour, dtype=torch.uint8)
+    part = Parts(plain, plain, torch.zeros(1, 64, 64, dtype=torch.uint8), plain)
+    bank.read = lambda entry: part
+    shown = sheets._pictures(bank, bank.entries[0])[1].float()
+    assert float((shown - colour).abs().min()) > 80
 
 
 def test_a_class_without_cutouts_is_named_and_left_out_on_request(drawn):
@@ -335,7 +350,7 @@ def test_lama_fills_the_hole_alone(monkeypatch):
 
 KILLED = """
 import sys
-from genaug.photographs import build, inpainting
+from genaug.photographs import build, inpainting, sheets
 build.SHARD_SIZE = 2
 build.build_bank(sys.argv[1], sys.argv[2], masks=sys.argv[3], size=64, image="png")
 """

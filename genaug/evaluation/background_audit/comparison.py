@@ -120,9 +120,10 @@ def compare(
     (first, one), (second, two) = (_read(Path(folder)) for folder in (before, after))
     for key in ("bank", "seed", "backgrounds"):
         if first["settings"][key] != second["settings"][key]:
+            values = "" if key == "bank" else f": {first['settings'][key]} and {second['settings'][key]}"  # no digests
             raise ValueError(
-                f"both audits must show the same images, but their {key} differs: {first['settings'][key]} and "
-                f"{second['settings'][key]}. Audit both with the same bank, seed and backgrounds"
+                f"both audits must show the same images, but their {key} differs{values}. Audit both "
+                "with the same bank, seed and backgrounds"
             )
     if names is None:
         names = (first["model"], second["model"])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genaug._common.arguments import check_integer
-from genaug.evaluation.matching import Mapped, match
+from genaug.evaluation.matching import Mapped, listed, match
 from genaug.evaluation.models import Classifier
 from genaug.evaluation.scoring import Model, weights_digest
 from genaug.interventions.random_streams import permutation
@@ -105,6 +105,19 @@ def trained_on(planned: Plan) -> tuple[str, ...]:
                 "photographs that were held out.",
             )
     return ()
+
+
+def without_photographs(planned: Plan) -> tuple[str, ...]:
+    """Return a note if the bank has no photographs of some of the model's classes."""
+    if planned.names is None or planned.lookup is None:
+        return ()
+    absent = [name for name, to in zip(planned.names, planned.lookup, strict=True) if to >= len(planned.files.classes)]
+    if not absent:
+        return ()
+    return (
+        f"The bank has no photographs of {len(absent):,} of the model's {len(planned.names):,} classes: "
+        f"{listed(absent)}. Answers that name them count as wrong.",
+    )
 
 
 def _files(bank: Any) -> tuple[BankFiles, Tensor]:

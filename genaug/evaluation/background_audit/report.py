@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from genaug.evaluation.background_audit.run import Audit
 
 IDENTITY = ("weights_sha256", "bank", "seed", "backgrounds", "per_class")  # settings that tell audits apart
+_DIGESTS = {"weights_sha256": "other weights of the model", "bank": "another bank"}
 _SIDE = 224  # pixels of a picture of a pair
 _QUALITY = 82
 _MATRIX = 20  # classes; more do not fit
@@ -175,7 +176,7 @@ def check_folder(folder: str | os.PathLike[str], identity: Mapping[str, Any]) ->
     def identity_of(results: Any) -> dict[str, Any]:
         return {"model": results["model"], **{key: results["settings"].get(key) for key in IDENTITY}}
 
-    check_replaces_own(file, "an audit", dict(identity), identity_of)
+    check_replaces_own(file, "an audit", dict(identity), identity_of, _DIGESTS)
     check_page(file)
 
 

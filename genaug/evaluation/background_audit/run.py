@@ -26,7 +26,7 @@ from genaug.evaluation.background_audit.measures import (
     chance,
     shared_photographs,
 )
-from genaug.evaluation.background_audit.plan import BACKGROUNDS, Plan, plan, trained_on
+from genaug.evaluation.background_audit.plan import BACKGROUNDS, Plan, plan, trained_on, without_photographs
 from genaug.evaluation.intervals import NOTHING, Estimate
 from genaug.evaluation.matching import Mapped
 from genaug.evaluation.models import Classifier
@@ -259,7 +259,7 @@ def run(planned: Plan, transform: Callable[[Tensor], Tensor] | None = None, **op
         "photographs": counts,
         "images": int(made.sum()),
         "missing": planned.missing,
-        "notes": (*trained_on(planned), *_notes(files, counts, made, design)),
+        "notes": (*trained_on(planned), *without_photographs(planned), *_notes(files, counts, made, design)),
         "settings": {
             **{key: value for key, value in planned.identity().items() if key != "model"},
             "folder": _as_given(files.path),
