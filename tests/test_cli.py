@@ -529,7 +529,10 @@ def test_train_classifier_hands_on_every_option(
         "train classifier --out o --data d --val v --intervention j --scale released --weights DEFAULT",
     ):
         code, out, _ = run(capsys, *line.split())
-        assert (code, out) == (0, "validation accuracy: top-1 12.3%, top-5 45.6%\nchance: top-1 12.5%\no/model\n")
+        assert (code, out) == (
+            0,
+            "validation accuracy: top-1 12.3%, top-5 45.6%\nchance: top-1 12.5%\nmodel: o/model\n",
+        )
     steering = {"length": 1280, "truncation": 0.5, "components": 3, "scale": 2.0}
     assert calls[0] == (
         (Path("o"), Path("d"), Path("v")),

@@ -55,6 +55,35 @@ def test_values_that_no_machine_can_serve_are_misuse(
     assert message in refused(capsys, *arguments)
 
 
+def test_a_refused_command_makes_no_folder_and_tells_no_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    for path in ("photos/train/a", "photos/train/b", "photos/val/a", "photos/val/b", "bank", "runs/plain"):
+        Path(path).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(Path(path, "1.png"))
+    for data, message in (("photos", "one of them, such as photos/train"), ("bank", "must have one folder per class")):
+        code, _, err = run(capsys, "train", "classifier", "--data", data, "--val", "photos/val", "--out", "runs/new")
+        assert (code, message in err, "batch_size" in err) == (2, True, False), err
+    assert "no such file or folder: runs/plian; did you mean 'runs/plain'?" in refused(
+        capsys, "audit", "runs/plian", "--data", "photos/val", "--out", "new"
+    )
+    code, _, err = run(
+        capsys, "audit", "resnet18", "--weights", "none", "--data", "photos/val", "--out", "new", "--device", "tpu"
+    )
+    assert code == 2, err
+    assert [path.name for path in Path("runs").iterdir()] == ["plain"]
+    assert not Path("new").exists()
+
+
+def test_several_settings_may_follow_set(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "classifier", "--out", "o", "--set", "size=64", "epochs=no", "--tiny"]
+    assert "epochs in --set must be an integer" in refused(capsys, *command)
+
+
+@pytest.mark.parametrize("reports", [["before"], [], ["before", "after"]])
+def test_a_comparison_takes_two_reports(capsys: pytest.CaptureFixture[str], reports: list[str]) -> None:
+    message = refused(capsys, "audit", "--compare", *reports, "--out", "c")
+    assert ("takes two reports" in message) == (len(reports) < 2)
+
+
 def test_classes_in_turn_may_come_again(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(
         capsys, "interpolate", "cgn-digits", "--out", "s.png", "--classes", "3,7,3", "--points", 3, "--steps", 1

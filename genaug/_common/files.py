@@ -434,6 +434,20 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+@contextmanager
+def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make the folder as `writable_folder` does. After an error, remove it again if it is new and still empty."""
+    folder = Path(path)
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield writable_folder(folder)
+    except BaseException:
+        with suppress(OSError):  # the first that is not empty ends it
+            for each in new:
+                each.rmdir()
+        raise
+
+
 @cache
 def _sweep_once(folder: Path) -> None:
     sweep(folder)

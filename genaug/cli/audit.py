@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import near_path, no_folder, tell, writable_folder
 from genaug.cli.options import ArithmeticType, Device, Dtype, Seed, app
 
 
-@app.command(epilog="Example: genaug audit resnet18.pth --data bank --out report")
+class _Audit(TyperCommand):
+    """Says that `--compare` takes two reports before it takes the next option for the second one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--compare" in args:
+            two = args[args.index("--compare") + 1 :][:2]
+            if len(two) < 2 or any(name.startswith("-") for name in two):
+                raise ValueError(f"--compare takes two reports, BEFORE AFTER, got {' '.join(two) or 'none'}")
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_Audit, epilog="Example: genaug audit resnet18.pth --data bank --out report")
 def audit(
     out: Annotated[Path, typer.Option(help="Folder for the report: index.html, JSON and CSV.")],
     model: Annotated[
@@ -103,7 +115,6 @@ def audit(
 
     check_device("--device", device)
     check_integer("--workers", workers, 0, MOST_WORKERS)
-    writable_folder(out)
     kept = out / "classes.json"
     file = classes or (kept if kept.is_file() else None)
     classifier = load_classifier(model, weights)
@@ -138,6 +149,7 @@ def audit(
             "a class out"
         ) from None
     check_folder(out, planned.identity())
+    writable_folder(out)
     for note in (*trained_on(planned), *without_photographs(planned)):
         tell(note)
     result = run(planned, batch_size=batch_size, num_workers=workers, device=device, dtype=dtype.of_torch(device))

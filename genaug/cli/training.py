@@ -156,7 +156,7 @@ _MOVED_FLAGS = {
 
 
 class _Classifier(TyperCommand):
-    """Accepts the options that are settings now."""
+    """Accepts several settings after `--set`, and the options that are settings now."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest, kept = list(args), []
@@ -166,6 +166,10 @@ class _Classifier(TyperCommand):
             option, equals, value = given.partition("=")
             if option not in _MOVED | _MOVED_FLAGS:
                 kept.append(given)
+                if option == "--set":  # several may follow it
+                    kept += [] if equals or not rest else [rest.pop(0)]
+                    while rest and "=" in rest[0] and not rest[0].startswith("-"):
+                        kept += ["--set", rest.pop(0)]
                 continue
             if not equals:
                 value = "true" if option in _MOVED_FLAGS else rest.pop(0) if rest else ""
@@ -194,7 +198,7 @@ def train_classifier(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any other setting, such as weight_decay=1e-4. Repeat for several. docs/training.md lists them all: "
+            help="Any other setting, such as weight_decay=1e-4. Several may follow. docs/training.md lists them all: "
             "heads, optimizer, mixup, augmentation, size, dtype, balance_groups, ...",
         ),
     ] = [],  # noqa: B006
@@ -326,7 +330,7 @@ def train_classifier(
     )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
         typer.echo(_validation(results["validation"], results["classes"]))
-        typer.echo(out / "model")
+        typer.echo(f"model: {out / 'model'}")
 
 
 def _validation(found: dict[str, dict[str, float]], classes: int) -> str:

@@ -130,7 +130,8 @@ def _is_path(name: str) -> bool:
     if name.startswith(TIMM):
         return False
     written = name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in _SUFFIXES
-    return written or ("/" in name and bool(near_path(name)))  # a repository of the Hub has no neighbours here
+    # a repository of the Hub has no neighbours here
+    return written or ("/" in name and (Path(name).parent.is_dir() or bool(near_path(name))))
 
 
 def _of_hub(name: str) -> bool:

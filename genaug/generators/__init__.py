@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def load_generator(
         ValueError: there is no such device.
     """
     device = check_device("device", device)
+    from genaug.assets import AssetError
     from genaug.assets.folders import generator_folder
     from genaug.generators.pretrained import Pretrained
 
@@ -64,7 +66,12 @@ def load_generator(
         kind, folder = found
         assert kind.open is not None
         return kind.open(folder, device, dtype)
-    trained: Any = load_trainable(name)
+    try:
+        trained: Any = load_trainable(name)
+    except AssetError as error:
+        if reason := _no_generator(Path(name)):
+            raise AssetError(reason) from error
+        raise
     # folded in float32, cast afterwards: the products of folding deserve the precision
     if hasattr(trained, "fast"):
         generator = trained.fast(device, dtype)
@@ -73,6 +80,27 @@ def load_generator(
     if isinstance(generator, Pretrained):
         generator.origin = os.fspath(name)
     return generator
+
+
+def _no_generator(path: Path) -> str | None:
+    """Return what a path is that users take for a generator, and what to do. None if it is neither of the two."""
+    from genaug._common.files import list_images
+    from genaug.assets.convert import WEIGHTS
+
+    if not path.exists():
+        return None
+    folder = path if path.is_dir() else path.parent
+    if any((place / "preprocessing.json").is_file() for place in (folder, folder / "model")):
+        return (
+            f"{path} is a trained classifier, and must be what makes images: a bank of `genaug cutouts`, or a "
+            "generator such as those of `genaug assets list`"
+        )
+    if not path.is_dir() or any(file.suffix in WEIGHTS for file in path.rglob("*")) or not list_images(path):
+        return None
+    return (
+        f"{path} is a folder of photographs, and must be a bank of their cutouts, or another generator: "
+        f"`genaug cutouts {path} --out bank` makes a bank"
+    )
 
 
 def load_trainable(name: str | os.PathLike[str]) -> nn.Module:

@@ -27,7 +27,7 @@ CARD = """---
 {{ card_data }}
 ---
 
-A classifier of images: a network with several heads on the same features, whose mean is its answer.
+A classifier of images: a network with one or more heads on the same features. Its answer is the mean of the heads.
 
 ```python
 from genaug import MultiHeadClassifier

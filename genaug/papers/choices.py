@@ -11,7 +11,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genaug._common.files import list_images, no_folder, tell
+from genaug._common.files import image_files, no_folder, tell
 from genaug.papers.presets import FOLDER, ROWS, TINY, Plan, plan, tiny, write_digits
 from genaug.training.classifier.settings import Settings, Source
 
@@ -58,13 +58,11 @@ def choose(
     base = tiny(base) if small else base
     settings = replace(base.settings, **{each.name: keys[each.name] for each in fields(Settings) if each.name in keys})
     data, validation = keys.get("data"), keys.get("val")
-    if row is None or small:
-        count = len(list_images(data)) if data is not None and Path(data).is_dir() else 0
-        settings = _for_few(settings, base.settings, count, keys)
     mixed = _sources(base, given, line.get("sources", ()), interventions or {})
     _check_folders(keys, file, line, mixed)
     if row is not None and data is not None and not base.photographs:
         raise ValueError(f"data (--data) must be left out: {row} is trained on generated images alone")
+    count = _count(data)
     if small and data is None and validation is None:
         digits = write_digits(Path(out) / "data")
         data, validation = digits / "train" if base.photographs else None, digits / "val"
@@ -75,8 +73,18 @@ def choose(
         raise ValueError("validation (--val) is needed, photographs to measure on, a folder a class")
     if any(source["name"] == FOLDER for source in mixed):
         raise ValueError(f"{row} needs a folder of stylized or transferred photographs, a folder a class: --stylized")
+    if row is None or small:
+        settings = _for_few(settings, base.settings, count, keys)
     sources = [Source(**{"batch_size": settings.batch_size, **source}) for source in mixed]
     return Choices(data, validation, settings, sources)
+
+
+def _count(data: str | os.PathLike[str] | None) -> int:
+    """Return the number of photographs; 0 for a folder with an error, which the training then names."""
+    try:
+        return 0 if data is None else len(image_files(data).files)
+    except (OSError, ValueError):
+        return 0
 
 
 def _base(keys: Mapping[str, Any], strict: bool) -> Plan:
@@ -107,7 +115,7 @@ def _for_few(settings: Settings, default: Settings, count: int, given: Collectio
     settings are `given`.
     """
     size, rate = settings.batch_size, settings.learning_rate
-    if "batch_size" not in given and count:  # of none the training itself says what is wrong
+    if "batch_size" not in given and count:
         shares = int(os.environ.get("WORLD_SIZE", 1)) * settings.accumulate  # that a batch is divided into
         quarter = 2 ** max(1, (count // 4).bit_length() - 1)
         size = min(size, max(shares, quarter // shares * shares))

@@ -139,7 +139,9 @@ class MixedLoader:
         if missing := [key for key in _STATE if key not in state]:
             raise ValueError(f"state must be of a MixedLoader, got one without {missing[0]!r}")
         if len(state["synthetic"]) != len(self._streams):
-            raise ValueError(f"state must be of {len(self._streams)} synthetic loaders, got {len(state['synthetic'])}")
+            raise ValueError(
+                f"state must be of {len(self._streams)} loaders of generated images, got {len(state['synthetic'])}"
+            )
         own = self.state_dict()
         if state["processes"] != own["processes"]:
             raise ValueError(f"state must be of {own['processes']} processes, got {state['processes']}")
@@ -227,7 +229,7 @@ def _joined_images(images: list[Tensor]) -> Tensor:
         if other.shape[1:] != first.shape[1:] or other.dtype != first.dtype:
             expected, came = (f"{part.dtype} {tuple(part.shape[1:])}" for part in (first, other))
             raise ValueError(
-                f"{_name(number)} must have images like the real ones, {expected}, got {came}: give its dataset "
+                f"{_name(number)} must have images like the photographs, {expected}, got {came}: give its dataset "
                 'the transform of your photographs and output="pil"'
             )
     if len(images) == 1:
@@ -250,7 +252,7 @@ def _joined_labels(labels: list[Tensor]) -> Tensor:
 
 
 def _name(number: int) -> str:
-    return "the real loader" if number == REAL else f"synthetic loader {number}"
+    return "the loader of photographs" if number == REAL else f"loader {number} of generated images"
 
 
 def _ahead(batches: Iterator[Any], side: Any) -> Iterator[Any]:

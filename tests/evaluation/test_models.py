@@ -313,7 +313,7 @@ def test_none_is_an_untrained_network_and_always_the_same(name: str) -> None:
 def test_a_model_that_is_not_there_is_not_sought_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / "model").mkdir(parents=True)
-    for name in ("nope.pth", "runs/nope.safetensors", "./nope", "a/b/c", "run/modell"):
+    for name in ("nope.pth", "runs/nope.safetensors", "./nope", "a/b/c", "run/modell", "run/nothing-like-it"):
         with pytest.raises(FileNotFoundError, match=f"no such file or folder: {name}"):
             load_classifier(name)
     with pytest.raises(FileNotFoundError, match="did you mean 'run/model'"):

@@ -154,22 +154,26 @@ class Empty(Dataset[Any]):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: MixedLoader(DataLoader(Empty())), ValueError, "the real loader must have at least one batch"),
+        (
+            lambda: MixedLoader(DataLoader(Empty())),
+            ValueError,
+            "the loader of photographs must have at least one batch",
+        ),
         (
             lambda: MixedLoader(loader(0, 2, 1), loader(0, 2, 3, drop_last=True)),
             ValueError,
-            "synthetic loader 1 must have at least one batch, got none: with drop_last it needs a whole batch",
+            "loader 1 of generated images must have at least one batch, got none: with drop_last it needs a whole",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), iter([])))),
             ValueError,
-            "synthetic loader 1 must have at least one batch",
+            "loader 1 of generated images must have at least one batch",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), [(torch.zeros(1, 3, 4, 4), torch.zeros(1).long())]))),
             ValueError,
-            r"synthetic loader 1 must have images like the real ones, torch.float32 \(3, 2, 2\), got torch.float32 "
-            r"\(3, 4, 4\): give its dataset the transform of your photographs",
+            r"loader 1 of generated images must have images like the photographs, torch.float32 \(3, 2, 2\), "
+            r"got torch.float32 \(3, 4, 4\): give its dataset the transform of your photographs",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), [(torch.zeros(1, 3, 2, 2).byte(), torch.zeros(1).long())]))),
@@ -179,29 +183,29 @@ class Empty(Dataset[Any]):
         (
             lambda: next(iter(MixedLoader(loader(0, 2, 1), [torch.zeros(1, 3, 2, 2)]))),
             TypeError,
-            "synthetic loader 1 must yield pairs of images and labels, got Tensor",
+            "loader 1 of generated images must yield pairs of images and labels, got Tensor",
         ),
         (
             lambda: next(iter(MixedLoader([(torch.zeros(1, 3, 2, 2), {"shape": torch.zeros(1)})]))),
             TypeError,
-            r"the real loader must yield labels \(B,\) with B = 1, got dict",
+            r"the loader of photographs must yield labels \(B,\) with B = 1, got dict",
         ),
         (
             lambda: next(iter(MixedLoader(loader(0, 1, 1), [(torch.zeros(1, 3, 2, 2), {"hue": torch.zeros(1)})]))),
             TypeError,
-            "synthetic loader 1 must have labels of the shape, got hue",
+            "loader 1 of generated images must have labels of the shape, got hue",
         ),
         (
             lambda: MixedLoader(loader(0, 1, 1)).load_state_dict(
                 MixedLoader(loader(0, 1, 1), loader(0, 1, 1)).state_dict()
             ),
             ValueError,
-            "state must be of 0 synthetic loaders, got 1",
+            "state must be of 0 loaders of generated images, got 1",
         ),
         (
             lambda: MixedLoader(loader(0, 1, 1), loader(0, 1, 1).dataset),
             TypeError,
-            r"synthetic loader 1 must be a loader, such as DataLoader\(dataset\), got a dataset",
+            r"loader 1 of generated images must be a loader, such as DataLoader\(dataset\), got a dataset",
         ),
         (lambda: MixedLoader(loader(0, 1, 1), device="tpu"), ValueError, "device must be cpu"),
     ],

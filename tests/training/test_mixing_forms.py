@@ -130,14 +130,14 @@ def real(names: list[str]) -> DataLoader:
 @pytest.mark.parametrize(
     ("names", "made", "message"),
     [
-        (BIRDS, generated, r"real loader's 5 classes \(crow, gull, owl, robin, wren\), got 10"),
-        (BIRDS, lambda: generated(classes=[2, 5]), "real loader's 5 classes"),
+        (BIRDS, generated, r"photographs' 5 classes \(crow, gull, owl, robin, wren\), got 10"),
+        (BIRDS, lambda: generated(classes=[2, 5]), "photographs' 5 classes"),
         (
             ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7"],
             generated,
             r"sorted as text \(0, 1, 10, 11, 2, 3, ...\), and generated classes by value \(0, 1, 2, 3, 4, 5, ...\)",
         ),
-        (DIGITS, lambda: generated([*DIGITS[:8], "9", "8"]), "class 8 '9' where the real one is '8'"),
+        (DIGITS, lambda: generated([*DIGITS[:8], "9", "8"]), "class 8 '9' where the photographs have '8'"),
     ],
 )
 def test_classes_that_mean_something_else_are_refused_at_construction(names: Any, made: Any, message: str) -> None:
@@ -193,7 +193,7 @@ def test_loaders_that_are_shared_already_stay_and_others_are_refused(monkeypatch
     assert [shown(batch) for batch in MixedLoader(mine)] == [[1, 3], [5, 7]]
     weighted = DataLoader(data, batch_size=2, sampler=WeightedRandomSampler([1.0] * 8, 8))
     with pytest.raises(
-        ValueError, match=r"the real loader must have a sampler that shares .* sampler=DistributedSampler"
+        ValueError, match=r"the loader of photographs must have a sampler that shares .* sampler=DistributedSampler"
     ):
         next(iter(MixedLoader(weighted)))
 
@@ -276,7 +276,7 @@ class Counted(TensorDataset):
 
 def test_an_epoch_that_does_not_reach_persistent_workers_is_refused() -> None:
     data = Counted(torch.zeros(2, 3, 2, 2), torch.zeros(2))
-    with pytest.raises(ValueError, match="the real loader must have persistent_workers=False"):
+    with pytest.raises(ValueError, match="the loader of photographs must have persistent_workers=False"):
         MixedLoader(DataLoader(data, num_workers=1, persistent_workers=True))
     MixedLoader(DataLoader(data, num_workers=1))
     MixedLoader(DataLoader(data, num_workers=0))

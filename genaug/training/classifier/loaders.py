@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from genaug._common.arguments import near
-from genaug._common.files import tell
+from genaug._common.files import ImageFiles, tell
 from genaug._common.names import HEADS
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import names_of
@@ -55,7 +55,7 @@ class Mixed(NamedTuple):
 
 def mixed_loader(
     data: str | os.PathLike[str] | None,
-    classes: Sequence[str],
+    validation: ImageFiles,
     sources: Sequence[Source],
     settings: Settings,
     world: World,
@@ -63,12 +63,15 @@ def mixed_loader(
     skip_bad: Path | None,
 ) -> Mixed:
     """Return the loader of all images, and what is known of them."""
+    classes = validation.classes
     loaders: list[DataLoader] = []
     weights: list[float] = []
     named: list[dict[str, str]] = []
     banks: dict[str, BankFiles] = {}
     if data is not None:
-        loaders.append(_photographs(data, classes, settings, settings.batch_size, world, num_workers, skip_bad, "data"))
+        loaders.append(
+            _photographs(data, validation, settings, settings.batch_size, world, num_workers, skip_bad, "data")
+        )
         weights.append(1.0)
     elif settings.balance_groups:
         raise ValueError("balance_groups needs photographs with groups (data), but there are none")
@@ -90,7 +93,7 @@ def mixed_loader(
         labels: dict[int, int] = {}  # class of generated images -> number of its folder
         if source.kind == "stylized":
             loaders.append(
-                _photographs(source.name, classes, settings, source.batch_size, world, num_workers, skip_bad, key)
+                _photographs(source.name, validation, settings, source.batch_size, world, num_workers, skip_bad, key)
             )
         elif source.kind == "rendered":
             _check_heads(settings)
@@ -131,7 +134,7 @@ def _seed(settings: Settings, key: str) -> int:
 
 def _photographs(
     root: str | os.PathLike[str],
-    classes: Sequence[str],
+    validation: ImageFiles,
     settings: Settings,
     batch_size: int,
     world: World,
@@ -144,13 +147,27 @@ def _photographs(
     images = Photographs(root, transform, _seed(settings, key), skip_bad, balanced=balanced)
     if world.rank == 0:
         tell(images.told)
-    if images.classes != list(classes):
-        different = sorted(set(images.classes) ^ set(classes))
-        raise ValueError(
-            f"{root} must have the {len(classes)} classes of the validation images, got {len(images.classes)}; "
-            f"they differ in {', '.join(different[:5])}"
-        )
+    check_same_classes(root, images.classes, validation)
     return _read(images, settings, batch_size, world, num_workers, key)
+
+
+def check_same_classes(root: str | os.PathLike[str], classes: Sequence[str], validation: ImageFiles) -> None:
+    """Raise ValueError unless a folder has the classes of the validation images. It names the incomplete folder."""
+    for folder, names, complete, others in (
+        (root, classes, validation.root, validation.classes),
+        (validation.root, validation.classes, root, classes),
+    ):
+        if missing := sorted(set(others) - set(names)):
+            surplus = sorted(set(names) - set(others))
+            raise ValueError(
+                f"{os.fspath(folder)} must have the classes of {os.fspath(complete)}, got no folder for "
+                f"{_few(missing)}{f', but one for {_few(surplus)}' if surplus else ''}: add what is missing, or remove "
+                "it from the other folder"
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _read(
@@ -204,7 +221,10 @@ def _labels(known: int | Sequence[str] | None, classes: Sequence[str], name: str
             known = len(IMAGENET)
         else:
             if missing := [folder for folder in known if folder not in classes]:
-                raise ValueError(f"{name} has images of the class {missing[0]}, for which there is no folder")
+                raise ValueError(
+                    f"{name} has images of the class {missing[0]}, for which there is no folder of photographs: add "
+                    "the class to the training and validation photographs, or make a bank without it (genaug cutouts)"
+                )
             return {number: list(classes).index(folder) for number, folder in enumerate(known)}
     if known == len(IMAGENET) and all(folder in IMAGENET for folder in classes):
         return {IMAGENET[folder]: number for number, folder in enumerate(classes)}

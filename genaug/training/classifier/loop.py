@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from genaug._common.arguments import check_integer
-from genaug._common.files import atomic_path, image_files, naming_full_disk, open_image, tell, writable_folder
+from genaug._common.files import atomic_path, image_files, naming_full_disk, open_image, output_folder, tell
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug._common.precision import autocast
 from genaug._common.progress import progress
@@ -33,7 +33,7 @@ from genaug.models.multi_head_resnet import MultiHeadClassifier
 from genaug.photographs.format import BankFiles
 from genaug.training.classifier.config_file import write_config
 from genaug.training.classifier.data import BAD_IMAGES
-from genaug.training.classifier.loaders import Mixed, mixed_loader
+from genaug.training.classifier.loaders import Mixed, check_same_classes, mixed_loader
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.groups import read_group_file, retrain_last_layer
 from genaug.training.losses import GenIntLoss, MultiHeadLoss
@@ -100,8 +100,7 @@ def train(
     settings = settings or Settings()
     check_integer("checkpoint_every", checkpoint_every, 1)
     check_integer("num_workers", num_workers, 0, MOST_WORKERS)
-    with processes(device) as world, torch.random.fork_rng(devices=world.gpus):
-        folder = writable_folder(out)
+    with processes(device) as world, torch.random.fork_rng(devices=world.gpus), output_folder(out) as folder:
         try:
             kept = json.loads(json.dumps([asdict(source) for source in sources]))
         except TypeError as error:
@@ -111,8 +110,8 @@ def train(
         if world.rank == 0:
             tell(listed.told)
         bad = folder / BAD_IMAGES if skip_bad else None
-        again = None if retrain is None else _grouped(retrain, classes, settings)
-        mixed = mixed_loader(data, classes, sources, settings, world, num_workers, bad)
+        again = None if retrain is None else _grouped(retrain, listed, settings)
+        mixed = mixed_loader(data, listed, sources, settings, world, num_workers, bad)
         steps = len(mixed.loader) // settings.accumulate
         described = {
             **asdict(settings),
@@ -132,11 +131,11 @@ def train(
             "std": list(IMAGENET_STD),
         }
         resume(run, folder, described)
+        if not run.step:  # found now, and not after the first epoch
+            _check_images(held_out, num_workers)
         if world.rank == 0:
             others = {"retrain": None if retrain is None else os.fspath(retrain), "skip_bad": skip_bad}
             write_config(folder, data, validation, kept, settings, **others)
-        if not run.step:  # found now, and not after the first epoch
-            _check_images(held_out, num_workers)
         if run.step and world.rank == 0:
             complete = run.epoch == settings.epochs
             tell(
@@ -236,10 +235,10 @@ class _Run(Run):
         for name, bank in self.banks.items():
             if before[name] != bank:
                 had, has = before[name]["cutouts"], bank["cutouts"]
+                what = "other cutouts are in it" if had == has else f"it had {had:,} cutouts, and has {has:,} now"
                 raise ValueError(
-                    f"the bank {name} has changed since the run in {self.folder} began: it had {had:,} cutouts, and "
-                    f"has {has if had != has else 'as many others'} now. Choose another folder (--out) to train on it "
-                    f"as it is, or take dropped cutouts back (genaug cutouts --out {name} --restore FILE)"
+                    f"{name} has changed since the run in {self.folder} began: {what}. Train on it into a new folder "
+                    "(--out), or restore exactly the same cutouts (dropped ones by genaug cutouts --restore FILE)"
                 )
         super().restore(state)
 
@@ -402,16 +401,12 @@ def _validate(
     return {name: dict(zip(measures, map(float, row), strict=False)) for name, row in zip(names, shares, strict=True)}
 
 
-def _grouped(root: str | os.PathLike[str], classes: Sequence[str], settings: Settings) -> tuple[ImageFiles, list[str]]:
+def _grouped(root: str | os.PathLike[str], validation: Any, settings: Settings) -> tuple[ImageFiles, list[str]]:
     """Return the photographs on which a last layer is retrained, and their groups."""
     if settings.heads:
         raise ValueError("retrain takes a model with one answer, but this one has heads: leave out heads or retrain")
     listed = image_files(root)
-    if list(listed.classes) != list(classes):
-        raise ValueError(
-            f"{os.fspath(root)} must have the classes of the validation images, "
-            f"but they differ in {', '.join(sorted(set(listed.classes) ^ set(classes))[:5])}"
-        )
+    check_same_classes(root, listed.classes, validation)
     paths = [listed.root / file for file, _ in listed.files]
     images = ImageFiles(paths, [label for _, label in listed.files], _preprocessing(settings.size), open_image)
     return images, read_group_file(root, [file for file, _ in listed.files])

@@ -68,7 +68,7 @@ def check_classes_agree(real: Classes | None, generated: Classes | None, who: st
     everything = len(generated.used) == generated.number
     if max(generated.used) >= real.number or (everything and generated.number != real.number):
         raise ValueError(
-            f"{who} must have the real loader's {real.number} classes{_listed(real.names)}, got {generated.number}"
+            f"{who} must have the photographs' {real.number} classes{_listed(real.names)}, got {generated.number}"
             f"{_listed(generated.names)}{way}"
         )
     if real.names is None:
@@ -77,13 +77,13 @@ def check_classes_agree(real: Classes | None, generated: Classes | None, who: st
         if wrong := [i for i in sorted(generated.used) if generated.names[i] != real.names[i]]:
             first = wrong[0]
             raise ValueError(
-                f"{who} must have the real loader's classes in the same order, got class {first} "
-                f"{generated.names[first]!r} where the real one is {real.names[first]!r}: real{_listed(real.names)}, "
-                f"generated{_listed(generated.names)}{way}"
+                f"{who} must have the photographs' classes in the same order, got class {first} "
+                f"{generated.names[first]!r} where the photographs have {real.names[first]!r}: "
+                f"photographs{_listed(real.names)}, generated{_listed(generated.names)}{way}"
             )
     elif by_value(real.names) != real.names:
         raise ValueError(
-            f"{who} must have the real loader's classes in the same order, but folders with numbers as names are "
+            f"{who} must have the photographs' classes in the same order, but folders with numbers as names are "
             f"sorted as text{_listed(real.names)}, and generated classes by value{_listed(by_value(real.names))}: add "
             "leading zeros to the folders' names, or map the labels by target_transform="
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from banks import CLASSES, scene, write_bank
 
-from genaug import MultiHeadClassifier, MultiHeadResNet
+from genaug import AssetError, MultiHeadClassifier, MultiHeadResNet
 from genaug._common.files import DamagedFileError, ImageError
 from genaug.evaluation import load_classifier
 from genaug.photographs.dropping import drop_cutouts
@@ -34,7 +34,9 @@ def test_classes_with_names_are_matched_by_them() -> None:
     names = ("owl", "crow", "wren")
     labels = classifier_loaders._labels(names, sorted(names), "a bank")
     assert {names[number]: sorted(names)[label] for number, label in labels.items()} == {name: name for name in names}
-    with pytest.raises(ValueError, match="a bank has images of the class owl, for which there is no folder"):
+    with pytest.raises(
+        ValueError, match=r"a bank has images of the class owl, .* no folder of photographs: add the class"
+    ):
         classifier_loaders._labels(names, ["crow", "wren"], "a bank")
 
 
@@ -88,6 +90,41 @@ def test_a_damaged_validation_image_is_found_before_training(tmp_path: Path, mon
     monkeypatch.setattr(classifier._Loop, "train_epoch", lambda *_: pytest.fail("it trained"))
     with pytest.raises(ImageError, match=r"1\.png"):
         train(tmp_path / "out", *folders, settings=settings(batch_size=4), num_workers=0)
+
+
+def test_the_folder_without_a_class_is_named(tmp_path: Path) -> None:
+    three, two = folder(tmp_path / "three", 4, classes=CLASSES), folder(tmp_path / "two", 2, classes=CLASSES[:2])
+    for folders in ((three, two), (two, three)):
+        with pytest.raises(ValueError, match=f"^{two} must have the classes of {three}, got no folder for kite: add"):
+            run(tmp_path / "out", folders)
+
+
+def test_photographs_and_classifiers_are_no_generators(tmp_path: Path) -> None:
+    folders = folder(tmp_path / "train", 4, classes=CLASSES), folder(tmp_path / "val", 1, classes=CLASSES)
+    expected = f"{folders[0]} is a folder of photographs, .* `genaug cutouts {folders[0]} --out bank` makes a bank"
+    with pytest.raises(AssetError, match=expected):
+        run(tmp_path / "out", folders, [Source("counterfactual", str(folders[0]), 4)])
+    run(tmp_path / "out", folders, epochs=1)
+    for name in (tmp_path / "out", tmp_path / "out" / "model", tmp_path / "out" / "model" / "model.safetensors"):
+        with pytest.raises(AssetError, match=f"^{name} is a trained classifier, and must be .* a bank of `genaug cut"):
+            run(tmp_path / "other", folders, [Source("counterfactual", str(name), 4)])
+    assert "several" not in (tmp_path / "out" / "model" / "README.md").read_text()
+
+
+def test_a_refused_run_leaves_no_folder_and_an_existing_one_as_it_was(tmp_path: Path) -> None:
+    folders = folder(tmp_path / "train", 4, classes=["a", "b"]), folder(tmp_path / "val", 2, classes=["a", "c"])
+    (tmp_path / "old").mkdir()
+    for out in (tmp_path / "runs" / "new", tmp_path / "old"):
+        with pytest.raises(ValueError, match="classes"):
+            run(out, folders)
+    assert not (tmp_path / "runs").exists()
+    assert list((tmp_path / "old").iterdir()) == []
+    damaged = folders[1] / "a" / "1.png"
+    (folders[1] / "c").rename(folders[1] / "b")
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with pytest.raises(ImageError):
+        run(tmp_path / "runs" / "new", folders, batch_size=4)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("line", ["", "{}", "[1]", "\xff", '{"step": "a"}'])
@@ -152,18 +189,19 @@ def test_a_run_is_not_repeated_on_a_bank_that_has_changed(tmp_path: Path, capsys
 
     drop_cutouts(bank, ["0.jpg"])
     with pytest.raises(
-        ValueError, match=r"bank .* has changed .* had 6 cutouts, and has 5 now\. Choose another"
+        ValueError, match=r"bank has changed .* had 6 cutouts, and has 5 now\. Train on it into a new"
     ) as error:
         run(out, folders, sources, epochs=1)
     assert f"the run in {out} began" in str(error.value)
-    assert f"genaug cutouts --out {bank} --restore FILE" in str(error.value)
+    assert "genaug cutouts --restore FILE" in str(error.value)
+    assert str(error.value).count(str(bank)) == 1
     drop_cutouts(bank, ["0.jpg"], restore=True)
     run(out, folders, sources, epochs=1)
 
     # the same photographs and boxes, other pixels
     parts = [scene(label, (label + 1) % 3, torch.Generator().manual_seed(0), 32) for label in (0, 0, 1, 1, 2, 2)]
     write_bank(tmp_path / "bank", [0, 0, 1, 1, 2, 2], parts=parts)
-    with pytest.raises(ValueError, match="it had 6 cutouts, and has as many others now"):
+    with pytest.raises(ValueError, match="began: other cutouts are in it\\. Train on it into a new folder"):
         run(out, folders, sources, epochs=1)
 
     # checkpoints of earlier versions do not say which cutouts there were
