@@ -72,6 +72,6 @@ def _pictures(bank: BankFiles, entry: Entry) -> list[Tensor]:
     alpha = parts.mask.float() / 255
     rows, columns = torch.meshgrid(torch.arange(bank.size), torch.arange(bank.size), indexing="ij")
     square = max(bank.size // 16, 1)
-    board = torch.where(((rows // square + columns // square) % 2).bool(), *map(float, _BOARD))
+    board = torch.where(((rows // square + columns // square) % 2).bool(), _BOARD[0], _BOARD[1]).float()
     shown = (alpha * parts.object + (1 - alpha) * board).round().to(torch.uint8)
     return [v2.resize(image, [_SIDE, _SIDE], antialias=True) for image in (parts.photograph, shown, parts.background)]

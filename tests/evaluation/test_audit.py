@@ -23,7 +23,7 @@ from genaug.cli import main
 from genaug.evaluation import Audit, audit, compare, load_classifier
 from genaug.evaluation.background_audit.comparison_page import verdict as verdict_of_change
 from genaug.evaluation.background_audit.composites import Images, draw, paste, patches, place, tile
-from genaug.evaluation.background_audit.measures import ACCURACIES, TITLES
+from genaug.evaluation.background_audit.measures import ACCURACIES, TITLES, as_percent
 from genaug.evaluation.background_audit.plan import plan, trained_on
 from genaug.evaluation.background_audit.report import verdict
 from genaug.photographs.format import BankFiles
@@ -261,6 +261,18 @@ def test_the_data_of_the_report_is_as_ever(of_background: Audit) -> None:
     assert any("Too few photographs" in note and "car (8), kite (5)" in note for note in results["notes"])
 
 
+def test_shares_go_from_0_to_100_and_gaps_have_an_axis_of_their_own(of_background: Audit, tmp_path: Path) -> None:
+    text = of_background.save(tmp_path / "report").read_text()
+    part = {
+        name: text.partition(f'<section id="{name}"')[2].partition("</section>")[0] for name in ("geometry", "classes")
+    }
+    assert re.findall(r'<th scope="col">(\S+) to (\S+)</th>', part["geometry"])[0] == ("0", "100")
+    assert part["geometry"].count("<table") == 2
+    gap = as_percent(of_background.measures["gap"].per_class[0])
+    shown = f"{gap['percent']:+.1f}<small>{gap['low']:+.1f} to {gap['high']:+.1f}</small>"
+    assert shown in part["classes"]  # as in the text above the table
+
+
 def test_names_cannot_break_the_page(bank: Path, tmp_path: Path) -> None:
     evil = '</script><script>alert("x")</script>'
     text = audit(reads_background, bank, transform=floats, name=evil).save(tmp_path).read_text()
@@ -340,7 +352,7 @@ def test_a_partial_result_is_marked_in_every_table(bank: Path, tmp_path: Path) -
     assert "PARTIAL" in str(found)
     text = found.save(tmp_path).read_text()
     captions = re.findall(r"<caption>(.*?)</caption>", text, re.DOTALL)
-    assert len(captions) == 4
+    assert len(captions) == 6
     assert all("PARTIAL" in caption for caption in captions)
     assert "PARTIAL" in re.search(r'id="matrix-title">(.*?)</p>', text, re.DOTALL)[1]
     assert all(row["partial"] == "True" for row in csv.DictReader((tmp_path / "measures.csv").read_text().splitlines()))
@@ -484,8 +496,8 @@ def test_a_comparison_with_a_constant_model_carries_the_caveat_everywhere(
     assert results["verdict"].startswith(caveat)
     body = Path("c/index.html").read_text().partition('id="data"')[0]
     assert caveat in body
-    # in the heading, and where its low figures are shown: effects, geometry and classes
-    assert body.count("do not say which model relies less on the background") == 4
+    # in the heading, and where its low figures are shown as effects of the background
+    assert body.count("do not say which model relies less on the background") == 2
     rows = list(csv.DictReader(Path("c/comparison.csv").read_text().splitlines()))
     assert {row["which"]: row["recognizes_few"] for row in rows} == {
         "before": "False",

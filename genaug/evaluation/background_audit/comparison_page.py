@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,32 +150,23 @@ def render(results: Mapping[str, Any]) -> str:
     key = f'<p><span class="key"></span>{before} &nbsp; <span class="key other"></span>{after}</p>'
     tables = {"Accuracy": ACCURACIES, "Effect of the background": EFFECTS, "Size and position": GEOMETRY}
     sections = []
+    both = "Both models on the same images. The last column has both values and the change."
     for number, (title, names) in enumerate(tables.items()):
-        sections.append(
-            page.section(
-                f"part{number}",
-                title,
-                warning if names is not ACCURACIES else "",
-                key,
-                page.scale(
-                    "Both models on the same images. The last column has both values and the change.",
-                    _rows(found, names),
-                    missing,
-                    heading="percent; change in points (95% interval)",
-                    low=page.left_end(found[name]["overall"][which]["low"] for name in names for which in _BOTH),
-                ),
-            )
+        scales = page.scales(
+            names, partial(_row, found), missing, shares=both, gaps="Gaps, around 0.", more="; change in points"
         )
+        about = warning if names is EFFECTS else ""
+        sections.append(page.section(f"part{number}", title, about, key, scales))
     sections.append(
         page.section(
             "classes",
             "Classes",
-            warning,
             page.sortable(
                 "Change of each class in points, with paired 95% intervals. Press a heading to sort.",
                 [_SHORT[name] for name in _TABLE],
                 [(name, [found[m]["per_class"][name]["change"] for m in _TABLE]) for name in results["classes"]],
                 missing,
+                signed=[_SHORT[name] for name in _TABLE],
             ),
         )
     )
@@ -192,20 +184,14 @@ def render(results: Mapping[str, Any]) -> str:
     return page.page(f"Background audits of {' and '.join(results['models'])}", "\n".join(body), results)
 
 
-def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, list[Mapping[str, Any]], str]]:
-    return [
-        (
-            found[name]["title"],
-            [found[name]["overall"][which] for which in _BOTH],
-            _change(found[name]["overall"]),
-        )
-        for name in names
-    ]
+def _row(found: Mapping[str, Any], name: str) -> page.Row:
+    overall = found[name]["overall"]
+    return found[name]["title"], [overall[which] for which in _BOTH], _change(overall, page.is_gap(name))
 
 
-def _change(found: Mapping[str, Any]) -> str:
+def _change(found: Mapping[str, Any], signed: bool) -> str:
     """Return both values and their difference as text: "28.0 → 31.2: +3.2 (+1.1 to +5.0)"."""
     if found["change"]["percent"] is None:
         return "none"
-    values = " → ".join(f"{found[which]['percent']:.1f}" for which in _BOTH)
+    values = " → ".join(f"{found[which]['percent']:{'+' if signed else ''}.1f}" for which in _BOTH)
     return f"{values}: {page.number(found['change'], sign=True)}"

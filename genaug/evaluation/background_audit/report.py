@@ -8,6 +8,7 @@ import io
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from itertools import count
 from pathlib import Path
@@ -221,23 +222,24 @@ def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], fold
             "Accuracy",
             page.paragraph(
                 "A model that looks at objects is as good on other backgrounds as on its photographs. On backgrounds "
-                f"alone it is neither better nor worse than chance, which is {percent(of_model['chance'])} for its "
-                "answers here."
+                "alone it is neither better nor worse than chance. For the answers of this model, chance is "
+                f"{percent(of_model['chance'])}."
             ),
             page.scale(
                 "Accuracy by what is shown. The line is the 95% interval over photographs.",
-                _rows(found, ACCURACIES),
+                [_row(found, name) for name in ACCURACIES],
                 missing,
             ),
         ),
         page.section(
             "effects",
             "Effect of the background",
-            page.scale(
-                "Effects. The gap and the answers that differ are near 0 for a model that looks at objects alone.",
-                _rows(found, EFFECTS),
+            page.scales(
+                EFFECTS,
+                partial(_row, found),
                 missing,
-                low=_left(found, EFFECTS),
+                shares="Answers. Those that differ are near 0 for a model that looks at objects alone.",
+                gaps="Near 0 for a model that looks at objects alone, and below 0 if backgrounds mislead the model.",
             ),
         ),
         _attraction(results),
@@ -252,6 +254,7 @@ def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], fold
                 [(name, [found[measure]["per_class"][name] for measure in _TABLE]) for name in classes],
                 missing,
                 counts=[results["photographs"][name] for name in classes],
+                signed=[_SHORT["gap"]],
             ),
         ),
         page.section(
@@ -261,7 +264,13 @@ def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], fold
                 "The object alone is resized and moved, on a background of its own class. Objects that are moved have "
                 "half the image's side."
             ),
-            page.scale("Accuracy by size and position.", _rows(found, GEOMETRY), missing, low=_left(found, GEOMETRY)),
+            page.scales(
+                GEOMETRY,
+                partial(_row, found),
+                missing,
+                shares="Accuracy by size and position.",
+                gaps="Gaps between these accuracies.",
+            ),
         ),
         _heads(results),
         _next_steps(results, folder),
@@ -320,16 +329,9 @@ def percent(value: float) -> str:
     return f"{value:.0f}%" if 1 <= value <= 99 or value in (0, 100) else f"{min(max(value, 0.1), 99.9):.1f}%"
 
 
-def _rows(found: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, Sequence[Mapping[str, Any]], str]]:
-    return [
-        (found[name]["title"], [found[name]["overall"]], page.number(found[name]["overall"], name.endswith("gap")))
-        for name in names
-    ]
-
-
-def _left(found: Mapping[str, Any], names: Iterable[str]) -> float:
-    """Return the left end of a scale: 0, or less if a difference is negative."""
-    return page.left_end(found[name]["overall"]["low"] for name in names)
+def _row(found: Mapping[str, Any], name: str) -> page.Row:
+    overall = found[name]["overall"]
+    return found[name]["title"], [overall], page.number(overall, page.is_gap(name))
 
 
 def _worst(found: Mapping[str, Any]) -> str:
@@ -339,7 +341,7 @@ def _worst(found: Mapping[str, Any]) -> str:
         "gap": "largest background gap",
     }
     parts = [
-        f"{text}: {found[name]['worst_class']}, {page.number(found[name]['worst'], name == 'gap')}"
+        f"{text}: {found[name]['worst_class']}, {page.number(found[name]['worst'], page.is_gap(name))}"
         for name, text in words.items()
         if found[name]["worst_class"] is not None
     ]
@@ -409,7 +411,9 @@ def _heads(results: Mapping[str, Any]) -> str:
     ]
     columns = [*(_SHORT[name] for name in _TABLE), "shape, other texture", "called the texture's class"]
     title = "Each head, in percent with 95% intervals. Press a heading to sort."
-    return page.section("heads", "Heads", page.sortable(title, columns, rows, results["missing"], first="head"))
+    return page.section(
+        "heads", "Heads", page.sortable(title, columns, rows, results["missing"], first="head", signed=[_SHORT["gap"]])
+    )
 
 
 def _next_steps(results: Mapping[str, Any], folder: str) -> str:

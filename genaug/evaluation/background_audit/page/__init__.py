@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from itertools import groupby
 from typing import Any
 
+# label, one or two estimates to mark, and the numbers as text
+Row = tuple[str, Sequence[Mapping[str, Any]], str]
 DASH = "–"  # noqa: RUF001, between two numbers
 
 
@@ -82,15 +85,45 @@ def track(estimates: Sequence[Mapping[str, Any]], low: float, high: float) -> st
     return f'<span class="{kind}" aria-hidden="true">{"".join(parts)}</span>'
 
 
-def left_end(lows: Iterable[float | None]) -> float:
-    """Return where a scale must begin: 0, -25 or -100 percent."""
-    least = min((low for low in lows if low is not None), default=0.0)
-    return 0.0 if least >= 0 else -25.0 if least >= -25 else -100.0
+def is_gap(name: str) -> bool:
+    """Return whether a measure is a difference of two shares, which has a sign."""
+    return name.endswith("gap")
+
+
+def scales(
+    names: Iterable[str],
+    row: Callable[[str], Row],
+    missing: Sequence[str],
+    *,
+    shares: str,
+    gaps: str,
+    more: str = "",
+) -> str:
+    """Return a scale from 0 to 100 for shares, and another around 0 for gaps, in the order of the names.
+
+    Args:
+        names: of measures.
+        row: of a measure, as `scale` takes it.
+        missing: what a partial result is without.
+        shares: the caption of the shares.
+        gaps: the caption of the gaps.
+        more: what else the last column has.
+    """
+    tables = []
+    for signed, group in groupby(names, is_gap):
+        rows = [row(name) for name in group]
+        if signed:
+            ends = [abs(found[end]) for _, marks, _ in rows for found in marks for end in ("low", "high") if found[end]]
+            most = next(end for end in (25, 50, 100) if end >= max(ends, default=0) or end == 100)
+            tables.append(scale(gaps, rows, missing, heading=f"points{more} (95% interval)", low=-most, high=most))
+        else:
+            tables.append(scale(shares, rows, missing, heading=f"percent{more} (95% interval)"))
+    return "\n".join(tables)
 
 
 def scale(
     title: str,
-    rows: Iterable[tuple[str, Sequence[Mapping[str, Any]], str]],
+    rows: Iterable[Row],
     missing: Sequence[str],
     *,
     heading: str = "percent (95% interval)",
@@ -158,8 +191,9 @@ def sortable(
     *,
     first: str = "class",
     counts: Sequence[int] = (),
+    signed: Collection[str] = (),
 ) -> str:
-    """Return a table that is sorted by pressing a column's heading."""
+    """Return a table that is sorted by pressing a column's heading; `signed` columns have differences."""
     names = [first, *(["photographs"] if counts else []), *columns]
     head = "".join(
         f'<th scope="col" aria-sort="none"{" data-first=ascending" if place == 0 else ""}>'
@@ -175,13 +209,12 @@ def sortable(
     for place, (name, cells) in enumerate(rows):
         line = f'<tr><th scope="row">{escape(name)}</th>'
         line += f'<td data-value="{counts[place]}">{counts[place]:,}</td>' if counts else ""
-        for found in cells:
-            percent = found["percent"]
-            if percent is None:
+        for column, found in zip(columns, cells, strict=True):
+            if found["percent"] is None:
                 line += f'<td data-value="">{DASH}</td>'
             else:
-                interval = f"{found['low']:.0f} to {found['high']:.0f}"
-                line += f'<td data-value="{percent}">{percent:.1f}<small>{interval}</small></td>'
+                value, _, interval = number(found, column in signed).partition(" (")
+                line += f'<td data-value="{found["percent"]}">{value}<small>{interval.rstrip(")")}</small></td>'
         lines.append(line + "</tr>")
     return "\n".join([*lines, "</tbody></table></div>"])
 
