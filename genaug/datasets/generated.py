@@ -24,7 +24,7 @@ from genaug._common.arguments import (
 )
 from genaug._common.precision import warn_of_slow_type
 from genaug.generators import load_generator
-from genaug.generators.batches import CPU_BATCH, PointwiseProducts, in_batches, power_of_two_threads
+from genaug.generators.batches import CPU_BATCH, in_batches, pointwise_products, power_of_two, threads
 from genaug.generators.images import to_uint8
 from genaug.interventions.steering import evaluating, fitting_memory, generator_device, isolated
 
@@ -172,11 +172,10 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         what = f"batch_size={self.batch_size} images at once do not fit on {self.device}: use a smaller batch_size"
         if self.device.type == "cpu":
             what = f"{CPU_BATCH} images at once, which a CPU is given whatever the batch_size, do not fit in its memory"
-        # a generator that ensures this itself has no need of it, and torch's functions are slower under a mode
-        foreign = self.device.type == "cpu" and not self._batch_invariant
-        products = PointwiseProducts() if foreign else nullcontext()
-        alone = power_of_two_threads(self.device)
-        with torch.no_grad(), evaluating(self._network), alone, products, fitting_memory(what):
+        alike = self.device.type != "cpu" or self._batch_invariant
+        products = nullcontext() if alike else pointwise_products(self._network)
+        counted = threads(power_of_two()) if self.device.type == "cpu" else nullcontext()
+        with torch.no_grad(), evaluating(self._network), counted, products, fitting_memory(what):
             yield
 
     @property

@@ -6,13 +6,13 @@ generators are always given as many images at a time, on a power of two of threa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 CPU_BATCH = 8  # the activations of more images leave a CPU's cache, which doubles the time
 
@@ -43,53 +43,52 @@ def in_batches(make: Callable[..., Made], *inputs: Tensor, pad: bool = True) -> 
 
 
 @contextmanager
-def power_of_two_threads(device: torch.device) -> Iterator[None]:
-    """Use the largest power of two of the CPU's threads.
-
-    With others, transposed convolutions sum in another order than on the single thread of a DataLoader worker.
-    """
+def threads(count: int) -> Iterator[None]:
+    """Compute on this many threads of the CPU."""
     before = torch.get_num_threads()
-    after = 1 << (before.bit_length() - 1)
-    if device.type != "cpu" or before == after:
-        yield
-        return
-    torch.set_num_threads(after)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-class PointwiseProducts(TorchFunctionMode):
-    """Compute 1x1 convolutions of two-dimensional images as matrix products while in use, one for each image.
+def power_of_two() -> int:
+    """Return the largest power of two of the CPU's threads.
+
+    With others, transposed convolutions sum in another order than on the single thread of a DataLoader worker.
+    """
+    return 1 << (torch.get_num_threads().bit_length() - 1)
+
+
+@contextmanager
+def pointwise_products(network: nn.Module) -> Iterator[None]:
+    """Compute the 1x1 convolutions of a module on a CPU as matrix products, one for each image.
 
     oneDNN's 1x1 convolutions sum channels in an order that depends on the number of threads. Matrix products do not, so
     an image is the same in the main process and on the single thread of a DataLoader worker.
     """
+    layers = [layer for layer in network.modules() if type(layer) is nn.Conv2d and _is_pointwise(layer)]
+    for layer in layers:
+        layer.forward = partial(_product, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function is torch.conv2d:
-            return _conv2d(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
+
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    plain = layer.kernel_size == (1, 1) and layer.groups == 1 and layer.padding in ((0, 0), "valid", "same")
+    return plain and "forward" not in vars(layer)  # else somebody has put a forward of their own there
 
 
-def _conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: str | int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Return what `torch.conv2d` returns, by products if the kernel is a single pixel and nothing is padded."""
-    pointwise = weight.shape[2:] == (1, 1) and groups == 1 and padding in ("valid", 0, (0, 0), [0, 0], (0,), [0])
-    if not pointwise or input.ndim != 4 or input.device.type != "cpu":
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    down, right = (stride, stride) if isinstance(stride, int) else (stride[0], stride[-1])
+def _product(layer: nn.Conv2d, input: Tensor) -> Tensor:
+    if input.ndim != 4 or input.device.type != "cpu":
+        return type(layer).forward(layer, input)
+    down, right = layer.stride
     images = input[:, :, ::down, ::right]
-    made = torch.stack([weight[:, :, 0, 0] @ image.flatten(1) for image in images])
-    made = made.view(len(images), -1, *images.shape[2:])
-    return made if bias is None else made + bias[:, None, None]
+    weight, pixels = layer.weight.flatten(1).expand(len(images), -1, -1), images.flatten(2)
+    bias = layer.bias
+    made = torch.bmm(weight, pixels) if bias is None else torch.baddbmm(bias[:, None], weight, pixels)
+    return made.view(len(images), -1, *images.shape[2:])

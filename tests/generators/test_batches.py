@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from genaug.generators.batches import PointwiseProducts
+from genaug.generators.batches import pointwise_products
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,18 @@ def test_pointwise_products_are_the_convolution(options: dict[str, Any]) -> None
     layer = nn.Conv2d(6, 4, **{"kernel_size": 1, **options}).double().requires_grad_(False)
     images = torch.randn(3, 6, 9, 7, dtype=torch.float64)
     expected = layer(images)
-    with PointwiseProducts():
+    with pointwise_products(layer):
         torch.testing.assert_close(layer(images), expected)
         torch.testing.assert_close(layer(images[0]), expected[0])
+    assert "forward" not in vars(layer)
+
+
+def test_a_forward_of_somebody_else_stays() -> None:
+    layer = nn.Conv2d(2, 2, 1)
+    layer.forward = own = torch.zeros_like  # type: ignore[method-assign]
+    with pointwise_products(layer):
+        assert layer.forward is own
+    assert layer.forward is own
 
 
 def test_a_pointwise_convolution_is_the_same_for_any_number_of_threads() -> None:
@@ -42,7 +51,7 @@ def test_a_pointwise_convolution_is_the_same_for_any_number_of_threads() -> None
             made = []
             for threads in (1, 2, 4):
                 torch.set_num_threads(threads)
-                with PointwiseProducts():
+                with pointwise_products(layer):
                     made.append(layer(images))
             assert torch.equal(made[0], made[1])
             assert torch.equal(made[0], made[2])

@@ -31,17 +31,6 @@ class World:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread of the CPU: small networks are no slower, and figures are the same on any machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def processes(device: torch.device | str | None) -> Iterator[World]:
     """Join the processes that `torchrun` started, if it did."""
     where = check_device("device", device)
