@@ -207,7 +207,7 @@ def train_classifier(
         typer.Option("--preset", "--row", help=f"Row of the papers' tables: {', '.join(PRESETS)}."),
     ] = None,
     tiny: Annotated[
-        bool, typer.Option("--tiny", help="Smoke test: train ResNet-18 on generated digits for a few minutes.")
+        bool, typer.Option("--tiny", help="Smoke test: train ResNet-18 on generated digits for about a minute.")
     ] = False,
     as_: Annotated[
         str | None,

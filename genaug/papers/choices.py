@@ -62,7 +62,7 @@ def choose(
     _check_folders(keys, file, line, mixed)
     if row is not None and data is not None and not base.photographs:
         raise ValueError(f"data (--data) must be left out: {row} is trained on generated images alone")
-    count = _count(data)
+    count = _count(data) if row is None or small else 0
     if small and data is None and validation is None:
         digits = write_digits(Path(out) / "data")
         data, validation = digits / "train" if base.photographs else None, digits / "val"
