@@ -434,6 +434,22 @@ def _where(runs: list[dict]) -> str:
     )
 
 
+def irm_control() -> str:
+    """IRM's training with its penalty and without, on the table's labels and on partly wrong ones."""
+    results = _content("irm-control")
+    if results is None:
+        return "Not run."
+    lines = ["| labels in training | without the penalty | with the penalty |", "|---|---|---|"]
+    for wrong, label in (("0", "all true, as in Table 2"), ("0.25", "a quarter wrong, as IRM's authors have them")):
+        found = [results["summary"].get(f"wrong labels {wrong}, weight {weight}") for weight in ("0", "10")]
+        cells = ["not run" if figure is None else f"{_percent(figure)} (n={figure['n']})" for figure in found]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    run = results["runs"][0]
+    version = run["torch"].split("+")[0]
+    note = f"Test accuracy in percent, 2 environments, bfloat16, {run['device']}, torch {version}."
+    return "\n".join([*lines, "", note])
+
+
 def best() -> str:
     files = sorted(RESULTS.glob("best-on-digits-*.csv"))
     if not files:
@@ -768,6 +784,7 @@ def main() -> int:
             table2_unclipped=table2_unclipped(),
             speed=speed(),
             coloured=coloured(),
+            irm=irm_control(),
             best=best(),
         ),
         photos: written(photos.read_text(), photographs=photographs()),
