@@ -90,7 +90,7 @@ def test_every_row_runs_tiny_without_anything_of_ones_own(
     line = ["train", "classifier", "--preset", name, "--tiny", "--workers", "0", "--out", str(tmp_path)]
     assert cli.main(line) == 0
     *measured, chance, last = capsys.readouterr().out.splitlines()
-    assert (chance, last) == ("chance: top-1 10.0%", str(tmp_path / "model"))
+    assert (chance, last) == ("chance: top-1 10.0%", f"model: {tmp_path / 'model'}")
     results = json.loads((tmp_path / "results.json").read_text())
     heads = [f" ({head})" for head in results["validation"]] if len(results["validation"]) > 1 else [""]
     assert [line.split(":")[0] for line in measured] == [f"validation accuracy{head}" for head in heads]
