@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from genaug._common.records import processor
 from genaug.evaluation import group_accuracy
 from genaug.photographs.format import BankFiles
 from genaug.training.groups import GroupBalancedSampler, retrain_last_layer
@@ -226,17 +226,11 @@ def run(bank: Small, way: Way, seed: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def add_run(file: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
     """Add a seed's run to those that a file of results has, in place of an earlier one of this seed; return all."""
     runs = json.loads(file.read_text())["runs"] if file.exists() else []
     runs = sorted([*(one for one in runs if one["seed"] != run["seed"]), run], key=lambda one: one["seed"])
-    environment = {"torch": torch.__version__, "cpu": cpu(), "threads": 1}
+    environment = {"torch": torch.__version__, "cpu": processor(), "threads": 1}
     file.write_text(json.dumps({"unit": "percent", "environment": environment, "runs": runs}, indent=1) + "\n")
     return runs
 

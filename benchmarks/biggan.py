@@ -17,7 +17,6 @@ Writes benchmarks/results/biggan[-ablation]-SIZE-DEVICE-torchVERSION.csv. Withou
 
 import argparse
 import csv
-import platform
 import random
 import statistics
 import time
@@ -35,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from genaug import fit_directions
 from genaug._common.files import atomic_path
 from genaug._common.precision import fast_type
+from genaug._common.records import processor
 from genaug.generators import biggan, biggan_layers
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn_mnist import phase_kernel
@@ -306,7 +306,7 @@ def main() -> None:
                 gflop,
                 share,
             ]
-            table.writerow([*row, args.clock, platform.processor() or platform.machine(), *also])
+            table.writerow([*row, args.clock, processor(), *also])
     print(f"bfloat16 against float32, mean absolute difference in grey levels: {also[0]}")
     print(f"exact directions of gen_z, seconds: {also[1]}")
     if device.type != "cuda":

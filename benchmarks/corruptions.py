@@ -24,7 +24,6 @@ benchmarks/results/corruptions[-differences|-ablation]-cpuN-torchVERSION.csv.
 import argparse
 import csv
 import importlib.util
-import platform
 import shutil
 import statistics
 import sys
@@ -47,6 +46,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from genaug._common.files import atomic_path
+from genaug._common.records import processor
 from genaug.evaluation import corruptions, filters
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from genaug.evaluation.filters import zoomed
@@ -260,7 +260,7 @@ def ablate(images: Tensor, path: Path, rounds: int, clock: str) -> None:
     for way, times in seconds.items():
         ours, without = (1000 * statistics.median(part) for part in times)
         print(f"{way:52} {without:8.2f} ms an image   ours {ours:6.2f} ms   {without / ours:6.2f} x")
-        machine = platform.processor() or platform.machine()
+        machine = processor()
         rows.append([way, f"{without:.3f}", f"{ours:.3f}", f"{without / ours:.2f}", rounds, clock, machine])
     head = ["in its place", "milliseconds_an_image", "ours", "ratio", "rounds", "clock", "machine"]
     write(path, head, rows)
@@ -307,7 +307,7 @@ def speed(images: Tensor, frost: Path, path: Path, rounds: int, clock: str) -> N
         package, ours = (statistics.median(ways[way]) for way in ("package", "ours"))
         print(f"{name:20} package {package:8.1f} images/s   ours {ours:8.1f} images/s   {ours / package:6.1f} x")
         row = [name, f"{package:.4g}", f"{ours:.4g}", f"{min(ways['ours']):.4g}", f"{max(ways['ours']):.4g}"]
-        rows.append([*row, rounds, f"{ours / package:.2f}", clock, platform.processor() or platform.machine()])
+        rows.append([*row, rounds, f"{ours / package:.2f}", clock, processor()])
     head = ["corruption", "package_images_per_second_median", "ours_images_per_second_median", "ours_lowest"]
     write(path, [*head, "ours_highest", "rounds", "ratio", "clock", "machine"], rows)
 

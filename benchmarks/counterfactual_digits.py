@@ -12,7 +12,6 @@ Writes benchmarks/results/counterfactual_digits-DEVICE-torchVERSION-DTYPE.csv.
 
 import argparse
 import csv
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from genaug import CounterfactualDataset
 from genaug._common.files import atomic_path
+from genaug._common.records import processor
 from genaug.generators.cgn_mnist import CGNMnist, UpsampleConv2d
 from genaug.interventions.composition import compose
 
@@ -125,7 +125,7 @@ def main() -> None:
                 len(values),
                 f"{median / base:.2f}",
             ]
-            table.writerow([*row, platform.processor() or platform.machine()])
+            table.writerow([*row, processor()])
     print(path)
 
 

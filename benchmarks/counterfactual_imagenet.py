@@ -21,7 +21,6 @@ Writes benchmarks/results/counterfactual-imagenet-256-DEVICE-torchVERSION.csv. W
 
 import argparse
 import csv
-import platform
 import random
 import statistics
 import time
@@ -37,6 +36,7 @@ from torchvision.models import resnet50
 
 from genaug import CounterfactualDataset
 from genaug._common.files import atomic_path
+from genaug._common.records import processor
 from genaug.generators.cgn import CGN, FastCGN
 from genaug.interventions.random_streams import truncated_normal
 from genaug.transforms.batch import crop_boxes, crop_flip_normalise
@@ -277,7 +277,7 @@ def main() -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow([*head, "composite_largest_difference", "clock", "machine"])
-        machine = platform.processor() or platform.machine()
+        machine = processor()
         table.writerows([*row, f"{difference:.1e}", args.clock, machine] for row in rows)
     print(path)
 

@@ -13,7 +13,6 @@ Each writes benchmarks/results/cutouts-PART-cpuN-torchVERSION.json. PHOTOS has o
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -27,17 +26,13 @@ import torch
 from PIL import Image
 
 from genaug._common.files import image_files, open_image, writable_folder
+from genaug._common.records import processor
 from genaug.photographs import build, inpainting
 from genaug.photographs.format import BankFiles
 from genaug.photographs.masks import SaliencyNetwork, certainty, cleaned
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = 256
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def write(part: str, figures: dict) -> None:

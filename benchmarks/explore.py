@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ import time
 from pathlib import Path
 
 import torch
+
+from genaug._common.records import processor
 
 MOVE = """(tab) => new Promise((done) => {
     const slider = document.querySelector('[aria-label="range slider for Shape draw"]');
@@ -101,7 +102,7 @@ def main() -> None:
             "least_ms": round(min(values)),
             "most_ms": round(max(values)),
             "generator": options.generator,
-            "cpu": cpu_name(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "load_1min": round(os.getloadavg()[0], 1),
             "torch": torch.__version__,
@@ -115,14 +116,6 @@ def main() -> None:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

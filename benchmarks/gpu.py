@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import signal
 import statistics
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset, PhotographBank
 from genaug._common.files import atomic_path
+from genaug._common.records import processor
 from genaug.generators.biggan import BigGANDeep
 from genaug.generators.cgn import MINIATURE
 
@@ -383,7 +383,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if cuda else None,
     }

@@ -13,7 +13,6 @@ import functools
 import http.server
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from genaug._common.records import processor
 from genaug.assets.layouts import shapes_of
 from genaug.generators.biggan import BIGGAN_CONFIGS
 
@@ -86,13 +86,8 @@ def main() -> None:
                 values = [row[measure] / (size if measure.startswith("peak") else 1) for row in rows]
                 figures = (f"{v:.4g}" for v in (statistics.median(values), min(values), max(values)))
                 name = measure + ("_over_file_size" if measure.startswith("peak") else "")
-                writer.writerow((way, name, *figures, len(values), size, cpu_model(), torch.__version__))
+                writer.writerow((way, name, *figures, len(values), size, processor(), torch.__version__))
     print(path.read_text())
-
-
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Writes benchmarks/results/mixed-loader-cpuTHREADS-torchVERSION.csv.
 import argparse
 import csv
 import itertools
-import platform
 import random
 import statistics
 import time
@@ -29,6 +28,7 @@ from torchvision.models import resnet18
 
 from genaug import GenIntLoss, MixedLoader
 from genaug._common.files import atomic_path
+from genaug._common.records import processor
 
 SIDE, CLASSES = 64, 1000
 REAL, SYNTHETIC = 32, 8  # four to one, as GenInt's 256 and 64
@@ -119,7 +119,7 @@ def main() -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow([*head, "added_percent", "clock", "machine"])
-        table.writerows([*row, platform.processor() or platform.machine()] for row in rows)
+        table.writerows([*row, processor()] for row in rows)
     print(path)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +30,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from genaug import CounterfactualDataset, PhotographBank
+from genaug._common.records import processor
 
 DOMAINS = ("art_painting", "cartoon", "sketch")
 SWAPS = 2  # added to each training photograph
@@ -361,7 +361,7 @@ def main() -> None:
                     "bank": bank.files.settings,
                     "test_share": TEST_SHARE,
                 },
-                "environment": {"cpu": _cpu(), "threads": arguments.threads, "torch": torch.__version__},
+                "environment": {"cpu": processor(), "threads": arguments.threads, "torch": torch.__version__},
                 # with features from an earlier run the time says nothing
                 "seconds": None if arguments.cache else round(time.perf_counter() - start),
             },
@@ -370,14 +370,6 @@ def main() -> None:
         + "\n"
     )
     print(path)
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import csv
 import functools
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from torch.utils.data import DataLoader
 
 from genaug import CounterfactualDataset, GenerativeInterventionDataset, RenderedDataset
 from genaug._common.files import atomic_path
+from genaug._common.records import processor
 from genaug.rendering import encoded_image, render
 
 HEAD = [
@@ -95,10 +95,18 @@ def writing(counts: dict[str, int], images: list[str], rounds: int) -> list[list
         for way, times in took.items():
             rates = [count / clock for clock, _ in times]
             pairs = list(zip(took["generating alone"], times, strict=True))
-            ratio, processor = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
-            row = ["writing", f"{name}, {way}", *spread(rates), "images/s", rounds, f"{ratio:.3f}", f"{processor:.3f}"]
+            ratio, of_processor = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
+            row = [
+                "writing",
+                f"{name}, {way}",
+                *spread(rates),
+                "images/s",
+                rounds,
+                f"{ratio:.3f}",
+                f"{of_processor:.3f}",
+            ]
             rows.append([*row, f"{sizes[way]:.0f}" if sizes[way] else ""])
-            print(f"{name}, {way}: {ratio:.0%} of generating alone by the clock, {processor:.0%} of the processor")
+            print(f"{name}, {way}: {ratio:.0%} of generating alone by the clock, {of_processor:.0%} of the processor")
     return rows
 
 
@@ -184,7 +192,7 @@ def main() -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow([*HEAD, "load", "machine"])
-        table.writerows([*row, load, platform.processor() or platform.machine()] for row in rows)
+        table.writerows([*row, load, processor()] for row in rows)
     print(path)
 
 

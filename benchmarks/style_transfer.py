@@ -18,7 +18,6 @@ Without a GPU its rows are "not run".
 
 import argparse
 import csv
-import platform
 import random
 import statistics
 import time
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 
 from genaug._common.files import atomic_path
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from genaug._common.records import processor
 from genaug.transforms import style_transfer
 from genaug.transforms.style_transfer import adain, gatys, gram, style_grams
 from genaug.transforms.vgg import WIDTHS, Encoder, decoder
@@ -280,7 +280,7 @@ def main() -> None:
             if key[0].startswith("gatys"):
                 reached[key] = f"{style_loss(plain, images, styles):.3g}"
         # after each round: one takes minutes on a CPU
-        machine = platform.processor() or platform.machine()
+        machine = processor()
         write(path, seconds, reached, before, steps=str(args.steps), clock=args.clock, machine=machine)
     print(path.read_text())
     if device.type != "cuda":

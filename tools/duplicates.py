@@ -26,9 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LEAST = 6  # lines of a passage
 
-Line = tuple[
-    int, tuple[tuple[str, bool], ...]
-]  # its number, and its tokens: text, whether another name may stand there
+# number of a line, and its tokens: text, and whether another name may stand there
+Line = tuple[int, tuple[tuple[str, bool], ...]]
 
 
 def _left_out(tree: ast.Module) -> set[int]:

@@ -9,6 +9,7 @@ Filling = Literal["strip", "telea", "lama", "tiles"]
 Format = Literal["webdataset", "imagefolder"]
 ImageFormat = Literal["png", "jpeg", "webp"]
 
+PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved classifier
 HEADS = ("shape", "texture", "background")  # of a multi-head classifier
 AGGREGATES: tuple[Aggregate, ...] = ("logits", "log_probs")
 AUGMENTATIONS = ("standard", "additional", "autoaugment", "augmix", "trivialaugment")

@@ -309,7 +309,7 @@ def train_classifier(
     keys = {**file, **line}
     if "preset" in keys:
         check_choice("--preset", keys["preset"], PRESETS)
-    from genaug.papers.choices import choose
+    from genaug.papers.training_choices import choose
     from genaug.training.classifier import loop
 
     steering = {key: keys.get(key) for key in ("truncation", "scale")}

@@ -24,7 +24,7 @@ from genaug._common.arguments import (
 )
 from genaug._common.precision import warn_of_slow_type
 from genaug.generators import load_generator
-from genaug.generators.batches import CPU_BATCH, in_batches, pointwise_products, power_of_two, threads
+from genaug.generators.batches import CPU_BATCH, in_batches, pointwise_products, power_of_two_threads, threads
 from genaug.generators.images import to_uint8
 from genaug.interventions.steering import evaluating, fitting_memory, generator_device, isolated
 
@@ -169,12 +169,12 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
     @contextmanager
     def _generating(self) -> Iterator[None]:
         """Prepare a call of the generator: evaluation mode, no gradients, none of the caller's modes."""
+        on_cpu = self.device.type == "cpu"
         what = f"batch_size={self.batch_size} images at once do not fit on {self.device}: use a smaller batch_size"
-        if self.device.type == "cpu":
+        if on_cpu:
             what = f"{CPU_BATCH} images at once, which a CPU is given whatever the batch_size, do not fit in its memory"
-        alike = self.device.type != "cpu" or self._batch_invariant
-        products = nullcontext() if alike else pointwise_products(self._network)
-        counted = threads(power_of_two()) if self.device.type == "cpu" else nullcontext()
+        counted = threads(power_of_two_threads()) if on_cpu else nullcontext()
+        products = pointwise_products(self._network) if on_cpu and not self._batch_invariant else nullcontext()
         with torch.no_grad(), evaluating(self._network), counted, products, fitting_memory(what):
             yield
 

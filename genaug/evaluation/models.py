@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from genaug._common.arguments import near
 from genaug._common.files import near_path, one_line
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from genaug._common.names import PREPROCESSING
+from genaug.assets.convert import WEIGHTS
 from genaug.assets.formats import read
 from genaug.assets.registry import AssetError
 from genaug.evaluation.scoring import Model, preprocessing
 from genaug.models.multi_head_resnet import TIMM, MultiHeadClassifier, timm_and
 
 UNTRAINED = "none"
-PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved model
-_SUFFIXES = (".pth", ".pt", ".pt2", ".ckpt", ".bin", ".safetensors")  # of models and weights
+_SUFFIXES = (*WEIGHTS, ".pt2", ".ckpt")  # of models and weights
 MODEL = "model"  # the folder of the model in the output of `genaug train classifier`
 PREFIXES = ("_orig_mod.", "module.", "model.")  # of torch.compile, DistributedDataParallel, Lightning
 _SAVED = ("config.json", "model.safetensors")  # what `save_pretrained` writes

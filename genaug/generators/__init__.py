@@ -85,12 +85,13 @@ def load_generator(
 def _no_generator(path: Path) -> str | None:
     """Return what a path is that users take for a generator, and what to do. None if it is neither of the two."""
     from genaug._common.files import list_images
+    from genaug._common.names import PREPROCESSING
     from genaug.assets.convert import WEIGHTS
 
     if not path.exists():
         return None
     folder = path if path.is_dir() else path.parent
-    if any((place / "preprocessing.json").is_file() for place in (folder, folder / "model")):
+    if any((place / PREPROCESSING).is_file() for place in (folder, folder / "model")):
         return (
             f"{path} is a trained classifier, and must be what makes images: a bank of `genaug cutouts`, or a "
             "generator such as those of `genaug assets list`"

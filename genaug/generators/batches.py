@@ -53,8 +53,8 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def power_of_two() -> int:
-    """Return the largest power of two of the CPU's threads.
+def power_of_two_threads() -> int:
+    """Return the largest power of two that is at most the number of the CPU's threads.
 
     With others, transposed convolutions sum in another order than on the single thread of a DataLoader worker.
     """

@@ -16,10 +16,9 @@ from torchvision.models.resnet import ResNet
 
 from genaug._common.arguments import check_choice, check_integer, near
 from genaug._common.files import atomic_path, one_line
-from genaug._common.names import AGGREGATES, HEADS, Aggregate
+from genaug._common.names import AGGREGATES, HEADS, PREPROCESSING, Aggregate
 
 ENSEMBLE = "ensemble"
-PREPROCESSING = "preprocessing.json"
 TIMM = "timm/"
 _AUXILIARY = ("googlenet", "inception_v3")  # in training they return two answers
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from genaug import MultiHeadResNet, cli
 from genaug.assets import AssetError
-from genaug.papers import choices, presets
-from genaug.papers.choices import Choices, choose
+from genaug.papers import presets, training_choices
 from genaug.papers.presets import ROWS, TINY, plan
+from genaug.papers.training_choices import Choices, choose
 from genaug.training.classifier.loop import train
 from genaug.training.classifier.settings import Settings
 
@@ -337,7 +337,7 @@ def test_the_learning_rate_is_in_proportion_to_the_batch(
 )
 def test_few_photographs_get_small_batches(count: int, accumulate: int, expected: int) -> None:
     large = Settings(batch_size=258 if accumulate == 3 else 256, accumulate=accumulate)
-    few = choices._for_few(large, large, count, ())
+    few = training_choices._for_few(large, large, count, ())
     assert few.batch_size == expected
     assert few.learning_rate == pytest.approx(0.1 * expected / large.batch_size)
 
