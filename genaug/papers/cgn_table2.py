@@ -102,7 +102,7 @@ ROWS = ("original", "gan", "irm-2", "irm-5", "lntl", "cgn", "mixed", "best", "be
 UNCLIPPED = ("original", "cgn", "best", "best-original")  # the others mix images, or count in colour levels
 COUNTERFACTUALS_PER_NOISE = 10
 BEST_IMAGES = {"colored": 300_000, "double-colored": 300_000, "wildlife": 700_000}
-BEST_POOL, BEST_JITTER = 30_000, 1.0
+BEST_POOL, BEST_JITTER, BEST_PLACES = 30_000, 1.0, 4
 BATCH = 64
 WHAT = "this recipe"
 KEYS = ("row", "variant", "seed")  # of a run
@@ -115,6 +115,7 @@ CONSTANTS: dict[str, Any] = {
     "best_images": BEST_IMAGES,
     "best_pool": BEST_POOL,
     "best_mask_jitter": BEST_JITTER,
+    "best_places": BEST_PLACES,
 }
 
 # (training, test) in percent; "rerun" is an independent reproduction with 10^5 counterfactuals, "method" is what the
@@ -323,7 +324,7 @@ def _fit(
 
 
 def _best_network(variant: str) -> partial[NormalisedMnistCNN]:
-    return partial(NormalisedMnistCNN, contrast=variant != "wildlife")
+    return partial(NormalisedMnistCNN, contrast=variant != "wildlife", places=BEST_PLACES)
 
 
 def _fit_best(

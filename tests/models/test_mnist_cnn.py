@@ -72,6 +72,21 @@ def test_with_contrast_a_faint_digit_is_as_plain_as_a_bold_one(images: Tensor) -
     assert (plain(faint) - plain(images)).abs().max() > 0.01
 
 
+def test_places_tell_where_a_stroke_is() -> None:
+    """With one place, averages of the whole image are all that is read: a shift of the features changes nothing."""
+    features = torch.randn(2, 32, 16, 16).abs()
+    features[..., 8:, :] = 0
+    moved = features.roll(8, dims=2)
+    for places in (1, 2, 4, 8):
+        model = NormalisedMnistCNN(places=places).eval()
+        assert model.linear.in_features == 64 * places**2
+        inside = [model.classify(x) for x in (features, moved)]
+        difference = (inside[0] - inside[1]).abs().max()
+        assert difference > 0.01 if places > 1 else difference < 0.05
+    with pytest.raises(ValueError, match="places must be 1, 2, 4 or 8, got 3"):
+        NormalisedMnistCNN(places=3)
+
+
 def test_one_colour_all_over_is_no_error(images: Tensor) -> None:
     assert NormalisedMnistCNN(num_classes=7)(torch.zeros_like(images)).isfinite().all()
 
