@@ -30,17 +30,21 @@ from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
 from genaug.training.classifier.digits import descend, fit_normalised, initialised
 
 POOL, BATCH, HELD_OUT = 30_000, 64, 10_000
-# name -> network, mask jitter, true digits
+# name -> contrast (None: the papers' classifier), places that the last layer reads, mask jitter, true digits
 WAYS = {
-    "the papers' classifier": (None, 0.0, False),
-    "masks jittered": (None, 1.0, False),
-    "batch norm": (False, 0.0, False),
-    "batch norm, masks jittered": (False, 1.0, False),
-    "batch norm, masks jittered twice as far": (False, 2.0, False),
-    "batch norm, contrast": (True, 0.0, False),
-    "batch norm, contrast, masks jittered": (True, 1.0, False),
-    "batch norm, true digits": (False, 0.0, True),
-    "batch norm, contrast, true digits": (True, 0.0, True),
+    "the papers' classifier": (None, 1, 0.0, False),
+    "masks jittered": (None, 1, 1.0, False),
+    "batch norm": (False, 1, 0.0, False),
+    "batch norm, masks jittered": (False, 1, 1.0, False),
+    "batch norm, masks jittered twice as far": (False, 1, 2.0, False),
+    "batch norm, masks jittered, 4x4 places": (False, 4, 1.0, False),
+    "batch norm, contrast": (True, 1, 0.0, False),
+    "batch norm, contrast, masks jittered": (True, 1, 1.0, False),
+    "batch norm, contrast, masks jittered, 4x4 places": (True, 4, 1.0, False),
+    "batch norm, true digits": (False, 1, 0.0, True),
+    "batch norm, contrast, true digits": (True, 1, 0.0, True),
+    "batch norm, true digits, 4x4 places": (False, 4, 0.0, True),
+    "batch norm, contrast, true digits, 4x4 places": (True, 4, 0.0, True),
 }
 HEAD = ["variant", "way", "seed", "images", "accuracy", "seconds"]
 
@@ -81,7 +85,7 @@ def main() -> None:
         held_out, others = order[:HELD_OUT], order[HELD_OUT:]
         validation = digits.images(held_out), digits.targets[held_out]
         for seed in map(int, args.seeds.split(",")):
-            for way, (contrast, jitter, true) in WAYS.items():
+            for way, (contrast, places, jitter, true) in WAYS.items():
                 if any(row[:3] == [variant, way, str(seed)] for row in rows):
                     continue
                 start = time.perf_counter()
@@ -103,14 +107,15 @@ def main() -> None:
                 if contrast is None:
                     model = fit_plain(pairs, steps, seed)
                 else:
-                    network = partial(NormalisedMnistCNN, contrast=contrast)
+                    network = partial(NormalisedMnistCNN, contrast=contrast, places=places)
                     model = fit_normalised(pairs, steps, seed=seed, network=network, dtype=torch.bfloat16)
                 figure = 100 * accuracy(model, batches(*validation))
                 seconds = time.perf_counter() - start
                 rows.append([variant, way, str(seed), str(steps * BATCH), f"{figure:.2f}", f"{seconds:.0f}"])
                 print(f"{variant}, {way}, seed {seed}: {figure:.2f}%", flush=True)
                 with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-                    csv.writer(file).writerows([HEAD, *rows])
+                    ordered = sorted(rows, key=lambda row: (row[0], list(WAYS).index(row[1]), row[2]))
+                    csv.writer(file).writerows([HEAD, *ordered])
     print(path)
 
 
