@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genaug.papers import RECIPES
 from genaug.assets import ASSETS
+from genaug.papers import RECIPES
 from genaug.papers.cgn_table2 import CONSTANTS, GENERATED, UNCLIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
