@@ -23,6 +23,7 @@ from genaug.evaluation import SUITES, preprocessing
 from genaug.evaluation.models import Classifier
 from genaug.generators.biggan import BIGGAN_CONFIGS
 from genaug.models.mnist_cnn import MnistCNN
+from genaug.papers.cgn_table2 import CONSTANTS
 from genaug.papers.presets import ROWS
 from genaug.training.classifier.config_file import KEYS
 from genaug.transforms.vgg import load_encoder
@@ -273,6 +274,7 @@ def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkey
     figure = {"test": {"mean": 0.5, "sd": None, "n": 1}}
     runs = [
         {"row": row, "variant": variant, "device": device, "torch": "2.15.0+cpu", "train_images": 1234, "test": 0.5}
+        | {"weights_sha256": ASSETS["cgn-colored-mnist"].sha256 if row == "cgn" else None}
         for row, variant, device in (
             ("best", "colored", "none"),
             ("original", "wildlife", "first"),
@@ -295,6 +297,27 @@ def test_the_tables_note_is_of_the_runs_whose_figures_they_show(tmp_path, monkey
     assert [line.split(" | ")[0] for line in lines if "1,234" in line] == [
         "| **counterfactuals, embedded weights**; 1,234 images"
     ]
+    assert "[*]" not in "".join(lines)
+
+
+def test_figures_of_other_constants_or_weights_are_marked():
+    """What a row depends on, and nothing else, marks its figures when it changes."""
+    outdated = runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))["outdated"]
+    constants = json.loads(json.dumps(CONSTANTS))
+    weights = ASSETS["cgn-wildlife-mnist"].sha256
+
+    def marked(row, weights_sha256=None, **changed):
+        run = {"row": row, "variant": "wildlife", "weights_sha256": weights_sha256}
+        return outdated({"checkpoint": None, **constants, **changed}, [run])
+
+    assert not any(marked(row) for row in ("original", "gan", "irm-2", "lntl", "best-original"))
+    assert not any(marked(row, weights) for row in ("cgn", "mixed", "best"))
+    assert all(marked(row, "0" * 64) for row in ("cgn", "mixed", "best"))
+    assert not marked("cgn", "0" * 64, checkpoint="theirs.safetensors")
+    assert marked("best", weights, best_places=1)
+    assert marked("best-original", best_images={"wildlife": 1})
+    assert marked("irm-5", irm=[1.0])
+    assert not marked("original", best_places=1, irm=[1.0])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
