@@ -30,21 +30,21 @@ from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
 from genaug.training.classifier.digits import descend, fit_normalised, initialised
 
 POOL, BATCH, HELD_OUT = 30_000, 64, 10_000
-# name -> contrast (None: the papers' classifier), places that the last layer reads, mask jitter, true digits
+# name -> contrast (None trains the papers' classifier, which has no places), places, mask jitter, true digits
 WAYS = {
     "the papers' classifier": (None, 1, 0.0, False),
     "masks jittered": (None, 1, 1.0, False),
     "batch norm": (False, 1, 0.0, False),
     "batch norm, masks jittered": (False, 1, 1.0, False),
     "batch norm, masks jittered twice as far": (False, 1, 2.0, False),
-    "batch norm, masks jittered, 4x4 places": (False, 4, 1.0, False),
+    "batch norm, masks jittered, 4x4 averages": (False, 4, 1.0, False),
     "batch norm, contrast": (True, 1, 0.0, False),
     "batch norm, contrast, masks jittered": (True, 1, 1.0, False),
-    "batch norm, contrast, masks jittered, 4x4 places": (True, 4, 1.0, False),
+    "batch norm, contrast, masks jittered, 4x4 averages": (True, 4, 1.0, False),
     "batch norm, true digits": (False, 1, 0.0, True),
     "batch norm, contrast, true digits": (True, 1, 0.0, True),
-    "batch norm, true digits, 4x4 places": (False, 4, 0.0, True),
-    "batch norm, contrast, true digits, 4x4 places": (True, 4, 0.0, True),
+    "batch norm, true digits, 4x4 averages": (False, 4, 0.0, True),
+    "batch norm, contrast, true digits, 4x4 averages": (True, 4, 0.0, True),
 }
 HEAD = ["variant", "way", "seed", "images", "accuracy", "seconds"]
 
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    known = {way: number for number, way in enumerate(WAYS)}
     name = f"best-on-digits-{args.images}-cpu{args.threads}-torch{torch.__version__.split('+')[0]}.csv"
     path, rows = args.out / name, []
     if path.exists():
@@ -114,7 +115,7 @@ def main() -> None:
                 rows.append([variant, way, str(seed), str(steps * BATCH), f"{figure:.2f}", f"{seconds:.0f}"])
                 print(f"{variant}, {way}, seed {seed}: {figure:.2f}%", flush=True)
                 with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-                    ordered = sorted(rows, key=lambda row: (row[0], list(WAYS).index(row[1]), row[2]))
+                    ordered = sorted(rows, key=lambda row: (row[0], known.get(row[1], len(known)), int(row[2])))
                     csv.writer(file).writerows([HEAD, *ordered])
     print(path)
 

@@ -80,18 +80,21 @@ def _table2_cell(cell: tuple[dict[str, Any], list[dict[str, Any]]] | None) -> st
 
 
 def outdated(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> bool:
-    """Whether runs of a row and variant were made with other constants or embedded weights than today's."""
+    """Return whether these runs of a row and variant used other constants or other embedded weights than today's."""
     row, variant = runs[0]["row"], runs[0]["variant"]
-    # through JSON, which makes lists of tuples
-    constants = json.loads(json.dumps(CONSTANTS))
-    others = any(settings.get(name) != constants[name] for name in DEPENDS.get(row, ()))
+    constants = json.loads(json.dumps(CONSTANTS))  # results.json has lists where CONSTANTS has tuples
+
+    def of_variant(value: Any) -> Any:
+        return value.get(variant) if isinstance(value, dict) else value
+
+    changed = any(of_variant(settings.get(name)) != of_variant(constants[name]) for name in DEPENDS.get(row, ()))
     embedded = row in GENERATED and settings.get("checkpoint") is None
-    return others or (embedded and {run["weights_sha256"] for run in runs} != {ASSETS[f"cgn-{variant}-mnist"].sha256})
+    return changed or (embedded and {run["weights_sha256"] for run in runs} != {ASSETS[f"cgn-{variant}-mnist"].sha256})
 
 
 def _table2_notes(lines: Sequence[str]) -> str:
     marked = any(OUTDATED in line for line in lines)
-    return f"{OUTDATED}: with earlier constants of the recipe or earlier weights." if marked else ""
+    return " Figures with [*] were measured with earlier settings of the recipe or earlier weights." if marked else ""
 
 
 def _table2_circumstances(cells: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
@@ -141,7 +144,9 @@ def table2_short() -> str:
     """The rows of `table2` that a first reader needs."""
     shown = ("| biased digits alone", "| **counterfactuals", "| paper, Original |", "| paper, Original + CGN")
     head, rule, *rows = table2().splitlines()
-    return "\n".join([head, rule, *(row for row in rows if row.startswith(shown)), "", rows[-1]])
+    kept = [row for row in rows if row.startswith(shown)]
+    note = rows[-1].removesuffix(_table2_notes(rows[:-1])) + _table2_notes(kept)
+    return "\n".join([head, rule, *kept, "", note])
 
 
 _PHOTOGRAPHS = {

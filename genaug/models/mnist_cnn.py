@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genaug._common.arguments import check_integer
+
 
 class _DigitsClassifier(nn.Module):
     """What both have: checked images, and a feature map that is classified."""
@@ -75,21 +77,27 @@ class MnistCNN(_DigitsClassifier):
 
 
 class NormalisedMnistCNN(_DigitsClassifier):
-    """`MnistCNN` with batch norm after each convolution. It is not the papers' classifier, but learns much faster.
+    """`MnistCNN` with batch norm after each convolution, and with more than one average of the last feature map.
+
+    It is not the papers' classifier, but learns much faster.
 
     Args:
         num_classes: how many logits come out.
-        places: 1, 2, 4 or 8. The last feature map is averaged within places x places equal parts, and the linear layer
-            reads each average. With 1, it no longer knows where in the image a stroke is.
         contrast: whether every channel of every image is brought to mean 0 and deviation 1, so that a digit which
             differs from its background by a few grey levels is as plain as any other. For colours; textures lose by
             it. Otherwise channels are normalised over the batch.
+        places: the last feature map is averaged over places x places equal parts: 1, 2, 4 or 8. With 1, the linear
+            layer cannot tell where in the image a stroke is.
+
+    Raises:
+        TypeError: `places` is no integer.
+        ValueError: `places` is another number.
     """
 
     def __init__(self, num_classes: int = 10, *, contrast: bool = True, places: int = 4) -> None:
         super().__init__()
-        if places not in (1, 2, 4, 8):
-            raise ValueError(f"places must be 1, 2, 4 or 8, got {places!r}")
+        if (places := check_integer("places", places)) not in (1, 2, 4, 8):
+            raise ValueError(f"places must be 1, 2, 4 or 8, got {places}")
         self.contrast = contrast
         self.norm = nn.BatchNorm2d(3, affine=False)
         self.conv1 = nn.Conv2d(3, 32, 5, padding=2, bias=False)

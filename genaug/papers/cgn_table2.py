@@ -27,7 +27,8 @@ weights, the order and what is generated. The rows, of which --rows all takes ev
                   Original + CGN
     mixed         both together, what the paper's name for its row suggests; the rerun found that it harms wildlife
     best          counterfactuals alone, by a recipe of ours: a pool of 30,000 masks, textures and backgrounds, masks
-                  jittered, each image seen once, by a classifier with normalisation (`NormalisedMnistCNN`)
+                  jittered, each image seen once, by a classifier with batch norm and 4x4 averages
+                  (`NormalisedMnistCNN`)
     best-original the control: that classifier on the biased split, for as many steps
 
 LNTL's authors report 81.9 on these colors with their own training (Kim et al.; README of their released code).
