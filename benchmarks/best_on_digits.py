@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    known = {way: number for number, way in enumerate(WAYS)}
+    order_of_ways = {way: number for number, way in enumerate(WAYS)}
     name = f"best-on-digits-{args.images}-cpu{args.threads}-torch{torch.__version__.split('+')[0]}.csv"
     path, rows = args.out / name, []
     if path.exists():
@@ -115,7 +115,7 @@ def main() -> None:
                 rows.append([variant, way, str(seed), str(steps * BATCH), f"{figure:.2f}", f"{seconds:.0f}"])
                 print(f"{variant}, {way}, seed {seed}: {figure:.2f}%", flush=True)
                 with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-                    ordered = sorted(rows, key=lambda row: (row[0], known.get(row[1], len(known)), int(row[2])))
+                    ordered = sorted(rows, key=lambda row: (row[0], order_of_ways.get(row[1], len(WAYS)), int(row[2])))
                     csv.writer(file).writerows([HEAD, *ordered])
     print(path)
 

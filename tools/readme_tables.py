@@ -92,9 +92,11 @@ def outdated(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> bool:
     return changed or (embedded and {run["weights_sha256"] for run in runs} != {ASSETS[f"cgn-{variant}-mnist"].sha256})
 
 
-def _table2_notes(lines: Sequence[str]) -> str:
-    marked = any(OUTDATED in line for line in lines)
-    return " Figures with [*] were measured with earlier settings of the recipe or earlier weights." if marked else ""
+def _with_note(lines: Sequence[str], note: str) -> str:
+    """Return a table of Table 2's figures and its note, which explains the marks if there are any."""
+    if any(OUTDATED in line for line in lines):
+        note += f" Figures with{OUTDATED} were measured with earlier settings of the recipe or earlier weights."
+    return "\n".join([*lines, "", note])
 
 
 def _table2_circumstances(cells: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
@@ -106,7 +108,8 @@ def _table2_circumstances(cells: Sequence[tuple[dict[str, Any], list[dict[str, A
     return f"mean ± standard deviation over n seeds; {'; '.join(dict.fromkeys(where)) or 'not run'}."
 
 
-def table2() -> str:
+def _table2() -> tuple[list[str], str]:
+    """Return the lines of the table, and where they were measured."""
     lines = ["| test accuracy, % | " + " | ".join(VARIANTS) + " |", "|---|" + "---|" * len(VARIANTS)]
     measured = []
     for folder, row, label in MEASURED:
@@ -124,7 +127,11 @@ def table2() -> str:
         "| independent rerun, 100,000 counterfactuals alone | 92.3 | 86.5 | 81.4 |",
     ]
     seen = "Epochs: 1 for our recipe, 5 for GAN, IRM and LNTL, 10 for the others."
-    return "\n".join([*lines, "", f"Measured here: {_table2_circumstances(measured)} {seen}{_table2_notes(lines)}"])
+    return lines, f"Measured here: {_table2_circumstances(measured)} {seen}"
+
+
+def table2() -> str:
+    return _with_note(*_table2())
 
 
 def table2_unclipped() -> str:
@@ -137,16 +144,14 @@ def table2_unclipped() -> str:
         cells = [_table2_runs(name, row, "double-colored") for name in (folder, "unclipped")]
         measured += [cell for cell in cells if cell is not None]
         lines.append(f"| {label} | " + " | ".join(map(_table2_cell, cells)) + " |")
-    return "\n".join([*lines, "", f"Measured here: {_table2_circumstances(measured)}{_table2_notes(lines)}"])
+    return _with_note(lines, f"Measured here: {_table2_circumstances(measured)}")
 
 
 def table2_short() -> str:
     """The rows of `table2` that a first reader needs."""
     shown = ("| biased digits alone", "| **counterfactuals", "| paper, Original |", "| paper, Original + CGN")
-    head, rule, *rows = table2().splitlines()
-    kept = [row for row in rows if row.startswith(shown)]
-    note = rows[-1].removesuffix(_table2_notes(rows[:-1])) + _table2_notes(kept)
-    return "\n".join([head, rule, *kept, "", note])
+    (head, rule, *rows), note = _table2()
+    return _with_note([head, rule, *(row for row in rows if row.startswith(shown))], note)
 
 
 _PHOTOGRAPHS = {

@@ -26,7 +26,7 @@ from genaug.photographs.format import BankFiles
 from genaug.training.classifier.data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader
-from genaug.training.shared.class_names import by_value
+from genaug.training.shared.class_names import by_value, few
 from genaug.training.shared.processes import World
 
 _DATASETS: dict[str, Any] = {"counterfactual": CounterfactualDataset, "intervention": GenerativeInterventionDataset}
@@ -161,13 +161,9 @@ def check_same_classes(root: str | os.PathLike[str], classes: Sequence[str], val
             surplus = sorted(set(names) - set(others))
             raise ValueError(
                 f"{os.fspath(folder)} must have the classes of {os.fspath(complete)}, got no folder for "
-                f"{_few(missing)}{f', but one for {_few(surplus)}' if surplus else ''}: add what is missing, or remove "
+                f"{few(missing)}{f', but one for {few(surplus)}' if surplus else ''}: add what is missing, or remove "
                 "it from the other folder"
             )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _read(

@@ -99,4 +99,9 @@ def by_value(names: Sequence[str]) -> tuple[str, ...]:
 def _listed(names: Sequence[str] | None) -> str:
     if not names:
         return ""
-    return f" ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
+    return f" ({few(names)})"
+
+
+def few(names: Sequence[str]) -> str:
+    """Return names in a message, and "..." in place of the last of many."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
