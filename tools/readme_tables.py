@@ -436,7 +436,6 @@ def small_scale() -> str:
     runs = [run for results in found.values() for run in results["runs"]]
     if not runs:
         return "Not run."
-    seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
     seconds = [run["seconds"] for run in runs]
     where = "; ".join(
         dict.fromkeys(f"{_processor(run)}, {run['threads']} thread, torch {run['torch'].split('+')[0]}" for run in runs)
@@ -449,8 +448,20 @@ def small_scale() -> str:
         for verdict in dict.fromkeys(verdicts)
     )
     times = f"{min(seconds):.0f} to {max(seconds):.0f} seconds per reproduction and seed"
-    note = f"{len(verdicts)} effects: {counts}. Seeds {seeds}; {where}; {times}."
+    note = f"{len(verdicts)} effects: {counts}. {_seeds(found)}; {where}; {times}."
     return "\n".join([*lines, "", note])
+
+
+def _seeds(found: dict[str, dict]) -> str:
+    """Name the seeds of most reproductions, and then those of others."""
+    titles: dict[str, list[str]] = {}
+    for results in found.values():
+        seeds = sorted({run["seed"] for run in results["runs"]})
+        whole = len(seeds) > 3 and seeds == list(range(seeds[0], seeds[-1] + 1))
+        listed = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+        titles.setdefault(listed, []).append(results["title"].split(" (")[0])
+    most, *others = sorted(titles, key=lambda listed: -len(titles[listed]))
+    return "; ".join([f"Seeds {most}", *(f"{' and '.join(titles[listed])}: seeds {listed}" for listed in others)])
 
 
 def _content(name: str) -> dict | None:
@@ -485,6 +496,23 @@ def irm_control() -> str:
     version = run["torch"].split("+")[0]
     note = f"Test accuracy in percent, 2 environments, bfloat16, {run['device']}, torch {version}."
     return "\n".join([*lines, "", note])
+
+
+def lntl_released() -> str:
+    """LNTL by the table's training and by its authors', with the method and without it."""
+    results = _content("lntl-released")
+    if results is None:
+        return "Not run."
+    names = {"table": "as in Table 2", "released": "as in the released code"}
+    lines = ["| training | epochs | without the method | with it |", "|---|---|---|---|"]
+    for training, name in names.items():
+        for epochs in sorted({run["epochs"] for run in results["runs"] if run["training"] == training}):
+            found = [results["summary"].get(f"{training}, {epochs}, {method}") for method in (False, True)]
+            cells = ["not run" if figure is None else f"{_percent(figure)} (n={figure['n']})" for figure in found]
+            lines.append(f"| {name} | {epochs} | {' | '.join(cells)} |")
+    run = results["runs"][0]
+    version = run["torch"].split("+")[0]
+    return "\n".join([*lines, "", f"Test accuracy in percent, bfloat16, {run['device']}, torch {version}."])
 
 
 def best() -> str:
@@ -822,6 +850,7 @@ def main() -> int:
             speed=speed(),
             coloured=coloured(),
             irm=irm_control(),
+            lntl=lntl_released(),
             best=best(),
         ),
         photos: written(photos.read_text(), photographs=photographs()),

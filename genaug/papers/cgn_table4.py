@@ -9,10 +9,10 @@ The reproduction tests the classifiers of Table 3's reproduction on digits of ot
 class. The background is biased as in training ("original"), always of the digit's class ("mixed-same"), or of any class
 ("mixed-rand").
 
-Measured here (n=3, AMD EPYC, 1 thread, torch 2.14.1, 175 to 617 seconds per seed; 95% intervals): gap, points: biased
-digits over CGN, shape and texture heads: +19.72 [+14.43, +25.00]; mixed-rand, %: CGN, shape and texture heads over
-biased digits: +15.52 [+11.69, +19.34]; mixed-same, %: biased digits over CGN, shape and texture heads: +4.20 [+1.41,
-+6.99]; original, %: biased digits over CGN, shape and texture heads: +1.26 [-4.44, +6.96].
+Measured here (n=16, AMD EPYC, 1 thread, torch 2.14.1, 44 to 667 seconds per seed; 95% intervals): gap, points: biased
+digits over CGN, shape and texture heads: +19.87 [+18.66, +21.07]; mixed-rand, %: CGN, shape and texture heads over
+biased digits: +15.41 [+14.22, +16.60]; mixed-same, %: biased digits over CGN, shape and texture heads: +4.46 [+3.87,
++5.05]; original, %: biased digits over CGN, shape and texture heads: +1.15 [+0.43, +1.86].
 """
 
 from __future__ import annotations

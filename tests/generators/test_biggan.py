@@ -15,7 +15,9 @@ from genaug.assets.layouts import shapes_of
 from genaug.generators.biggan import BIGGAN_CONFIGS, BigGANDeep, interpolate
 from genaug.generators.biggan_layers import (
     Batched,
+    Products,
     difference_kernels,
+    product,
     upsample_convolve,
     winograd_convolve,
     winograd_kernel,
@@ -320,6 +322,30 @@ def test_convolutions_in_products_equal_the_library(channels, out):
     expected = nn.functional.conv2d(nn.functional.interpolate(x, scale_factor=2), weight, padding=1)
     found = upsample_convolve(last, difference_kernels(weight)).permute(0, 3, 1, 2)
     torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+def test_many_channels_in_products_give_the_same_images(dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(Products, "many", 8)
+    network = tiny().to(dtype)
+    fast = network.fast()
+    kinds = [layer.conv_1 for layer in fast.layers.layers if hasattr(layer, "conv_1")]
+    kinds += [layer.conv_2 for layer in fast.layers.layers if hasattr(layer, "conv_2")]
+    assert {(kind.differences, kind.winograd) for kind in kinds} == {(True, False), (False, True), (False, False)}
+    z, labels = draws(network, dtype=dtype)
+    assert difference(fast(z, labels, 0.8), network(z, labels, 0.8)) < tolerance
+
+
+# 255: too few rows for the library that convolves; 257: a prime number; 289: 17 squared
+@pytest.mark.parametrize("rows", [1, 255, 256, 257, 289, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_is_a_product(rows, dtype):
+    x, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((rows, 24), (10, 24, 1, 1), (10,)))
+    expected = x @ weight[:, :, 0, 0].t()
+    for some in (x, x.repeat(1, 2)[:, :24]):  # the second is not contiguous
+        torch.testing.assert_close(product(some, weight), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(product(some, weight, bias), expected + bias, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["trainable", "fast"])
