@@ -13,16 +13,16 @@ from genaug._common.arguments import check_device
 
 
 def classes_of(table: Tensor, labels: Tensor) -> Tensor:
-    """Return rows (B, D) of a table (num_classes, D) for labels (B,), or mixtures by shares (B, num_classes)."""
+    """Return rows (B, D) of a table (num_classes, D) for labels (B,), or their mixtures for shares (B, num_classes)."""
     return labels.to(table.dtype) @ table if labels.is_floating_point() else table[labels]
 
 
 def check_labels(labels: Tensor, count: int, num_classes: int) -> None:
-    """Check the labels of `count` samples: (count,) integers, or (count, num_classes) floats, shares of each class.
+    """Check the labels of `count` samples: (count,) integers, or shares of each class, (count, num_classes) floats.
 
     Raises:
-        TypeError: they are one number a sample, and no integers.
-        ValueError: another shape, or, on a CPU, a class outside 0..num_classes - 1.
+        TypeError: the labels are neither integers nor shares.
+        ValueError: the labels have another shape or, on a CPU, a class outside 0..num_classes - 1.
     """
     if labels.is_floating_point() and labels.ndim == 2:
         if labels.shape != (count, num_classes):
@@ -32,7 +32,7 @@ def check_labels(labels: Tensor, count: int, num_classes: int) -> None:
         raise TypeError(f"labels must be int64, got {labels.dtype}")
     if labels.shape != (count,):
         raise ValueError(f"labels must be ({count},), as many as z has rows, got {tuple(labels.shape)}")
-    # on a GPU the look-up itself complains; a check here would wait for it at every call
+    # on a GPU the look-up itself raises an error; a check here would wait for the GPU at every call
     if labels.device.type == "cpu" and ((labels < 0) | (labels >= num_classes)).any():
         wrong = labels[(labels < 0) | (labels >= num_classes)][0]
         raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {int(wrong)}")
@@ -45,7 +45,7 @@ def load_generator(
 
     Args:
         name: a name from `genaug assets list`, a Hub repository ("owner/repo", "owner/repo@revision"), the path of a
-            `.safetensors` file, or of a folder that is a generator, such as a bank of photographs.
+            `.safetensors` file, or a generator's folder, such as a photograph bank.
         device: device of the generator (default: CPU).
         dtype: floating-point type (default: float32).
 
@@ -72,7 +72,7 @@ def load_generator(
         if reason := _no_generator(Path(name)):
             raise AssetError(reason) from error
         raise
-    # folded in float32, cast afterwards: the products of folding deserve the precision
+    # weights are folded in float32 and cast afterwards, to keep the precision of the products
     if hasattr(trained, "fast"):
         generator = trained.fast(device, dtype)
     else:
@@ -83,7 +83,7 @@ def load_generator(
 
 
 def _no_generator(path: Path) -> str | None:
-    """Return what a path is that users take for a generator, and what to do. None if it is neither of the two."""
+    """Return an error message if the path is a trained classifier or a folder of photographs, else None."""
     from genaug._common.files import list_images
     from genaug._common.names import PREPROCESSING
     from genaug.assets.convert import WEIGHTS
@@ -115,7 +115,7 @@ def load_trainable(name: str | os.PathLike[str]) -> nn.Module:
         known_kinds = " or ".join(row.name for row in KINDS.values() if row.generates)
         raise AssetError(f"{str(name)!r} is not a generator: its kind is {kind.name!r}, expected {known_kinds}")
     assert kind.build is not None
-    # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway
+    # "meta" skips initialization, which would draw from the global generator for weights that are replaced anyway
     with torch.device("meta"):
         generator = kind.build(parsed_config(kind, metadata.get("config")))
     weights = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

@@ -1,7 +1,7 @@
 """Make an image bitwise identical in any batch on a CPU.
 
-A CPU sums in another order for another batch size or another number of threads, and the last bit differs. So
-generators are always given as many images at a time, on a power of two of threads, and 1x1 convolutions are products.
+On a CPU the order of a sum, and so its last bit, depends on the batch size and the number of threads. So generators
+always get the same number of images, the number of threads is a power of two, and 1x1 convolutions are matrix products.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-CPU_BATCH = 8  # the activations of more images leave a CPU's cache, which doubles the time
+CPU_BATCH = 8  # activations of more images do not fit a CPU's cache, which doubles the time
 
 Made = TypeVar("Made", Tensor, tuple[Tensor, ...])
 
 
 def in_batches(make: Callable[..., Made], *inputs: Tensor, pad: bool = True) -> Made:
-    """Call `make` on these rows; on a CPU always on `CPU_BATCH` of them, so that no row depends on the others.
+    """Call `make` on these rows, on a CPU always on `CPU_BATCH` at a time, so that no row depends on the others.
 
     Args:
-        make: from tensors (B, ...) to a tensor (B, ...) or a tuple of tensors.
+        make: maps tensors (B, ...) to a tensor (B, ...) or a tuple of tensors.
         inputs: tensors of the same length, on one device.
-        pad: whether the last row is repeated to fill up the last batch. What `make` is called with is then never
-            smaller; without, `make` itself sees to it that rows are independent.
+        pad: whether the last row is repeated to fill up the last batch. If not, the last batch may be smaller, and
+            `make` itself must keep rows independent.
     """
     count = len(inputs[0])
     if inputs[0].device.type != "cpu" or not count:
@@ -44,7 +44,7 @@ def in_batches(make: Callable[..., Made], *inputs: Tensor, pad: bool = True) -> 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Compute on this many threads of the CPU."""
+    """Use this many CPU threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -56,7 +56,7 @@ def threads(count: int) -> Iterator[None]:
 def power_of_two_threads() -> int:
     """Return the largest power of two that is at most the number of the CPU's threads.
 
-    With others, transposed convolutions sum in another order than on the single thread of a DataLoader worker.
+    With other numbers, transposed convolutions sum in another order than on the single thread of a DataLoader worker.
     """
     return 1 << (torch.get_num_threads().bit_length() - 1)
 
@@ -80,7 +80,7 @@ def pointwise_products(network: nn.Module) -> Iterator[None]:
 
 def _is_pointwise(layer: nn.Conv2d) -> bool:
     plain = layer.kernel_size == (1, 1) and layer.groups == 1 and layer.padding in ((0, 0), "valid", "same")
-    return plain and "forward" not in vars(layer)  # else somebody has put a forward of their own there
+    return plain and "forward" not in vars(layer)  # a `forward` that somebody has replaced is kept
 
 
 def _product(layer: nn.Conv2d, input: Tensor) -> Tensor:

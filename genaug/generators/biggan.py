@@ -1,8 +1,8 @@
 """BigGAN-deep for ImageNet at 128, 256 and 512 pixels, in a trainable and a fast version.
 
-The trainable form has the layers of `pytorch-pretrained-biggan` with their names, so that released checkpoints load as
-they are. It departs from that package in one thing: batch-norm statistics between two tabled truncations are
-interpolated with the weights the right way round (see `interpolate`); `statistics="package"` puts them back.
+The trainable form has the layers and names of `pytorch-pretrained-biggan`, so that released checkpoints load unchanged.
+It differs from that package in one point. The package swaps the two weights when it interpolates batch-norm statistics
+between tabled truncations (see `interpolate`). `statistics="package"` restores its behavior.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from genaug.generators.pretrained import Pretrained
 
 STATISTICS: tuple[Statistics, ...] = ("interpolated", "package")
 
-# (upsamples, channels in, channels out), in multiples of the width; by image size. The rest is common to all three.
+# by image size: (upsamples, channels in, channels out), channels in multiples of the width. All else is the same.
 _TO_128 = [
     (False, 16, 16),
     (True, 16, 16),
@@ -64,9 +64,9 @@ BIGGAN_CONFIGS: dict[int, dict[str, Any]] = {
 class _Steerable(Pretrained, nn.Module, ABC):
     """Common base of both versions: the generator protocol, argument checks, and access to intermediate layers.
 
-    A forward pass is `from_activation` of `activation`, at any layer, so that whoever changes what lies between
-    intervenes on that layer. Layers are called "gen_z", whose output is (B, 4 * 4 * 16 * width) in the order (row,
-    column, channel), and "layers.0", "layers.1", ..., whose outputs are (B, C, H, W).
+    At any layer, a forward pass is `activation` followed by `from_activation`. To intervene on the layer, change the
+    tensor in between. Layers are called "gen_z", with output (B, 4 * 4 * 16 * width) in the order (row, column,
+    channel), and "layers.0", "layers.1", ..., with outputs (B, C, H, W).
     """
 
     asset_kind = "biggan-deep"
@@ -99,23 +99,23 @@ class _Steerable(Pretrained, nn.Module, ABC):
         """Return images for noise and classes.
 
         Args:
-            z: (B, z_dim), as the package draws it: normal, cut off at [-2, 2], already multiplied by the truncation.
-            labels: (B,) int64, classes 0..num_classes - 1; or (B, num_classes) floats, shares of each class, which mix
-                their embeddings.
-            truncation: in (0, 1], a number or (B,), one a sample: which batch-norm statistics to take. On their grid
-                of 0.02, pass numbers or float64: float32 cannot hold it.
+            z: (B, z_dim), as the package draws it: normal, truncated to [-2, 2], already multiplied by the truncation.
+            labels: (B,) int64, classes 0..num_classes - 1; or (B, num_classes) floats, the share of each class in a
+                mixture of their embeddings.
+            truncation: in (0, 1], a number or one per sample, (B,). It selects the batch-norm statistics. For multiples
+                of 0.02, which the table has, pass numbers or float64: float32 cannot represent them.
 
         Returns:
             (B, 3, H, W) in [-1, 1].
 
         Raises:
-            ValueError: an argument is of another shape, or, as far as can be told without waiting for a GPU, out of
-                its range; the message names it.
+            ValueError: an argument has another shape or is out of range; the message names it. Ranges are not checked
+                where that would wait for a GPU.
         """
         return self._run(None, z, labels, truncation, 0, None)
 
     def activation(self, z: Tensor, labels: Tensor, truncation: float | Tensor = 1.0, layer: str = "gen_z") -> Tensor:
-        """Return the output of a layer. Arguments are those of `forward`, layers those of `layer_names`."""
+        """Return the output of a layer, one of `layer_names`; other arguments as in `forward`."""
         return self._run(None, z, labels, truncation, 0, self._position(layer))
 
     def from_activation(
@@ -124,8 +124,8 @@ class _Steerable(Pretrained, nn.Module, ABC):
         """Return images from the output of a layer (GenInt, section 3.2: an intervention on the layer).
 
         Args:
-            activation: what `activation` returns for this layer, or what an intervention has made of it.
-            z: (B, z_dim); later layers see it too, through their batch norm.
+            activation: the output of `activation` for this layer, possibly changed by an intervention.
+            z: (B, z_dim); later layers also use it, through their batch norms.
             labels: (B,) int64.
             truncation: as in `forward`.
             layer: one of `layer_names`; a leading "generator." is allowed, as in the state dict.
@@ -143,7 +143,7 @@ class _Steerable(Pretrained, nn.Module, ABC):
         return self.layer_names.index(layer.removeprefix("generator."))
 
     def _check(self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int) -> Tensor:
-        """Check the arguments; the truncation as (1,) or (B,) float64 on the noise's device, if it has that."""
+        """Check the arguments. Return the truncation, (1,) or (B,) float64, on the noise's device if it has float64."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be (B, {self.z_dim}), got {tuple(z.shape)}")
         check_labels(labels, len(z), self.num_classes)
@@ -190,17 +190,17 @@ class _Steerable(Pretrained, nn.Module, ABC):
 class BigGANDeep(_Steerable):
     """The trainable version (Brock et al. 2019, appendix B), with the state-dict keys of the released checkpoints.
 
-    Spectral norm iterates in training mode; batch-norm statistics are the tabled ones in both modes, as in the package.
-    A network with fresh weights gives NaN until `power_iterate` has run.
+    Spectral norm iterates in training mode only. Batch-norm statistics come from the table in both modes, as in the
+    package. A network with new weights gives NaN until `power_iterate` has run.
 
     Args:
-        config: 128, 256 or 512 for the released configuration of that resolution; otherwise a dict with the keys of
-            `BIGGAN_CONFIGS`, or an object with such attributes; those left out are of 128.
-        statistics: how batch-norm statistics are read from their tables: "interpolated", or "package" for what
-            `pytorch-pretrained-biggan` makes of them (see `interpolate`).
+        config: 128, 256 or 512 for the released configuration of that resolution; or a dict with the keys of
+            `BIGGAN_CONFIGS[128]`, or an object with such attributes. Missing entries are those of 128.
+        statistics: how batch-norm statistics are read from their tables: "interpolated", or "package" to do as
+            `pytorch-pretrained-biggan` does (see `interpolate`).
 
     Raises:
-        ValueError: the configuration or the rule is unknown.
+        ValueError: the configuration or `statistics` is unknown.
     """
 
     def __init__(self, config: int | Mapping[str, Any] | Any = 256, *, statistics: Statistics = "interpolated") -> None:
@@ -221,7 +221,7 @@ class BigGANDeep(_Steerable):
         return copy.deepcopy(vars(self.config))
 
     def power_iterate(self, count: int = 5) -> BigGANDeep:
-        """Bring the vectors of spectral norm near the weights' first singular ones; fresh ones are random."""
+        """Move the vectors of spectral norm, which are random at first, toward the weights' first singular vectors."""
         training = self.training
         self.train()
         with torch.no_grad():
@@ -235,7 +235,7 @@ class BigGANDeep(_Steerable):
         self, x: Tensor | None, z: Tensor, labels: Tensor, truncation: float | Tensor, begin: int, end: int | None
     ) -> Tensor:
         statistics_at = self._check(x, z, labels, truncation, begin)
-        # a look-up is the package's product with a one-hot row, to the last bit
+        # a look-up is bitwise identical to the package's product with a one-hot row
         table = self.embeddings.weight.t()
         condition = torch.cat([z.to(table.dtype), classes_of(table, labels)], dim=1)
         network: Any = self.generator
@@ -272,20 +272,20 @@ def _drop_derived_weights(_: nn.Module, state: dict[str, Any], prefix: str, *__:
 class FastBigGAN(_Steerable):
     """`BigGANDeep` in evaluation mode, transformed exactly: the same images up to rounding (1e-5).
 
-    Spectral norm is divided out. Truncation's statistics, the class-conditional scales and offsets and the biases of
-    the convolutions before them become one scale and one offset a channel, of all layers at once from one matrix
-    product. Only the three channels of the last convolution that are shown are computed, upsampling and the
-    convolution after it are one operation at the low resolution, and channels lie last throughout.
+    Weights are divided by their spectral norm. One matrix product gives one scale and one offset per channel, for all
+    layers at once. These include the statistics of the truncation, the class-conditional scales and offsets, and the
+    biases of the convolutions before the norms. Of the last convolution, only the three visible channels are computed.
+    Upsampling and the convolution after it are one operation at the low resolution. Channels are last throughout.
 
-    On a CPU images are made one by one, so that none depends on its batch, in matrix products (see `Products`); on a
-    GPU all at once, in the convolutions of its library. Memory grows with the batch only on a GPU.
+    On a CPU, images are made one by one in matrix products (see `Products`), so that none depends on its batch. On a
+    GPU, they are made all at once by the library's convolutions. Memory grows with the batch only on a GPU.
 
     Args:
         generator: the trainable form.
-        device: what it is made for; that of `generator` by default. It runs on others, but slowly.
-        dtype: floating-point type of the convolutions; that of `generator` by default. `gen_z`, scales and offsets
+        device: device to build it for (default: that of `generator`). It also runs on others, but slowly.
+        dtype: floating-point type of the convolutions (default: that of `generator`). `gen_z`, scales and offsets
             keep the generator's precision.
-        compile: whether `torch.compile` fuses what lies between the convolutions. The first call takes minutes.
+        compile: whether `torch.compile` fuses the operations between convolutions. The first call then takes minutes.
 
     Raises:
         ValueError: a weight of `generator` is NaN or infinite.
@@ -333,7 +333,7 @@ class FastBigGAN(_Steerable):
             self.layers.compile()
 
     def _apply(self, fn: Any, recurse: bool = True) -> FastBigGAN:
-        # what `.to()`, `.half()` and the like call: a cast would reach what keeps the generator's precision
+        # called by `.to()`, `.half()` and similar: a cast would also reach what keeps the generator's precision
         bias = self.get_buffer("gen_z_bias")
         if (kind := fn(bias).dtype) != bias.dtype:
             raise ValueError(
@@ -411,7 +411,8 @@ class FastBigGAN(_Steerable):
     def _gen_z(self, z: Tensor, labels: Tensor, together: bool = False) -> Tensor:
         """Return the output of gen_z, (B, 4 * 4 * 16 * width). On a CPU, products have a fixed number of rows.
 
-        All rows together are four times as fast: for directions, where the last bit is no matter.
+        `together` computes all rows in one product, four times as fast, for directions: the last bit does not matter
+        there.
         """
         condition = self._condition(z, labels)
         weight, bias = self.get_buffer("gen_z_weight"), self.get_buffer("gen_z_bias")
@@ -448,7 +449,7 @@ def _check_finite(module: nn.Module) -> None:
 
 
 def complaint(config: Any) -> str | None:
-    """Return what is wrong with a configuration, or None. Bounds keep a hostile one from using much memory."""
+    """Return what is wrong with a configuration, or None. Bounds keep a malicious one from using much memory."""
     if not isinstance(config, dict):
         return "expected a JSON object"
 

@@ -1,6 +1,6 @@
 """The layers of BigGAN's fast version: matrix products on a CPU, library convolutions on a GPU.
 
-Channels lie last, (B, H, W, C), throughout. Every norm comes as one scale and one offset a channel.
+All tensors have their channels last, (B, H, W, C). Every norm is given as one scale and one offset per channel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genaug.generators.cgn_mnist import phase_kernel
 
-STRIP = 1 << 22  # bytes that a core's cache holds: what a CPU works on at a time
+STRIP = 1 << 22  # bytes that fit a CPU core's cache, the size of a strip
 
 
 class Layers(nn.Module):
@@ -24,7 +24,7 @@ class Layers(nn.Module):
     def __init__(self, layers: list[nn.Module], last: Tensor, bias: Tensor, convolution: type[Convolution]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        # without a library's convolutions, a product with all taps at once, (9 * 3, C)
+        # `Products` multiplies by all taps of the last convolution at once, (9 * 3, C)
         taps = last.permute(2, 3, 0, 1).flatten(0, 2) if issubclass(convolution, Products) else last
         self.register_buffer("weight", taps.contiguous(memory_format=torch.preserve_format))
         self.register_buffer("bias", bias.clone())
@@ -54,7 +54,7 @@ class Layers(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: four times norm, ReLU, convolution. Channels that the sum drops are not computed."""
+    """A residual block: four times norm, ReLU, convolution. The shortcut uses only the channels that the sum keeps."""
 
     def __init__(self, block: Any, side: int, convolution: type[Convolution]) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Block(nn.Module):
             y = affine_relu(self.conv_2(y), *norms[3])
             skip = (skip + bias).reshape(batch, times * height, times * width, channels)
             return F.linear(y, last[:, :, 0, 0]) + skip
-        # what lies around the 3x3 convolutions goes strip by strip, from the input of a norm to the sum
+        # the operations around the 3x3 convolutions run strip by strip, so that a strip stays in the cache
         y = x.new_empty(batch, height, width, len(first))
         for begin, end in strips(height, width * x.shape[3], x):
             rows = affine_relu(x[:, begin:end], *norms[0]).flatten(0, 2)
@@ -114,10 +114,10 @@ class Attention(nn.Module):
         key, value = rest.split(self.widths[1:], dim=-1)
         query = query.flatten(1, 2)
         if not self.single:
-            # one head, written out: the fused kernels take four dimensions only
+            # one head as a dimension of its own, because the fused kernels only take four dimensions
             mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[:, 0]
             return x + F.linear(mixed, out[:, :, 0, 0]).view_as(x)
-        # the same in strips that fit a cache: the library's way holds the whole map, and looks for masked rows in it
+        # in strips that fit the cache: the library's function stores the whole map and searches it for masked rows
         y = x.new_empty(x.shape).flatten(0, 2)
         keys, values = key[0, :, :, None, None], value[0].t()[:, :, None, None].contiguous()
         for begin, end in strips(query.shape[1], key.shape[1], key):
@@ -127,7 +127,7 @@ class Attention(nn.Module):
 
 
 class Convolution(nn.Module, ABC):
-    """A 3x3 convolution without bias on (B, H, W, C), after upsampling by two or without.
+    """A 3x3 convolution without bias on (B, H, W, C), optionally after upsampling by two.
 
     Args:
         weight: (C_out, C_in, 3, 3).
@@ -135,17 +135,17 @@ class Convolution(nn.Module, ABC):
         upsamples: whether x is upsampled first.
     """
 
-    single: bool  # whether it is for single images on a CPU, whose other layers go strip by strip
+    single: bool  # whether it is for single images on a CPU, where the other layers run strip by strip
 
     @abstractmethod
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None: ...
 
 
 class Batched(Convolution):
-    """By the library, for batches on a GPU.
+    """The library's convolution, for batches on a GPU.
 
-    Upsampling and its 3x3 convolution are four 2x2 convolutions, one for each phase of the output, computed as one
-    with four times the channels: 4/9 of the arithmetic.
+    Upsampling and its 3x3 convolution equal four 2x2 convolutions, one for each phase of the output. They run as one
+    convolution with four times the channels: 4/9 of the arithmetic.
     """
 
     single = False
@@ -169,24 +169,24 @@ class Batched(Convolution):
 
 
 class Single(Batched):
-    """By the library, for single images on a CPU in half precision, in which differences would be inexact."""
+    """The library's convolution, for single images on a CPU in half precision, where differences are inexact."""
 
     single = True
 
 
 class Products(Convolution):
-    """By matrix products where channels are many, for single images on a CPU.
+    """Matrix products for layers with many channels, for single images on a CPU.
 
-    Upsampling and its 3x3 convolution take nine products a low-resolution pixel instead of sixteen (phases) or
-    thirty-six (spelled out): along one axis, the outputs at 2i and 2i + 1 are G x[i] - a (x[i] - x[i-1]) and
-    G x[i] + c (x[i+1] - x[i]), where a, b, c are the taps and G their sum. Other 3x3 convolutions are Winograd's
-    F(2x2, 3x3): sixteen products for four pixels instead of thirty-six. Both are as accurate as the direct sum, or
-    more: they add fewer products.
+    Upsampling and its 3x3 convolution take nine products per low-resolution pixel instead of sixteen (phases) or
+    thirty-six (direct). Along one axis, with taps a, b, c and their sum G, the outputs at 2i and 2i + 1 are
+    G x[i] - a (x[i] - x[i-1]) and G x[i] + c (x[i+1] - x[i]). Other 3x3 convolutions use Winograd's F(2x2, 3x3):
+    sixteen products for four pixels instead of thirty-six. Both are at least as accurate as the direct sum, because
+    they add fewer products.
     """
 
     single = True
-    many = 128  # channels: with fewer, the sums cost more than the products that they save
-    # where Winograd measures faster: below, its kernels are more to read; above, its tiles leave the cache
+    many = 128  # channels; with fewer, the additional sums cost more than the saved products
+    # sides at which Winograd is measured to be faster: below, it reads more weights; above, its tiles leave the cache
     winograd_sides = range(8, 65)
 
     def __init__(self, weight: Tensor, side: int, upsamples: bool) -> None:
@@ -216,9 +216,9 @@ class Products(Convolution):
 
 
 def strips(rows: int, size: int, like: Tensor) -> Iterator[tuple[int, int]]:
-    """Return begin and end of strips of rows of `size` numbers that fit into a core's cache between two operations.
+    """Return begin and end of strips of rows that stay in a core's cache between two operations.
 
-    The numbers are of the type of `like`.
+    A row has `size` numbers of the dtype of `like`.
     """
     step = max(1, STRIP // (size * like.element_size()))
     return ((begin, min(begin + step, rows)) for begin in range(0, rows, step))
@@ -227,9 +227,9 @@ def strips(rows: int, size: int, like: Tensor) -> Iterator[tuple[int, int]]:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply (N, C_in) by the weight (C_out, C_in, 1, 1) of a 1x1 convolution, giving (N, C_out).
 
-    In float32 torch has two libraries for this: its products of matrices go to one, its convolutions of at least 16
-    images to the other, whose products are up to 2.4 times as fast (AMD EPYC with AVX-512). So rows are handed to it as
-    16 images, where there are enough of them to pay for rearranging the weight.
+    In float32, torch uses one library for matrix products and another for convolutions of at least 16 images. The
+    second is up to 2.4 times as fast (AMD EPYC with AVX-512). So rows are passed to it as 16 images or more, if there
+    are enough of them to pay for rearranging the weight.
     """
     rows = len(x)
     if x.dtype != torch.float32 or rows < 256 or x.device.type != "cpu":
@@ -310,7 +310,7 @@ def winograd_kernel(weight: Tensor) -> Tensor:
 
 
 def winograd_convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    """Apply a padded 3x3 convolution to (1, H, W, C), both even, by F(2x2, 3x3) of Lavin and Gray (2016)."""
+    """Apply a padded 3x3 convolution to (1, H, W, C), H and W even, by F(2x2, 3x3) of Lavin and Gray (2016)."""
     _, height, width, channels = x.shape
     padded = F.pad(x[0], (0, 0, 1, 1, 1, 1))
     rows = x.new_empty(4, height // 2, width + 2, channels)
@@ -336,7 +336,7 @@ def winograd_convolve(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def normed(layer: Any) -> Tensor:
-    """Return the weight of a layer with spectral norm, divided by the norm from its two vectors."""
+    """Return a layer's weight divided by its spectral norm, which follows from the layer's two vectors."""
     weight = layer.weight_orig.detach()
     sigma = torch.dot(layer.weight_u, weight.flatten(1).mv(layer.weight_v))
     return weight / sigma

@@ -17,17 +17,17 @@ def interpolate(table: Tensor, truncation: Tensor, rule: Statistics = "interpola
     Args:
         table: (N, C), rows for the truncations 0, 1 / (N - 1), ..., 1.
         truncation: () or (B,) float64, in (0, 1].
-        rule: "interpolated" is linear between neighbouring rows. "package" is what `pytorch-pretrained-biggan` 0.1.1
-            does, to the last bit: the neighbours' weights are swapped, and where the quotient of a tabled truncation
-            by the step is not a whole number in floating point (0.14, 0.28, 0.56, 0.58 and 0.94 of 51 rows) a
-            neighbour's row comes out.
+        rule: "interpolated" is linear between neighboring rows. "package" is bitwise identical to
+            `pytorch-pretrained-biggan` 0.1.1, which swaps the weights of the two neighbors. It also returns a
+            neighbor's row for tabled truncations whose quotient by the step is not a whole number in floating point
+            (0.14, 0.28, 0.56, 0.58 and 0.94 of 51 rows).
 
     Returns:
         (1, C) or (B, C) on the table's device.
     """
     position = truncation.reshape(-1, 1) / (1.0 / (len(table) - 1))
     lower = position.floor()
-    # float64 until here: near a row the last bits say on which side of it the position lies
+    # float64 until here, because near a row the last bits decide on which side of it the position is
     upper_share = (position - lower).to(table)
     lower_share = (1 - (position - lower)).to(table)
     on_a_row, first = (position == lower).to(table.device), lower.long()[:, 0].to(table.device)
@@ -46,7 +46,7 @@ class BatchNorm(nn.Module):
 
     Args:
         channels: number of channels.
-        condition: length of the condition; None for scale and offset that are parameters.
+        condition: length of the condition. If None, scale and offset are parameters.
         rows: rows of the table.
         eps: added to the variance, and in spectral norm.
         rule: how the table is read, see `interpolate`.
@@ -64,7 +64,7 @@ class BatchNorm(nn.Module):
             self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, truncation: Tensor, condition: Tensor | None = None) -> Tensor:
-        # the package's own order of operations: "package" statistics give its output to the last bit
+        # same order of operations as the package, so that "package" statistics give bitwise identical outputs
         mean = interpolate(self.get_buffer("running_means"), truncation, self.rule)[..., None, None]
         variance = interpolate(self.get_buffer("running_vars"), truncation, self.rule)[..., None, None]
         if self.conditional:
@@ -77,7 +77,7 @@ class BatchNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions 1x1, 3x3, 3x3, 1x1, each after batch norm and ReLU, beside a shortcut. The inner ones are narrow.
+    """Convolutions 1x1, 3x3, 3x3, 1x1, each after batch norm and ReLU, and a shortcut. The inner ones are narrow.
 
     Where the block has fewer channels out than in, the shortcut drops the last ones. Upsampling doubles the side.
     """

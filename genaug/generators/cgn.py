@@ -1,8 +1,8 @@
 """The counterfactual generative network for ImageNet, in a trainable and a fast version.
 
-CGN, section 3.1: three BigGAN-deep make a pre-mask, a texture and a background, each of its own noise and class; U2-Net
-cuts the mask out of the pre-mask, and a fixed composer blends the three. Parameters and their names are those of the
-authors' released checkpoint, so that it loads as it is.
+CGN, section 3.1: three BigGAN-deep networks make a pre-mask, a texture and a background, each from its own noise and
+class. U2-Net cuts the mask out of the pre-mask, and a fixed composer blends mask, texture and background. Parameters
+have the names of the authors' released checkpoint, which therefore loads unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genaug.generators.pretrained import Pretrained
 from genaug.generators.u2net import U2Net
 from genaug.interventions.composition import MASK_RANGE, compose
 
-# a network of the same build for 32 pixels and ten classes, 0.3% of the parameters: what tests and examples try it on
+# the same architecture for 32 pixels and ten classes, with 0.3% of the parameters, for tests and examples
 MINIATURE: dict[str, Any] = {
     "output_dim": 32,
     "z_dim": 16,
@@ -80,7 +80,7 @@ class _Counterfactual(Pretrained, nn.Module):
 
     @property
     def best_classes(self) -> dict[str, tuple[int, ...]] | None:
-        """Return the classes that the authors judged best for each factor, or None for other than ImageNet's."""
+        """Return the classes that the authors judged best for each factor, or None if these are not ImageNet's."""
         return BEST_CLASSES if self.num_classes == 1000 else None
 
     @property
@@ -96,17 +96,17 @@ class _Counterfactual(Pretrained, nn.Module):
         return self.f_shape.image_size
 
     def parts(self, z: Three, labels: Three, truncation: float | Tensor = 1.0) -> Parts:
-        """Run the three mechanisms, each on its own batch, and U2-Net on the shape's: four networks.
+        """Run the three mechanisms, each on its own batch, and U2-Net on the pre-mask.
 
         Args:
             z: noise of the shape, texture and background mechanism, (B_s, z_dim), (B_t, z_dim), (B_b, z_dim), or one
-                tensor that all three share; normal, cut off at [-2, 2], already multiplied by the truncation. The
-                paper draws one for each, the released code shares one.
+                tensor that all three share. Normal noise, truncated to [-2, 2], already multiplied by the truncation.
+                The paper draws one noise for each mechanism; the released code shares one.
             labels: their classes, (B_s,), (B_t,), (B_b,) int64, or one tensor for all.
-            truncation: in (0, 1], which batch-norm statistics to take; see `BigGANDeep.forward`.
+            truncation: in (0, 1]; it selects the batch-norm statistics, see `BigGANDeep.forward`.
 
         Raises:
-            ValueError: noise or labels are neither one tensor nor three, of another shape, or out of their range.
+            ValueError: noise or labels are not one or three tensors, have another shape, or are out of range.
         """
         noise, classes = _three("z", z), _three("labels", labels)
         premask = self.f_shape(noise[0], classes[0], truncation)
@@ -121,12 +121,12 @@ class _Counterfactual(Pretrained, nn.Module):
     def saliency(self, images: Tensor) -> Tensor:
         """Return the saliency (B, 1, H, W) in [0, 1] of images (B, 3, H, W) in [-1, 1].
 
-        They go to U2-Net as they are, as in the released code: its checkpoint was trained so.
+        U2-Net gets the images unchanged, as in the released code, whose checkpoint was trained that way.
         """
         return self.u2net(images)
 
     def forward(self, z: Three, labels: Three, truncation: float | Tensor = 1.0) -> Tensor:
-        """Return composite images (B, 3, H, W) in [-1, 1], of the mask's type; arguments as in `parts`."""
+        """Return composite images (B, 3, H, W) in [-1, 1], in the mask's dtype; arguments as in `parts`."""
         mask, texture, background = self.mechanisms(z, labels, truncation)
         return compose(mask, texture.to(mask.dtype), background.to(mask.dtype))
 
@@ -134,17 +134,17 @@ class _Counterfactual(Pretrained, nn.Module):
 class CGN(_Counterfactual):
     """The trainable version, with the state-dict keys of the authors' checkpoint.
 
-    Its weights are fresh, drawn from the global generator, as in any torch module, and give NaN until each BigGAN's
-    `power_iterate` has run.
+    New weights are drawn from the global generator, as in any torch module. They give NaN until `power_iterate` has
+    run.
 
     Args:
-        config: 256 for the released network; otherwise a configuration of BigGAN-deep as a dict, with the width of
-            U2-Net under `u2net_width` if it is not 64, such as `MINIATURE`.
+        config: 256 for the released network, or a configuration of BigGAN-deep as a dict, such as `MINIATURE`. Its
+            entry `u2net_width` sets the width of U2-Net (default: 64).
         statistics: how BigGAN's batch-norm statistics are read from their tables; see `BigGANDeep`.
-        target: whether it has `biggan_GT`, too, the BigGAN whose images training reconstructs (L_rec).
+        target: whether to add `biggan_GT`, the BigGAN whose images training reconstructs (L_rec).
 
     Raises:
-        ValueError: the configuration or the rule is unknown.
+        ValueError: the configuration or `statistics` is unknown.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class CGN(_Counterfactual):
         return self.config
 
     def power_iterate(self, count: int = 5) -> CGN:
-        """Call `BigGANDeep.power_iterate` of every mechanism."""
+        """Call `BigGANDeep.power_iterate` of every BigGAN."""
         for module in self.children():
             if isinstance(module, BigGANDeep):
                 module.power_iterate(count)
@@ -193,9 +193,9 @@ class FastCGN(_Counterfactual):
 
     Args:
         cgn: the trainable form.
-        device: what it is made for; that of `cgn` by default.
-        dtype: floating-point type of the convolutions; that of `cgn` by default.
-        compile: whether `torch.compile` fuses what lies between the convolutions. The first call takes minutes.
+        device: device to build it for (default: that of `cgn`).
+        dtype: floating-point type of the convolutions (default: that of `cgn`).
+        compile: whether `torch.compile` fuses the operations between convolutions. The first call then takes minutes.
 
     Raises:
         ValueError: a weight of a mechanism is NaN or infinite.

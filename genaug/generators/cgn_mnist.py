@@ -1,8 +1,8 @@
 """The counterfactual generative network for 32x32 digits, in a trainable and a fast version.
 
 CGN, section 3.1 and appendix B: a shape mechanism makes a mask, two texture mechanisms make the object's and the
-background's surface, and a fixed composer blends them. Parameters and their names are those of the authors' released
-checkpoints, so that these load as they are.
+background's surface, and a fixed composer blends them. Parameters have the names of the authors' released checkpoints,
+which therefore load unchanged.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def phase_kernel(weight: Tensor) -> Tensor:
     """Turn a 3x3 convolution after nearest upsampling by two into one transposed convolution.
 
     Every output pixel of `conv3x3(upsample2(x))` sees only 2x2 different inputs, so the nine products collapse to
-    four. The sums of the taps that fall on the same input are the kernel of a 4x4 transposed convolution with stride
-    2 and padding 1, which gives the same output for 4/9 of the arithmetic.
+    four. Taps that fall on the same input are summed. The sums are the kernel of a 4x4 transposed convolution with
+    stride 2 and padding 1, which gives the same output for 4/9 of the arithmetic.
 
     Args:
         weight: (C_out, C_in, 3, 3), as `conv2d` takes it.
@@ -55,7 +55,7 @@ def _shape_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
         nn.Linear(in_features, 2 * width * side * side),
         nn.Unflatten(1, (2 * width, side, side)),
         nn.InstanceNorm2d(2 * width),
-        nn.Identity(),  # the upsampling of the authors' numbering, now inside the convolution
+        nn.Identity(),  # keeps the authors' numbering; the convolution includes the upsampling
         UpsampleConv2d(2 * width, width),
         nn.BatchNorm2d(width),
         nn.LeakyReLU(0.2),
@@ -90,8 +90,8 @@ def texture_mechanism(in_features: int, width: int, side: int) -> nn.Sequential:
 class _DigitCGN(Pretrained, nn.Module):
     """Common base of both versions: three mechanisms, each with its own noise and labels, and the composer.
 
-    Noise has 36 entries: the 32 of the paper's u, then two that place the object's texture and two that place the
-    background's. With the placing in the noise, an image is a function of (z, labels) alone.
+    Noise has 36 entries: the 32 of the paper's u, two that shift the object's texture, and two that shift the
+    background's. Because the shifts are part of the noise, an image is a function of (z, labels) alone.
     """
 
     asset_kind = "cgn-mnist"
@@ -113,8 +113,8 @@ class _DigitCGN(Pretrained, nn.Module):
             z: noise of the shape, texture and background mechanism: (B_s, 36), (B_t, 36), (B_b, 36), standard normal,
                 multiplied by the truncation.
             labels: their classes 0..9: (B_s,), (B_t,), (B_b,) int64; or (B, 10) floats, shares of each class.
-            truncation: what the noise was multiplied by, in (0, 1]. Only u is to be narrower: the entries that place
-                the textures are divided by it.
+            truncation: the factor that the noise was multiplied by, in (0, 1]. It should only affect u, so the entries
+                that shift the textures are divided by it.
 
         Returns:
             The mask (B_s, 1, 32, 32) in [1e-4, 1 - 1e-4], the object's texture (B_t, 3, 32, 32) and the
@@ -176,9 +176,9 @@ class CGNMnist(_DigitCGN):
 class FastCGNMnist(_DigitCGN):
     """`CGNMnist` in evaluation mode, transformed exactly: the same images up to rounding (1e-5).
 
-    Batch norm is folded into the convolution before it, the label's part of the first layer into a table of ten
-    rows, and upsampling with its 3x3 convolution into one transposed convolution (`phase_kernel`), folded once
-    instead of at every call. Activations lie channels last, from the first layer on.
+    Batch norm is folded into the convolution before it. The label's part of the first layer becomes a table of ten
+    rows. Upsampling and its 3x3 convolution become one transposed convolution (`phase_kernel`), once instead of at
+    every call. Activations are channels last from the first layer on.
     """
 
     batch_invariant = True
@@ -190,7 +190,7 @@ class FastCGNMnist(_DigitCGN):
                 layers: Any = getattr(cgn, name)
                 linear = layers[0]
                 table = F.linear(cgn.label_emb.weight, linear.weight[:, 32:], linear.bias)
-                # rows in the order (place, channel) instead of (channel, place), so that its output is channels last
+                # order (position, channel) instead of (channel, position), so that the output is channels last
                 for kind, rows in (("noise", linear.weight[:, :32].t()), ("label", table)):
                     self.register_buffer(f"{name}_{kind}", rows.unflatten(1, (64, 64)).transpose(1, 2).flatten(1))
                 convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
@@ -223,15 +223,16 @@ class FastCGNMnist(_DigitCGN):
 
 
 def roll(images: Tensor, place: Tensor) -> Tensor:
-    """Shift each image cyclically by its own offset: the layer that keeps textures free of shape.
+    """Shift each image cyclically by its own offset, so that textures carry no shape.
 
-    The paper divides the texture into patches and rearranges them at random; the released code, with which the
-    authors' checkpoints were trained, tiles it 2x2 and crops at a random place, which is a cyclic shift. This is the
-    released form. Offsets are 0..H each way, both ends alike, as a crop of the tiling has them.
+    The paper divides the texture into patches and rearranges them at random. The released code, which trained the
+    authors' checkpoints, tiles the texture 2x2 and crops it at a random position, which is a cyclic shift. This
+    function follows the released code. Offsets are 0..H along each axis, as for a crop of the tiling; 0 and H are the
+    same shift.
 
     Args:
         images: (B, C, H, W).
-        place: (B, 2) standard normal, vertical and horizontal; its quantile is the offset.
+        place: (B, 2) standard normal, vertical and horizontal; their quantiles give the offsets.
     """
     height, width = images.shape[-2:]
     quantile = torch.special.ndtr(place)
@@ -239,7 +240,7 @@ def roll(images: Tensor, place: Tensor) -> Tensor:
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     rows = (torch.arange(height, device=images.device) + vertical[:, None]) % height
     columns = (torch.arange(width, device=images.device) + horizontal[:, None]) % width
-    # advanced indices around a slice put the channels last: bring them back in front
+    # advanced indices around a slice put the channels last, so they are moved back
     return images[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 

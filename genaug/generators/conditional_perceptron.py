@@ -13,9 +13,9 @@ class ConditionalPerceptron(nn.Module):
     drawn from the global generator, as in any torch module.
 
     Args:
-        num_classes: how many classes.
-        z_dim: entries of the noise; the released VAE has 2.
-        image_size: side of the images; the released VAE makes 32.
+        num_classes: number of classes.
+        z_dim: number of entries of the noise; the released VAE has 2.
+        image_size: side of the images in pixels; the released VAE makes 32.
         hidden: units of the hidden layer.
     """
 

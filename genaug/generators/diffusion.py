@@ -22,58 +22,58 @@ from genaug.generators.pipeline_layers import LayerAt, hooked, read
 from genaug.generators.prompts import templates
 from genaug.interventions.nuisances import Nuisances, worded_noise
 
-SETTINGS = "diffusion.json"  # tells a folder of `save`
-PIPELINE = "model_index.json"  # tells a folder of diffusers
+SETTINGS = "diffusion.json"  # marks a folder that `save` wrote
+PIPELINE = "model_index.json"  # marks the folder of a diffusers pipeline
 BLACKENED = (
     "the pipeline's safety checker made images black, which still have a class. Replace them by "
     "GenerativeInterventionDataset(recognized_by=classifier), or give a pipeline with safety_checker=None"
 )
-FEW = 4  # steps; models that need no more are distilled, and guidance would spoil their images
+FEW = 4  # steps; models that need no more than these are distilled, and guidance would spoil their images
 SMALL = 64  # pixels; larger images are made one by one on a CPU, where a batch saves nothing
 
 
 class DiffusionGenerator(nn.Module):
     """A diffusion pipeline as a generator: (noise, class) to an image, with named nuisances.
 
-    The noise of a sample is not a vector. It is a row of integers: the seed of the sample's own `torch.Generator`,
-    which the pipeline and its scheduler draw from, a number that chooses a photograph, and the number of each
-    nuisance's value. So nuisances are drawn with the noise, alike for every class: do(nuisance).
+    The noise of a sample is a row of integers, not a vector. It has the seed of the sample's own `torch.Generator`,
+    which the pipeline and its scheduler use, a number that selects a photograph, and the index of each nuisance's
+    value. Nuisances are therefore drawn with the noise, in the same way for every class: do(nuisance).
 
     Args:
-        pipeline: a Hub name ("stabilityai/sd-turbo", also with "@revision"), a folder, or a pipeline object of
-            `diffusers` that makes images of text (Stable Diffusion, SDXL, SANA, FLUX) or of classes (DiT, consistency
+        pipeline: a Hub name ("stabilityai/sd-turbo", optionally with "@revision"), a folder, or a `diffusers` pipeline
+            object. It makes images from text (Stable Diffusion, SDXL, SANA, FLUX) or from classes (DiT, consistency
             models). Its networks are put in evaluation mode.
-        classes: the names of the classes, which the prompt calls {label}. A class-conditional model has its own; given
-            here, they must be as many.
-        prompt: a template with {label} and a field for each nuisance ({nuisance}, or the factor's name), or a template
-            for each class: a list, or a dict by class name. By default "a photo of a {label}, {nuisance}".
+        classes: names of the classes, which replace {label} in the prompt. A class-conditional model has its own
+            classes; names for them must match their number.
+        prompt: a template with {label} and a field for each nuisance ({nuisance}, or the factor's name). A list, or a
+            dict by class name, gives each class its own template. Default: "a photo of a {label}, {nuisance}".
         nuisances: a list of phrases, a dict of lists for several factors, or "default" (see
-            `genaug.interventions.nuisances.NUISANCES`). For text pipelines alone.
-        observed: how often each nuisance was seen with each class, (num_classes, values), which the dataset's
-            `balance="observed"` draws from; a dict of tables for several factors.
+            `genaug.interventions.nuisances.NUISANCES`). Text pipelines only.
+        observed: how often each nuisance was seen with each class, (num_classes, values); a dict of tables for several
+            factors. The dataset's `balance="observed"` draws from them.
         negative_prompt: what the images should not show; needs a guidance above 1.
-        steps: denoising steps; the pipeline's default if None.
-        guidance: scale of the guidance toward the prompt or class; the pipeline's default if None. Text pipelines with
-            at most 4 steps have 0 (no guidance) as default, since models of few steps (SD-Turbo, SDXL-Turbo, SDXL-
-            Lightning) are trained to work without.
-        size: pixels a side; the model's own if None.
+        steps: denoising steps (default: the pipeline's).
+        guidance: guidance scale toward the prompt or class (default: the pipeline's). Text pipelines with at most 4
+            steps default to 0 (no guidance), because few-step models (SD-Turbo, SDXL-Turbo, SDXL-Lightning) are
+            trained to work without it.
+        size: pixels per side (default: the model's own).
         guide: a photograph bank, or its folder. Each image begins as a photograph of its class, with noise added
             (image-to-image).
         inpaint: a photograph bank, or its folder. Each image keeps the object of a photograph of its class; the
             pipeline paints a new background.
-        strength: how far images may leave the photograph, in (0, 1].
-        device: where the pipeline is moved; it stays where it is if None.
-        dtype: type of its weights; unchanged if None. torch.bfloat16 halves the memory.
-        trust_remote_code: allow a repository to run code of its own.
+        strength: how much images may differ from the photograph, in (0, 1].
+        device: device to move the pipeline to (default: it is not moved).
+        dtype: type of the weights (default: unchanged). torch.bfloat16 halves the memory.
+        trust_remote_code: allow a repository to run its own code.
 
     Attributes:
-        num_classes, image_size: as every generator has them.
-        z_dim: integers of a sample's noise.
-        classes: a name for each class; None for a class-conditional model whose classes have no names.
+        num_classes, image_size: as for every generator.
+        z_dim: number of integers in a sample's noise.
+        classes: a name for each class; None for a class-conditional model if no names were given.
         nuisances: a `Nuisances`.
 
     Raises:
-        ValueError, TypeError: an argument is out of its range or of another kind; the message names it.
+        ValueError, TypeError: an argument is out of range or of the wrong type; the message names it.
         ModuleNotFoundError: diffusers is not installed.
         genaug.AssetError: the pipeline cannot be opened.
         torch.OutOfMemoryError: its weights do not fit on the GPU.
@@ -178,7 +178,7 @@ class DiffusionGenerator(nn.Module):
         if self.negative_prompt is not None and scale <= 1 and pipelines.guides_twice(self.pipeline):
             raise ValueError(f"negative_prompt needs a guidance above 1, got {scale:g}: give guidance=, such as 5")
         tokenizer = getattr(self.pipeline, "tokenizer", None)
-        # the longest value of each factor says enough of the others
+        # if the longest value of each factor fits, all others do
         longest = [
             max(range(len(values)), key=lambda i: len(tokenizer.tokenize(values[i]) if tokenizer else values[i]))
             for values in self.nuisances.factors.values()
@@ -187,11 +187,11 @@ class DiffusionGenerator(nn.Module):
         pipelines.check_prompts(self.pipeline, [*prompts, *([self.negative_prompt] if self.negative_prompt else [])])
 
     def prompt(self, label: int, nuisances: Sequence[int]) -> str:
-        """Return the prompt of a class and the numbers (F,) of its nuisances' values."""
+        """Return the prompt for a class and the indices (F,) of its nuisances' values."""
         return self._templates[label].format(label=self._names[label], **self.nuisances.names(nuisances))
 
     def _photographs(self, guide: Any, inpaint: Any, strength: float) -> tuple[Any, float]:
-        """The bank, and how far its photographs are left; changes to the pipeline's other form."""
+        """Return the bank and the strength, and switch the pipeline to its image-to-image or inpainting form."""
         bank = guide if guide is not None else inpaint
         if bank is None:
             return None, 0.0
@@ -232,7 +232,7 @@ class DiffusionGenerator(nn.Module):
         return bank, strength
 
     def to(self, *args: Any, **kwargs: Any) -> DiffusionGenerator:
-        """Move the pipeline as `nn.Module.to`; the error says so if the weights do not fit on the GPU."""
+        """Move the pipeline as `nn.Module.to` does, after checking that the weights fit on the GPU."""
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         if device is not None:
             pipelines.check_memory(self.pipeline, device, dtype)
@@ -256,14 +256,13 @@ class DiffusionGenerator(nn.Module):
         """Return images (B, 3, H, W) in [-1, 1] on the labels' device.
 
         Args:
-            z: (B, z_dim) int64. For each sample the seed of its generator, the photograph's number in 0..2**31 - 1, and
-                the numbers of the nuisances' values.
+            z: (B, z_dim) int64. Each row has the seed of the sample's generator, a number in 0..2**31 - 1 that selects
+                its photograph, and the index of each nuisance's value.
             labels: (B,) int64.
             truncation: must be 1: this noise has no scale.
 
         Raises:
-            ValueError: the scheduler draws noise without the samples' generators; or another argument is out of its
-                range.
+            ValueError: the scheduler draws noise without the samples' generators, or an argument is out of range.
         """
         self._check_noise(z, labels, truncation)
         if not len(z):
@@ -284,7 +283,7 @@ class DiffusionGenerator(nn.Module):
     def steered(
         self, layer: str, change: Callable[[Tensor, slice], Tensor], z: Tensor, labels: Tensor, truncation: float
     ) -> Tensor:
-        """Return images with a changed output of a layer; the change is kept at its other steps. See `steer`."""
+        """Return images made with a changed layer output, kept at the layer's other chosen steps; see `steer`."""
         self._check_noise(z, labels, truncation)
         where = LayerAt(self.pipeline, layer, self.steps)
         done = 0
@@ -352,12 +351,12 @@ class DiffusionGenerator(nn.Module):
             warnings.warn(BLACKENED, stacklevel=2)
         if self.bank is None or not self._inpaints:
             return result.images
-        # the object is put back, which the autoencoder has changed a little
+        # put the original object back, because the autoencoder has changed it a little
         mask, colours = mask.to(result.images), colours.to(result.images)
         return mask * colours + (1 - mask) * result.images
 
     def call(self, z: Sequence[int], label: int) -> dict[str, Any]:
-        """Return the arguments with which the pipeline makes this sample alone, without generator and photograph."""
+        """Return the pipeline's arguments for this sample alone, without generator and photograph."""
         found: dict[str, Any] = {"num_inference_steps": self.steps}
         if self.kind == "class":
             found["class_labels"] = [label]
@@ -390,7 +389,7 @@ class DiffusionGenerator(nn.Module):
         """Return the metadata of each sample, JSON-serializable.
 
         `pipeline(**call, generator=torch.Generator().manual_seed(seed))` makes the sample. With a bank, `photograph`
-        names the file and the entry, whose parts are the call's image and mask.
+        names the file and the entry that provide the call's image and mask.
         """
         source = self._given["pipeline"]
         found = []
@@ -411,10 +410,10 @@ class DiffusionGenerator(nn.Module):
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the settings, not the weights, to a folder. Every command and dataset takes the folder as a name.
+        """Write the settings, not the weights, to a folder that every command and dataset accepts as a name.
 
         Raises:
-            ValueError: the pipeline or a bank was given as an object; a file can only name them.
+            ValueError: the pipeline was given as an object. A file can only store its name.
         """
         settings: dict[str, Any] = {}
         for name, value in self._given.items():
@@ -458,7 +457,7 @@ class DiffusionGenerator(nn.Module):
             raise ValueError(f"{path} has settings that DiffusionGenerator does not take: {error}") from None
 
     def __reduce__(self) -> Any:
-        # what has a name is opened again where it is unpickled
+        # a pipeline given by name is opened again by the process that unpickles it
         if not isinstance(self._given["pipeline"], (str, os.PathLike)):
             return super().__reduce__()
         weight = next(self.parameters())

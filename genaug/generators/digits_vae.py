@@ -1,7 +1,7 @@
 """A small conditional generator for 32x32 digits: the decoder of a conditional variational autoencoder.
 
-It obeys the same protocol as BigGAN, so that `GenerativeInterventionDataset` has something to work on offline. Noise
-and class meet in one linear layer, `gen_z`. From there on a mask is drawn, and two colours are mixed from a palette.
+It follows the same protocol as BigGAN, so that `GenerativeInterventionDataset` can be tried offline. One linear layer,
+`gen_z`, combines noise and class. Its output determines a mask and two colors, which are mixed from a palette.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from genaug.assets.registry import Kind, register
 from genaug.generators.pretrained import Pretrained
 
 PALETTE = 12
-GAIN = 2.0  # of what leaves gen_z: its weights, small as they start, then learn faster
+GAIN = 2.0  # multiplies the output of gen_z, whose small initial weights then learn faster
 
 
 class ConditionalDigits(Pretrained, nn.Module):
     """A generator that maps (noise, class) to a digit in one color on another.
 
-    `gen_z` is linear in the noise, which enters nowhere else. The logits of both colours are some of its outputs: the
-    sum of a part that is the class's and a part that is the noise's, the same shift for every class. So a direction
-    that recolours one class recolours all. The first `COLOUR` entries of the noise go to the colours, the others to the
-    shape: `split` keeps the weights between the two at zero.
+    `gen_z` is linear in the noise, which enters nowhere else. Some of its outputs are the logits of both colors. They
+    are a term of the class plus a term of the noise, which shifts every class equally. So a direction that recolors one
+    class recolors all. The first `COLOUR` entries of the noise affect only the colors, the others only the shape:
+    `split` sets all other weights of the noise to zero.
 
     Weights are drawn from the global generator, as in any torch module.
     """
 
     COLOUR = 16
-    SHAPE = 128  # of gen_z's outputs; the colours' logits follow them
+    SHAPE = 128  # outputs of gen_z for the shape; the logits of the colors follow them
 
     z_dim = 64
     asset_kind = "conditional-digits"
@@ -48,7 +48,7 @@ class ConditionalDigits(Pretrained, nn.Module):
 
     @torch.no_grad()
     def split(self) -> None:
-        """Cut the colours' entries of the noise from the shape, and the shape's from the colours."""
+        """Set the weights from the noise's color entries to the shape, and from the others to the colors, to zero."""
         self.gen_z.weight[: self.SHAPE, : self.COLOUR] = 0
         self.gen_z.weight[self.SHAPE :, self.COLOUR : self.z_dim] = 0
 
@@ -66,14 +66,14 @@ class ConditionalDigits(Pretrained, nn.Module):
         Args:
             z: noise (B, 64), normal, already multiplied by the truncation.
             labels: classes 0..9, (B,) int64.
-            truncation: not used: nothing here depends on it but z.
+            truncation: not used, since only z depends on it.
 
         Raises:
             ValueError: noise is not (B, 64), or, on a CPU, a label is outside 0..9.
         """
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be (B, {self.z_dim}), got {tuple(z.shape)}")
-        # on a GPU the look-up itself complains; a check here would wait for it at every call
+        # on a GPU the look-up itself raises an error; a check here would wait for the GPU at every call
         if labels.device.type == "cpu" and ((labels < 0) | (labels >= self.num_classes)).any():
             wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
             raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, got {int(wrong)}")

@@ -12,5 +12,5 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def from_uint8(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn pixels 0..255 into images in [-1, 1], what generators make and the digits' classifier takes; same shape."""
+    """Turn pixels 0..255 into images in [-1, 1], the range of generators and the digit classifier; same shape."""
     return images.to(dtype).div_(127.5).sub_(1)

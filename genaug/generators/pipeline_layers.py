@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from genaug._common.arguments import near
 from genaug.generators.pipelines import compiled, denoiser_of, modules_of
 
-CALLS = 2  # of a layer in one step: some pipelines call their network once with the prompt and once without
+CALLS = 2  # most calls of a layer in one step: some pipelines call their network once with the prompt and once without
 
 
 class LayerAt:
     """A layer of a pipeline, and the denoising steps at which it is read and changed.
 
     Args:
-        pipeline: whose layer.
-        text: a path such as "unet.mid_block", "transformer.transformer_blocks.12" or, within the network that is called
-            in each step, "mid_block". "@" and steps may follow: "mid_block@0", "mid_block@0,2-4". All by default.
+        pipeline: the pipeline that has the layer.
+        text: a path in the pipeline ("unet.mid_block", "transformer.transformer_blocks.12") or in the network that is
+            called in each step ("mid_block"). "@" and steps may follow: "mid_block@0", "mid_block@0,2-4". By default,
+            all steps are chosen.
+        steps: number of denoising steps.
 
     Raises:
-        ValueError: there is no such layer (the message lists near names), or the steps cannot be read.
+        ValueError: there is no such layer (the message lists near names), or the steps are not valid.
     """
 
     def __init__(self, pipeline: Any, text: str, steps: int | None = None) -> None:
@@ -43,7 +45,7 @@ class LayerAt:
 
     @property
     def first(self) -> int:
-        """Return the first of the steps."""
+        """Return the first chosen step."""
         return 0 if self.steps is None else min(self.steps)
 
 
@@ -77,22 +79,22 @@ def _steps(text: str, chosen: str, count: int | None) -> frozenset[int]:
 def hooked(
     pipeline: Any, layer: LayerAt, rows: int, conditional: int, change: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
-    """Move the output of the layer at the chosen steps meanwhile.
+    """Change the output of the layer at the chosen steps while the block runs.
 
-    At the first chosen step `change` is given the output of the samples with their prompt, (B, ...), and returns what
-    replaces it. The difference is added there, to the guidance's output without prompt, too, and again at the other
-    chosen steps: an intervention is set once, and held.
+    At the first chosen step, `change` gets the layer's output for the samples with their prompt, (B, ...), and returns
+    its replacement. The difference is added at every chosen step, also to the output without prompt that guidance
+    uses. So an intervention is set once and then held.
 
     Args:
-        pipeline: it is called within this.
-        layer: its layer.
-        rows: B, samples of the call.
-        conditional: which B of the network's rows are those with their prompt: 0 for the first, -1 for the last.
-        change: is called once.
+        pipeline: the pipeline that the block calls.
+        layer: the layer to change.
+        rows: B, number of samples of the call.
+        conditional: which B rows of the network have their prompt: 0 for the first, -1 for the last.
+        change: maps the output to its replacement; called once.
 
     Raises:
         ValueError: the layer was never called, or more often than twice in a step.
-        TypeError: it returns no tensor.
+        TypeError: the layer does not return a tensor with one row per sample.
     """
     scheduler = pipeline.scheduler
     take_step = scheduler.step
@@ -135,10 +137,10 @@ def hooked(
 
 
 def _tensor(output: Any, hidden: Any) -> tuple[Any, Tensor | None]:
-    """Return the position of the image's part in a layer's output, and this tensor.
+    """Return the position of the image's tensor in a layer's output, and this tensor.
 
-    Of several, it is the one of the input's shape: a block of FLUX or SD3 returns the prompt's tokens first. Otherwise
-    it is the first: a block of a UNet returns its output, and what it hands to later blocks.
+    Among several, it is the one with the input's shape: a block of FLUX or SD3 returns the prompt's tokens first. If
+    none has this shape, it is the first: a block of a UNet returns its output, then tensors for later blocks.
     """
     if isinstance(output, Tensor):
         return None, output
@@ -161,7 +163,7 @@ def _with_tensor(output: Any, name: Any, tensor: Tensor) -> Any:
 
 
 class Seen(BaseException):
-    """Stop a call whose rest is not needed. No `except Exception` on the way catches it."""
+    """Stop a call once its output is known. As a BaseException, it passes every `except Exception`."""
 
 
 def read(pipeline: Any, layer: LayerAt, rows: int, conditional: int, call: Callable[[], Any]) -> Tensor:

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from genaug._common.files import one_line
 from genaug.assets import AssetError
 
-CACHE_BYTES = 256 * 2**20  # of prompt embeddings that are kept
+CACHE_BYTES = 256 * 2**20  # size limit of the cache of prompt embeddings
 DETERMINISTIC = "DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"
-# arguments of pipelines that make something other than an image of their prompt
+# arguments of pipelines that make no images, or that need an image to begin with
 _NO_IMAGES = ("num_frames", "frame_size", "video_length")
 _NEED_IMAGES = ("strength", "mask_image")
 
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_LOCKS.clear)  # a lock that another thread held would never be free there
+    # in the child, a lock that another thread held would never be released
+    os.register_at_fork(after_in_child=_LOCKS.clear)
 
 
 def import_diffusers() -> Any:
@@ -47,8 +48,8 @@ def open_pipeline(source: Any, dtype: torch.dtype | None = None, trust_remote_co
     """Return the pipeline from a folder, a Hub name ("owner/repo" or "owner/repo@revision") or an object.
 
     Raises:
-        TypeError: it is something else.
-        AssetError: it is not there, has no safetensors, or wants to run code of its own.
+        TypeError: the source is of another type.
+        AssetError: the pipeline is not available, has no safetensors, or needs to run its own code.
     """
     diffusers = import_diffusers()
     if isinstance(source, diffusers.DiffusionPipeline):
@@ -81,10 +82,10 @@ def arguments_of(pipeline: Any) -> dict[str, inspect.Parameter]:
 
 
 def kind_of(pipeline: Any) -> str:
-    """Return what a pipeline draws images from: "text" or "class".
+    """Return what a pipeline makes images from: "text" or "class".
 
     Raises:
-        TypeError: it makes no images, none of text or classes, or none without an image to begin with.
+        TypeError: the pipeline makes no images, takes neither text nor classes, or needs an image to begin with.
     """
     name, takes = type(pipeline).__name__, arguments_of(pipeline)
     if found := [a for a in takes if a in _NO_IMAGES or "audio" in a]:
@@ -106,11 +107,11 @@ def kind_of(pipeline: Any) -> str:
 
 
 def check_scheduler(pipeline: Any, steps: int) -> None:
-    """Raise ValueError for a scheduler that draws noise in a pipeline that does not pass it the generators."""
+    """Raise ValueError if the scheduler draws noise and the pipeline does not pass it the samples' generators."""
     try:
         source = inspect.getsource(type(pipeline).__call__)
     except (OSError, TypeError):
-        return  # `same_random_state` finds out at the first batch
+        return  # `same_random_state` checks it at the first batch
     calls = re.findall(r"scheduler\.step\((?:[^()]|\([^()]*\))*\)", source)
     passed = all("generator" in call or "extra_step_kwargs" in call for call in calls)
     if calls and not passed and _draws(pipeline.scheduler, steps):
@@ -127,7 +128,7 @@ def _draws(scheduler: Any, steps: int) -> bool:
             scheduler.set_timesteps(max(2, steps))
             scheduler.step(sample, scheduler.timesteps[0], sample)
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError):
-            return False  # it wants other inputs; `same_random_state` finds out at the first batch
+            return False  # it needs other inputs; `same_random_state` checks it at the first batch
         return not torch.equal(torch.get_rng_state(), before)
 
 
@@ -141,7 +142,7 @@ def _ignored(pipeline: Any) -> str:
 
 @contextmanager
 def same_random_state(pipeline: Any) -> Iterator[None]:
-    """Raise ValueError, and put the state back, if a global random state moves meanwhile."""
+    """Raise ValueError and restore the global random states if the block changes one of them."""
     before = _random_states()
     yield
     after = _random_states()
@@ -153,7 +154,10 @@ def same_random_state(pipeline: Any) -> Iterator[None]:
 
 
 def _random_states() -> list[Tensor]:
-    """Return the random states of the CPU and every GPU. Asking the pipeline for its device takes milliseconds."""
+    """Return the random states of the CPU and every GPU.
+
+    All GPUs are included, because asking the pipeline for its device takes milliseconds.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
     return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, range(count))]
 
@@ -162,7 +166,7 @@ def image_size_of(pipeline: Any, size: int | None) -> int:
     """Return the image size in pixels, after checking that the pipeline supports it.
 
     Raises:
-        ValueError: the size is not a multiple of the autoencoder's, is needed and missing, or cannot be chosen.
+        ValueError: the size is not a multiple of the pipeline's step, is neither given nor known, or cannot be chosen.
     """
     network = denoiser_of(pipeline)
     side = getattr(getattr(network, "config", None), "sample_size", None)
@@ -175,7 +179,7 @@ def image_size_of(pipeline: Any, size: int | None) -> int:
     own = None if side is None else int(side) * int(scale)
     step = math.lcm(
         int(scale) * _patch(network),
-        # FLUX's is twice the autoencoder's, and other sizes would be rounded
+        # for FLUX twice the factor of the autoencoder; FLUX would round other sizes
         int(getattr(getattr(pipeline, "image_processor", None), "config", {}).get("vae_scale_factor", 1)),
     )
     if size is None:
@@ -196,9 +200,9 @@ def _patch(network: Any) -> int:
 
 
 def guides_twice(pipeline: Any) -> bool:
-    """Return whether guidance compares with the empty prompt.
+    """Return whether guidance compares the prompt with the empty prompt.
 
-    Distilled networks (LCM, FLUX) take its scale as input.
+    Distilled networks (LCM, FLUX) take the guidance scale as an input instead.
     """
     config = getattr(denoiser_of(pipeline), "config", {})
     return not (config.get("guidance_embeds") or config.get("time_cond_proj_dim"))
@@ -220,13 +224,13 @@ def denoiser_of(pipeline: Any) -> nn.Module:
 
 
 def check_prompts(pipeline: Any, prompts: Sequence[str]) -> None:
-    """Raise ValueError, quoting what is cut, for a prompt that none of the pipeline's text encoders takes whole."""
+    """Raise ValueError for a prompt too long for every text encoder of the pipeline, quoting what would be cut."""
     limits = []
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         tokenizer = getattr(pipeline, name, None)
         limit = getattr(tokenizer, "model_max_length", None)
         if limit is not None:
-            # the call's own limit may be lower (SD3), or the only one: transformers says so by a huge number
+            # the call's limit may be lower (SD3) or the only one: a huge number from transformers means no limit
             default = arguments_of(pipeline).get("max_sequence_length")
             called = default.default if default is not None and isinstance(default.default, int) else limit
             limit = min(limit, called) if min(limit, called) <= 100_000 else None
@@ -246,7 +250,7 @@ def check_prompts(pipeline: Any, prompts: Sequence[str]) -> None:
 
 
 def check_memory(pipeline: Any, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Raise OutOfMemoryError if the weights alone do not fit on a GPU: bytes needed, and what reduces them."""
+    """Raise OutOfMemoryError if the weights alone do not fit on a GPU, naming the bytes needed and ways to save."""
     if device.type != "cuda":
         return
     free, _ = torch.cuda.mem_get_info(device)
@@ -267,7 +271,8 @@ class Prompts:
     """A cache of prompt embeddings.
 
     Args:
-        at_once: how many unknown prompts are encoded together; always as many, since on a CPU a last bit depends on it.
+        at_once: how many new prompts are encoded together. The number is fixed, because the last bits on a CPU depend
+            on it.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -281,7 +286,7 @@ class Prompts:
 
     @contextmanager
     def used_by(self, pipeline: Any) -> Iterator[None]:
-        """Let the pipeline's `encode_prompt` use this cache meanwhile."""
+        """Make the pipeline's `encode_prompt` use this cache inside the block."""
         original = getattr(pipeline, "encode_prompt", None)
         if original is None:
             yield
@@ -293,7 +298,7 @@ class Prompts:
             prompts = given.get("prompt")
             if not isinstance(prompts, list) or any(isinstance(value, Tensor) for value in given.values()):
                 return original(*args, **kwargs)
-            # other lists are no prompts: SANA's instruction is a list of lines
+            # lists with other names are not prompts: SANA's instruction is a list of lines
             lists = {name: value for name, value in given.items() if "prompt" in name and isinstance(value, list)}
             rows = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
             alike = tuple((name, repr(value)) for name, value in given.items() if name not in lists)
@@ -316,7 +321,7 @@ class Prompts:
             del pipeline.encode_prompt
 
     def _keep(self, used: dict[Any, tuple[Any, ...]]) -> None:
-        """Keep these, and forget those that were not used for longest."""
+        """Keep these embeddings, and drop the least recently used ones if the cache is full."""
         for key, values in used.items():
             self.bytes += _bytes(values) if self.kept.pop(key, None) is None else 0
             self.kept[key] = values
@@ -331,7 +336,7 @@ def _as_tuple(made: Any) -> tuple[Any, ...]:
 def _row(value: Any, place: int, count: int) -> Any:
     """Return a prompt's part of the encoder's output for `count` prompts. Outputs without rows are shared by all."""
     if isinstance(value, (Tensor, list)) and len(value) == count:
-        # a copy: a slice would keep the whole batch in memory
+        # copied, because a slice would keep the whole batch in memory
         return value[place : place + 1].clone() if isinstance(value, Tensor) else value[place : place + 1]
     return value
 
@@ -349,7 +354,7 @@ def _joined(values: Sequence[Any]) -> Any:
 
 @contextmanager
 def calling(pipeline: Any, prompts: Prompts) -> Iterator[None]:
-    """Prepare a call: one at a time, since a scheduler has a state, silently, and with cached embeddings."""
+    """Prepare a call: one at a time, since a scheduler has a state; no progress bar; cached embeddings."""
     lock = _LOCKS.setdefault(pipeline, threading.RLock())
     with lock:
         before = getattr(pipeline, "_progress_bar_config", None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FILES = ["model.safetensors", "config.json", "samples.png", "README.md"]
-_COLUMNS, _SIDE, _GAP, _MARGIN = 8, 112, 4, 108  # of the contact sheet: images in a row, and pixels
+_COLUMNS, _SIDE, _GAP, _MARGIN = 8, 112, 4, 108  # contact sheet: images per row, and lengths in pixels
 
 Self = TypeVar("Self", bound="Pretrained")
 
@@ -27,11 +27,11 @@ Self = TypeVar("Self", bound="Pretrained")
 class Pretrained:
     """Saving and loading for the trainable and fast version of a generator.
 
-    The fast form has folded weights: it saves the file that it was loaded from.
+    The fast form has folded weights, so it saves the file that it was loaded from.
     """
 
     asset_kind: ClassVar[str]
-    origin: str | None = None  # what `load_generator` was asked for
+    origin: str | None = None  # the name that `load_generator` was called with
 
     def configuration(self) -> dict[str, Any] | None:
         """Return the configuration of the network, for kinds that have configurations."""
@@ -40,7 +40,7 @@ class Pretrained:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write model.safetensors, config.json, samples.png and README.md, and return the folder.
 
-        `from_pretrained`, `load_generator` and the datasets take the folder, and a Hub repository with these files.
+        `from_pretrained`, `load_generator` and the datasets take the folder, or a Hub repository with these files.
 
         Raises:
             ValueError: this is a fast form that was not loaded by name.
@@ -52,7 +52,7 @@ class Pretrained:
         if hasattr(self, "fast"):
             assert isinstance(self, nn.Module)
             state, config = self.state_dict(), self.configuration()
-            # what only training needs, such as the frozen BigGAN of CGN, is no part of the kind's files
+            # files leave out what only training needs, such as the frozen BigGAN of CGN
             state = {name: value for name, value in state.items() if not name.startswith(_surplus(self.asset_kind))}
             if config is not None:
                 metadata["config"] = json.dumps(config)
@@ -84,7 +84,7 @@ class Pretrained:
             options: `device` and `dtype`, for the fast forms.
 
         Raises:
-            genaug.AssetError: it cannot be had, or is another kind of generator.
+            genaug.AssetError: the generator is not available, or is of another class.
         """
         from genaug.assets import AssetError
         from genaug.generators import load_generator, load_trainable
@@ -98,8 +98,8 @@ class Pretrained:
         """Upload what `save_pretrained` writes to "OWNER/NAME" on the Hub, and return the commit.
 
         Raises:
-            ValueError: the repository's name is none.
-            genaug.AssetError: the Hub cannot be reached or refuses.
+            ValueError: the name of the repository is not valid.
+            genaug.AssetError: the Hub cannot be reached or refuses the upload.
         """
         from tempfile import TemporaryDirectory
 
@@ -143,8 +143,8 @@ def _surplus(kind: str) -> tuple[str, ...]:
 def contact_sheet(generator: Any) -> Image.Image:
     """Draw images of a generator with fixed noise.
 
-    A counterfactual generator shows shape, texture and background in one row each, and the images of them. Any other
-    shows four classes, one a row, with the same noise in each column.
+    For a counterfactual generator, the rows are shapes, textures, backgrounds and composite images. For any other, each
+    row is one of four classes, and each column has the same noise.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -181,7 +181,8 @@ def _rows(generator: Any) -> dict[str, Tensor]:
         else:
             noise = [z] + [torch.randn(z.shape, generator=draws).clamp(-2, 2).to(device, kind) for _ in range(2)]
             drawn = [torch.randint(classes, (_COLUMNS,), generator=draws).to(device) for _ in range(3)]
-            drawn[2] = (drawn[1] + drawn[2] % max(classes - 1, 1) + 1) % classes  # objects that show
+            # the background's class differs from the texture's, so that objects stand out
+            drawn[2] = (drawn[1] + drawn[2] % max(classes - 1, 1) + 1) % classes
             mask, texture, background = generator.mechanisms(noise, drawn, 1.0)
             texture, background = texture.to(mask.dtype), background.to(mask.dtype)
             rows = {

@@ -13,13 +13,14 @@ def templates(prompt: Any, names: Sequence[str], nuisances: Nuisances) -> tuple[
     """Return a template for each class.
 
     Args:
-        prompt: one template, a list with one for each class, or a dict of them by class name. By default "a photo of a
-            {label}" and the nuisances.
-        names: of the classes.
-        nuisances: each needs its field in every template.
+        prompt: one template, a list with one for each class, or a dict of them by class name. Default: "a photo of a
+            {label}", followed by the nuisances.
+        names: names of the classes.
+        nuisances: every template must have a field for each of them.
 
     Raises:
-        ValueError: a template is missing, has no field for the label or a nuisance, or has an unknown one.
+        ValueError: a template is missing, has no field for a nuisance, or has an unknown field; or a single template
+            has no field for the label.
     """
     if prompt is None:
         prompt = ", ".join(["a photo of a {label}", *(f"{{{factor}}}" for factor in nuisances.factors)])

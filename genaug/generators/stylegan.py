@@ -17,21 +17,21 @@ LAYER = "w"  # what the mapping network returns
 class StyleGAN(nn.Module):
     """A network with `mapping` and `synthesis`, such as NVlabs' StyleGAN2 and StyleGAN3, as a generator.
 
-    `mapping(z, c)` makes w, (B, w_dim) or the same w for each of the synthesis network's layers, (B, num_ws, w_dim);
-    `synthesis(w)` makes images in [-1, 1]. Truncation is StyleGAN's psi: w is moved toward its mean by 1 - truncation.
-    Noise inputs of the synthesis network are constant, where it knows `noise_mode`.
+    `mapping(z, c)` returns w: (B, w_dim), or (B, num_ws, w_dim) with the same w for each layer of the synthesis
+    network. `synthesis(w)` returns images in [-1, 1]. Truncation is StyleGAN's psi: w is moved toward its mean by
+    1 - truncation. Noise inputs of the synthesis network are constant if it takes `noise_mode`.
 
-    Directions live in w: `GenerativeInterventionDataset(StyleGAN(network), mode="activation", layer="w",
-    directions=closed_form_directions(...))`, or sampled ones of `fit_directions(..., layer="w", samples=...)`.
+    Directions are in w: `GenerativeInterventionDataset(StyleGAN(network), mode="activation", layer="w",
+    directions=closed_form_directions(...))`. `fit_directions(..., layer="w", samples=...)` estimates them from samples.
 
     Args:
-        network: has `z_dim`, `mapping` and `synthesis`. A conditional one has `c_dim`, its number of classes, and takes
-            one-hot classes. Without `img_resolution`, give `image_size`.
-        image_size: pixels a side; the network's `img_resolution` by default.
-        mean_samples: how many w the mean for the truncation is taken over.
+        network: a module with `z_dim`, `mapping` and `synthesis`. A conditional one has `c_dim`, its number of classes,
+            and takes one-hot classes.
+        image_size: pixels per side (default: the network's `img_resolution`; required if it has none).
+        mean_samples: number of samples of w to average for the truncation.
 
     Raises:
-        TypeError: the network does not have what an adapter needs.
+        TypeError: the network does not have the attributes that the adapter needs.
     """
 
     noise = "normal"

@@ -1,10 +1,10 @@
 """U2-Net, a saliency network that finds the object in an image, in a trainable and a fast version.
 
-Qin et al. 2020: a U-Net whose every stage is itself a residual U-Net. Parameters and their names are those of the
-authors' released checkpoint of the full network (44 million parameters), so that it loads as it is. CGN uses it twice:
-it cuts the mask out of the shape's pre-mask (section 3.1), and it says in training what of an object is left in a
-background. U2-Net-p, the authors' small network (1.1 million parameters), ships with the package and cuts objects out
-of photographs.
+Qin et al. 2020: a U-Net whose stages are themselves residual U-Nets. Parameters have the names of the authors' released
+checkpoint of the full network (44 million parameters), which therefore loads unchanged. CGN uses it twice. It cuts the
+mask out of the shape's pre-mask (section 3.1), and in training it detects what remains of an object in a background.
+U2-Net-p, the authors' small network (1.1 million parameters), ships with the package and cuts objects out of
+photographs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from genaug._common.arguments import check_device, check_integer
 from genaug.assets.registry import Kind, register
 from genaug.generators.biggan_layers import winograd_convolve, winograd_kernel
 
-# U2-Net's stages, figure 5 of its paper: depth, channels in, in between and out, at the published width of 64
+# U2-Net's stages (figure 5 of its paper): depth, and channels in, in between and out, at the published width of 64
 U2NET_STAGES = (
     ("stage1", 7, 3, 32, 64),
     ("stage2", 6, 64, 32, 128),
@@ -35,18 +35,18 @@ U2NET_STAGES = (
     ("stage2d", 6, 256, 32, 64),
     ("stage1d", 7, 128, 16, 64),
 )
-# of U2-Net-p: every stage has the same channels, so that it has 1.1 million parameters instead of 44
+# all stages of U2-Net-p have the same channels, which gives 1.1 million parameters instead of 44 million
 U2NETP_STAGES = tuple(
     (name, depth, 3 if name == "stage1" else 128 if name.endswith("d") else 64, 16, 64)
     for name, depth, *_ in U2NET_STAGES
 )
-# of the stages whose maps are too small to pool: units' dilations instead
+# dilations of the units in stages whose maps are too small to pool
 _DILATIONS = (1, 2, 4, 8)
 _FLAT = ("stage5", "stage6", "stage5d")
 
 
 class Unit(nn.Module):
-    """Convolution 3x3, batch norm if there is one, and ReLU, with the authors' names."""
+    """A 3x3 convolution, an optional batch norm and ReLU, with the authors' names."""
 
     def __init__(self, channels: int, out: int, dilation: int = 1, batch_norm: bool = True) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class Unit(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual U-block: a small U-Net around a unit, whose input is added to its output.
+    """A residual U-block: a unit, then a small U-Net whose input is added to its output.
 
     Args:
         depth: units on the way down; the last of them is dilated instead of pooled.
-        channels, middle, out: channels of what comes in, of the units in between, and of what goes out.
-        flat: dilates the units in place of all pooling.
-        batch_norm: whether units have one.
-        align_corners: how maps are enlarged.
+        channels, middle, out: channels of the input, of the units in between, and of the output.
+        flat: whether units are dilated instead of all pooling.
+        batch_norm: whether units have a batch norm.
+        align_corners: whether maps are enlarged with their corners aligned.
     """
 
     def __init__(
@@ -144,13 +144,13 @@ class U2Net(_Stages):
     Weights are drawn from the global generator, as in any torch module.
 
     Args:
-        width: channels of the first stage, 64 in the published network, a multiple of 4; all others are in proportion.
-            Any image size will do.
+        width: channels of the first stage, a multiple of 4; 64 in the published network. All others are in proportion.
+            Images may have any size.
         stages: name, depth, and channels in, in between and out of each stage at a width of 64: `U2NET_STAGES` or
             `U2NETP_STAGES`.
-        batch_norm: whether units have batch norms. Without, their convolutions have them folded in.
-        align_corners: how maps are enlarged: with their corners aligned, as in the copy of the full network that CGN
-            was trained with, or not, as in the authors' later code and in U2-Net-p.
+        batch_norm: whether units have batch norms. If not, these are folded into the convolutions.
+        align_corners: whether maps are enlarged with their corners aligned. True for the copy of the full network that
+            CGN was trained with; False for the authors' later code and U2-Net-p.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class U2Net(_Stages):
             before, middle, out = (size if size == 3 else size * width // 64 for size in channels)
             stage = Stage(depth, before, middle, out, name in _FLAT, batch_norm, align_corners)
             setattr(self, name, stage)
-            if name.endswith("d") or name == "stage6":  # what has the decoder's last word at its size
+            if name.endswith("d") or name == "stage6":  # the last stage at each size has a side output
                 setattr(self, f"side{name[5]}", nn.Conv2d(out, 1, 3, padding=1))
         self.outconv = nn.Conv2d(6, 1, 1)
 
@@ -183,10 +183,10 @@ class U2Net(_Stages):
         """Return the probability that each pixel belongs to the object.
 
         Args:
-            images: (B, 3, H, W), taken as they are. CGN's released code hands it what BigGAN makes, in [-1, 1], and its
-                checkpoint was trained so; U2-Net's authors trained on photographs in [0, 1] divided by their maximum,
-                less ImageNet's mean, divided by its deviation, which is about the same range.
-            side_outputs: whether to return what the six side layers say, too, from fine to coarse.
+            images: (B, 3, H, W), used unchanged. CGN's released code passes BigGAN's images in [-1, 1], and its
+                checkpoint was trained that way. U2-Net's authors trained on photographs in [0, 1] divided by their
+                maximum and normalized by ImageNet's mean and deviation, which gives about the same range.
+            side_outputs: whether to also return the maps of the six side layers, from fine to coarse.
 
         Returns:
             (B, 1, H, W) in [0, 1], at least float32; with `side_outputs` seven of them, the fused one first.
@@ -210,14 +210,14 @@ class U2Net(_Stages):
 class FastU2Net(nn.Module):
     """`U2Net` in evaluation mode, transformed exactly: the same maps up to rounding (1e-6).
 
-    Batch norm is folded into the convolution before it, and channels lie last in memory. On a CPU images are looked at
+    Batch norm is folded into the convolution before it, and channels are last in memory. On a CPU, images are processed
     one by one, so that none depends on its batch.
 
     Args:
         network: the trainable form.
-        device: what it is made for; that of `network` by default.
-        dtype: floating-point type; that of `network` by default.
-        compile: whether `torch.compile` fuses what lies between the convolutions. The first call takes a minute.
+        device: device to build it for (default: that of `network`).
+        dtype: floating-point type (default: that of `network`).
+        compile: whether `torch.compile` fuses the operations between convolutions. The first call then takes a minute.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class FastU2Net(nn.Module):
             images: (B, 3, H, W), normalized as for `forward`. Each is computed alone.
 
         Returns:
-            (B, 3 * C): C channels of six stages; 1,152 numbers for U2-Net-p.
+            (B, 3 * C), with C channels in the six stages together; 1,152 numbers for U2-Net-p.
         """
         images = _checked(images).to(self.layers.get_buffer("outconv_bias").dtype)
         found = []
@@ -270,8 +270,9 @@ class _Folded(_Stages):
 
     Args:
         network: the trainable form.
-        winograd: whether the many channels of the deep stages are convolved as F(2x2, 3x3) in matrix products, 16 for
-            four pixels instead of 36: on a CPU three fifths of the time where maps are small enough for its cache.
+        winograd: whether convolutions with many channels in the deep stages are computed as F(2x2, 3x3), with 16
+            matrix products for four pixels instead of 36. On a CPU whose cache holds the maps, this takes three fifths
+            of the time.
     """
 
     def __init__(self, network: U2Net, winograd: bool) -> None:
@@ -306,7 +307,7 @@ class _Folded(_Stages):
         if weight.ndim == 4:
             return F.conv2d(x, weight, bias, padding=dilation * (weight.shape[-1] // 2), dilation=dilation)
         height, width = x.shape[2:]
-        rows = F.pad(x, (0, width % 2, 0, height % 2)).permute(0, 2, 3, 1)  # it wants even sides
+        rows = F.pad(x, (0, width % 2, 0, height % 2)).permute(0, 2, 3, 1)  # `winograd_convolve` needs even sides
         return winograd_convolve(rows, weight).add_(bias)[:, :height, :width].permute(0, 3, 1, 2)
 
     def _unit(self, name: str, x: Tensor) -> Tensor:
@@ -341,14 +342,17 @@ def _checked(images: Tensor) -> Tensor:
 
 
 def _probabilities(logits: list[Tensor], side_outputs: bool) -> Tensor | tuple[Tensor, ...]:
-    # at least float32: halves do not tell probabilities near 1 apart
+    # at least float32, because half precision cannot tell probabilities near 1 apart
     wide = torch.promote_types(logits[0].dtype, torch.float32)
     maps = tuple(x.to(wide).sigmoid() for x in (logits if side_outputs else logits[:1]))
     return maps if side_outputs else maps[0]
 
 
 def halved(x: Tensor) -> Tensor:
-    """Return the maximum of every 2x2 block. The last row of an odd side counts alone, so that one pixel stays one."""
+    """Return the maximum of every 2x2 block.
+
+    At an odd side, the last row or column makes its own blocks, so that one pixel stays one pixel.
+    """
     return F.max_pool2d(x, 2, ceil_mode=True)
 
 
@@ -379,7 +383,7 @@ KIND = register(
 KIND_SMALL = register(
     Kind(
         name="u2netp",
-        # the published file has the batch norms folded in; they cannot be told apart again
+        # batch norms are folded into the convolutions of the published file and cannot be recovered
         build=lambda _: U2Net(stages=U2NETP_STAGES, batch_norm=False, align_corners=False),
     )
 )
