@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from genaug.evaluation.scoring import Options
 
 GROUP_FILE = "groups.csv"  # beside the images of a folder
-_STRENGTHS = (1.0, 0.1, 0.03, 0.01)  # of the regularization that DFR tries: scikit-learn's C
+_STRENGTHS = (1.0, 0.1, 0.03, 0.01)  # values of scikit-learn's C (inverse regularization strength) that DFR tries
 
 
 class GroupBalancedSampler(Sampler[int]):
@@ -60,11 +60,11 @@ def group_balanced(seed: int, places: Tensor, members: Sequence[Tensor]) -> Tens
 
     Args:
         seed: random seed.
-        places: (B,) numbers of the draws; each draw is a function of (seed, place) alone.
-        members: the images of each group, see `members_of`.
+        places: (B,) indices of the draws. Each draw is a function of (seed, place) alone.
+        members: image indices of each group, see `members_of`.
 
     Returns:
-        (B,) int64, an image for each place.
+        (B,) int64, an image index for each place.
     """
     chosen = integers(seed, places, len(members), "group")
     sizes = torch.tensor([len(images) for images in members])
@@ -81,8 +81,8 @@ def read_group_file(folder: str | os.PathLike[str], files: Sequence[str]) -> lis
         files: the images, relative to the folder.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has other columns, or no group for an image.
+        FileNotFoundError: the folder has no groups.csv.
+        ValueError: the file has other columns, or an image has no group or several.
     """
     path = Path(folder) / GROUP_FILE
     if not path.is_file():
@@ -114,17 +114,18 @@ def retrain_last_layer(
 ) -> nn.Module:
     """Train a classifier's last layer again on group-balanced images.
 
-    This is deep feature reweighting (Kirichenko et al., 2023). The features in front of the layer are read once. A
-    logistic regression is fitted to balanced subsets of them, with as many images of each group as the smallest has,
-    and the fits are averaged. Its regularization is the one with the best worst group on half of the images.
+    This is deep feature reweighting (Kirichenko et al., 2023). The inputs of the layer are computed once. Logistic
+    regressions are fitted to balanced subsets of them and averaged. In a subset each group has as many images as the
+    smallest group. One half of the images is fitted to choose the regularization: the best accuracy of the worst group
+    on the other half wins.
 
     Args:
         model: the classifier; its last layer is changed in place.
-        images: a dataset of images and labels, or batches of them in a fixed order: held-out images are best.
-        groups: the group of each image, in that order.
+        images: a dataset of images and labels, or batches of them in a fixed order. Held-out images work best.
+        groups: the group of each image, in the same order.
         layer: name of the linear layer (default: the last one).
-        repeats: how many balanced subsets to average.
-        seed: of the subsets.
+        repeats: number of balanced subsets to average.
+        seed: random seed of the subsets.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Returns:
@@ -176,7 +177,7 @@ def _layer(model: nn.Module, name: str | None) -> nn.Linear:
 
 
 def members_of(groups: Tensor | Sequence[Any]) -> list[Tensor]:
-    """Return the images of each group, in the order of the groups' names."""
+    """Return the image indices of each group, sorted by the groups' names."""
     names: list[Any] = groups.tolist() if isinstance(groups, Tensor) else list(groups)
     if not names:
         raise ValueError("groups must not be empty")
@@ -205,7 +206,7 @@ def _fit(
             )
         found = LogisticRegression(C=strength, max_iter=1000).fit(features[chosen].numpy(), labels[chosen].numpy())
         weight, bias = torch.from_numpy(found.coef_), torch.from_numpy(found.intercept_)
-        if len(weight) == 1:  # two classes have one row
+        if len(weight) == 1:  # with two classes scikit-learn returns one row
             weight, bias = torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
         weights.append(weight)
         biases.append(bias)

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from genaug._common.arguments import check_number
 
 REAL = 0  # the source of real images
-IGNORED = -100  # a head's label where an image has none, as `cross_entropy` has it
+IGNORED = -100  # label of an image that has none for a head; `cross_entropy` ignores it by default
 
 
 class GenIntLoss(nn.Module):
-    """Equation 1 of GenInt: cross entropy on real images plus weighted cross entropy on each kind of generated images.
+    """Equation 1 of GenInt: cross entropy on real images plus weighted cross entropy on each source of generated ones.
 
-    Each term is the mean over its own images of the batch, whatever their number, as in the paper. With weights (1,
-    0.05), 256 real and 64 intervened images count as 1 to 0.05. A term without images in the batch is 0. Images with
-    the label -100 are ignored, as by `cross_entropy`.
+    Each term is the mean over the images of one source in the batch, whatever their number, as in the paper. With
+    weights (1, 0.05), 256 real and 64 intervened images count as 1 to 0.05. A term without images in the batch is 0.
+    Images with the label -100 are ignored, as by `cross_entropy`.
 
     Args:
         weights: weights of source 0, 1, 2, ...: real images, interventions (lambda_1), transferred images (lambda_2).
@@ -29,7 +29,7 @@ class GenIntLoss(nn.Module):
 
     Raises:
         ValueError: there is no weight, a weight is negative, or smoothing is outside [0, 1].
-        TypeError: they are not numbers.
+        TypeError: a weight or smoothing is not a number.
     """
 
     lambdas: Tensor
@@ -58,7 +58,7 @@ class GenIntLoss(nn.Module):
         """Return the loss, a scalar.
 
         Args:
-            logits: (B, num_classes). Of a model with several heads, the ensemble's are used.
+            logits: (B, num_classes), or a dict by head, of which only "ensemble" is used.
             targets: as `MixedLoader` yields them: "labels", (B,) int64 or (B, num_classes) probabilities such as
                 Mixup's, and "source", (B,). A tensor of labels means that all images are real.
 
@@ -76,8 +76,8 @@ class GenIntLoss(nn.Module):
         losses = F.cross_entropy(
             logits, labels, of_class, ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
         )
-        # without a branch on what is in the batch, for which a GPU would have to be waited for
-        counted = torch.ones_like(source, dtype=torch.float32)  # as `cross_entropy` averages: probabilities count as 1
+        # no branch depends on the values in the batch, because reading them would wait for the GPU
+        counted = torch.ones_like(source, dtype=torch.float32)  # as `cross_entropy` counts probabilities: 1 each
         if labels.ndim == 1:
             kept = labels != IGNORED
             counted = kept.float() if of_class is None else of_class[labels.clamp(min=0)].float() * kept
@@ -147,23 +147,23 @@ class MultiHeadLoss(nn.Module):
 
 
 def irm_penalty(logits: Tensor, labels: Tensor, *, unbiased: bool = False) -> Tensor:
-    """Return the penalty of invariant risk minimization, IRMv1 (Arjovsky et al. 2019, section 3.1), of an environment.
+    """Return the penalty of invariant risk minimization for one environment (IRMv1, Arjovsky et al. 2019, section 3.1).
 
-    The squared derivative of the mean cross entropy with respect to a number that multiplies all logits, where it is 1.
-    In closed form, of probabilities p and a label's own logit z_y: (mean of sum_k p_k z_k - z_y) squared.
+    The penalty is the squared derivative of the mean cross entropy with respect to a factor on all logits, at factor 1.
+    In closed form, with probabilities p and the logit z_y of the label: (mean of (sum_k p_k z_k - z_y)) squared.
 
     Args:
-        logits: (B, num_classes); or (B,) of two classes, of which the sigmoid is class 1's probability, as
+        logits: (B, num_classes). For two classes also (B,), whose sigmoid is the probability of class 1, as
             `binary_cross_entropy_with_logits` takes them. Two logits (0, z) are the same as one logit z.
-        labels: (B,) int64; with logits (B,), 0 and 1.
-        unbiased: for a batch of an environment: its square is above the environment's by the variance of a mean of so
-            few images, so that the product of two halves' derivatives stands for it. It may be below 0.
+        labels: (B,) int64; 0 or 1 if logits are (B,).
+        unbiased: return the product of the derivatives of two halves of the batch, which may be below 0. The square
+            over a batch overestimates the environment's penalty, by the variance of a mean of so few images.
 
     Returns:
         A scalar; its gradient reaches the logits.
 
     Raises:
-        ValueError: the shapes do not match, or there are no images, or too few to halve.
+        ValueError: the shapes do not match, there are no images, or fewer than two with `unbiased`.
     """
     few = 2 if unbiased else 1
     if logits.ndim not in (1, 2) or labels.shape != logits.shape[:1] or len(labels) < few:
@@ -202,7 +202,7 @@ def _checked(logits: Tensor, targets: Tensor | Mapping[str, Any]) -> tuple[Tenso
 
 
 def _looks(tensor: Tensor) -> bool:
-    """Return whether values can be checked. A GPU would have to be waited for, and a compiled graph would break."""
+    """Return whether values can be checked. Reading them would wait for a GPU, or break a compiled graph."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

@@ -35,17 +35,18 @@ class MixedLoader:
             batch may be a pair, a longer tuple, or a dict with the usual names (`pixel_values`, `image`, `img`;
             `label`, `labels`). Images may be lists of PIL images. Labels may be lists or (B, 1).
         synthetic: loaders of generated images, with the size and type of the real ones. Their labels are (B,) int64, or
-            a dict of these by head, as from `CounterfactualDataset(targets="all")`; the label is then that of the
-            shape.
+            a dict of these by head, as from `CounterfactualDataset(targets="all")`. With a dict, the label of the
+            shape is used as the label.
         device: device of the batches (default: that of the real images).
         labels_only: yield plain labels instead of targets, for an unchanged loop.
         keys: names, or positions, of images and labels in each batch (default: the usual ones).
 
     Yields:
-        A batch in the real loader's form, a tuple or a dict: images (B, 3, H, W) and `Targets`. These are a dict with
-        "labels", (B,) int64, or (B, num_classes) if the real ones are probabilities; "source", (B,) int64: 0 for real
-        images, then 1, 2, ... in the order of the loaders; and, if any loader has them, "heads": a dict of (B,) int64
-        by head, with -100 where an image has no label for it. All else in a batch is the real loader's.
+        A batch in the real loader's form, a tuple or a dict: images (B, 3, H, W) and `Targets`. Targets are a dict:
+        "labels" is (B,) int64, or (B, num_classes) if any loader yields probabilities. "source" is (B,) int64: 0 for
+        real images, then 1, 2, ... in the order of the loaders. "heads" exists if any loader has labels by head: a dict
+        of (B,) int64 by head, with -100 where an image has no label for the head. Other parts of the batch come from
+        the real loader.
 
     Raises:
         ValueError: a loader is empty; batches do not fit together; or the classes of a dataset are known and differ
@@ -77,9 +78,9 @@ class MixedLoader:
         self.keys = keys
         self.epoch = 0
         self._step = 0  # batches of this epoch that have been yielded
-        self._skip = 0  # that a resumed epoch has behind it
+        self._skip = 0  # batches of a resumed epoch that were yielded before the interruption
         self._real, *self._streams = (Stream(loader, _name(number)) for number, loader in enumerate(self.loaders))
-        self._places = [stream.place() for stream in self._streams]  # after the last batch that was yielded
+        self._places = [stream.place() for stream in self._streams]  # positions after the last batch that was yielded
         self._side: Any = None  # a CUDA stream
 
     def __len__(self) -> int:
@@ -108,7 +109,7 @@ class MixedLoader:
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the real loader's sampler and dataset, as `DistributedSampler.set_epoch`.
 
-        Without a call, epochs count up, each when it has been read to its end.
+        Without a call, the epoch increases by one each time the loader is read to its end.
         """
         self.epoch = epoch
 
@@ -126,11 +127,11 @@ class MixedLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a state: the next iteration yields what would have come next.
+        """Resume from a state: the next iteration continues with the batch after the saved position.
 
         Earlier batches are read and dropped, or skipped by a batch sampler that has `skip(batches)`. The order is exact
         for plain `DataLoader`s, shuffled or not, for samplers with `set_epoch`, and for genaug's datasets. Random
-        transforms of other datasets draw from torch's generator, whose state is not part of this.
+        transforms of other datasets draw from torch's generator, whose state is not saved here.
 
         Raises:
             ValueError: the state belongs to another kind of loader, to other loaders, or to another number of
@@ -161,22 +162,22 @@ class MixedLoader:
         self._step = skip
         real = self._real
         real.go_to({"round": self.epoch, "step": skip})
-        # where what was yielded last ended: an iteration that was broken off may have fetched more
+        # continue after the last batch that was yielded: an interrupted iteration may have fetched more than that
         for stream, place in zip(self._streams, self._places, strict=True):
             if place != stream.place():
                 stream.go_to(place)
         batches, last = self._joined(real), length(self)
         if self.device is not None and self.device.type == "cuda":
-            # one for all epochs: memory is kept apart for each
+            # one stream for all epochs, because CUDA caches memory separately for each stream
             self._side = self._side or torch.cuda.Stream(self.device)
             batches = _ahead(batches, self._side)
         for batch, places in batches:
             self._places = places
             self._step += 1
             if self._step == last:
-                self.epoch, self._step = self.epoch + 1, 0  # what a state saved after the last batch says
+                self.epoch, self._step = self.epoch + 1, 0  # for a state that is saved after the last batch
             yield batch
-        if self._step:  # of a loader that does not know its length
+        if self._step:  # the loader does not know its length, so the last batch was not recognized above
             self.epoch, self._step = self.epoch + 1, 0
 
     def _joined(self, real: Stream) -> Iterator[tuple[Any, list[dict[str, int]]]]:
@@ -240,7 +241,7 @@ def _joined_images(images: list[Tensor]) -> Tensor:
 
 
 def _joined_labels(labels: list[Tensor]) -> Tensor:
-    """Return labels (B,) int64, or probabilities if any loader has them; other labels then become one-hot."""
+    """Return labels (B,) int64. If any loader has probabilities, all labels become (B, num_classes)."""
     labels = [part.to(labels[0].device) for part in labels]
     soft = next((part for part in labels if part.ndim == 2), None)
     if soft is None:
@@ -257,7 +258,7 @@ def _name(number: int) -> str:
 
 def _ahead(batches: Iterator[Any], side: Any) -> Iterator[Any]:
     """Return the same batches, each made on a side stream while the previous one is in use."""
-    side.wait_stream(torch.cuda.current_stream(side.device))  # for weights that are being put there
+    side.wait_stream(torch.cuda.current_stream(side.device))  # weights may still be on their way there
 
     def fetch() -> tuple[Any, torch.cuda.Event] | None:
         with torch.cuda.stream(side):
@@ -270,7 +271,7 @@ def _ahead(batches: Iterator[Any], side: Any) -> Iterator[Any]:
         current = torch.cuda.current_stream(side.device)
         current.wait_event(ready)
         for tensor in _tensors(batch):
-            tensor.record_stream(current)  # or its memory could be given to the next batch while it is still read
+            tensor.record_stream(current)  # else the next batch could overwrite memory that is still read
         coming = fetch()
         yield batch
 

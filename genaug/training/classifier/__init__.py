@@ -14,6 +14,6 @@ _HOMES = {"Settings": "settings", "Source": "settings", "train": "loop"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:  # on first use: the loop loads the Hub's library, which training of digits does not need
+    if name in _HOMES:  # import on first use: the loop imports the Hub's library, which digits do not need
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

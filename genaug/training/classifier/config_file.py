@@ -15,7 +15,7 @@ from genaug.training.classifier.settings import Kind, Settings
 
 FILE = "config.yaml"
 SOURCE_KEYS: dict[str, Any] = {"kind": Kind, "name": str, "batch_size": int, "weight": float, "options": dict}
-# what a configuration has beside the settings: data, generated images, and how to run
+# keys of a configuration in addition to the settings: data, generated images, and how to run
 RUN_KEYS: dict[str, Any] = {
     "data": str,
     "val": str,
@@ -56,14 +56,14 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not YAML or JSON, has an unknown key, or a value of another type.
+        ValueError: it is not YAML or JSON, or it has an unknown key or a value of the wrong type.
     """
     import yaml
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        content = _parsed(Path(path).read_text(encoding="utf-8-sig"))  # Windows marks UTF-8 at the start of a file
+        content = _parsed(Path(path).read_text(encoding="utf-8-sig"))  # Windows may write a byte order mark
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be YAML or JSON: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -72,7 +72,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """Return what YAML or JSON says. JSON may be indented by tabs, which YAML refuses."""
+    """Parse YAML or JSON. JSON may be indented by tabs, which YAML does not accept."""
     import yaml
 
     try:
@@ -81,16 +81,16 @@ def _parsed(text: str) -> Any:
         try:
             return yaml.safe_load(text)
         except yaml.YAMLError:
-            if text.lstrip().startswith("{") and "\t" in text:  # YAML would complain about the tabs
+            if text.lstrip().startswith("{") and "\t" in text:  # YAML would only complain about the tabs
                 raise error from None
             raise
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Return the settings of texts such as "weight_decay=1e-4".
+    """Parse settings such as "weight_decay=1e-4".
 
     Raises:
-        ValueError: a text is not KEY=VALUE, has an unknown key, or a value of another type.
+        ValueError: a text is not KEY=VALUE, or has an unknown key or a value of the wrong type.
     """
     found = {}
     for text in texts:
@@ -109,9 +109,9 @@ def write_config(
     settings: Settings,
     **others: Any,
 ) -> None:
-    """Write the file that repeats this run, `FILE`, into its folder; without what is None or False in `others`.
+    """Write the configuration that repeats this run to `FILE` in its folder. Omit None and False in `others`.
 
-    `sources` are those of the run, as `asdict` returns them.
+    `sources` are the sources of the run, as `asdict` returns them.
     """
     import yaml
 
@@ -127,7 +127,7 @@ def write_config(
 
 
 def _typed(key: Any, value: Any, kinds: Mapping[str, Any], where: str, of: str = "") -> Any:
-    """Return the value as the key's type, which texts are parsed as; `of` names the source that has it."""
+    """Convert a value to the type of its key; text is parsed. `of` names the source for error messages."""
     if key not in kinds:
         holder = f"{of.removeprefix(' of ')} in {where}" if of else where
         hint = "; options of its dataset go under 'options'" if of else ""
@@ -146,7 +146,7 @@ def _typed(key: Any, value: Any, kinds: Mapping[str, Any], where: str, of: str =
 
 
 def _sources(value: Any, where: str) -> list[dict[str, Any]]:
-    """Return a list of sources, each with the types of its keys."""
+    """Check a list of sources and convert the values of each to the types of their keys."""
     if not isinstance(value, list) or not all(isinstance(source, dict) for source in value):
         raise ValueError(f"sources in {where} must be {_WORDS[list]}, got {value!r}")
     found = []

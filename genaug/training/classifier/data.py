@@ -1,7 +1,7 @@
 """Training data of a classifier: photographs in folders and generated images, each a function of its index only.
 
-A place numbers images over all epochs: epoch * number of images + index. Order, crops and flips depend on the seed and
-the place only, so that an interrupted run resumes bitwise identically with any number of workers.
+A place is an image's index over all epochs: epoch * number of images + index. Order, crops and flips depend on the
+seed and the place only, so that an interrupted run resumes bitwise identically with any number of workers.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def augmentation(name: str, size: int) -> v2.Compose:
     """Return the training augmentation of photographs: PIL image to (3, size, size) float32, normalized for ImageNet.
 
     Args:
-        name: "standard" is random resized crop and flip; "additional" GenInt's own: rotation by any angle, a crop,
-            flips both ways, colour jitter; the others are torchvision's policies after the standard crop and flip.
+        name: "standard" is random resized crop and flip. "additional" is GenInt's own: rotation by any angle, a crop,
+            horizontal and vertical flips, color jitter. The others are torchvision's policies, after "standard".
         size: side of the result, in pixels.
     """
     check_choice("augmentation", name, AUGMENTATIONS)
@@ -61,17 +61,17 @@ class Photographs(Dataset[tuple[Tensor, int]]):
     """The photographs of a folder with one folder per class, by index.
 
     Args:
-        root: a folder a class, such as ImageNet's train/.
-        transform: PIL image -> tensor; its draws follow from the seed and the place.
-        seed: of these draws.
-        skip_bad: a file in which to note images that do not open, in whose stead the next one that does is taken; None
-            makes them an error.
+        root: folder with one folder per class, such as ImageNet's train/.
+        transform: PIL image -> tensor. Its random draws depend on the seed and the place only.
+        seed: random seed of the transform.
+        skip_bad: file that lists images that cannot be opened. Each is replaced by the next image that can. None raises
+            an error instead.
         balanced: draw every group of the folder's groups.csv equally often, with replacement.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it has no folder of a class, or no groups.csv.
+        FileNotFoundError: the folder does not exist, or it has no class folder or no groups.csv.
         ValueError: a class has no image, or an image no group.
-        ImageError: when an image is asked for that does not open, or none does; the message names it.
+        ImageError: on access, if an image cannot be opened, which the message names, or if none can.
     """
 
     def __init__(
@@ -111,24 +111,24 @@ class Photographs(Dataset[tuple[Tensor, int]]):
                     raise ImageError(
                         f"{error}; skip_bad=True (--set skip_bad=true) takes the next image instead and lists it"
                     ) from None
-                with self.skip_bad.open("a") as note:  # a line at once: workers write to the same file
+                with self.skip_bad.open("a") as note:  # write each line in one call, because workers share the file
                     note.write(f"{path}\t{error}\n")
         raise ImageError(f"none of {len(self)} images opens")
 
 
 class Rendered(Dataset[Any]):
-    """A folder of `genaug render`, by index.
+    """The images of a folder that `genaug render` wrote, by index.
 
     Args:
-        folder: of the set.
-        transform: PIL image -> tensor; its draws follow from the seed and the place.
-        seed: of these draws.
+        folder: the rendered folder.
+        transform: PIL image -> tensor. Its random draws depend on the seed and the place only.
+        seed: random seed of the transform.
         classes: class of the generator -> label.
-        heads: keep the labels of these factors, a dict; () keeps the label, or the shape's, alone.
+        heads: return a dict of labels for these factors; () returns only the label, or the label of the shape.
 
     Raises:
         FileNotFoundError: the folder is not a rendered folder.
-        ValueError: the set is not whole; at a sample, its class has no label, or it has none of a head's factor.
+        ValueError: the folder is incomplete. On access, an image has no label for a head, or its class has none.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Rendered(Dataset[Any]):
         index = place % len(self)
         image, target = self.dataset[index]
         labels = target if isinstance(target, dict) else {"shape": target}
-        if self.heads:  # a set that was rendered for one factor knows the others, too
+        if self.heads:  # metadata has the labels of all factors, even if the targets have only one
             labels = {**labels, **self.dataset.describe(index).get("labels", {})}
         wanted = self.heads or ("shape",)
         if missing := [name for name in wanted if name not in labels]:
@@ -166,11 +166,12 @@ class Generated(Dataset[Any]):
     """Batches of a dataset of generated images by index, augmented on their device.
 
     Args:
-        dataset: has `images(indices)`, uint8, and `labels(indices)`: (B,) int64, or a dict of them by factor.
+        dataset: has `images(indices)`, which are uint8, and `labels(indices)`: (B,) int64, or a dict of these by
+            factor.
         size: side of the result, in pixels.
-        seed: of crops and flips.
-        classes: class of the generator -> label, (num_classes,) int64; by default they are the same.
-        heads: keep the labels of these factors, a dict; () keeps the shape's alone.
+        seed: random seed of crops and flips.
+        classes: class of the generator -> label, (num_classes,) int64 (default: labels are the classes).
+        heads: return a dict of labels for these factors; () returns only the label of the shape.
     """
 
     def __init__(
@@ -204,25 +205,25 @@ class Generated(Dataset[Any]):
 
 
 def as_it_is(batch: Any) -> Any:
-    """Return the output of `Generated`, which is a batch already."""
+    """Return the output of `Generated` unchanged, because it is already a batch."""
     return batch
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of indices in a random order from seed and epoch. Each process has its share of a batch.
+    """Batches of indices in a random order from seed and epoch. Each process gets its share of a batch.
 
-    Batches are whole: what is left at the end of an epoch is left out, in each another.
+    All batches are complete. The remaining images of an epoch are left out; they differ from epoch to epoch.
 
     Args:
-        count: how many images an epoch has.
-        batch_size: of all ranks together.
-        seed: of the order.
-        rank: this process.
-        world: how many processes share each batch.
-        parts: in how many parts, one after the other, each batch comes, for gradients that are accumulated.
+        count: number of images per epoch.
+        batch_size: images per batch, over all processes.
+        seed: random seed of the order.
+        rank: index of this process.
+        world: number of processes that share each batch.
+        parts: gradient accumulation steps: each batch comes in this many consecutive parts.
 
     Raises:
-        ValueError: there are fewer images than a batch, or a batch cannot be shared evenly.
+        ValueError: there are fewer images than a batch, or a batch cannot be divided evenly.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, parts: int = 1) -> None:
@@ -233,7 +234,7 @@ class EpochBatches(Sampler[list[int]]):
             raise ValueError(f"batch_size must be at most the {count} images that there are, got {batch_size}")
         self.count, self.seed, self.rank, self.world = count, seed, rank, world
         self.part_size = batch_size // parts
-        self.parts = count // batch_size * parts  # of an epoch: only of whole batches
+        self.parts = count // batch_size * parts  # parts per epoch, of complete batches only
         self.epoch = self._skipped = 0
 
     def __len__(self) -> int:

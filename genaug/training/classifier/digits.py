@@ -17,7 +17,7 @@ from genaug.generators.images import from_uint8
 from genaug.models.mnist_cnn import MnistCNN, NormalisedMnistCNN
 
 LEARNING_RATE = 1.0
-DECAY = 0.7  # of the learning rate, after each epoch
+DECAY = 0.7  # factor applied to the learning rate after each epoch
 EPOCHS = 10
 ADAM = 2e-3  # Adam's learning rate in `fit_normalised`
 
@@ -37,29 +37,29 @@ def fit_classifier(
 ) -> nn.Module:
     """Train a classifier by the released recipe: cross entropy, Adadelta at 1.0, times 0.7 after each epoch.
 
-    Initial weights and the order of images follow from the seed alone; the global random state is neither read nor
-    moved. With as many threads, the same call on a CPU gives the same weights to the last bit.
+    Initial weights and the order of images depend on the seed only. The global random state is neither read nor
+    changed. On a CPU, calls with the same number of threads give bitwise identical weights.
 
     Args:
         images: (N, 3, 32, 32) uint8; converted to [-1, 1] a batch at a time.
         labels: (N,) int64, 0 to 9.
-        seed: of the initial weights and of the order.
-        network: makes the untrained classifier: (B, 3, 32, 32) in [-1, 1] -> (B, 10) logits.
-        epochs: how often each image is seen.
-        steps: train for that many batches instead, whatever the number of images; the learning rate falls as often as
-            in the released ten epochs, after each tenth of them.
-        batch_size: images a step; the last batch of an epoch may be smaller.
-        device: where to train; the CPU by default. All images move there.
-        dtype: torch.float32, or torch.bfloat16 for autocast, which more than halves the time on CPUs that have
-            instructions for it and costs it elsewhere.
-        description: what the progress bar says.
+        seed: random seed of the initial weights and the order.
+        network: function that makes the untrained classifier, which maps (B, 3, 32, 32) in [-1, 1] to (B, 10) logits.
+        epochs: number of epochs.
+        steps: number of batches, instead of `epochs`. The learning rate then drops after each tenth of the steps, as
+            often as in the ten epochs of the released recipe.
+        batch_size: images per step. The last batch of an epoch may be smaller.
+        device: device to train on (default: CPU). All images are moved there.
+        dtype: torch.float32, or torch.bfloat16 for autocast. bfloat16 more than halves the time on CPUs that have
+            instructions for it, and is slower on others.
+        description: text of the progress bar.
 
     Returns:
         The trained classifier on `device`, in evaluation mode, with float32 weights.
 
     Raises:
         TypeError: images are not uint8 or labels not int64.
-        ValueError: shapes do not match, there are no images, a label is outside 0..9, or an option out of its range.
+        ValueError: shapes do not match, there are no images, a label is outside 0..9, or an option is out of its range.
     """
     check_images(images, labels, floats=True)
     check_training(epochs, batch_size, dtype, steps)
@@ -81,14 +81,14 @@ def fit_classifier(
 def initialised(network: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
     """Return an untrained network with weights from the seed, on the device, channels last."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would move the GPUs' states too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change the GPUs' states as well
         model = network()
-    model.takes_signed = True  # type: ignore[assignment] # which measures make of uint8
+    model.takes_signed = True  # type: ignore[assignment] # measures then convert uint8 to [-1, 1]
     return model.to(device).to(memory_format=torch.channels_last)
 
 
 def shuffled(number: int, batch_size: int, epochs: int, *, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """Return batches of indices, each of 0..number - 1 once per epoch, in an order from the seed."""
+    """Return batches of indices. Each epoch has 0..number - 1 once, in an order from the seed."""
     shuffling = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         yield from torch.randperm(number, generator=shuffling).to(device).split(batch_size)
@@ -103,15 +103,16 @@ def descend(
     drops: int,
     description: str,
 ) -> None:
-    """Take a step of the released recipe for each batch: Adadelta at 1.0, times 0.7 after each epoch.
+    """Take one step per batch by the released recipe: Adadelta at 1.0, times 0.7 after each of `drops` equal parts.
 
     Args:
-        model: whose parameters are trained.
-        batches: what each step is about, `steps` of them.
-        loss: of one of them.
-        steps: how many.
-        drops: how many equal parts they are divided into, after each of which the learning rate falls: the epochs.
-        description: what the progress bar says.
+        model: the model to train.
+        batches: the input of `loss` for each step, `steps` of them.
+        loss: function from one batch to its loss.
+        steps: number of steps.
+        drops: number of times that the learning rate drops, once after each of as many equal parts of the steps. In
+            the released recipe, the parts are epochs.
+        description: text of the progress bar.
     """
     optimizer = torch.optim.Adadelta(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
@@ -120,7 +121,7 @@ def descend(
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        # several at once where there are fewer steps than parts
+        # if there are fewer steps than parts, the rate drops several times after one step
         for _ in range((step + 1) * drops // steps - step * drops // steps):
             schedule.step()
 
@@ -135,23 +136,23 @@ def fit_normalised(
     dtype: torch.dtype = torch.float32,
     description: str = "classifier",
 ) -> nn.Module:
-    """Train a classifier on batches that are made when they are asked for: cross entropy, Adam, half a cosine.
+    """Train a classifier on batches as they are generated: cross entropy, Adam, cosine learning rate schedule.
 
     Args:
-        batches: images (B, 3, 32, 32) uint8 and labels (B,) int64, such as a `CounterfactualDataset`'s;
+        batches: images (B, 3, 32, 32) uint8 and labels (B,) int64, such as those of a `CounterfactualDataset`;
             `steps` of them.
-        steps: how many; the learning rate goes from 2e-3 to zero over them.
-        seed: of the initial weights.
-        network: makes the untrained classifier; one with batch norm, or the learning rate is too high.
-        device: where to train; the CPU by default.
+        steps: number of batches. The learning rate falls from 2e-3 to zero over them.
+        seed: random seed of the initial weights.
+        network: function that makes the untrained classifier. Without batch norm, the learning rate is too high.
+        device: device to train on (default: CPU).
         dtype: torch.float32, or torch.bfloat16 for autocast.
-        description: what the progress bar says.
+        description: text of the progress bar.
 
     Returns:
         The trained classifier on `device`, in evaluation mode, with float32 weights.
 
     Raises:
-        ValueError: an option out of its range.
+        ValueError: an option is out of its range.
     """
     check_training(steps, 1, dtype)
     device = check_device("device", device)
@@ -180,7 +181,7 @@ def check_training(epochs: int, batch_size: int, dtype: torch.dtype, steps: int 
 
 
 def _signed(images: Tensor) -> Tensor:
-    """Return images as the classifier takes them: uint8 scaled to [-1, 1], floats unchanged."""
+    """Return the classifier's input: uint8 images scaled to [-1, 1], float images unchanged."""
     return from_uint8(images) if images.dtype == torch.uint8 else images
 
 
@@ -188,7 +189,7 @@ def check_images(images: Tensor, labels: Tensor, *, floats: bool = False) -> Non
     """Raise TypeError or ValueError unless these are images (N, 3, 32, 32) and digits (N,), uint8 and int64, N > 0.
 
     Args:
-        floats: whether float32 images are taken, too.
+        floats: also accept float32 images.
     """
     taken = (torch.uint8, torch.float32) if floats else (torch.uint8,)
     if images.dtype not in taken or labels.dtype != torch.int64:

@@ -1,4 +1,4 @@
-"""The data loaders of a classifier: photographs and each source, joined in batches of indices."""
+"""The data loaders for training a classifier: photographs and each source, joined into batches."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from genaug.training.shared.class_names import by_value, few
 from genaug.training.shared.processes import World
 
 _DATASETS: dict[str, Any] = {"counterfactual": CounterfactualDataset, "intervention": GenerativeInterventionDataset}
-# options of the datasets that the training decides, or that no file can hold
+# arguments of the datasets that the training sets itself, or that a configuration file cannot contain
 _DECIDED = frozenset(
     ("generator", "targets", "device", "dtype", "transform", "target_transform", "output", "recognized_by")
 )
-LENGTH = 1_000_000  # images of a generator, before they come again in another order and other crops
+LENGTH = 1_000_000  # images per generator; after that many, they repeat in another order with other crops
 
 
 class Mixed(NamedTuple):
@@ -42,9 +42,9 @@ class Mixed(NamedTuple):
 
     Attributes:
         loader: photographs and the images of each source.
-        weights: weight of photographs, if there are any, and of each source.
-        labels: for each source, the folder of each generated class.
-        banks: the banks of cutouts among the sources, by name.
+        weights: loss weight of photographs, if there are any, and of each source.
+        labels: for each source, generated class -> name of its folder.
+        banks: the sources that are banks of cutouts, by name.
     """
 
     loader: MixedLoader
@@ -62,7 +62,7 @@ def mixed_loader(
     num_workers: int,
     skip_bad: Path | None,
 ) -> Mixed:
-    """Return the loader of all images, and what is known of them."""
+    """Return the loader of all images, with their weights, labels and banks."""
     classes = validation.classes
     loaders: list[DataLoader] = []
     weights: list[float] = []
@@ -90,7 +90,7 @@ def mixed_loader(
         weights.append(source.weight)
         key = f"source {number}"
         _check_options(source, key)
-        labels: dict[int, int] = {}  # class of generated images -> number of its folder
+        labels: dict[int, int] = {}  # class of generated images -> index of its folder
         if source.kind == "stylized":
             loaders.append(
                 _photographs(source.name, validation, settings, source.batch_size, world, num_workers, skip_bad, key)
@@ -128,7 +128,7 @@ def _batches(count: int, batch_size: int, settings: Settings, world: World, key:
 
 
 def _seed(settings: Settings, key: str) -> int:
-    """Return a seed for each part, so that parts of equal size have different orders."""
+    """Return a seed for the data named `key`, so that datasets of equal size have different orders."""
     return generator_of(settings.seed, 0, key).initial_seed() % 2**63
 
 
@@ -152,7 +152,7 @@ def _photographs(
 
 
 def check_same_classes(root: str | os.PathLike[str], classes: Sequence[str], validation: ImageFiles) -> None:
-    """Raise ValueError unless a folder has the classes of the validation images. It names the incomplete folder."""
+    """Raise ValueError unless a folder has the classes of the validation images. The error names the incomplete one."""
     for folder, names, complete, others in (
         (root, classes, validation.root, validation.classes),
         (validation.root, validation.classes, root, classes),
@@ -176,7 +176,7 @@ def _read(
         num_workers=num_workers,
         pin_memory=world.device.type == "cuda",
         persistent_workers=num_workers > 0,
-        generator=torch.Generator(),  # a loader seeds its workers, by default from the global state, which moves on
+        generator=torch.Generator(),  # else the loader would seed its workers from the global state and advance it
     )
 
 
@@ -191,7 +191,7 @@ def _generated(source: Source, classes: Sequence[str], settings: Settings, world
     except (ValueError, TypeError) as error:
         raise type(error)(f"{key} ({source.kind} {source.name}): {error}") from None
     chosen = dataset.classes
-    if isinstance(chosen, dict):  # of each factor
+    if isinstance(chosen, dict):  # a dict has the classes of each factor
         chosen = [number for numbers in chosen.values() for number in numbers]
     if (renamed[chosen] < 0).any():
         raise ValueError(f"{key}: classes must be of those that have folders, got {source.options['classes']}")
@@ -208,9 +208,9 @@ def _labels(known: int | Sequence[str] | None, classes: Sequence[str], name: str
     """Return the folder index of each class of generated images.
 
     Args:
-        known: the names of the generator's classes, or how many there are.
-        classes: the folders' names, sorted as text. Numbers are matched by their values.
-        name: of what makes the images.
+        known: names of the generator's classes, or their number; None if unknown.
+        classes: names of the folders, sorted as text. Names that are numbers are matched by value.
+        name: name of the generator or rendered folder, for error messages.
     """
     if known is not None and not isinstance(known, int):
         if list(known) == list(IMAGENET):

@@ -40,7 +40,7 @@ from genaug.training.losses import GenIntLoss, MultiHeadLoss
 from genaug.training.shared.processes import World, processes
 from genaug.training.shared.resumable import Run, resume, truncate_log
 
-PLAIN = ("label",)  # the one head of a classifier that is to have none
+PLAIN = ("label",)  # name of the single head of a plain classifier
 LOG_EVERY = 50  # steps
 _NEVER = 2**62
 
@@ -76,7 +76,7 @@ def train(
         device: device to train on (default: CPU). With "cuda", each process of `torchrun` has its own GPU.
         num_workers: number of processes that read photographs, for each training process.
         checkpoint_every: number of steps between checkpoints. Another one follows each epoch.
-        skip_bad: replace an image that cannot be opened by the next one, and list it (default: an error).
+        skip_bad: replace an image that cannot be opened by the next one, and list it (default: raise an error).
         tensorboard: also write curves to `out`/tensorboard. Needs the package tensorboard.
         retrain: held-out photographs, one folder per class, with a groups.csv. The last layer is retrained on them at
             the end, balanced by group (deep feature reweighting; see `retrain_last_layer`).
@@ -117,7 +117,7 @@ def train(
             **asdict(settings),
             "sources": kept,
             "classes": len(classes),
-            # of fewer or more a place would be another one
+            # a position in the data has another meaning if the number of images changes
             "images": [len(loader.dataset) for loader in mixed.loader.loaders],
             "validation_images": len(listed.files),
         }
@@ -131,7 +131,7 @@ def train(
             "std": list(IMAGENET_STD),
         }
         resume(run, folder, described)
-        if not run.step:  # found now, and not after the first epoch
+        if not run.step:  # find unreadable images now, not after the first epoch
             _check_images(held_out, num_workers)
         if world.rank == 0:
             others = {"retrain": None if retrain is None else os.fspath(retrain), "skip_bad": skip_bad}
@@ -154,7 +154,7 @@ def train(
                 row = {"epoch": run.epoch, "step": run.step, "validation": accuracies}
                 run.epoch += 1
                 loop.save()
-                log.write(row)  # after it is kept: it is not measured again
+                log.write(row)  # after the checkpoint, so that a resumed run does not log it twice
                 bar.set_postfix({"top-1": f"{accuracies[ENSEMBLE]['top1']:.1f}"})
         accuracies = run.history[-1]
         if again is not None:
@@ -231,7 +231,7 @@ class _Run(Run):
         return {**super().state(), "banks": self.banks}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        before = state.get("banks", self.banks)  # checkpoints of earlier versions do not say
+        before = state.get("banks", self.banks)  # checkpoints of earlier versions have no banks
         for name, bank in self.banks.items():
             if before[name] != bank:
                 had, has = before[name]["cutouts"], bank["cutouts"]
@@ -275,8 +275,8 @@ class _Loop:
             if settings.heads
             else GenIntLoss(weights, label_smoothing=smoothing)
         ).to(world.device)
-        self.real = settings.batch_size // settings.accumulate // world.size  # photographs in a part of this process
-        self.first_bad = torch.full((), _NEVER, device=world.device)  # step whose loss is not finite
+        self.real = settings.batch_size // settings.accumulate // world.size  # this process's photographs in a part
+        self.first_bad = torch.full((), _NEVER, device=world.device)  # first step whose loss is not finite
         self.mixup = v2.MixUp(alpha=settings.mixup, num_classes=run.model.num_classes) if settings.mixup else None
         self.model: Any = torch.compile(run.model) if settings.compile else run.model
         if world.size > 1:
@@ -303,7 +303,7 @@ class _Loop:
             self.first_bad = torch.minimum(self.first_bad, torch.where(loss.isfinite(), _NEVER, run.step))
             logs = run.step % LOG_EVERY == 0 or run.step == last
             saves = run.step % self.checkpoint_every == 0 and run.step != last
-            # on a GPU the loss is looked at where it is logged: each look waits for all that was asked of it
+            # on a GPU the loss is checked only when it is logged or saved, because each check waits for the GPU
             if logs or saves or (self.world.device.type == "cpu" and self.world.size == 1):
                 self._look()
             run.optimizer.step()
@@ -325,10 +325,10 @@ class _Loop:
                 begin, total, since = time.perf_counter(), torch.zeros_like(total), run.step
             if saves:
                 self.save()
-        self.save()  # a validation that fails does not take the epoch with it
+        self.save()  # so that the epoch is not lost if validation fails
 
     def _look(self) -> None:
-        """Stop if a loss of any process was not finite."""
+        """Raise FloatingPointError if a loss of any process was not finite."""
         if self.world.size > 1:
             torch.distributed.all_reduce(self.first_bad, torch.distributed.ReduceOp.MIN)
         if int(self.first_bad) < _NEVER:
@@ -344,7 +344,7 @@ class _Loop:
                 images, targets = _mixed_up(images, targets, self.real, self.mixup, self.run.model.num_classes)
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        # gradients are exchanged once a step
+        # processes exchange gradients once per step, after its last part
         waits = self.world.size > 1 and part + 1 < settings.accumulate
         with self.model.no_sync() if waits else nullcontext():
             with autocast(device, torch.bfloat16 if settings.dtype == "bfloat16" else None):
@@ -370,7 +370,7 @@ class _Loop:
 def _mixed_up(
     images: Tensor, targets: dict[str, Any], real: int, mixup: Any, num_classes: int
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Mix the real images, which come first in a batch, and make all labels probabilities."""
+    """Apply Mixup to the real images, which come first in a batch, and convert all labels to probabilities."""
     mixed, soft = mixup(images[:real], targets["labels"][:real])
     others = nn.functional.one_hot(targets["labels"][real:], num_classes).to(soft)
     return torch.cat([mixed, images[real:]]), {**targets, "labels": torch.cat([soft, others])}
@@ -381,7 +381,7 @@ def _validate(
     model: MultiHeadClassifier, images: ImageFiles, count: int, world: World, settings: Settings, num_workers: int
 ) -> dict[str, dict[str, float]]:
     """Return top-1 and top-5 accuracy of each head in percent; each process scores its share."""
-    if world.size > 1:  # each process has batch statistics of its own share; those of the first are kept
+    if world.size > 1:  # running statistics of batch norm differ between processes; use the first one's
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else None
@@ -397,7 +397,7 @@ def _validate(
     if world.size > 1:
         torch.distributed.all_reduce(table)
     shares = 100 * table.cpu().double() / count
-    measures = ("top1", "top5") if model.num_classes > 5 else ("top1",)  # of five classes each is among the best five
+    measures = ("top1", "top5") if model.num_classes > 5 else ("top1",)  # of five classes, all are in the top 5
     return {name: dict(zip(measures, map(float, row), strict=False)) for name, row in zip(names, shares, strict=True)}
 
 
@@ -420,7 +420,7 @@ def _retrain(
     settings: Settings,
     num_workers: int,
 ) -> None:
-    """Train the last layer again in the first process, and give it to the others."""
+    """Train the last layer again in the first process, and copy it to the other processes."""
     if world.rank == 0:
         retrain_last_layer(
             model, images, groups, seed=settings.seed, batch_size=settings.batch_size, num_workers=num_workers
@@ -438,7 +438,7 @@ def _held_out(listed: Any, settings: Settings, world: World) -> ImageFiles:
 
 
 def _check_images(images: ImageFiles, num_workers: int) -> None:
-    """Open each image; ImageError names the first that does not."""
+    """Open each image, and raise an ImageError that names the first image that cannot be opened."""
     files = ImageFiles(images.paths, images.labels, _nothing, open_image)
     batches = DataLoader(files, 64, num_workers=num_workers, generator=torch.Generator(), collate_fn=len)
     for _ in progress(naming_files(batches), total=len(batches), description="checking --val", unit="batch"):
@@ -450,9 +450,9 @@ def _nothing(image: Any) -> int:
 
 
 class _Log:
-    """log.jsonl, without entries after the last checkpoint, and TensorBoard's files on request.
+    """Write log.jsonl and, on request, TensorBoard's files. Entries after the last checkpoint are dropped first.
 
-    Only the first of several processes writes.
+    Of several processes, only the first writes.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, writes: bool) -> None:

@@ -21,15 +21,15 @@ class Source:
 
     Attributes:
         kind: "counterfactual", "intervention", "rendered" or "stylized".
-        name: the generator, as the datasets take it; of rendered images the folder of `genaug render`; of stylized ones
-            their folder, laid out as the photographs'.
-        batch_size: of all processes together.
-        weight: of their cross entropy, lambda in GenInt's Equation 1. Counterfactuals of a model with heads have none.
+        name: the generator, as the datasets take it. For rendered images, the folder of `genaug render`. For stylized
+            images, their folder with one folder per class.
+        batch_size: images per step, over all processes.
+        weight: weight of the cross entropy, lambda in GenInt's Equation 1. Must be 1 for a model with heads.
         options: further arguments of the dataset, such as components, scale, truncation, pool, length.
 
     Raises:
-        ValueError: an unknown kind, a batch without images, or a weight below zero.
-        TypeError: they are of another kind.
+        ValueError: the kind is unknown, batch_size is below 1, or the weight is below zero.
+        TypeError: batch_size or weight is not a number.
     """
 
     kind: str
@@ -49,33 +49,33 @@ class Settings:
     """Training settings of a classifier (default: GenInt's ResNet-18 on ImageNet, section 5.3).
 
     Attributes:
-        architecture: a backbone of torchvision's, or of timm's as "timm/NAME", see `MultiHeadClassifier`.
-        heads: names of its heads; () for a plain classifier.
-        aggregate: of the heads, see `MultiHeadClassifier`.
-        weights: published ones to start from, see `MultiHeadClassifier`.
+        architecture: backbone: a torchvision name, or "timm/NAME" for timm, see `MultiHeadClassifier`.
+        heads: names of the heads; () for a plain classifier.
+        aggregate: how the heads are combined, see `MultiHeadClassifier`.
+        weights: published weights to start from, see `MultiHeadClassifier`.
         frozen_batch_norm: see `MultiHeadClassifier`.
-        epochs: passes through the photographs.
-        batch_size: photographs a step, of all processes together.
-        learning_rate: at the start.
-        drop_every: epochs after which the learning rate is multiplied by `drop_factor`, again and again.
-        drop_factor: in [0, 1].
+        epochs: number of epochs, which are passes through the photographs.
+        batch_size: photographs per step, over all processes.
+        learning_rate: initial learning rate.
+        drop_every: number of epochs after which the learning rate is multiplied by `drop_factor`, repeatedly.
+        drop_factor: factor applied to the learning rate at each drop, in [0, 1].
         optimizer: "sgd" with a momentum of 0.9, or "adam".
-        weight_decay: of every weight.
-        augmentation: of what is read from disk, photographs, stylised and rendered images, see
-            `training.classifier.data.augmentation`; what is generated on the way is cropped and flipped.
-        balance_groups: draw photographs so that every group of their folder's groups.csv comes equally often.
+        weight_decay: weight decay of all parameters.
+        augmentation: augmentation of images from disk (photographs, stylized and rendered images), see
+            `training.classifier.data.augmentation`. Images that are generated during training are cropped and flipped.
+        balance_groups: draw every group of the photographs' groups.csv equally often.
         mixup: alpha of Mixup among photographs; 0 for none.
-        label_smoothing: in [0, 1].
-        size: side of the images, in pixels; for validation they are cut from a shorter side 8/7 of it.
-        accumulate: in how many parts a batch passes.
+        label_smoothing: label smoothing of the cross entropy, in [0, 1].
+        size: image size in pixels. For validation, it is cropped from an image with a shorter side of 8/7 `size`.
+        accumulate: gradient accumulation steps. Must divide `batch_size`.
         dtype: "float32", or "bfloat16" for autocast.
-        channels_last: the memory format.
+        channels_last: use the channels-last memory format.
         compile: compile the model.
-        seed: of everything random.
+        seed: random seed.
 
     Raises:
         ValueError: a value is out of its range.
-        TypeError: it is of another kind.
+        TypeError: a value has the wrong type.
     """
 
     architecture: str = "resnet18"

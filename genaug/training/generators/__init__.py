@@ -1,1 +1,1 @@
-"""Trainers of generators, one file for each."""
+"""Trainers of generators, one file per generator."""

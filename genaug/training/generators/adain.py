@@ -1,7 +1,7 @@
 """Train AdaIN's decoder, which maps features with a style's statistics to an image (Huang and Belongie).
 
-The encoder stays as it is. The decoder is to make an image whose features at relu4_1 are those it was given, and whose
-features at relu1_1 to relu4_1 have the means and deviations of the style's.
+The encoder is frozen. The decoder learns to make an image whose features at relu4_1 match its input, and whose
+features at relu1_1 to relu4_1 have the means and standard deviations of the style image's features.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from genaug.training.shared.resumable import Run, machine, optimise, resume
 from genaug.transforms.style_transfer import adaptive_instance_norm, statistics
 from genaug.transforms.vgg import Encoder, decoder, load_encoder
 
-SHOWN = 6  # images of a sheet
+SHOWN = 6  # images in each row of a sample sheet
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Settings:
 
     steps: int = 160_000
     batch_size: int = 8
-    learning_rate: float = 1e-4  # over 1 + decay * step
+    learning_rate: float = 1e-4  # divided by 1 + decay * step
     decay: float = 5e-5
     style_weight: float = 10.0
-    side: int = 512  # pixels of an image's shorter side
-    crop: int = 256
+    side: int = 512  # images are resized to this length of the shorter side, in pixels
+    crop: int = 256  # side of the random crop, in pixels
 
 
 SETTINGS = Settings()
@@ -72,14 +72,15 @@ def losses(encoder: Encoder, network: nn.Module, contents: Tensor, styles: Tenso
     """Return the content and style loss of a decoder's output.
 
     Args:
-        encoder: frozen, to relu4_1.
+        encoder: the frozen encoder, up to relu4_1.
         network: the decoder.
         contents: (B, 3, H, W) float in [0, 1].
-        styles: the same.
+        styles: as `contents`.
 
     Returns:
-        The mean squared difference from what the decoder was given, at relu4_1; and of means and of deviations from the
-        styles', summed over relu1_1, relu2_1, relu3_1 and relu4_1.
+        The content loss: mean squared difference at relu4_1 between the output's features and the decoder's input. The
+        style loss: mean squared differences of means and of standard deviations between output and style features,
+        summed over relu1_1, relu2_1, relu3_1 and relu4_1.
     """
     with torch.no_grad():
         wanted = [statistics(features) for features in encoder(styles)]
@@ -133,8 +134,8 @@ def train(
         The path of `decoder.safetensors`.
 
     Raises:
-        ValueError: a folder has no images, or one cannot be read; `out` has a run with other settings, or an argument
-            is out of its range.
+        ValueError: a folder is missing or has no images, an image cannot be read, `out` has a run with other settings,
+            or an argument is out of its range.
         genaug.AssetError: the encoder is not available.
         FloatingPointError: a loss is not finite. The last checkpoint stays.
         OSError: `out` cannot be written.
@@ -156,7 +157,7 @@ def train(
         "style_images": len(pairs.paths["style"]),
         **asdict(settings),
     }
-    # the first weights are drawn on the CPU, from a state that is put back afterwards; all other draws are of the pairs
+    # only the initial weights come from the global generator, whose state is restored; `Crops` makes all other draws
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         run = _Run(settings, device)
@@ -194,7 +195,7 @@ def _batches(pairs: Crops, first: int, settings: Settings, workers: int) -> Iter
         batch_size=size,
         sampler=range(first * size, settings.steps * size),
         num_workers=workers,
-        generator=torch.Generator(),  # the loader draws its workers' seeds, though nothing here uses them
+        generator=torch.Generator(),  # else the loader would take a seed for its workers from the global generator
     )
     return iter(loader)
 

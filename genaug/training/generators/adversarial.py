@@ -1,4 +1,4 @@
-"""Adversarial training of the small generators: discriminators of digits, least-squares losses, one step."""
+"""Adversarial training of the small generators: discriminators of digits and least-squares losses."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ PACKED = 4  # images of one class that the discriminator judges together
 class Discriminator(nn.Module):
     """A discriminator of four images of one class together, with three spectrally normalized convolutions of stride 2.
 
-    Not the released discriminators. Ten outputs, of which the claimed class's counts, tell it the class more plainly
-    than an embedding beside the image does. Four images at once (PacGAN, Lin et al. 2018) show when a class is drawn
-    in one hand only, which a single image cannot: a classifier trained on such digits fails on other hands'.
+    This is not one of the released discriminators. It has ten outputs and uses the output of the claimed class, which
+    tells it the class more clearly than an embedding beside the image. It sees four images at once (PacGAN, Lin et al.
+    2018), so it notices if a class is always drawn in the same handwriting, as a single image cannot show. A classifier
+    that is trained on such digits fails on other handwriting.
     """
 
     def __init__(self, num_classes: int = 10, width: int = 64, *, image_size: int = 32) -> None:
@@ -29,17 +30,17 @@ class Discriminator(nn.Module):
         for out in (width, 2 * width, 4 * width):
             layers += [spectral_norm(nn.Conv2d(channels, out, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
             channels = out
-        left = (image_size // 8) ** 2  # places after three strides of 2
+        left = (image_size // 8) ** 2  # positions after three strides of 2
         self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(nn.Linear(left * channels, num_classes)))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return scores (B / 4,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
+        """Return scores (B / 4,) of images (B, 3, H, W). Each four consecutive labels (B,) must be equal."""
         packed = images.reshape(-1, 3 * PACKED, *images.shape[2:])
         return self.layers(packed).gather(1, labels[::PACKED, None])[:, 0]
 
 
 class LinearDiscriminator(nn.Module):
-    """A discriminator of single images with four linear layers, as released for colors."""
+    """A discriminator of single images with four linear layers, as released for the colored datasets."""
 
     def __init__(self, num_classes: int = 10, width: int = 512, *, image_size: int = 32) -> None:
         super().__init__()
@@ -57,8 +58,8 @@ class LinearDiscriminator(nn.Module):
 class TwoDiscriminators(nn.Module):
     """Both discriminators with equal weight: convolutions see strokes and edges, linear layers the whole digit.
 
-    Convolutions alone leave stray pixels and gaps in masks of two plain colours, which classifiers trained on them
-    take for part of the digit.
+    With convolutions alone, masks of two plain colors keep stray pixels and gaps. Classifiers trained on such images
+    take these for parts of the digit.
     """
 
     def __init__(self, num_classes: int = 10, widths: tuple[int, int] = (64, 512), *, image_size: int = 32) -> None:
@@ -67,7 +68,7 @@ class TwoDiscriminators(nn.Module):
         self.linear = LinearDiscriminator(num_classes, widths[1], image_size=image_size)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return scores (2B,) of images (B, 3, H, W) whose labels (B,) are equal in consecutive fours."""
+        """Return scores (2B,) of images (B, 3, H, W). Each four consecutive labels (B,) must be equal."""
         packed = self.convolutional(images, labels).repeat_interleave(PACKED)
         return torch.cat([packed, self.linear(images, labels)])
 
@@ -76,9 +77,9 @@ class Game:
     """The losses of a least-squares GAN (Mao et al. 2017) with a class-conditional discriminator.
 
     Args:
-        discriminator: images (B, 3, H, W) and labels (B,) to judgements.
+        discriminator: maps images (B, 3, H, W) and labels (B,) to scores.
         dtype: torch.float32, or torch.bfloat16 for autocast.
-        seen: changes the images before the discriminator sees them, real and fake alike.
+        seen: applied to both real and fake images before the discriminator sees them.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Game:
 
     def deception(self, fake: Tensor, labels: Tensor) -> Tensor:
         """Return the generator's loss: how far fakes are from being judged real."""
-        self.discriminator.requires_grad_(False)  # its own gradients are not wanted here, and cost a third
+        self.discriminator.requires_grad_(False)  # its own gradients are not needed here, and cost a third
         judged = self._judged(fake, labels)
         return F.mse_loss(judged, torch.ones_like(judged))
 
@@ -108,19 +109,19 @@ class Game:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take one step of the optimiser down this loss."""
+    """Take one optimizer step on this loss."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 
 def draw_classes(labels: Tensor, batch_size: int) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Return a function that draws a batch's classes, equal in consecutive fours, and an image of each.
+    """Return a function that draws the classes of a batch, in groups of four equal ones, and an image index for each.
 
     Raises:
         ValueError: a class has no image.
     """
-    # images of a class by one index: members[label, k] for k below counts[label]; on the CPU, as all draws are
+    # members[label, k] is the k-th image of a class, for k below counts[label]; on the CPU, as all draws are
     counts = torch.bincount(labels, minlength=10)
     if not counts.all():
         raise ValueError(f"labels must hold every class of 0..9, but none is {int(counts.argmin())}")
@@ -134,7 +135,7 @@ def draw_classes(labels: Tensor, batch_size: int) -> Callable[[], tuple[Tensor, 
 
 
 def follow(average: nn.Module, module: nn.Module, weight: float) -> None:
-    """Move the average's parameters and statistics toward the module's by that share of the way."""
+    """Move the average's parameters and statistics toward the module's by the fraction `weight` of the distance."""
     for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, weight)

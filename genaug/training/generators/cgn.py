@@ -1,11 +1,12 @@
 """Train the counterfactual generative network on ImageNet (CGN, sections 3.1 and 4.2, appendix C).
 
-No data are loaded. A fixed BigGAN draws an image from noise and a class. Three copies of it, one per mechanism, get the
-same noise and class, and learn to compose that image from a mask, a texture and a background. A fixed saliency network
-cuts the mask out of the shape mechanism's image, and measures how much of an object the background still shows.
+No data are loaded. A frozen BigGAN draws an image from noise and a class. Three copies of BigGAN, one per mechanism,
+get the same noise and class. They learn to compose the same image from a mask, a texture and a background. A frozen
+saliency network turns the shape mechanism's image into the mask. It also measures how much of an object the background
+still shows.
 
-Training uses one process, or several with `torchrun`, which share the parts of a step. Draw i is a function of (seed,
-i), so that an interrupted run resumes bitwise identically on a CPU.
+Training uses one process, or several with `torchrun`. These divide the batches of a step among themselves. Draw i is a
+function of (seed, i), so that an interrupted run resumes bitwise identically on a CPU.
 """
 
 from __future__ import annotations
@@ -51,22 +52,23 @@ from genaug.training.shared.processes import World, processes
 from genaug.training.shared.resumable import Every, Run, machine, optimise, resume
 
 MECHANISMS = ("f_shape", "f_text", "f_bg")
-GRID = 6  # patches a side
+GRID = 6  # patches per side of the square picture
 # the classes of the authors' own sheets: robin, husky, rabbit, elephant, baboon, cauldron, cannon, ...
 SHEET_CLASSES = (15, 251, 330, 382, 385, 483, 559, 751, 938, 947)
-COLLAPSE = 1.5 * TAU  # a mean mask nearer to 0 or 1 than this; L_mask holds a collapsed one near TAU, which is too late
-EVERY = Every(log=1, checkpoint=5, sample=25)  # a step is 4,000 images, a checkpoint two gigabytes
+# a mean mask closer to 0 or 1 than this is a collapse; L_mask acts only within TAU of 0 or 1, which is too late
+COLLAPSE = 1.5 * TAU
+EVERY = Every(log=1, checkpoint=5, sample=25)  # a step takes 4,000 images; a checkpoint has two gigabytes
 _MEASURED_AT_ONCE = 16
-_WATCHED = 200  # images whose mean mask tells of a collapse, or a step's, if that has more
+_WATCHED = 200  # number of images whose mean mask is checked for a collapse; a step's images if these are more
 
 
 class Pretrained(NamedTuple):
     """The pretrained networks that a training starts from.
 
     Attributes:
-        cgn: all weights pretrained, the mechanisms as copies of BigGAN.
-        features: what styles are compared in, see `StyleDistance`.
-        score: images (N, 3, H, W) uint8 -> their score; None to leave it out.
+        cgn: the CGN with pretrained weights. Its mechanisms are copies of BigGAN.
+        features: network whose features define styles, see `StyleDistance`.
+        score: function from images (N, 3, H, W) uint8 to their score; None to skip the score.
     """
 
     cgn: CGN
@@ -105,9 +107,9 @@ def train(
         OSError: `out` cannot be written.
 
     Warns:
-        UserWarning: the mean mask of a step, or of 200 images if that is more, lies outside [0.15, 0.85]: the mask
-            collapses. L_mask lets the mean of an image go as far as 0.1 or 0.9; a collapsed mask stays there, and one
-            mechanism draws the whole image.
+        UserWarning: the mask collapses: its mean over a step, or over 200 images if that is more, is outside [0.15,
+            0.85]. L_mask allows means from 0.1 to 0.9 for each image. A collapsed mask stays near one of these ends,
+            and one mechanism draws the whole image.
     """
     begin = time.perf_counter()
     with processes(device) as world, torch.random.fork_rng(devices=world.gpus):
@@ -148,12 +150,12 @@ def train(
 
 
 def from_assets(settings: Settings) -> Callable[[torch.device], Pretrained]:
-    """Return BigGAN four times, U2-Net, and the style features."""
+    """Return a function that loads the start of a training: four copies of BigGAN, U2-Net, and the style features."""
 
     def load(device: torch.device) -> Pretrained:
         needed = ["biggan-deep-256", "u2net", *([settings.features] if settings.features != "random" else [])]
         lacking: dict[str, AssetError] = {}
-        for name in needed:  # what is missing is known at once, not one after the other
+        for name in needed:  # collect all missing assets, so that one error names them all
             try:
                 asset_path(name)
             except AssetError as error:
@@ -185,7 +187,7 @@ def load_features(name: str) -> nn.Module:
     """Return the network of style features: "vgg16-bn" as in the paper, "vgg16" as in the released code, or "random".
 
     Raises:
-        genaug.AssetError: its weights are not to be had.
+        genaug.AssetError: the weights are not available.
     """
     if name == "random":
         return RandomFeatures()
@@ -207,13 +209,13 @@ class _Run(Run):
                 for name, rate in zip(MECHANISMS, rates, strict=True)
             ]
         )
-        self.first: dict[str, float] | None = None  # what `measure` found before the first step, and last
+        self.first: dict[str, float] | None = None  # output of `measure` before the first step; `last` has the latest
         self.last: dict[str, float] | None = None
         super().__init__({"mechanisms": self.generator, "optimizer": self.optimizer})
 
 
 class Draws(NamedTuple):
-    """The random draws of a training for some images, as functions of (seed, image) only."""
+    """The random draws for a batch of images. Each draw is a function of (seed, image index) only."""
 
     z: Tensor
     labels: Tensor
@@ -221,7 +223,7 @@ class Draws(NamedTuple):
 
     @classmethod
     def of(cls, cgn: CGN, settings: Settings, indices: Tensor, stream: str, device: torch.device) -> Draws:
-        """Return noise, classes and patch choices of the images with these numbers, from independent streams."""
+        """Draw noise, classes and patch choices for the images with these indices, from independent streams."""
         draws = (
             truncated_normal(settings.seed, indices, cgn.z_dim, f"cgn {stream} noise") * settings.truncation,
             integers(settings.seed, indices, cgn.num_classes, f"cgn {stream} class"),
@@ -231,7 +233,7 @@ class Draws(NamedTuple):
 
 
 def losses(found: Pretrained, draws: Draws, settings: Settings) -> dict[str, Tensor]:
-    """Return the weighted losses of some images, and the mean mask as "mask", which is not a loss."""
+    """Return the weighted losses of a batch, and its mean mask as "mask", which is not a loss."""
     return _forward(found, draws, settings)[1]
 
 
@@ -284,7 +286,7 @@ class _Loop:
     def __init__(self, run: _Run, found: Pretrained, settings: Settings, world: World, every: Every) -> None:
         self.run, self.found, self.settings, self.world, self.every = run, found, settings, world, every
         self.warned = False
-        # mean masks of the last steps: of so many images that chance does not move them
+        # mean masks of the last steps, together from enough images to average out chance
         self.masks = deque[float](maxlen=max(1, _WATCHED // (settings.batch_size * settings.accumulate)))
 
     def step(self) -> dict[str, Any]:
@@ -292,8 +294,8 @@ class _Loop:
         run, settings, world = self.run, self.settings, self.world
         mechanisms: list[Any] = list(run.generator.values())
         for mechanism in mechanisms:
-            # spectral norm follows the weights, which change once a step: its vectors move as often, and all parts of
-            # a step see the same function, however many processes share them
+            # The vectors of spectral norm are updated once per step, as the weights are. So all batches of a step see
+            # the same function, whatever the number of processes.
             mechanism.power_iterate(1)
         run.optimizer.zero_grad()
         totals: dict[str, Tensor] = {}
@@ -334,13 +336,13 @@ def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> d
     """Measure the figures of Table 1 and the goal of each loss, on noise and classes that training does not use.
 
     Args:
-        found: the CGN, and the score.
-        settings: how many images, and of which seed; all losses are measured, those of `without`, too.
-        target: measure BigGAN's images, the upper bound, instead: the score alone.
+        found: the CGN and the score.
+        settings: gives the number of images and the seed. All losses are measured, including those of `without`.
+        target: measure only the score, on BigGAN's images, which are the upper bound.
 
     Returns:
-        "mask", the mean mask, in [0, 1]; "entropy" of its pixels in bits (L_shape); "distance", the mean absolute
-        difference between composite and target, in [0, 2] (L_rec); "texture", L_text as it enters the sum; "saliency",
+        "mask", the mean mask, in [0, 1]; "entropy", of the mask's pixels in bits (L_shape); "distance", the mean
+        absolute difference between composite and target, in [0, 2] (L_rec); "texture", the weighted L_text; "saliency",
         the mean saliency of backgrounds, in [0, 1] (L_bg); and "score", if there is one.
     """
     device = next(found.cgn.parameters()).device
@@ -366,7 +368,7 @@ def measure(found: Pretrained, settings: Settings, *, target: bool = False) -> d
 
 @torch.no_grad()
 def save_sheet(cgn: CGN, path: str | os.PathLike[str], truncation: float = 1.0) -> None:
-    """Draw what each mechanism makes of fixed noise, a column a class, as the paper's Figure 5 and appendix D."""
+    """Draw the output of each mechanism for fixed noise, one column per class, as in Figure 5 and appendix D."""
     from genaug._common.plotting import save_sheet as save
 
     columns = torch.arange(len(SHEET_CLASSES))

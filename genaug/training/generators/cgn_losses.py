@@ -1,7 +1,7 @@
 """The losses of the CGN on ImageNet (CGN, section 3.1 and appendix C), as functions of tensors.
 
-Images are floats in [-1, 1], masks in (0, 1). Each loss is the mean over the batch of what an image alone would give,
-so that gradients of many small batches add up to that of a large one.
+Images are floats in [-1, 1], masks in (0, 1). Each loss is the mean of the losses of single images, so that the
+gradients of many small batches add up to that of a large batch.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
-TAU = 0.1  # "in all experiments"
-_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512))  # of VGG16, up to its fourth max-pool
+TAU = 0.1  # the paper's value "in all experiments"
+_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512))  # channels of VGG16, up to its fourth max-pool
 
 
 def mask_entropy(mask: Tensor) -> Tensor:
@@ -26,13 +26,13 @@ def mask_entropy(mask: Tensor) -> Tensor:
 
 
 def mask_interval(mask: Tensor, tau: float = TAU) -> Tensor:
-    """Return how far each image's mean mask is outside [tau, 1 - tau] (CGN, L_mask); masks are (B, 1, H, W)."""
+    """Return the mean distance of each image's mean mask to [tau, 1 - tau] (CGN, L_mask). Masks are (B, 1, H, W)."""
     mean = mask.flatten(1).mean(dim=1)
     return (F.relu(tau - mean) + F.relu(mean - (1 - tau))).mean()
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Return the channel correlations of (B, C, H, W) over all positions, divided by CHW: (B, C, C)."""
+    """Return the products of channels of (B, C, H, W), summed over positions and divided by CHW: (B, C, C)."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat[0].numel()
 
@@ -47,20 +47,20 @@ def patch_grid(
     candidates: int = 100,
     side: int | None = None,
 ) -> Tensor:
-    """Return a picture of the object only: patches from where the mask is highest, in a square (CGN, appendix C.2).
+    """Return a square of patches that show the object only, taken where the mask is highest (CGN, appendix C.2).
 
     Args:
         images: (B, 3, H, W).
         mask: (B, 1, H, W).
-        draws: (B, n * n) uniform in [0, 1): which of the candidates to take, with replacement, for each of n * n
+        draws: (B, n * n) uniform in [0, 1). Each draw chooses a candidate, with replacement, for one of the n * n
             places, row by row.
         patch: side of a patch in pixels.
-        candidates: how many places to choose from: those where the mask's mean over a patch is highest. The paper does
-            not say how many; 100 is the released code's number.
-        side: to which images are resized before patches are taken; None leaves them as they are.
+        candidates: number of positions to choose from: those with the highest mean mask over the patch. The paper does
+            not state this number; 100 is from the released code.
+        side: image side to resize to before patches are taken, in pixels; None to keep the size.
 
     Returns:
-        (B, 3, H, W), enlarged to the images' size; without gradient.
+        (B, 3, H, W), resized to the images' size; without gradient.
     """
     size, count = images.shape[-2:], math.isqrt(draws.shape[1])
     if side is not None:
@@ -77,8 +77,10 @@ def patch_grid(
 
 
 class RandomFeatures(nn.Module):
-    """Features of two random convolutions, each after halving the image: they see colours, edges and how these go
-    together, and need no weights. The same filters in every run."""
+    """Features of two random convolutions, which respond to colors, edges and their combinations and need no weights.
+
+    The image is halved before each convolution. The filters are the same in every run.
+    """
 
     def __init__(self, widths: Sequence[int] = (3, 32, 64)) -> None:
         super().__init__()
@@ -100,9 +102,10 @@ class VGG16Features(nn.Module):
     """Features of the first four blocks of a VGG16.
 
     Args:
-        state: its weights, as torchvision names them; batch norm, if it has any, is folded into the convolutions.
-        paper: as the paper has it: after each block's max-pool, of images normalised as torchvision's weights expect
-            (of which the paper says nothing). Otherwise as the released code: before it, of images as they are.
+        state: weights, as torchvision names them. Batch norm, if there is any, is folded into the convolutions.
+        paper: True takes features after each block's max-pool, as in the paper, and normalizes images as torchvision's
+            weights expect, which the paper does not mention. False takes features before the max-pool and does not
+            normalize images, as in the released code.
     """
 
     def __init__(self, state: Mapping[str, Tensor], *, paper: bool) -> None:
@@ -120,7 +123,7 @@ class VGG16Features(nn.Module):
                     scale = norm["weight"] * torch.rsqrt(norm["running_var"] + 1e-5)
                     weight, bias = weight * scale[:, None, None, None], (bias - norm["running_mean"]) * scale
                     bias = bias + norm["bias"]
-                with torch.device("meta"):  # nothing is initialised, which would draw from the global generator
+                with torch.device("meta"):  # skip the initialization, which would draw from the global generator
                     convolution = nn.Conv2d(channels, out, 3, padding=1)
                 convolution.load_state_dict({"weight": weight, "bias": bias}, assign=True)
                 block.append(convolution)
@@ -152,10 +155,10 @@ class StyleDistance(nn.Module):
     """The style distance of two batches: Gram matrices of a network's features (L_perc, L_text).
 
     Args:
-        features: images (B, 3, H, W) and a number of blocks -> their features, a (B, C, H, W) a block.
-        weights: one a block; blocks after the last weight above zero are not computed.
-        squared: the squared Frobenius norm of the difference, as Johnson et al. (2016) define the style loss; otherwise
-            the mean of its absolute values, as the released code has it.
+        features: maps images (B, 3, H, W) and a number of blocks to features, one (B, C, H, W) per block.
+        weights: one weight per block. Blocks after the last nonzero weight are not computed.
+        squared: True for the squared Frobenius norm of the difference, as Johnson et al. (2016) define the style loss.
+            False for the mean of its absolute values, as in the released code.
     """
 
     def __init__(self, features: nn.Module, weights: Sequence[float], *, squared: bool) -> None:
@@ -169,7 +172,7 @@ class StyleDistance(nn.Module):
             wanted = self.features(targets.detach(), blocks)
         total = torch.zeros((), device=images.device)
         made = self.features(images, blocks)
-        with torch.autocast(images.device.type, enabled=False):  # sums over many places need more than eight bits
+        with torch.autocast(images.device.type, enabled=False):  # 8 bits are too few for sums over many positions
             for weight, ours, theirs in zip(self.weights, made, wanted, strict=False):
                 if weight:
                     apart = gram_matrix(ours.float()) - gram_matrix(theirs.float())

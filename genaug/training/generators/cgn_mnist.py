@@ -1,8 +1,8 @@
 """Train the counterfactual generative network on digits (CGN, sections 3.1 and 4.1, appendix B).
 
-The generator makes one image from one label through its three mechanisms; a discriminator that knows the label judges
-the composite (least squares), the mask is pushed toward 0 or 1 (binary entropy), and the composite's style is pulled
-toward that of a real image of its class (Gram matrices). All are optimised together; nothing is pretrained.
+The three mechanisms of the generator make one image from one label. A discriminator that knows the label judges the
+composite (least squares). The mask is pushed toward 0 or 1 (binary entropy). The composite's style is pulled toward
+that of real images of its class (Gram matrices). All parts are trained together, and nothing is pretrained.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ class Settings:
     batch_size: int = 64
     learning_rate: float = 4e-4  # constant for the first half of the steps, then linearly down to zero
     two_discriminators: bool = False  # `TwoDiscriminators` instead of `Discriminator`
-    entropy_weight: float = 0.3  # of the mask
+    entropy_weight: float = 0.3  # weight of the mask's binary entropy
     frame_weight: float = 5.0
     background_from_frame: bool = False  # see `_start_background`
     style_weight: float = 50.0
-    plain_weight: float = 0.0  # of the variance within each texture and each background
-    background_weight: float = 0.0  # of the distance of the background's colour to that of the real frame
-    # deviations of what `jitter` does to the discriminator's images: of their colours' scale and offset, and of pixels
+    plain_weight: float = 0.0  # weight of `unevenness`: the variance within each texture and each background
+    background_weight: float = 0.0  # weight of `background_colour`: distance from the color of the real frame
+    # `jitter` of the discriminator's images: standard deviations of color scale, color offset and pixel noise
     jitter: tuple[float, float, float] | None = None
-    average: float = 0.999  # decay of the moving average of the generator, which is what is kept
+    average: float = 0.999  # decay of the generator's moving average; the average is the result
 
 
 SETTINGS = {
-    # grey edges, which a binary mask cannot draw, and one background for all
+    # edges are gray, which a binary mask cannot draw, and all images have the same background
     "colored": Settings(steps=5_000, entropy_weight=0.1, background_from_frame=True),
-    # one colour a surface: without the two weights object and background share the work of drawing the digit
+    # each surface has one color: without the last two weights, object and background both draw parts of the digit
     "double-colored": Settings(
         steps=6_000, two_discriminators=True, plain_weight=10.0, background_weight=5.0, jitter=(0.2, 0.3, 0.1)
     ),
@@ -71,10 +71,10 @@ SETTINGS = {
 
 
 def mask_frame(mask: Tensor) -> Tensor:
-    """Return the mean of the mask over the outermost two pixels, since an object is inside its picture.
+    """Return the mean of the mask over the outermost two pixels, where no object should be.
 
-    It decides which of the two texture mechanisms paints the digit; without it some classes come out inside out. On
-    ImageNet the pretrained saliency network knows as much.
+    This loss decides which of the two texture mechanisms paints the digit. Without it some classes come out inside out.
+    On ImageNet the pretrained saliency network decides this.
     """
     return torch.cat([side.flatten(2) for side in _frame(mask)], dim=2).mean()
 
@@ -86,18 +86,18 @@ def _frame(images: Tensor) -> tuple[Tensor, ...]:
 def unevenness(images: Tensor) -> Tensor:
     """Return the mean variance of the pixels within each image of (B, 3, H, W), 0 for images of one color.
 
-    A texture with spots can draw parts of the digit, which the shape mechanism then need not learn.
+    As a loss it keeps spots in textures from drawing parts of the digit, which the shape mechanism has to learn.
     """
     return images.var(dim=(2, 3), correction=0).mean()
 
 
 def background_colour(backgrounds: Tensor, real: Tensor) -> Tensor:
-    """Return the L1 distance of the mean colors of backgrounds and of real images' outermost two pixels.
+    """Return the L1 distance between the mean colors of backgrounds and of real images' outermost two pixels.
 
-    As `mask_frame`, it keeps classes from coming out inside out; both are needed where surfaces are plain.
+    Like `mask_frame`, it keeps classes from coming out inside out. Both are needed where surfaces have one plain color.
 
     Args:
-        backgrounds: (B, 3, H, W), of equal classes in consecutive fours, over which colours are averaged.
+        backgrounds: (B, 3, H, W). Each four consecutive images must be of one class; colors are averaged over them.
         real: (B, 3, H, W), images of the same classes.
     """
     frame = torch.cat([part.flatten(2) for part in _frame(real)], dim=2)
@@ -108,13 +108,14 @@ def background_colour(backgrounds: Tensor, real: Tensor) -> Tensor:
 def jitter(images: Tensor, deviations: tuple[float, float, float] | None) -> Tensor:
     """Return images (B, 3, H, W) with other colors and pixel noise, for the discriminator, both real and fake.
 
-    It tells real colours from nearly right ones long before it looks at shapes, and then has nothing to teach about
-    these. Augmenting both sides (Zhao et al. 2020, DiffAugment) takes that from it; what remains right on average is
-    still learnt, and style sees the colours as they are.
+    A discriminator tells real colors from nearly right ones long before it looks at shapes, and then teaches nothing
+    about shapes. Augmenting real and fake images (Zhao et al. 2020, DiffAugment) prevents this. The generator still
+    learns colors that are right on average, and the style loss sees unchanged colors.
 
     Args:
         images: floats in [-1, 1].
-        deviations: of each image's and channel's scale around 1, of its offset, and of each pixel; None for no change.
+        deviations: standard deviations of the scale around 1 and of the offset, both per image and channel, and of the
+            noise per pixel; None for no change.
     """
     if deviations is None:
         return images
@@ -126,11 +127,11 @@ def jitter(images: Tensor, deviations: tuple[float, float, float] | None) -> Ten
 
 
 class StyleLoss(nn.Module):
-    """L1 distance of Gram matrices of two sets of images of a class, in the features of two random convolutions.
+    """L1 distance between Gram matrices of two sets of images of a class, in the features of two random convolutions.
 
-    The released code takes VGG16's features, whose weights would have to be downloaded. Random filters see colours,
-    edges and their correlations as well, which is what a texture of 32 pixels has. It compares single images of
-    unlike classes; here the matrices are averaged over the four of a class, since one texture may look in many ways.
+    The released code uses features of VGG16, whose weights would have to be downloaded. Random filters also see colors,
+    edges and their correlations, which is what a texture of 32 pixels has. The released code compares single images
+    of different classes. Here the matrices are averaged over four images of one class, since a texture may vary.
     """
 
     def __init__(self) -> None:
@@ -153,7 +154,7 @@ class _Run(Run):
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.generator = CGNMnist().to(device).to(memory_format=torch.channels_last)
         self.discriminator = (TwoDiscriminators() if settings.two_discriminators else Discriminator()).to(device)
-        # batch statistics of an evaluation are averaged along with the weights, so that they fit each other
+        # the average includes the running statistics of batch norm, so that they fit the averaged weights
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         modules = {"generator": self.generator, "discriminator": self.discriminator}
         self.optimizers = {
@@ -212,7 +213,7 @@ def train(
     images, labels = _data(variant, root=root, textures=textures, seed=seed, download=download)
     folder = writable_folder(out)
     described = {"variant": variant, "seed": seed, "dtype": str(dtype), **asdict(settings)}
-    # all draws but dropout's are made on the CPU, from a state that is put back afterwards
+    # all draws except dropout's are made on the CPU; the states of the global generators are restored afterwards
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
@@ -236,10 +237,10 @@ def _data(variant: str, *, root: Any, textures: Any, seed: int, download: bool) 
 
 @torch.no_grad()
 def _start_background(run: _Run, images: Tensor) -> None:
-    """Let every background start at the mean colour of the images' outermost pixels.
+    """Initialize every background to the mean color of the images' outermost pixels.
 
-    The batch norm before the last tanh makes backgrounds differ between classes from the start. Where all are black
-    that takes long to unlearn, and meanwhile the background mechanism has learnt to paint the bright digits.
+    The batch norm before the last tanh makes backgrounds differ between classes from the start. If all real backgrounds
+    are black, this takes long to unlearn. Meanwhile the background mechanism would learn to paint the bright digits.
     """
     frame = from_uint8(images[:, :, 0]).mean(dim=(0, 2)).clamp(-0.99, 0.99)
     for generator in (run.generator, run.average):
@@ -276,7 +277,7 @@ def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: to
     noise = torch.randn(len(real), run.generator.z_dim).to(real.device)
     with cast:
         mask, texture, background = run.generator.mechanisms((noise,) * 3, (labels,) * 3)
-    # again, since bfloat16 rounds 0.9999 to 1, whose entropy is not a number
+    # the generator clamps as well, but bfloat16 rounds 0.9999 to 1, whose entropy is not a number
     mask = mask.float().clamp(*MASK_RANGE)
     fake = compose(mask, texture.float(), background.float())
     game = Game(run.discriminator, dtype, seen=lambda images: jitter(images, settings.jitter))
@@ -303,14 +304,14 @@ def _step(run: _Run, real: Tensor, labels: Tensor, settings: Settings, dtype: to
     losses["discriminator"] = game.detection(real, fake, labels)
     descend(run.optimizers["discriminator"], losses["discriminator"])
 
-    # a young average would remember the initial weights: let it follow closely at first
+    # follow the weights closely at first, or the average would contain the initial weights for long
     follow(run.average, run.generator, 1 - min(settings.average, run.step / (run.step + 10)))
     return {**{name: loss.detach() for name, loss in losses.items()}, "mask": mask.detach().mean()}
 
 
 @torch.no_grad()
 def _sample_sheet(generator: CGNMnist, path: Path) -> None:
-    """Draw each class by its own mechanisms, and the same shapes with random textures and backgrounds."""
+    """Draw an image of each class, and the same shapes with textures and backgrounds of random classes."""
     from genaug._common.plotting import save_sheet
 
     draw = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Settings of the training of the CGN on ImageNet: the paper's and the released code's."""
+"""Training settings of the CGN on ImageNet, from the paper and from the released code."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ class Settings:
     """Training settings of a CGN (default: the paper's, appendix C.3). `RELEASED` has the released code's.
 
     Attributes:
-        without: losses to leave out, of "rec", "shape", "text" and "bg".
-        steps: of the optimiser. The paper does not tell their number; this is the released command line's.
-        batch_size: images at a time.
-        accumulate: batches a step, of all processes together.
-        shape_rate, texture_rate, background_rate: learning rates of the mechanisms (Adam).
-        l1_weight, style_weights: of L_rec's two terms; styles are weighted by block of features.
-        entropy_weight, interval_weight: of L_shape's two terms, binary entropy and mask interval.
-        texture_weights: of L_text, by block.
-        saliency_weight: of L_bg.
+        without: losses to leave out: any of "rec", "shape", "text" and "bg", but not all four.
+        steps: number of optimizer steps. The paper does not state it; this is the default of the released command line.
+        batch_size: images in memory at a time.
+        accumulate: gradient accumulation: batches per step, over all processes.
+        shape_rate, texture_rate, background_rate: learning rates of the three mechanisms (Adam).
+        l1_weight, style_weights: weights of the two terms of L_rec. Styles have one weight per block of features.
+        entropy_weight, interval_weight: weights of the two terms of L_shape, binary entropy and mask interval.
+        texture_weights: weights of L_text, one per block of features.
+        saliency_weight: weight of L_bg.
         squared: how styles are compared, see `StyleDistance`.
-        features: "vgg16-bn" or "vgg16", the network that they are compared in, or "random", which needs no weights.
-        patches_of: "composite", what the CGN makes, or "target", what BigGAN makes: where L_text's patches come from.
-        patch: their side in pixels.
-        patch_side: to which the image is resized before they are taken; None leaves it as it is.
-        truncation: of the noise.
+        features: network whose features define styles: "vgg16-bn", "vgg16", or "random", which needs no weights.
+        patches_of: source of the patches in L_text: "composite", the CGN's images, or "target", BigGAN's images.
+        patch: side of a patch, in pixels.
+        patch_side: image side to resize to before patches are taken, in pixels; None to keep the size.
+        truncation: scale of the noise, in (0, 1].
         dtype: "float32", or "bfloat16" for autocast.
-        measured: images that the mean mask and the Inception score are measured on.
-        inception: also measure the Inception score, which needs torch-fidelity and its network's weights.
-        seed: of everything random.
+        measured: number of images for the mean mask and the Inception score, at least 20.
+        inception: also measure the Inception score, which needs torch-fidelity and the weights of its network.
+        seed: random seed.
 
     Raises:
         ValueError: a value is out of its range.
-        TypeError: it is of another kind.
+        TypeError: a value has the wrong type.
     """
 
     without: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class Settings:
 
 
 PAPER = Settings()
-# a block's weight w counts as 5000 w^2 there: 4 in L_rec's four blocks, 0, 5, 5, 0 in L_text's
+# the released code applies a block's weight w as 5000 w^2: w is 4 in all blocks of L_rec, and 0, 5, 5, 0 in L_text
 RELEASED = Settings(
     texture_rate=3e-5,
     style_weights=(5e3 * 4**2,) * 4,

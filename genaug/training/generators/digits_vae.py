@@ -1,13 +1,12 @@
 """Train the small conditional generator: a conditional variational autoencoder on the demo's biased digits.
 
-GenInt's own coloured MNIST uses a conditional VAE too, of 2 latent
-dimensions and 1,000 hidden units. It sees images and their classes alone: which colour belongs to which class, or
-which digits are the exceptions, it is not told. What it has built in is that a picture is one colour on another, and
-that noise which colours does not shape.
+GenInt's colored MNIST also uses a conditional VAE, with 2 latent dimensions and 1,000 hidden units. This one sees only
+images and their classes. It is not told which color belongs to which class, or which digits are exceptions. Two facts
+are built in: an image is one color on another, and the noise that sets colors does not set shapes.
 
-The class explains nearly every colour, and from one digit in twenty the noise has little to learn. So the class is
-withheld at random from either colour (as classifier-free guidance withholds it, Ho and Salimans 2022), and then the
-noise has to explain the colour by itself. With the class given it explains what the class does not.
+The class explains nearly every color: only one digit in twenty is an exception, from which the noise learns little. So
+the class is withheld at random from each of the two colors, as in classifier-free guidance (Ho and Salimans 2022). Then
+the noise alone has to explain the color. With the class given, the noise explains the rest.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from genaug.generators.digits_vae import PALETTE, ConditionalDigits
 from genaug.generators.images import from_uint8, to_uint8
 from genaug.training.shared.resumable import Run, machine, optimise, resume
 
-FRAME = 3  # columns at either side where no digit is
-UNIT = 16.0  # see `colours_first`
+FRAME = 3  # columns at the left and right edge that contain no digit
+UNIT = 16.0  # factor in `colours_first`
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,16 @@ class Settings:
     steps: int = 1_500
     batch_size: int = 64
     learning_rate: float = 3e-3  # constant for the first half of the steps, then linearly down to zero
-    scale: float = 0.4  # of the Laplace distribution of a channel around what the decoder says
+    scale: float = 0.4  # scale of the Laplace distribution of a channel around the decoder's output
     frame_weight: float = 2.0
-    withheld: float = 0.25  # how often the class is withheld from a colour
+    withheld: float = 0.25  # probability that the class is withheld from a color
 
 
 SETTINGS = Settings()
 
 
 class Encoder(nn.Module):
-    """Mean and log variance of the noise behind an image, given its class and which colours the class is kept from."""
+    """Predict the noise of an image, as mean and log variance, from image, class and `withheld`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,14 +64,14 @@ class Encoder(nn.Module):
         self.mix = nn.Sequential(nn.Linear(4096 + 12, 256), nn.ReLU(), nn.Linear(256, 2 * ConditionalDigits.z_dim))
 
     def forward(self, images: Tensor, labels: Tensor, withheld: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance (B, 64) of images (B, 3, 32, 32), labels (B,) and withheld (B, 2) bool."""
+        """Return mean and log variance (B, 64) for images (B, 3, 32, 32), labels (B,) and withheld (B, 2) bool."""
         inputs = [self.convolutions(images), F.one_hot(labels, 10).to(images.dtype), withheld.to(images.dtype)]
         mean, log_variance = self.mix(torch.cat(inputs, dim=1)).chunk(2, dim=1)
         return mean, log_variance.clamp(-10, 5)
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return the Kullback-Leibler divergence of normals (B, z_dim) from the standard normal, in nats: (B,)."""
+    """Return the Kullback-Leibler divergence (B,) of normals (B, z_dim) from the standard normal, in nats."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
@@ -89,9 +88,9 @@ def decode(generator: ConditionalDigits, z: Tensor, labels: Tensor, withheld: Te
 
 @torch.no_grad()
 def prepare(generator: ConditionalDigits, images: Tensor) -> None:
-    """Start the palette at pixels of the images (N, 3, H, W) that differ most, and the mask in the picture's middle.
+    """Initialize the palette with very different pixels of the images (N, 3, H, W), and the mask in the center.
 
-    Without the second some classes come out inside out, the background painting the digit.
+    Without the centered mask, some classes come out inside out: the background paints the digit.
     """
     pixels = images.permute(0, 2, 3, 1).flatten(0, 2)
     pixels = pixels[torch.randperm(len(pixels))[:5000]]
@@ -107,9 +106,9 @@ def prepare(generator: ConditionalDigits, images: Tensor) -> None:
 
 @torch.no_grad()
 def colours_first(generator: ConditionalDigits) -> None:
-    """Divide the outputs of gen_z that make the shape by 16, and multiply the weights behind them: the same images.
+    """Divide the shape outputs of gen_z by 16, and multiply the weights after them by 16. Images stay the same.
 
-    Principal components depend on units, which for a layer's outputs are arbitrary. In these the colours vary most.
+    Principal components depend on the scale of a layer's outputs, which is arbitrary. In this scale colors vary most.
     """
     first: Any = generator.mask[1]
     generator.gen_z.weight[: generator.SHAPE] /= UNIT
@@ -169,7 +168,7 @@ def train(
     images, labels = from_uint8(data.images()), data.targets
     folder = writable_folder(out)
     described = {"seed": seed, **asdict(settings)}
-    # all draws are made on the CPU, from a state that is put back afterwards
+    # all draws are made on the CPU; the state of the global generator is restored afterwards
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         run = _Run(settings, images, device)
@@ -206,7 +205,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor, settings: Settings) -> dict
     difference = (made - images).abs()
     divergences = divergence(mean, log_variance)
     frame = torch.cat([mask[..., :FRAME], mask[..., -FRAME:]], dim=-1)
-    # the divergence counts in full after a third of the steps: from the start it would empty the noise of shape
+    # the divergence gets its full weight after a third of the steps: at the start it would remove shape from the noise
     loss = difference.flatten(1).sum(dim=1) / settings.scale + min(1.0, 3 * progressed) * divergences
     run.optimizer.zero_grad()
     (loss.mean() + settings.frame_weight * frame.flatten(1).sum(dim=1).mean()).backward()

@@ -43,7 +43,7 @@ class Targets(dict[str, Any]):
 
 
 def mapped(value: Any, change: Any) -> Any:
-    """Return nested dicts, lists and tuples with `change` applied to their tensors."""
+    """Return nested dicts, lists and tuples with `change` applied to every tensor in them."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
@@ -58,11 +58,11 @@ class Form:
 
     Args:
         batch: a sequence, or a mapping by name.
-        keys: the positions or names of both; None means the first two, or the usual names.
-        who: yields such batches, for error messages.
+        keys: the positions or names of images and labels (default: the first two positions, or the usual names).
+        who: name of the loader, for error messages.
 
     Raises:
-        TypeError: the batch is neither, or has no such parts.
+        TypeError: the batch is neither a sequence nor a mapping, or has no images or labels under these keys.
     """
 
     def __init__(self, batch: Any, keys: tuple[Any, Any] | None, who: str) -> None:
@@ -96,7 +96,7 @@ class Form:
         return images
 
     def labels(self) -> Any:
-        """Return the labels: a tensor, or a mapping of them by head; lists and (B, 1) become (B,)."""
+        """Return the labels as a tensor, or as a dict of tensors by head. Lists and (B, 1) become (B,)."""
         labels = self._batch[self.label]
         return {name: _flat(part) for name, part in labels.items()} if isinstance(labels, Mapping) else _flat(labels)
 
@@ -127,7 +127,7 @@ def _flat(labels: Any) -> Any:
     if isinstance(labels, (list, tuple)):
         try:
             labels = torch.as_tensor(labels)
-        except (TypeError, ValueError, RuntimeError):  # strings, or ragged
+        except (TypeError, ValueError, RuntimeError):  # the labels are strings, or a ragged list
             return labels
     if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == 1 and not labels.is_floating_point():
         return labels[:, 0]

@@ -10,16 +10,16 @@ from torch.utils.data import Subset
 from genaug.datasets.generated import names_of
 from genaug.training.shared.batches import LABEL_KEYS
 
-_NAMED = 6  # classes of a list before a message says ...
+_NAMED = 6  # number of class names that a message lists before "..."
 
 
 class Classes(NamedTuple):
     """The classes of a dataset's labels.
 
     Attributes:
-        number: how many there are.
-        names: of each, if they have names.
-        used: those that labels are drawn from.
+        number: the number of classes.
+        names: the name of each class, or None if classes have no names.
+        used: the classes that labels are drawn from.
     """
 
     number: int
@@ -28,14 +28,14 @@ class Classes(NamedTuple):
 
 
 def classes_of(dataset: Any) -> Classes | None:
-    """Return a dataset's classes, or None if it does not tell them, or a `target_transform` renames them."""
+    """Return a dataset's classes, or None if they are unknown or a `target_transform` renames them."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     if getattr(dataset, "target_transform", None) is not None:
         return None
     generator, known = getattr(dataset, "generator", None), getattr(dataset, "classes", None)
     count = getattr(generator, "num_classes", None)
-    if isinstance(count, int):  # generated images, whose `classes` are numbers
+    if isinstance(count, int):  # for generated images, `classes` holds class indices, not names
         parts = known.values() if isinstance(known, Mapping) else [known or range(count)]
         used = frozenset(number for part in parts for number in part)
         return Classes(count, names_of(generator) or None, used)
@@ -55,12 +55,12 @@ def _names(known: Any) -> tuple[str, ...] | None:
 
 
 def check_classes_agree(real: Classes | None, generated: Classes | None, who: str) -> None:
-    """Raise ValueError if a label of the generated images stands for another class among the real ones.
+    """Raise ValueError if a label means one class for generated images and another for real images.
 
     Args:
-        real: the classes of the real images; None if they are unknown, which agrees with any.
-        generated: the classes of the generated images.
-        who: makes them, for error messages.
+        real: the classes of the real images; None if they are unknown, which passes the check.
+        generated: the classes of the generated images; None if they are unknown, which passes the check.
+        who: name of the loader of generated images, for error messages.
     """
     if real is None or generated is None:
         return
@@ -90,7 +90,7 @@ def check_classes_agree(real: Classes | None, generated: Classes | None, who: st
 
 
 def by_value(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names that are all integers in the order of their values, other names as they are."""
+    """Return the names sorted by value if all are integers, and unchanged otherwise."""
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=int))
     return tuple(names)
@@ -103,5 +103,5 @@ def _listed(names: Sequence[str] | None) -> str:
 
 
 def few(names: Sequence[str]) -> str:
-    """Return names in a message, and "..." in place of the last of many."""
+    """Return the first names as text for a message, followed by "..." if there are more."""
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

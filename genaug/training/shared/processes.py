@@ -12,8 +12,8 @@ import torch
 
 from genaug._common.arguments import check_device
 
-# Others wait where one process works alone, such as on a last layer, longer than torch's ten or thirty minutes.
-# If that process ends with an error, torchrun stops them.
+# While one process works alone, such as on the last layer, the others may wait longer than torch's default timeout of
+# ten or thirty minutes. If that process ends with an error, torchrun stops the others.
 _PATIENCE = timedelta(days=1)
 
 
@@ -32,7 +32,7 @@ class World:
 
 @contextmanager
 def processes(device: torch.device | str | None) -> Iterator[World]:
-    """Join the processes that `torchrun` started, if it did."""
+    """Join the processes that `torchrun` started. Without `torchrun`, this process works alone."""
     where = check_device("device", device)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if where.type == "cuda":

@@ -1,4 +1,4 @@
-"""Loaders that start over, with an epoch number, a shuffling seed, and shares for processes."""
+"""Loaders that start over. They have an epoch number and a shuffling seed, and can be divided among processes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torch.utils.data import (
 
 from genaug.interventions.random_streams import generator_of
 
-# what samplers that share their work among processes have: torch's, genaug's, and Accelerate's
+# attributes that show that a sampler divides the images among processes: torch's, genaug's, and Accelerate's
 _SHARED = ("rank", "num_processes", "process_index")
 
-# arguments of a `DataLoader` that are also used for a share of its images
+# arguments of a `DataLoader` that are copied to the loader of one process's share
 _KEPT = (
     *("batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn"),
     *("multiprocessing_context", "generator", "prefetch_factor", "persistent_workers"),
@@ -29,24 +29,24 @@ _KEPT = (
 
 
 def processes_of_torch() -> tuple[int, int]:
-    """Return the rank of this process, and how many there are; (0, 1) outside torch.distributed."""
+    """Return the rank of this process and the number of processes; (0, 1) outside torch.distributed."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 class Stream:
-    """A loader that starts over and is told the number of the round.
+    """A loader that starts over when it ends, and passes on the number of the round by `set_epoch`.
 
-    The order of a `DataLoader(shuffle=True)` is a function of its seed and the round: the seed is that of its
-    generator, or drawn once.
+    The order of a `DataLoader(shuffle=True)` is a function of a seed and the round. The seed is that of the loader's
+    generator, or is drawn once if the loader has none.
 
     Args:
         loader: any iterable of batches.
-        who: what error messages call it.
+        who: name of the loader, for error messages.
 
     Raises:
-        ValueError: its workers would keep their dataset's epoch.
+        ValueError: the dataset has `set_epoch`, and persistent workers would not see the new epoch.
     """
 
     def __init__(self, loader: Any, who: str) -> None:
@@ -73,11 +73,11 @@ class Stream:
         return self._shared[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_batches": None}  # a copy begins the round again, and skips what was yielded
+        return {**self.__dict__, "_batches": None}  # a copy restarts the round and skips what was yielded
 
     def _share(self, rank: int, world: int) -> Any:
         loader = self.given
-        # other iterables share the work among themselves, as those of WebDataset do
+        # other iterables divide the work among processes themselves, as WebDataset does
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return loader
         if _shared(loader):
@@ -90,7 +90,7 @@ class Stream:
                 f"sampler=DistributedSampler(dataset), got {type(loader.sampler).__name__}"
             )
         given = getattr(loader.sampler, "generator", None)
-        seed = 0 if given is None else given.initial_seed()  # 0 as `DistributedSampler`: it is the same in each process
+        seed = 0 if given is None else given.initial_seed()  # 0 is equal in all processes, as in `DistributedSampler`
         sampler: Any = DistributedSampler(loader.dataset, world, rank, shuffled, seed % 2**32, loader.drop_last)
         return DataLoader(loader.dataset, sampler=sampler, **{name: getattr(loader, name) for name in _KEPT})
 
@@ -101,7 +101,7 @@ class Stream:
         self.round, self.step, self._batches = place["round"], place["step"], None
 
     def described(self) -> dict[str, Any]:
-        """Return what a saved place depends on: how many images and how many of them a batch."""
+        """Return what a saved position depends on: numbers of images and batches, batch size, and seed."""
         dataset = getattr(self.given, "dataset", None)
         size = getattr(self.given, "batch_size", None)
         return {
@@ -112,13 +112,13 @@ class Stream:
         }
 
     def _sampler(self) -> Any:
-        """Return the sampler whose order depends on a generator, if there is one and it ignores the epoch."""
+        """Return the sampler if its order depends on a generator and not on an epoch; None otherwise."""
         sampler = getattr(self.given, "sampler", None)
         own = hasattr(sampler, "generator") and not hasattr(sampler, "set_epoch")
         return sampler if own and not _shared(self.given) else None
 
     def check_resumable(self) -> None:
-        """Raise ValueError if the order of its batches is not a function of a seed and the round."""
+        """Raise ValueError if the order of the batches is not a function of a seed and the round."""
         sampler = getattr(self.given, "sampler", None)
         if _shared(self.given) and hasattr(sampler, "generator") and not hasattr(sampler, "set_epoch"):
             raise ValueError(

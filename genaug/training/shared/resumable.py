@@ -1,4 +1,4 @@
-"""The training loop of the generators: it logs, draws sheets, saves checkpoints, and resumes."""
+"""The training loop of the generators, with a log, sample sheets, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class Stateful(Protocol):
 
 
 class Run:
-    """Everything that training steps change, in one dict that can be saved and restored.
+    """Everything that training steps change. It can be saved as one dict and restored.
 
     Args:
-        parts: what has a state of its own, by the name that a checkpoint has for it.
-        random: whether the steps draw from torch's default generator, whose state is then saved as well.
+        parts: networks, optimizers and loaders, by their names in a checkpoint.
+        random: also save the state of torch's default generator. Set it if the steps draw from that generator.
     """
 
-    numbers: tuple[str, ...] = ("step", "seconds")  # attributes that a checkpoint keeps as they are
-    description = "training"  # what the progress bar of `optimise` says, and the losses that it shows
+    numbers: tuple[str, ...] = ("step", "seconds")  # attributes that a checkpoint stores unchanged
+    description = "training"  # text of the progress bar in `optimise`; `shown` names the losses in it
     shown: tuple[str, ...] = ()
 
     def __init__(self, parts: Mapping[str, Stateful], *, random: bool = False) -> None:
@@ -57,13 +57,13 @@ class Run:
         self.seconds = 0.0
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the content of a checkpoint."""
         state = {name: getattr(self, name) for name in self.numbers}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
         return {**state, "random_state": torch.get_rng_state()} if self.random else state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Bring back what `state` has returned."""
+        """Restore a state that `state` returned."""
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         if self.random:
@@ -73,7 +73,7 @@ class Run:
 
 
 def machine(device: torch.device) -> str:
-    """Return what trained weights record about their training."""
+    """Return the device, threads and torch version as text, for the metadata of trained weights."""
     name = "CPU" if device.type == "cpu" else device_name(device)
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
@@ -86,7 +86,7 @@ def resume(run: Run, folder: Path, described: dict[str, Any]) -> None:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         before = state["settings"]
-    except Exception as error:  # torch names a dozen kinds of damage by as many classes
+    except Exception as error:  # torch raises a dozen different classes for damaged files
         raise ValueError(
             f"{path} is not a checkpoint of this run ({type(error).__name__}). Delete it to start over"
         ) from None
@@ -115,20 +115,20 @@ def optimise(
     every: Every | None = None,
     writes: bool = True,
 ) -> None:
-    """Run the steps that are left, and write log.jsonl, samples/ and checkpoint.pt as it goes.
+    """Run the remaining steps, and write log.jsonl, samples/ and checkpoint.pt along the way.
 
     Args:
-        run: a `Run` with a `generator`; its `step` and `seconds` are counted here.
-        steps: how many in all.
-        folder: where to write.
-        described: the settings, which a checkpoint keeps.
-        step: makes one, and returns its losses by name.
-        sheet: draws a sheet of samples to a path.
-        every: how many steps lie between two of what it writes; by default 50, 100 and 500.
-        writes: whether this process does; of several only the first.
+        run: a `Run` with a `generator`. This function updates its `step` and `seconds`.
+        steps: number of steps of the whole training.
+        folder: output folder.
+        described: the settings, stored in each checkpoint.
+        step: function that takes one step and returns its losses by name.
+        sheet: function that writes a sheet of samples to a path.
+        every: number of steps between log entries, checkpoints and sheets (default: 50, 100 and 500).
+        writes: whether this process writes files. Of several processes, only the first should.
 
     Raises:
-        FloatingPointError: a loss or a weight is no longer finite; the last checkpoint stays.
+        FloatingPointError: a loss or a weight is not finite. The last checkpoint stays.
     """
     every = every or Every(LOG_EVERY, CHECKPOINT_EVERY, SAMPLE_EVERY)
     log = folder / "log.jsonl" if writes else Path(os.devnull)
@@ -169,7 +169,7 @@ def truncate_log(path: Path, step: int) -> None:
     """Drop log entries after the last checkpoint of an interrupted run, which would otherwise appear twice."""
     if path.exists():
         complete = path.read_text(errors="replace").splitlines(keepends=True)
-        if complete and not complete[-1].endswith("\n"):  # where the process was killed while it wrote
+        if complete and not complete[-1].endswith("\n"):  # the process was killed while it wrote this line
             complete.pop()
         try:
             kept = [line for line in complete if json.loads(line)["step"] <= step]
