@@ -23,13 +23,13 @@ from genaug.assets.tasks import TASKS
 
 
 def pull_all(task: str | None = None) -> Iterator[Path]:
-    """Fetch every asset, or those of a task, and yield their files.
+    """Fetch every asset, or the assets of a task, and yield their files.
 
-    Failures are collected, so that one does not keep the others from being fetched.
+    A failed asset does not keep the others from being fetched.
 
     Raises:
         ValueError: there is no such task.
-        AssetError: assets could not be fetched; the message names all of them, and why the first failed.
+        AssetError: assets could not be fetched; the message names all of them and gives the reason of the first.
     """
     if task is None:
         names = list(ASSETS)
@@ -52,10 +52,10 @@ def bundle(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> 
 
     Args:
         path: the file to write.
-        names: which assets; all that are in the cache by default. Those that are not are fetched first.
+        names: the assets to pack (default: all in the cache). Assets that are not in the cache are fetched first.
 
     Raises:
-        AssetError: there is none, or one cannot be fetched.
+        AssetError: there is nothing to pack, or an asset cannot be fetched.
         OSError: the file cannot be written.
     """
     if names is None:
@@ -83,10 +83,10 @@ def bundle(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> 
 def unbundle(path: str | os.PathLike[str]) -> list[str]:
     """Put the assets of a bundle into the cache, and return their names.
 
-    Every file is compared with its SHA-256 in the bundle, and its tensors with the network that they are for.
+    Each file is verified by its SHA-256 in the bundle. Its tensors must have the names and shapes of its kind.
 
     Raises:
-        AssetError: the file is no bundle, is damaged, or contradicts the lock file of this machine.
+        AssetError: the file is not a bundle, is damaged, or contradicts the lock file of this machine.
     """
     if not Path(path).is_file():
         raise AssetError(f"no such file: {path}{near_path(path)}")

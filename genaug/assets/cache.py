@@ -1,8 +1,8 @@
 """The cache of converted weights on this machine, each with a record of its sources.
 
 Each asset has a folder with `weights.safetensors` and `record.json`. The record is written last, so a folder without
-one does not count. At each use the size and modification time of the weights are compared with the record. Only a file
-whose times differ is hashed.
+a record counts as empty. Each use compares the size and modification time of the weights with the record. A file is
+hashed only if its modification time differs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _VERSION = 1  # of the record
 
 @dataclass(frozen=True)
 class Record:
-    """The sources of converted weights, and how to tell that they are unchanged."""
+    """The sources of converted weights, with the digest, size and time that show whether the weights have changed."""
 
     sources: tuple[Source, ...]
     trust: str
@@ -60,7 +60,7 @@ def sha256(path: Path) -> str:
 
 
 def read_record(name: str) -> Record | None:
-    """Return the record of an asset, or None if there is none that can be read."""
+    """Return the record of an asset, or None if it is missing or cannot be read."""
     content = read_json(home(name) / "record.json")
     try:
         if content.pop("version") != _VERSION:
@@ -71,7 +71,7 @@ def read_record(name: str) -> Record | None:
 
 
 def write_record(name: str, sources: tuple[Source, ...], trust: str) -> Record:
-    """Record the weights that are in an asset's folder now."""
+    """Write a record of the weights that are now in an asset's folder."""
     path = weights(name)
     stat = path.stat()
     record = Record(sources, trust, sha256(path), stat.st_size, stat.st_mtime_ns)
@@ -80,7 +80,7 @@ def write_record(name: str, sources: tuple[Source, ...], trust: str) -> Record:
 
 
 def update_time(name: str, record: Record, mtime_ns: int) -> None:
-    """Record that the weights of an asset have another modification time, as in a cache that was copied."""
+    """Record a new modification time of an asset's weights, for example after the cache was copied."""
     _write(name, replace(record, mtime_ns=mtime_ns))
 
 
@@ -111,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, which is complete or absent."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 

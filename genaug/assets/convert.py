@@ -15,9 +15,9 @@ from genaug.assets.layouts import canonical, check_layout
 from genaug.assets.registry import ASSETS, KINDS, AssetError
 from genaug.assets.store import check_kind, check_target, save_asset
 
-WEIGHTS = (SUFFIX, ".bin", ".pth", ".pt", ".npz")  # how files with tensors end, the most welcome first
+WEIGHTS = (SUFFIX, ".bin", ".pth", ".pt", ".npz")  # suffixes of files with tensors, in order of preference
 
-# by SHA-256, what the authors released under which licence; a file of anybody else's has a licence that we do not know
+# The licenses of files that the authors released, by SHA-256. The license of any other file is unknown.
 _LICENCES = {
     "6b178e7c1924b9efc532c467e7f0b77d2702efb536de9816bbd7e92c26d9b3fe": "MIT",  # CGN, colored_mnist_ckp.pth
     "7aa06c907f099c63a26127164a38d2ab353f1cdcafabdf8ca9303a0e9197b933": "MIT",  # CGN, double_colored_mnist_ckp.pth
@@ -25,22 +25,22 @@ _LICENCES = {
 
 
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], kind: str | None = None) -> Path:
-    """Turn an authors' checkpoint into a safetensors file that `load_asset` reads.
+    """Convert an authors' checkpoint to a safetensors file that `load_asset` reads.
 
     Args:
-        source: their `.pth`, `.bin` or `.safetensors`: a state dict; or GANSpace's `.npz` of directions; or a folder
-            with such files, as the Hub's client and `git lfs` leave it. Files that need code to be run to be read are
-            refused. A `config.json` is read where it lies beside; without it, the configuration is that of the
-            released network whose layers these are.
-        target: where to write, ends in `.safetensors`. Its metadata keep the source's name and SHA-256, and the licence
-            of a checkpoint that the authors released.
-        kind: which network it should be, one of `genaug.assets.KINDS`; None finds out by the names.
+        source: a state dict (`.pth`, `.bin` or `.safetensors`), GANSpace's directions (`.npz`), or a folder with such
+            files, as the Hub's client and `git lfs` write it. A file that would run code when it is read is refused.
+            A `config.json` in the same folder is read. Without one, the configuration is that of the released network
+            with the same tensor names.
+        target: the file to write, ends in `.safetensors`. Its metadata have the source's name and SHA-256, and the
+            license of a checkpoint that the authors released.
+        kind: the kind of network, one of `genaug.assets.KINDS`; None infers it from the tensor names.
 
     Returns:
         The target.
 
     Raises:
-        AssetError: the source is truncated, unsafe, no checkpoint, or another model's.
+        AssetError: the source is truncated, unsafe, not a checkpoint, or a checkpoint of another model.
         ValueError: unknown kind, or a target with another suffix.
         OSError: the target's folder cannot be written.
     """
@@ -64,7 +64,7 @@ def main_files(names: Sequence[str]) -> list[str]:
     """Return the weights files of a folder or repository, followed by their configuration.
 
     Raises:
-        ValueError: there are none, or several that could be meant; the message lists them.
+        ValueError: there are no weights, or it is not clear which file is meant; the message lists the files.
     """
     index = next((name for name in names if name.endswith(".safetensors.index.json")), None)
     for suffix in WEIGHTS:
@@ -87,17 +87,17 @@ def main_files(names: Sequence[str]) -> list[str]:
 def write_converted(
     files: Sequence[Path], target: Path, *, kind: str | None = None, release: Any = None, **more: str
 ) -> Path:
-    """Write the tensors of some files, which belong together, as one safetensors file.
+    """Write the tensors of files that belong together as one safetensors file.
 
     Args:
         files: the weights, and at most one `.json` with their configuration.
         target: the file to write.
-        kind: which network it should be; None finds out by the names.
-        release: which released network it should be; None finds out by the names.
+        kind: the kind of network; None infers it from the tensor names.
+        release: the released network, a key of the kind's `configs`; None infers it from the tensor names.
         more: further metadata.
 
     Raises:
-        AssetError: the files are damaged, unsafe, or no such network.
+        AssetError: the files are damaged, unsafe, or weights of another network.
         OSError: the target cannot be written.
     """
     weights = [path for path in files if path.suffix != ".json"]
@@ -120,7 +120,7 @@ def write_converted(
     except AssetError:
         if beside is None or kind is None or KINDS[kind].configs:
             raise
-        state, config = dict(stored), ""  # of a kind that has no released networks to compare with
+        state, config = dict(stored), ""  # this kind has no released networks to compare with
     if config is not None and "config" in metadata:
         config = metadata["config"]
     elif config is not None and beside is not None:
@@ -129,7 +129,7 @@ def write_converted(
     if given is not None and metadata.get("kind", given) != given:
         raise AssetError(f"{origin} is of kind {metadata['kind']!r}, expected {given!r}")
     check_layout(state, kind, origin, config)
-    if "kind" not in metadata:  # else it is a file of ours, which says more of itself than its name
+    if "kind" not in metadata:  # a file with a kind was written by genaug, and its metadata already name its source
         digest = more.pop("source_sha256", None) or sha256(weights[0])
         metadata = {"source": weights[0].name, "source_sha256": digest, **more}
         if licence := licence_of(digest):
@@ -142,13 +142,13 @@ def write_converted(
 
 
 def licence_of(digest: str) -> str | None:
-    """Return the license of a known release, or an unknown license for other files."""
+    """Return the license of a known release, or None for other files."""
     known = {row.sha256: row.licence for row in ASSETS.values() if row.sha256 is not None}
     return _LICENCES.get(digest) or next((known[start] for start in known if digest.startswith(start)), None)
 
 
 def _own_config(path: Path | None) -> dict[str, Any]:
-    """Return the content of a config.json by `save_pretrained`, or {} for any other."""
+    """Return the content of a config.json that `save_pretrained` wrote, or {} for any other file."""
     try:
         content = json.loads(path.read_text()) if path is not None else {}
     except (OSError, ValueError, RecursionError):
@@ -157,7 +157,7 @@ def _own_config(path: Path | None) -> dict[str, Any]:
 
 
 def _config_beside(source: Path) -> Path | None:
-    """Return the JSON beside a released BigGAN: `config.json`, or `X-config.json` for `X-pytorch_model.bin`."""
+    """Return the JSON file next to a released BigGAN: `config.json`, or `X-config.json` for `X-pytorch_model.bin`."""
     return next((Path(name) for name in _config_names(source) if Path(name).is_file()), None)
 
 

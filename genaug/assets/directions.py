@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _directions(state: Mapping[str, Tensor]) -> Shapes:
-    """Return the tensors of `genaug.Directions`. All but the vectors are optional; components have any shape."""
+    """Return the tensors of `genaug.Directions` by name. Only the vectors are required; components have any shape."""
     vectors = state.get("vectors")
     if vectors is None or vectors.ndim != 2 or not len(vectors):
         found = "none" if vectors is None else str(tuple(vectors.shape))

@@ -1,4 +1,4 @@
-"""Download files by URL: resumable, verified when complete, and refused if a web page comes instead."""
+"""Download files by URL. Downloads resume, are verified when complete, and fail if the server sends a web page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from urllib.request import Request, urlopen
 from genaug._common.progress import progress
 from genaug.assets import file_sharing
 
-TRIES = 4  # in a row without a new byte
+TRIES = 4  # failed attempts in a row before the download fails
 TIMEOUT = 10.0  # seconds without a byte
-SLOWEST, WINDOW = 1024, 60.0  # bytes a second, over so many seconds: slower is a stall
-PAUSE = 1.0  # seconds before the second try; doubled for each further one
+SLOWEST, WINDOW = 1024, 60.0  # a download that averages fewer bytes a second over WINDOW seconds has stalled
+PAUSE = 1.0  # seconds before the second try; doubled for each further try
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _BLOCK = 1 << 18
 
@@ -34,10 +34,10 @@ def announce(name: str, size: int | None, origin: str, present: int = 0) -> None
     """Print what is about to be downloaded to standard error.
 
     Args:
-        name: what it is called.
-        size: in bytes; None if the server does not say.
+        name: the name to print.
+        size: in bytes; None if the server does not state it.
         origin: the server.
-        present: how many bytes an earlier download has left.
+        present: number of bytes on disk from an earlier download.
     """
     megabytes = "size not stated" if size is None else f"{size / 1e6:.1f} MB"
     resumed = f", resuming at {present / 1e6:.1f} MB" if present else ""
@@ -45,16 +45,16 @@ def announce(name: str, size: int | None, origin: str, present: int = 0) -> None
 
 
 def download(url: str, target: Path, name: str) -> str:
-    """Download a file to `target`, resuming `target`.part where the server allows it.
+    """Download a file to `target`, resuming `target`.part if the server allows it.
 
-    Its size is announced before the first byte comes, and a progress bar follows.
+    The size is printed before the first byte arrives, then a progress bar.
 
     Returns:
-        The file's SHA-256, which was compared with what the server states, if it states one.
+        The file's SHA-256. It is compared with the server's digest if the server states one.
 
     Raises:
         WebPageError: the server sends a web page.
-        OSError: the server refuses, the connection fails again and again, or `target` cannot be written.
+        OSError: the server refuses, the connection fails repeatedly, or `target` cannot be written.
     """
     transfer = _Transfer(url, target, name)
     tries, most = TRIES, 0
@@ -83,7 +83,7 @@ def download(url: str, target: Path, name: str) -> str:
         except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             failure, wait = error, ""
         size = transfer.present()
-        # a server that only drips is not asked without end
+        # Only an attempt that brought many new bytes resets the count, so that a very slow server cannot loop forever.
         tries, most = (TRIES, size) if size > most + SLOWEST * WINDOW else (tries - 1, most)
         if not tries:
             raise failure
@@ -95,7 +95,7 @@ def download(url: str, target: Path, name: str) -> str:
 
 
 class _Transfer:
-    """A file that is downloaded in one or more attempts: its partial file, and notes on its source."""
+    """A download in one or more attempts: its partial file, and notes that identify the file on the server."""
 
     def __init__(self, url: str, target: Path, name: str) -> None:
         self.url, self.name = url, name
@@ -111,7 +111,7 @@ class _Transfer:
         start, wanted = 0, {"User-Agent": "genaug", "Accept-Encoding": "identity"}
         if self.part.is_file() and (tag := self._tag()):
             start = self.present()
-            # the rest of the same file, or all of another
+            # If-Range: the server sends the rest if the file is unchanged, otherwise the whole new file.
             wanted |= {"Range": f"bytes={start}-", "If-Range": tag}
         with urlopen(Request(address_of(self.url), headers=wanted), timeout=TIMEOUT) as response:
             headers = {key.lower(): value for key, value in response.headers.items()}
@@ -132,7 +132,7 @@ class _Transfer:
         return headers
 
     def _append(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
-        """Write what comes to the part, from byte `start` on; `total` bytes are expected in all."""
+        """Write the response to the partial file from byte `start` on; the complete file has `total` bytes."""
         with self.part.open("r+b" if start else "wb") as file:
             file.seek(start)
             with progress(total=total, initial=start, description=self.name, unit="B", unit_scale=True) as bar:

@@ -21,12 +21,12 @@ def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
     """Return the converted weights of a row, from the cache or from its source.
 
     Args:
-        row: of the table, or a Hub repository.
-        given: the row's files where the user has fetched them; nothing is downloaded then.
+        row: a row of the table, or of a Hub repository.
+        given: paths of the row's files if the user has fetched them. Then nothing is downloaded.
 
     Raises:
-        UnavailableAssetError: they cannot be had, are not trusted enough, or what can be had is another file.
-        AssetError: they are no weights of their kind, or differ from the lock file.
+        UnavailableAssetError: the files are not available, not trusted enough, or differ from the recorded files.
+        AssetError: the files are not weights of their kind, or differ from the lock file.
     """
     if not given and (path := ready(row)) is not None:
         return path
@@ -34,7 +34,7 @@ def obtain(row: Asset, given: Sequence[Path] = ()) -> Path:
         check_trust(row)
     try:
         with cache.exclusive(cache.home(row.name)):
-            # another process may have been faster
+            # another process may have fetched them while this one waited for the lock
             if not given and (path := ready(row)) is not None:
                 return path
             files, sources = _given(row, given) if given else _fetched(row)
@@ -66,13 +66,13 @@ def ready(row: Asset) -> Path | None:
         return path
     if stat.st_size != record.size or cache.sha256(path) != record.sha256:
         return None
-    with suppress(OSError):  # a cache that was copied, whose times are new; it may be read-only
+    with suppress(OSError):  # copying a cache changes its times; updating the record may fail in a read-only cache
         cache.update_time(row.name, record, stat.st_mtime_ns)
     return path
 
 
 def check_trust(row: Asset) -> None:
-    """Raise UnavailableAssetError if GENAUG_TRUST asks for more than is on record of a row."""
+    """Raise UnavailableAssetError if GENAUG_TRUST requires a digest or commit that the row does not have."""
     if not trust.first_use_is_allowed() and row.trust == trust.FIRST_USE and not lock.is_imported(row.name):
         pinning = by_hand(row) if row.name in ASSETS else f"Or name a commit: {row.repository}@COMMIT"
         raise UnavailableAssetError(
@@ -82,7 +82,7 @@ def check_trust(row: Asset) -> None:
 
 
 def _convert(row: Asset, files: list[Path], sources: tuple[Source, ...]) -> None:
-    """Write the weights, their record, and their entry of the lock file, in this order."""
+    """Write the weights, their record, and their entry in the lock file, in this order."""
     source = ", ".join(dict.fromkeys(source.url for source in sources))
     write_converted(
         files,
@@ -115,7 +115,7 @@ def _given(row: Asset, paths: Sequence[Path]) -> tuple[list[Path], tuple[Source,
 
 
 def _fetched(row: Asset) -> tuple[list[Path], tuple[Source, ...]]:
-    """Return each file of the row after verifying it."""
+    """Download and verify the files of a row. Returns their paths and their sources."""
     if row.repository is not None:
         row = _discovered(row)
     found = [one(row, file) for file in row.files]
@@ -123,7 +123,7 @@ def _fetched(row: Asset) -> tuple[list[Path], tuple[Source, ...]]:
 
 
 def _discovered(row: Asset) -> Asset:
-    """Return the row of a repository with its files, and the commit of its first use."""
+    """Return the row of a repository with its commit and its files filled in."""
     if row.file and (commit := _commit(row)):
         return replace(row, revision=commit)
     revision, files = listed(row)
@@ -137,15 +137,15 @@ def _discovered(row: Asset) -> Asset:
 
 
 def _commit(row: Asset) -> str | None:
-    """Return the commit that a repository is pinned to, by its name or by its first use."""
+    """Return the commit that a repository is pinned to, in its row or by its first use, or None."""
     return row.commit or next((source.commit for source in lock.files_of(row.name).values() if source.commit), None)
 
 
 def listed(row: Asset) -> tuple[str, list[str]]:
-    """Return the commit of a repository (that of its first use, if any) and its files.
+    """Return the commit of a repository and its files. If the repository is pinned, the commit is the pinned one.
 
     Raises:
-        UnavailableAssetError: it cannot be had.
+        UnavailableAssetError: the repository is not available.
     """
     assert row.repository is not None
     try:
@@ -156,10 +156,10 @@ def listed(row: Asset) -> tuple[str, list[str]]:
 
 
 def one(row: Asset, file: File) -> tuple[Path, Source]:
-    """Download a file of a row and compare it with all that is known of it.
+    """Download a file of a row and compare it with the table, the Hub's digest and the lock file.
 
     Raises:
-        UnavailableAssetError: it cannot be had, or is another file.
+        UnavailableAssetError: the file is not available, or differs from what is known of it.
     """
     path, source, stated = _download(row, file, False)
     complaint = _complaint(row, file, source, stated)
@@ -187,7 +187,7 @@ def _discard(row: Asset, path: Path) -> None:
 
 
 def _complaint(row: Asset, file: File, source: Source, stated: str | None) -> str | None:
-    """Return how a file differs from what is known of it, or None if it does not."""
+    """Return how a file differs from the table, the Hub's digest or the lock file, or None if it matches."""
     found = source.sha256
     if not found.startswith(file.sha256 or ""):
         return f"is not the one on record (its sha256 is {found}, not {file.sha256})"
@@ -203,7 +203,7 @@ def _complaint(row: Asset, file: File, source: Source, stated: str | None) -> st
 
 
 def _download(row: Asset, file: File, force: bool) -> tuple[Path, Source, str | None]:
-    """Return a file and its source, with the SHA-256 that the Hub states."""
+    """Return a file, its source, and the SHA-256 that the Hub states, or None if it states none."""
     if file.url is None:
         assert row.repository is not None
         try:

@@ -15,11 +15,11 @@ def is_shared(url: str) -> bool:
 
 
 def confirmed(page: str, url: str) -> str | None:
-    """Return the URL behind the confirmation page (download without a virus scan), or None for another page.
+    """Return the URL behind the confirmation page (download without a virus scan), or None for any other page.
 
     Args:
-        page: what the site sent in place of the file.
-        url: where it came from.
+        page: the page that the site sent instead of the file.
+        url: the URL of that page.
     """
     form = _Form()
     form.feed(page)

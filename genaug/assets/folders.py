@@ -13,15 +13,14 @@ from genaug.assets.registry import ASSETS, KINDS, Asset, File, Kind, Source
 
 
 def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
-    """Return the kind and the folder of a generator that is a folder; None for any other name.
+    """Return the kind and the folder of a generator that is stored as a folder; None for any other name.
 
     Args:
-        name: a folder, or a repository of the Hub ("owner/repo", "owner/repo@revision"), which is downloaded at its
+        name: a folder, or a Hub repository ("owner/repo", "owner/repo@revision"). A repository is downloaded at its
             first use and stays in the cache of the Hub's client.
 
     Raises:
-        UnavailableAssetError: the repository cannot be had, or has changed since its first use.
-        AssetError: it is not trusted enough.
+        UnavailableAssetError: the repository is not available, not trusted enough, or has changed since its first use.
     """
     for known_kind in KINDS.values():
         if known_kind.marker is not None and Path(name, known_kind.marker).is_file():
@@ -41,12 +40,12 @@ def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
 
 
 def _kind_of(names: Collection[str]) -> Kind | None:
-    """Return the kind whose marker is among the files of a repository, if it lists the files to download."""
+    """Return the kind whose marker is among these files, or None. Kinds without `parts` are never downloaded."""
     return next((kind for kind in KINDS.values() if kind.parts and kind.marker in names), None)
 
 
 def _present(row: Asset, known: dict[str, Source]) -> Path | None:
-    """Return the folder in the client's cache if it has every file that the lock file names."""
+    """Return the folder in the client's cache if it has every file in the lock file, or None."""
     found = [hub.cached(str(row.repository), source.file, source.commit) for source in known.values()]
     sizes = [source.size for source in known.values()]
     if any(path is None or path.stat().st_size != size for path, size in zip(found, sizes, strict=True)):

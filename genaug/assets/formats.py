@@ -1,4 +1,4 @@
-"""Read files without executing their content: safetensors, PyTorch checkpoints as plain tensors, and GANSpace's."""
+"""Read files without executing their content: safetensors, PyTorch checkpoints of plain tensors, GANSpace's files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SUFFIX = ".safetensors"
 
 
 def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
-    """Return the tensors of a file of any format by name, on the CPU, and its metadata (safetensors only).
+    """Return the tensors of a file by name, on the CPU, and its metadata. Only safetensors files have metadata.
 
     Raises:
-        AssetError: it is damaged, none of these, or needs code to be run to be read.
+        AssetError: the file is damaged, of an unknown format, or would run code when it is read.
     """
     if _is_pointer(path):
         raise AssetError(f"{path} is a pointer of git-lfs, not the file itself. Run `git lfs pull` in its folder")
@@ -52,12 +52,11 @@ def read_safetensors(
 
     Args:
         path: the file.
-        tensors: whether to read more than the metadata.
+        tensors: whether to read the tensors, not only the metadata.
         verify: whether to compare the tensors with the digest in the metadata, which reads all of them.
 
     Raises:
-        AssetError: the file is damaged, truncated or of another format; also if it says which tensors it was written
-            with, and they are others.
+        AssetError: the file is damaged, truncated, of another format, or its tensors differ from its digest.
     """
     from safetensors import safe_open
 
@@ -66,7 +65,7 @@ def read_safetensors(
             metadata = dict(file.metadata() or {})
             names = list(file.keys()) if tensors else []
             state = {name: file.get_tensor(name) for name in names}
-    except Exception as error:  # a damaged header surfaces as any of a dozen kinds
+    except Exception as error:  # a damaged header can raise many types of errors
         raise AssetError(
             f"{path} cannot be read as safetensors, it is damaged or truncated ({one_line(error)})"
         ) from error
@@ -79,7 +78,7 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
     """Return the content of a PyTorch checkpoint by name, on the CPU.
 
     Raises:
-        AssetError: the file needs code to be run to be read, is damaged, or holds no dict.
+        AssetError: the file would run code when it is read, is damaged, or has no dict in it.
     """
     import torch
 
@@ -87,11 +86,11 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
         if zipfile.is_zipfile(path):
             _check_archive(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickles; what matters is whether they can be read
+            warnings.simplefilter("ignore")  # torch warns of unusual pickles, even if it can read them
             state = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise AssetError(f"{path} cannot be opened ({error.strerror})") from error
-    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+    except Exception as error:  # a damaged file can raise many types of errors
         if found := re.search(r"unsupported global:?(?: global)? (\S+)", str(error), re.IGNORECASE):
             raise AssetError(
                 f"{path} is refused: it holds more than tensors ({found[1]}), and reading it would run code"
@@ -110,7 +109,7 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise zipfile.BadZipFile("compressed entries")  # torch writes none, and they can be bombs
+            raise zipfile.BadZipFile("compressed entries")  # torch writes none, and they could unpack to a huge size
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise zipfile.BadZipFile("entries that overlap")
         if damaged := archive.testzip():

@@ -12,14 +12,16 @@ from genaug._common.files import one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LARGEST = 4 << 30  # bytes when unfolded: compressed files can be bombs
+_LARGEST = 4 << 30  # bytes after unpacking; a small compressed file could unpack to a huge size
 
 
 def read_ganspace(path: Path) -> dict[str, Tensor]:
-    """Return the content of a GANSpace `.npz` by the names of `genaug.Directions`: `vectors` and all others present.
+    """Return the content of a GANSpace `.npz` under the names of `genaug.Directions`.
+
+    `vectors` is always there; the other tensors only if the file has them.
 
     Raises:
-        ValueError: it is damaged, holds pickles, or is no such file.
+        ValueError: the file is damaged, has pickles in it, or is not a GANSpace file.
     """
     import numpy as np
     import torch
@@ -28,7 +30,7 @@ def read_ganspace(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            # zipfile does not compare the count; a damaged list of entries may end early, and what may be missing would
+            # zipfile does not check the number of entries, so it would miss a list that is damaged and ends early.
             with path.open("rb") as file:
                 file.seek(-12, os.SEEK_END)
                 count = int.from_bytes(file.read(2), "little")
@@ -36,12 +38,12 @@ def read_ganspace(path: Path) -> dict[str, Tensor]:
                 raise ValueError("its list of entries is damaged")
             if sum(entry.file_size for entry in entries) > _LARGEST:
                 raise ValueError("it unfolds to more than 4 GiB")
-            if damaged := archive.testzip():  # numpy makes room for an array before it sees that it is another
+            if damaged := archive.testzip():  # numpy would allocate an array before it notices wrong bytes
                 raise ValueError(f"check sum of {damaged}")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: torch.from_numpy(stored[name]).float() for name in stored.files}
         if "lat_comp" in arrays:
-            # GANSpace's shapes have a batch of one in them: (k, 1, z_dim), (k, 1, ...), and (1, ...) for the means
+            # GANSpace's shapes include a batch of one: (k, 1, z_dim), (k, 1, ...), and (1, ...) for the means
             vectors = F.normalize(arrays["lat_comp"].flatten(1))
             found = {"vectors": vectors}
             for name, theirs in (
@@ -57,6 +59,6 @@ def read_ganspace(path: Path) -> dict[str, Tensor]:
                 found["components"] = arrays["act_comp"].squeeze(1)
                 found["centre"] = (arrays["act_comp"].flatten(1) @ arrays["act_mean"].flatten())[None]
             return found
-    except Exception as error:  # numpy, torch and zipfile have a dozen kinds for what is damaged or no such file
+    except Exception as error:  # numpy, torch and zipfile raise many types of errors for damaged or other files
         raise ValueError(f"{path} is damaged or no file of GANSpace: {one_line(error)}") from error
     raise ValueError(f"{path} is not a GANSpace file: it has no lat_comp")

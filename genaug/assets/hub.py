@@ -1,7 +1,7 @@
-"""Download, cache and upload with the Hub's own client. Its errors become one message that says what to do.
+"""Download, cache and upload with the Hub's own client. Each error becomes one message that says what to do.
 
-It is imported at the first use, since it reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE` and the like when it is
-imported.
+The client is imported at its first use, because it reads environment variables such as `HF_ENDPOINT`, `HF_HOME` and
+`HF_HUB_OFFLINE` during the import.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from genaug._common.files import one_line
 from genaug.assets.download import announce
 from genaug.assets.registry import UnavailableAssetError
 
-_SMALL = 50_000  # bytes, below which a download is not announced
+_SMALL = 50_000  # bytes; smaller downloads are not announced
 
 
 class RefusedError(OSError):
@@ -28,15 +28,15 @@ def download(repository: str, file: str, revision: str | None, *, force: bool = 
     """Return a file of a model repository, from the client's cache or from the Hub.
 
     Returns:
-        Its path, the commit, and the SHA-256 that the Hub states, None for small files, of which it states none.
+        Its path, the commit, and the SHA-256 that the Hub states. For small files, it states none: None.
 
     Raises:
-        RefusedError: it cannot be had; the message says why.
+        RefusedError: the file is not available; the message says why.
     """
     with _explained(f"{repository} at revision {revision or 'main'}", repository, file):
         from huggingface_hub import constants
 
-        if force and constants.HF_HUB_OFFLINE:  # which the client would call a wrong argument
+        if force and constants.HF_HUB_OFFLINE:  # the client would report a wrong argument instead
             raise RefusedError("HF_HUB_OFFLINE is set")
         _announce(repository, file, revision, force)
         path = _again(repository, file, revision, force)
@@ -52,7 +52,7 @@ def _announce(repository: str, file: str, revision: str | None, force: bool) -> 
 
     if constants.HF_HUB_OFFLINE or (not force and cached(repository, file, revision)):
         return
-    with suppress(Exception):  # the download meets the same failure, and explains it
+    with suppress(Exception):  # the download fails for the same reason, and reports it
         found = get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=10)
         if found.size is None or found.size >= _SMALL:
             announce(f"{repository}/{file}", found.size, str(urlsplit(constants.ENDPOINT).hostname))
@@ -82,7 +82,7 @@ def _again(repository: str, file: str, revision: str | None, force: bool, tries:
                 library_version=genaug.__version__,
             )
         except Exception as error:
-            # the client's older versions leave it to their caller to continue where a connection broke
+            # older versions of the client do not resume a broken connection; calling them again does
             tries -= 1
             if not tries or type(error).__name__ not in ("ChunkedEncodingError", "RemoteProtocolError"):
                 raise
@@ -91,10 +91,10 @@ def _again(repository: str, file: str, revision: str | None, force: bool, tries:
 
 
 def listing(repository: str, revision: str | None) -> tuple[str, list[str]]:
-    """Return the commit and the files of a repository; offline, those in the client's cache.
+    """Return the commit and the files of a repository. Offline, these are the files in the client's cache.
 
     Raises:
-        RefusedError: it cannot be had; the message says why.
+        RefusedError: the repository is not available; the message says why.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -142,7 +142,7 @@ class _explained:  # noqa: N801, a context manager
 
 
 def forget(path: Path) -> None:
-    """Remove a file from the client's cache, which has links to its files."""
+    """Remove a file from the client's cache: the link, and the file that it points to."""
     for wrong in (path.resolve(), path):
         with suppress(OSError):
             wrong.unlink()
@@ -163,13 +163,13 @@ def why(error: Exception, url: str, cache: str, setting: str) -> str:
         return f"the cache {cache} cannot be written ({error.strerror}); {setting} may name another folder"
     status = getattr(getattr(error, "response", None), "status_code", None)
     hint = "HF_TOKEN, or the token of `hf auth login`, is not accepted; " if status in (401, 403) else ""
-    reason = getattr(error, "reason", None)  # urllib wraps what happened
+    reason = getattr(error, "reason", None)  # urllib wraps the original error
     cause = reason if isinstance(reason, Exception) else error
     return f"{hint}the download{through(url)} failed ({type(cause).__name__}: {said(cause)})"
 
 
 def through(url: str) -> str:
-    """Return the proxy of a request without its password, since network errors do not name it."""
+    """Return the proxy of a request without its password, for messages: network errors do not name the proxy."""
     from urllib.request import getproxies, proxy_bypass
 
     target, proxies = urlsplit(url), getproxies()
@@ -180,7 +180,7 @@ def through(url: str) -> str:
 
 
 def check_repository(repository: str) -> None:
-    """Raise ValueError unless this is a repository's name, OWNER/NAME."""
+    """Raise ValueError unless this is the name of a repository, OWNER/NAME."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -219,7 +219,7 @@ def upload(
         if large and (resumable := getattr(api, "upload_large_folder", None)):
             resumable(repo_id=repository, folder_path=folder, repo_type=kind, allow_patterns=files, print_report=False)
             return str(api.repo_info(repository, repo_type=kind).sha)
-        # newer clients have no other method: this one commits large folders in parts, and continues
+        # Newer clients have only this method. It commits large folders in parts, and resumes.
         commit = api.upload_folder(
             repo_id=repository, folder_path=folder, repo_type=kind, allow_patterns=files, commit_message=message
         )

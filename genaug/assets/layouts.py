@@ -26,7 +26,7 @@ def shapes_of(kind: str, config: str | None = None) -> Shapes:
         config: the network's configuration in JSON, for kinds that have one.
 
     Raises:
-        AssetError: the configuration is missing, or none of this kind.
+        AssetError: the configuration is missing, or not one of this kind.
     """
     row = KINDS[kind]
     parsed_config(row, config)
@@ -37,7 +37,7 @@ def parsed_config(kind: Kind, config: str | None) -> dict[str, Any]:
     """Return the configuration of a network as a dict, or {} for kinds without one.
 
     Raises:
-        AssetError: it is missing, or none of this kind.
+        AssetError: the configuration is missing, or not one of this kind.
     """
     if kind.complaint is None:
         return {}
@@ -57,7 +57,7 @@ def _shapes(kind: Kind, config: str | None) -> Shapes:
     assert kind.build is not None
     with torch.device("meta"):
         state = kind.build({} if config is None else json.loads(config)).state_dict()
-    # counters of batch norms, which no output depends on, may be there or not
+    # The counters of batch norms are optional, because no output depends on them.
     return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
 
@@ -66,28 +66,29 @@ def canonical(
 ) -> tuple[dict[str, Any], str, str | None]:
     """Return a checkpoint with the names of `shapes_of`, without tensors on which no image depends.
 
-    That is: no `module.` before the names (of data-parallel training), no weights that spectral norm derives from
-    others, no copy of the frozen BigGAN that supervised the training of CGN, no classifier of a VGG.
+    Removed are: the prefix `module.` of data-parallel training, weights that spectral norm derives from others, the
+    copy of the frozen BigGAN that supervised the training of CGN, and the classifier of a VGG.
 
     Args:
         state: tensors by name.
-        file: what a message calls it.
-        kind: one of `KINDS`; None takes the one whose names are most like these.
-        release: which of the kind's released configurations; None takes the one whose names are most like these.
+        file: the name for error messages.
+        kind: one of `KINDS`; None takes the kind with the most similar tensor names.
+        release: a key of the kind's `configs`; None takes the configuration with the most similar tensor names.
 
     Returns:
-        The state, its kind, and in JSON the configuration of the released network whose names are most like these,
-        None for kinds that have none.
+        The state, its kind, and the configuration of the most similar released network in JSON, or None for kinds
+        without configurations.
 
     Raises:
-        AssetError: something else than tensors by name; or kind is None, and the names are not half like any kind's.
+        AssetError: `state` has something other than tensors by name; or kind is None, and no kind shares at least half
+            of the names.
     """
     _check_tensors(state, file)
     if kind == "directions" or (kind is None and "vectors" in state):
         return dict(state), "directions", None
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    # kinds without configurations first: their networks are small, and an exact match ends the search
+    # Kinds without configurations come first: their networks are small, and an exact match ends the search.
     rows = sorted((row for row in KINDS.values() if row.build), key=lambda row: len(row.configs))
     candidates: list[tuple[str, str | None]] = []
     for row in rows if kind is None else [KINDS[kind]]:
@@ -116,12 +117,12 @@ def canonical(
 
 
 def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str | None = None) -> None:
-    """Check that `state` is the tensors of a file of this kind, with finite floating-point values.
+    """Check that `state` has the tensors of this kind, with finite floating-point values.
 
-    Counters of batch norms, which no output depends on, may be there or not.
+    The counters of batch norms are optional, because no output depends on them.
 
     Raises:
-        AssetError: it is not; the message names the file and the first few tensors that are wrong.
+        AssetError: the check fails; the message names the file and the first few wrong tensors.
     """
     _check_tensors(state, file)
     try:
@@ -152,14 +153,14 @@ def check_layout(state: Mapping[str, Tensor], kind: str, file: str, config: str 
 
 
 def _told_by(kind: Kind, names: set[str]) -> Any:
-    """Return the released network of this kind whose tensors have these names."""
+    """Return the key of the released network of this kind whose tensors have these names, or None."""
     return next(
         (key for key, config in kind.configs.items() if _shapes(kind, json.dumps(config)).keys() == names), None
     )
 
 
 def _release(kind: Kind, config: str | None) -> Any:
-    """Return the released network with this configuration."""
+    """Return the key of the released network with this configuration, or None."""
     return next((key for key, known in kind.configs.items() if json.dumps(known) == config), None)
 
 

@@ -1,4 +1,4 @@
-"""Use files and folders of the user instead of a name. The authors' checkpoints are converted once into the cache."""
+"""Load a user's own files and folders. The authors' checkpoints are converted once into the cache."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from genaug.assets.trust import FIRST_USE
 def converted(path: Path) -> Path:
     """Return the converted weights of a user's checkpoint: an author's file, or a folder as downloaded from the Hub.
 
-    They are converted again if a file's size or time has changed.
+    The checkpoint is converted again if the size or time of a file has changed.
 
     Raises:
-        AssetError: there are no weights, or of no known kind.
+        AssetError: there are no weights, or they are of no known kind.
         UnavailableAssetError: the cache cannot be written.
     """
     path = path.resolve()
@@ -31,7 +31,7 @@ def converted(path: Path) -> Path:
         files = [path]
     name = f"local-{hashlib.sha256(str(path).encode()).hexdigest()[:32]}"
     stats = [file.stat() for file in files]
-    # the digest of a local file is its size and time: 500 MB are not hashed at each use
+    # Size and time replace the digest of a local file, because hashing 500 MB at each use would be slow.
     marks = tuple(
         Source(str(file), str(file), f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size)
         for file, stat in zip(files, stats, strict=True)

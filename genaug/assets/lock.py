@@ -20,7 +20,7 @@ def file() -> Path:
 
 
 def files_of(name: str) -> dict[str, Source]:
-    """Return the files of an asset in the lock file.
+    """Return the files of an asset that the lock file has, by name.
 
     Raises:
         AssetError: the lock file is damaged.
@@ -34,7 +34,7 @@ def is_imported(name: str) -> bool:
 
 
 def add(name: str, sources: tuple[Source, ...], trust: str) -> None:
-    """Add an asset to the lock file; what is there stays."""
+    """Add an asset to the lock file. An existing entry stays as it is."""
     with exclusive(root()):
         entries = _read_lock(file())
         entries.setdefault(name, {"trust": trust, "imported": False, "files": list(sources)})
@@ -56,10 +56,10 @@ def export(path: str | os.PathLike[str]) -> int:
 
 
 def take_over(path: str | os.PathLike[str]) -> int:
-    """Take over a lock file that `export` wrote and return the number of assets in it.
+    """Import a lock file that `export` wrote and return the number of assets in it.
 
     Raises:
-        AssetError: there is no such file, it is damaged, or it contradicts the lock file of this machine.
+        AssetError: the file does not exist, is damaged, or contradicts the lock file of this machine.
     """
     if not Path(path).is_file():
         raise AssetError(f"no such file: {path}{near_path(path)}")

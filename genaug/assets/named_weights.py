@@ -1,6 +1,6 @@
 """The registered weights. The command line lists them without importing their networks.
 
-Sorted by kind of network. Other packages name weights of their own in `Kind.assets`.
+The rows are grouped by kind of network. Other packages register their own weights in `Kind.assets`.
 """
 
 from genaug.assets.registry import Asset

@@ -24,22 +24,23 @@ _ANY_EXAMPLE = """
 
 
 def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_run: bool = False) -> str:
-    """Upload an asset with its card, or only writes the two.
+    """Upload an asset with its model card, or only write both to a folder.
 
     Args:
-        name: of the registry, with its file on this machine or to be fetched.
-        repository: "OWNER/NAME" on the Hub; "NAME" alone belongs to the project (`NAMESPACE`). Made if it is new.
-        folder: where the safetensors file and README.md are put together.
-        dry_run: leave it at that.
+        name: a registered asset. Its file is fetched if it is not on this machine.
+        repository: "OWNER/NAME" on the Hub; "NAME" alone uses the project's owner (`NAMESPACE`). It is created if it
+            does not exist.
+        folder: the folder for the safetensors file and README.md.
+        dry_run: write the files but do not upload them.
 
     Returns:
-        After an upload, the lines of the registry that pin it: repository, revision, file, sha256 and size; for a dry
+        After an upload, the lines of the registry that pin it: repository, revision, file, sha256 and size. After a dry
         run, the folder.
 
     Raises:
-        AssetError: there is no such asset, its file is another than that on record, its licence is unknown, or the Hub
+        AssetError: there is no such asset, its file differs from the registered one, its license is unknown, or the Hub
             refuses.
-        ValueError: the repository's name is none.
+        ValueError: the repository's name is not valid.
         OSError: the folder cannot be written.
     """
     repository = repository if "/" in repository else f"{NAMESPACE}/{repository}"

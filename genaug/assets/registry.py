@@ -1,7 +1,7 @@
 """The tables of kinds and assets: what each is, where it comes from, and how to verify its files.
 
-A kind of network is one file: its module, and one call of `register`. The tables fill at first use. Looking up assets
-imports no network.
+Each kind of network has one file with its module and one call of `register`. The tables fill at their first use.
+Looking up assets imports no network.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-# The modules that register kinds. They are named, not imported: they belong to
-# later rooms. Other packages name theirs as entry points of the group GROUP.
+# The modules that register kinds. They are named here, not imported, because they belong to later rooms.
+# Other packages list their modules as entry points of the group GROUP.
 HOMES = (
     "genaug.generators.cgn_mnist",
     "genaug.generators.digits_vae",
@@ -48,10 +48,10 @@ class AssetError(RuntimeError):
 
 
 class UnavailableAssetError(AssetError):
-    """Error for an unavailable asset without the caller's fault: a network failure, or a damaged file of genaug."""
+    """Error for an asset that is unavailable through no fault of the caller: network failure, or a damaged file."""
 
 
-# where the project publishes its own weights: the owner of the repositories that `publish` is given without one
+# the owner of the project's own weights; `publish` uses it for repositories that are given without an owner
 NAMESPACE = os.environ.get("GENAUG_NAMESPACE", "genaug")
 
 
@@ -61,9 +61,9 @@ class File:
 
     Attributes:
         name: its path in the repository, or its name.
-        sha256: in hexadecimal; fewer than 64 digits where its publisher names no more; None if not known.
+        sha256: in hexadecimal; fewer than 64 digits if its publisher states no more; None if not known.
         size: in bytes; None if not known.
-        url: where it is if it is not in the asset's repository.
+        url: its address if it is not in the asset's repository.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Source:
 
     Attributes:
         file: its name.
-        url: where it came from.
+        url: the address that it came from.
         sha256: in hexadecimal.
         size: in bytes.
         commit: of the Hub repository; None for files from elsewhere.
@@ -96,23 +96,23 @@ class Asset:
     """One row of the table of assets.
 
     Attributes:
-        name: what users call it.
+        name: the name for users.
         file: the name of the file with the weights.
-        sha256: of the file, in hexadecimal; fewer than 64 digits where its publisher names no more; None if not known.
+        sha256: of the file, in hexadecimal; fewer than 64 digits if its publisher states no more; None if not known.
         size: of the file, in bytes; None if not known.
-        licence: SPDX identifier of the weights' licence, or "unknown".
-        what: one line for a reader who chooses.
-        paper: where the method is described.
-        source: how the weights came about: a command of this project, or whose release.
-        figures: what they measured here, with the number of runs, or "not run".
+        licence: SPDX identifier of the weights' license, or "unknown".
+        what: a description in one line.
+        paper: the paper that describes the method.
+        source: the origin of the weights: a command of this project, or the authors of a release.
+        figures: what was measured with the weights here, with the number of runs, or "not run".
         repository: the Hub repository; None for weights that ship with the package or are not on the Hub.
         revision: the pinned commit of that repository; None if not known.
-        url: the file where it is not on the Hub.
+        url: the address of a file that is not on the Hub.
         embedded: whether it ships with the package.
-        others: further files, of the same repository or with URLs of their own: a configuration (`.json`), or the
-            other parts of weights that are stored in several files.
-        config: which of its kind's released configurations it has.
-        kind: the name of its kind; `register` fills it in for those of a `Kind`.
+        others: further files, in the same repository or with their own URLs: a configuration (`.json`), or more files
+            with weights.
+        config: the key of its configuration in the `configs` of its kind.
+        kind: the name of its kind; `register` sets it for the assets of a `Kind`.
     """
 
     name: str
@@ -152,7 +152,7 @@ class Asset:
 
     @property
     def trust(self) -> Trust:
-        """Return the trust level, see `assets.trust`."""
+        """Return the grade of trust, see `assets.trust`."""
         return grade([file.sha256 for file in self.files], self.commit)
 
 
@@ -161,21 +161,21 @@ class Kind:
     """Everything that genaug needs to find, check, convert and build the weights of a kind of network.
 
     Attributes:
-        name: what the files' metadata call it.
-        build: the trainable module of a configuration, which is a dict, empty for kinds without one. The names and
-            shapes of its state dict are the layout of the kind's files. Called on the "meta" device.
-        assets: the weights that have names, of other packages; this package's own are in `genaug.assets.named_weights`.
-        generates: whether it makes images of noise and labels, so that `load_generator` opens it. If the module has
-            `fast(device, dtype)`, `load_generator` returns what that returns.
-        configs: the configurations of the released networks, by their image size: a checkpoint without a configuration
-            is told by the names of its tensors.
-        complaint: what is wrong with a configuration, or None; a function for kinds that have configurations.
-        surplus: how names begin that a published checkpoint may have and nothing depends on.
-        layout: the shapes of a file's tensors, for kinds without a module, whose shapes follow from one another.
-        marker: for generators that are folders: the file that tells a folder of this kind, such as "bank.json".
-        open: for those: the generator of a folder.
-        parts: for those: patterns of the files to download from a Hub repository that has the marker. Without
-            patterns, the name of such a repository is refused.
+        name: the name of the kind in the metadata of its files.
+        build: builds the trainable module from its configuration, a dict (empty for kinds without configurations). The
+            names and shapes of its state dict are the layout of the kind's files. Called on the "meta" device.
+        assets: named weights of other packages; this package's own are in `genaug.assets.named_weights`.
+        generates: whether it makes images from noise and labels, so that `load_generator` can open it. If the module
+            has `fast(device, dtype)`, `load_generator` returns its result.
+        configs: the configurations of the released networks, by image size. A checkpoint without a configuration is
+            recognized by the names of its tensors.
+        complaint: for kinds with configurations: returns what is wrong with a configuration, or None.
+        surplus: name prefixes of tensors that a published checkpoint may have but no output depends on.
+        layout: for kinds without a module: returns the expected shapes, computed from the tensors of a file.
+        marker: for generators that are folders: the file that identifies a folder of this kind, such as "bank.json".
+        open: for generators that are folders: opens a folder, given its path, device and dtype.
+        parts: for generators that are folders: patterns of the files to download from a Hub repository that has the
+            marker. A kind without patterns cannot be opened from a repository.
         example: Python lines for a model card, with {file} for the name of the weights.
     """
 
@@ -217,7 +217,7 @@ class _Table(MutableMapping[str, Row]):
 
     def __iter__(self) -> Iterator[str]:
         self._load()
-        return iter(sorted(self.rows))  # whichever module was imported first
+        return iter(sorted(self.rows))  # sorted, so that the order does not depend on which module was imported first
 
     def __len__(self) -> int:
         self._load()
@@ -235,9 +235,9 @@ def _once(load: Callable[[], None]) -> Callable[[], None]:
         nonlocal begun, done
         if done:
             return
-        with loading:  # not the lock of `register`, which a thread that imports one of the homes waits for
+        with loading:  # a lock of its own: a thread that imports one of the homes waits for the lock of `register`
             if not begun:
-                begun = True  # before the call: a module may look into the tables while it registers
+                begun = True  # set before the call, because a module may read the tables while it registers
                 load()
                 done = True
 
@@ -267,7 +267,7 @@ def _load_plugins() -> None:
     for entry in entries:
         try:
             entry.load()
-        except Exception as error:  # somebody else's package must not take this one down
+        except Exception as error:  # an error in another package must not break this one
             warnings.warn(
                 f"the plugin {entry.value!r} could not be imported ({type(error).__name__}: {error}); "
                 "its kinds of networks are unknown",
@@ -282,7 +282,7 @@ def _load_kinds() -> None:
 
 
 def _load_assets() -> None:
-    """Fill the table of assets; without plugins no network is imported."""
+    """Fill the table of assets. Without plugins, this imports no network."""
     _load_rows()
     _load_plugins()
 
@@ -295,8 +295,7 @@ def register(kind: Kind) -> Kind:
     """Add a kind and its assets to the tables.
 
     Raises:
-        ValueError: another kind has this name, another kind's asset has the name of one of these, or an asset has no
-            source.
+        ValueError: the name of the kind or of one of its assets is taken, or an asset has no source.
     """
     _load_rows()
     with _lock:

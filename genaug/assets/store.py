@@ -1,4 +1,4 @@
-"""Find weights by name or path, in a fixed order. They are verified and never unpickled."""
+"""Find weights by name or path, in a fixed order. Weights are verified and never unpickled."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EMBEDDED = Path(__file__).parent / "embedded"
-RENAMED = {"cgan-digits": "vae-digits"}  # old names of assets, which work for one release
-FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
+RENAMED = {"cgan-digits": "vae-digits"}  # old names of assets; they work for one release
+FORMAT = "1"  # version of the metadata; in a later format, the same tensors may have another meaning
 
 
 def asset_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the safetensors file behind a name, which is fetched and converted at its first use.
+    """Return the safetensors file of a name. The file is fetched and converted at its first use.
 
-    Search order: (1) a path as given (anything with a folder or a suffix in it is one); the authors' own files and
-    folders of such are converted into the cache; (2) a repository of the Hub, "owner/repo", "owner/repo@revision" or
+    Search order: (1) an existing path (anything with a folder or a suffix counts as a path); the authors' own files and
+    folders are converted into the cache; (2) a repository of the Hub, "owner/repo", "owner/repo@revision" or
     "hf://owner/repo/file"; (3) `NAME.safetensors` in the folder that the environment variable `GENAUG_ASSETS` names;
-    (4) the weights that ship with the package; (5) the cache, `GENAUG_CACHE`; (6) the server that the table names.
+    (4) the weights that ship with the package; (5) the cache, `GENAUG_CACHE`; (6) the server in the table of assets.
 
     Raises:
         AssetError: there is no such name or file, or it cannot be fetched; the message names each way to provide it.
-        UnavailableAssetError: an AssetError too; the shipped file is missing or another, or the network fails.
+        UnavailableAssetError: a subclass of AssetError; the shipped file is missing or differs, or the network fails.
         TypeError: `name_or_path` is neither a string nor a path.
     """
     return _find(name_or_path)[0]
@@ -56,7 +56,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> tuple[Path, Asset | None, boo
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether a file was written by `save_asset`, of this or a later version, according to its metadata."""
+    """Return whether `save_asset`, of this or a later version, wrote a file, according to its metadata."""
     if path.suffix != SUFFIX or path.is_dir():
         return False
     _, metadata = read_safetensors(path, tensors=False)
@@ -64,7 +64,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def where(name: str) -> Path | None:
-    """Return the file of a registered name if it is on this machine, without downloading or verifying."""
+    """Return the file of a registered name if it is on this machine, or None. Downloads and verifies nothing."""
     path, row = _own(name)
     if path is not None or row is None:
         return path
@@ -77,7 +77,7 @@ def pull(name: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]] =
 
     Args:
         name: as for `asset_path`.
-        files: the asset's files where you have fetched them yourself; they are checked and converted like others.
+        files: the asset's files if you have fetched them yourself. They are checked and converted like downloads.
     """
     from genaug.assets.fetch import obtain
     from genaug.assets.folders import generator_folder
@@ -95,10 +95,10 @@ def pull(name: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]] =
 
 
 def verify(name: str) -> Path | None:
-    """Compare every byte and every tensor with what is on record; nothing is fetched. None if the file is not here.
+    """Verify every byte and every tensor of an asset without fetching it. Returns its file, or None if it is missing.
 
     Raises:
-        AssetError: it is not the file on record, or no weights of its kind.
+        AssetError: the file differs from the record, or does not have the tensors of its kind.
     """
     from genaug.assets.fetch import ready
 
@@ -122,7 +122,7 @@ def verify(name: str) -> Path | None:
 
 
 def _own(name_or_path: str | os.PathLike[str]) -> tuple[Path | None, Asset | None]:
-    """Return the user's own file or folder, or else the row of the table or of a repository."""
+    """Return the user's own file or folder if there is one, otherwise the row of the table or of a repository."""
     from genaug.assets.fetch import repository_row
 
     if not isinstance(name_or_path, (str, os.PathLike)):
@@ -168,9 +168,9 @@ def load_asset(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Tensor],
     """Load weights by name or from a file; `asset_path` documents the search order.
 
     Returns:
-        The state dict on the CPU, in its stored precision, and the file's metadata. `kind` is one of
-        `genaug.assets.KINDS`; `config`, for kinds that have one, says how the network is built. Tensors of large files
-        are memory-mapped: they are read when they are used.
+        The state dict on the CPU, in its stored precision, and the file's metadata. Its `kind` is one of
+        `genaug.assets.KINDS`; its `config`, for kinds that have one, says how the network is built. Tensors of large
+        files are memory-mapped: they are read when they are used.
 
     Raises:
         AssetError: the asset is not found, damaged, or not what its metadata says.
@@ -196,12 +196,12 @@ def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: 
 
     Args:
         path: ends in `.safetensors`; an existing file is replaced.
-        state: the state dict, in the layout of its kind, written in its own precision.
+        state: the state dict, in the layout of its kind. It is written in its own precision.
         kind: one of `genaug.assets.KINDS`.
         metadata: more entries, such as source, licence and figures.
 
     Raises:
-        ValueError: unknown kind, or another suffix.
+        ValueError: the kind is unknown, or the suffix is not `.safetensors`.
         AssetError: the state dict does not fit the kind.
         OSError: the folder cannot be written, or is full.
     """
@@ -218,7 +218,7 @@ def save_asset(path: str | os.PathLike[str], state: Mapping[str, Tensor], kind: 
         own = {"kind": kind, "format_version": FORMAT, DIGEST: digest(plain)}
         try:
             save_file(plain, temporary, metadata={**metadata, **own})
-        except SafetensorError as error:  # a full disk, in its own words
+        except SafetensorError as error:  # safetensors raises its own error if the disk is full
             raise OSError(f"cannot write {path}: {one_line(error)}") from error
     return path
 

@@ -1,7 +1,7 @@
 """Grades of trust: how genaug knows that a downloaded file is the right one.
 
-Recorded: the table has the file's SHA-256. Pinned: the table has the commit of a Hub repository, which names its files
-by SHA-256. First use: what the server gives at first is written to the lock file, and must stay the same.
+Recorded: the table has the file's SHA-256. Pinned: the table has the commit of a Hub repository, which identifies its
+files by SHA-256. First use: the lock file records the digest of the first download, and later downloads must match it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FIRST_USE: Trust = "first use"
 
 
 def grade(hashes: list[str | None], commit: str | None) -> Trust:
-    """Return the grade of an asset whose files have these SHA-256, None where they are not on record."""
+    """Return the grade of an asset from the recorded SHA-256 of its files (None if not recorded) and its commit."""
     if all(len(sha256 or "") == 64 for sha256 in hashes):
         return RECORDED
     return PINNED if commit else FIRST_USE

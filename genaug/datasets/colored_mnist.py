@@ -1,7 +1,7 @@
 """Digits whose color or texture reveals the class: the three MNIST variants of CGN (section 4, appendix A.2).
 
-In training each factor (the object's colour or texture, the background's) shows the class's own value; in the test it
-is random, so that only the digit's shape tells its class.
+The factors are the color or texture of the object and of the background. In training, each factor has the value of the
+digit's class. In the test, it is random, so that only the digit's shape reveals the class.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BACKGROUND = (
     (222, 184, 135), (0, 255, 0), (0, 255, 255), (255, 0, 255), (100, 149, 237),
 )  # fmt: skip
 
-# the object of class i has the background colour of class i - 6, so that no biased image is one colour all over
+# The object of class i has the background color of class i - 6, so that no biased image has only one color.
 _OBJECT = tuple(_BACKGROUND[(i - 6) % 10] for i in range(10))
 
 
@@ -49,8 +49,8 @@ def same_colour(texture: Tensor, background: Tensor) -> Tensor:
     """Return where a double-colored digit has the color of its background, up to the jitter of a few gray levels.
 
     Args:
-        texture: (N,) int64, the classes whose colour the objects have.
-        background: (N,) int64, the classes whose colour the backgrounds have.
+        texture: (N,) int64, the classes whose color the objects have.
+        background: (N,) int64, the classes whose color the backgrounds have.
 
     Returns:
         (N,) bool.
@@ -58,12 +58,12 @@ def same_colour(texture: Tensor, background: Tensor) -> Tensor:
     return (texture - 6) % 10 == background
 
 
-# Kim et al. name their file by the variance, 0.02, and draw with its square root; CGN's text calls 0.02 "sigma"
+# Kim et al. name their file after the variance, 0.02, and draw with its square root; CGN's text calls 0.02 "sigma".
 _SINGLE_JITTER = math.sqrt(0.02)
 
 _TEXTURE_SIZE, _TEXTURE_PADDING = 150, 3
 _PADDED = _TEXTURE_SIZE + 2 * _TEXTURE_PADDING
-_CHUNK = 1024  # images painted at a time: bounds the memory that floats take
+_CHUNK = 1024  # images painted at a time; limits the memory for their float pixels
 
 
 class _BiasedDigits(VisionDataset, ABC):
@@ -116,12 +116,12 @@ class _BiasedDigits(VisionDataset, ABC):
             self.factors[factor] = torch.where(own, self.targets, anyone)
 
     def _stream(self, factor: str, draw: str) -> str:
-        # named by split, or digit i of the test would share its colour with digit i of training
+        # The split is in the name: otherwise digit i of the test would have the same color as digit i of training.
         return f"{'train' if self.train else 'test'}/{factor}/{draw}"
 
     @abstractmethod
     def _paint(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mask in [0, 1], and object and background in [0, 255], as arguments of `compose`."""
+        """Return the mask in [0, 1], and object and background in [0, 255], for `compose`."""
 
     def _binary(self, indices: Tensor) -> Tensor:
         return (self._digits.grey[indices, None] > self._digits.ink).float()
@@ -131,7 +131,7 @@ class _BiasedDigits(VisionDataset, ABC):
         """Return a batch of images, before any transform.
 
         Args:
-            indices: (B,) integers, in any order, repeats allowed; None means all of them.
+            indices: (B,) integers, in any order, repeats allowed; None means all images.
 
         Returns:
             (B, 3, 32, 32) uint8; float32 for a `DoubleColoredMNIST` with `clip=False`.
@@ -157,7 +157,7 @@ class _BiasedDigits(VisionDataset, ABC):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Return several samples, made together."""
         positions = check_indices(indices, len(self))
-        images = tv_tensors.Image(self.images(positions), device="cpu")  # not a default device of the caller's
+        images = tv_tensors.Image(self.images(positions), device="cpu")  # whatever the caller's default device is
         labels = self.targets[positions].tolist()
         pairs = [(tv_tensors.wrap(image, like=images), label) for image, label in zip(images, labels, strict=True)]
         return pairs if self.transforms is None else [self.transforms(*pair) for pair in pairs]
@@ -166,7 +166,7 @@ class _BiasedDigits(VisionDataset, ABC):
         """Return the metadata of sample `index`, JSON-serializable.
 
         Returns:
-            index, seed and split; `digits` and `digit`, the source and the place in its file; and for each of
+            index, seed and split; `digits`, the source; `digit`, the position in the source's file; and for each of
             `factors` the class it shows.
         """
         i = int(check_indices([index], len(self)))
@@ -206,8 +206,8 @@ class ColoredMNIST(_BiasedDigits):
         transform: applied to each image, a uint8 `tv_tensors.Image` (3, 32, 32).
         target_transform: applied to each label.
         download: download MNIST to `root` if it is missing.
-        bias: probability that the color is that of the digit's own class; otherwise it is that of any of the ten. It
-            equals Cramer's V of label and color. In [0, 1]; None means 1 in training and 0 in the test.
+        bias: probability that the color is that of the digit's own class, in [0, 1]. Otherwise, it is that of a random
+            class. It equals Cramer's V of label and color. None means 1 in training and 0 in the test.
         seed: random seed. Sample i is a function of (seed, i) and the split.
         jitter: standard deviation of each color channel between images, in units of full brightness. The default is
             0.1414: the published data have a variance of 0.02, which CGN's text calls sigma.
@@ -224,7 +224,7 @@ class ColoredMNIST(_BiasedDigits):
 
     _painted = ("texture",)
     _official_split = True
-    _resize: Resize = "nearest-exact"  # the released loader's, which resizes PIL images
+    _resize: Resize = "nearest-exact"  # as in the released loader, which resizes PIL images
     _palette = torch.tensor(_SINGLE)
 
     def __init__(
@@ -252,11 +252,11 @@ class DoubleColoredMNIST(_BiasedDigits):
     """Binary MNIST, with one object color and one background color per class (CGN, appendix A.2).
 
     MNIST's first 50,000 training digits are for training and its last 10,000 for the test. CGN's released code does not
-    use the official test digits here. Objects and backgrounds share ten colors. Where colors are random, as in the
-    test, one image in ten has a digit in its background's color, only a few gray levels apart.
+    use the official test digits here. Objects and backgrounds share ten colors. If colors are random, as in the test,
+    digit and background of one image in ten have the same color, only a few gray levels apart.
 
-    By default, colors are clipped to 8 bits. The released loader keeps floats below 0 and above 1. Where object and
-    background have the same saturated color, clipping hides the digit, so that the test is a little harder than the
+    By default, colors are clipped to 8 bits. The released loader keeps floats below 0 and above 1. If object and
+    background have the same saturated color, clipping hides the digit. This makes the test a little harder than the
     released one. `clip=False` gives the released images.
 
     Args:
@@ -269,8 +269,8 @@ class DoubleColoredMNIST(_BiasedDigits):
         seed: as in `ColoredMNIST`.
         jitter: standard deviation of each color channel between images, in units of full brightness.
         digits: as in `ColoredMNIST`.
-        clip: give uint8 images. False gives float32 images instead, as in the released code: 0..255 becomes [-1, 1],
-            and a color may lie outside of that.
+        clip: return uint8 images. False returns float32 images, as in the released code: 0..255 becomes [-1, 1], and
+            colors may be outside this range.
 
     Attributes:
         targets: (N,) int64, the digit.
@@ -318,7 +318,7 @@ class WildlifeMNIST(_BiasedDigits):
     Args:
         root: as in `ColoredMNIST`.
         textures: a folder with `object/` and `background/`, whose first ten images by name are the textures of classes
-            0 to 9; or a `torchvision.datasets.DTD`, which gives its first ten "striped" and "veined" ones.
+            0 to 9; or a `torchvision.datasets.DTD`, whose first ten "striped" and "veined" images are used.
         train: as in `ColoredMNIST`.
         transform: as in `ColoredMNIST`.
         target_transform: as in `ColoredMNIST`.
@@ -358,7 +358,7 @@ class WildlifeMNIST(_BiasedDigits):
     def _crop(self, factor: str, indices: Tensor) -> Tensor:
         places = _PADDED - SIZE + 1
         top, left = (integers(self.seed, indices, places, self._stream(factor, side)) for side in ("top", "left"))
-        # pixels by one flat index: a gather for the whole batch instead of a slice for each image
+        # One flat index gathers the pixels of the whole batch at once, instead of one slice for each image.
         start = (self.factors[factor][indices] * _PADDED + top) * _PADDED + left
         window = torch.arange(SIZE)[:, None] * _PADDED + torch.arange(SIZE)
         return self._textures[factor][start[:, None, None] + window].permute(0, 3, 1, 2).float()
@@ -395,7 +395,7 @@ def _read_textures(paths: Sequence[Path]) -> Tensor:
     for path in paths:
         try:
             image = default_loader(path)
-        except (OSError, SyntaxError, ValueError):  # all that PIL raises on files that are damaged or no images
+        except (OSError, SyntaxError, ValueError):  # what PIL raises for damaged files and files that are not images
             raise ValueError(f"texture {path} is not an image that can be read") from None
         small = v2.resize(image, [_TEXTURE_SIZE, _TEXTURE_SIZE], interpolation=InterpolationMode.NEAREST)
         textures.append(v2.pil_to_tensor(small))
@@ -425,12 +425,12 @@ def load_variant(
     Args:
         variant: "colored", "double-colored" or "wildlife".
         textures: needed by "wildlife", ignored by the others.
-        root, train, bias, seed, digits, download: as the datasets take them.
-        clip: as `DoubleColoredMNIST` takes it; the others have no such option.
+        root, train, bias, seed, digits, download: as in the datasets.
+        clip: as in `DoubleColoredMNIST`; the other variants must have True.
 
     Raises:
-        ValueError: an unknown variant, `clip=False` for another than "double-colored", "wildlife" without textures, or
-            what the dataset raises.
+        ValueError: the variant is unknown, `clip` is False for a variant other than "double-colored", "wildlife" has no
+            textures, or the dataset raises it.
     """
     check_choice("variant", variant, VARIANTS)
     if variant == "wildlife" and textures is None:

@@ -32,7 +32,7 @@ from genaug.interventions.composition import compose, warp
 from genaug.interventions.random_streams import uniform, uniform_float32
 from genaug.interventions.steering import isolated, lock_of, noise_of
 
-_MOST_JITTER = 4.0  # beyond it masks leave the image
+_MOST_JITTER = 4.0  # stronger jitter moves masks out of the image
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,7 +48,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     Args:
         generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module. A module needs
             `z_dim`, `num_classes`, `image_size` and `mechanisms(z, labels, truncation) -> (mask, texture, background)`.
-            That method takes three noises (B, z_dim), float32, already multiplied by the truncation, and three labels
+            The method takes three noises (B, z_dim), float32, already multiplied by the truncation, and three labels
             (B,). It returns masks (B, 1, H, W) in [0, 1] and images (B, 3, H, W) in [-1, 1]. The three batch sizes are
             equal unless the module has `separate_batches = True`. The module is called in evaluation mode. Its
             attribute `noise` declares the noise (default: "normal"; see `generators.protocol`). It may define
@@ -73,16 +73,17 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         transform: applied to each image, a `tv_tensors.Image` or, with output="pil", a PIL image.
         target_transform: applied to each target.
         output: "tensor" for uint8 `tv_tensors.Image` (3, H, W), or "pil" for PIL images.
-        refresh: fraction of the pool that is replaced after every 64 samples, in [0, 1] (default: 0). Entries are
-            numbered without end. Sample i draws from the `pool` entries that begin at i // 64 * refresh * pool. Samples
-            that share a shape use the i of the first. Read the dataset in order: a shuffled order asks for entries that
-            have left the pool.
+        refresh: fraction of the pool that is replaced after every 64 samples, in [0, 1] (default: 0). Sample i draws
+            from the `pool` consecutive entries that begin at i // 64 * refresh * pool. Samples that share a shape use
+            the i of the first. Read the dataset in order: a shuffled order needs entries that have left the pool, which
+            are made again.
         mask_jitter: strength of the random change of each mask before composition, in [0, 4] (default: 0), so that few
             masks show many shapes. At 1, masks turn by up to 15 degrees, stretch by up to 15% per side, slant by up to
             0.15 and move by up to 1/16 of the side, all uniformly.
-        tie: factors that share label and draw, such as ("shape", "texture"): the object stays whole and only its
-            background changes. The first in the order shape, texture, background leads. () ties none. The default is
-            the generator's `default_tie`: shape and texture for a bank of photographs, none for other generators.
+        tie: factors that share label and draw. With ("shape", "texture"), the object stays whole and only its
+            background changes. The tied factors use the draw of the first in the order shape, texture, background. ()
+            ties none. The default is the generator's `default_tie`: shape and texture for a bank of photographs, none
+            for other generators.
         backgrounds: class of the background relative to the shape's: "any", "other" or "same". "same" is the control
             for "other". With a pool, the entry is drawn from those of the right class.
         shared_noise: let the three mechanisms share the noise of the shape, as the released code does for ImageNet. By
@@ -225,14 +226,15 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         texture: int | Sequence[int] | Tensor | None = None,
         background: int | Sequence[int] | Tensor | None = None,
     ) -> Combination:
-        """Return the parts of chosen draws and the images that they compose.
+        """Return the parts of chosen draws and the images composed of them.
 
         `dataset.combine(**dataset.describe(i)["noise_indices"]).image` is sample i. A draw also determines its class,
         unless `classes` fixes it.
 
         Args:
-            shape: numbers of the draws, (B,), at least 0. One number serves all images.
-            texture, background: by default the shape's. The background's number also decides the blend.
+            shape: numbers of the draws, (B,), at least 0. A single number is used for all images.
+            texture, background: numbers of the draws (default: those of the shape). The background's number also
+                determines how the parts are blended.
 
         Raises:
             ValueError: a number is negative, tied factors differ, or the dataset has a pool or shared noise.
@@ -275,7 +277,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
                 "seed": self.seed,
                 "index": index,
                 "labels": dict(zip(FACTORS, drawn, strict=True)),
-                # the noise of a factor is a function of (seed, factor, this number), or, shared, of (seed, "shape", it)
+                # A factor's noise is a function of (seed, factor, number); shared noise, of (seed, "shape", number).
                 "pool_entries" if self.pool else "noise_indices": dict(zip(FACTORS, source, strict=True)),
                 "pool": self.pool,
                 "mask_jitter": self.mask_jitter,
@@ -293,7 +295,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     def _told_by_generator(
         self, positions: Tensor, sources: dict[str, Tensor], labels: dict[str, Tensor]
     ) -> list[dict[str, Any]]:
-        """Return what the generator's own `describe` adds, such as the photographs of a bank."""
+        """Return the metadata that the generator's own `describe` adds, such as the photographs of a bank."""
         if not hasattr(self._network, "describe"):
             return [{}] * len(positions)
         noise = [self._noise(name, source) for name, source in sources.items()]
@@ -329,7 +331,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
     @property
     def _separate(self) -> bool:
         """Return whether the generator accepts batches of different sizes for the three factors."""
-        # a CPU is given as many of each at a time, unless the generator sees to it itself
+        # On a CPU, the generator gets batches of equal size, unless it ensures itself that they change no image.
         separate = getattr(self._network, "separate_batches", False)
         return separate and (self._batch_invariant or self.device.type != "cpu")
 
@@ -339,7 +341,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         sources = self._draws.sources(positions)
         labels = self._draws.labels_of(sources)
         shared = [name for name in FACTORS if self._draws.lead(name) == "shape" and self._separate]
-        # consecutive samples share a shape: its mechanism runs once for all of them
+        # Consecutive samples share a shape, so its mechanism runs once for all of them.
         shapes, inverse = torch.unique(sources["shape"], return_inverse=True)
         for name in shared:
             sources[name], labels[name] = shapes, self._draws.labels("shape", shapes)
@@ -377,7 +379,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
                 return blend_uint8(mask, texture, background)
             pixels = self._composed(mask.float() / 255, texture.float(), background.float(), positions)
             return pixels.round_().clamp_(0, 255).to(torch.uint8)
-        # an entry of some lies in the place of another's: the pool of the earlier ones first, then that of the later
+        # Two entries need the same slot of the pool. So make the samples with earlier entries first, then the others.
         begin = self._draws.begin(positions)
         first = begin.unique()
         later = begin >= first[len(first) // 2]
@@ -409,7 +411,7 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         return self._held
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_held": None}  # the pool is made again where it is unpickled
+        return {**super().__getstate__(), "_held": None}  # each process makes its own pool after unpickling
 
     def _lines(self) -> list[str]:
         return [

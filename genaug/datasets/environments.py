@@ -1,8 +1,8 @@
 """Digits in environments. In training, colors reveal the label, differently in each environment. In tests they do not.
 
-Two kinds. Two classes, 0 to 4 against 5 to 9, in red or green (Colored MNIST of Arjovsky et al. 2019, section 5.2): a
-quarter of the labels are wrong, and the colour follows the label more often than the shape does. And the ten classes of
-GenInt's released code: each class has a colour of its own in each of two environments, always.
+`two_classes` is the Colored MNIST of Arjovsky et al. 2019, section 5.2: 0 to 4 against 5 to 9, in red or green. A
+quarter of the labels are wrong, and the color agrees with the label more often than the shape does. `ten_classes` is
+the data of GenInt's released code: in each of two environments, each class always has its own color.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from genaug._common.arguments import check_integer, check_number
 from genaug.interventions.random_streams import integers, uniform
 
-INK = float("nan")  # the channel that shows the digit; any other number is the channel's level, in [0, 1], all over
+INK = float("nan")  # marks a channel that shows the digit; any other number is a constant level of it, in [0, 1]
 
 RED_GREEN = torch.tensor([[INK, 0, 0], [0, INK, 0]])
-# The released code writes 1 or 0 into channels of images in [-1, 1]: full and half brightness
+# The released code sets channels of images in [-1, 1] to 1 or 0, which is full or half brightness.
 # fmt: off
 FIRST = torch.tensor([
     [1, 1, INK], [INK, 1, 1], [1, INK, 1], [1, INK, INK], [INK, 1, INK],
@@ -37,10 +37,10 @@ class Environment(NamedTuple):
 
     Attributes:
         images: (N, 3, H, W) uint8.
-        grey: (N, H, W) uint8, the digits before they were coloured.
-        labels: (N,) int64, what a classifier is told.
-        shapes: (N,) int64, the class of the digit's shape; another than the label where that is wrong.
-        colours: (N,) int64, the class that the colour speaks for; -1 where it is nobody's.
+        grey: (N, H, W) uint8, the digits before they were colored.
+        labels: (N,) int64, the labels for training and evaluation, some of which are wrong.
+        shapes: (N,) int64, the class of the digit's shape; differs from the label if the label is wrong.
+        colours: (N,) int64, the class whose color the digit has; -1 if the color belongs to no class.
     """
 
     images: Tensor
@@ -51,7 +51,7 @@ class Environment(NamedTuple):
 
 
 def paint(grey: Tensor, colours: Tensor) -> Tensor:
-    """Color gray digits (N, H, W) uint8 by (N, 3), each a level in [0, 1] or `INK`; return (N, 3, H, W) uint8."""
+    """Return gray digits (N, H, W) uint8 in colors (N, 3), as (N, 3, H, W) uint8. Channels are levels or `INK`."""
     levels = (255 * colours).nan_to_num().round().to(torch.uint8)
     return torch.where(colours.isnan()[:, :, None, None], grey[:, None], levels[:, :, None, None])
 
@@ -66,10 +66,10 @@ def two_classes(
     Args:
         grey: (N, H, W) uint8.
         digits: (N,) int64, 0 to 9.
-        agreement: how often the colour is the label's, in [0, 1].
-        label_noise: how often the label is not the shape's, in [0, 1].
-        seed: of both draws.
-        split: names the draws: other digits get others.
+        agreement: probability that the color is that of the label, in [0, 1].
+        label_noise: probability that the label is not that of the shape, in [0, 1].
+        seed: random seed.
+        split: name of the random streams. Give each set of digits its own, so that the draws differ.
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of another kind.
@@ -91,12 +91,13 @@ def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: i
     Args:
         grey: (N, H, W) uint8.
         digits: (N,) int64, 0 to 9.
-        palette: (10, 3), `FIRST` or `SECOND`; None for colours that say nothing: two channels, drawn with replacement,
-            are bright or half bright all over. The released code draws them for each batch, here for each image.
-        seed: of the random colours; sample i is a function of (seed, i).
+        palette: (10, 3), `FIRST` or `SECOND`; None for random colors, which do not depend on the class: two channels,
+            drawn with replacement, get a constant level, bright or half bright. The released code draws them for each
+            batch, this function for each image.
+        seed: seed of the random colors; sample i is a function of (seed, i).
 
     Raises:
-        TypeError: the seed is no integer.
+        TypeError: the seed is not an integer.
     """
     check_integer("seed", seed)
     if palette is not None:
@@ -113,8 +114,8 @@ def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: i
 def colour_tells(images: Tensor, labels: Tensor) -> float:
     """Return how well colors predict the labels of the second half, by the 25 nearest images of the first half.
 
-    Colours are alike by the darkest and the brightest level of each channel, but for a thirty-second of the pixels at
-    either end, as many as a generator may have gone astray with.
+    Colors are compared by the darkest and the brightest level of each channel. At either end, a thirty-second of the
+    pixels is ignored, because a generator may get some pixels wrong.
 
     Args:
         images: (N, 3, H, W) uint8, in random order, N at least 50.
@@ -135,8 +136,8 @@ def colour_tells(images: Tensor, labels: Tensor) -> float:
 def ink(images: Tensor) -> Tensor:
     """Return the distance of each pixel from the paper's level, (N, 3, H, W) uint8, with 255 for the darkest ink.
 
-    The shape alone, of images (N, 3, H, W) uint8 in any of the colours above. A thirty-second of the pixels may be
-    darker than what counts as the darkest.
+    This shows only the shape, for images (N, 3, H, W) uint8 in any of the colors above. A thirty-second of the pixels
+    may be even darker; they become 255, too.
     """
     levels = images.float()
     paper = levels.flatten(2).median(dim=2).values[:, :, None, None]

@@ -11,15 +11,16 @@ from torch import Tensor
 from genaug.datasets.factors import FACTORS, Backgrounds, Factor
 from genaug.interventions.random_streams import integers, uniform
 
-REFRESHED_EVERY = 64  # samples; not `batch_size`, which changes no image
+REFRESHED_EVERY = 64  # samples; it does not depend on `batch_size`, which must not change the images
 
 
 @dataclass(frozen=True)
 class FactorDraws:
     """The arguments of a dataset that determine its draws; see `CounterfactualDataset`. All tensors are on the CPU.
 
-    A sample has a source for each factor: the number of its draw, or of its entry in the pool. The source decides the
-    factor's class and noise, and with backgrounds="other" or "same" the shape's class has a say in the background's.
+    A sample has a source for each factor: the number of its draw, or of its entry in the pool. The source determines
+    the factor's class and noise. With backgrounds="other" or "same", the background's class also depends on that of the
+    shape.
     """
 
     seed: int
@@ -72,7 +73,7 @@ class FactorDraws:
         return labels
 
     def noise_of(self, factor: str, sources: Tensor) -> tuple[str, Tensor]:
-        """Return the name of the factor's noise, and its number for each of these sources."""
+        """Return the name of the factor's noise stream, and the number of the noise for each of these sources."""
         lead = self.lead(factor)
         if not self.shared_noise:
             return lead, sources
@@ -85,11 +86,11 @@ class FactorDraws:
             self._related_entries(entries, torch.zeros_like(entries), entries)
 
     def _classes(self, factor: str) -> list[int]:
-        """Return the classes that the label of this factor is drawn from."""
+        """Return the classes from which the label of this factor is drawn."""
         return self.classes[self.lead(factor)] if isinstance(self.classes, Mapping) else self.classes
 
     def _other_labels(self, shapes: Tensor, sources: Tensor) -> Tensor:
-        """Return a background class for each sample, drawn evenly from those that are not the shape's."""
+        """Return a background class for each sample, drawn uniformly from the classes other than the shape's."""
         classes = torch.tensor(self._classes("background"))
         draws = uniform(self.seed, sources, 1, "background label")[:, 0]
         labels = torch.empty_like(sources)
@@ -99,14 +100,14 @@ class FactorDraws:
         return labels
 
     def _related_entries(self, shapes: Tensor, begin: Tensor, positions: Tensor) -> Tensor:
-        """Return pool entries, drawn evenly, whose background has the shape's class, or another one."""
+        """Return pool entries whose background has the shape's class ("same") or another ("other"), drawn uniformly."""
         assert self.pool is not None
         wanted, draws = self.labels("shape", shapes), uniform(self.seed, positions, 1, "background entry")[:, 0]
         entries = torch.empty_like(positions)
         for first in begin.unique():
             here = begin == first
             labels = self.labels("background", first + torch.arange(self.pool))
-            order = labels.argsort(stable=True)  # the entries of each class are a run in this order
+            order = labels.argsort(stable=True)  # in this order, the entries of each class are consecutive
             counts = torch.bincount(labels, minlength=self.num_classes)
             runs, own = (counts.cumsum(0) - counts)[wanted[here]], counts[wanted[here]]
             eligible = own if self.backgrounds == "same" else self.pool - own

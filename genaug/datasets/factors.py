@@ -50,7 +50,7 @@ class Combination(NamedTuple):
 
 
 def checked_tie(tie: Sequence[Factor]) -> tuple[Factor, ...]:
-    """Return these factors in the order of `FACTORS`; raise ValueError unless they are none, two or all three."""
+    """Return these factors in the order of `FACTORS`; raise ValueError unless there are none, two or three of them."""
     if isinstance(tie, str):
         raise TypeError(f"tie must be a sequence of factors such as ('shape', 'texture'), got {tie!r}")
     for factor in tie:
@@ -74,7 +74,7 @@ def classes_of_factors(classes: Mapping[str, Any], generator: Any) -> dict[str, 
 
     Raises:
         ValueError: these are not the three factors, or a class is out of range.
-        TypeError: a class is no integer.
+        TypeError: a class is not an integer.
     """
     if set(classes) != set(FACTORS):
         raise ValueError(f"classes must have the three keys {', '.join(FACTORS)}, got {list(classes)}")
@@ -106,7 +106,7 @@ def check_classes_agree(classes: Mapping[str, list[int]] | list[int], tie: Seque
 
 
 def chosen_draws(draws: Mapping[Factor, Any], tie: Sequence[Factor]) -> dict[str, Tensor]:
-    """Return numbers of draws, (B,) int64 of each factor: one number serves all, None takes the shape's.
+    """Return the numbers of the draws, (B,) int64 for each factor. One number is repeated; None takes the shape's.
 
     Raises:
         ValueError: a number is negative, the lengths differ, or tied factors have different numbers.

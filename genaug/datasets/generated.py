@@ -33,7 +33,7 @@ Target = TypeVar("Target")
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments of every such dataset, for type checkers."""
+    """The keyword arguments of every dataset of generated images, for type checkers."""
 
     truncation: float
     device: torch.device | str | None
@@ -44,13 +44,13 @@ class Options(TypedDict, total=False):
 
 
 class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
-    """A dataset of generated images: its generator, the common arguments, and what PyTorch's loaders need.
+    """A dataset of generated images: its generator, the common arguments, and the interface for PyTorch's loaders.
 
-    Subclasses make the images of some positions and name their targets; sample i is a function of (seed, i) alone.
+    Subclasses make the images and targets of given positions. Sample i is a function of (seed, i) alone.
     """
 
-    method = "forward"  # what a generator must have
-    otherwise = ""  # what takes one that has it not
+    method = "forward"  # the method that a generator must have
+    otherwise = ""  # for the error message: the dataset for generators without this method
 
     def __init__(
         self,
@@ -80,19 +80,19 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         self._by_name = not isinstance(generator, nn.Module)
         if isinstance(generator, nn.Module):
             self._check_protocol(generator)
-            # only a device or dtype that was asked for moves the user's module
+            # The user's module is moved only if a device or dtype was given.
             self._generator: nn.Module | None = generator.to(device=device, dtype=dtype)
             self.generator_name = type(generator).__name__
             if device is None:
                 self.device = generator_device(generator)
         else:
-            # loaded here and not at first use, so that a wrong name is known at once
+            # The generator is loaded now, not at its first use, so that a wrong name fails at once.
             self.generator_name = os.fspath(generator)
             self._generator = load_generator(generator, self.device, dtype)
             self._check_protocol(self._generator)
         _check_finite(self._generator)
         warn_of_slow_type(self.device, dtype)
-        self._first = True  # the first batch is checked for more than the others
+        self._first = True  # the first batch is checked more thoroughly than the others
         self.classes: Any = check_classes(classes, self._network.num_classes, names_of(self._network))
 
     def _check_protocol(self, generator: nn.Module) -> None:
@@ -112,11 +112,11 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
                 f"{type(generator).__name__} takes {inspect.signature(getattr(generator, self.method))}"
             ) from None
         except ValueError:
-            pass  # a compiled method does not say what it takes
+            pass  # the signature of a compiled method is unknown
 
     @abstractmethod
     def _make(self, positions: Tensor) -> Tensor:
-        """Make images (B, 3, H, W) uint8 on the device, for positions (B,) on the CPU, at most `batch_size` of them."""
+        """Make images (B, 3, H, W) uint8 on the device for positions (B,) on the CPU. B is at most `batch_size`."""
 
     @abstractmethod
     def _targets(self, indices: Sequence[int] | Tensor) -> list[Any]:
@@ -124,7 +124,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @abstractmethod
     def descriptions(self, indices: Sequence[int] | Tensor) -> list[dict[str, Any]]:
-        """Return the metadata of these samples, much faster than `describe` for each."""
+        """Return the metadata of these samples. This is much faster than calling `describe` for each."""
 
     def describe(self, index: int) -> dict[str, Any]:
         """Return the metadata of a sample: labels, noise indices and settings, JSON-serializable."""
@@ -137,8 +137,8 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @property
     def _network(self) -> Any:
-        """Return the generator, untyped: with what its kind has beside a module's attributes."""
-        if self._generator is None:  # of a name, after unpickling
+        """Return the generator, untyped, because its kind has attributes beyond those of a module."""
+        if self._generator is None:  # after unpickling, a generator with a name is loaded again
             self._generator = load_generator(self.generator_name, self.device, self.dtype)
         return self._generator
 
@@ -168,7 +168,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @contextmanager
     def _generating(self) -> Iterator[None]:
-        """Prepare a call of the generator: evaluation mode, no gradients, none of the caller's modes."""
+        """Prepare a call of the generator: evaluation mode, no gradients, and a fixed number of threads on a CPU."""
         on_cpu = self.device.type == "cpu"
         what = f"batch_size={self.batch_size} images at once do not fit on {self.device}: use a smaller batch_size"
         if on_cpu:
@@ -180,7 +180,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
     @property
     def _batch_invariant(self) -> bool:
-        """Return whether the generator itself ensures that no image depends on its batch on a CPU."""
+        """Return whether the generator itself ensures that images on a CPU do not depend on the batch."""
         return getattr(self._network, "batch_invariant", False)
 
     def _call(self, make: Callable[..., Any], *inputs: Tensor) -> Any:
@@ -188,10 +188,10 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return in_batches(make, *inputs, pad=not self._batch_invariant)
 
     def _check_part(self, name: str, part: Any, count: int, channels: int, low: float, high: float) -> Tensor:
-        """Check the output of a generator: its type and shape, and for the first batch its range.
+        """Check the output of a generator: its type and shape, and for the first batch also its range.
 
         Raises:
-            TypeError, ValueError: the generator does not keep the contract; the message says where.
+            TypeError, ValueError: the output is wrong; the message says which part.
         """
         size = self._network.image_size
         if not isinstance(part, Tensor) or not part.is_floating_point():
@@ -201,7 +201,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
             raise ValueError(
                 f"{name} of {self.generator_name} must be {(count, channels, size, size)}, got {tuple(part.shape)}"
             )
-        # a network may leave the range by a little, which is cut off; beyond twice the range it speaks of other units
+        # Values a little out of range are clipped. Values beyond twice the range suggest that the units are wrong.
         slack = (high - low) / 2 if low < 0 else 0.01
         if self._first and ((part < low - slack) | (part > high + slack)).any():
             worst = part[part.isfinite()].aminmax() if part.isfinite().any() else part.aminmax()
@@ -212,7 +212,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return part
 
     def _pixels(self, images: Tensor, positions: Tensor) -> Tensor:
-        """Convert images of these samples to pixels; raise ValueError that names the sample if one is not finite."""
+        """Convert images of these samples to pixels; raise ValueError if one is not finite. The message names it."""
         finite = images.flatten(1).isfinite().all(1)
         if not finite.all():
             index = int(positions[~finite.to(positions.device)][0])
@@ -230,7 +230,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         return []
 
     def __getstate__(self) -> dict[str, Any]:
-        # a generator with a name is loaded again where it is unpickled
+        # A generator with a name is not pickled, but loaded again after unpickling.
         return {**self.__dict__, "_generator": None} if self._by_name else self.__dict__.copy()
 
     def __repr__(self) -> str:
@@ -239,20 +239,20 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
 
 
 def repr_of(dataset: Any, lines: Sequence[str]) -> str:
-    """The `repr` of a dataset, in the form of torchvision's."""
+    """Return the `repr` of a dataset in torchvision's format."""
     lines = [f"Number of datapoints: {len(dataset)}", *lines]
     return "\n".join([f"Dataset {type(dataset).__name__}", *(f"    {line}" for line in lines)])
 
 
 def names_of(generator: Any) -> tuple[str, ...]:
     """Return the class names of a generator, or () if it has none."""
-    found = getattr(generator, "classes", ())  # a module may have a tensor of this name
+    found = getattr(generator, "classes", ())  # in a user's module, this may be something else, such as a tensor
     return tuple(found) if isinstance(found, (tuple, list)) else ()
 
 
 def sample_of(dataset: Any, image: Tensor, target: Any) -> tuple[Any, Any]:
     """Return an image (3, H, W) uint8 and its target after `output`, `transform` and `target_transform`."""
-    sample: Any = tv_tensors.Image(image, device=image.device)  # not a default device of the caller's
+    sample: Any = tv_tensors.Image(image, device=image.device)  # whatever the caller's default device is
     if dataset.output == "pil":
         from torchvision.transforms.v2.functional import to_pil_image
 

@@ -49,35 +49,35 @@ class GenerativeInterventionDataset(GeneratedDataset):
 
     Args:
         generator: a name from `genaug assets list`, the path of a converted checkpoint, or a module. A module needs
-            `z_dim`, `num_classes`, `image_size` and `forward(z, labels, truncation)`. That method takes noise (B,
-            z_dim) in its type, already multiplied by the truncation, and labels (B,), and returns images (B, 3, H, W)
-            in [-1, 1]. The attribute `noise` declares the noise (default: "normal"; see `generators.protocol`). The
+            `z_dim`, `num_classes`, `image_size` and `forward(z, labels, truncation)`. The method takes noise (B, z_dim)
+            in the module's dtype, already multiplied by the truncation, and labels (B,), and returns images (B, 3, H,
+            W) in [-1, 1]. The attribute `noise` declares the noise (default: "normal"; see `generators.protocol`). The
             module is called in evaluation mode. Its layers are its submodules, or what its methods `activation` and
             `from_activation` define (see `interventions.steering.steer`).
         length: number of samples. Images are made on request, so any length is free.
         seed: random seed.
         classes: classes to draw from (default: all).
         truncation: t, scale of the noise, in (0, 1]. Lower values give more typical and less varied images.
-        components: k, number of directions to intervene on. 0 means none: observational sampling, the baseline that the
-            paper calls GAN augmentation, where every sample has its own noise.
-        scale: s, range of the offset. A number s means [-s, s], a pair gives both ends, in standard deviations along
-            the direction. Offsets are uniform. The standard deviation is that of the noise the directions were fitted
+        components: k, number of directions to intervene on. 0 means observational sampling, where every sample has its
+            own noise. This is the baseline that the paper calls GAN augmentation.
+        scale: s, range of the offset, in standard deviations along the direction. A number s means [-s, s], a pair
+            gives both ends. Offsets are uniform. The standard deviation is that of the noise the directions were fitted
             with, or of the dataset's own noise if directions is None. "released" takes the released code's range for
-            each of 60 components, in the latent's own units. They were set by eye for its own directions of
-            BigGAN-deep, whose signs are not known. That of component 51, [6, 12], is as released.
-        interventions_per_noise: number of consecutive samples that share noise and label. Each has another component,
-            as long as there are others (5 in the released code).
+            each of 60 components, in the latent's own units. These ranges were set by eye for the released code's own
+            directions of BigGAN-deep, whose signs are not known. The range of component 51, [6, 12], is as released.
+        interventions_per_noise: number of consecutive samples that share noise and label (default: 5, as in the
+            released code). Their components differ, up to the number of components.
         mode: "latent" (the released code) sets the component of the noise. "activation" (the paper's equation) sets the
-            component of a layer's output, from which the generator continues. If the layer is linear in the noise, both
-            give the same output of it. The images are the same if the noise enters nowhere else. In BigGAN, later
-            layers see the noise in their batch norms. "latent" also moves those, as the paper's step back to the noise
-            by regression does.
+            component of a layer's output, from which the generator continues. If the layer is linear in the noise, its
+            output is the same in both modes. The images are the same if the noise enters nowhere else. In BigGAN, later
+            layers get the noise in their batch norms. "latent" also changes these, as the paper's step back to the
+            noise by regression does.
         layer: layer whose principal components are used.
         balance: for generators with named nuisances. "uniform" draws each nuisance in the same way for every class,
-            do(nuisance). "observed" draws them as often as the generator's `observed` table says for the class: the
-            biased control. The samples of one noise have different nuisances, as long as there are others.
-        recognized_by: a classifier, (B, 3, H, W) in [-1, 1] to logits (B, num_classes). A sample that it assigns to
-            another class is replaced by the sample's next draw of noise and nuisances.
+            do(nuisance). "observed" draws them with the frequencies of the class in the generator's `observed` table:
+            the biased control. The samples of one noise have different nuisances, up to the number of values.
+        recognized_by: a classifier that maps (B, 3, H, W) in [-1, 1] to logits (B, num_classes). If it assigns a sample
+            to another class, the sample's noise and nuisances are drawn again.
         draws: largest number of draws per sample. The last one is kept, recognized or not.
         targets: "label" for the class, an int, or "all" for a dict of "label" and the index of each nuisance's value.
         directions: None for the exact ones, if the layer is linear in the noise; a name from `genaug assets list`; a
@@ -153,7 +153,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         self._known_draws: dict[int, int] = {}
         self.components = components
         self.scale = scale
-        if not components:  # of one noise there are no more different samples than a factor has values
+        if not components:  # samples of one noise differ only in nuisances, at most as many as a factor has values
             values = self.nuisances.factors.values()
             interventions_per_noise = min(interventions_per_noise, max(map(len, values), default=1))
         self.interventions_per_noise = interventions_per_noise
@@ -182,7 +182,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
             directions = Directions.load(asset_path(directions))
         elif not isinstance(directions, Directions):
             directions = Directions(directions)
-            # an array was fitted with no noise: its unit and centre are those of the dataset's own
+            # An array does not say which noise it was fitted with, so unit and center are those of the dataset's noise.
             mean, deviation = noise_moments(self._network, self.truncation)
             directions.latent_stdev.fill_(deviation)
             directions.stdev.fill_(deviation)
@@ -198,7 +198,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         if d is None or self.mode == "latent":
             return None if d is None else d.latent_centre[None]
         if d.centre is not None:
-            # one row is that of every class alike
+            # A single row is the same mean for every class.
             unknown = [c for c in self.classes if len(d.centre) > 1 and d.centre[c].isnan().any()]
             if unknown:
                 raise ValueError(
@@ -235,12 +235,13 @@ class GenerativeInterventionDataset(GeneratedDataset):
     ) -> Tensor:
         """Return images of chosen noise, moved along several directions at once.
 
-        An offset is added to what was drawn, so that 0 changes nothing; the dataset's interventions replace it.
+        An offset is added to the drawn component, so that 0 changes nothing. The dataset's interventions replace the
+        component instead.
 
         Args:
-            noise: numbers of the noise, (B,), at least 0, as `describe` has them under "noise_index".
-            offsets: component -> distance along its direction, in the dataset's unit: standard deviations by default.
-            nuisances: factor -> name of its value. Other factors keep the value that was drawn.
+            noise: numbers of the noise, (B,), at least 0, as in "noise_index" of `describe`.
+            offsets: component -> distance along its direction, in the dataset's unit (default: standard deviations).
+            nuisances: factor -> name of its value. Other factors keep their drawn value.
 
         Returns:
             (B, 3, H, W) uint8 on the device.
@@ -277,7 +278,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
     def factors(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Return the class of each sample as "label", and the index of each nuisance's value by the name of its factor.
 
-        All are (B,) int64 on the device, as `group_accuracy` takes them. `nuisances.factors` has the names of the
+        All are (B,) int64 on the device, the format of `group_accuracy`. `nuisances.factors` has the names of the
         values.
         """
         positions = check_indices(indices, self.length)
@@ -339,7 +340,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
     def _interventions(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return each sample's component, (B,) int64, and its offset in the unit of `scale`, (B,) float64."""
         groups, place = positions // self.interventions_per_noise, positions % self.interventions_per_noise
-        # those of one noise follow a random order of the components: distinct while there are any left
+        # The samples of one noise take components in a random order, so that none repeats before all were used.
         orders = permutation(self.seed, groups, self.components, "component")
         components = orders.gather(1, place[:, None] % self.components)[:, 0]
         low, high = self._ranges[components].unbind(1)
@@ -354,7 +355,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return self._placed
 
     def _units(self) -> tuple[Tensor, Tensor]:
-        """Return the length of an offset of one along each direction, (k,), and the coordinates of the mean."""
+        """Return the length of an offset of 1 along each direction, (k,), and the coordinates of the mean."""
         d, centre = self.directions, self._centre
         assert d is not None
         assert centre is not None
@@ -373,7 +374,7 @@ class GenerativeInterventionDataset(GeneratedDataset):
         return z
 
     def _noise_of_draw(self, positions: Tensor, groups: Tensor, draw: int) -> Tensor:
-        if draw:  # the sample's own: those of one noise are not all replaced with one of them
+        if draw:  # a repeated draw has its own noise, which it does not share with other samples of the same noise
             stream, groups = f"noise/draw {draw}", positions
         else:
             stream = "noise"
@@ -392,11 +393,11 @@ class GenerativeInterventionDataset(GeneratedDataset):
     def _drawn(self, positions: Tensor) -> Tensor:
         """Return the index of each sample's draw, (B,): 0, unless a classifier filters draws.
 
-        Then the images are made.
+        In that case, the images have to be made, unless they were just made.
         """
         if self.recognized_by is None:
             return torch.zeros_like(positions)
-        known = dict(self._known_draws)  # of images that were just made: who renders them describes them, too
+        known = dict(self._known_draws)  # the draws of the last images, because rendering also describes each image
         unknown = positions[[position not in known for position in positions.tolist()]]
         for part in unknown.split(self.batch_size) if len(unknown) else ():
             known.update(zip(part.tolist(), self._accepted(part)[1].tolist(), strict=True))

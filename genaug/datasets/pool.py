@@ -11,7 +11,7 @@ from torch import Tensor
 from genaug.generators.images import to_uint8
 from genaug.interventions.steering import lock_of
 
-CHANNELS = 7  # of an entry: a mask's one, a texture's and a background's three each, a byte a pixel
+CHANNELS = 7  # of an entry: one of the mask, three of the texture and three of the background, one byte per pixel each
 
 Parts = tuple[Tensor, Tensor, Tensor]
 
@@ -19,16 +19,16 @@ Parts = tuple[Tensor, Tensor, Tensor]
 class Pool:
     """The parts of numbered entries, as uint8.
 
-    An entry lies at its number modulo the size, in the place of the one before that had it. What an entry is depends on
-    its number alone; the pool only decides which have to be made again.
+    The slot of an entry is its number modulo the size; the entry replaces the previous one there. The content of an
+    entry depends on its number alone. The pool only determines which entries have to be made again.
 
     Args:
-        size: how many entries it holds.
+        size: number of entries in the pool.
         image_size: height and width of images.
-        device: where it lies.
-        make: from numbers (B,) on the device to masks (B, 1, H, W) in [0, 1], textures and backgrounds (B, 3, H, W) in
+        device: device of the pool.
+        make: maps numbers (B,) on the device to masks (B, 1, H, W) in [0, 1], textures and backgrounds (B, 3, H, W) in
             [-1, 1].
-        most: entries that are made at a time.
+        most: largest number of entries that are made at a time.
     """
 
     def __init__(
@@ -39,15 +39,14 @@ class Pool:
             torch.empty(size, channels, image_size, image_size, dtype=torch.uint8, device=device)
             for channels in (1, 3, 3)
         )
-        self._held = torch.full((size,), -1)  # the numbers of the entries that lie there; on the CPU, waiting for none
+        self._held = torch.full((size,), -1)  # the entry in each slot; on the CPU, so that reading it never waits
 
     def parts(self, masks: Tensor, textures: Tensor, backgrounds: Tensor) -> Parts | None:
-        """Return the parts of these entries as uint8: (B, 1, H, W), (B, 3, H, W) and (B, 3, H, W). Numbers are on the
-        CPU.
+        """Return the parts of these entries as uint8: (B, 1, H, W), (B, 3, H, W) and (B, 3, H, W).
 
-        None if two of them have the same place: ask for fewer at once.
+        The numbers are on the CPU. Returns None if two entries have the same slot: then ask for fewer at once.
         """
-        with lock_of(self):  # another thread may ask for entries that take the place of these
+        with lock_of(self):  # another thread may ask for entries that replace these
             return self._parts(masks, textures, backgrounds)
 
     def _parts(self, masks: Tensor, textures: Tensor, backgrounds: Tensor) -> Parts | None:
@@ -60,7 +59,7 @@ class Pool:
             for part in missing.split(self._most):
                 mask, texture, background = self._make(part.to(device))
                 places = (part % size).to(device)
-                self._held[part % size] = -1  # whatever stops the next lines, no entry is held that is half another
+                self._held[part % size] = -1  # so that an error in the next lines leaves no half-replaced entry
                 for bank, made in zip(
                     self._banks,
                     (mask.float().mul(255).round_().to(torch.uint8), to_uint8(texture), to_uint8(background)),

@@ -1,9 +1,10 @@
 """Images that `genaug.rendering` wrote to disk, read back as a map-style dataset; and the layout of rendered folders.
 
-A set is a folder with `settings.json` and, for each shard of `shard_size` consecutive samples, a data file and its
-manifest, `shard-000000.json`: the data file's sha256, its size and the size of each sample in it. The data file is a
-tar as WebDataset reads it, with KEY.cls, KEY.json (what `describe` says) and KEY.png, .jpg or .webp a sample; or, for
-an ImageFolder, one line of JSON a sample, which names the image's file. A shard whose manifest is there is whole.
+A rendered folder has `settings.json`. Each shard of `shard_size` consecutive samples has a data file and a manifest,
+`shard-000000.json`, with the data file's sha256, its size and the size of each sample in it. In the format WebDataset,
+the data file is a tar. For each sample, it has KEY.cls, KEY.json (the metadata of `describe`) and KEY.png, .jpg or
+.webp. For an ImageFolder, the data file has one line of JSON per sample, which names the image's file. The manifest is
+written last, so a shard with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from genaug.datasets.generated import Output, repr_of, sample_of
 SETTINGS = "settings.json"
 TARGETS = ("label", "labels")
 
-_KEYS = ("source", "format", "image", "num", "shard_size", "target")  # of the settings
-_MOST = 1_000_000  # shards of a set
+_KEYS = ("source", "format", "image", "num", "shard_size", "target")  # required keys of the settings
+_MOST = 1_000_000  # largest number of shards
 _INDEX = "index.npy"
 _OPEN = 64  # data files that a process keeps open
 
@@ -73,8 +74,8 @@ class Layout:
     """The layout of a rendered folder: the files of its shards, and the samples in each.
 
     Args:
-        folder: of the set.
-        settings: as `read_settings` gives them.
+        folder: the rendered folder.
+        settings: its settings, from `read_settings`.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -101,10 +102,10 @@ class Layout:
         return self.folder / f"shard-{shard:06d}.json"
 
     def image_file(self, index: int, label: int, description: dict[str, Any]) -> str:
-        """Return the path of a sample's image in an ImageFolder, relative to the folder; for photographs, that of its
-        source.
+        """Return the path of a sample's image in an ImageFolder, relative to the folder.
 
-        Folders are named by class, or by number with leading zeros, so that sorted as text they are in order.
+        Transferred photographs keep the path of their source. Other images have a folder named by their class, or by
+        the number of the class, with leading zeros so that sorting as text keeps the order.
         """
         if isinstance(self.classes, list):
             name = self.classes[label]
@@ -124,11 +125,11 @@ class Layout:
         return path
 
     def starts(self, shard: int, sizes: Sequence[int]) -> np.ndarray:
-        """Return the path for a shard's part of the index: where its samples begin, and where the last one ends."""
+        """Return a shard's part of the index: the positions where its samples begin, and where the last one ends."""
         return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
     def part(self, index: np.ndarray, shard: int) -> np.ndarray:
-        """Return a shard's part of the index."""
+        """Return the slice of the whole index that belongs to a shard."""
         indices = self.indices(shard)
         return index[indices.start + shard : indices.stop + shard + 1]
 
@@ -155,10 +156,10 @@ class Layout:
         return manifest
 
     def finished(self, shard: int) -> bool:
-        """Return whether a shard is complete, as far as can be told without reading it.
+        """Return whether a shard is complete, by its manifest and the size of its data file.
 
         Raises:
-            ValueError: it is damaged; the message says what to do.
+            ValueError: the shard is damaged; the message says what to do.
         """
         try:
             manifest = self.read_manifest(shard)
@@ -186,11 +187,11 @@ def members(record: bytes, index: int) -> dict[str, bytes]:
     """Return the members of a sample in a tar file, by suffix.
 
     Args:
-        record: the bytes from this sample's first header to the next sample's.
-        index: of the sample.
+        record: the bytes from this sample's first header to the next sample's first header.
+        index: index of the sample.
 
     Raises:
-        ValueError: these are not the members of that sample.
+        ValueError: these are not the members of the sample.
     """
     found, place = {}, 0
     start = f"{key(index)}.".encode()
@@ -221,8 +222,8 @@ class RenderedDataset(Dataset[Any]):
 
     Raises:
         FileNotFoundError: the folder was not rendered.
-        ValueError: the folder is unfinished or damaged; the message names the shard. Damage that is found later is a
-            ValueError at the sample.
+        ValueError: the folder is unfinished or damaged; the message names the shard. Reading a damaged sample raises
+            ValueError, too.
     """
 
     def __init__(
@@ -233,7 +234,7 @@ class RenderedDataset(Dataset[Any]):
         output: Output = "tensor",
     ) -> None:
         check_choice("output", output, ("tensor", "pil"))
-        self.folder = Path(folder).absolute()  # a worker may be elsewhere
+        self.folder = Path(folder).absolute()  # a worker may have another working directory
         self.settings = read_settings(folder)
         self.transform = transform
         self.target_transform = target_transform
@@ -280,7 +281,7 @@ class RenderedDataset(Dataset[Any]):
         """Add the sample, its file and the remedy to errors about damaged samples."""
         try:
             yield
-        except Exception as error:  # pillow names a dozen kinds of damage by as many classes
+        except Exception as error:  # pillow raises many types of errors for damaged images
             raise ValueError(
                 f"sample {index} of {self._layout.data(index // self._layout.shard_size)} cannot be read "
                 f"({one_line(error)}): genaug render --verify {self.folder} names what is damaged"
@@ -313,7 +314,7 @@ class RenderedDataset(Dataset[Any]):
         return opened[shard]
 
     def _index(self) -> np.ndarray:
-        """Where the samples begin in their data files: for each shard its samples' places, and the end of the last."""
+        """Return the index: for each shard, the positions of its samples in the data file, and the end of the last."""
         if self._starts is None:
             self._starts = self._cached_index()
         return self._starts
@@ -321,10 +322,10 @@ class RenderedDataset(Dataset[Any]):
     def _cached_index(self) -> np.ndarray:
         layout, path = self._layout, self._layout.index_file()
         with suppress(OSError, ValueError, EOFError):
-            found = np.load(path, mmap_mode="r")  # mapped: workers share one copy
+            found = np.load(path, mmap_mode="r")  # memory-mapped, so that workers share one copy
             if found.dtype == np.int64 and found.shape == (layout.num + layout.shards,):
                 return np.asarray(found)
-        for shard in range(layout.shards):  # before memory is asked for
+        for shard in range(layout.shards):  # fail before memory is allocated
             if not layout.manifest(shard).exists():
                 raise ValueError(
                     f"{layout.folder} is unfinished, there is no {layout.manifest(shard).name}: run the command that "
@@ -335,7 +336,7 @@ class RenderedDataset(Dataset[Any]):
             manifest = layout.read_manifest(shard)
             assert manifest is not None
             layout.part(starts, shard)[:] = layout.starts(shard, manifest["sizes"])
-        with suppress(OSError), atomic_path(path) as temporary:  # in a folder that is read-only it is made every time
+        with suppress(OSError), atomic_path(path) as temporary:  # a read-only folder cannot cache the index
             np.save(temporary, starts)
         return starts
 
@@ -354,7 +355,7 @@ class _Opened:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        # not by __del__: when the interpreter ends, what that would call may be gone before
+        # __del__ would not be safe: at the end of the interpreter, the functions that it calls may already be gone.
         weakref.finalize(self, os.close, self.descriptor)
 
     def read(self, begin: int, length: int) -> bytes:

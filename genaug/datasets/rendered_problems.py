@@ -1,4 +1,4 @@
-"""Find everything in a rendered folder that reading a sample could fail on."""
+"""Find all damage in a rendered folder that could make reading a sample fail."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def shard_problems(layout: Layout, shard: int) -> list[str]:
                 _check_sample(layout, *parts)
             except FileNotFoundError as error:
                 found.append(f"{error.filename} is missing")
-            except Exception as error:  # pillow names a dozen kinds of damage by as many classes
+            except Exception as error:  # pillow raises many types of errors for damaged images
                 found.append(f"sample {index} of {data} is damaged: {one_line(error)}")
     return found
 
 
 def _read_parts(layout: Layout, record: bytes, index: int) -> tuple[Any, ...]:
-    """Return the parts of a sample in its data file: image bytes or the image's path, its label and its metadata."""
+    """Return the parts of a sample in its data file: image bytes, JSON line, label and metadata; None if not there."""
     if layout.format == "imagefolder":
         line = json.loads(record)
         return None, line, None, None
@@ -78,12 +78,12 @@ def index_problems(layout: Layout) -> list[str]:
     path = layout.index_file()
     try:
         index = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # absent or no array: readers make another
+    except (OSError, ValueError, EOFError):  # if the index is missing or not an array, readers make a new one
         return []
     if index.dtype != np.int64 or index.shape != (layout.num + layout.shards,):
         return []
     for shard in range(layout.shards):
-        with suppress(ValueError):  # a manifest's own damage is told of its shard
+        with suppress(ValueError):  # `shard_problems` reports damaged manifests
             manifest = layout.read_manifest(shard)
             if manifest and not np.array_equal(layout.part(index, shard), layout.starts(shard, manifest["sizes"])):
                 return [f"{path} is damaged: it does not say where the samples begin"]

@@ -21,20 +21,20 @@ class TransferredFolder(Dataset[Any]):
     """A folder of photographs in the style of other images; image i depends on (seed, i) alone.
 
     Images are resized so that the shorter side is `size`, and cropped to the central square. Labels are those of the
-    folder: a transfer keeps the class.
+    folder, because a transfer keeps the class.
 
     Args:
-        root: one folder per class, as for `torchvision.datasets.ImageFolder`. Two files may not differ in the suffix
-            only.
+        root: one folder per class, as for `torchvision.datasets.ImageFolder`. File names must differ in more than the
+            suffix.
         transfer: a `StyleTransferIntervention`, whose styles have `describe(i)`.
         seed: seed of the styles, the steps and the choice of images.
-        size: height and width of the result, in pixels; the paper's is 256.
+        size: height and width of the result, in pixels (default: 256, as in the paper).
         device: device of the computation (default: CPU). Images are returned on the CPU.
         batch_size: number of images in memory at once.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a class has no image.
-        ValueError: two files would have one name; at a sample, its file does not open as an image.
+        FileNotFoundError: the folder does not exist, or a class has no image.
+        ValueError: two files differ only in the suffix; or, when a sample is read, its file is not an image.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class TransferredFolder(Dataset[Any]):
     def describe(self, index: int) -> dict[str, Any]:
         """Return the metadata of a sample.
 
-        It has `file` (within the folder and without its suffix), `label`, and the transfer: whether it was `applied`,
-        its `steps`, `method`, `network`, and the metadata of its `style`.
+        It has `file` (relative to the folder, without suffix), `label`, `index`, `seed`, `size`, and the transfer:
+        whether it was `applied`, its `steps`, `method`, `network`, and the metadata of its `style`.
         """
         place = int(check_indices([index], len(self)))
         path, label = self.files[place]

@@ -3,8 +3,8 @@
     bank = PhotographBank("bank")
     dataset = CounterfactualDataset(bank, tie=("shape", "texture"), backgrounds="other")
 
-The noise of a mechanism decides which photograph of the class it takes, where the object goes, and which patches make
-up a texture. So a sample is a function of (seed, i), as for every generator.
+The noise of a mechanism determines which photograph of the class it takes, where the object goes, and which patches
+make up a texture. So a sample is a function of (seed, i), as for every generator.
 """
 
 from __future__ import annotations
@@ -35,32 +35,33 @@ if TYPE_CHECKING:
 
     from genaug.photographs.pretrained import BuildOptions
 
-_WHICH, _STRENGTH, _PLACE, _TEXTURE = 0, 1, slice(2, 6), slice(6, 6 + PATCHES**2)  # what the noise's numbers decide
+_WHICH, _STRENGTH, _PLACE, _TEXTURE = 0, 1, slice(2, 6), slice(6, 6 + PATCHES**2)  # what each entry of the noise sets
 
 
 class PhotographBank(PretrainedBank, nn.Module):
     """Masks, objects and backgrounds of photographs, as the mechanisms of a counterfactual generator.
 
-    Use it wherever a generator is taken, such as `CounterfactualDataset(bank, ...)`. A texture that has the shape's
-    noise and label is the object itself; `tie=("shape", "texture")` asks for that. Any other texture is a grid of
-    patches from inside another object (CGN, appendix C.2). Swap backgrounds whenever you swap textures: a classifier
-    that sees objects of random texture on their own backgrounds learns the backgrounds.
+    Use it in place of any generator, such as in `CounterfactualDataset(bank, ...)`. A texture with the shape's noise
+    and label is the object itself; `tie=("shape", "texture")` requests this. Any other texture is a grid of patches
+    from inside another object (CGN, appendix C.2). Swap backgrounds whenever you swap textures: a classifier that sees
+    objects of random texture on their own backgrounds learns the backgrounds.
 
     Args:
         path: a folder that `genaug cutouts` or `PhotographBank.build` wrote, or the Hub repository of a bank
             ("owner/repo", "owner/repo@revision").
-        placement: how far objects are scaled, moved and flipped, in [0, 1]: at 1 by up to 1.5 in size, across the whole
-            width, and every second one is flipped. A pair is a range to draw from. None leaves them as photographed.
-        blend: a blend, or several to draw from evenly for each sample: "hard", "soft", "feathered", "poisson". All by
-            default, so that a classifier cannot learn to recognize the seam.
-        backgrounds: a folder of further photographs, whose middles are used as backgrounds of every class, as often as
-            each of the class's own backgrounds. The background label says nothing about these.
+        placement: how far objects are scaled, moved and flipped, in [0, 1]. At 1, they are scaled by up to 1.5, moved
+            across the whole width, and every second one is flipped. A pair is a range to draw from. None leaves them as
+            photographed.
+        blend: one or several of "hard", "soft", "feathered", "poisson". Each sample draws one uniformly (default: all,
+            so that a classifier cannot learn to recognize the seam).
+        backgrounds: a folder of additional photographs. Their centers are used as backgrounds of every class, each as
+            often as one of the class's own backgrounds. The background label says nothing about these.
 
     Attributes:
         classes: names of the classes, in the order of their labels.
         files: the bank on disk, a `BankFiles`.
         image_size: height and width of the images, in pixels.
-        z_dim, num_classes: as every generator has them.
+        z_dim, num_classes: as for every generator.
 
     Raises:
         FileNotFoundError: there is no such bank or folder.
@@ -75,7 +76,7 @@ class PhotographBank(PretrainedBank, nn.Module):
     batch_invariant = True
     separate_batches = True
     default_tie = ("shape", "texture")  # whole objects
-    discrete_noise = True  # nothing lies between two noises; `genaug interpolate` fades from one to the other
+    discrete_noise = True  # noises cannot be interpolated, so `genaug interpolate` fades between their images
 
     @isolated()
     def __init__(
@@ -99,10 +100,10 @@ class PhotographBank(PretrainedBank, nn.Module):
             raise ValueError(f"backgrounds must be a folder of photographs, got no image in {os.fspath(backgrounds)!r}")
         self._offer(torch.arange(len(self.files.entries)))
         boxes = torch.tensor([entry.box for entry in self.files.entries], dtype=torch.float)
-        self.register_buffer("boxes", boxes, persistent=False)  # not stored with weights: the files say the same
+        self.register_buffer("boxes", boxes, persistent=False)  # not in the state_dict, because the files have them
 
     def _offer(self, numbers: Tensor) -> None:
-        """Sort these entries by class, to draw from."""
+        """Sort these entries by class, so that samples can draw from them."""
         labels = self.files.labels[numbers]
         counts = torch.bincount(labels, minlength=self.num_classes)
         if empty := [name for name, count in zip(self.classes, counts.tolist(), strict=True) if not count]:
@@ -110,7 +111,7 @@ class PhotographBank(PretrainedBank, nn.Module):
                 f"every class of a bank must have a usable cutout, got none of {', '.join(empty)} in "
                 f"{self.files.path}. Build the bank without the class, or from more photographs of it."
             )
-        # on the CPU, wherever the bank is: files are read by them
+        # These stay on the CPU, even if the bank is on a GPU, because they select the files to read.
         self.order, self.counts, self.starts = numbers[labels.argsort(stable=True)], counts, counts.cumsum(0) - counts
 
     def subset(self, numbers: Tensor | Sequence[int]) -> PhotographBank:
@@ -148,16 +149,16 @@ class PhotographBank(PretrainedBank, nn.Module):
     def drop(
         cls, path: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]], *, restore: bool = False
     ) -> PhotographBank:
-        """Leave single cutouts out of a bank on disk, such as those whose masks look wrong, and open it.
+        """Exclude cutouts from a bank on disk, such as those with wrong masks, and open the bank.
 
         Args:
             path: the bank's folder.
-            files: which photographs, as the contact sheets name them, such as "dog/3.jpg".
-            restore: take them back into the bank.
+            files: the photographs, named as on the contact sheets, such as "dog/3.jpg".
+            restore: include them again instead.
 
         Raises:
             FileNotFoundError: the folder is not a bank.
-            ValueError: no photograph, or several, have this name, or a class would be left without a cutout.
+            ValueError: a name matches no photograph or several, or a class would be left without a cutout.
         """
         from genaug.photographs.dropping import drop_cutouts
 
@@ -177,12 +178,12 @@ class PhotographBank(PretrainedBank, nn.Module):
 
         Args:
             z: three noises (B, z_dim), uniform in (0, 1); the batch sizes may differ.
-            labels: three of labels (B,), or of shares (B, num_classes), by which photographs of the classes are mixed.
-            truncation: without effect.
+            labels: three tensors of labels (B,), or of weights (B, num_classes) for mixing photographs of the classes.
+            truncation: has no effect.
 
         Returns:
             Masks (B, 1, H, W) in [0, 1]; textures and backgrounds (B, 3, H, W) in [-1, 1]. Textures are whole objects
-            where their noise and labels are the masks', else grids of patches.
+            if their noise and labels equal those of the masks, otherwise grids of patches.
         """
         for noise, chosen in zip(z, labels, strict=True):
             check_labels(chosen, len(noise), self.num_classes)
@@ -207,7 +208,7 @@ class PhotographBank(PretrainedBank, nn.Module):
             mask: (B, 1, H, W) in [0, 1].
             texture: (B, 3, H, W).
             background: (B, 3, H, W), in the texture's units.
-            draws: (B, 1) uniform in (0, 1), which choose the blend; None takes "soft".
+            draws: (B, 1) uniform in (0, 1), which choose the blends; None uses "soft".
         """
         if draws is None:
             kinds = torch.full((len(mask),), BLENDS.index("soft"), device=mask.device)
@@ -219,7 +220,7 @@ class PhotographBank(PretrainedBank, nn.Module):
     def describe(
         self, z: Sequence[Tensor], labels: Sequence[Tensor], draws: Tensor | None = None
     ) -> list[dict[str, Any]]:
-        """Return the files that each sample is made of, and its blend; arguments as `mechanisms` and `compose`."""
+        """Return the files of each sample and its blend. The arguments are those of `mechanisms` and `compose`."""
         entries = self.files.entries
         draws_of, labels = [_below_one(noise) for noise in z], [chosen.cpu() for chosen in labels]
         shapes, textures = (self._photographs(draws_of[i], labels[i]).tolist() for i in (0, 1))
@@ -234,7 +235,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         return described
 
     def background_images(self, draws: Tensor) -> Tensor:
-        """Return backgrounds drawn evenly from all of the bank's, of any class, (B, 3, H, W) uint8.
+        """Return backgrounds of any class, drawn uniformly from all of the bank's backgrounds, (B, 3, H, W) uint8.
 
         Args:
             draws: (B,) uniform in [0, 1).
@@ -251,11 +252,11 @@ class PhotographBank(PretrainedBank, nn.Module):
         )
 
     def _photographs(self, draws: Tensor, labels: Tensor) -> Tensor:
-        """Return the entry of each sample, drawn evenly from those of its class, (B,) on the CPU."""
+        """Return the entry of each sample, drawn uniformly from the entries of its class, (B,) on the CPU."""
         return self.order[self.starts[labels] + (draws[:, _WHICH] * self.counts[labels]).long()]
 
     def _background_numbers(self, draws: Tensor, labels: Tensor) -> Tensor:
-        """Return the index of each background; the k-th additional photograph is the number of entries plus k."""
+        """Return the index of each background. Additional photograph k has the index `len(self.files.entries)` + k."""
         own = self.counts[labels]
         number = (draws[:, _WHICH] * (own + len(self.further))).long()
         entry = self.order[self.starts[labels] + number.minimum(own - 1)]
@@ -293,7 +294,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         return image.center_crop(image.resize(photograph, size, antialias=True), size * 2)
 
     def _placed(self, mask: Tensor, texture: Tensor, draws: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return masks, and what is tied to them, moved by the noise."""
+        """Return masks and the textures tied to them, moved as the noise says."""
         if self.placement is None:
             return mask, texture
         low, high = self.placement
@@ -304,7 +305,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         return placed[:, :1], placed[:, 1:]
 
     def _mixed(self, z: Sequence[Tensor], labels: Sequence[Tensor], truncation: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return parts mixed by the shares of classes: a fade from one photograph to another."""
+        """Return weighted sums of the classes' parts, which fade from one photograph to another."""
         mixed: list[Tensor | None] = [None, None, None]
         for label in range(self.num_classes):
             shares = [chosen[:, label] for chosen in labels]

@@ -1,7 +1,7 @@
-"""Build a bank of cutouts from a folder of photographs: resumable, by any number of processes.
+"""Build a bank of cutouts from a folder of photographs. Builds resume, and any number of processes can share one.
 
-Shard s belongs to process s % number of processes, and its bytes depend on its photographs and the settings alone. Each
-shard is written in a staging folder and then moved to the bank, its records last.
+Shard s belongs to process s % number of processes. Its bytes depend only on its photographs and the settings. Each
+shard is written in a staging folder and then moved to the bank, with its records last.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from genaug.photographs import format as layout
 from genaug.photographs.inpainting import Filling, background_of, object_of
 from genaug.photographs.masks import Masks, MaskSource, certainty, cleaned, mask_source, open_photograph
 
-SHARD_SIZE = 100  # photographs: what a killed process loses at most
-BATCH = 8  # photographs that a network is given at a time
+SHARD_SIZE = 100  # photographs; a killed process loses at most one shard
+BATCH = 8  # photographs per call of a network
 SHEET = "cutouts.png"
 DOUBTFUL = "doubtful.png"
 
-# what makes a cutout doubtful
-_LEAST, _MOST = 0.01, 0.9  # shares of the crop that an object covers
-_BORDER = 0.5  # share of the crop's border that it covers, as more than a portrait does
-_PIECES, _PIECE = 3, 0.05  # pieces, not counting those below this share of the object
-_CERTAIN = 0.75  # soft IoU of a network's probabilities with the mask that is made of them
+# A cutout outside these limits is doubtful.
+_LEAST, _MOST = 0.01, 0.9  # least and largest share of the crop that an object covers
+_BORDER = 0.5  # largest share of the crop's border that it covers; a portrait covers less
+_PIECES, _PIECE = 3, 0.05  # largest number of pieces; pieces below this share of the object do not count
+_CERTAIN = 0.75  # least soft IoU of a network's probabilities with the cleaned mask
 REASONS = ("no object", "everything is object", "object cut by the border", "many pieces", "unsure mask")
 UNREADABLE = "does not open"
 
@@ -74,31 +74,31 @@ def build_bank(
     Args:
         photographs: a folder with one folder per class.
         out: the bank's folder: new, empty, or an unfinished bank of the same photographs and settings.
-        masks: what finds the objects: "u2netp", "u2net", "rembg:NAME", "alpha", a folder of masks, a COCO file, or a
+        masks: source of the masks: "u2netp", "u2net", "rembg:NAME", "alpha", a folder of masks, a COCO file, or a
             callable; see `genaug.photographs.masks`.
-        size: height and width of the bank's images, in pixels. The short side of a photograph is resized to it, and the
-            square crop keeps the object inside where it can.
-        inpainting: what fills the background where the object was: "strip", "telea", "lama" or "tiles"; see
+        size: height and width of the bank's images, in pixels. The short side of a photograph is resized to this size.
+            The square crop contains the whole object if it fits.
+        inpainting: method that fills the background behind the object: "strip", "telea", "lama" or "tiles"; see
             `genaug.photographs.inpainting.background_of`.
-        image: "jpeg" (quality 95, full colour resolution) or "png", which loses nothing and takes about four times the
+        image: "jpeg" (quality 95, full color resolution) or "png", which is lossless and takes about four times the
             space.
         keep_doubtful: also use doubtful cutouts.
-        drop_empty_classes: leave out classes without a usable cutout; an error otherwise.
-        skip_bad: leave out photographs that do not open, and list them; an error otherwise.
-        device: where a saliency network computes; the CPU by default.
-        rank, world_size: which of how many processes this is; by default what RANK and WORLD_SIZE say, as torchrun sets
-            them, or the only one.
+        drop_empty_classes: leave out classes without a usable cutout (default: raise an error).
+        skip_bad: leave out photographs that do not open, and list them (default: raise an error).
+        device: device of the saliency network (default: CPU).
+        rank, world_size: index of this process, and number of processes (default: RANK and WORLD_SIZE, which torchrun
+            sets, or a single process).
 
     Returns:
-        The bank. Processes started by torchrun wait for the others. In a job array, those that finish before the last
-        return None.
+        The bank. Processes started by torchrun wait for the others. In a job array, only the process that finishes last
+        returns the bank; the others return None.
 
     Raises:
-        ValueError, TypeError: an argument is out of its range or of another kind; the folder holds something else, a
-            bank with other settings, or a damaged shard; two photographs have one name; a mask does not fit; a class
+        ValueError, TypeError: an argument is out of its range or of another type; the folder has other files, a bank
+            with other settings, or a damaged shard; two photographs have the same name; a mask does not fit; a class
             has no usable cutout.
-        FileNotFoundError: there is no such folder, or no class in it.
-        ImageError: a photograph does not open, or is tiny.
+        FileNotFoundError: the folder does not exist, or has no class.
+        ImageError: a photograph does not open, or is too small.
         OSError: the folder cannot be written, or the disk is full. Finished shards are kept.
     """
     check_integer("size", size, 32)
@@ -132,8 +132,9 @@ def build_bank(
     if not all(file.exists() for file in lines):
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # the tasks of a job array need not run at the same time
             return None
-        while not all(file.exists() for file in (*lines, bank / layout.SUMMARY)):  # if one process fails, torchrun
-            time.sleep(0.5)  # stops the others
+        # If another process fails, torchrun stops this one too, so the loop cannot wait forever.
+        while not all(file.exists() for file in (*lines, bank / layout.SUMMARY)):
+            time.sleep(0.5)
         return layout.BankFiles(bank)
     return _completed(bank, settings, drop_empty_classes, listed.skipped)
 
@@ -159,7 +160,7 @@ def described(bank: layout.BankFiles) -> list[str]:
 
 
 def damaged_shards(path: str | os.PathLike[str]) -> list[str]:
-    """Return what is missing or damaged in a bank, one line per shard, after reading every byte.
+    """Read every byte of a bank, and return what is missing or damaged, one line per shard.
 
     Raises:
         FileNotFoundError: the folder is not a bank.
@@ -176,12 +177,12 @@ def damaged_shards(path: str | os.PathLike[str]) -> list[str]:
 def repair_bank(
     path: str | os.PathLike[str], photographs: str | os.PathLike[str] | None = None, **options: Any
 ) -> layout.BankFiles | None:
-    """Build the missing and damaged shards of a bank again, and no others.
+    """Rebuild only the missing and damaged shards of a bank.
 
     Args:
         path: the bank's folder.
-        photographs: their folder, if it has moved since the bank was built.
-        options: `masks`, if they were a folder that has moved or a callable, and `device`.
+        photographs: the folder of the photographs, if it has moved since the bank was built.
+        options: `masks`, if it was a callable or a folder that has moved; and `device`.
     """
     path = Path(path)
     settings = layout.read_settings(path)
@@ -212,7 +213,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def _check_names(listed: ImageFiles) -> None:
-    """Raise ValueError if two photographs differ in nothing but their suffix: their masks would share a name."""
+    """Raise ValueError if two photographs differ only in their suffix, because their masks would have the same name."""
     names = Counter(Path(file).with_suffix("") for file, _ in listed.files)
     (name, count), *_ = names.most_common(1)
     if count > 1:
@@ -223,7 +224,8 @@ def _check_names(listed: ImageFiles) -> None:
 def _begun(bank: Path, settings: dict[str, Any], **provenance: Any) -> Path:
     """Create or open the bank's folder, and check its settings; `provenance` is for `repair_bank`."""
     writable_folder(bank)
-    # listed before the settings are looked for, or shards that another process has just written would be something else
+    # List the files before looking for the settings. Otherwise, another process could write settings and shards in
+    # between, and its shards would count as other files.
     others = sorted(name for name in os.listdir(bank) if not name.startswith("."))
     settings = json.loads(json.dumps(settings))
     if not (bank / layout.BANK).exists():
@@ -253,7 +255,7 @@ class _Builder:
         self._bank, self._listed, self._source, self._settings = bank, listed, source, settings
 
     def build(self, shards: list[int], rank: int, world_size: int) -> None:
-        """Write these shards, with a progress bar by the first process and a log by each."""
+        """Write these shards. The first process shows a progress bar, and each process writes a log."""
         every = range(rank, layout.shards_of(self._settings), world_size)
         mine, left = (sum(len(self._indices(shard)) for shard in some) for some in (every, shards))
         bar = progress(total=mine, initial=mine - left, description="cut out", unit="image") if rank == 0 else None
@@ -283,7 +285,7 @@ class _Builder:
         return range(shard * size, min((shard + 1) * size, len(self._listed.files)))
 
     def _cutouts(self, indices: range) -> Iterator[tuple[int, layout.Parts | None, tuple[str, ...]]]:
-        """Return the parts of each photograph, and why it is doubtful."""
+        """Yield for each photograph: its index, its parts or None, and the reasons why it is doubtful."""
         for start in range(indices.start, indices.stop, BATCH):
             chunk = range(start, min(start + BATCH, indices.stop))
             images = {index: image for index in chunk if (image := self._opened(index)) is not None}
@@ -308,7 +310,7 @@ class _Builder:
 def cutout(
     photograph: Image.Image, mask: np.ndarray, settings: dict[str, Any], clean: bool
 ) -> tuple[layout.Parts, tuple[str, ...]]:
-    """Cut one photograph.
+    """Cut the object out of one photograph.
 
     Args:
         photograph: RGB or RGBA.
@@ -317,7 +319,7 @@ def cutout(
         clean: whether to post-process the mask.
 
     Returns:
-        The parts, and why the cutout is doubtful.
+        The parts, and the reasons why the cutout is doubtful.
     """
     import cv2
 
@@ -335,7 +337,7 @@ def cutout(
         certain = certainty(probabilities, mask) >= _CERTAIN
     left, top = _corner(mask >= 0.5, size)
     mask = mask[top : top + size, left : left + size]
-    # rounded here, so that what is filled is what is stored
+    # The mask is rounded before the background is filled, so that the filling fits the stored mask.
     mask = np.rint(255 * mask.clip(0, 1)).astype(np.uint8)
     pixels = np.asarray(resized)[top : top + size, left : left + size]
     soft = mask.astype(np.float32) / 255
@@ -350,7 +352,7 @@ def _tensor(pixels: np.ndarray) -> Tensor:
 
 
 def _corner(inside: np.ndarray, size: int) -> tuple[int, int]:
-    """Return left and top of the square crop nearest to the center that contains the object, or of the center."""
+    """Return left and top of the square crop nearest to the center that contains the object, or most of it."""
     corner = []
     for axis in (0, 1):  # columns, then rows
         taken = np.flatnonzero(inside.any(axis))
@@ -358,7 +360,7 @@ def _corner(inside: np.ndarray, size: int) -> tuple[int, int]:
         place = (length - size) / 2
         if len(taken):
             first, last = taken[0], taken[-1] + 1
-            low, high = last - size, first  # the crop begins between them
+            low, high = last - size, first  # a crop that begins between these contains the object
             place = min(max(place, low), high) if low <= high else (first + last - size) / 2
         corner.append(int(min(max(round(place), 0), length - size)))
     return corner[0], corner[1]
@@ -369,7 +371,7 @@ def doubts(inside: np.ndarray, certain: bool = True) -> tuple[str, ...]:
 
     Args:
         inside: (S, S) bool.
-        certain: whether the network that made the mask was certain of it.
+        certain: whether the network's probabilities agree with the mask.
     """
     import cv2
 
@@ -394,7 +396,7 @@ def doubts(inside: np.ndarray, certain: bool = True) -> tuple[str, ...]:
 def _completed(bank: Path, settings: dict[str, Any], drop_empty_classes: bool, skipped: str) -> layout.BankFiles:
     """Return the bank after writing its summary and contact sheets."""
     records = [record for shard in range(layout.shards_of(settings)) for record in layout.read_shard(bank, shard)]
-    with locked(bank):  # a cutout may be dropped meanwhile
+    with locked(bank):  # another process may drop a cutout at the same time
         _summarize(bank, settings, records, drop_empty_classes, skipped)
         return with_sheets(bank)
 

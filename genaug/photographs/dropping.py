@@ -1,4 +1,4 @@
-"""Leave single cutouts out of a bank, by hand."""
+"""Exclude single cutouts from a bank by hand."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from genaug.photographs.build import is_usable, locked, read_summary, with_sheet
 def drop_cutouts(
     path: str | os.PathLike[str], files: Sequence[str | os.PathLike[str]], *, restore: bool = False
 ) -> layout.BankFiles:
-    """Leave single cutouts out of a bank, such as those whose masks look wrong. Nothing is deleted.
+    """Exclude single cutouts from a bank, such as those with wrong masks. Nothing is deleted.
 
-    The bank's summary.json keeps their names, also when the bank is built again, repaired or copied. Dropping a cutout
-    twice changes nothing. If a cutout is doubtful, and so left out in any case, a line says so.
+    The bank's summary.json keeps their names, even if the bank is built again, repaired or copied. Dropping a cutout
+    twice changes nothing. If a cutout is not used in any case, for example because it is doubtful, a message says so.
 
     Args:
         path: the bank's folder.
-        files: which photographs: a path as the contact sheets show it ("dog/3.jpg"), its end if that is unique
+        files: the photographs, each as a path from the contact sheets ("dog/3.jpg"), its end if that is unique
             ("3.jpg"), or a path that ends with it ("photos/train/dog/3.jpg").
-        restore: take them back into the bank.
+        restore: include them again instead.
 
     Returns:
         The bank without them.
 
     Raises:
         FileNotFoundError: the folder is not a bank.
-        ValueError: no photograph, or several, have this name, or a class would be left without a cutout.
+        ValueError: a name matches no photograph or several, or a class would be left without a cutout.
     """
     path = Path(path)
     layout.read_settings(path)
-    with locked(path):  # another process may drop others, or complete the bank
+    with locked(path):  # another process may drop other cutouts, or complete the bank
         bank = layout.BankFiles(path)
         known = [entry.file for entry in (*bank.entries, *bank.excluded)]
         chosen = {_photograph(os.fspath(file), known, path) for file in files}
@@ -62,14 +62,14 @@ def drop_cutouts(
 
 
 def _left_out(record: layout.Record, bank: layout.BankFiles) -> str:
-    """Return why a cutout is not used, even if nobody drops it; "" if it is used."""
+    """Return why a cutout is not used even if it is not dropped by hand, or "" if it is used."""
     if record.of_class not in bank.classes:
         return "its class has no usable cutout"
     return "" if is_usable(record, bank.settings, ()) else ", ".join(record.warnings)
 
 
 def _photograph(name: str, known: Sequence[str], path: Path) -> str:
-    """Return the photograph of a bank that a user means."""
+    """Return the photograph of a bank that a user's name matches."""
     name = Path(name).as_posix()
     if name in known:
         return name

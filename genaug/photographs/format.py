@@ -3,10 +3,10 @@
 A bank is a folder:
 
 - `bank.json`: the settings that it was built with, written first.
-- `shard-000000.tar`, ...: for each photograph its parts as images, NUMBER.background.jpg, NUMBER.mask.png,
+- `shard-000000.tar`, ...: the parts of each photograph as images: NUMBER.background.jpg, NUMBER.mask.png,
   NUMBER.object.jpg and NUMBER.photograph.jpg (.png in a lossless bank). Any tar program reads them.
 - `shard-000000.jsonl`, ...: written after the shard's tar, which is complete if this file exists. The first line has
-  the tar's size and SHA-256, then there is one line per photograph: its file, class, mask area, box and warnings.
+  the tar's size and SHA-256. Then each photograph has a line: its file, class, mask area, box and warnings.
 - `summary.json`: written last; the bank is complete if it exists. It has the numbers of photographs per class, and
   the files that were dropped by hand.
 """
@@ -38,13 +38,13 @@ from genaug.interventions.steering import isolated
 
 BANK = "bank.json"
 SUMMARY = "summary.json"
-DROPPED = "dropped_files"  # in the summary: cutouts that the user has left out
-FORMAT = 1  # a reader refuses other numbers
+DROPPED = "dropped_files"  # key of the summary: cutouts that the user has excluded
+FORMAT = 1  # version of the format; a reader refuses others
 PARTS = ("background", "mask", "object", "photograph")  # their order in a shard
-ORDER = ("photograph", "object", "mask", "background")  # in which `BankFiles.parts` returns them
-_MOST = 1_000_000  # shards
+ORDER = ("photograph", "object", "mask", "background")  # their order in the result of `BankFiles.parts`
+_MOST = 1_000_000  # largest number of shards
 _QUALITY = 95
-_END = bytes(1024)  # of a tar
+_END = bytes(1024)  # the end of a tar file
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Parts:
 
     Attributes:
         photograph: (3, size, size), the square crop.
-        object: (3, size, size), the object's colours, continued past its edge without colours of the background.
-        mask: (1, size, size), how much of each pixel is the object: 255 is all of it.
+        object: (3, size, size), the object's colors, continued past its edge without colors of the background.
+        mask: (1, size, size), the share of each pixel that is object, from 0 to 255.
         background: (3, size, size), the photograph with the object removed.
     """
 
@@ -70,11 +70,11 @@ class Entry:
 
     Attributes:
         index: the photograph's position in the sorted list of all photographs.
-        file: its path from the folder of photographs on.
+        file: its path relative to the folder of photographs.
         label: the index of its class in `BankFiles.classes`; -1 if the class was dropped.
         area: share of the crop that the mask covers, in [0, 1].
         box: x0, y0, x1, y1 of the object in pixels of the crop, x1 and y1 exclusive; all 0 without an object.
-        warnings: why the cutout is doubtful, or that it was dropped; empty for a good one.
+        warnings: the reasons why the cutout is doubtful or was dropped; empty for a good one.
     """
 
     index: int
@@ -101,7 +101,7 @@ class BankFiles:
 
     Attributes:
         path: the folder, absolute.
-        settings: what the bank was built with.
+        settings: the settings that the bank was built with.
         size: height and width of all images, in pixels.
         classes: names of the classes, sorted.
         entries: the usable cutouts, in the order of the photographs.
@@ -147,13 +147,13 @@ class BankFiles:
 
     @property
     def source(self) -> str | None:
-        """The folder of the photographs; None for a bank that was copied, which does not say."""
+        """Return the folder of the photographs, or None for a bank that was copied, which does not record it."""
         found = (_read_json(self.path / BANK) or {}).get("source")
         return None if found is None else str(found)
 
     @cached_property
     def labels(self) -> Tensor:
-        with isolated():  # they are kept, and made where they are first asked for
+        with isolated():  # the labels are cached, so the modes of the first caller must not affect them
             return torch.tensor([entry.label for entry in self.entries], dtype=torch.int64)
 
     def fingerprint(self, numbers: Tensor | None = None) -> str:
@@ -174,7 +174,7 @@ class BankFiles:
             numbers: (B,) positions in `entries`.
 
         Returns:
-            photograph (B, 3, S, S), object colours (B, 3, S, S), mask (B, 1, S, S) and background (B, 3, S, S), uint8.
+            photograph (B, 3, S, S), object colors (B, 3, S, S), mask (B, 1, S, S) and background (B, 3, S, S), uint8.
 
         Raises:
             IndexError: a number is out of range.
@@ -228,7 +228,7 @@ class BankFiles:
                     images[part] = _decoded(content[start + 512 : start + 512 + size])
                 start += member_size(size)
             return images
-        except Exception as error:  # pillow names a dozen kinds of damage by as many classes
+        except Exception as error:  # pillow raises many types of errors for damaged images
             raise ValueError(
                 f"{shard} is damaged at {entry.file} ({one_line(error)}): run genaug cutouts --repair {self.path}"
             ) from error
@@ -364,7 +364,7 @@ def read_shard(path: Path, shard: int, *, check: bool = False) -> list[Record]:
 
 
 def _is_at(tar: Path, record: Record) -> bool:
-    """Return whether the parts of a photograph are where its record says; true without parts."""
+    """Return whether the parts of a photograph are where its record says; True without parts."""
     return not record.sizes or zlib.crc32(_content(tar, record)) == record.crc32
 
 
@@ -376,14 +376,14 @@ def _content(tar: Path, record: Record) -> bytes:
 
 
 class ShardWriter:
-    """Write the files of one shard: `shard-NNNNNN.tar` and `.jsonl` in a folder, without moving them to the bank.
+    """Write the files of one shard, `shard-NNNNNN.tar` and `.jsonl`, to a staging folder. `publish` moves them.
 
-    As a context manager it finishes both files at the end, unless there was an error.
+    As a context manager, it finishes both files at the end, unless there was an error.
 
     Args:
-        folder: where to write; a staging folder.
-        shard: its number.
-        image: "jpeg" (quality 95, full colour resolution) or "png"; masks are always PNG.
+        folder: the staging folder.
+        shard: the shard's number.
+        image: "jpeg" (quality 95, full color resolution) or "png"; masks are always PNG.
     """
 
     def __init__(self, folder: Path, shard: int, image: str) -> None:
@@ -395,7 +395,7 @@ class ShardWriter:
         self._file = self.tar.open("wb")
 
     def add(self, index: int, file: str, of_class: str, parts: Parts | None, warnings: Sequence[str] = ()) -> None:
-        """Append a photograph; without parts if it does not open."""
+        """Append a photograph. `parts` is None if the photograph does not open."""
         if parts is None:
             self._records.append(Record(index, file, of_class, 0.0, (0, 0, 0, 0), tuple(warnings)))
             return
@@ -417,7 +417,7 @@ class ShardWriter:
         if kind is None:
             self.close()
         else:
-            with suppress(OSError):  # a full disk, again
+            with suppress(OSError):  # if the disk is full, closing the file fails, too
                 self._file.close()
 
     def _write(self, content: bytes) -> None:
@@ -438,31 +438,32 @@ class ShardWriter:
             os.fsync(file.fileno())
 
     def publish(self, path: Path) -> None:
-        """Move the files to the bank, the records last."""
+        """Move the files to the bank, with the records last."""
         self.tar.replace(path / self.tar.name)
         self.lines.replace(path / self.lines.name)
 
 
 def write_settings(path: str | os.PathLike[str], settings: dict[str, Any], **provenance: Any) -> None:
-    """Begin a bank.
+    """Write the settings of a new bank.
 
     Args:
-        path: its folder.
-        settings: what its bytes depend on: size, photographs (their number), shard_size, image, keep_doubtful, ...
-        provenance: what they do not depend on, such as versions.
+        path: the bank's folder.
+        settings: settings that its bytes depend on: size, photographs (their number), shard_size, image, keep_doubtful,
+            ...
+        provenance: information that its bytes do not depend on, such as versions.
     """
     with atomic_path(writable_folder(path) / BANK) as temporary:
         temporary.write_text(json.dumps({"format": FORMAT, "settings": settings, **provenance}, indent=2) + "\n")
 
 
 def write_summary(path: str | os.PathLike[str], summary: dict[str, Any]) -> None:
-    """Complete a bank whose shards are all there; `summary["classes"]` names the classes, sorted."""
+    """Write the summary, which completes a bank with all its shards; `summary["classes"]` has the sorted classes."""
     with atomic_path(Path(path) / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def box_of(mask: Tensor) -> tuple[int, int, int, int]:
-    """Return x0, y0, x1, y1 of the pixels of a mask (1, H, W) uint8 that are at least half object, or zeros."""
+    """Return the box x0, y0, x1, y1 around the pixels of a mask (1, H, W) uint8 that are at least 128, or zeros."""
     inside = mask[0] >= 128
     columns, rows = inside.any(0).nonzero().flatten(), inside.any(1).nonzero().flatten()
     if not len(rows):

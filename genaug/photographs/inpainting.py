@@ -12,10 +12,10 @@ from genaug._common.arguments import check_choice
 from genaug._common.names import FILLINGS as FILLINGS
 from genaug._common.names import Filling as Filling
 
-_GROW = 0.03  # the hole reaches this share of the image past the mask: shadows, halos, and the edges of wrong masks
+_GROW = 0.03  # share of the image by which the hole extends the mask, to cover shadows, halos and errors at edges
 _FAINT = 0.05  # a pixel whose mask is above this belongs to the hole
-_THIN = 1 / 16  # share of the image below which a strip is too thin to repeat
-_WIDE = 1 / 10  # share from which a strip at the side is taken, however large those above and below are
+_THIN = 1 / 16  # a strip below this share of the image is too thin to repeat
+_WIDE = 1 / 10  # a strip at the side of at least this share is used, even if the strips above and below are larger
 
 
 def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarray:
@@ -24,11 +24,12 @@ def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarr
     Args:
         image: (H, W, 3) uint8.
         mask: (H, W) float32 in [0, 1].
-        filling: one of `FILLINGS`: "strip" mirrors the strips beside the object's bounding box into it, those at the
-            sides if they are wide, else those above and below, and shifts their colours to meet those around the box;
-            "telea" is OpenCV's fast marching method; "lama" the network of the library simple-lama-inpainting; "tiles"
-            repeats the largest strip as it is, as ImageNet-9's Only-BG-T. Where no strip is wide enough, "strip"
-            continues the background's colours smoothly and "tiles" falls back on "telea".
+        filling: one of `FILLINGS`. "strip" mirrors the strips next to the object's bounding box into the box, and
+            shifts their colors to match those around the box. It uses the strips at the sides if one is wide enough,
+            otherwise those above and below. "telea" is OpenCV's fast marching method. "lama" is the network of the
+            library simple-lama-inpainting. "tiles" repeats the largest strip without changing it, as in ImageNet-9's
+            Only-BG-T. If every strip is too thin, "strip" continues the background's colors smoothly, and "tiles" falls
+            back to "telea".
 
     Returns:
         (H, W, 3) uint8; equal to the photograph away from the hole, and everywhere if the mask is empty.
@@ -37,7 +38,7 @@ def background_of(image: np.ndarray, mask: np.ndarray, filling: str) -> np.ndarr
     hole = hole_of(mask)
     if not hole.any():
         return image.copy()
-    if hole.all():  # nothing to continue
+    if hole.all():  # there is no background to continue, so the image's mean color fills it
         return np.broadcast_to(image.mean((0, 1)).round().astype(np.uint8), image.shape).copy()
     return {"strip": _strip, "telea": _telea, "lama": _lama, "tiles": _tiles}[filling](image, hole)
 
@@ -61,7 +62,7 @@ def _lama(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     filled = _lama_network()(Image.fromarray(image), Image.fromarray(255 * hole.astype(np.uint8)))
-    pixels = np.asarray(filled.convert("RGB"))[: image.shape[0], : image.shape[1]]  # it pads to multiples of 8
+    pixels = np.asarray(filled.convert("RGB"))[: image.shape[0], : image.shape[1]]  # lama pads to multiples of 8
     return np.where(hole[..., None], pixels, image)
 
 
@@ -91,20 +92,21 @@ def _strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         smooth = continued(values, ~box)
         return np.where(depth > 2, cv2.GaussianBlur(smooth, (0, 0), 3), smooth)
 
-    # the strips' colours are shifted to meet those around the box, so that no seam shows
+    # the strips' colors are shifted to match those around the box, so that no seam is visible
     filled = share * (mirrored + inward(image - mirrored)) + (1 - share) * inward(image.astype(np.float32))
     return np.where(box[..., None], np.clip(np.rint(filled), 0, 255).astype(np.uint8), image)
 
 
 def _mirrored_strips(image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the strips beside the hole's bounding box, mirrored across its edges, and where to use them.
+    """Return the strips next to the hole's bounding box, mirrored across its edges, and where to use them.
 
-    Strips at the sides come first: they keep the rows of a scene, so that the sky stays above the grass. Those above
-    and below are mirrored once, since their reflections turn a scene upside down. Two opposite strips share the box.
+    Strips at the sides are preferred: they keep the rows of a scene, so that the sky stays above the grass. Strips
+    above and below are mirrored only once, because their reflections turn a scene upside down. Two opposite strips
+    share the box.
 
     Returns:
-        Colours (H, W, 3) float32, and their share (H, W, 1) in [0, 1], the rest of which is for smooth colours; None if
-        all strips are too thin.
+        Colors (H, W, 3) float32, and their weight (H, W, 1) in [0, 1]; smooth colors get the rest of the weight. None
+        if all strips are too thin.
     """
     height, width = hole.shape
     left, right, top, bottom = _sides(hole)
@@ -118,16 +120,16 @@ def _mirrored_strips(image: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _between(image: np.ndarray, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fill the columns between `left` and `right` by mirroring what is beside them.
+    """Fill the columns between `left` and `right` by mirroring the strips on both sides.
 
     Returns:
-        (H, W, 3) float32, and how often each column was reflected to get there, (1, W, 1).
+        (H, W, 3) float32, and the number of reflections of each column, (1, W, 1).
     """
     height, width = image.shape[:2]
     columns = np.arange(width, dtype=np.float32)
     wide = [length if length >= _THIN * min(height, width) else 0 for length in (left, width - right)]
     middle = left + (right - left) * wide[0] / sum(wide)
-    share = np.clip((columns - middle) / (_WIDE * width) + 0.5, 0, 1)  # of the right strip
+    share = np.clip((columns - middle) / (_WIDE * width) + 0.5, 0, 1)  # weight of the right strip
     share = share if all(wide) else np.full(width, float(wide[1] > 0), np.float32)
     filled = np.zeros(image.shape, np.float32)
     reflections = np.zeros(width, np.float32)
@@ -171,10 +173,10 @@ def continued(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
     Args:
         values: (H, W, C) float32.
-        known: (H, W) bool; at least one must be.
+        known: (H, W) bool; at least one pixel must be known.
 
     Returns:
-        (H, W, C) float32, equal to `values` where they are known.
+        (H, W, C) float32, equal to `values` at known pixels.
     """
     import cv2
 
@@ -193,7 +195,7 @@ def continued(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def largest_strip(image: np.ndarray, hole: np.ndarray) -> np.ndarray | None:
-    """Return the largest of the four rectangles beside the hole's bounding box, or None if all are too thin."""
+    """Return the largest of the four rectangles next to the hole's bounding box, or None if it is too thin."""
     left, right, top, bottom = _sides(hole)
     strips = (image[:top], image[bottom:], image[:, :left], image[:, right:])
     best = max(strips, key=lambda strip: strip.shape[0] * strip.shape[1])
@@ -211,8 +213,8 @@ def tiled_strip(strip: np.ndarray, height: int, width: int) -> np.ndarray:
 def object_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return the object's colors, continued from its inside past its edge, so that no background is left in them.
 
-    Pixels at the edge mix object and background. They take the colours of the pixels nearby that are surely the
-    object's; farther out these become smoother.
+    Pixels at the edge mix object and background. They take the colors of nearby pixels that are surely object. Farther
+    out, the colors become smoother.
 
     Args:
         image: (H, W, 3) uint8.
@@ -225,7 +227,7 @@ def object_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     inside = (mask >= 0.95).astype(np.uint8)
     core = cv2.erode(inside, np.ones((3, 3), np.uint8), borderValue=1)
-    # thin objects have no inside
+    # a thin object may have no inside, so use the largest certain region that is not empty
     sure = next((kind for kind in (core, inside, (mask >= 0.5).astype(np.uint8)) if kind.any()), None)
     if sure is None:
         return image.copy()

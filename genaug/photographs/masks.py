@@ -1,15 +1,15 @@
 """Masks of photographs, from files, saliency networks or any callable, and their post-processing.
 
-`masks=` takes, in all of the package:
+Throughout the package, `masks=` accepts:
 
 - `"u2netp"`, which ships with the package, or `"u2net"`: saliency networks, in batches and on any device;
 - `"rembg:NAME"`: a model of the rembg library, if that is installed;
 - `"alpha"`: the photographs' own transparency;
-- a folder of PNG masks, mirrored (`masks/dog/1.png` for `photographs/dog/1.jpg`) or the folder of photographs itself
-  (`dog/1_mask.png` beside `dog/1.jpg`). Values are 0 and 255, 0 and 1, soft (0 to 255), or trimaps as in Oxford-IIIT
-  Pets (1 object, 2 background, 3 border);
+- a folder of PNG masks: either with the same subfolders as the photographs (`masks/dog/1.png` for
+  `photographs/dog/1.jpg`), or the folder of photographs itself (`dog/1_mask.png` next to `dog/1.jpg`). Values are 0 and
+  255, 0 and 1, soft (0 to 255), or trimaps as in Oxford-IIIT Pets (1 object, 2 background, 3 border);
 - a COCO file of polygons or RLE (`.json`), with the `pycocotools` library;
-- a callable from a PIL image to a mask (H, W): bool, 0 to 1 in floats, or uint8.
+- a callable that maps a PIL image to a mask (H, W): bool, float in [0, 1], or uint8.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 Masks = str | os.PathLike[str] | Callable[[Any], Any]
 NETWORKS = ("u2netp", "u2net")
-# Side of what the networks see, in pixels. They were trained at 320. At 256 masks are a little better and take two
+# Side of the networks' input, in pixels. They were trained at 320. At 256, masks are a little better and take two
 # thirds of the time (docs/cutouts.md).
 _SIDE = 256
 
 # How masks of networks are cleaned; docs/cutouts.md explains each number.
-_SURE = 0.5  # a pixel belongs to the object from this probability on
+_SURE = 0.5  # a pixel with at least this probability belongs to the object
 _PIECE = 0.2  # pieces smaller than this share of the largest one are dropped
 _HOLE = 0.02  # holes smaller than this share of the object are filled
 _EDGE = (0.25, 0.75)  # probabilities that become 0 and 1 at the object's edge
@@ -48,17 +48,17 @@ _EDGE = (0.25, 0.75)  # probabilities that become 0 and 1 at the object's edge
 class MaskSource(Protocol):
     """A source of masks.
 
-    `name` identifies it in a bank's settings; `cleaned` tells whether its masks are post-processed.
+    `name` identifies it in a bank's settings. `cleaned` says whether `build.cutout` must post-process its masks.
     """
 
     name: str
     cleaned: bool
 
     def __call__(self, files: Sequence[str], images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Return masks (H, W) float32 in [0, 1] of photographs, each of any size with the photograph's proportions.
+        """Return masks (H, W) float32 in [0, 1] of photographs, of any size with the proportions of the photograph.
 
         Args:
-            files: paths of the photographs from their folder on.
+            files: paths of the photographs, relative to their folder.
             images: the photographs, RGB or RGBA.
         """
         ...
@@ -68,15 +68,15 @@ def mask_source(masks: Masks, photographs: ImageFiles, device: torch.device | st
     """Return the source for `masks=`, checked against the photographs.
 
     Args:
-        masks: one of the forms above.
-        photographs: the photographs that it is for.
-        device: where a network computes; the CPU by default.
+        masks: one of the forms at the top of this module.
+        photographs: the photographs that need masks.
+        device: device of a saliency network (default: CPU).
 
     Raises:
-        ValueError: an unknown name, a photograph without a mask, or a mask without a photograph; the message names it.
-        FileNotFoundError: there is no such folder or file.
+        ValueError: the name is unknown, a photograph has no mask, or a mask has no photograph; the message names it.
+        FileNotFoundError: the folder or file does not exist.
         ModuleNotFoundError: the library that it needs is not installed.
-        TypeError: another kind of object.
+        TypeError: `masks` is an object of another type.
     """
     if callable(masks):
         return _Callable(masks)
@@ -104,7 +104,7 @@ def mask_source(masks: Masks, photographs: ImageFiles, device: torch.device | st
 
 
 def saliency_network(name: str, device: torch.device | str = "cpu") -> FastU2Net:
-    """Load one of `NETWORKS` in its fast form. `normalized` prepares what it takes."""
+    """Load one of `NETWORKS` in its fast form. `normalized` prepares its input."""
     from genaug.assets import load_asset
     from genaug.generators.u2net import KIND, KIND_SMALL
 
@@ -117,15 +117,15 @@ def saliency_network(name: str, device: torch.device | str = "cpu") -> FastU2Net
 
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
-    """Images (..., 3, H, W) in [0, 1], less ImageNet's mean, divided by its deviation."""
+    """Return images (..., 3, H, W) in [0, 1], normalized with ImageNet's mean and standard deviation."""
     mean, deviation = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / deviation
 
 
 class SaliencyNetwork:
-    """Masks by U2-Net or U2-Net-p: which pixels stand out, whatever the class.
+    """Masks by U2-Net or U2-Net-p, which find the pixels that stand out, whatever the class.
 
-    On a CPU each photograph is computed alone, so that its mask does not depend on the batch.
+    On a CPU, each photograph is computed alone, so that its mask does not depend on the batch.
     """
 
     cleaned = True
@@ -141,7 +141,7 @@ class SaliencyNetwork:
 
     @staticmethod
     def _prepared(image: Image.Image) -> torch.Tensor:
-        """(3, 256, 256), normalised as the authors do: divided by its largest value, less ImageNet's mean."""
+        """Return the input (3, 256, 256), normalized as by the authors: divided by its maximum, then as ImageNet."""
         pixels = np.asarray(image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0))
         values = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
         values /= values.max().clamp(min=1)
@@ -163,7 +163,7 @@ class _Rembg:
         self.name = f"rembg:{model}"
         try:
             self._session, self._remove = new_session(model), remove
-        except Exception as error:  # an unknown name, or one of the kinds of errors of downloads
+        except Exception as error:  # an unknown name, or any error of a download
             raise RuntimeError(
                 f"masks='rembg:{model}' could not be opened ({one_line(error)}). rembg downloads its models at first "
                 "use; u2netp needs no download"
@@ -175,7 +175,7 @@ class _Rembg:
 
 
 class _Alpha:
-    """Masks that are the photographs' own transparency."""
+    """Masks from the photographs' own transparency."""
 
     name, cleaned = "alpha", False
 
@@ -187,7 +187,7 @@ class _Alpha:
 
 
 class _Callable:
-    """Masks by a user's callable."""
+    """Masks from a user's callable."""
 
     cleaned = False
 
@@ -216,7 +216,7 @@ class _Callable:
 
 
 class _Folder:
-    """Masks in files, in a mirrored tree or beside the photographs."""
+    """Masks in files, in a folder with the same subfolders as the photographs, or next to them."""
 
     cleaned = False
 
@@ -272,7 +272,7 @@ class _Folder:
 
 
 def _values(values: np.ndarray, what: str) -> np.ndarray:
-    """Return a mask's bytes as float32 in [0, 1], from values 0 and 1, a trimap 1, 2 and 3, or 0 to 255."""
+    """Return a uint8 mask as float32 in [0, 1]. Its values are 0 and 1, a trimap's 1, 2 and 3, or 0 to 255."""
     largest = int(values.max(initial=0))
     if largest <= 1:
         return values.astype(np.float32)
@@ -284,7 +284,7 @@ def _values(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def _trimap(values: np.ndarray) -> np.ndarray:
-    """Return the mask of a trimap: 1 is object, 2 background; in the border, 3, it falls with the distance to each."""
+    """Return the mask of a trimap (1 object, 2 background). In the border, 3, it depends on the distance to both."""
     import cv2
 
     to_object = cv2.distanceTransform((values != 1).astype(np.uint8), cv2.DIST_L2, 5)
@@ -316,7 +316,7 @@ class _Coco:
         self._sizes = {name: (height, width) for name, height, width in sizes.values()}
         self._shapes = {}
         for file, _ in photographs.files:
-            # whole datasets name files without their folder
+            # COCO files of whole datasets name images without their folder
             name = file if file in shapes else Path(file).name
             if not shapes.get(name):
                 raise ValueError(f"{path} must have a mask for each photograph, but {file} has none")
@@ -349,8 +349,9 @@ class _Coco:
 def cleaned(probabilities: np.ndarray) -> np.ndarray:
     """Post-process the mask of a network.
 
-    Of the pixels above 0.5, pieces smaller than 20% of the largest one are dropped, and holes smaller than 2% of the
-    object are filled. The inside becomes 1 and the outside 0; between them the edge stays soft, about two pixels wide.
+    Pixels of at least 0.5 form the object. Pieces smaller than 20% of the largest one are dropped, and holes smaller
+    than 2% of the object are filled. The inside becomes 1 and the outside 0. The edge between them stays soft, over
+    about two pixels on either side.
 
     Args:
         probabilities: (H, W) float32 in [0, 1].
@@ -385,7 +386,7 @@ def certainty(probabilities: np.ndarray, mask: np.ndarray) -> float:
 
     Args:
         probabilities: (H, W) float32 in [0, 1].
-        mask: what `cleaned` made of them.
+        mask: the result of `cleaned` for them.
     """
     inside = (mask >= _SURE).astype(np.float32)
     union = np.maximum(probabilities, inside).sum()
@@ -393,10 +394,10 @@ def certainty(probabilities: np.ndarray, mask: np.ndarray) -> float:
 
 
 def open_photograph(path: str | os.PathLike[str]) -> Image.Image:
-    """Open a photograph of a bank: RGB, or RGBA where it is transparent.
+    """Open a photograph for a bank: RGB, or RGBA if it has transparency.
 
     Raises:
-        ImageError: it does not open, or a side is shorter than 16 pixels; the message names it.
+        ImageError: the file does not open, or a side is shorter than 16 pixels; the message names it.
     """
     image = open_with_alpha(path)
     if min(image.size) < 16:

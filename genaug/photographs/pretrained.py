@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from genaug.photographs.masks import Masks
 
 CONFIG = "config.json"
-PARTS = (BANK, SUMMARY, CONFIG, "shard-*.tar", "shard-*.jsonl")  # what a bank is opened from
+PARTS = (BANK, SUMMARY, CONFIG, "shard-*.tar", "shard-*.jsonl")  # the files that are needed to open a bank
 _PICTURE, _CARD = "samples.png", "README.md"
 
 Self = TypeVar("Self", bound="PretrainedBank")
@@ -56,7 +56,7 @@ class BankOptions(TypedDict, total=False):
 
 
 class PretrainedBank:
-    """Saving, sharing and loading of a `PhotographBank`."""
+    """Methods of `PhotographBank` for saving, sharing and loading."""
 
     files: BankFiles
     placement: tuple[float, float] | None
@@ -67,11 +67,11 @@ class PretrainedBank:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the bank to a folder, with config.json, samples.png and README.md, and return the folder.
 
-        `from_pretrained`, `load_generator`, the datasets and the commands take the folder, and a Hub repository with
-        these files. Paths of this machine are left out, so `genaug cutouts --repair` needs the photographs named.
+        `from_pretrained`, `load_generator`, the datasets and the commands accept the folder, or a Hub repository with
+        these files. Paths of this machine are left out, so `genaug cutouts --repair` must be given the photographs.
 
         Raises:
-            ValueError: the bank is a subset, has further backgrounds, or is in this folder.
+            ValueError: the bank is a subset, has additional backgrounds, or is in this folder.
             OSError: the folder cannot be written.
         """
         return self._save(writable_folder(folder), shutil.copyfile, "OWNER/REPOSITORY")
@@ -82,11 +82,11 @@ class PretrainedBank:
 
         Args:
             name: as for `load_generator`.
-            options: `placement`, `blend` and `backgrounds`, in place of those that the bank was saved with.
+            options: `placement`, `blend` and `backgrounds`, which replace the saved options.
 
         Raises:
-            genaug.AssetError: the repository cannot be had.
-            FileNotFoundError: it is not a bank.
+            genaug.AssetError: the repository is not available.
+            FileNotFoundError: `name` is not a bank.
         """
         found = generator_folder(name)
         folder = Path(name) if found is None else found[1]
@@ -95,17 +95,17 @@ class PretrainedBank:
         return cls(folder, **{**stored, **options})  # type: ignore[call-arg]
 
     def push_to_hub(self, repository: str, *, private: bool = True) -> str:
-        """Upload what `save_pretrained` writes to "OWNER/NAME" on the Hub, and return the commit.
+        """Upload the files of `save_pretrained` to "OWNER/NAME" on the Hub, and return the commit.
 
-        This uploads photographs: of each one the square crop, the object, the mask, the filled background, and the
-        names of its file and class; those of doubtful and dropped cutouts, too.
+        This uploads the photographs themselves: the square crop, the object, the mask, the filled background, and the
+        names of file and class. This includes photographs of doubtful and dropped cutouts.
 
         Args:
-            repository: it is made if it is new.
-            private: whether a new repository can be seen by its owner alone. An existing one stays as it is.
+            repository: the repository, which is created if it does not exist.
+            private: create a repository that only its owner can see. An existing repository keeps its visibility.
 
         Raises:
-            ValueError: the repository's name is none, the bank is a subset, or it has further backgrounds.
+            ValueError: the repository's name is not valid, the bank is a subset, or it has additional backgrounds.
             genaug.AssetError: the Hub cannot be reached or refuses.
         """
         from genaug.assets.hub import check_repository, upload
@@ -152,7 +152,7 @@ class PretrainedBank:
 
 
 def _linked(source: Path, target: Path) -> None:
-    """Link a file; copy it where links are not allowed."""
+    """Link a file, or copy it if links are not allowed."""
     try:
         target.symlink_to(source.resolve())
     except OSError:

@@ -1,4 +1,4 @@
-"""Contact sheets of a bank: its cutouts, and its doubtful ones with the reasons."""
+"""Contact sheets of a bank: its usable cutouts, and its excluded ones with the reasons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genaug._common import plotting
 from genaug.photographs.format import BankFiles, Entry
 
 _SHOWN = 48  # cutouts on a sheet
-_COLUMNS = 4  # of three pictures each
+_COLUMNS = 4  # columns of cutouts, three pictures each
 _SIDE = 104  # pixels
 _GAP, _BETWEEN, _MARGIN, _CAPTION, _TOP = 3, 26, 24, 22, 92
 _TITLE = 14  # points
@@ -20,7 +20,7 @@ _BOARD = (104, 152)  # grays of the checkerboard, so that white, black and missi
 
 
 def save_sheets(bank: BankFiles, cutouts: Path, doubtful: Path) -> None:
-    """Write a sheet of cutouts spread evenly over the bank, and one of the doubtful ones if there are any."""
+    """Write a sheet of cutouts, evenly spaced over the bank, and one of the excluded cutouts if there are any."""
     save_cutouts(bank, cutouts)
     left = len(bank.excluded)
     with_parts = [entry for entry in bank.excluded if bank.has_parts(entry)]
@@ -33,14 +33,14 @@ def save_sheets(bank: BankFiles, cutouts: Path, doubtful: Path) -> None:
 
 
 def save_cutouts(bank: BankFiles, path: Path) -> None:
-    """Write a sheet of cutouts spread evenly over the bank."""
+    """Write a sheet of cutouts, evenly spaced over the bank."""
     count, shown = len(bank), _spread(bank.entries)
     title = f"{count:,} cutouts of {len(bank.classes)} {'class' if len(bank.classes) == 1 else 'classes'}"
     _save(bank, shown, path, title, [Path(entry.file).as_posix() for entry in shown])
 
 
 def _spread(entries: list[Entry]) -> list[Entry]:
-    """Return at most `_SHOWN` of them, evenly spaced."""
+    """Return at most `_SHOWN` of these entries, evenly spaced."""
     count = min(_SHOWN, len(entries))
     return [entries[number * len(entries) // count] for number in range(count)]
 
@@ -60,7 +60,7 @@ def _save(bank: BankFiles, entries: list[Entry], path: Path, title: str, caption
             top = _TOP + number // columns * (_SIDE + _CAPTION + 14)
             for place, picture in enumerate(_pictures(bank, entry)):
                 plotting.paste(figure, picture, left + place * (_SIDE + _GAP), top)
-            # the end of a path says more than its beginning
+            # long captions are cut in the middle; the end of a path says more than its beginning
             short = caption if len(caption) <= 46 else f"{caption[:20]}…{caption[-25:]}"
             plotting.write(figure, left, top + _SIDE + 15, short, color=plotting.FAINT, size=8)
         plotting.save(figure, path)

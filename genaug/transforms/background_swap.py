@@ -20,21 +20,21 @@ SCHEDULES = ("linear", "cosine")
 
 
 class BackgroundSwap(v2.Transform):
-    """Put the object that a mask shows onto a background from a bank, drawn evenly from all of the bank's.
+    """Put the object that a mask shows onto a random background, drawn uniformly from all backgrounds of a bank.
 
     Pass a photograph and its `tv_tensors.Mask` together: (3, H, W) with a mask (H, W) or (1, H, W), or a batch
     (B, 3, H, W) with masks (B, H, W) or (B, 1, H, W). Masks are bool, uint8 with 0 for the background, or float in
     [0, 1]; a uint8 mask with values above 1 is soft, 0 to 255. Labels and the mask itself pass unchanged. Use it before
-    crops and colour changes.
+    crops and color changes.
 
     Args:
-        bank: where backgrounds come from; its `blend` is drawn for each photograph.
-        original_probability: the share of photographs that stay as they are, in [0, 1]; or a schedule ("linear", first,
-            last) or ("cosine", first, last) over training, as ForAug has it. Set `progress` to move along it.
+        bank: the bank of backgrounds. Its `blend` is drawn for each photograph.
+        original_probability: probability that a photograph stays unchanged, in [0, 1]; or a schedule over training, as
+            in ForAug: ("linear", first, last) or ("cosine", first, last). Set `progress` to move along the schedule.
 
     Attributes:
-        progress: how much of the training is over, in [0, 1]; set it at the start of each epoch, for example to
-            epoch / epochs. It reaches the workers of a `DataLoader`, persistent ones as well.
+        progress: fraction of the training that is over, in [0, 1]. Set it at the start of each epoch, for example to
+            epoch / epochs. It also reaches the workers of a `DataLoader`, including persistent ones.
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of another type.
@@ -44,7 +44,7 @@ class BackgroundSwap(v2.Transform):
         super().__init__()
         if not isinstance(bank, PhotographBank):
             raise TypeError(f"bank must be a PhotographBank, got {type(bank).__name__}")
-        # in a tuple: a submodule would enter repr and state_dict
+        # The tuple keeps the bank from becoming a submodule, which would enter repr and state_dict.
         self._bank = (bank,)
         self.original_probability = original_probability
         self._schedule = _checked_schedule(original_probability)
@@ -66,7 +66,7 @@ class BackgroundSwap(v2.Transform):
         return first + (last - first) * moved
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw a background, a blend and whether to stay original for each photograph, and make the composites."""
+        """Draw for each photograph: its background, its blend, and whether it stays original. Also return the mask."""
         if any(isinstance(inpt, Image.Image) for inpt in flat_inputs):
             raise TypeError("BackgroundSwap takes tensors, got a PIL image. Put v2.ToImage() before it.")
         masks = [inpt for inpt in flat_inputs if isinstance(inpt, tv_tensors.Mask)]

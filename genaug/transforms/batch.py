@@ -1,6 +1,6 @@
 """Augmentation of whole uint8 batches on their device, so that generated images match augmented photographs.
 
-torchvision's own transforms draw one crop for a whole batch; here each image has its own, by one call for all of them.
+torchvision's own transforms draw one crop for a whole batch. Here each image has its own crop, in one call for all.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from genaug._common.arguments import check_integer, check_number
 from genaug._common.imagenet import IMAGENET_MEAN as MEAN
 from genaug._common.imagenet import IMAGENET_STD as STD
 
-TRIES = 10  # of a crop, as torchvision has it
-DRAWS = 2 * TRIES + 2  # uniform ones that a crop takes
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the crop's area, and of its width to its height
+TRIES = 10  # tries to fit a crop, as in torchvision
+DRAWS = 2 * TRIES + 2  # number of uniform draws for a crop
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # ranges of the crop's area, and of its width divided by its height
 
 
 def crop_flip_normalise(
@@ -32,15 +32,15 @@ def crop_flip_normalise(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Tensor:
-    """Cut a box out of each image, resizes it (bilinear, antialiased), flips it where asked, and normalises.
+    """Crop a box from each image, resize it (bilinear, antialiased), flip it if `flips` says so, and normalize it.
 
     Args:
         images: (B, 3, H, W) uint8.
         boxes: (B, 4) float, top, left, height and width in pixels.
-        flips: (B,) bool, left and right change places.
+        flips: (B,) bool, whether to flip the image horizontally.
         size: side of the result, in pixels.
-        mean: of each channel, in [0, 1].
-        std: of each channel.
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel.
 
     Returns:
         (B, 3, size, size) float32 on the images' device.
@@ -57,8 +57,8 @@ def crop_flip_normalise(
 def _weights(start: Tensor, length: Tensor, size: int, count: int) -> Tensor:
     """Return the weight of each of `count` input pixels for each of `size` output pixels, (B, size, count).
 
-    A triangle that reaches as far as a pixel of the result, at least as one of the image, over the pixels whose middle
-    lies in the box or less than half a pixel beside it.
+    The weights form a triangle. Its half width is one pixel of the result, but at least one pixel of the image. Only
+    pixels count whose middle is in the box or less than half a pixel outside it.
     """
     step = (length / size)[:, None]
     middles = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * step
@@ -78,15 +78,15 @@ def crop_boxes(
 ) -> Tensor:
     """Return random boxes like `RandomResizedCrop`, (B, 4): top, left, height, width in pixels, not rounded.
 
-    Of ten areas and ratios the first that fit into the image; if none do, a side that is longer than the image's is cut
-    to it.
+    Ten areas and ratios are drawn, and the first that fits into the image is used. If none fits, the first is used, and
+    sides longer than the image's are shortened.
 
     Args:
-        draws: (B, `DRAWS`) uniform in (0, 1): ten for the area, ten for the ratio, two for the place.
-        height: of the images.
-        width: of the images.
-        scale: range of the area, as a share of the image's.
-        ratio: range of width to height; drawn uniformly in its logarithm.
+        draws: (B, `DRAWS`) uniform in (0, 1): ten for the area, ten for the ratio, two for the position.
+        height: height of the images.
+        width: width of the images.
+        scale: range of the crop's area, as a share of the image's.
+        ratio: range of the crop's width divided by its height; its logarithm is uniform.
     """
     area, shape, (down, right) = draws[:, :TRIES], draws[:, TRIES : 2 * TRIES], draws[:, 2 * TRIES :].unbind(1)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
@@ -143,7 +143,7 @@ class BatchAugmentation(v2.Transform):
         """Draw the parameters of each image of the batch."""
         images = next((inpt for inpt in flat_inputs if isinstance(inpt, torch.Tensor) and inpt.ndim >= 3), None)
         if images is None:
-            # of plain tensors torchvision transforms the first one only: labels before it would leave it as it is
+            # torchvision transforms only the first plain tensor. If labels came first, images would stay unchanged.
             raise ValueError("images must be the first tensor, uint8 (B, 3, H, W) or (3, H, W), but no such came")
         count = len(images) if images.ndim == 4 else 1
         height, width = images.shape[-2:]

@@ -8,25 +8,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-HISTORY = 100  # steps; one that taught nothing counts here, and in torch.optim.LBFGS does not
-# torch.optim.LBFGS's: the least largest entry of a gradient, and the least change, with which a problem goes on
+HISTORY = 100  # steps; unlike torch.optim.LBFGS, this counts steps with too little curvature to be used
+# A problem has converged if its largest gradient entry or its change is below these, as in torch.optim.LBFGS.
 GRADIENT, CHANGE = 1e-7, 1e-9
-CURVATURE = 1e-10  # below, a step teaches nothing about the second derivative
+CURVATURE = 1e-10  # a step with a smaller curvature says nothing about the second derivative
 
 
 def minimise(evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, steps: Tensor) -> None:
     """Move each x[b] toward a minimum of its own function, in place; float32 or float64.
 
-    What happens to one is what `torch.optim.LBFGS([x[b]], lr=1, max_iter=steps[b])` does in one call of `step`, without
-    line search, up to rounding: the first step has length 1 in the 1-norm at most, every later one is Newton's by the
-    history's estimate, and one that has converged stays where it is while the others go on. A step is one update of x,
-    and costs one evaluation of function and gradient.
+    Up to rounding, each x[b] moves as by one call of `step` of `torch.optim.LBFGS([x[b]], lr=1, max_iter=steps[b])`,
+    without line search. The first step has a 1-norm of at most 1. Every later step is Newton's, with the inverse
+    Hessian estimated from the history. A converged problem stays where it is while the others continue. A step is one
+    update of x, and costs one evaluation of function and gradient.
 
     Args:
-        evaluate: x to the values (B,) and the gradients, of x's shape. It may move x in place into the region where the
-            function is meant to be taken.
+        evaluate: maps x to the values (B,) and the gradients, of x's shape. It may first move x in place, such as into
+            the function's domain.
         x: (B, ...), contiguous.
-        steps: (B,) int64, how many at most.
+        steps: (B,) int64, largest number of steps.
     """
     flat = x.view(len(x), -1)
     steps = steps.to(x.device)
@@ -46,7 +46,7 @@ def minimise(evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, ste
             changes, moves = gradients - before, directions * lengths[:, None]
             curvature = _dot(changes, moves)
             learnt = curvature > CURVATURE
-            # of weight 0 for a problem that learnt nothing, which for it is the same as no entry
+            # Weight 0 for a problem with too little curvature has the same effect as no entry.
             history.append((changes, moves, torch.where(learnt, 1 / curvature, 0)))
             scale = torch.where(learnt, curvature / _dot(changes, changes), scale)
             directions = _newton(gradients, history, scale)
@@ -67,7 +67,7 @@ def minimise(evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, ste
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the scalar products of rows, (B, n) and (B, n) to (B,)."""
-    if a.device.type == "cpu":  # where torch's batched products are slower than one after the other
+    if a.device.type == "cpu":  # on a CPU, torch's batched products are slower than single ones
         return torch.stack([torch.dot(*rows) for rows in zip(a, b, strict=True)])
     return torch.linalg.vecdot(a, b)
 

@@ -1,10 +1,10 @@
 """Style transfer from interventional images to photographs (GenInt), as a torchvision v2 transform.
 
-Two methods. Gatys et al. (CVPR 2016) is the paper's: an image is optimised until the Gram matrices of its features are
-those of a style image, which is maximum mean discrepancy with a quadratic kernel (Li et al. 2017). AdaIN (Huang and
-Belongie, ICCV 2017) stands in where that is too slow: one pass through two networks.
+There are two methods. The paper's is Gatys et al. (CVPR 2016): an image is optimized until the Gram matrices of its
+features match those of a style image. This minimizes a maximum mean discrepancy with a quadratic kernel (Li et al.
+2017). AdaIN (Huang and Belongie, ICCV 2017) is a faster substitute: one pass through two networks.
 
-The functions here take their draws as arguments; the class draws.
+The functions take their random draws as arguments. Only the class draws.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from genaug.transforms.styles import check_image, check_styles, style_of, to_flo
 from genaug.transforms.vgg import Encoder, load_decoder, load_encoder
 
 STYLE_LAYERS, CONTENT_LAYER = 5, 4  # conv_1 to conv_5, before their ReLU; conv_4
-VARIANCE = 1e-5  # added to a channel's before its root is taken
-# method -> pixels a side: what halving leaves must be an image still, and for AdaIN's have edges to reflect
+VARIANCE = 1e-5  # added to a channel's variance before the square root
+# method -> pixels a side. After halving, some pixels must be left, and for AdaIN enough for reflection padding.
 SMALLEST = {"gatys": 4, "adain": 16}
-# method -> the network by default, and the kinds that will do
+# method -> the default network, and the kinds of networks that work
 _NETWORKS = {"gatys": ("vgg19", ("vgg19",)), "adain": ("adain-encoder", ("adain-encoder", "vgg19"))}
 
 
@@ -51,10 +51,10 @@ def _rows(features: Tensor) -> Tensor:
 
 
 class _Tap(torch.autograd.Function):
-    """The ReLU of a layer, which also computes the mean squared difference (B,) of its Gram matrices from others.
+    """The ReLU of a layer, which also returns the mean squared difference (B,) of its Gram matrices from targets.
 
-    By hand, since autograd takes two products for the gradient of a matrix that is symmetric, and a pass more to add
-    it to what comes from the layers after.
+    The gradient is written by hand, which is faster. Autograd would compute two products for the symmetric matrix, and
+    add the gradient from the later layers in another pass.
     """
 
     @staticmethod
@@ -70,7 +70,7 @@ class _Tap(torch.autograd.Function):
         after, loss = gradients
         rows = _rows(features)
         factors = differences * (4 * loss / (differences[0].numel() * rows[0].numel()))[:, None, None]
-        if after is None:  # of the last layer
+        if after is None:  # nothing follows the last layer
             gradient = torch.bmm(rows, factors)
         else:
             gradient = _rows(torch.ops.aten.threshold_backward(after, features, 0)).baddbmm_(rows, factors)
@@ -81,10 +81,10 @@ def gatys_losses(network: Encoder, images: Tensor, grams: Sequence[Tensor], cont
     """Return style and content losses, (B,) each, of images (B, 3, H, W) in [0, 1].
 
     Args:
-        network: of at least five convolutions.
-        images: what is optimised.
-        grams: the styles', (B, C, C) for each of conv_1 to conv_5.
-        contents: the content images' features at conv_4, (B, C, H/2, W/2).
+        network: a network with at least five convolutions.
+        images: the images to optimize.
+        grams: Gram matrices of the styles, (B, C, C) for each of conv_1 to conv_5.
+        contents: features of the content images at conv_4, (B, C, H/2, W/2).
 
     Returns:
         The mean squared differences of Gram matrices, summed over the layers, and of the features at conv_4.
@@ -122,29 +122,30 @@ def gatys(
 ) -> Tensor:
     """Transfer style by optimization: L-BFGS from the content image. Deterministic.
 
-    Each image's result depends on itself, its style and its steps; on a CPU, where each is made by itself on one
-    thread, to the last bit.
+    Each result depends only on its image, its style and its steps. On a CPU, this holds to the last bit, because each
+    image is optimized alone on one thread.
 
     Args:
-        network: frozen, on the contents' device, of at least five convolutions.
+        network: a frozen network on the contents' device, with at least five convolutions.
         contents: (B, 3, H, W) float32 in [0, 1].
-        styles: one for each, (3, h, w) float32 in [0, 1] of any sizes: Gram matrices have none.
-        steps: (B,) int64: updates of the image, each after one evaluation of the loss.
-        style_weight: of the style loss.
-        content_weight: of the content loss.
-        batch_coupled: minimise the mean loss of the batch as one function of all its images, as the released code
-            does: an image's path then depends on its companions. All `steps` must be the same.
+        styles: one style for each image, (3, h, w) float32 in [0, 1]. Sizes may differ, because Gram matrices do not
+            depend on them.
+        steps: (B,) int64, number of updates of each image, each after one evaluation of the loss.
+        style_weight: weight of the style loss.
+        content_weight: weight of the content loss.
+        batch_coupled: minimize the mean loss of the batch as one function of all its images, as the released code does.
+            Then a result also depends on the other images, and all `steps` must be the same.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: `batch_coupled`, and `steps` differ.
+        ValueError: `batch_coupled` is True, and `steps` differ.
     """
     if batch_coupled and (steps != steps[:1]).any():
         raise ValueError(f"steps must be the same for all images with batch_coupled=True, got {steps.tolist()}")
     weights = style_weight, content_weight
-    with torch.inference_mode(False):  # whose tensors could not be optimised
+    with torch.inference_mode(False):  # tensors made in inference mode cannot be optimized
         images = contents.detach().clone(memory_format=torch.contiguous_format)
     if batch_coupled:
         with _computing(images.device, gradients=True):
@@ -176,7 +177,7 @@ def _objective(
             contents = network.convolve(contents if i == 1 else contents.relu_(), i)
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        x.clamp_(0, 1)  # as the released code does, behind the optimiser's back
+        x.clamp_(0, 1)  # as in the released code, without the optimizer taking it into account
         leaf = x.detach().clone(memory_format=torch.channels_last).requires_grad_()
         style, content = gatys_losses(network, leaf, grams, contents)
         values = weights[0] * style + weights[1] * content
@@ -204,11 +205,12 @@ def adain(
     """Transfer style in one pass. Deterministic; each result depends on its image and its style only.
 
     Args:
-        encoder: to relu4_1.
-        decoder: back to images, of the encoder's floating-point type.
+        encoder: maps images to features at relu4_1.
+        decoder: maps these features to images; has the encoder's floating-point type.
         contents: (B, 3, H, W) float32 in [0, 1].
-        styles: one for each, (3, h, w) float32 in [0, 1] of any sizes; on a GPU those of one size are read together.
-        alpha: in [0, 1]: how much of the style; 0 is the content, as encoder and decoder give it back.
+        styles: one style for each image, (3, h, w) float32 in [0, 1], of any sizes. On a GPU, styles of equal size are
+            encoded together.
+        alpha: strength of the style, in [0, 1]. 0 returns the content as encoder and decoder reconstruct it.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1].
@@ -233,9 +235,9 @@ def adain(
 
 
 def _for_each(transfer: Callable[[slice], None], images: Tensor) -> None:
-    """Call the function for the images that share a pass; on a CPU in parallel, one thread per image.
+    """Call the function for each group of images that share a pass; on a CPU in parallel, one thread per image.
 
-    Then an image does not depend on the number of threads either: several for one image would sum in another order.
+    So an image does not depend on the number of threads: several threads for one image would sum in another order.
     """
     parts, threads = _together(images), torch.get_num_threads()
     if images.device.type != "cpu" or threads == 1:
@@ -251,15 +253,17 @@ def _for_each(transfer: Callable[[slice], None], images: Tensor) -> None:
 
 
 def _together(images: Tensor) -> list[slice]:
-    """Which images go through a network together: all on a GPU; on a CPU each alone, where a batch is no faster, since
-    it leaves the cache, and where the last bit of a sum depends on the batch's size."""
+    """Return which images go through a network together: all on a GPU, each alone on a CPU.
+
+    On a CPU, a batch is no faster, because it does not fit into the cache, and it changes the last bit of sums.
+    """
     count = len(images)
     return [slice(i, i + 1) for i in range(count)] if images.device.type == "cpu" else [slice(0, count)]
 
 
 @contextmanager
 def _computing(device: torch.device, *, gradients: bool) -> Iterator[None]:
-    """Protect the computation from the caller's modes. Inference mode forbids gradients, and autocast is coarse."""
+    """Protect the computation from the caller's modes: inference mode forbids gradients, and autocast is imprecise."""
     with (
         torch.inference_mode(False),
         torch.set_grad_enabled(gradients),
@@ -289,8 +293,9 @@ class StyleTransferIntervention(v2.Transform):
         method: "gatys" is the paper's: VGG19, Gram matrices and L-BFGS, seconds per image on a CPU. "adain" is one pass
             through an encoder and a decoder, fast enough within a loader. It is a substitute for the paper's method,
             and its images differ.
-        steps: optimization steps of "gatys": a number, or the fewest and the most. Each is one evaluation of the loss
-            and one update of the image. The released code also counts evaluations, but stops at multiples of ten only.
+        steps: optimization steps of "gatys": a number, or a pair (fewest, most). Each step is one evaluation of the
+            loss and one update of the image. The released code also counts evaluations, but stops only at multiples of
+            ten.
         p: probability that an image is transferred.
         style_weight: weight of the style for "gatys" (default: the released one).
         content_weight: weight of the content for "gatys" (default: the released one).
@@ -299,9 +304,9 @@ class StyleTransferIntervention(v2.Transform):
             images.
         alpha: strength of the style for "adain", in [0, 1].
         network: encoder: a name from `genaug assets list` or a `.safetensors` file (default: "vgg19"; for "adain"
-            "adain-encoder", the release's normalized VGG19).
-        decoder: decoder for "adain": a name or a file (default: the release's), such as one of `genaug train adain` for
-            this encoder.
+            "adain-encoder", the released normalized VGG19).
+        decoder: decoder for "adain": a name or a file (default: the released one), such as one that `genaug train
+            adain` trained for this encoder.
         dtype: floating-point type of the networks for "adain" (default: float32). "gatys" uses float32 only.
 
     Raises:
@@ -312,7 +317,7 @@ class StyleTransferIntervention(v2.Transform):
         genaug.AssetError: at the first call, weights are not available.
     """
 
-    # plain tensors, and what has to be refused by name; other tv_tensors pass
+    # PIL images and videos are included so that `transform` can refuse them. Other tv_tensors pass unchanged.
     _transformed_types = (is_pure_tensor, tv_tensors.Image, tv_tensors.Video, PIL.Image.Image)
 
     def __init__(
@@ -347,7 +352,7 @@ class StyleTransferIntervention(v2.Transform):
             raise ValueError(f"dtype must be float32 for method='gatys', got {dtype}")
         self.dtype = dtype or torch.float32
         self.styles = check_styles(styles, SMALLEST[method])
-        # device -> networks: in a dict, else they would be submodules, in the repr, the state_dict and every pickle
+        # device -> networks. The dict keeps them from becoming submodules, which enter repr, state_dict and pickles.
         self._networks: dict[torch.device, tuple[Encoder, nn.Module | None]] = {}
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -355,7 +360,7 @@ class StyleTransferIntervention(v2.Transform):
         first = flat_inputs[0] if flat_inputs else None
         count = (
             len(first) if isinstance(first, Tensor) and first.ndim == 4 else 1
-        )  # else `transform` says what is wrong
+        )  # `transform` reports anything that is not an image
         low, high = self.steps
         return {
             "applied": torch.rand(count) < self.p,
@@ -364,10 +369,10 @@ class StyleTransferIntervention(v2.Transform):
         }
 
     def params_of(self, seed: int, indices: Tensor | Sequence[int]) -> dict[str, Any]:
-        """Draw as `make_params`, but from (seed, index) of each image alone, its steps included; for `transform`.
+        """Draw the parameters of `transform` for each image, its steps included, from (seed, index) alone.
 
         Args:
-            seed: any integer.
+            seed: random seed, any integer.
             indices: (B,) integers, one for each image.
         """
         places = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
@@ -421,7 +426,7 @@ class StyleTransferIntervention(v2.Transform):
             wanted: dict[str, Any] = {
                 "device": device,
                 "dtype": self.dtype,
-                # what matrix products of features want, and convolutions on a GPU
+                # this memory format is the fastest for matrix products of features, and for convolutions on a GPU
                 "memory_format": torch.channels_last,
             }
             if self.method == "gatys":
@@ -460,5 +465,5 @@ class StyleTransferIntervention(v2.Transform):
         return f"styles={len(self.styles)} of {type(self.styles).__name__}, {settings}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # networks are loaded again where it is unpickled
+        # Networks are not pickled, but loaded again after unpickling.
         return {**self.__dict__, "_networks": {}}

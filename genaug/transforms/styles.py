@@ -31,7 +31,7 @@ class StyleFolder:
 
 
 def check_styles(styles: Any, smallest: int) -> Any:
-    """Check the styles. A tensor is checked fully; a dataset only by type, since its images may be slow."""
+    """Check the styles. A tensor is checked fully; a dataset only by type, because loading its images may be slow."""
     if isinstance(styles, Tensor):
         if styles.ndim != 4 or not len(styles):
             raise ValueError(f"styles must be (N, 3, H, W) with N at least 1, got {tuple(styles.shape)}")
@@ -64,7 +64,7 @@ def style_of(sample: Any, name: str, smallest: int) -> Tensor:
 
 
 def check_image(what: str, image: Tensor, smallest: int) -> None:
-    """Raise ValueError unless it is (3, H, W) or (B, 3, H, W), large enough, and uint8 or float in [0, 1]."""
+    """Raise ValueError or TypeError unless it is (3, H, W) or (B, 3, H, W), large enough, uint8 or float in [0, 1]."""
     if image.ndim not in (3, 4):
         raise ValueError(f"{what} must be (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}")
     if (channels := image.shape[-3]) != 3:

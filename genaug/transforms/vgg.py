@@ -16,10 +16,10 @@ from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug.assets import AssetError, load_asset
 from genaug.assets.registry import Kind, register
 
-# the channels of the image and of VGG19's convolutions up to conv4_1, and after which of these it halves the sides
+# channels of the image and of VGG19's convolutions up to conv4_1, and the convolutions after which the sides are halved
 WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 256, 512)
 POOLS = (2, 4, 8)
-# where files keep these convolutions; AdaIN's encoder has another before them, which normalises colours
+# names of these convolutions in files; AdaIN's encoder has another one before them, which normalizes colors
 _PLACES = {
     "vgg19": tuple(f"features.{i}" for i in (0, 2, 5, 7, 10, 12, 14, 16, 19)),
     "adain-encoder": tuple(str(i) for i in (2, 5, 9, 12, 16, 19, 22, 25, 29)),
@@ -31,11 +31,11 @@ class Encoder(nn.Module):
 
     Args:
         widths: channels of the image and of each convolution.
-        reflect: as AdaIN has it: padding reflects in place of zeros, and halving rounds up, so that nothing is lost.
+        reflect: as in AdaIN: padding reflects instead of adding zeros, and halving rounds up, so that no pixel is lost.
     """
 
-    kind = ""  # of the file
-    fingerprint = ""  # of the weights: which encoder a decoder was trained for
+    kind = ""  # kind of the file
+    fingerprint = ""  # digest of the weights, which tells the encoder that a decoder was trained for
 
     def __init__(self, widths: Sequence[int] = WIDTHS, *, reflect: bool = False) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         return self.convolutions[i - 1](x)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return relu1_1, relu2_1, relu3_1 and relu4_1, as far as there are enough convolutions."""
+        """Return relu1_1, relu2_1, relu3_1 and relu4_1, or the first of them if there are fewer convolutions."""
         kept, x = [], images
         for i in range(1, len(self.convolutions) + 1):
             x = self.convolve(x, i).relu_()
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
 
 
 def decoder(widths: Sequence[int] = WIDTHS) -> nn.Sequential:
-    """Return AdaIN's decoder, relu4_1 (B, 512, H/8, W/8) to images (B, 3, H, W), numbered as in its authors' files."""
+    """Return AdaIN's decoder: relu4_1 (B, 512, H/8, W/8) to images (B, 3, H, W). Numbered as in its authors' files."""
     layers: list[nn.Module] = []
     for i in range(len(widths) - 1, 0, -1):
         layers += [nn.ReflectionPad2d(1), nn.Conv2d(widths[i], widths[i - 1], 3)]
@@ -80,7 +80,7 @@ def load_encoder(name: str | os.PathLike[str], kinds: Sequence[str], convolution
     """Load the first convolutions of a network by name or from a `.safetensors` file, frozen, on the CPU.
 
     Raises:
-        AssetError: it cannot be had, or is of none of these kinds.
+        AssetError: the network is not available, or of none of these kinds.
     """
     state, metadata = load_asset(name)
     kind = metadata["kind"]
@@ -100,7 +100,7 @@ def load_encoder(name: str | os.PathLike[str], kinds: Sequence[str], convolution
         }
     else:
         weights |= {f"colours.{part}": state[f"0.{part}"].float() for part in ("weight", "bias")}
-    # on "meta" nothing is initialised, which would draw from the global generator for weights that are replaced anyway
+    # The "meta" device skips initialization, which would draw from the global generator for weights to be replaced.
     with torch.device("meta"):
         encoder = Encoder(WIDTHS[: convolutions + 1], reflect=reflect)
     encoder.load_state_dict(weights, assign=True)
@@ -112,12 +112,12 @@ def load_decoder(name: str | os.PathLike[str], encoder: Encoder, encoder_name: s
     """Load AdaIN's decoder by name or from a `.safetensors` file, frozen, on the CPU.
 
     Raises:
-        AssetError: it cannot be had, is no such decoder, or was trained for another encoder.
+        AssetError: the decoder is not available, of another kind, or was trained for another encoder.
     """
     state, metadata = load_asset(name)
     if metadata["kind"] != "adain-decoder":
         raise AssetError(f"decoder {str(name)!r} is of kind {metadata['kind']!r}, expected adain-decoder")
-    # the release's says nothing, and was trained for the release's encoder
+    # the released decoder does not name its encoder; it was trained for the released one
     trained_for = metadata.get("encoder", encoder.fingerprint if encoder.kind == "adain-encoder" else None)
     if trained_for != encoder.fingerprint:
         raise AssetError(
@@ -138,7 +138,7 @@ def _features(name: str) -> nn.Module:
 
 
 def _released_encoder(_: dict[str, Any]) -> nn.Sequential:
-    """Return AdaIN's encoder, numbered as by its authors: a VGG19 up to conv4_1 after a convolution for colors."""
+    """Return AdaIN's encoder, numbered as in its authors' files: a convolution for colors, then VGG19 up to conv4_1."""
     layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
     for i, (channels, out) in enumerate(pairwise(WIDTHS), start=1):
         if i - 1 in POOLS:
@@ -147,10 +147,10 @@ def _released_encoder(_: dict[str, Any]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-# names of torchvision's and timm's classifiers, which no style depends on
+# names of torchvision's and timm's classifiers, on which no style depends
 _CLASSIFIER = ("classifier.", "pre_logits.", "head.")
-# torchvision names its files by the first eight digits of their checksum, and publishes no more: enough to notice
-# damage, not forgery. All 64 of the first are on record in many public projects.
+# torchvision publishes only the first eight digits of each checksum, in the file's name. They reveal damage, not
+# forgery. All 64 digits of the first file are on record in many public projects.
 register(Kind(name="vgg16", build=lambda _: _features("vgg16"), surplus=_CLASSIFIER))
 register(Kind(name="vgg16-bn", build=lambda _: _features("vgg16_bn"), surplus=_CLASSIFIER))
 register(Kind(name="vgg19", build=lambda _: _features("vgg19"), surplus=_CLASSIFIER))
@@ -159,6 +159,6 @@ register(
     Kind(
         name="adain-encoder",
         build=_released_encoder,
-        surplus=tuple(f"{i}." for i in (32, 35, 38, 42, 45, 48, 51)),  # what follows relu4_1
+        surplus=tuple(f"{i}." for i in (32, 35, 38, 42, 45, 48, 51)),  # the layers after relu4_1
     )
 )
