@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genaug.generators.cgn_mnist import phase_kernel
 
-STRIP = 1 << 22  # bytes that fit a CPU core's cache, the size of a strip
+STRIP = 1 << 22  # bytes of a strip: they fit a CPU's cache, and have enough rows for fast products
 
 
 class Layers(nn.Module):

@@ -348,6 +348,18 @@ def test_a_product_is_a_product(rows, dtype):
         torch.testing.assert_close(product(some, weight, bias), expected + bias, atol=1e-4, rtol=1e-4)
 
 
+def test_a_product_is_the_same_for_any_number_of_threads():
+    x, weight, before = torch.randn(1024, 64), torch.randn(48, 64, 1, 1), torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            found.append(product(x, weight))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
 @pytest.mark.parametrize("form", ["trainable", "fast"])
 @pytest.mark.parametrize(
     ("changes", "message"),
