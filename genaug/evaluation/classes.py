@@ -1,7 +1,7 @@
 """The classes of the datasets, and the ImageNet classes that correspond to each.
 
-Numbers are the positions of ImageNet's classes in the order of their wnids, as all classifiers of torchvision and timm
-have them.
+The number of a class is its position among ImageNet's classes, sorted by wnid. All classifiers of torchvision and timm
+use these numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 
 def _ranges(text: str) -> dict[str, tuple[int, ...]]:
-    """Read "name: 3-5 8" into {"name": (3, 4, 5, 8)}, one name a line or several with semicolons between."""
+    """Read "name: 3-5 8" into {"name": (3, 4, 5, 8)}. Names are separated by newlines or semicolons."""
     table = {}
     for name, numbers in re.findall(r"([\w-]+): ([\d\s-]+)", text):
         spans = [span.split("-") for span in numbers.split()]
@@ -19,7 +19,7 @@ def _ranges(text: str) -> dict[str, tuple[int, ...]]:
     return table
 
 
-# ImageNet's wnids are ascending numbers: the first, and how much larger than the one before each next one is
+# ImageNet's wnids are ascending numbers: this is the first one, then the difference of each to the one before
 _STEPS = """
 1440764 2773 41313 6511 3114 1856 1710 16627 191 4019 11697 603 1651 1604 3111 21449 1426 19658 2143 9864 9610 6738
 6493 1393 6461 7040 851 993 795 319 8800 2796 527 19165 1476 1573 664 1413 6531 1644 5348 3094 2170 265 1568 2522
@@ -67,7 +67,7 @@ _STEPS = """
 
 WNIDS = tuple(f"n{number:08d}" for number in itertools.accumulate(map(int, _STEPS.split())))
 
-# folder name -> class, as ImageNet's own validation set and most of its relatives have them
+# folder name -> class, for ImageNet's validation set and most test sets with its classes
 IMAGENET = {wnid: number for number, wnid in enumerate(WNIDS)}
 
 # the 16 categories of cue conflict (Geirhos et al., ICLR 2019)

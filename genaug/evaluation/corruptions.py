@@ -1,8 +1,8 @@
 """The 15 corruptions of ImageNet-C for your own images (Hendrycks and Dietterich, ICLR 2019).
 
-Definitions and constants are those of the code that made the published images, odd as some are; where it left something
-to other sizes than its 224 x 224, the note at the corruption says what is done. Images are made one by one: what one
-needs stays in a processor's cache, and it cannot depend on its neighbours.
+Definitions and constants follow the code that made the published images, including its oddities. That code leaves some
+things open for sizes other than 224 x 224; comments at the corruptions say how they are handled. Images are corrupted
+one by one: the data of one image stays in a processor's cache, and no image depends on its neighbors in the batch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from genaug.interventions.random_streams import generator_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32  # pixels a side; defocus reflects 10 of them at each edge
-# of a grey level, added before the fraction is cut off: sums in float32 may end just below a whole one
+# in gray levels; added before the fraction is cut off, since sums in float32 may end just below a whole number
 ROUNDING = 2**-9
 
 
@@ -60,30 +60,31 @@ def corrupt(
     """Corrupt images as ImageNet-C does.
 
     The result depends only on the image, the name, the severity, the seed and the image's index. Random draws depend on
-    (seed, index, name), so the same noise grows with the severity. The work is done on the CPU, wherever the images
-    are. Values are cut off to whole gray levels, not rounded, as in the published images. Those were then stored as
-    JPEG of quality 85; these are not.
+    (seed, index, name), so the same noise grows with the severity. The computation runs on the CPU, wherever the images
+    are. Values are truncated to whole gray levels, not rounded, as in the published images. The published images were
+    also stored as JPEG of quality 85; these are not.
 
     Args:
-        images: (B, 3, H, W) or (3, H, W) uint8, H and W at least 32. The published ones are 224 x 224, and most
-            constants are in their pixels.
+        images: (B, 3, H, W) or (3, H, W) uint8, H and W at least 32. Published images are 224 x 224, and most constants
+            are in pixels of that size.
         name: one of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: random seed.
-        indices: index of each image for the random draws, (B,), or one integer for (3, H, W) (default: its place in the
-            batch). For a batch of many, pass the images' places among all of them.
+        indices: index of each image for the random draws, (B,), or one integer for (3, H, W) (default: its position in
+            the batch). If there are several batches, pass the images' positions in the whole set.
         frost: folder of photographs that "frost" blends in. genaug does not have them. The published code never draws
-            the last of its six: leave it out to do the same. A photograph smaller than the image is enlarged.
-        elastic: "imagenet-c" for the published "elastic_transform": an affine map of three moved points, then a smooth
-            displacement, with lengths that grow with the shorter side. "imagecorruptions" for that package's: a
-            displacement alone, much weaker at severities 1 and 2.
+            the last of its six photographs: leave it out to do the same. Photographs smaller than the image are
+            enlarged.
+        elastic: "imagenet-c" for the published "elastic_transform": an affine map that moves three points, then a
+            smooth displacement. Its lengths grow with the shorter side. "imagecorruptions" for the version of that
+            package: a displacement alone, much weaker at severities 1 and 2.
 
     Returns:
         Corrupted images of the same shape, type and device.
 
     Raises:
-        ValueError: an argument is out of its range; there is no `frost`, or its folder has no photographs, or one does
-            not open.
+        ValueError: an argument is out of range; `frost` is needed but not given, or its folder has no photographs, or
+            one does not open.
         TypeError: images are not uint8, or an argument is of another type.
     """
     check_choice("name", name, CORRUPTIONS)
@@ -114,7 +115,7 @@ def corrupt(
             corrupted = corruption(image.contiguous(), severity - 1, generator_of(seed, place, name))
             if corrupted.is_floating_point():
                 corrupted = corrupted.add(ROUNDING).clamp_(0, 255)
-            result.copy_(corrupted)  # from floats this cuts the fraction off
+            result.copy_(corrupted)  # cuts off the fraction of floats
     return tv_tensors.wrap(results.reshape(images.shape).to(images.device), like=images)
 
 
@@ -125,8 +126,8 @@ def check_severity(severity: Any) -> int:
     return int(severity)
 
 
-# Below, each corruption takes one image (3, H, W) uint8, severity - 1 and a generator, and returns (3, H, W) in grey
-# levels, uint8 or float; what is left of a float is cut off by `corrupt`.
+# Each corruption below takes one image (3, H, W) uint8, severity - 1 and a generator. It returns (3, H, W) in gray
+# levels, uint8 or float; `corrupt` cuts off the fraction of floats.
 
 
 def _gaussian_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
@@ -135,7 +136,7 @@ def _gaussian_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
 
 
 def _shot_noise(image: Tensor, severity: int, draws: Generator) -> Tensor:
-    photons = (60, 25, 12, 5, 3)[severity]  # that white receives
+    photons = (60, 25, 12, 5, 3)[severity]  # for a white pixel
     return torch.poisson(image * (photons / 255), generator=draws).mul_(255 / photons)
 
 
@@ -170,10 +171,10 @@ def _motion_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
 
 
 def _zoom_blur(image: Tensor, severity: int, draws: Generator) -> Tensor:
-    # the published ranges, their ends as floating-point steps make them: the first goes on to 1.11
+    # the published ranges, with the ends that floating-point steps give: the first range continues to 1.11
     step, count = ((0.01, 12), (0.01, 16), (0.02, 11), (0.02, 13), (0.03, 11))[severity]
-    floats = image.float()[None].contiguous(memory_format=torch.channels_last)[0]  # interpolates faster so
-    total = 2 * floats  # the image itself, and zoomed by one
+    floats = image.float()[None].contiguous(memory_format=torch.channels_last)[0]  # faster to interpolate
+    total = 2 * floats  # the image itself, and the image zoomed by 1
     for i in range(1, count):
         total += zoomed(floats, 1 + i * step)
     return total / (count + 1)
@@ -242,14 +243,14 @@ def _opened(paths: tuple[tuple[Path, int], ...]) -> tuple[Tensor, ...]:
 def _fog(image: Tensor, severity: int, draws: Generator) -> Tensor:
     amount, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[severity]
     height, width = image.shape[1:]
-    # 256 for 224; a power of two that the image fits in
+    # the side is the smallest power of two that holds the image: 256 for 224 pixels
     mist = plasma(2 ** math.ceil(math.log2(max(height, width))), decay, draws)[:height, :width]
     brightest = int(image.max()) / 255
     return torch.add(image, mist, alpha=255 * amount).mul_(brightest / (brightest + amount))
 
 
 def _brightness(image: Tensor, severity: int, draws: Generator) -> Tensor:
-    # more of HSV's value, the greatest channel, at the same hue and saturation: all channels grow by the same factor
+    # this raises HSV's value, the largest channel; all channels grow by one factor to keep hue and saturation
     more = 255 * (0.1, 0.2, 0.3, 0.4, 0.5)[severity]
     value = image.amax(0).float()
     brighter = (value + more).clamp_(max=255)
@@ -263,7 +264,7 @@ def _contrast(image: Tensor, severity: int, draws: Generator) -> Tensor:
 
 
 def _elastic_transform(image: Tensor, severity: int, draws: Generator) -> Tensor:
-    # in pixels of 224, for which the authors wrote 244
+    # in pixels of a 224 x 224 image; the authors wrote 244 instead of 224
     distance, sigma, corner = (
         (244 * 2, 244 * 0.7, 244 * 0.1),
         (244 * 2, 244 * 0.08, 244 * 0.2),
@@ -278,11 +279,11 @@ def _elastic_transform(image: Tensor, severity: int, draws: Generator) -> Tensor
     after = before + torch.empty(3, 2, dtype=torch.float32).uniform_(-corner * scale, corner * scale, generator=draws)
     affine = torch.linalg.solve(
         F.pad(after, (0, 1), value=1.0).double(), before.double()
-    ).float()  # from result to image
+    ).float()  # maps positions in the result to positions in the image
     across, down = pixel_grid(height, width)
     mapped = across[..., None] * affine[0] + down[..., None] * affine[1] + affine[2]
     moved = sampled(image.float(), mapped[..., 0], mapped[..., 1], mirror_at_centres=True)
-    # noise smoothed over sigma pixels falls with sigma: squared, so that displacements grow with the side
+    # smoothing over more pixels weakens the noise, so the scale is squared to make displacements grow with the side
     fields = torch.empty(2, height, width, dtype=torch.float32).uniform_(-1, 1, generator=draws)
     return _displaced(moved, fields, (sigma * scale, sigma * scale), distance * scale**2)
 
@@ -297,7 +298,7 @@ def _elastic_of_imagecorruptions(image: Tensor, severity: int, draws: Generator)
 
 
 def _displaced(image: Tensor, fields: Tensor, sigmas: tuple[float, float], distance: float) -> Tensor:
-    """Move pixels by random fields (2, H, W), right and down, smoothed by Gaussians, times a distance."""
+    """Move pixels right and down by random fields (2, H, W), smoothed by Gaussians and multiplied by a distance."""
     height, width = image.shape[1:]
     smooth = smoothing(height, sigmas[0]) @ fields @ smoothing(width, sigmas[1]).T
     across, down = pixel_grid(height, width)

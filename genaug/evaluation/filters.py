@@ -14,21 +14,21 @@ from torch import Generator, Tensor
 def glass_sources(steps: Tensor, height: int, width: int, reach: int) -> Tensor:
     """Return the pixel that each pixel shows after the rounds of glass blur.
 
-    The published loop walks from the lower right to the upper left and means to swap each pixel with a random
-    neighbour. What it does to arrays of colours is to copy the neighbour: both sides of its swap are views of the same
-    memory. So a pixel shows what its neighbour showed at that moment: what that neighbour has copied itself, if its
-    turn was before, else its old colour. Following pixels that were copied to where each chain ends needs no loop over
-    pixels: each step of pointer jumping doubles how far all chains have been followed.
+    The published loop goes from the lower right to the upper left and means to swap each pixel with a random neighbor.
+    In arrays of colors it copies the neighbor instead, because both sides of its swap are views of the same memory. So
+    a pixel shows what its neighbor shows at that moment. If the neighbor had its turn before, that is the color that
+    it copied, otherwise its old color. Such copies form chains. Each step of pointer jumping doubles how far all chains
+    are followed, so no loop over pixels is needed.
 
     Args:
-        steps: (rounds, 2, height - 2 reach, width - 2 reach), steps (down, right) from -reach to reach - 1 of the
-            pixels with rows and columns from reach + 1 to the side less reach.
+        steps: (rounds, 2, height - 2 reach, width - 2 reach), steps (down, right) from -reach to reach - 1. They belong
+            to the pixels whose rows and columns are from reach + 1 to the side minus reach.
         height: H.
         width: W.
-        reach: how far pixels move at most, downwards and to the right by one less.
+        reach: maximum step up and to the left, in pixels; steps down and to the right are at most reach - 1.
 
     Returns:
-        (H * W,) int64, places in the flattened image.
+        (H * W,) int64, positions in the flattened image.
     """
     places = torch.arange(height * width)
     has_turn = torch.zeros(height, width, dtype=torch.bool)
@@ -39,9 +39,10 @@ def glass_sources(steps: Tensor, height: int, width: int, reach: int) -> Tensor:
     for down, right in steps:
         neighbour = places.clone()
         neighbour.view(height, width)[inside] += down * width + right
-        # turns come against the reading order: a neighbour later in it has had its turn before
+        # pixels take turns in reverse reading order, so a neighbor later in reading order had its turn before
         goes_on = has_turn.index_select(0, neighbour) & (neighbour > places)
-        last = torch.where(goes_on, neighbour, places)  # whose neighbour ends the chain, as far as it was followed
+        # the last pixel of each chain that was followed; the pixel shows this one's neighbor
+        last = torch.where(goes_on, neighbour, places)
         while not torch.equal(further := last.index_select(0, last), last):
             last = further
         shows = shows.index_select(0, neighbour.index_select(0, last))
@@ -53,9 +54,9 @@ def streak(image: Tensor, radius: int, sigma: float, angle: float) -> Tensor:
 
     Args:
         image: (C, H, W) float.
-        radius: in pixels; 2 radius + 1 of them are averaged.
-        sigma: of the Gaussian, in pixels.
-        angle: of the line, in degrees, clockwise from the right.
+        radius: in pixels; 2 radius + 1 pixels are averaged.
+        sigma: standard deviation of the Gaussian, in pixels.
+        angle: angle of the line, in degrees, clockwise from the right.
 
     Returns:
         (C, H, W) float.
@@ -88,8 +89,8 @@ def zoomed(image: Tensor, factor: float) -> Tensor:
 def plasma(side: int, decay: float, draws: Generator) -> Tensor:
     """Return a cloud by the diamond-square algorithm on a torus, (side, side) float in [0, 1]; side is a power of two.
 
-    Each round halves the step between known points, and the reach of what is added to their means falls to
-    1 / decay^2: the published code applies its factor twice.
+    Each round halves the step between known points. The range of the noise that is added to their means is divided by
+    decay^2, because the published code applies its factor twice.
     """
     heights = torch.zeros(side, side, dtype=torch.float32)
     step, reach = side, 100.0
@@ -112,7 +113,7 @@ def plasma(side: int, decay: float, draws: Generator) -> Tensor:
 
 
 def picture(image: Tensor) -> Image.Image:
-    # channel by channel: interleaving them is pillow's own, several times as fast as torch's copy
+    # Pillow interleaves the channels, which is several times as fast as a copy by torch
     return Image.merge("RGB", [Image.fromarray(channel.numpy()) for channel in image])
 
 
@@ -174,7 +175,7 @@ def disk_spectrum(radius: int, soften: float, height: int, width: int) -> Tensor
 
 
 def fast_length(least: int) -> int:
-    """Return the next number without prime factors above five. Transforms of other sizes take three times as long."""
+    """Return the next number without prime factors above five: FFTs of other sizes take three times as long."""
     rest = least
     for factor in (2, 3, 5):
         while rest % factor == 0:
@@ -190,7 +191,7 @@ def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def sampled(image: Tensor, across: Tensor, down: Tensor, *, mirror_at_centres: bool) -> Tensor:
-    """Interpolate linearly at positions in pixels. Outside, the image is mirrored at its outermost centers or edges."""
+    """Interpolate linearly at positions in pixels. Images are mirrored at their outermost pixel centers or edges."""
     height, width = image.shape[1:]
     if mirror_at_centres:
         grid = torch.stack([across * (2 / (width - 1)) - 1, down * (2 / (height - 1)) - 1], dim=-1)

@@ -1,7 +1,7 @@
 """Accuracy of groups, such as Waterbirds' birds by background: average, worst group, and each group.
 
-`read_groups` reads the layouts that are in use: metadata.csv (Waterbirds), CelebA's lists, Spawrious, and a folder for
-each domain (PACS, DomainBed).
+`read_groups` reads the common layouts: metadata.csv (Waterbirds), CelebA's lists, Spawrious, and one folder per domain
+(PACS, DomainBed).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class GroupAccuracy(Result):
     Attributes:
         per_group: accuracy by group.
         intervals: the 95% Wilson interval of each group's accuracy.
-        counts: how many images each group has.
+        counts: number of images of each group.
         adjusted_average: the groups' accuracies weighted by their shares of the training set, as Sagawa et al. (2020)
-            report Waterbirds; None without these shares.
+            report for Waterbirds; None without these shares.
     """
 
     what: str = "Accuracy of groups"
@@ -98,8 +98,7 @@ def group_accuracy(
         model: (B, 3, H, W) -> (B, num_classes) logits; see `genaug.evaluation.scoring`.
         loader: a dataset of images and labels, or batches of them in a fixed order (`shuffle=False`).
         groups: the group of each image, in the loader's order: integers or names.
-        training_shares: group -> its share of the training set, or how many images it has there. Adds
-            `adjusted_average`.
+        training_shares: group -> its share of the training set, or its number of images there. Adds `adjusted_average`.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
@@ -157,8 +156,8 @@ class GroupedImages(ImageFiles):
     Attributes:
         classes: names of the labels, in their order.
         groups: the group of each image, by name.
-        training_shares: group -> how many images of it the training set has; None where there is no such set.
-        missing: what of the data was absent, in words.
+        training_shares: group -> its number of images in the training set; None if there is no training set.
+        missing: missing parts of the data, in words.
     """
 
     def __init__(
@@ -198,7 +197,7 @@ def read_groups(
     transform: Callable[[Any], Any] | None = None,
     partial: bool = False,
 ) -> GroupedImages:
-    """Read images, labels and groups; the layout is recognized.
+    """Read images, labels and groups from a folder, whose layout is recognized.
 
     - `metadata.csv` with the columns img_filename, y, split and place (Waterbirds, as group-DRO and WILDS have it), or
       filename, y, split and a. Groups: class and place.
@@ -208,13 +207,13 @@ def read_groups(
 
     Args:
         root: the folder.
-        split: "train", "val" or "test". A folder for each domain has splits only if `domain` is set: "test" is that
-            domain, "train" all others. Spawrious has none.
-        domain: the domain to leave out, for a folder of domains.
+        split: "train", "val" or "test". Folders of domains have splits only if `domain` is set: "test" is that domain,
+            "train" all others. Spawrious has none.
+        domain: the domain to hold out, for a folder of domains.
         target: CelebA's attribute that is the label.
         attribute: CelebA's attribute that, with the label, makes the groups.
         transform: PIL image -> what the model takes; `scoring.preprocessing()` by default.
-        partial: take what is there if listed files are absent; an error otherwise.
+        partial: leave out listed files that are missing; an error otherwise.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -302,7 +301,7 @@ def _metadata(root: Path) -> _Listed:
         places = [int(row[place]) for row in rows]
     except ValueError as error:
         raise ValueError(f"{file} must have whole numbers in y and {place} ({error})") from None
-    # Waterbirds says what its numbers mean; other files leave them as they are
+    # only Waterbirds' numbers have a known meaning; groups of other files are named by number
     birds = "place_filename" in columns and set(labels) <= {0, 1} and set(places) <= {0, 1}
     classes = ("landbird", "waterbird") if birds else tuple(f"y={number}" for number in range(max(labels) + 1))
     words = ("land", "water") if birds else tuple(f"{place}={number}" for number in range(max(places) + 1))

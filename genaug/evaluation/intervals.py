@@ -6,9 +6,9 @@ all pairs of composites u, v with a common photograph, where e is a composite's 
 dyadic-robust variance of Aronow, Samii and Assenova (2015). The interval is Wilson's, with the number of independent
 images that has this variance in place of the number of composites, as Korn and Graubard (1998) do for surveys.
 
-Such a variance is too low on average and has few degrees of freedom where many composites share few photographs. Both
-are corrected with the effective number of clusters (Carter, Schnepel and Steigerwald, 2017), which is one over the
-probability that two composites, drawn at random, have a photograph in common.
+If many composites share few photographs, this variance is too low on average and has few degrees of freedom. Both are
+corrected with the effective number of clusters (Carter, Schnepel and Steigerwald, 2017): one divided by the probability
+that two composites, drawn at random, have a photograph in common.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Deviations:
 
     Attributes:
         rows: (R,) numbers of the composites, sorted and without repeats.
-        values: (R,) what each of them adds.
+        values: (R,) contribution of each composite.
     """
 
     rows: np.ndarray
@@ -50,8 +50,8 @@ class Estimate:
         value: the estimate, in [0, 1]; a difference in [-1, 1]; NaN if nothing was measured.
         low: lower end of the interval.
         high: upper end.
-        photographs: how many photographs' objects it is of.
-        deviations: what each composite adds to `value`. Differences are paired by them.
+        photographs: number of photographs whose objects were measured.
+        deviations: contribution of each composite to `value`, by which differences are paired.
     """
 
     value: float
@@ -69,8 +69,8 @@ def wilson(right: float, total: float, quantile: float | None = None) -> tuple[f
 
     Args:
         right: how many of `total` are right.
-        total: how many there are, more than 0. It need not be a whole number.
-        quantile: of the standardized share; the normal distribution's for 95% by default.
+        total: number of answers, more than 0. It need not be a whole number.
+        quantile: quantile of the standardized share (default: that of the normal distribution for 95%).
 
     Returns:
         The lower and the upper end, in [0, 1].
@@ -90,9 +90,9 @@ class Composites:
     Args:
         photographs: (N, M) the numbers of the photographs that each composite is made of, its object's first; -1 for
             none.
-        cells: (N,) composites of one cell show the same in all but the photographs: classes of object and background,
-            for example. Composites of different objects are correlated by how they differ from the rest of their cell.
-            All are one cell by default.
+        cells: (N,) cell of each composite (default: one cell). Composites of a cell differ only in their photographs;
+            for example, they have the same classes of object and background. The covariance of composites of different
+            objects is computed from their deviations from the mean of their cell.
     """
 
     def __init__(self, photographs: Any, cells: np.ndarray | None = None) -> None:
@@ -121,7 +121,7 @@ class Composites:
 
     def common(self, rows: np.ndarray) -> float:
         """Return the probability that two of these composites, drawn at random, have a photograph in common."""
-        if self._both is None:  # many photographs, of which two sets mostly have one in common, and are hardly alike
+        if self._both is None:  # with many photographs each, two composites often share one but are hardly alike
             return 1 / len(rows)
         equal = Deviations(rows, np.full(len(rows), 1 / len(rows)))
         return self._of_common(equal, equal)
@@ -134,7 +134,7 @@ class Composites:
         """Return the sum of products over all pairs of composites that share a photograph."""
         if self._both is None:
             return float(first.values @ (self._common[first.rows][:, second.rows] @ second.values))
-        # those with two photographs in common are in the first sum twice
+        # the first sum counts composites with two photographs in common twice
         return _products(self._members, first, second) - _products(self._both[:, None], first, second)
 
     def _within_cells(self, found: Deviations) -> Deviations:
@@ -144,10 +144,10 @@ class Composites:
 
 
 def _products(keys: np.ndarray, first: Deviations, second: Deviations) -> float:
-    """Return the sum over all keys of the product of two sums of deviations, over the composites with this key.
+    """Return the sum over all keys of a product: of the two sums of deviations of the composites with that key.
 
     Args:
-        keys: (N, K) of each composite; -1 for none.
+        keys: (N, K) keys of each composite; -1 for none.
     """
     sides = []
     for found in (first, second):
@@ -180,9 +180,9 @@ def share(
     """Return the mean of values in [0, 1] over composites, with its interval over photographs.
 
     Args:
-        values: (R,) 1 for right, 0 for wrong, or a share between.
+        values: (R,) 1 for right, 0 for wrong, or a share in between.
         composites: what the values were measured on.
-        rows: (R,) the composites that the values are of, sorted; all by default.
+        rows: (R,) numbers of the composites that the values belong to, sorted (default: all).
         tail: the probability that each end of the interval misses; 0.025 for 95%.
     """
     rows = np.arange(len(values)) if rows is None else rows
@@ -193,8 +193,9 @@ def share(
     deviations = Deviations(rows, (values - value) / len(rows))
     variance, freedom = _variance(values, composites, deviations, photographs)
     spread = value * (1 - value)
-    # without any variance, as where every answer is right, a photograph counts once
-    total = spread / variance if variance > 1e-12 and spread > 0 else float(photographs)  # less is rounding
+    # Without variance, for example if every answer is right, each photograph counts as one independent image. A
+    # variance of at most 1e-12 is a rounding error.
+    total = spread / variance if variance > 1e-12 and spread > 0 else float(photographs)
     low, high = wilson(value * total, total, _quantile(1 - tail, freedom))
     return Estimate(value, min(low, value), max(high, value), photographs, deviations)
 
@@ -204,7 +205,7 @@ def _variance(
 ) -> tuple[float, float]:
     """Return the variance of a mean, corrected for few photographs, and its degrees of freedom."""
     count = len(values)
-    # Wilson's interval knows the variance of a single answer, right or wrong, so that none has to be estimated
+    # if all values are 0 or 1, Wilson's interval knows the variance of a single answer, so it is not estimated
     known = bool(((values == 0) | (values == 1)).all())
     single, own = (value if known else 0.0 for value in (float(values.var()) / count, 1 / count))
     common = composites.common(deviations.rows)
@@ -212,8 +213,9 @@ def _variance(
     whole = max(of_objects, composites.covariance(deviations, deviations) / max(0.5, 1 - (common - own)))
     if whole <= 0:
         return 0.0, math.inf
-    within = abs(of_objects - single) / whole  # what answers to the same object have in common
-    # what other objects share; where backgrounds decide, each composite's own variance is as much again
+    within = abs(of_objects - single) / whole  # share of the variance common to answers to the same object
+    # share of the variance common to different objects, doubled: if backgrounds decide, composites' own variance is
+    # as large again
     shared = min(1.0, 2 * (whole - of_objects) / whole)
     inverse = within**2 / max(1, photographs - 1) + shared**2 / max(1.0, 1 / common - 1)
     return whole, max(1.0, 1 / inverse) if inverse > 0 else math.inf
@@ -229,11 +231,11 @@ def _quantile(probability: float, freedom: float) -> float:
 def difference(first: Estimate, second: Estimate, composites: Composites) -> Estimate:
     """Return first - second with its paired interval over photographs.
 
-    The two intervals are combined as Newcombe (1998) and Zou and Donner (2008) do, which holds near 0 and 1, too.
+    The two intervals are combined as in Newcombe (1998) and Zou and Donner (2008), which also holds near 0 and 1.
 
     Args:
-        first: an estimate, of `composites`.
-        second: another one.
+        first: an estimate on `composites`.
+        second: another estimate on them.
         composites: what both were measured on.
     """
     if not first.photographs or not second.photographs:
@@ -259,13 +261,13 @@ def difference(first: Estimate, second: Estimate, composites: Composites) -> Est
 def worst(estimate: Callable[[int, float], Estimate], groups: int, *, highest: bool = False) -> tuple[int, Estimate]:
     """Return the group with the lowest estimate, and an interval of the lowest value among all groups.
 
-    The lowest of several estimates is too low on average, most where groups are alike. The end toward the other groups
-    is therefore corrected for the number of groups that may be the lowest one.
+    The lowest of several estimates is too low on average, most of all if groups are alike. So the end of the interval
+    toward the other groups is corrected for the number of groups that may be the lowest one.
 
     Args:
         estimate: (group, tail) -> its estimate, with `tail` as `share` takes it.
-        groups: how many there are.
-        highest: look for the highest value in place of the lowest.
+        groups: number of groups.
+        highest: look for the highest value instead of the lowest.
 
     Returns:
         The group's number, -1 if nothing was measured, and the estimate.

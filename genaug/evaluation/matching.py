@@ -20,11 +20,11 @@ _SHOWN = 12  # names in a message
 
 
 class ClassError(ValueError):
-    """Error for classes of a model and of photographs that do not match.
+    """Error if the classes of a model and of photographs do not match.
 
     Attributes:
-        proposal: class of the photographs -> names of the model's classes that may stand for it; empty lists where
-            there is none. None where the model's classes have no names.
+        proposal: class of the photographs -> names of the model's classes that may stand for it, an empty list if there
+            are none. None if the model's classes have no names.
     """
 
     def __init__(self, message: str, proposal: dict[str, list[str]] | None = None) -> None:
@@ -38,18 +38,19 @@ def match(
     """Find which class of the photographs each logit stands for.
 
     Args:
-        classes: of the photographs.
-        names: of the model's logits; None if they are not known.
+        classes: names of the photographs' classes.
+        names: names of the model's logits; None if they are not known.
         mapping: class of the photographs -> the names or numbers of the logits that stand for it. An empty list says
             that the model does not know the class.
         partial: leave out classes that the model does not know; an error otherwise.
 
     Returns:
-        (L,) the class of each of L logits, from len(classes) on for those that are none of the photographs'; None for
-        the photographs' classes in their order. And the classes that the model does not know.
+        (L,) the class of each of the L logits, and the classes that the model does not know. Logits that stand for none
+        of the photographs' classes have numbers from len(classes) on. None instead of (L,) means that the logits are
+        the photographs' classes in their order.
 
     Raises:
-        ClassError: classes do not match; it has a proposal.
+        ClassError: classes do not match; the error has a proposal.
     """
     if mapping is None and names is None:
         return None, ()
@@ -96,8 +97,8 @@ def match(
 def propose(classes: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
     """Propose which of a model's classes stand for each class of the photographs.
 
-    Equal names come first, then, for ImageNet's 1,000 classes, WordNet ids and the groups of ImageNet-9, cue conflict
-    and ObjectNet, then names that end in the class's name, such as "African elephant" for "elephant".
+    Equal names are tried first. For ImageNet's 1,000 classes, WordNet ids and the groups of ImageNet-9, cue conflict
+    and ObjectNet follow. Last are names that end in the class's name, such as "African elephant" for "elephant".
     """
     imagenet = len(names) == len(IMAGENET)
     groups = {_plain(name): found for table in (OBJECTNET, CUE_CONFLICT, IMAGENET9) for name, found in table.items()}
@@ -130,7 +131,7 @@ def read_mapping(file: str | os.PathLike[str]) -> list[str] | dict[str, list[str
 
 
 def write_mapping(file: Path, mapping: Mapped) -> None:
-    """Write a mapping, to be edited and read again."""
+    """Write a mapping to a JSON file, to be edited and read by `read_mapping`."""
     with atomic_path(file) as temporary:
         temporary.write_text(json.dumps(mapping, indent=1) + "\n")
 
@@ -153,6 +154,6 @@ def _number(logit: str | int, names: Sequence[str] | None) -> int:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names in a message, the first of many."""
+    """Return names as text for a message: the first 12, and the number of the others."""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(map(repr, names[:_SHOWN])) + more

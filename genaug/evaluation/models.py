@@ -31,7 +31,7 @@ from genaug.models.multi_head_resnet import TIMM, MultiHeadClassifier, timm_and
 UNTRAINED = "none"
 _SUFFIXES = (*WEIGHTS, ".pt2", ".ckpt")  # of models and weights
 MODEL = "model"  # the folder of the model in the output of `genaug train classifier`
-PREFIXES = ("_orig_mod.", "module.", "model.")  # of torch.compile, DistributedDataParallel, Lightning
+PREFIXES = ("_orig_mod.", "module.", "model.")  # added by torch.compile, DistributedDataParallel, Lightning
 _SAVED = ("config.json", "model.safetensors")  # what `save_pretrained` writes
 
 
@@ -40,13 +40,13 @@ class Classifier:
     """A classifier and its preprocessing.
 
     Attributes:
-        name: what it was asked for by.
+        name: the name that it was loaded by.
         model: (B, 3, H, W) -> (B, num_classes).
-        transform: PIL image -> what the model takes, as its weights were tested.
-        cropped_transform: the same for images that are square already, as PIL images or (B, 3, H, W) uint8 tensors:
-            224 x 224 as the suites have them.
-        class_names: name of each logit; None where they are not known.
-        batch_transform: (B, 3, S, S) uint8 -> what the model takes, resized to the model's size whatever S is; None for
+        transform: PIL image -> what the model takes, as in the test of its weights.
+        cropped_transform: the same for square images, such as the 224 x 224 images of the suites. Takes PIL images or
+            (B, 3, H, W) uint8 tensors.
+        class_names: name of each logit; None if they are not known.
+        batch_transform: (B, 3, S, S) uint8 -> what the model takes, resized from any S to the model's size; None for
             224 pixels and ImageNet's mean and deviation.
         trained_on: the folders of photographs that `genaug train classifier` trained it on; empty if not known.
     """
@@ -61,28 +61,30 @@ class Classifier:
 
 
 def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) -> Classifier:
-    """Load a classifier of any classes.
+    """Load a classifier, for any set of classes.
 
     Args:
         name: one of:
 
-            - a name of torchvision's, such as "resnet50", or of timm's, such as "timm/resnet50.a1_in1k";
+            - a model of torchvision, such as "resnet50", or of timm, such as "timm/resnet50.a1_in1k";
             - the output folder of `genaug train classifier`;
             - a folder of `MultiHeadClassifier.save_pretrained` or of Hugging Face's `save_pretrained`, or the name of a
               Hugging Face repository, such as "microsoft/resnet-50";
             - a TorchScript file (`torch.jit.save`) or an exported program (`torch.export.save`);
-            - a file of weights named after a network of torchvision, such as resnet18.pth, or those of a ResNet;
+            - a file of weights that is named after a network of torchvision, such as resnet18.pth, or has the weights
+              of a ResNet;
             - a Python path "package.module:function" to a model, a `Classifier`, or a function that returns one.
-        weights: for a name of torchvision's or timm's, a file with a state dict (.pth, .pt, .ckpt, .bin, .safetensors);
-            the number of classes is the file's. Or torchvision's name for published weights, such as "IMAGENET1K_V1".
-            By default the best published ones, which are fetched. "none" gives an untrained network, always the same.
+        weights: for a model of torchvision or timm, a file with a state dict (.pth, .pt, .ckpt, .bin, .safetensors),
+            which determines the number of classes. Or torchvision's name for published weights, such as
+            "IMAGENET1K_V1". "none" gives an untrained network, always the same (default: the best published weights,
+            which are downloaded).
 
     Raises:
         ValueError: an unknown name, weights that do not fit, or a folder without a model.
         ModuleNotFoundError: timm, transformers or the module of a Python path is not installed.
         FileNotFoundError: there is no such file or folder.
-        genaug.AssetError: the file is damaged, or needs code to be run to be read.
-        RuntimeError: published weights cannot be fetched.
+        genaug.AssetError: the file is damaged, or reading it would execute code.
+        RuntimeError: published weights cannot be downloaded.
     """
     path = Path(name)
     if weights is not None and (path.exists() or ":" in name or _of_hub(name)):
@@ -113,25 +115,25 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
                 )
             return _timm(name, label, file, state, untrained)
         return _torchvision(name, label, file, state, None if file or untrained else str(weights or "DEFAULT"))
-    except OSError as error:  # of a download
+    except OSError as error:  # the download failed
         raise RuntimeError(
             f"the weights of {name} could not be fetched ({one_line(error)}); pass a file of them as weights"
         ) from error
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """Return the names of ImageNet's 1,000 classes, as torchvision has them."""
+    """Return torchvision's names of ImageNet's 1,000 classes."""
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def _is_path(name: str) -> bool:
-    """Return whether the name of a model that does not exist can only be meant as a path."""
+    """Return whether a name that is not an existing file or folder can only be meant as a path."""
     if name.startswith(TIMM):
         return False
     written = name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in _SUFFIXES
-    # a repository of the Hub has no neighbours here
+    # the name of a Hub repository has no similar names in a local folder
     return written or ("/" in name and (Path(name).parent.is_dir() or bool(near_path(name))))
 
 
@@ -194,7 +196,7 @@ def _saved(folder: Path) -> Classifier:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{config} is not one of MultiHeadClassifier's: {one_line(error)}") from None
     _fit(model, _state(weights), weights, "its config.json")
-    # a single head is the model's answer and needs no figures beside it
+    # a single head is the model's answer, so figures of heads are not needed
     whole: Any = model if len(model.heads) > 1 else model.only(*model.heads)
     described = _described(folder / PREPROCESSING)
     names = described.get("class_names")
@@ -229,9 +231,9 @@ def _torchvision(
             f"weights of {name} must be a file, 'none' or one of {', '.join(published.__members__)}, got {weights!r}"
         )
     chosen = None if weights is None else published[weights]
-    # a file is taken to be trained as the first published weights were: resized to 256, cut to 224
+    # a weights file is assumed to use the preprocessing of the first published weights: resize to 256, crop to 224
     preset = (chosen or next(iter(published))).transforms()
-    # built for published weights these two change what they are given; a file of weights is taken to want the same
+    # these two networks transform their input if built with published weights; a weights file is assumed to need that
     as_published = chosen is None and name in ("googlenet", "inception_v3")
     extra = {"transform_input": True, "init_weights": False} if as_published else {}
     with _seeded():
@@ -267,7 +269,7 @@ def _timm(name: str, label: str, file: Path | None, state: dict[str, Tensor] | N
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Draw untrained weights from a fixed seed; the global random state stays as it is."""
+    """Draw untrained weights from a fixed seed, without changing the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
@@ -306,7 +308,7 @@ def _huggingface(name: str) -> Classifier:
         ) from error
     try:
         settings = ImageProcessingMixin.get_image_processor_dict(name)[0]
-    except OSError:  # a model without its preprocessing is taken to want ImageNet's
+    except OSError:  # a model without preprocessing settings is assumed to use ImageNet's
         settings = {}
     lengths = settings.get("crop_size") or settings.get("size") or 224
     size = lengths if isinstance(lengths, int) else int(next(iter(lengths.values())))
@@ -344,7 +346,7 @@ class _Program(nn.Module):
 
     def __init__(self, program: Any) -> None:
         super().__init__()
-        self.program = [program]  # not a submodule
+        self.program = [program]  # in a list, so that it is not a submodule
 
     def forward(self, images: Tensor) -> Any:
         return self.program[0](images)
@@ -359,7 +361,7 @@ def _program(file: Path) -> Classifier:
     try:
         if any(entry.rpartition("/")[2] == "constants.pkl" for entry in entries):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch calls TorchScript deprecated; the file is there all the same
+                warnings.simplefilter("ignore")  # torch calls TorchScript deprecated, but the file exists anyway
                 model: nn.Module = torch.jit.load(str(file), map_location="cpu")
         elif any(entry.endswith(("serialized_exported_program.json", "models/model.json")) for entry in entries):
             exported = torch.export.load(str(file))
@@ -382,7 +384,7 @@ def _program(file: Path) -> Classifier:
 
 
 def _network_of(file: Path) -> str | None:
-    """Return the torchvision network that a weights file is named after, such as resnet18.pth, or a fitting ResNet."""
+    """Return the torchvision network that a weights file is named after, or else the ResNet that its weights fit."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -407,7 +409,7 @@ def _python(name: str) -> Classifier:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ValueError(f"a Python path must be package.module:function, got {name!r}")
-    if os.getcwd() not in sys.path:  # as `python -m` has it; a console script does not
+    if os.getcwd() not in sys.path:  # `python -m` adds the current folder; a console script does not
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)

@@ -21,13 +21,13 @@ One = TypeVar("One", bound="Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Result(ABC):
-    """The figures of one head, the model's answer. Those of other heads are in `heads`.
+    """The figures of the head that is the model's answer. `heads` has the results of the other heads.
 
     Attributes:
-        what: what was measured, as a title.
-        images: how many images were scored.
-        missing: what of the data set was not there, in words; a result with any is a partial one.
-        heads: the same measure of every head by name, this one under "ensemble"; empty for a plain model.
+        what: title of the measure.
+        images: number of images that were scored.
+        missing: missing parts of the dataset, in words. If there are any, the result is partial.
+        heads: result of every head by name, this one under "ensemble"; empty for a model without heads.
     """
 
     what: str
@@ -70,7 +70,7 @@ class Result(ABC):
 
 
 def of_heads(results: Mapping[str, One]) -> One:
-    """Return the result of a model from those of its heads: that of the ensemble, with the others in `heads`."""
+    """Return the result of a model: that of its ensemble, with the results of all heads in `heads`."""
     return replace(results[ENSEMBLE], heads=results if len(results) > 1 else {})
 
 
@@ -85,7 +85,7 @@ def partial_line(missing: tuple[str, ...]) -> str:
 
 
 def write_heading(figure: Any, title: str, subtitle: str, missing: tuple[str, ...]) -> None:
-    """Return the heading of every plot of a result. Its third line, at 78 pixels, says what is missing, if anything."""
+    """Write the heading of a result's plot. If data are missing, the third line, at 78 pixels, says which."""
     from genaug._common import plotting
 
     plotting.write(figure, 24, 34, title, weight="bold", size=14)
@@ -95,10 +95,10 @@ def write_heading(figure: Any, title: str, subtitle: str, missing: tuple[str, ..
 
 
 def plot_bars(result: Result, path: str | os.PathLike[str]) -> None:
-    """Draw every figure of a result, in percent, as a bar with its value; heads side by side in colours of their own.
+    """Draw every figure of a result, in percent, as a bar with its value, in one color per head.
 
     Raises:
-        ValueError: the file's name says no picture format.
+        ValueError: the suffix is not an image format.
         OSError: the folder cannot be written.
     """
     from genaug._common import plotting

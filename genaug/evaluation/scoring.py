@@ -1,8 +1,8 @@
 """Score any model on labeled images, batch by batch: the logits of each head.
 
-A model is any callable from a batch of images (B, 3, H, W) to logits (B, num_classes): a torchvision or timm module, a
-function. A model of several heads returns a mapping of their names to logits instead, with its own answer under
-"ensemble"; if its call takes `heads`, it is asked for that mapping by `model(images, heads=True)`.
+A model is any callable from a batch of images (B, 3, H, W) to logits (B, num_classes), such as a torchvision or timm
+module, or a function. A model with several heads returns a mapping from their names to logits instead, with its own
+answer under "ensemble". If the model takes `heads`, it is called as `model(images, heads=True)` to return that mapping.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
 from genaug.interventions.steering import evaluating, fitting_memory
 
-ENSEMBLE = "ensemble"  # the head that is the model's answer, and the only one of a plain model
+ENSEMBLE = "ensemble"  # the head that is the model's answer; a model without heads has only this one
 
 
 MOST_WORKERS = 1_000  # processes that read images
-_NAMED = 5  # of the parts that are missing, before a message says ...
+_NAMED = 5  # missing parts that a message names before "..."
 
 Model = Callable[..., Any]
 Label = TypeVar("Label")
@@ -69,10 +69,10 @@ def preprocessing(
     """Return the test transform of ImageNet classifiers: PIL image -> (3, crop, crop) float32, normalized.
 
     Args:
-        resize: the shorter side, in pixels; None leaves the image's size.
-        crop: side of the square cut from the middle, in pixels; None keeps all of it.
-        mean: of each channel, in [0, 1].
-        std: of each channel.
+        resize: the shorter side, in pixels; None keeps the image's size.
+        crop: side of the square that is cut from the middle, in pixels; None keeps the whole image.
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel.
     """
     sizes: list[nn.Module] = []
     if resize is not None:
@@ -87,10 +87,10 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
 
     Args:
         paths: the files.
-        labels: one for each: an int, or a dict of ints.
-        transform: PIL image (RGB) -> what the model takes; `preprocessing()` by default.
-        opened: path -> PIL image. By default as published figures rest on, which ignore the EXIF orientation; for
-            photographs that users bring, `files.open_image`.
+        labels: one per file, an int or a dict of ints.
+        transform: PIL image (RGB) -> what the model takes (default: `preprocessing()`).
+        opened: path -> PIL image. The default ignores the EXIF orientation, as published figures do; pass
+            `files.open_image` for users' own photographs.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class ImageFiles(Dataset[tuple[Any, Any]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """Return the transformed image and its label; raise ImageError that names the file if it cannot be opened."""
+        """Return the transformed image and its label. If the file does not open, raise an ImageError that names it."""
         return self.transform(self.opened(self.paths[index])), self.labels[index]
 
 
 def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the image files in a folder and below it, also behind links, sorted; hidden ones are skipped.
+    """Return the image files of a folder and its subfolders, sorted. Links are followed, hidden files are skipped.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -139,17 +139,17 @@ def labelled_folders(
 
     Args:
         root: the folder of folders.
-        labels: folder name -> label; each of these folders is part of the data set.
+        labels: folder name -> label, for each folder of the dataset.
         transform: as for `ImageFiles`.
-        partial: take what is there if folders are missing; an error otherwise.
-        expected: how many images the whole data set has.
+        partial: read incomplete data if folders are missing; an error otherwise.
+        expected: number of images of the whole dataset.
 
     Returns:
-        The images, and what is missing of the data set, in words: nothing if it is whole.
+        The images, and the missing parts of the dataset, in words; empty if it is complete.
 
     Raises:
-        FileNotFoundError: there is no such folder, or none of its folders is one of these.
-        ValueError: some are missing or empty, and `partial` is false; the message says which.
+        FileNotFoundError: there is no such folder, or it has none of the folders in `labels`.
+        ValueError: some folders are missing or empty, and `partial` is false; the message names them.
     """
     root = Path(root)
     if not root.is_dir():
@@ -176,13 +176,13 @@ def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str
 
     Args:
         what: the kind of its parts, such as "class folders".
-        absent: the names of those that are missing, or how many there are.
-        total: how many the whole data set has.
+        absent: the names of the missing parts, or their number.
+        total: number of parts of the whole dataset.
         where: the folder or set that they are missing from.
         partial: whether a partial result was asked for.
 
     Raises:
-        ValueError: some are missing, and no partial result was asked for.
+        ValueError: parts are missing, and no partial result was asked for.
     """
     if not absent:
         return ()
@@ -198,14 +198,14 @@ def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str
 
 
 def weights_digest(model: Model) -> str | None:
-    """Return a checksum of a module's weights; None for what has none."""
+    """Return a checksum of a module's weights, or None for a model that is not a module."""
     if not isinstance(model, nn.Module):
         return None
     return digest({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
 
 
 def place(model: Model, device: torch.device | str | None) -> torch.device:
-    """Move a module to the device, if one is given, and say where it is; a function is on the CPU by default.
+    """Move a module to the device, if one is given, and return its device. A function's is the given one or the CPU.
 
     Raises:
         ValueError, TypeError: there is no such device.
@@ -252,12 +252,12 @@ def score(
         num_workers: processes that read a dataset; a loader has its own.
 
     Yields:
-        {head: (B, num_classes) float32} on the device, "ensemble" among them, and the targets there.
+        {head: (B, num_classes) float32}, "ensemble" among them, and the targets, all on the device.
 
     Raises:
         ImageError: a file does not open; the message names it.
-        ValueError: logits are not finite, or of another number or shape, and the message names the image; or an
-            argument is out of its range.
+        ValueError: logits are not finite (the message names the image) or have the wrong shape or number, or an
+            argument is out of range.
         TypeError: the model returns something other than logits or a mapping of them, or images come in another form.
     """
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
@@ -274,7 +274,7 @@ def score(
             batch_size=batch_size,
             num_workers=num_workers,
             pin_memory=where.type == "cuda",
-            generator=torch.Generator(),  # a loader seeds its workers, by default from the global state, which moves on
+            generator=torch.Generator(),  # otherwise the seed of the workers advances the global random state
         )
         images = _on_cpu(loader)
     ask = {"heads": True} if _takes_heads(model) else {}
@@ -321,7 +321,7 @@ def _arithmetic(module: nn.Module | None) -> torch.dtype | None:
 
 
 def _normalizing(module: nn.Module | None) -> Callable[[Tensor], Tensor]:
-    """Return the normalization of uint8 batches for a model: its own mean and deviation, or to [-1, 1]."""
+    """Return the normalization of uint8 batches for a model: by its mean and deviation, or else to [-1, 1]."""
     described = getattr(_unwrapped(module), "preprocessing", None)
     if isinstance(described, Mapping) and {"mean", "std"} <= set(described):
         mean, std = described["mean"], described["std"]
@@ -341,13 +341,13 @@ def _say_assumed() -> None:
 
 def _unwrapped(model: Any) -> Any:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):  # the latter is torch.compile's
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):  # torch.compile sets _orig_mod
         model = model.module if isinstance(model, wrappers) else model._orig_mod
     return model
 
 
 def behind(model: Model) -> nn.Module | None:
-    """Return the module that is called: the model, what its bound method is of, or what a partial calls; else None."""
+    """Return the module behind a model, also behind a bound method or a partial; None if there is no module."""
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, functools.partial):
@@ -378,12 +378,12 @@ def _takes_heads(model: Any) -> bool:
     model = _unwrapped(model)
     try:
         return "heads" in inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
-    except (TypeError, ValueError):  # built in, or no function
+    except (TypeError, ValueError):  # a built-in, or not a function
         return False
 
 
 def _names(images: Any) -> Callable[[int], str]:
-    """Return how an error names the image at a position."""
+    """Return a function from an image's position to its name in errors."""
     paths = getattr(images, "paths", None)
     if paths is None and hasattr(images, "samples"):  # torchvision's ImageFolder
         paths = [path for path, _ in images.samples]
@@ -403,16 +403,16 @@ def _on_cpu(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def naming_files(images: Iterable[Any]) -> Iterator[Any]:
-    """Yield what `images` does; of an ImageError of a loader's worker only its message is left, not the traceback."""
+    """Yield from `images`. An ImageError of a loader's worker is raised with its own message, without the traceback."""
     said = ""
     try:
         yield from images
     except ImageError as error:
         said = str(error)
-        # torch's error and its traceback hold each other, and so its workers, which the garbage collector ends late
+        # torch's error and its traceback refer to each other, which keeps workers alive until garbage is collected
         error.__traceback__ = None
     if said:
-        # of a worker torch sends the whole traceback as the message; the last line is what was said
+        # torch's message for a worker's error is the whole traceback; its last line is the original message
         raise ImageError(said.rstrip().rsplit("ImageError: ", 1)[-1])
 
 

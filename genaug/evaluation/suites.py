@@ -40,7 +40,7 @@ class Suite:
     Attributes:
         data: what the folder must hold.
         run: (model, folder, *, transform, partial, and the options of `scoring.score`) -> its result.
-        cropped: its images have been cut to 224 x 224 already, and are not resized and cut again.
+        cropped: whether its images are 224 x 224 already, so that they are not resized and cropped again.
     """
 
     data: str
@@ -189,11 +189,11 @@ def _write(file: Path, described: dict[str, Any], finished: dict[str, dict[str, 
 
 
 def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Draw what sums each suite up as a table, one column a head, partial ones marked and explained below.
+    """Draw the summary of each suite as a table, one column per head. Notes below explain partial results.
 
     Args:
         results: as `evaluate` returns them.
-        path: the file; its suffix says the format, such as .png.
+        path: image file; its suffix sets the format, such as .png.
     """
     suites = results["suites"]
     heads = list(dict.fromkeys(head for found in suites.values() for head in found["figures"]))

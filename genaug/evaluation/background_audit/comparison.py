@@ -25,8 +25,8 @@ class Difference:
     """The difference of a measure between two models on the same images.
 
     Attributes:
-        before: of the first model.
-        after: of the second.
+        before: value of the first model.
+        after: value of the second model.
         change: after minus before, with its paired interval.
     """
 
@@ -44,13 +44,13 @@ class Comparison:
     """The comparison of two audits of the same images.
 
     Attributes:
-        names: of the models.
-        classes: of the photographs.
+        names: names of the models.
+        classes: classes of the photographs.
         overall: measure -> both values and their difference.
-        per_class: measure -> the same of each class.
+        per_class: measure -> both values and their difference, for each class.
         missing: what either audit left out, in words.
-        photographs: how many took part.
-        largest_class: percentage of them in the largest class, which always naming this class would reach.
+        photographs: number of photographs that took part.
+        largest_class: percentage of them in the largest class: the accuracy of always naming that class.
     """
 
     names: tuple[str, str]
@@ -110,17 +110,19 @@ def compare(
 
     Args:
         before: folder of an audit.
-        after: folder of another one, with the same bank, seed and number of backgrounds.
-        names: what the two are called; by default their models' names. If those are equal, the folders' names or paths.
+        after: folder of another audit, with the same bank, seed and number of backgrounds.
+        names: names of the two in the comparison (default: their models' names, or the folders' names or paths if those
+            are equal).
 
     Raises:
         FileNotFoundError: a folder has no audit.
-        ValueError: they showed other images, or a file is damaged.
+        ValueError: the audits showed different images, or a file is damaged.
     """
     (first, one), (second, two) = (_read(Path(folder)) for folder in (before, after))
     for key in ("bank", "seed", "backgrounds"):
         if first["settings"][key] != second["settings"][key]:
-            values = "" if key == "bank" else f": {first['settings'][key]} and {second['settings'][key]}"  # no digests
+            # the digest of a bank would tell a reader nothing
+            values = "" if key == "bank" else f": {first['settings'][key]} and {second['settings'][key]}"
             raise ValueError(
                 f"both audits must show the same images, but their {key} differs{values}. Audit both "
                 "with the same bank, seed and backgrounds"
@@ -149,7 +151,7 @@ def compare(
 
 
 def write_answers(folder: Path, answers: np.ndarray, made: np.ndarray, design: Design) -> None:
-    """Keep the model's answers, from which `compare` reads them."""
+    """Write the model's answers to a file that `compare` reads."""
     from safetensors.numpy import save_file
 
     from genaug._common.files import atomic_path

@@ -39,7 +39,7 @@ def verdict(results: Mapping[str, Any]) -> str:
         for name, which in zip(results["models"], _BOTH, strict=True)
         if gap[which]["percent"] is not None and gap[which]["high"] < 0
     ]
-    # a gap below 0 is reliance, too, so that a fall says nothing
+    # a gap below 0 also shows reliance on backgrounds, so a lower gap says nothing
     signs = {_sign(flips)} if misled else {_sign(flips), _sign(gap)}
     if {-1, 1} <= signs:
         first = "It is not clear which model relies less on the background, since two measures disagree."

@@ -1,7 +1,7 @@
 """The images of an audit: each photograph of a bank, and composites of its object, outline and background.
 
-Which background stands behind which object, and where, is a function of the seed and of the photograph's number alone,
-so that two audits with one bank and seed show their models the same images.
+The seed and the photograph's number alone determine the background behind an object, and the object's position. So two
+audits with the same bank and seed show their models the same images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from genaug.photographs.format import BankFiles
 
 SAME = 2  # backgrounds of the photograph's own class
 SIZES = (0.3, 0.5, 0.7, 0.9)  # longer side of the object, as a share of the image's side
-PLACED = 1  # the size, by its place in SIZES, of an object that is moved
+PLACED = 1  # index in SIZES of the size of objects that are moved
 GRAY = 128
 _STRIP = 1 / 16  # the narrowest background that is tiled, as a share of the image's side
 _PATCHES = 8  # along each side of a texture
@@ -34,13 +34,13 @@ class Design:
 
     Attributes:
         labels: (N,) class of each photograph.
-        classes: names.
-        same: (N, 2) photographs whose background is of the object's class; -1 where the class has no other one.
-        random: (N, K) photographs whose background is of a random class.
+        classes: names of the classes.
+        same: (N, 2) photographs of the object's class that give the background; -1 if the class has no other one.
+        random: (N, K) photographs of random classes that give the background.
         texture: (N,) photographs of another class whose object fills the outline.
         edge: (N,) in 0..3, the edge that an object is moved to: left, right, top, bottom.
-        corner: (N,) in 0..3: top left, top right, bottom left, bottom right.
-        seed: of everything random.
+        corner: (N,) in 0..3, the corner that an object is moved to: top left, top right, bottom left, bottom right.
+        seed: random seed.
         kinds: name of the image in each of V columns, such as "random:0".
     """
 
@@ -66,7 +66,7 @@ class Design:
         return [column for column, name in enumerate(self.kinds) if name.partition(":")[0] == kind]
 
     def second(self) -> np.ndarray:
-        """Return the second photograph that each image uses, beside the object's: (N, V), -1 for none."""
+        """Return the second photograph that each image uses, besides the object's: (N, V), -1 for none."""
         found = np.full((len(self.labels), len(self.kinds)), -1)
         found[:, self.columns("same")] = self.same
         found[:, self.columns("random")] = self.random
@@ -78,13 +78,13 @@ class Design:
 
 @isolated()
 def draw(labels: Tensor, classes: Sequence[str], backgrounds: int, seed: int) -> Design:
-    """Draw which background stands behind which object.
+    """Draw the background behind each object.
 
     Args:
-        labels: (N,) class of each photograph, at least two of them present.
-        classes: names.
-        backgrounds: how many backgrounds of random classes each object gets.
-        seed: any integer.
+        labels: (N,) class of each photograph; at least two classes must be present.
+        classes: names of the classes.
+        backgrounds: number of backgrounds of random classes for each object.
+        seed: random seed, any integer.
     """
     count = len(labels)
     places = torch.arange(count)
@@ -100,7 +100,7 @@ def draw(labels: Tensor, classes: Sequence[str], backgrounds: int, seed: int) ->
             own = labels[rows] == number
             number_of = (draws[rows] * (len(photographs) - own.long())).long()
             position = torch.searchsorted(photographs, rows)
-            number_of += (own & (number_of >= position)).long()  # all but the object's own
+            number_of += (own & (number_of >= position)).long()  # skips the object's own photograph
             picked = photographs[number_of.clamp(max=len(photographs) - 1)]
             found[rows] = torch.where(own & (len(photographs) == 1), -1, picked)
         return found
@@ -135,9 +135,9 @@ class Images(Dataset[tuple[Tensor, int]]):
     """All images of an audit, photograph by photograph.
 
     Args:
-        bank: of the photographs.
+        bank: the bank of photographs.
         numbers: (N,) the bank's entries that take part.
-        design: what is shown of them.
+        design: the images that are made of them.
         transform: (B, 3, S, S) uint8 -> what the model takes.
     """
 
@@ -258,12 +258,12 @@ def place(
     right: float,
     down: float,
 ) -> Tensor:
-    """Put an object on a background in another size and place.
+    """Put an object on a background in another size and position.
 
     Args:
-        colours: (3, S, S) uint8, the object's.
+        colours: (3, S, S) uint8, the object's colors.
         mask: (1, S, S) uint8.
-        box: of the object, x0, y0, x1, y1 in pixels.
+        box: bounding box of the object, x0, y0, x1, y1 in pixels.
         background: (3, S, S) uint8.
         size: longer side of the object, as a share of S.
         right: 0 puts the object at the left edge, 1 at the right one.
@@ -285,7 +285,7 @@ def place(
 def strip(box: tuple[int, int, int, int], side: int) -> tuple[bool, int, int] | None:
     """Return the widest strip of an image beside, above or below a box: whether it is vertical, and its ends in pixels.
 
-    None if it is narrower than a sixteenth of the image.
+    Return None if the strip is narrower than a sixteenth of the image.
     """
     x0, y0, x1, y1 = box
     strips = [(True, 0, x0), (True, x1, side), (False, 0, y0), (False, y1, side)]
@@ -312,16 +312,16 @@ def patches(colours: Tensor, mask: Tensor, draws: torch.Generator) -> Tensor:
     """Return a texture: a grid of random patches from inside an object, like CGN's textures.
 
     Args:
-        colours: (3, S, S) uint8, the object's.
+        colours: (3, S, S) uint8, the object's colors.
         mask: (1, S, S) uint8.
-        draws: of the patches.
+        draws: random generator for the patches.
     """
     side = mask.shape[-1]
     length = max(1, side // _PATCHES)
     covered = torch.nn.functional.avg_pool2d(mask.float() / 255, length, stride=max(1, length // 2))[0]
     best = covered.flatten().argsort(descending=True, stable=True)
     inside = int((covered.flatten() > 0.95).sum())
-    candidates = best[: max(inside, min(4, len(best)))]  # a thin object has no patch that is all of it
+    candidates = best[: max(inside, min(4, len(best)))]  # a thin object may cover no patch whole
     chosen = candidates[torch.randint(len(candidates), (_PATCHES**2,), generator=draws)]
     step = max(1, length // 2)
     rows, columns = (chosen // covered.shape[1]) * step, (chosen % covered.shape[1]) * step

@@ -14,7 +14,7 @@ from genaug.evaluation.intervals import NOTHING, Composites, Estimate, differenc
 
 FEW = 10  # photographs of a class below which its interval says little
 
-# name -> what it is called; accuracies unless the title says otherwise
+# name -> title; the measures are accuracies unless the title says otherwise
 ACCURACIES = {
     "original": "Original photographs",
     "same": "Other backgrounds of the same class",
@@ -53,10 +53,10 @@ class Measure:
     """One measure of one head.
 
     Attributes:
-        overall: of all photographs.
-        per_class: of the photographs of each class.
+        overall: estimate for all photographs.
+        per_class: estimate for the photographs of each class.
         worst_class: number of the class with the worst value; -1 if nothing was measured.
-        worst: its value, and an interval of the worst value among all classes.
+        worst: value of that class, with an interval of the worst value among all classes.
     """
 
     overall: Estimate
@@ -69,10 +69,10 @@ class Answers:
     """The answers of one head to all images of an audit, and all measures of them.
 
     Args:
-        answers: (N, V) the class of each answer; numbers from `len(design.classes)` on are no class of the bank.
-        made: (N, V) bool, which images there are.
+        answers: (N, V) the class of each answer; numbers from `len(design.classes)` on are not classes of the bank.
+        made: (N, V) bool, which images could be made.
         design: what was shown.
-        shared: as `shared_photographs` makes them of the design; made here by default.
+        shared: result of `shared_photographs` for the design (default: computed here).
     """
 
     def __init__(self, answers: np.ndarray, made: np.ndarray, design: Design, shared: Shared | None = None) -> None:
@@ -108,12 +108,11 @@ class Answers:
     def attraction(self, object_class: int) -> dict[int, tuple[Estimate, Estimate]]:
         """Return how often objects of a class on backgrounds of each other class are called the background's class.
 
-        For the class itself: how often such objects on backgrounds of their own class are right.
-
         Returns:
-            The share by class of the background, and how much higher it is than on backgrounds of all other classes: a
-            model that always says the same has shares of 1, and nothing is higher. Classes that no background was drawn
-            of are left out.
+            For each class of background, that share, and how much higher it is than on backgrounds of all other
+            classes. A model that always gives the same answer has a share of 1, but no higher share than elsewhere.
+            Classes without a drawn background are left out. The entry of the object's own class is the accuracy on
+            backgrounds of that class.
         """
         rows, answers = self._values("answers").of(object_class)
         behind = self.design.labels[self._second.ravel()[rows]]
@@ -158,11 +157,11 @@ class Answers:
 
 
 class _Sorted:
-    """Values of composites, sorted so that those of a class are found without a search.
+    """Values of composites, sorted by class, so that the values of a class are a slice.
 
     Args:
-        rows: (R,) numbers of the composites, rising.
-        values: (R,) of each.
+        rows: (R,) numbers of the composites, ascending.
+        values: (R,) value of each composite.
         labels: (R,) class of each composite's object.
     """
 
@@ -183,8 +182,8 @@ class Shared:
     """Which photographs the images of a design share.
 
     Attributes:
-        images: (N * V) each image.
-        objects: (N) each object on all its backgrounds of random classes.
+        images: the photographs of each image, (N * V).
+        objects: the photographs of each object together with all its backgrounds of random classes, (N).
     """
 
     images: Composites
@@ -195,7 +194,7 @@ def shared_photographs(design: Design) -> Shared:
     """Return which photographs each image is made of, and each object together with its random backgrounds."""
     second = design.second()
     objects = np.arange(len(second))
-    # what is shown, the object's class and the other photograph's, without which an image differs by chance alone
+    # a cell is a kind of image, the object's class and the other photograph's; within it images differ by chance alone
     classes = len(design.classes) + 1
     kinds = np.unique([kind.partition(":")[0] for kind in design.kinds], return_inverse=True)[1]
     other = np.where(second >= 0, design.labels[second], classes - 1)
@@ -216,7 +215,7 @@ def as_percent(found: Estimate) -> dict[str, Any]:
 
 
 def chance(answers: np.ndarray, design: Design) -> float:
-    """Return the accuracy on backgrounds alone, in percent, of a model that gives the same answers at random.
+    """Return the accuracy, in percent, if the model's answers to backgrounds alone were assigned at random.
 
     Args:
         answers: (N, V) the class of each answer, as `Answers` takes them.
@@ -231,7 +230,7 @@ def recognizes_few(original: Mapping[str, Any], largest_class: float) -> bool:
     """Return whether a model recognizes too few photographs for its other figures to say anything.
 
     Args:
-        original: its accuracy on the original photographs, as `as_percent` returns it.
-        largest_class: percentage of the photographs in the largest class, which always naming it would reach.
+        original: accuracy on the original photographs, as `as_percent` returns it.
+        largest_class: percentage of the photographs in the largest class: the accuracy of always naming that class.
     """
     return bool(original["low"] <= largest_class)

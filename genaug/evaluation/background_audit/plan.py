@@ -1,4 +1,4 @@
-"""What an audit will show to which model: arguments are checked, and photographs chosen, before any image is made."""
+"""Plan an audit: check the arguments and choose the photographs before any image is made."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ BACKGROUNDS = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """What an audit will show to which model, before any image is made.
+    """The model and the photographs of an audit, before any image is made.
 
     Attributes:
-        name: what the model is called in the report.
+        name: name of the model in the report.
         loaded: the model as `load_classifier` returned it, or None.
         model: the callable.
         files: the bank.
-        chosen: the entries that take part.
+        chosen: the entries of the bank that take part.
         lookup: from the model's logits to the bank's classes, see `matching.match`.
-        names: of the model's classes, if they are known.
+        names: names of the model's classes, if they are known.
         missing: what is left out, in words.
         backgrounds, per_class, seed: as `audit` takes them.
     """
@@ -54,7 +54,7 @@ class Plan:
     seed: int
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this audit from others: a report of another one is not replaced."""
+        """Return what distinguishes this audit from others. A report of another audit is not replaced."""
         return {
             "model": self.name,
             "weights_sha256": weights_digest(self.model),
@@ -77,7 +77,7 @@ def plan(
     partial: bool = False,
     name: str | None = None,
 ) -> Plan:
-    """Check the arguments of an audit, and choose what takes part; arguments and errors as `audit`."""
+    """Check the arguments of an audit, and choose the photographs; arguments and errors as `audit`."""
     backgrounds, seed = check_integer("backgrounds", backgrounds, 2), check_integer("seed", seed)
     files, offered = _files(bank)
     loaded = model if isinstance(model, Classifier) else None

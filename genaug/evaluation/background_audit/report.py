@@ -34,7 +34,7 @@ _SIDE = 224  # pixels of a picture of a pair
 _QUALITY = 82
 _MATRIX = 20  # classes; more do not fit
 _STRONGEST = 5  # attractions in the list
-_SURE = 2.0  # points that a background must bring at least, to be mentioned
+_SURE = 2.0  # points; backgrounds are mentioned if the lower end of their pull is at least this high
 _TABLE = ("original", "same", "random", "gap", "flips", "attraction")
 _SHORT = {
     "original": "original",
@@ -89,10 +89,10 @@ def verdict(results: Mapping[str, Any]) -> str:
 
 
 def misleading(found: Mapping[str, Any]) -> str:
-    """Return a sentence on how the photographs' own backgrounds mislead a model; nothing if they measurably do not.
+    """Return a sentence on how the photographs' own backgrounds mislead a model; empty if they do not measurably.
 
     Args:
-        found: of one head, as `Audit.to_json` has it.
+        found: figures of one head, as `Audit.to_json` returns them.
     """
     gap, alone = (found["measures"][name]["overall"] for name in ("gap", "inpainted"))
     if gap["percent"] is not None and gap["high"] < 0:
@@ -112,11 +112,12 @@ def attractions(classes: Sequence[str], found: Mapping[str, Any]) -> list[tuple[
     """Return object class, background class and rate of the backgrounds that attract answers.
 
     Args:
-        classes: names.
-        found: of one head, as `Audit.to_json` has it.
+        classes: names of the classes.
+        found: figures of one head, as `Audit.to_json` returns them.
 
     Returns:
-        The pairs whose rate is higher than on other backgrounds beyond doubt, the surest first.
+        The pairs whose rate is higher than on other backgrounds by at least 2 points at the lower end of the interval,
+        highest lower end first.
     """
     pairs = [
         (pull["low"], one, two, found["attraction"][row][column])
@@ -163,14 +164,14 @@ def save(audit: Audit, folder: str | os.PathLike[str]) -> Path:
 
 
 def check_folder(folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
-    """Check that a report may be written to a folder: that it would replace no other report or page.
+    """Check that a report written to a folder would not replace another report or page.
 
     Args:
-        folder: where the report goes.
-        identity: "model" and the settings that are in `IDENTITY`, as `Plan.identity` returns them.
+        folder: folder of the report.
+        identity: "model" and the settings in `IDENTITY`, as `Plan.identity` returns them.
 
     Raises:
-        ValueError: it holds the report of another audit, or another page; the message says what differs.
+        ValueError: the folder has the report of another audit, or another page; the message says what differs.
     """
     file = Path(folder, RESULTS)
 
@@ -182,14 +183,14 @@ def check_folder(folder: str | os.PathLike[str], identity: Mapping[str, Any]) ->
 
 
 def check_page(file: Path) -> None:
-    """Check that no index.html of another origin stands beside the results that a page is made of."""
+    """Check that a folder without results has no index.html, since that would be another page."""
     page_file = file.parent / "index.html"
     if page_file.exists() and not file.exists():
         raise ValueError(f"{page_file} is another page: choose another folder")
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, whole or not at all."""
+    """Write a table to a CSV file, whole or not at all."""
     with atomic_path(file) as temporary, temporary.open("w", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(header)
@@ -209,8 +210,8 @@ def render(results: Mapping[str, Any], pictures: Sequence[tuple[str, str]], fold
 
     Args:
         results: as `Audit.to_json` returns them, with the verdict.
-        pictures: for each pair the URIs of the photograph and of the object on the other background.
-        folder: what the report's folder is called in the commands.
+        pictures: for each pair, the URIs of the photograph and of the object on the other background.
+        folder: name of the report's folder in the commands.
     """
     of_model = results["heads"][ENSEMBLE]
     found = of_model["measures"]
@@ -325,7 +326,7 @@ def _data(results: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def percent(value: float) -> str:
-    """Return a share in a sentence: no share that is above 0 reads 0%, and none below 100 reads 100%."""
+    """Return a share as text for a sentence: a share above 0 never reads 0%, and one below 100 never reads 100%."""
     return f"{value:.0f}%" if 1 <= value <= 99 or value in (0, 100) else f"{min(max(value, 0.1), 99.9):.1f}%"
 
 

@@ -49,10 +49,10 @@ class Pair:
     """An object that is recognized in its photograph but not on another background.
 
     Attributes:
-        file: of the object's photograph.
-        behind: of the background's photograph.
+        file: file of the object's photograph.
+        behind: file of the background's photograph.
         object_class: the right answer.
-        background_class: class of the photograph that the background is from.
+        background_class: class of the background's photograph.
         answer: what the model says on that background.
         confidence: its probability of that answer, in [0, 1].
         original: (3, S, S) uint8, the photograph.
@@ -74,15 +74,16 @@ class Audit(Result):
     """The measures of an audit, each with a 95% interval over photographs.
 
     Attributes:
-        name: what the model is called.
-        classes: of the photographs.
-        photographs: how many of each class took part.
-        measures: by name, see `genaug.evaluation.background_audit.measures.TITLES`.
-        attraction: (C, C) how often an object of class a on a background of class b is called b; on the diagonal, how
-            often it is right on a background of its own class.
-        pull: (C, C) how much more often than on backgrounds of all other classes; nothing on the diagonal.
+        name: name of the model.
+        classes: classes of the photographs.
+        photographs: number of photographs of each class that took part.
+        measures: measures by name, see `genaug.evaluation.background_audit.measures.TITLES`.
+        attraction: (C, C) how often an object of class a on a background of class b is called b. The diagonal has the
+            accuracy on backgrounds of the object's own class.
+        pull: (C, C) how much higher the attraction is than on backgrounds of all other classes; nothing on the
+            diagonal.
         pairs: the most telling pairs.
-        notes: what a reader should know of the data, in sentences.
+        notes: what a reader should know about the data, in sentences.
         settings: bank, seed and number of backgrounds.
         answers: (N, V) the class of each answer to each image.
         design: what was shown.
@@ -178,7 +179,7 @@ class Audit(Result):
         """Write index.html, audit.json, measures.csv, attraction.csv and answers.safetensors.
 
         Args:
-            folder: where to; it is made if need be.
+            folder: folder of the report. It is created if it does not exist.
 
         Returns:
             The path of index.html.
@@ -203,23 +204,26 @@ def audit(
 ) -> Audit:
     """Measure whether a model relies on backgrounds.
 
-    Every photograph of the bank is shown as it is; its object without a background and on backgrounds of its own and of
-    random classes, in other sizes and places, and with the texture of another class; and its background alone.
+    The model sees every photograph of the bank as it is, and its background alone. It sees the object without a
+    background, on backgrounds of its own class and of random classes, and with the texture of another class. It also
+    sees the object in other sizes and positions.
 
     Args:
-        model: (B, 3, H, W) -> (B, num_classes) logits, see `genaug.evaluation.scoring`; or what `load_classifier`
-            returns, whose class names and preprocessing are taken.
-        bank: a `PhotographBank` (of a `subset`, only its cutouts), its files, or its folder, see `genaug cutouts`.
+        model: (B, 3, H, W) -> (B, num_classes) logits, see `genaug.evaluation.scoring`; or the result of
+            `load_classifier`, whose class names and preprocessing are used.
+        bank: a `PhotographBank` (if it is a `subset`, only its cutouts), its files, or its folder, see
+            `genaug cutouts`.
         classes: names of the model's classes in the order of its logits; or a mapping from each class of the bank to
-            the names or numbers of the logits that stand for it. By default the model's own names, or else the bank's
-            classes in their order.
-        backgrounds: how many backgrounds of random classes each object gets, at least 2.
-        per_class: audit at most so many photographs of each class, chosen at random; the result is marked as partial.
-        seed: of everything random. Audits with the same bank and seed show the same images.
-        transform: (B, 3, S, S) uint8 -> what the model takes. By default resized to 224 pixels and normalized for
-            ImageNet.
+            the names or numbers of the logits that stand for it (default: the model's own names, or else the bank's
+            classes in their order).
+        backgrounds: number of backgrounds of random classes for each object, at least 2.
+        per_class: maximum number of photographs of each class, chosen at random. If photographs are left out, the
+            result is marked as partial.
+        seed: random seed. Audits with the same bank and seed show the same images.
+        transform: (B, 3, S, S) uint8 -> what the model takes (default: resized to 224 pixels and normalized for
+            ImageNet).
         partial: leave out classes that the model does not know, and mark the result; an error otherwise.
-        name: what the model is called in the report.
+        name: name of the model in the report.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
@@ -295,7 +299,8 @@ def _score(
     for heads, places in score(model, images, description="audit", **options):
         where = places.cpu().numpy()
         for head, logits in heads.items():
-            if lookup is not None and not named and logits.shape[1] > count:  # a mapping by numbers alone
+            # a mapping by numbers does not say how many logits there are
+            if lookup is not None and not named and logits.shape[1] > count:
                 lookup = np.concatenate([lookup, np.arange(count, logits.shape[1]) + len(images.design.classes)])
                 count = len(lookup)
             if logits.shape[1] != count:
@@ -328,7 +333,7 @@ def _pairs(
     original = design.columns("original")[0]
     right = answers[:, original] == design.labels
     wrong = right[:, None] & (answers[:, columns] != design.labels[:, None]) & made[:, columns]
-    # an answer that names the background says most
+    # answers that name the background's class are the most telling, so they come first
     named = answers[:, columns] == design.labels[images.second[:, columns]]
     telling = confidence[:, [original]] * confidence[:, columns] + named
     rows, places = np.nonzero(wrong)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from genaug.evaluation.scoring import ENSEMBLE, Model, Options, score
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack  # comes with torch; Python's own is of 3.11
+    from typing_extensions import Unpack  # installed with torch; `typing` has it from Python 3.11 on
 
 
 def batches(images: Tensor, labels: Tensor, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
@@ -22,8 +22,8 @@ def batches(images: Tensor, labels: Tensor, size: int = 1000) -> Iterator[tuple[
 def accuracy(model: Model, loader: Dataset[Any] | Iterable[tuple[Tensor, Tensor]], **options: Unpack[Options]) -> float:
     """Return the share of images whose highest logit is that of their label.
 
-    Of a model with several heads, this is the ensemble's. Every image counts once, also in an incomplete last batch. A
-    module is put into evaluation mode, and afterwards back into the mode that each of its parts was in.
+    For a model with several heads, this is the accuracy of the ensemble. Every image counts once, also in an incomplete
+    last batch. A module is put into evaluation mode, and afterwards back into the mode that each of its parts was in.
 
     Args:
         model: (B, 3, H, W) floats -> (B, num_classes) logits.

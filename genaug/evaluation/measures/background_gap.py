@@ -1,8 +1,8 @@
 """Background gap on ImageNet-9: how much a model relies on backgrounds (Xiao et al., 2021; CGN's Table 4).
 
-The same objects stand on backgrounds of their own class (Mixed-Same) and on those of random classes (Mixed-Rand); the
-gap is the difference of the two accuracies. An answer among ImageNet's 1,000 classes counts as its group's, one of
-nine, and as wrong if it is in none of them.
+The same objects are shown on backgrounds of their own class (Mixed-Same) and of random classes (Mixed-Rand). The gap is
+the difference of the two accuracies. If a model answers with one of ImageNet's 1,000 classes, the answer counts as the
+group of that class, one of nine. It is wrong if the class is in none of the groups.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ OTHERS = {
     "no_fg": "No-FG",
     "only_bg_b": "Only-BG-B",
     "only_bg_t": "Only-BG-T",
-}  # what the authors call them
+}  # the authors' names
 
-# which mean and standard deviation; the images are 224 pixels wide and high and are not resized
+# by mean and standard deviation; images are not resized, since they are 224 x 224 pixels already
 NORMALISATIONS = {
     "imagenet": preprocessing(resize=None, crop=None),
     "in9": preprocessing(resize=None, crop=None, mean=(0.4717, 0.4499, 0.3837), std=(0.2600, 0.2516, 0.2575)),
@@ -94,15 +94,15 @@ def background_gap(
 
     Args:
         model: returns 1,000 logits, or nine in the order of the groups; see `genaug.evaluation.scoring`.
-        original: folder of ImageNet-9's variation of this name, with 00_dog to 08_fish in it or in `val`; or your own
-            dataset or loader of images and class numbers, for a model of those classes.
+        original: folder of ImageNet-9's variation "original", with the folders 00_dog to 08_fish directly or in `val`.
+            Or your own dataset or loader of images and class numbers, for a model of those classes.
         mixed_same: folder or dataset of Mixed-Same, as `original`.
         mixed_rand: folder or dataset of Mixed-Rand, as `original`.
         others: more variations by name, of mixed_next, only_fg, no_fg, only_bg_b and only_bg_t.
         normalisation: "imagenet" uses the mean and standard deviation of ImageNet classifiers, as the dataset's authors
-            do for those. "in9" uses the dataset's own, as its authors do for networks trained on it, and as CGN's
-            released code does for all.
-        transform: PIL image -> what the model takes, instead of that.
+            do for such classifiers. "in9" uses the dataset's own, as its authors do for networks trained on it, and as
+            CGN's released code does for all networks.
+        transform: PIL image -> what the model takes, instead of `normalisation`.
         partial: evaluate incomplete data if groups are missing; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
@@ -147,7 +147,7 @@ def _files(
 ) -> tuple[ImageFiles, tuple[str, ...]]:
     root = subfolder(folder, "val")
     names = {f"{number:02d}_{group}": number for number, group in enumerate(GROUPS)}
-    if root.is_dir():  # the published names say more, such as 02_wheeled vehicle
+    if root.is_dir():  # published names may have more words, such as 02_wheeled vehicle
         for path in sorted(Path(root).iterdir()):
             if (found := re.match(r"0([0-8])_", path.name)) and path.is_dir():
                 number = int(found[1])

@@ -1,15 +1,15 @@
 """Causal bound: how well generated images cover held-out ones (GenInt, theorem 1 and section 5.4).
 
-By the theorem, of two interventions z the one with the higher P(x|z) bounds the causal effect P(y|do(x)) more tightly.
-The paper writes log P(x|z) as a sum over held-out images x_i and generated ones x'_j of log(P(x_i|x'_j) P(x'_j|z)), and
-does not say what P(x_i|x'_j) is. Here it is the likelihood of a kernel density estimate,
+By the theorem, the intervention z with the higher P(x|z) bounds the causal effect P(y|do(x)) more tightly. The paper
+writes log P(x|z) as a sum over held-out images x_i and generated ones x'_j of log(P(x_i|x'_j) P(x'_j|z)), and does not
+say what P(x_i|x'_j) is. Here log P(x|z) is the log-likelihood of a kernel density estimate,
 
     log P(x|z) = 1/N sum_i log( 1/M sum_j N(x_i; x'_j, h^2 I) ),
 
-the mean over held-out images of the log of the summed kernel likelihoods, each generated image as probable as the next.
-The kernel is the normal density in all D dimensions of the features, by default pixels in [0, 1]. Its bandwidth h must
-be the same for all strategies that are compared; by default it depends on the held-out images alone:
-h^2 = 1/N sum_i min_j |x_i - x_j|^2 / D, the most likely if each held-out image were seen from its nearest other one.
+the mean over the held-out images. All generated images are equally probable. The kernel is the normal density in all D
+dimensions of the features (default: pixels in [0, 1]). Its bandwidth h must be the same for all strategies that are
+compared. By default it depends on the held-out images alone: h^2 = 1/N sum_i min_j |x_i - x_j|^2 / D. This maximizes
+the likelihood of the held-out images, each under the kernel at its nearest other one.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class CausalBound:
         log_likelihood: the mean over held-out images, in nats.
         error: standard error of that mean.
         bandwidth: h of the kernel, in the features' units.
-        dimensions: D, of the features.
-        held_out: N.
-        generated: M.
+        dimensions: D, the number of features.
+        held_out: N, the number of held-out images.
+        generated: M, the number of generated images.
     """
 
     log_likelihood: float
@@ -83,12 +83,12 @@ def causal_bound(
     The features of the held-out images, N x D floats, are in the memory of the CPU. Generated images are read once.
 
     Args:
-        generated: images of the strategy: (M, 3, H, W), a map-style dataset, or an iterable of batches; of pairs, the
-            first is used. uint8 images become floats in [0, 1]; floats stay unchanged.
+        generated: images of the strategy: (M, 3, H, W), a map-style dataset, or an iterable of batches. If they yield
+            pairs, the first entry is used. uint8 images become floats in [0, 1]; floats stay unchanged.
         held_out: images that were not trained on, in the same forms.
-        bandwidth: h (default: that of the held-out images, `held_out_bandwidth`).
-        features: (B, 3, H, W) uint8, or the type of the images -> (B, ...) floats to compare instead of pixels, such as
-            a network's; called on the device.
+        bandwidth: h (default: `held_out_bandwidth` of the held-out images).
+        features: function from images (B, 3, H, W), uint8 or their own type, to floats (B, ...) that are compared
+            instead of pixels, such as a network's features; called on the device.
         batch_size: images in a batch of a tensor or dataset, and in a block.
         device: device of the computation (default: CPU).
 
@@ -119,7 +119,7 @@ class InterventionSearch:
     """log P(x|z) for several truncations, numbers of components and scales, one varied at a time (GenInt, Figure 6).
 
     Attributes:
-        base: the setting that the curves cross in: {"truncation": t, "components": k, "scale": s}.
+        base: the setting in which the curves cross: {"truncation": t, "components": k, "scale": s}.
         curves: name of the setting -> its value -> the bound there.
     """
 
@@ -145,7 +145,7 @@ class InterventionSearch:
                 }
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the curves side by side as Figure 6 does; the picture's suffix says its format."""
+        """Draw the curves side by side, as in Figure 6, to an image file whose suffix sets the format."""
         symbols = {"truncation": "t", "components": "k", "scale": "s"}
         labels = {name: f"{name} {symbols[name]}" for name in symbols}
         panels = [
@@ -211,22 +211,22 @@ def search_interventions(
 
     Args:
         generator: as `GenerativeInterventionDataset` takes it.
-        held_out: images that the generator was not trained on, of the size that it makes; as for `causal_bound`.
-        truncations: values of t to try; none to leave it.
+        held_out: images that the generator was not trained on, of its image size, in the forms of `causal_bound`.
+        truncations: values of t to try; empty to keep t fixed.
         component_counts: values of k; 0 is observational sampling.
         scales: values of s.
-        truncation: t while another is varied.
-        components: k while another is varied.
-        scale: s while another is varied.
-        length: M, how many images each strategy generates.
-        bandwidth, features, batch_size, device: as for `causal_bound`; the bandwidth is the same for all.
+        truncation: value of t while another setting is varied.
+        components: value of k while another setting is varied.
+        scale: value of s while another setting is varied.
+        length: M, the number of images that each strategy generates.
+        bandwidth, features, batch_size, device: as for `causal_bound`; the bandwidth is the same for all strategies.
         options: further arguments of `GenerativeInterventionDataset`, such as seed, classes, mode, layer, directions.
-            interventions_per_noise is 1 unless given: observational images share no noise either, and M images of fewer
-            noises say less of the same distribution.
+            The default of interventions_per_noise is 1 here: observational images share no noise either, and M images
+            from fewer noises describe the distribution less well.
 
     Raises:
         ValueError, TypeError: nothing is varied, or as `causal_bound` and the dataset raise.
-        genaug.AssetError: the generator's weights are not to be had.
+        genaug.AssetError: the generator's weights are not available.
     """
     base = {"truncation": truncation, "components": components, "scale": scale}
     varied: dict[str, Sequence[float]] = {
@@ -241,12 +241,12 @@ def search_interventions(
     where = check_device("device", device)
     held = _HeldOut(held_out, features, check_integer("batch_size", batch_size, 1), where)
     h = held.bandwidth(bandwidth)
-    if isinstance(generator, (str, os.PathLike)):  # once, not for each strategy
+    if isinstance(generator, (str, os.PathLike)):  # loaded once for all strategies
         generator = load_generator(generator, device, options.pop("dtype", None))
     settings = [{**base, name: value} for name, values in varied.items() for value in values]
     found: dict[tuple[float, ...], CausalBound] = {}
     given: dict[str, Any] = {"interventions_per_noise": 1, **options}
-    # each is made before any is measured: what cannot be is to be known at once
+    # all datasets are created before any is measured, so that invalid settings fail at once
     datasets = {
         tuple(setting.values()): GenerativeInterventionDataset(
             generator, length=length, device=device, **{**given, **setting}
@@ -384,7 +384,7 @@ def _batches(images: Images, batch_size: int) -> Iterator[Tensor]:
     if isinstance(images, Tensor):
         images = images.split(batch_size) if images.numel() else ()
     elif isinstance(images, Dataset):
-        # a loader's seed for its workers comes from the global state otherwise
+        # otherwise the loader draws the seed of its workers from the global random state
         images = DataLoader(images, batch_size=batch_size, generator=torch.Generator())
     if not isinstance(images, Iterable):
         raise TypeError(f"images must be a tensor, a dataset or batches of images, got {type(images).__name__}")

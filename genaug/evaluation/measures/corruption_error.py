@@ -2,8 +2,8 @@
 
 Hendrycks and Dietterich, ICLR 2019; GenInt's Table 2. The corruption error CE of a corruption is a model's error summed
 over the severities, divided by AlexNet's; mCE is the mean over the corruptions, in percent: 100 is as bad as AlexNet.
-Papers also report the mean error without normalisation, which weighs the corruptions alike; the two are never
-comparable, so that both are given.
+Papers also report the mean error without normalization, which weights all corruptions equally. The two figures are not
+comparable, so both are given.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from genaug.evaluation.scoring import Options
 
-# of the 250,000 images of a corruption, 50,000 at each severity, how many the published AlexNet takes for another class
+# mistakes of the published AlexNet on the 250,000 images of each corruption, 50,000 per severity
 ALEXNET_MISTAKES = {
     "gaussian_noise": 221_607,
     "shot_noise": 223_617,
@@ -60,7 +60,7 @@ class CorruptionError(Result):
     """Errors of one head on corrupted images, in percent.
 
     Attributes:
-        mce: mean over the corruptions of the error divided by the baseline's, AlexNet's by default.
+        mce: mean over the corruptions of the error divided by the baseline's (default: AlexNet's).
         unnormalised: mean over the corruptions of the error.
         per_corruption: CE, the error divided by the baseline's, of each corruption.
         by_severity: corruption -> severity -> error.
@@ -93,7 +93,7 @@ class CorruptionError(Result):
         return {"mCE": self.mce, "mean error": self.unnormalised}
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw each corruption's CE, one colour a head, and mCE as a line through them."""
+        """Draw each corruption's CE, one color per head, and mCE as a line through them."""
         plot_corruption_errors(self.by_head() if self.heads else {"": self}, path)
 
 
@@ -111,7 +111,7 @@ def mean_corruption_error(
         The mCE, in percent of the baseline.
 
     Raises:
-        ValueError: corruptions are missing or unknown, or a rate is not in [0, 1], or 0 in the baseline.
+        ValueError: corruptions are missing or unknown, a rate is not in [0, 1], or a rate of the baseline is 0.
         TypeError: a rate is not a number.
     """
     normalised = _normalised(errors, baseline)
@@ -137,13 +137,13 @@ def corruption_error(
 
     Args:
         model: returns 1,000 logits for folders, any number for a dataset; see `genaug.evaluation.scoring`.
-        root: the published folders, `<corruption>/<severity>/<wnid>/*.JPEG`, in it or one folder deeper, as in `blur`,
-            `digital`, `noise` and `weather`. With `generate`, ImageNet's validation images, one folder per class. Or
-            your own map-style dataset with labels, whose images, PIL or uint8 (3, H, W), are corrupted.
+        root: the published folders, `<corruption>/<severity>/<wnid>/*.JPEG`, directly or one folder deeper, such as in
+            `blur`, `digital`, `noise` and `weather`. With `generate`, ImageNet's validation images, one folder per
+            class. Or your own map-style dataset with labels, whose images, PIL or uint8 (3, H, W), are corrupted.
         generate: corrupt ImageNet's images at `root` instead of reading corrupted ones. They are scaled to 256 and
-            cropped to 224 pixels as the published ones, which were also stored as JPEG of quality 85.
-        seed: random seed of the corruptions that are made here.
-        frost: folder of photographs for the corruption of that name (see `corruptions.corrupt`), if they are made here.
+            cropped to 224 pixels like the published ones, which were also stored as JPEG of quality 85.
+        seed: random seed of corruptions on the fly.
+        frost: folder of photographs for the corruption "frost" on the fly (see `corruptions.corrupt`).
         baseline: error rates in (0, 1] to divide by, for each corruption, such as another model's `.errors`. The
             default is AlexNet's on ImageNet-C, which has no meaning for other data.
         transform: PIL image -> what the model takes (default: `scoring.preprocessing(resize=None, crop=None)`). For
@@ -193,11 +193,11 @@ def plot_corruption_errors(results: Mapping[str, CorruptionError], path: str | o
     """Draw each corruption's CE and the mCE of several results.
 
     Args:
-        results: what is drawn, by the name that stands in the legend: the heads of a model, or several models.
-        path: the file; its suffix says the format, such as .png.
+        results: results by their names in the legend: the heads of a model, or several models.
+        path: image file; its suffix sets the format, such as .png.
 
     Raises:
-        ValueError: there is nothing to draw, or the file's name says no picture format.
+        ValueError: there is nothing to draw, or the suffix is not an image format.
         OSError: the folder cannot be written.
     """
     if not results:
@@ -272,7 +272,7 @@ def _result(
     )
 
 
-# what is scored: corruption, severity, images, and what of them is missing
+# the sets to score: corruption, severity, images, and missing parts
 Sets = Iterator[tuple[str, int, Any, tuple[str, ...]]]
 
 
@@ -292,7 +292,7 @@ def _published(root: Path, transform: Any, partial: bool) -> tuple[Sets, tuple[s
     if not there:
         raise FileNotFoundError(f"{root} must have folders 1 to 5 for each corruption, got none")
     missing += missing_parts("severities", without, len(wanted), str(root), partial)
-    if not partial:  # before hours of scoring
+    if not partial:  # checked before hours of scoring
         for _, _, folder in there:
             names = set(os.listdir(folder))
             missing_parts(
@@ -322,7 +322,7 @@ def _generated(root: Any, seed: int, frost: Any, transform: Any, partial: bool) 
         transform = preprocessing(resize=None, crop=None) if transform is None else transform
     names: Sequence[str] = CORRUPTIONS
     if frost is not None or not partial:
-        frost_photographs(frost)  # says at once what is wrong with them
+        frost_photographs(frost)  # raises at once if the photographs cannot be used
     else:
         names = [name for name in CORRUPTIONS if name != "frost"]
         missing = (*missing, f"1 of {len(CORRUPTIONS)} corruptions: frost")
@@ -336,12 +336,12 @@ def _generated(root: Any, seed: int, frost: Any, transform: Any, partial: bool) 
 
 
 class CorruptedImages(Dataset[tuple[Any, Any]]):
-    """A dataset whose images are corrupted, each by its own random draws.
+    """A dataset that corrupts the images of another one, each with its own random draws.
 
     Args:
         clean: a map-style dataset of images, PIL or uint8 (3, H, W), and targets.
         name, severity, seed, frost: as `corruptions.corrupt` takes them.
-        transform: PIL image -> what is returned; by default the image stays uint8 (3, H, W).
+        transform: PIL image -> the image to return (default: uint8 (3, H, W)).
     """
 
     def __init__(
@@ -355,7 +355,7 @@ class CorruptedImages(Dataset[tuple[Any, Any]]):
     ) -> None:
         self.clean, self.name, self.severity, self.seed, self.frost = clean, name, severity, seed, frost
         self.transform = transform
-        self.paths = getattr(clean, "paths", None)  # by which an error names an image
+        self.paths = getattr(clean, "paths", None)  # names of the images in errors
 
     def __len__(self) -> int:
         return len(self.clean)

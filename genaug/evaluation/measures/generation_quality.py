@@ -1,6 +1,6 @@
 """Inception score and FID of generated images, by torch-fidelity (CGN's Table 1 uses the Inception score).
 
-Both depend on the weights of one Inception network, which torch-fidelity fetches at first use.
+Both depend on the weights of one Inception network, which torch-fidelity downloads at first use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import one_line
 from genaug._common.progress import progress
 
-INCEPTION = "inception-v3-compat"  # torch-fidelity's name for the network that published figures are of
+INCEPTION = "inception-v3-compat"  # torch-fidelity's name for the network behind published figures
 
 
 def generation_quality(
@@ -33,28 +33,29 @@ def generation_quality(
 ) -> dict[str, float]:
     """Compute the Inception score of generated images, and their FID to real images.
 
-    Published figures are of 50,000 generated images; fewer give lower scores and higher distances.
+    Published figures use 50,000 generated images. With fewer images, scores are lower and distances are higher.
 
     Args:
-        generated: images (N, 3, H, W) uint8, or a map-style dataset of them; of pairs, the first is taken.
+        generated: images (N, 3, H, W) uint8, or a map-style dataset of them. If samples are pairs, the first entry is
+            used.
         real: real images for FID, in the same form; None skips FID.
-        splits: parts that the Inception score is averaged over, as published; at most N.
-        weights: a file of the network's weights, pt_inception-2015-12-05-6726825d.pth of torch-fidelity's releases; by
-            default it is fetched and cached.
-        feature_extractor: another one by the name it is registered under with torch-fidelity; figures are then no
-            Inception scores and FIDs of the literature.
-        batch_size: images at a time.
-        device: where the network runs; the CPU by default.
+        splits: number of parts that the Inception score is averaged over, as published; at most N.
+        weights: file of the network's weights, pt_inception-2015-12-05-6726825d.pth of torch-fidelity's releases
+            (default: downloaded and cached).
+        feature_extractor: name of a feature extractor that is registered with torch-fidelity. With any but the default,
+            figures are not the Inception scores and FIDs of the literature.
+        batch_size: images per batch.
+        device: device of the network (default: CPU).
 
     Returns:
         "inception_score" and "inception_score_std" over the splits, and "fid" if there are real images.
 
     Raises:
         ModuleNotFoundError: torch-fidelity is not installed.
-        ValueError: fewer images than it takes, or an argument out of its range.
+        ValueError: there are too few images, or an argument is out of range.
         TypeError: images are not uint8 (3, H, W).
         FileNotFoundError: there is no such file of weights.
-        RuntimeError: the weights cannot be fetched.
+        RuntimeError: the weights cannot be downloaded.
     """
     try:
         import torch_fidelity
@@ -78,7 +79,8 @@ def generation_quality(
     total = sum(len(images) for images in sets.values())
     try:
         with (
-            torch.random.fork_rng(devices=[where] if where.type == "cuda" else []),  # its loaders draw seeds from it
+            # torch-fidelity's loaders draw seeds from the global random state
+            torch.random.fork_rng(devices=[where] if where.type == "cuda" else []),
             progress(total=total, description="generation quality", unit="image") as bar,
         ):
             for images in sets.values():
@@ -93,8 +95,8 @@ def generation_quality(
                 feature_extractor_weights_path=file,
                 batch_size=batch_size,
                 cuda=where.type == "cuda",
-                cache=False,  # it would be by a name, which says nothing of the images
-                save_cpu_ram=True,  # no workers: generators on a GPU cannot be forked
+                cache=False,  # entries would have a name as key, which does not identify the images
+                save_cpu_ram=True,  # starts no workers, since generators on a GPU cannot be forked
                 verbose=False,
             )
     except (URLError, ConnectionError, TimeoutError) as error:
@@ -115,15 +117,15 @@ def _checked(weights: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(f"no such file: {path}")
     try:
         torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+    except Exception as error:  # damaged files raise a dozen different types
         raise ValueError(f"weights must be a file of tensors, but {path} is not ({one_line(error)})") from None
     return path
 
 
 class _Images(Dataset[Tensor]):
-    """Images without labels, checked. Whole batches are passed on to datasets that make them together."""
+    """Images without labels, checked. Whole batches are requested at once from datasets with `__getitems__`."""
 
-    bar: Any = None  # which counts what is read
+    bar: Any = None  # progress bar, which counts the images that are read
 
     def __init__(self, name: str, images: Any) -> None:
         self.name = name

@@ -1,6 +1,6 @@
 """Grad-CAM sheets: the image regions that predictions depend on, for several models (GenInt, Figure 7).
 
-Selvaraju et al., 2019, by the grad-cam package.
+The method is by Selvaraju et al., 2019; the grad-cam package computes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from genaug._common.plotting import FAINT, INK, new_figure, paste, save, text_wi
 from genaug.evaluation.scoring import preprocessing
 from genaug.interventions.steering import evaluating, find_layer, generator_device
 
-SMALLEST = 128  # pixels that an image is at least drawn with: smaller ones are enlarged by whole factors
+SMALLEST = 128  # pixels; smaller images are enlarged by the largest whole factor that stays within this side
 OPACITY = 0.5  # of the map over its image
 WRONG = "#b3261e"
 
@@ -31,14 +31,14 @@ def grad_cam(
 ) -> tuple[Tensor, Tensor]:
     """Compute Grad-CAM maps, which show where a model finds the evidence for a class.
 
-    The model is in evaluation mode meanwhile; its gradients are put back.
+    The model runs in evaluation mode. Its gradients are restored afterwards.
 
     Args:
         model: (B, 3, H, W) -> (B, num_classes).
         inputs: what the model takes, (B, 3, H, W) float.
-        layer: name of the layer whose activations are weighted; by default the last one with an output (B, C, h, w)
-            larger than one pixel, which is what the paper on Grad-CAM takes: a ResNet's `layer4`.
-        targets: the class of each image that is asked about, (B,); by default the model's own answer.
+        layer: name of the layer whose activations are weighted (default: the last one with an output (B, C, h, w)
+            larger than one pixel, as in the Grad-CAM paper; a ResNet's `layer4`).
+        targets: the class of each image to explain, (B,) (default: the model's own answer).
 
     Returns:
         Maps (B, H, W) float32 on the CPU, each scaled from 0 to 1, and the model's answers (B,) int64.
@@ -46,7 +46,7 @@ def grad_cam(
     Raises:
         ModuleNotFoundError: grad-cam is not installed.
         ValueError: no layer has such an output, there is no layer of this name, or shapes do not match.
-        TypeError: the model is no module.
+        TypeError: the model is not a module.
     """
     try:
         from pytorch_grad_cam import GradCAM
@@ -60,17 +60,17 @@ def grad_cam(
     chosen = None if targets is None else torch.as_tensor(targets)
     if chosen is not None and chosen.shape != inputs.shape[:1]:
         raise ValueError(f"targets must be ({len(inputs)},), got {tuple(chosen.shape)}")
-    # of its own, with gradients: those of a frozen model's activations come through it alone
     device = generator_device(model)
     gradients = [(weight, weight.grad) for weight in model.parameters()]
     try:
-        # whatever the caller is in: inference mode has no gradients, and NumPy no bfloat16
+        # this overrides the caller's modes: inference mode has no gradients, and NumPy has no bfloat16
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(device.type, enabled=False),
             evaluating(model),
         ):
+            # only inputs with gradients give gradients to the activations of a frozen model
             inputs = inputs.detach().to(device).clone().requires_grad_()
             target_layer = find_layer(model, _last_spatial(model, inputs) if layer is None else layer)
             asked = None if chosen is None else [ClassifierOutputTarget(int(c)) for c in chosen]
@@ -96,23 +96,23 @@ def save_grad_cams(
 ) -> None:
     """Draw a sheet like GenInt's Figure 7: a row of images, then one row per model with its maps and answers.
 
-    Blue parts do not matter for the model's answer, red ones most.
+    Blue regions do not matter for the model's answer; red ones matter most.
 
     Args:
-        path: the file; its suffix says the format, such as .png.
+        path: image file; its suffix sets the format, such as .png.
         models: the models by the names of their rows, such as {"baseline": ..., "GenInt": ...}.
         images: (N, 3, H, W) uint8; one column each.
-        labels: the true classes; they stand above the images, and answers are marked right or wrong.
-        names: of the classes, by their numbers; the numbers by default.
-        layers: for models by name, the layer as `grad_cam` takes it; its default for others.
-        transform: PIL image -> what the models take, without cutting anything off; by default
-            `scoring.preprocessing(resize=None, crop=None)`, for classifiers of ImageNet.
-        title: a line above.
+        labels: the true classes. They are written above the images, and answers are marked as right or wrong.
+        names: names of the classes (default: their numbers).
+        layers: name of a model -> layer, as `grad_cam` takes it; models that are left out use its default.
+        transform: PIL image -> what the models take, without cropping (default:
+            `scoring.preprocessing(resize=None, crop=None)`, for classifiers of ImageNet).
+        title: title of the sheet.
 
     Raises:
         ModuleNotFoundError: grad-cam is not installed.
         ValueError: there are no models or images, shapes do not match, or as `grad_cam`.
-        TypeError: images are not uint8, or a model is no module.
+        TypeError: images are not uint8, or a model is not a module.
         OSError: the folder cannot be written.
     """
     if not models:
@@ -190,7 +190,7 @@ def _overlaid(images: Tensor, maps: Tensor) -> Tensor:
 
 
 def _last_spatial(model: nn.Module, inputs: Tensor) -> str:
-    """Name of the layer that is last to return (B, C, h, w) larger than one pixel; the outermost where several are."""
+    """Return the last layer whose output (B, C, h, w) is larger than one pixel; of nested layers, the outermost."""
     last = ""
 
     def note(name: str) -> Callable[..., None]:

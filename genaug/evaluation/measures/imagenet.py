@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 CLASSES = len(IMAGENET)
 
-# how many images the published sets have
+# number of images of the published sets
 IMAGENET_IMAGES, V2_IMAGES, SKETCH_IMAGES, OBJECTNET_IMAGES = 50_000, 10_000, 50_889, 18_574
 SUBSET_IMAGES = {"a": 7_500, "r": 30_000}
 SUBSET_CLASSES = 200
 
-# ImageNet-V2's three sets, and what their folders are called by: imagenetv2-threshold0.7-format-val and the like
+# ImageNet-V2's three sets, and patterns of their folders' names, such as imagenetv2-threshold0.7-format-val
 V2_SETS = {"matched-frequency": "matched-frequency", "threshold-0.7": r"threshold-?0\.7", "top-images": "top-images"}
 
 CROPS = ("standard", "genint")
-_BORDER = 2  # pixels; ObjectNet's images have a red one, so that nobody trains on them unaware
+_BORDER = 2  # pixels of the red border of ObjectNet's images, which is to prevent training on them by accident
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,10 @@ def imagenet(
     """Measure accuracy on ImageNet's validation set.
 
     Args:
-        model: gives 1,000 logits; see `genaug.evaluation.scoring`.
-        root: has a folder for each class, named by its wnid, itself or in `val`.
-        transform: PIL image -> what the model takes; `scoring.preprocessing()` by default.
-        partial: score what is there if classes are missing; an error otherwise.
+        model: returns 1,000 logits; see `genaug.evaluation.scoring`.
+        root: folder with one folder per class, named by its wnid, directly or in `val`.
+        transform: PIL image -> what the model takes (default: `scoring.preprocessing()`).
+        partial: evaluate incomplete data if classes are missing; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
@@ -119,8 +119,8 @@ def imagenet_v2(
     """Measure accuracy on ImageNet-V2's three sets; arguments and errors as `imagenet`.
 
     Args:
-        root: has the sets' folders as published (`imagenetv2-matched-frequency-format-val` and so on), each with
-            folders 0 to 999, which are the classes' numbers.
+        root: folder with the published folders of the sets (`imagenetv2-matched-frequency-format-val` and so on). Each
+            has folders 0 to 999, the numbers of the classes.
     """
     root = Path(root)
     if not root.is_dir():
@@ -165,8 +165,8 @@ def imagenet_a(
 ) -> Accuracy:
     """Measure accuracy on ImageNet-A; arguments and errors as `imagenet`.
 
-    Only the logits of its 200 classes are compared, as published. The folders say which they are. In an incomplete set,
-    the missing classes are no possible answers either, which makes it easier.
+    Only the logits of its 200 classes are compared, as published. The folders determine these classes. In an incomplete
+    set, missing classes are not possible answers either, which makes the task easier.
     """
     return _subset(model, root, "a", transform, partial, options)
 
@@ -198,11 +198,12 @@ def objectnet(
 
     Args:
         model: returns 1,000 logits; see `genaug.evaluation.scoring`.
-        root: has a folder for each class, as published, itself or in `images`. The other 200 classes are left out.
+        root: folder with one folder per class, as published, directly or in `images`. The other 200 classes are left
+            out.
         crop: "standard" cuts off the dataset's red border of two pixels, as its authors do, and continues as for any
             image. "genint" follows GenInt's released code: it resizes the shorter side to 358 pixels and crops the
             central 224, where there is no border. The object fills more of the crop, so figures are higher.
-        transform: as for `imagenet`; with "standard" only, after the border.
+        transform: as for `imagenet`, applied after the border is cut off; only for crop="standard".
         partial: evaluate incomplete data if classes are missing; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
@@ -255,7 +256,7 @@ def _subset(
         raise ValueError(
             f"{root} must have the {SUBSET_CLASSES} class folders of ImageNet-{which.upper()}, got {len(labels)}"
         )
-    # which of ImageNet's classes the others are its folders cannot say
+    # the folders do not say which of ImageNet's classes are missing, so only their number is reported
     missing = missing_parts("class folders", SUBSET_CLASSES - len(labels), SUBSET_CLASSES, str(root), partial)
     files, lacking = labelled_folders(root, labels, transform=transform, partial=partial, expected=SUBSET_IMAGES[which])
     among = sorted(set(files.labels))
@@ -277,12 +278,12 @@ def _accuracy(
     """Return top-1 and top-5 accuracy on files.
 
     Args:
-        model: gives 1,000 logits.
-        files: with a label each.
-        missing: what of the data set was not there.
-        what: what is measured.
-        right: (labels, 1000) bool, which answers are right for a label; the label itself by default.
-        among: the classes that are compared; all by default.
+        model: returns 1,000 logits.
+        files: images with labels.
+        missing: missing parts of the dataset, in words.
+        what: title of the measure.
+        right: (labels, 1000) bool, which answers are right for each label (default: the label itself).
+        among: the classes that are compared (default: all).
         options: as for `score`.
     """
     first: dict[str, int] = {}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genaug.evaluation.scoring import Options
 
 WATERMARK = "watermark.png"
-CARTON = 478  # the class many of whose training images have such a watermark
+CARTON = 478  # many training images of this class have such a watermark
 _SIDE = 224
 
 
@@ -86,11 +86,11 @@ def imagenet_w(
 
     Args:
         model: returns 1,000 logits; see `genaug.evaluation.scoring`.
-        root: has a folder for each class, named by its wnid, itself or in `val`.
+        root: folder with one folder per class, named by its wnid, directly or in `val`.
         watermark: an image with transparency, such as the one that ImageNet-W's authors publish. It is resized to
-            224 x 224 pixels and laid over each cropped image. By default `root`/watermark.png.
-        transform: PIL image of 224 x 224 pixels -> what the model takes; by default normalized for ImageNet.
-        partial: score what is there if classes are missing; an error otherwise.
+            224 x 224 pixels and laid over each cropped image (default: `root`/watermark.png).
+        transform: PIL image of 224 x 224 pixels -> what the model takes (default: normalized for ImageNet).
+        partial: evaluate incomplete data if classes are missing; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
@@ -150,5 +150,5 @@ def _read(file: Path) -> Tensor:
     try:
         with Image.open(file) as opened:
             return resize(pil_to_tensor(opened.convert("RGBA")), [_SIDE, _SIDE], antialias=True).float()
-    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+    except Exception as error:  # damaged files raise a dozen different types
         raise ImageError(f"{file} does not open as an image ({one_line(error)})") from None

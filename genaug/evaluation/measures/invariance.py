@@ -1,7 +1,7 @@
 """Invariance report: how well each head of a model predicts each factor of counterfactual images.
 
-On images whose shape, texture and background have independent classes, a head that is invariant to a factor is right
-about it no more often than chance. CGN reports this of its heads while they train (section 4.3).
+The images' classes of shape, texture and background are independent. So a head that is invariant to a factor predicts
+its class no more often than by chance. CGN reports this for its heads during training (section 4.3).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Invariance(Result):
     """How often the answer of a head is the class of each factor, in percent.
 
     Attributes:
-        accuracies: of each factor by name.
+        accuracies: accuracy of each factor, by name.
         chance: the accuracy of always naming the factor's most frequent class.
     """
 
@@ -46,7 +46,7 @@ class Invariance(Result):
         }
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw a table of heads and factors, the darker the more often right."""
+        """Draw a table of heads and factors. Darker cells are more often right."""
         heads, factors = self.by_head(), list(self.accuracies)
         wide, high, left, top = 120, 44, 130, 110
         with new_figure(left + wide * len(factors) + 24, top + high * len(heads) + 24) as figure:
@@ -75,7 +75,7 @@ def invariance(
     """Measure how often each head of a model predicts the class of each factor.
 
     Args:
-        model: see `genaug.evaluation.scoring`; a plain model is one head.
+        model: see `genaug.evaluation.scoring`; a model without heads counts as one head.
         images: a dataset or loader whose targets are dicts of class numbers by factor, such as
             `CounterfactualDataset(..., targets="all")`. It needs a `transform` if the model does not take pixels scaled
             to [-1, 1].

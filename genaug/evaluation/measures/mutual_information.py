@@ -1,4 +1,4 @@
-"""Mutual information of real numbers, such as latent dimensions, and a class, by counting."""
+"""Mutual information between real numbers, such as latent dimensions, and a class, from counts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def mutual_information(
 ) -> float:
     """Estimate the mutual information of values and classes in bits, minus the estimate for independent ones.
 
-    Each axis of the values is divided into bins of equal count, as far as equal values, which stay together, allow. The
-    information between cell and class is counted: the sum of p(cell, class) log2 of p(cell, class) / (p(cell)
-    p(class)). A finite sample overestimates it by about (cells - 1) (classes - 1) / (2 N ln 2) bits. So the mean of the
-    same count after random permutations of the classes is subtracted. The result may be a little below 0. Structure
-    finer than the bins is not seen.
+    Each axis of the values is divided into bins of equal count, as far as possible: equal values stay in one bin. The
+    information between cell and class is computed from counts: the sum of p(cell, class) log2 of p(cell, class) /
+    (p(cell) p(class)). A finite sample overestimates it by about (cells - 1) (classes - 1) / (2 N ln 2) bits. So the
+    mean of the same figure after random permutations of the classes is subtracted. The result may be a little below 0.
+    Structure finer than the bins has no effect.
 
     Args:
-        values: (N,), or (N, D) for the joint information of D axes, by bins ** D cells.
+        values: (N,), or (N, D) for the joint information of D axes, with bins ** D cells.
         classes: (N,) integers, at least 0.
         bins: number of bins per axis, at least 2.
         permutations: number of permutations that the correction averages; 0 for none.

@@ -1,10 +1,10 @@
 """Nuisance correlation: how well nuisances predict the label (GenInt, section 3.1 and Figure 3).
 
-Nuisances such as viewpoint and background are not labelled in photographs. A generator whose images are intervened on
-gives images with known nuisances: which principal component was set, and to what. A regressor learns to read them from
-images, then reads them from any labelled images, and a small fully connected classifier predicts the label from what
-was read. It should do no better than chance; how many times better it does is the correlation. A generator knows some
-of the nuisances only, so that the figures are lower bounds.
+Photographs have no labels of nuisances such as viewpoint and background. Intervened images of a generator have known
+nuisances: which principal component was set, and to what value. A regressor learns to predict these nuisances from
+images. It is then applied to any labeled images, and a small fully connected classifier predicts the label from its
+output. Without correlation, the classifier is no better than chance. The correlation is how many times better it is. A
+generator knows only some of the nuisances, so the figures are lower bounds.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from genaug.interventions.random_streams import generator_of
 from genaug.interventions.steering import evaluating
 
 HIDDEN = 128  # units of the fully connected classifier
-STEPS = 300  # of its training, each on all of its images
+STEPS = 300  # training steps of the classifier, each on all of its images
 
 
 class NuisanceRegressor(nn.Module):
     """A regressor from images (B, 3, H, W) in [-1, 1] to (B, components), with four strided convolutions.
 
     Args:
-        components: how many are read.
+        components: number of components to predict.
     """
 
     def __init__(self, components: int) -> None:
@@ -64,10 +64,10 @@ def fit_nuisance_regressor(
     learning_rate: float = 1e-3,
     device: torch.device | str | None = None,
 ) -> nn.Module:
-    """Train a regressor that reads interventions from images: least squares, Adam, a learning rate that falls to zero.
+    """Train a regressor that predicts interventions from images, by least squares and Adam, with linear decay to zero.
 
-    For each image only the component that was set is known, so the loss is that component's alone. Initial weights and
-    order depend on the seed. The global random state is neither read nor changed.
+    Only the component that was set is known for each image, so the loss has that component alone. The initial weights
+    and the order of the images depend on the seed. The global random state is neither read nor changed.
 
     Args:
         dataset: intervened images.
@@ -83,7 +83,7 @@ def fit_nuisance_regressor(
 
     Raises:
         ValueError: the dataset is observational, or an option is out of its range.
-        TypeError: it is not a `GenerativeInterventionDataset`.
+        TypeError: the dataset is not a `GenerativeInterventionDataset`.
     """
     if not isinstance(dataset, GenerativeInterventionDataset):
         raise TypeError(f"dataset must be a GenerativeInterventionDataset, got {type(dataset).__name__}")
@@ -120,7 +120,7 @@ class NuisanceCorrelation:
     Attributes:
         times_chance: number of classes -> accuracy times that number, the mean over the repeats; 1 is chance.
         errors: number of classes -> standard error of that mean, nan for one repeat.
-        images: how many images nuisances were read from.
+        images: number of images that nuisances were predicted for.
     """
 
     times_chance: Mapping[int, float]
@@ -128,7 +128,7 @@ class NuisanceCorrelation:
     images: int
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw them as Figure 3 does; the picture's suffix says its format."""
+        """Plot the correlation as in Figure 3, to an image file whose suffix sets the format."""
         plot_nuisance_correlation({"": self}, path)
 
 
@@ -144,8 +144,8 @@ def nuisance_correlation(
 ) -> NuisanceCorrelation:
     """Measure how well nuisances predict the labels of any images.
 
-    For each number of classes n, that many are drawn at random. Half of the images of each class train the classifier,
-    the other half test it. Accuracy is the mean over classes, so chance is 1/n also for classes of unequal size.
+    For each number n, that many classes are drawn at random. Half of the images of each class train the classifier, the
+    other half test it. Accuracy is the mean over classes, so chance is 1/n also for classes of unequal size.
 
     Args:
         regressor: images (B, 3, H, W) -> nuisances (B, k), as `fit_nuisance_regressor` returns it.
@@ -190,10 +190,10 @@ def nuisance_correlation(
 
 
 def plot_nuisance_correlation(results: Mapping[str, NuisanceCorrelation], path: str | os.PathLike[str]) -> None:
-    """Plot the correlations of several sets of images, by their names in the legend, as Figure 3.
+    """Plot the correlations of several sets of images, by their names in the legend, as in Figure 3.
 
     Raises:
-        ValueError: there is nothing to draw, or the file's name says no picture format.
+        ValueError: there is nothing to draw, or the suffix is not an image format.
         OSError: the folder cannot be written.
     """
     if not results:
@@ -209,7 +209,7 @@ def plot_nuisance_correlation(results: Mapping[str, NuisanceCorrelation], path: 
 def _read(regressor: Any, images: Any, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return nuisances (N, k) float32 on the device, and labels (N,) int64 on the CPU."""
     if isinstance(images, Dataset):
-        # a loader's seed for its workers comes from the global state otherwise
+        # otherwise the loader draws the seed of its workers from the global random state
         images = DataLoader(images, batch_size=batch_size, generator=torch.Generator())
     module = regressor.to(device) if isinstance(regressor, nn.Module) else nn.Identity()
     parts, labels = [], []
@@ -249,7 +249,7 @@ def _accuracy(nuisances: Tensor, classes: Sequence[Tensor], draws: torch.Generat
         classifier = nn.Sequential(*layers).to(inputs.device)
     optimizer = torch.optim.AdamW(classifier.parameters(), 1e-2, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
-    # each class weighs the same, as in the accuracy
+    # all classes have the same weight, as in the accuracy
     weights = 1.0 / torch.bincount(train_labels, minlength=len(classes))
     with torch.enable_grad():
         for _ in range(STEPS):

@@ -1,8 +1,8 @@
 """Shape bias on cue conflict: images with the shape of one category and the texture of another (Geirhos et al., 2019).
 
-Of the images that a model takes for either of the two, the share that it takes for the shape; CGN's Table 3. In 80 of
-the 1,280 published images shape and texture agree. They are left out, as in the published method; when they are
-included, one that is recognised counts as both.
+The shape bias is the share of shape decisions among all decisions for the shape's or the texture's category (CGN,
+Table 3). In 80 of the 1,280 published images, shape and texture agree. They are left out, as in the published method.
+If they are included, a recognized image counts as both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CATEGORIES = tuple(CUE_CONFLICT)
 STIMULI, AGREEING = 1280, 80  # of the published set
 RESAMPLES = 2000
 
-_NAME = re.compile(r"(?:.*_)?([a-z]+)\d+-([a-z]+)\d+\.\w+")  # with or without what decision tables put before it
+_NAME = re.compile(r"(?:.*_)?([a-z]+)\d+-([a-z]+)\d+\.\w+")  # with or without the prefix of decision tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class ShapeBias(Result):
     """The shape bias of one head in percent, or nan if neither shape nor texture was ever recognized.
 
     Attributes:
-        percent: recognised shapes among recognised shapes and textures.
-        interval: where 95 percent of bootstrap resamples of the images lie.
-        per_category: the same for the images of each shape category.
-        shape_accuracy: recognised shapes among all images.
-        texture_accuracy: recognised textures among all images.
+        percent: recognized shapes among recognized shapes and textures.
+        interval: 95% bootstrap interval of `percent` over the images.
+        per_category: `percent` for the images of each shape category.
+        shape_accuracy: recognized shapes among all images.
+        texture_accuracy: recognized textures among all images.
     """
 
     what: str = "Shape bias"
@@ -74,7 +74,7 @@ class ShapeBias(Result):
         return {"shape bias": self.percent}
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the share of shape decisions in each category, one colour a head."""
+        """Draw the share of shape decisions in each category, one color per head."""
         plot_shape_bias(self.by_head() if self.heads else {"": self}, path)
 
 
@@ -89,21 +89,22 @@ def shape_bias(
 ) -> ShapeBias:
     """Measure the shape bias of a model.
 
-    ImageNet's 1,000 classes become 16 categories by the mean probability over a category's classes.
+    The score of each of the 16 categories is the mean probability of the ImageNet classes that belong to it.
 
     Args:
-        model: gives 1,000 logits, or 16 in the categories' alphabetical order; see `genaug.evaluation.scoring`.
-        stimuli: a folder with the published images, `<shape>N-<texture>M.png`, in it or in folders in it. Or a dataset
-            or loader of your own, whose targets are dicts with "shape" and "texture", for a model of those classes.
+        model: returns 1,000 logits, or 16 in the categories' alphabetical order; see `genaug.evaluation.scoring`.
+        stimuli: folder of the published images, `<shape>N-<texture>M.png`, directly or in subfolders. Or your own
+            dataset or loader, whose targets are dicts with "shape" and "texture", for a model of those classes.
         include_agreeing: also count the images whose shape and texture agree.
-        transform: PIL image -> what the model takes; `scoring.preprocessing()` by default. A dataset has its own.
-        partial: score what is there if shape categories are missing; an error otherwise.
+        transform: PIL image -> what the model takes (default: `scoring.preprocessing()`). A dataset has its own.
+        partial: evaluate incomplete data if shape categories are missing; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
-        ValueError: categories are missing, a file is named otherwise, an image does not open, or as `scoring.score`.
-        TypeError: a dataset's targets are no such dicts.
+        ValueError: categories are missing, a file has another kind of name, an image does not open, or as
+            `scoring.score`.
+        TypeError: a dataset's targets are not such dicts.
     """
     missing: tuple[str, ...] = ()
     names: Sequence[str] | None = None
@@ -145,7 +146,7 @@ def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agree
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a column is missing, or a row holds something else; the message names the line.
+        ValueError: a column is missing, or a row has other values; the message names the line.
     """
     path = Path(csv_path)
     if not path.is_file():
@@ -178,13 +179,13 @@ def bias_of_decisions(
 
     Args:
         shapes: (N,) int64, the category of each image's shape.
-        textures: (N,), of its texture; an answer that is both counts as both.
-        answers: (N,), what it was taken for; a negative one for none.
-        names: what the categories are called; their numbers by default.
-        missing: what of the data set was not there.
+        textures: (N,), the category of its texture. An answer that is right about both counts as both.
+        answers: (N,), the category that it was taken for; negative for none.
+        names: names of the categories (default: their numbers).
+        missing: missing parts of the dataset, in words.
     """
     right = torch.stack([answers == shapes, answers == textures], dim=1).double()
-    # drawn again with the same seed: the same decisions have the same interval
+    # the seed is fixed, so that the same decisions have the same interval
     draws = torch.randint(len(right), (RESAMPLES, len(right)), generator=torch.Generator().manual_seed(0))
     resampled = right[draws].sum(dim=1)
     shares = 100 * resampled[:, 0] / resampled.sum(dim=1)
@@ -232,7 +233,7 @@ def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[st
         axes = axes_at(figure, 130, top + legend, 600, high * len(rows))
         for place, (name, result) in enumerate(results.items()):
             colour = COLOURS[place % len(COLOURS)]
-            # side by side within a row, so that none hides another
+            # points of several results are shifted within a row, so that none hides another
             heights = [row + (place - (len(results) - 1) / 2) * 7 / high for row in range(len(rows))]
             shares = [result.percent, *(result.per_category.get(category, math.nan) for category in rows[1:])]
             axes.axvline(result.percent, color=colour, linewidth=1, alpha=0.6, zorder=1)
@@ -251,7 +252,7 @@ def plot_shape_bias(results: Mapping[str, ShapeBias], path: str | os.PathLike[st
         axes.grid(axis="y", which="minor", color="#eeeeee")
         axes.axhline(0.5, color=FAINT, linewidth=0.8)
         axes.tick_params(which="both", length=0)
-        axes.tick_params(axis="y", pad=12)  # clear of a point at 0
+        axes.tick_params(axis="y", pad=12)  # keeps the labels clear of points at 0
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(INK)
         save(figure, path)

@@ -1,8 +1,8 @@
 """Find the causal signal: the one whose classifier is equally accurate in all environments (CGN, appendix H).
 
-Several classifiers, each of another signal (the shape, the object's colour, the background's), are tested in
-environments in which signals go together with the label to other degrees. As invariant risk minimisation has it, an
-effect of the label's own cause is the same in all of them.
+Each of several classifiers uses another signal, such as the shape, the object's color or the background's color. They
+are tested in environments that differ in how strongly the signals correlate with the label. According to invariant risk
+minimization, the effect of the label's own cause is the same in all environments.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StableSignal(Result):
     Attributes:
         accuracies: model -> environment -> accuracy.
         chance: environment -> the accuracy of always naming its most frequent label.
-        tolerance: in points, of the rule in `stable`.
+        tolerance: tolerance of the rule in `stable`, in points.
     """
 
     what: str = "Stable signal"
@@ -54,8 +54,8 @@ class StableSignal(Result):
     def stable(self) -> tuple[str, ...]:
         """Return the models whose signal is stable, smallest range first, or none.
 
-        The rule: the range over the environments is no more than the tolerance, and in every environment the model
-        is ahead of chance by more than the tolerance, or else knowing nothing would count as stable.
+        A model is stable if its range over the environments is at most the tolerance, and if it exceeds chance by more
+        than the tolerance in every environment. Without the second condition, a model that knows nothing would count.
         """
         found = [
             model
@@ -90,7 +90,7 @@ class StableSignal(Result):
         )
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw a table of models and environments, the darker the more often right."""
+        """Draw a table of models and environments. Darker cells are more often right."""
         names = list(self.chance)
         columns = [*names, "range"]
         wide = max(96, *(text_width(name, 11) + 20 for name in names))
@@ -136,17 +136,17 @@ def stable_signal(
     images has a standard error of up to 50 / sqrt(n) points: 0.5 for 10,000.
 
     Args:
-        models: name of the signal -> classifier, see `genaug.evaluation.scoring`. Of a model with several heads the
-            ensemble is used; for one head pass `lambda images: model(images, heads=True)["shape"]`.
+        models: name of the signal -> classifier, see `genaug.evaluation.scoring`. A model with several heads is tested
+            by its ensemble; for one head pass `lambda images: model(images, heads=True)["shape"]`.
         environments: name -> dataset or loader of images (B, 3, H, W) and labels (B,), at least two, with different
             correlations of label and signals. They are read once for each model.
-        tolerance: in points.
+        tolerance: maximum difference of a stable signal's accuracies, in points.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
         ValueError: there are no models or fewer than two environments, an environment is empty, `tolerance` is
             negative, or as `scoring.score`.
-        TypeError: an environment can be read only once, as a generator or a `zip`, or its targets are not a tensor
+        TypeError: an environment can be read only once, such as a generator or a `zip`, or its targets are not a tensor
             (B,).
     """
     if not models:

@@ -102,12 +102,12 @@ def scales(
     """Return a scale from 0 to 100 for shares, and another around 0 for gaps, in the order of the names.
 
     Args:
-        names: of measures.
-        row: of a measure, as `scale` takes it.
-        missing: what a partial result is without.
+        names: names of measures.
+        row: name of a measure -> its row, as `scale` takes it.
+        missing: missing parts of a partial result, in words.
         shares: the caption of the shares.
         gaps: the caption of the gaps.
-        more: what else the last column has.
+        more: addition to the heading of the last column.
     """
     tables = []
     for signed, group in groupby(names, is_gap):
@@ -130,13 +130,13 @@ def scale(
     low: float = 0,
     high: float = 100,
 ) -> str:
-    """Return a table of estimates that is a plot, too: a label, marks with intervals, and the numbers.
+    """Return a table of estimates that is also a plot: a label, marks with intervals, and the numbers.
 
     Args:
         title: the caption.
         rows: label, one or two estimates to mark, and the numbers as text.
-        missing: what a partial result is without.
-        heading: of the numbers.
+        missing: missing parts of a partial result, in words.
+        heading: heading of the numbers.
         low: left end of the scale.
         high: right end.
     """
