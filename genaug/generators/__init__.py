@@ -105,7 +105,7 @@ def _no_generator(path: Path) -> str | None:
 
 
 def load_trainable(name: str | os.PathLike[str]) -> nn.Module:
-    """Return the generator behind a name in its trainable form, float32 on the CPU; errors as `load_generator`."""
+    """Return the generator behind a name in its trainable form, float32 on the CPU; errors as in `load_generator`."""
     from genaug.assets import KINDS, AssetError, load_asset
     from genaug.assets.layouts import parsed_config
 

@@ -1,4 +1,4 @@
-"""A `diffusers` pipeline that draws from text or class labels, as a generator with named nuisances."""
+"""A `diffusers` pipeline that makes images from text or class labels, as a generator with named nuisances."""
 
 from __future__ import annotations
 

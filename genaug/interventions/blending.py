@@ -14,10 +14,10 @@ from genaug.interventions.composition import compose
 
 BLENDS = ("hard", "soft", "feathered", "poisson")
 FEATHER = 1 / 96  # reach of the feathered edge, as a share of the image's side
-MOST_SHIFT = 0.1  # of an object's colours by Poisson blending, as a share of the range of colours
-PATCHES = 6  # a side of the texture grid (CGN, appendix C.2)
+MOST_SHIFT = 0.1  # largest shift of an object's colors by Poisson blending, as a share of the color range
+PATCHES = 6  # patches per side of the texture grid (CGN, appendix C.2)
 _MEMBRANE_SIDE = 64  # the membrane is smooth, so a coarse grid is enough
-_SWEEPS = 12  # of Jacobi's method a level
+_SWEEPS = 12  # Jacobi iterations per level
 
 
 def blend(mask: Tensor, texture: Tensor, background: Tensor, kinds: Tensor) -> Tensor:
@@ -25,11 +25,11 @@ def blend(mask: Tensor, texture: Tensor, background: Tensor, kinds: Tensor) -> T
 
     Args:
         mask: (B, 1, H, W) in [0, 1].
-        texture: (B, 3, H, W), the object's colours, in any units.
+        texture: (B, 3, H, W), the object's colors, in any units.
         background: (B, 3, H, W), in the texture's units.
         kinds: (B,) int64, indices of `BLENDS`. "hard" cuts at half the mask, "soft" takes the mask as it is,
-            "feathered" widens its edge, and "poisson" also shifts the object's colours toward the background's at the
-            edge, by a tenth of the range of colours at most (root mean square).
+            "feathered" widens its edge, and "poisson" also shifts the object's colors toward the background's at the
+            edge, by at most a tenth of the color range (root mean square).
 
     Returns:
         (B, 3, H, W). "poisson" may leave the range of the inputs; the caller clamps.
@@ -62,14 +62,14 @@ def reach(side: int) -> int:
 
 
 def feather(mask: Tensor, radius: int | None = None) -> Tensor:
-    """Widen the edge of each mask by two box filters, a triangle; zero farther than `radius` pixels from the mask.
+    """Widen the edge of each mask by a triangular filter (two box filters), up to `radius` pixels past the mask.
 
     Args:
         mask: (B, 1, H, W).
         radius: pixels along each side; `reach` of the side by default. 0 changes nothing.
 
     Returns:
-        (B, 1, H, W). The mask does not fade at the image's border, where the object may go on.
+        (B, 1, H, W). The mask does not fade at the image's border, where the object may continue.
     """
     radius = reach(mask.shape[-1]) if radius is None else radius
     for half in (radius // 2, radius - radius // 2):
@@ -78,7 +78,7 @@ def feather(mask: Tensor, radius: int | None = None) -> Tensor:
 
 
 def _box_filter(x: Tensor, half: int, dim: int) -> Tensor:
-    """Return the mean over 2 * `half` + 1 pixels along one axis, of those that are inside the image."""
+    """Return the mean over 2 * `half` + 1 pixels along one axis, counting only pixels inside the image."""
     length = x.shape[dim]
     total, count = torch.zeros_like(x), torch.zeros(length, dtype=x.dtype, device=x.device)
     for step in range(-min(half, length - 1), min(half, length - 1) + 1):
@@ -96,13 +96,13 @@ def extended(images: Tensor, mask: Tensor) -> Tensor:
         mask: (B, 1, H, W) in [0, 1].
 
     Returns:
-        (B, 3, H, W): the image where the mask is at least 0.95; elsewhere the mean of such colours nearby, as far as
-        twice the feathered edge reaches; the image's values where there are none.
+        (B, 3, H, W): the image where the mask is at least 0.95; elsewhere the mean of such colors nearby, about as far
+        as twice the reach of the feathered edge; farther away the image's own values.
     """
     inside = (mask >= 0.95).to(images.dtype)
     filled, known = images * inside, inside
     radius = max(1, reach(mask.shape[-1]) // 2)
-    for _ in range(5):  # each round extends the colours by `radius`
+    for _ in range(5):  # each round extends the colors by `radius`
         spread, weight = _box(filled, radius), _box(known, radius)
         new = (known == 0) & (weight > 0)
         filled = torch.where(new, spread / weight.clamp(min=1e-6), filled)
@@ -117,8 +117,8 @@ def _box(x: Tensor, half: int) -> Tensor:
 def membrane(mask: Tensor, difference: Tensor) -> Tensor:
     """Return the smoothest image that equals `difference` along the mask's edge, as in Poisson blending.
 
-    It is solved from coarse grids to fine ones up to 64 cells a side, and enlarged. Along the image's own border
-    nothing is prescribed, since an object that is cut off there has no edge.
+    It is solved on grids from coarse to fine, up to 64 cells per side, and then enlarged. Along the image's own border
+    no values are prescribed, because an object that is cut off there has no edge.
 
     Args:
         mask: (B, 1, H, W) in [0, 1].
@@ -129,13 +129,13 @@ def membrane(mask: Tensor, difference: Tensor) -> Tensor:
     """
     height, width = mask.shape[-2:]
     stride = max(1, round(max(height, width) / _MEMBRANE_SIDE))
-    # the object's own colours of each cell: pixels outside the mask have no weight
+    # each cell is a mean over the object alone: pixels outside the mask have no weight
     weight = _halved(mask, stride)
     values = _halved(difference * mask, stride) / weight.clamp(min=1e-6)
     inside = (weight > 0.1).to(mask.dtype)
     eroded = -F.max_pool2d(-F.pad(inside, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     known = inside - eroded
-    levels = [(known, values * known)]  # how much is known of each cell, and its sum
+    levels = [(known, values * known)]  # weight of the known values in each cell, and their sum
     while max(levels[-1][0].shape[-2:]) > 4:
         levels.append((_halved(levels[-1][0], 2), _halved(levels[-1][1], 2)))
     solution = torch.zeros_like(levels[-1][1])
@@ -151,7 +151,7 @@ def membrane(mask: Tensor, difference: Tensor) -> Tensor:
 
 
 def _limited(shift: Tensor, mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
-    """Return the shift, reduced where it would turn an object into a ghost in the colors of the background."""
+    """Return the shift, reduced if it would give an object the colors of the background, like a ghost."""
     low = torch.minimum(texture.amin((1, 2, 3), True), background.amin((1, 2, 3), True))
     high = torch.maximum(texture.amax((1, 2, 3), True), background.amax((1, 2, 3), True))
     weight = mask / mask.sum((2, 3), keepdim=True).clamp(min=1e-6)
@@ -184,15 +184,16 @@ def _neighbours(x: Tensor) -> Tensor:
 def placed_boxes(boxes: Tensor, draws: Tensor, strength: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Return the box of each object after scaling, moving and flipping it inside the image.
 
-    At strength 1 the scale is up to 1.5 times as large or as small, drawn evenly in its logarithm; the position is
-    drawn across all the room to the left and right and half the room above and below; and every second object is
-    flipped. An object that touches a border keeps touching it, or it would seem cut off in the air.
+    At strength 1, the size changes by a factor of up to 1.5 either way, drawn uniformly in its logarithm. The position
+    is drawn across all the room to the left and right and half the room above and below. Each object is
+    flipped with probability one half. An object that touches a border keeps touching it; otherwise it would seem cut
+    off in mid-air.
 
     Args:
         boxes: (B, 4) float, x0, y0, x1, y1 in pixels, around each object.
         draws: (B, 4) uniform in (0, 1): scale, horizontal move, vertical move, flip.
         strength: (B,) in [0, 1]; 0 leaves each object where it is.
-        side: of the images, in pixels.
+        side: side of the images in pixels.
 
     Returns:
         New boxes (B, 4), and flips (B,) bool.
@@ -204,7 +205,7 @@ def placed_boxes(boxes: Tensor, draws: Tensor, strength: Tensor, side: int) -> t
     new_length = length * scale[:, None]
     before, after = start.clamp(min=0), (side - end).clamp(min=0)
     flips = draws[:, 3] < strength / 2
-    # a mirrored object has its left room on the right
+    # a flipped object has its left room on the right
     left = torch.where(flips, after[:, 0], before[:, 0])
     right = torch.where(flips, before[:, 0], after[:, 0])
     before, after = torch.stack([left, before[:, 1]], dim=1), torch.stack([right, after[:, 1]], dim=1)
@@ -222,7 +223,7 @@ def place(images: Tensor, boxes: Tensor, new_boxes: Tensor, flips: Tensor) -> Te
     """Move what is inside each box into its new box, flipped left to right where asked.
 
     Args:
-        images: (B, C, H, W), such as masks and colours of objects, one behind the other.
+        images: (B, C, H, W), such as masks and colors of objects, concatenated along C.
         boxes: (B, 4) x0, y0, x1, y1 in pixels.
         new_boxes: (B, 4).
         flips: (B,) bool.
@@ -251,13 +252,13 @@ def place(images: Tensor, boxes: Tensor, new_boxes: Tensor, flips: Tensor) -> Te
 def texture_grid(images: Tensor, mask: Tensor, draws: Tensor) -> Tensor:
     """Return a texture from inside each object: a grid of patches, enlarged to the image (CGN, appendix C.2).
 
-    Patches are 15/256 of the side, as in the paper. Each is drawn evenly from the places where the object covers most
-    of the patch: 95% of it, or as much as the best place has.
+    Patches are 15/256 of the side, as in the paper. Each is drawn uniformly from the positions where the object covers
+    at least 95% of the patch or, if there are none, as much as at the best position.
 
     Args:
         images: (B, 3, H, W).
         mask: (B, 1, H, W) in [0, 1].
-        draws: (B, 36) uniform in (0, 1), with replacement, row by row.
+        draws: (B, 36) uniform in (0, 1), one per patch, row by row. A position may be drawn more than once.
 
     Returns:
         (B, 3, H, W).
@@ -267,7 +268,7 @@ def texture_grid(images: Tensor, mask: Tensor, draws: Tensor) -> Tensor:
     cover = F.avg_pool2d(mask, patch, stride=1)
     columns, cover = cover.shape[-1], cover.flatten(1)
     inside = cover >= cover.amax(dim=1, keepdim=True).clamp(max=0.95)
-    order = inside.long().cumsum(dim=1)  # the k-th place inside is where the count first reaches k
+    order = inside.long().cumsum(dim=1)  # the k-th position inside is where the count first reaches k
     wanted = (draws * order[:, -1:]).long() + 1
     chosen = torch.searchsorted(order, wanted).clamp(max=order.shape[1] - 1)
     batch = torch.arange(len(images), device=images.device)[:, None]

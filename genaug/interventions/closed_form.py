@@ -12,26 +12,26 @@ from genaug.interventions.directions import Directions, fingerprint
 from genaug.interventions.random_streams import normal
 from genaug.interventions.steering import evaluating, find_layer, generator_device, layer_output
 
-CODE = "w"  # the layer whose output the directions live in
+CODE = "w"  # the layer whose output the directions move
 
 
 def closed_form_directions(
     generator: nn.Module, components: int, *, layer: str | None = None, samples: int = 4096
 ) -> Directions:
-    """Return the directions of w that change the first linear layer of a StyleGAN's synthesis most.
+    """Return the directions of w that most change the first linear layer of a StyleGAN's synthesis network.
 
     With A the layer's weights, the unit vectors n with the largest norm of `A n` are the eigenvectors of `A^T A`. They
     are exact and need no samples. The standard deviation of w along each, and its mean, are measured on `samples`.
 
     Args:
         generator: a `genaug.generators.stylegan.StyleGAN`.
-        components: how many directions, at most the entries of w.
-        layer: path of a module with a (outputs, w_dim) weight, such as "network.synthesis.b4.conv1.affine"; the first
-            one of the synthesis network by default.
-        samples: how many w the standard deviations and means are taken over, shared by the classes.
+        components: number of directions, at most the number of entries of w.
+        layer: path of a module with an (outputs, w_dim) weight, such as "network.synthesis.b4.conv1.affine" (default:
+            the first one of the synthesis network).
+        samples: number of samples of w for the standard deviations and means, divided among the classes.
 
     Returns:
-        `Directions` for `mode="activation", layer="w"`; `explained_variance_ratio` is None, since A says nothing of it.
+        `Directions` for `mode="activation", layer="w"`; `explained_variance_ratio` is None, since A does not give it.
 
     Raises:
         ValueError: there is no such linear layer, or too many components are asked for.
@@ -63,7 +63,7 @@ def _classes(generator: Any) -> int:
 
 @torch.no_grad()
 def _codes(generator: Any, samples: int) -> tuple[Tensor, Tensor]:
-    """Return w of samples and their classes in turn, (N, w_dim) float64 and (N,), on the CPU."""
+    """Return w (N, w_dim) float64 of samples and their classes (N,), on the CPU. The classes take turns."""
     device, indices = generator_device(generator), torch.arange(samples)
     noise, labels = normal(0, indices, generator.z_dim, "closed form"), indices % generator.num_classes
     with evaluating(generator):

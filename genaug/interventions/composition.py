@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MASK_RANGE = (1e-4, 1 - 1e-4)  # what CGN's masks are clamped to, so that their entropy is a number
+MASK_RANGE = (1e-4, 1 - 1e-4)  # CGN's masks are clamped to this range, so that their entropy is finite
 
 
 def compose(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def compose(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:
     return torch.lerp(background, texture, mask.expand_as(texture))
 
 
-TURN, STRETCH, SLANT, SHIFT = math.radians(15), 0.15, 0.15, 1 / 16  # what 1 means to `warp`
+TURN, STRETCH, SLANT, SHIFT = math.radians(15), 0.15, 0.15, 1 / 16  # the change that 1 stands for in `warp`
 
 
 def warp(mask: Tensor, change: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def warp(mask: Tensor, change: Tensor) -> Tensor:
             units of 0.15, and the shift down and to the right in units of 1/16 of the side. 0 changes nothing.
 
     Returns:
-        (B, 1, H, W), sampled bilinearly; what comes in from outside is 0.
+        (B, 1, H, W), sampled bilinearly; pixels from outside the mask's image are 0.
     """
     angle, tall, wide, slant, down, right = (column[:, None, None] for column in change.to(mask.dtype).unbind(1))
     cosine, sine = (angle * TURN).cos(), (angle * TURN).sin()
@@ -45,7 +45,7 @@ def warp(mask: Tensor, change: Tensor) -> Tensor:
     y = ((torch.arange(height, device=mask.device) + 0.5) * (2 / height) - 1).to(mask.dtype)[:, None]
     x = ((torch.arange(width, device=mask.device) + 0.5) * (2 / width) - 1).to(mask.dtype)
     y, x = y - 2 * SHIFT * down, x - 2 * SHIFT * right
-    # where each pixel comes from: by products of pairs, not by matrices, whose last bit depends on the batch's size
+    # the source of each pixel, computed elementwise: the last bit of a matrix product depends on the batch size
     y, x = (cosine * y - sine * x) / (1 + STRETCH * tall), (sine * y + cosine * x) / (1 + STRETCH * wide)
     grid = torch.stack([x - SLANT * slant * y, y], dim=-1)
     return F.grid_sample(mask, grid, align_corners=False)

@@ -1,6 +1,6 @@
 """Principal directions of a generator's layer, and the files that hold them.
 
-Where they come from is `fitting`.
+`fitting` computes these directions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from genaug.interventions.steering import evaluating, generator_device, has_late
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = "1"  # of the metadata; a file of a later format may mean something else by the same tensors
+FORMAT = "1"  # of the metadata; in a later format, the same tensors may mean something else
 
 
 class Directions:
     """Directions in a generator's latent, and the principal components of a layer that they belong to.
 
-    An array of directions alone describes the latent itself: `stdev` is then that of the noise, and no variance is
-    known. All tensors are float32 on the CPU.
+    An array alone gives directions of the latent itself: `stdev` is then that of the noise, and
+    `explained_variance_ratio` is None. All tensors are float32 on the CPU.
 
     Args:
         vectors: (k, z_dim), the latent directions c, scaled to unit rows. None if the noise is not a vector; then only
@@ -96,7 +96,7 @@ class Directions:
 
         if self.components is not None:
             sizes = self.components.flatten(1).norm(dim=1)
-            sizes[((sizes - 1).abs() < 1e-5) | (sizes == 0)] = 1  # as above; zero is a component that is not there
+            sizes[((sizes - 1).abs() < 1e-5) | (sizes == 0)] = 1  # as above; a zero component stays zero
             self.components = self.components / sizes.view(-1, *[1] * (self.components.ndim - 1))
             if self.centre is not None:
                 self.centre = self.centre / sizes
@@ -218,7 +218,7 @@ class Directions:
         if self.layer is None or self.probe is None:
             return
         found = fingerprint(generator, self.layer)
-        # half precision is within a hundredth; another network, or another training of it, is nowhere near
+        # half precision differs by less than a hundredth; another network, or one trained again, differs far more
         if found.shape != self.probe.shape or (found - self.probe).norm() > 0.1 * self.probe.norm():
             raise ValueError(
                 f"directions are of another generator: layer {self.layer!r} of this {type(generator).__name__} "
@@ -229,7 +229,7 @@ class Directions:
 def _finite(name: str, value: Any, unknown: bool = False) -> Any:
     """Return a copy of the value as a float32 tensor on the CPU, or None for None.
 
-    Raises ValueError for NaN, or, where rows may be unknown, if all are or one is in part.
+    Raise ValueError for NaN or infinity. If `unknown`, rows may be NaN as a whole, but not all of them.
     """
     if value is None:
         return None
@@ -249,7 +249,7 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
         with safe_open(path, "pt", device=device) as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except Exception as error:  # a damaged header surfaces as any of a dozen kinds
+    except Exception as error:  # a damaged header raises any of a dozen error types
         raise ValueError(f"{path} is damaged or no safetensors file: {one_line(error)}") from None
 
 
@@ -267,7 +267,7 @@ def fixed_output(generator: Any, layer: str) -> Tensor:
     """Return the output of a layer for a fixed noise and the first class, (...)."""
     device = generator_device(generator)
     zero = torch.zeros(1, dtype=torch.int64)
-    # of any latent the same probe, whatever noise it declares: files hold what was made of it
+    # the same probe for every latent, whatever noise is declared, because files store the outputs for it
     if has_latent(generator):
         probe = truncated_normal(0, zero, generator.z_dim, "probe")
     else:
@@ -276,7 +276,7 @@ def fixed_output(generator: Any, layer: str) -> Tensor:
     with evaluating(generator):
         output = layer_output(generator, layer, probe, zero, 1.0)[0]
         if not hasattr(generator, "activation"):
-            # the whole forward pass, which refuses a layer that runs more than once
+            # run the whole forward pass, which raises an error if the layer runs more than once
             with torch.no_grad():
                 steer(generator, layer, lambda h, _: h, probe, zero, 1.0)
     if not output.isfinite().all():
@@ -285,6 +285,6 @@ def fixed_output(generator: Any, layer: str) -> Tensor:
 
 
 def fingerprint(generator: Any, layer: str) -> Tensor:
-    """Return 64 of these outputs, or all if there are fewer."""
+    """Return 64 evenly spaced entries of `fixed_output`, or all if there are fewer."""
     output = fixed_output(generator, layer).flatten()
     return output[torch.linspace(0, len(output) - 1, min(64, len(output))).long()].float().cpu()

@@ -1,7 +1,7 @@
 """Find principal directions: exact for a linear layer, estimated from samples otherwise (GANSpace, GenInt 4.1).
 
-The covariance is that of the samples of one class, the same for all classes or averaged over them: what is steered
-should not be what makes one class differ from another.
+The covariance is that within a class, which is the same for all classes or averaged over them. Steering should not
+change what makes one class differ from another.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from genaug.interventions.steering import (
     noise_of,
 )
 
-GROUP = 32  # consecutive samples that share a class: subtracting their mean takes the class out of the covariance
-WIDE = 2048  # entries of a layer above which its covariance is not held: 32 MiB here, but 8 GiB for BigGAN's gen_z
-ROUNDS = 4  # of block power iteration, for wide layers
-OVERSAMPLE = 32  # more directions than were asked for, which take the slowest part of the convergence
+GROUP = 32  # consecutive samples that share a class: subtracting their mean removes the class from the covariance
+WIDE = 2048  # most entries of a layer whose covariance is stored: 32 MiB at this size, but 8 GiB for BigGAN's gen_z
+ROUNDS = 4  # rounds of block power iteration for wide layers
+OVERSAMPLE = 32  # directions beyond those asked for, which take the slowest part of the convergence
 SAVE_EVERY = 60.0  # seconds between two checkpoints
-MOST_EXACT = 4 << 30  # bytes that exact directions may take
+MOST_EXACT = 4 << 30  # most bytes of memory for exact directions
 # A power of two, so that scaling is exact; large, so that in half precision the bias does not swallow the difference
 PROBE = 64.0
 
@@ -72,8 +72,8 @@ def fit_directions(
     moves along them. Such layers may name denoising steps: "mid_block@0".
 
     Args:
-        generator: a module with `z_dim`, `num_classes` and `forward(z, labels, truncation)`. The work is done on its
-            device. It is in evaluation mode meanwhile.
+        generator: a module with `z_dim`, `num_classes` and `forward(z, labels, truncation)`. It runs on its
+            device and in evaluation mode.
         layer: a layer that the generator defines by `activation` (see `steer`), or the name of a submodule that it
             calls once for each image.
         components: number of directions, at most z_dim and the number of the layer's entries.
@@ -90,7 +90,7 @@ def fit_directions(
 
     Raises:
         ValueError: the generator has no such layer; the layer is not linear and there are no `samples`; or another
-            argument is out of its range.
+            argument is out of range.
         TypeError: an argument is of another type.
         torch.OutOfMemoryError: a batch does not fit on the device.
     """
@@ -149,13 +149,13 @@ def _exact(
         parts = zip(z.split(batch_size), labels.split(batch_size), strict=True)
         return torch.cat([layer_output(generator, layer, *part, truncation) for part in parts])
 
-    # linear, and in the same way for every class: h(a + b) - h(b) = h(a) - h(0), the left of one class, the right of
-    # another
+    # test for a layer that is linear in the same way for every class: h(a + b) - h(b) of one class must equal
+    # h(a) - h(0) of another
     a, b = PROBE * normal(0, torch.arange(2), size, "linear").to(device)
     zero = torch.zeros_like(a)
     labels = torch.tensor([classes[0], classes[0], classes[-1], classes[-1]], device=device)
     outputs = output(torch.stack([a + b, b, a, zero]), labels)
-    # TF32, in which a GPU may compute float32, has ten bits; what is not linear is far off at noise this large
+    # a GPU may compute float32 as TF32, which has ten bits; a nonlinear layer is far off at noise this large
     epsilon = max(torch.finfo(outputs.dtype).eps, 2.0**-10)
     left, right = outputs.cpu().double().flatten(1).view(2, 2, -1).diff(dim=1)[:, 0]
     if not right.any():
@@ -164,7 +164,7 @@ def _exact(
         raise ValueError(f"layer {layer!r} is not linear in the noise: give samples=, say 200_000")
 
     entries = outputs[0].numel()
-    needed = 3 * outputs.element_size() * size * entries  # the response, and its difference in float64
+    needed = 3 * outputs.element_size() * size * entries  # the response in its own dtype, and its difference in float64
     if needed > MOST_EXACT:
         raise ValueError(
             f"layer {layer!r} has {entries} entries for {size} of the noise: exact directions need {needed / 1e9:.1f} "
@@ -180,7 +180,7 @@ def _exact(
     squares, vectors = squares.flip(0)[:count].clamp(min=0), vectors.flip(1)[:, :count].t()
     vectors = vectors * _signs(vectors)
     singular = squares.sqrt()
-    # what the layer does not see has no component there: a zero one, which moves nothing
+    # a direction that the layer does not see gets a zero component, which moves nothing
     seen = singular > 1e-7 * singular[0]
     rows = torch.where(seen[:, None], vectors / singular[:, None], 0.0).float() @ weight.float()
     mean, deviation = noise_moments(generator, truncation)
@@ -280,8 +280,8 @@ class _Fit:
         return {
             **fresh,
             "gram": zeros(width, width),
-            # where the noise is a vector; least squares over a diffusion model's 16,384 numbers and more would want
-            # several times as many samples
+            # only if the noise is a vector: least squares over the 16,384 or more numbers of a diffusion model would
+            # need several times as many samples
             **({"cross": zeros(width, self.generator.z_dim)} if self.latent else {}),
             "total": zeros(1),
             "class_sum": zeros(classes, width),
@@ -310,13 +310,13 @@ class _Fit:
         variances, rotation = torch.linalg.eigh(state["gram"] / freedom)
         variances = variances.flip(0)[: self.count].clamp(min=0)
         rotation = rotation.flip(1)[:, : self.count]
-        # coordinates in the principal basis are uncorrelated, so that least squares is one division each, and the
-        # length of a direction does not matter
+        # Coordinates in the principal basis are uncorrelated, so least squares would only divide each row by a number.
+        # The division is left out, because the length of a direction does not matter.
         vectors = rotation.t() @ state["cross"] if self.latent else None
         signs = _signs(rotation.t() if vectors is None else vectors)
         vectors, rotation = None if vectors is None else vectors * signs, rotation * signs.t()
         sums, counts = state["class_sum"] @ rotation, state["class_count"][:, None]
-        # NaN where a class did not come up: its mean is not known, and another class's would be a wrong one
+        # NaN for a class that was not drawn: its mean is not known, and another class's would be wrong
         centre = sums / counts
         rows = rotation.t() @ state["basis"].double().t() if self.rounds else rotation.t()
         mean, deviation = noise_moments(self.generator, self.truncation)

@@ -1,6 +1,6 @@
 """Named nuisances: properties, described in words, that can vary between images of a class without changing it.
 
-A diffusion model is told its nuisances, so that do(nuisance) is a draw from a list, the same list for every class.
+A diffusion model gets its nuisances in words. So do(nuisance) is a draw from a list that is the same for every class.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Nuisances:
     """Factors, each with the names of its values, and how often each value was observed with each class.
 
     Args:
-        values: a list of names, a factor called "nuisance"; a dict of lists, one for each factor; "default" for
+        values: a list of names for one factor, called "nuisance"; a dict of lists, one for each factor; "default" for
             `NUISANCES`; None for no factor.
         observed: how often each value was seen with each class, for `balance="observed"`: a (num_classes, values)
             array of counts or shares, or, with several factors, a dict of them.
-        num_classes: rows of `observed`.
+        num_classes: number of rows of `observed`.
 
     Raises:
         ValueError: a factor is empty or has a name twice, or `observed` has another shape or a row without counts.
@@ -133,17 +133,17 @@ class Nuisances:
         """Return the indices of the values of each sample, (B, F) int64 on the CPU.
 
         Args:
-            seed: of the draw.
-            positions: (B,) int64, which samples.
-            labels: (B,) int64, their classes; `balance="observed"` alone looks at them.
-            per_group: that many consecutive samples are a group, in which each value of a factor comes up once before
-                any comes up again.
-            balance: "uniform" draws every value equally often, for every class alike: do(nuisance). "observed" draws
-                as often as was observed with the sample's class: the biased control.
-            stream: names the draw.
+            seed: random seed.
+            positions: (B,) int64, indices of the samples.
+            labels: (B,) int64, their classes; needed only for `balance="observed"`.
+            per_group: number of consecutive samples that form a group. In a group, each value of a factor comes up once
+                before any comes up again.
+            balance: "uniform" draws every value equally often for every class: do(nuisance). "observed" draws each
+                value as often as it was observed with the sample's class: the biased control.
+            stream: name of the draw.
 
         Raises:
-            ValueError: as `check_balance`.
+            ValueError: as for `check_balance`.
         """
         self.check_balance(balance)
         positions = positions.cpu()
@@ -166,11 +166,10 @@ class Nuisances:
 
 
 def worded_noise(nuisances: Nuisances, seed: int, indices: Tensor, stream: str) -> Tensor:
-    """Return the noise of a generator that takes nuisances in words, (B, 2 + F) int64; arguments as in
-    `random_streams.uniform`.
+    """Return the noise of a generator that takes nuisances in words, (B, 2 + F) int64.
 
-    Of each sample: a seed for the generator's own noise, a number in 0..2**31 - 1 that chooses among the photographs of
-    a class, and the numbers of the nuisances' values.
+    Each row has a seed for the generator's own noise, a number in 0..2**31 - 1 that selects one of the class's
+    photographs, and the indices of the nuisances' values. Arguments are as in `random_streams.uniform`.
     """
     photographs = integers(seed, indices, 2**31, f"{stream}/photograph")
     own = seeds(seed, indices, f"{stream}/seed")
@@ -178,7 +177,7 @@ def worded_noise(nuisances: Nuisances, seed: int, indices: Tensor, stream: str) 
 
 
 def _inverse(shares: Tensor, draws: Tensor) -> Tensor:
-    """Return the index whose share of (B, values) contains a uniform draw (B, 1), (B,); never one with share zero."""
+    """Return the index (B,) whose share in (B, values) contains a uniform draw (B, 1); never one with share zero."""
     ends = shares.cumsum(1)
     return torch.searchsorted(ends / ends[:, -1:], draws, right=True)[:, 0].clamp(max=shares.shape[1] - 1)
 

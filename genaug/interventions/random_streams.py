@@ -2,10 +2,10 @@
 
 A generator object per sample would cost more than the sample. Here every number is a hash of its coordinates
 (a counter-based generator, as Philox is), computed for a whole batch at once in 64-bit integer arithmetic. So sample i
-is the same whatever the batch, the worker, the rank and the order. The global random state is neither read nor moved.
+is the same for every batch, worker, rank and order. The global random state is neither read nor changed.
 
-Numbers are drawn on the CPU, wherever the indices are, and their users move them. So the draws of a sample are bitwise
-the same for every device, and a device needs no float64, which Apple's and some of Intel's do not have.
+Numbers are drawn on the CPU, wherever the indices are, and the caller moves them. So a sample's draws are bitwise
+identical on every device. Devices need no float64, which Apple's and some of Intel's do not have.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)
 def _scramble(x: Tensor) -> Tensor:
     """Apply SplitMix64's finalizer in place: every input bit flips every output bit with probability one half."""
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
-        # int64 shifts keep the sign, the algorithm wants zeros shifted in: mask them off
+        # int64 shifts fill with the sign bit, but the algorithm needs zeros: mask the filled bits off
         x ^= (x >> shift).bitwise_and_((1 << (64 - shift)) - 1)
         x *= multiplier
     x ^= (x >> 31).bitwise_and_((1 << 33) - 1)
@@ -44,9 +44,9 @@ def uniform(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
 
     Args:
         seed: any integer.
-        indices: (B,) int64, which samples.
-        size: how many numbers a sample gets.
-        stream: names the draw; different names give independent numbers.
+        indices: (B,) int64, indices of the samples.
+        size: how many numbers each sample gets.
+        stream: name of the draw; different names give independent numbers.
 
     Returns:
         (B, size) float64 on the CPU.
@@ -56,7 +56,7 @@ def uniform(seed: int, indices: Tensor, size: int, stream: str) -> Tensor:
     words = _scramble(rows[:, None] + columns)
     words >>= 12
     words &= (1 << 52) - 1
-    # 52 bits and a half: representable exactly, and neither 0 nor 1 can come out
+    # 52 bits plus one half: float64 represents it exactly, and the result is never 0 or 1
     return words.double().add_(0.5).mul_(2.0**-52)
 
 
@@ -87,10 +87,10 @@ def permutation(seed: int, indices: Tensor, high: int, stream: str) -> Tensor:
 
 
 def seeds(seed: int, indices: Tensor, stream: str) -> Tensor:
-    """Return seeds for other generators, (B,) int64 in 0..2**32-1, distinct for samples below 2**32.
+    """Return seeds for other generators, (B,) int64 in 0..2**32-1, distinct for indices below 2**32.
 
-    torch's generator on a CPU looks at the lower 32 bits of its seed alone. Of random ones two would soon be equal, so
-    these are the indices themselves, scrambled by a one-to-one function (MurmurHash3's finaliser, with the key inside).
+    torch's generator on a CPU uses only the lower 32 bits of its seed. Among random seeds, two would soon be equal. So
+    the seeds are the indices, scrambled by a one-to-one function (MurmurHash3's finalizer, with the key inside).
     """
     key = _key(seed, stream)
     x = (indices.cpu() + key).bitwise_and_(_32_BITS)
@@ -101,8 +101,8 @@ def seeds(seed: int, indices: Tensor, stream: str) -> Tensor:
 
 
 def generator_of(seed: int, index: int, stream: str) -> torch.Generator:
-    """Return a CPU generator for one sample, for other distributions or for draws so many that hashing costs more.
+    """Return a CPU generator for one sample, for other distributions or for so many draws that hashing costs more.
 
-    What it draws depends on (seed, index, stream) and on how much was drawn of it before; arguments as `uniform`.
+    Its draws depend on (seed, index, stream) and on how many came before; arguments as in `uniform`.
     """
     return torch.Generator().manual_seed(_key(seed, f"{index}/{stream}"))

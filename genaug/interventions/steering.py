@@ -1,12 +1,12 @@
 """Move a latent, or the output of a layer, along a direction (GenInt, section 4.1).
 
-Two forms of the same intervention, `intervene`, on different spaces:
+`intervene` has two forms, in different spaces:
 
 - latent (the released code): z* = z - ((z - z_mean) . c) c + offset c, with c the unit direction in the latent.
-- activation (the paper): h* = h + sigma s' r - mu at a layer, from which the generator goes on, with r the principal
-  component there. The paper calls mu "the offset term"; it is read as GANSpace, which the paper follows, centres: the
-  part of h - h_mean along r. With any other mu the two forms would differ on a linear layer, where they are the same.
-  The paper then goes back to a noise by regression; here the generator goes on from h*, and the first form goes back.
+- activation (the paper): h* = h + sigma s' r - mu at a layer, with r the principal component there. The paper calls mu
+  "the offset term". Here mu is the part of h - h_mean along r, as in GANSpace, which the paper follows. The two forms
+  are then the same on a linear layer; with any other mu they would differ. The paper then maps h* back to noise by
+  regression. Here the generator continues from h*, and only the latent form works on noise.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def shift(x: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
 
 
 def intervene(x: Tensor, directions: Tensor, offsets: Tensor, centre: Tensor) -> Tensor:
-    """Set each sample's component along its direction to an offset from that of the mean.
+    """Set each sample's coordinate along its direction to that of the mean plus an offset.
 
     Args:
         x: (B, ...), latents or activations.
@@ -84,15 +84,16 @@ def generator_device(generator: nn.Module) -> torch.device:
 
 _locks: weakref.WeakKeyDictionary[object, threading.RLock] = weakref.WeakKeyDictionary()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_locks.clear)  # a lock that another thread held would never be free there
+    # in the child, a lock that another thread held would never be released
+    os.register_at_fork(after_in_child=_locks.clear)
 
 
 def lock_of(thing: object) -> threading.RLock:
-    """Return the lock of a module or a pool, which one thread uses at a time; the same for the same object."""
+    """Return the lock of a module or a pool, which one thread uses at a time. Each object has one lock."""
     return _locks.setdefault(thing, threading.RLock())
 
 
-# where torch keeps the precision of products by its newer names
+# where torch's newer setting, `fp32_precision`, is kept for matrix products
 _PRODUCTS: tuple[Any, ...] = (
     (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(torch.backends.mkldnn, "matmul") else ()
 )
@@ -101,15 +102,15 @@ _PRODUCTS: tuple[Any, ...] = (
 def _precision() -> str | tuple[str, ...]:
     try:
         return torch.get_float32_matmul_precision()
-    except RuntimeError:  # the caller used `fp32_precision`, which torch does not let be mixed with the older setting
+    except RuntimeError:  # the caller used `fp32_precision`, and torch does not allow both settings
         return tuple(products.fp32_precision for products in _PRODUCTS)
 
 
 class _Defaults:
     """Set torch's default type and matmul precision, which all threads share, to their usual values while in use.
 
-    The first thread that comes keeps what it finds, and the last one that leaves puts it back. So a thread that
-    leaves does not change them for one that is still computing.
+    The first thread that enters stores the values it finds, and the last one that leaves restores them. So a thread
+    that leaves does not change them for one that is still computing.
     """
 
     def __init__(self) -> None:
@@ -171,9 +172,9 @@ def isolated() -> Iterator[None]:
 
 @contextmanager
 def evaluating(generator: nn.Module) -> Iterator[None]:
-    """Put a user's module into evaluation mode meanwhile, and restore its mode afterwards.
+    """Put a user's module into evaluation mode inside the block, and restore its mode afterwards.
 
-    One thread at a time: another would find the mode, or a hook, of this one.
+    Only one thread may enter at a time: a second one would see the mode, or a hook, of the first.
     """
     with lock_of(generator), _in_evaluation_mode(generator):
         yield
@@ -181,8 +182,8 @@ def evaluating(generator: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _in_evaluation_mode(generator: nn.Module) -> Iterator[None]:
-    before = [module for module in generator.modules() if module.training]  # parts of it may be frozen
-    if before:  # else there is nothing to do, which takes a while on networks of a thousand modules
+    before = [module for module in generator.modules() if module.training]  # frozen parts are not among them
+    if before:  # `train` takes a while on networks of a thousand modules, even if there is nothing to do
         generator.train(False)
     try:
         yield
@@ -193,11 +194,11 @@ def _in_evaluation_mode(generator: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def fitting_memory(otherwise: str) -> Iterator[None]:
-    """Add these words to an out-of-memory error, followed by torch's, which state how much was needed."""
+    """Put this text before an out-of-memory error's own, which states how much memory was needed."""
     try:
         yield
     except RuntimeError as error:
-        # a GPU's has a class of its own, a CPU's has not
+        # a GPU's error has its own class, a CPU's is a plain RuntimeError
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise torch.OutOfMemoryError(f"{otherwise} ({one_line(error)})") from error
         raise
@@ -216,16 +217,16 @@ def noise_kind(generator: nn.Module) -> str:
 
 
 def noise_of(generator: nn.Module, seed: int, indices: Tensor, truncation: float, stream: str = "noise") -> Tensor:
-    """Draw the noise of samples (B,) as a generator takes it, (B, z_dim) on the CPU, the truncation applied.
+    """Draw the noise of samples for a generator, (B, z_dim) on the CPU, with the truncation applied.
 
-    The one place where noise is drawn and truncation is applied; `generators.protocol` states the rule.
+    Datasets and fits draw noise and apply truncation only here; `generators.protocol` states the rule.
 
     Args:
-        generator: declares its noise.
+        generator: the generator, which declares its noise.
         seed: any integer.
-        indices: (B,) int64, which samples.
-        truncation: what normal noise is multiplied by, in (0, 1].
-        stream: names the draw.
+        indices: (B,) int64, indices of the samples.
+        truncation: factor for normal and truncated noise, in (0, 1].
+        stream: name of the draw.
     """
     network: Any = generator
     if not has_latent(generator):
@@ -236,7 +237,7 @@ def noise_of(generator: nn.Module, seed: int, indices: Tensor, truncation: float
 
 
 def noise_moments(generator: nn.Module, truncation: float) -> tuple[float, float]:
-    """Return mean and standard deviation of each entry of the noise of `noise_of`."""
+    """Return the mean and standard deviation of each entry of the noise that `noise_of` draws."""
     kind = noise_kind(generator)
     _, mean, deviation = _NOISE[kind]
     return mean, deviation if kind == "uniform" else deviation * truncation
@@ -260,14 +261,14 @@ def steer(
 ) -> Tensor:
     """Return images (B, 3, H, W) of a generator in which a layer's output h is replaced by `change(h, rows)`.
 
-    A generator with `steered(layer, change, z, labels, truncation)` does all of it itself. One with
-    `activation(z, labels, truncation, layer)` and `from_activation(h, z, labels, truncation, layer)` is asked through
-    these; for any other a forward hook sits on the submodule of this name meanwhile. A generator may split its batch:
-    `rows` says which of the samples h belongs to.
+    If the generator has `steered(layer, change, z, labels, truncation)`, this method does everything. If it has
+    `activation(z, labels, truncation, layer)` and `from_activation(h, z, labels, truncation, layer)`, these are called.
+    Otherwise a forward hook changes the output of the submodule with this name. A generator may split its batch: `rows`
+    is the slice of the samples that h belongs to.
 
     Raises:
-        ValueError: there is no such layer, or the generator never calls it.
-        TypeError: its output is no tensor.
+        ValueError: there is no such layer, or the generator does not call it once for each image.
+        TypeError: the layer's output is not a tensor.
     """
     network: Any = generator
     if hasattr(network, "steered"):
@@ -282,7 +283,7 @@ def steer(
 def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
     """Return the output of a layer for noise (B, z_dim) and labels (B,): (B, ...). Later layers do not run.
 
-    The generator is called in its present mode, evaluation or training. Raises as `steer` does.
+    The generator is called in its current mode, evaluation or training. Raises the same errors as `steer`.
     """
     network: Any = generator
     parts: list[Tensor] = []
@@ -305,7 +306,7 @@ def layer_output(generator: nn.Module, layer: str, z: Tensor, labels: Tensor, tr
 
 
 class _Seen(BaseException):
-    """Stop a forward pass whose rest is not needed. No `except Exception` on the way catches it."""
+    """Stop a forward pass once the output is known. As a BaseException, it passes every `except Exception`."""
 
 
 @contextmanager

@@ -12,14 +12,14 @@ from genaug._common.arguments import check_integer
 
 
 class _DigitsClassifier(nn.Module):
-    """What both have: checked images, and a feature map that is classified."""
+    """Common base of both classifiers: checks images, makes a feature map and classifies it."""
 
-    takes_signed = True  # images in [-1, 1], which measures make of uint8
+    takes_signed = True  # tells measures to convert uint8 images to [-1, 1]
     features: Callable[[Tensor], Tensor]
     classify: Callable[[Tensor], Tensor]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, num_classes) of images (B, 3, 32, 32), floats in [-1, 1].
+        """Return logits (B, num_classes) for images (B, 3, 32, 32), floats in [-1, 1].
 
         Raises:
             TypeError: the images are integers.
@@ -35,12 +35,12 @@ class _DigitsClassifier(nn.Module):
 class MnistCNN(_DigitsClassifier):
     """The small CNN of CGN's Table 2 (section 4.1), as the authors released it.
 
-    Batch norm of the colours, four convolutions of 32, 32, 64 and 64 channels with ReLU, a max pool after the first,
-    an average pool, and a linear layer. The last feature map is 8x8 and the pool's window 7x7, so that its last row
-    and column never reach the linear layer.
+    Batch norm of the colors, four convolutions of 32, 32, 64 and 64 channels with ReLU, a max pool after the first,
+    an average pool, and a linear layer. The last feature map is 8x8 and the window of the average pool 7x7, so the
+    map's last row and column never reach the linear layer.
 
     Args:
-        num_classes: how many logits come out.
+        num_classes: number of classes.
     """
 
     def __init__(self, num_classes: int = 10) -> None:
@@ -56,7 +56,7 @@ class MnistCNN(_DigitsClassifier):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the feature map after the second convolution, (B, 32, 16, 16), of images (B, 3, 32, 32)."""
-        # ReLU and max pool commute, and after the pool there is a quarter left to rectify
+        # ReLU and max pool commute, and after the pool ReLU has only a quarter of the values to compute
         x = F.relu(F.max_pool2d(self._first_convolution(images), 3, stride=2, padding=1))
         return F.relu(self.conv2(x))
 
@@ -66,9 +66,9 @@ class MnistCNN(_DigitsClassifier):
         return self.linear(F.avg_pool2d(x, 7).flatten(1))
 
     def _first_convolution(self, images: Tensor) -> Tensor:
-        # The batch norm's scale and offset go into the kernel, the offset as the weight of a channel of ones, which
-        # also ends at the border. Their gradients then come with the kernel's, and none is needed for the images:
-        # the costliest part of a training step, a quarter of it on a CPU.
+        # The batch norm's scale and offset are folded into the kernel, the offset as the weight of a channel of ones,
+        # which is also zero outside the image. Their gradients then follow from the kernel's. So the images need no
+        # gradient, which would be the costliest part of a training step: a quarter of it on a CPU.
         x = F.pad(self.norm(images), (0, 0, 0, 0, 0, 1), value=1.0)
         kernel = self.conv1.weight
         offset = (kernel * self.norm_bias[:, None, None]).sum(dim=1, keepdim=True)
@@ -82,10 +82,10 @@ class NormalisedMnistCNN(_DigitsClassifier):
     It is not the papers' classifier, but learns much faster.
 
     Args:
-        num_classes: how many logits come out.
-        contrast: whether every channel of every image is brought to mean 0 and deviation 1, so that a digit which
-            differs from its background by a few grey levels is as plain as any other. For colours; textures lose by
-            it. Otherwise channels are normalised over the batch.
+        num_classes: number of classes.
+        contrast: whether every channel of every image is normalized to mean 0 and deviation 1. A digit that differs
+            from its background by a few gray levels is then as visible as any other. This helps with colors and hurts
+            with textures. If False, channels are normalized over the batch.
         places: the last feature map is averaged over places x places equal parts: 1, 2, 4 or 8. With 1, the linear
             layer cannot tell where in the image a stroke is.
 
@@ -112,7 +112,7 @@ class NormalisedMnistCNN(_DigitsClassifier):
     def features(self, images: Tensor) -> Tensor:
         """Return the feature map after the second convolution, (B, 32, 16, 16), of images (B, 3, 32, 32)."""
         if self.contrast:
-            # half a grey level beside the deviation: what rounding alone can make is not blown up
+            # half a gray level is added to the deviation, so that differences due to rounding are not amplified
             deviation, mean = torch.std_mean(images, dim=(2, 3), keepdim=True, correction=0)
             x = (images - mean) / (deviation + 0.5 / 127.5)
         else:

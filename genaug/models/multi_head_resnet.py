@@ -20,7 +20,7 @@ from genaug._common.names import AGGREGATES, HEADS, PREPROCESSING, Aggregate
 
 ENSEMBLE = "ensemble"
 TIMM = "timm/"
-_AUXILIARY = ("googlenet", "inception_v3")  # in training they return two answers
+_AUXILIARY = ("googlenet", "inception_v3")  # in training they return two outputs
 
 CARD = """---
 {{ card_data }}
@@ -45,19 +45,19 @@ class MultiHeadClassifier(
     """A network whose last layer is replaced by several heads. Its answer is their mean.
 
     `model(x)` returns the logits of the ensemble, in training and evaluation, so it works in any loop. `model(x,
-    heads=True)` also returns each head's. `save_pretrained(folder)`, `from_pretrained(folder or repository)` and
-    `push_to_hub(repository)` store it as safetensors with its settings.
+    heads=True)` also returns the logits of each head. `save_pretrained(folder)` and `push_to_hub(repository)` store it
+    as safetensors with its settings; `from_pretrained(folder or repository)` loads it.
 
     Args:
         backbone: a torchvision classifier whose last layer is linear, such as "resnet50" or "efficientnet_b0"; or a
             timm classifier as "timm/NAME".
         num_classes: number of classes of each head.
         heads: names of the heads. genaug's losses and datasets use shape, texture and background.
-        weights: None for random weights, "DEFAULT" for the best published ImageNet weights, or torchvision's name of
-            others. They are downloaded by torchvision, or by timm, which has only "DEFAULT". With 1,000 classes each
-            head starts as the published last layer. Otherwise heads are random.
-        aggregate: "logits" averages the logits of the heads, as CGN's code and its appendix C.4. "log_probs" averages
-            their log-probabilities, as its section 4.3.
+        weights: None for random weights, "DEFAULT" for the best published ImageNet weights, or torchvision's name
+            for others. torchvision or timm downloads them; timm has only "DEFAULT". With 1,000 classes each head starts
+            as the published last layer. Otherwise heads are random.
+        aggregate: "logits" averages the logits of the heads, as in CGN's code and appendix C.4. "log_probs" averages
+            their log-probabilities, as in its section 4.3.
         frozen_batch_norm: keep the statistics of the batch norms during training, as CGN's released training does with
             published weights.
 
@@ -68,7 +68,8 @@ class MultiHeadClassifier(
             channel in [0, 1]. It is saved as preprocessing.json beside the weights.
 
     Raises:
-        ValueError: an unknown backbone, weights or aggregate; or heads without a name, repeated, or called "ensemble".
+        ValueError: an unknown backbone, weights or aggregate; or heads unnamed, repeated, with a dot or called
+            "ensemble".
         TypeError: an argument is of another type.
     """
 
@@ -108,7 +109,7 @@ class MultiHeadClassifier(
         self.frozen_batch_norm = frozen_batch_norm
         try:
             network = _of_timm(backbone, weights) if timm else models.get_model(backbone, weights=weights)
-        except OSError as error:  # of a download
+        except OSError as error:  # the download failed
             home = "HF_HOME" if timm else "TORCH_HOME"
             raise RuntimeError(
                 f"weights {weights!r} of {backbone} could not be fetched ({one_line(error)}). Fetch them on a machine "
@@ -121,7 +122,7 @@ class MultiHeadClassifier(
         if weights is not None and num_classes == last.out_features:
             for head in self.heads.values():
                 head.load_state_dict(last.state_dict())
-        # what is saved has its weights beside it: loading must not fetch the published ones first
+        # `weights` is left out, so that loading a saved model does not fetch the published weights first
         self._hub_mixin_config = {
             "backbone": backbone,
             "num_classes": self.num_classes,
@@ -217,7 +218,7 @@ class MultiHeadResNet(MultiHeadClassifier):
 
 
 def timm_and(name: str) -> tuple[Any, str]:
-    """Return the package timm, and what it calls the model "timm/NAME".
+    """Return the package timm, and its name for the model "timm/NAME".
 
     Raises:
         ModuleNotFoundError: timm is not installed.
