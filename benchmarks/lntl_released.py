@@ -97,7 +97,7 @@ def released(images: Tensor, labels: Tensor, *, seed: int, epochs: int, method: 
 
 
 def as_in_the_table(images: Tensor, labels: Tensor, *, seed: int, epochs: int, method: bool) -> nn.Module:
-    weights = {} if method else {"LNTL_ENTROPY": 0.0, "LNTL_REVERSAL": 0.0}
+    weights = {name: method * getattr(lntl, name) for name in ("LNTL_ENTROPY", "LNTL_REVERSAL")}
     with mock.patch.multiple(lntl, **weights):
         return lntl.fit_lntl(images, labels, seed=seed, epochs=epochs, dtype=torch.bfloat16)
 

@@ -413,7 +413,8 @@ class DiffusionGenerator(nn.Module):
         """Write the settings, not the weights, to a folder that every command and dataset accepts as a name.
 
         Raises:
-            ValueError: the pipeline was given as an object. A file can only store its name.
+            ValueError: the pipeline was given as an object, or a bank as one that has no folder. A file can only store
+                names.
         """
         settings: dict[str, Any] = {}
         for name, value in self._given.items():
@@ -421,6 +422,8 @@ class DiffusionGenerator(nn.Module):
                 continue
             if name in ("guide", "inpaint"):
                 value = getattr(getattr(value, "files", value), "path", value)
+                if value is not None and not isinstance(value, (str, os.PathLike)):
+                    raise ValueError(f"{name} must be a bank's folder for save(), got an object without one")
             if isinstance(value, os.PathLike):
                 value = os.fspath(value)
             settings[name] = value

@@ -316,6 +316,9 @@ def test_a_folder_its_file_of_settings_and_a_pickle_are_the_same_generator(folde
     assert torch.equal(pickle.loads(pickle.dumps(whole))(*noise(g)), images)
     with pytest.raises(ValueError, match="pipeline must be a name or a folder for save"):
         whole.save(tmp_path / "object")
+    with pytest.raises(ValueError, match=r"guide must be a bank's folder for save\(\), got an object without one"):
+        text(guide=Bank(), steps=4, strength=0.5).save(tmp_path / "bank")
+    assert not (tmp_path / "bank").exists()
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
