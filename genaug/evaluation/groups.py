@@ -212,7 +212,7 @@ def read_groups(
         domain: the domain to hold out, for a folder of domains.
         target: CelebA's attribute that is the label.
         attribute: CelebA's attribute that, with the label, makes the groups.
-        transform: PIL image -> what the model takes; `scoring.preprocessing()` by default.
+        transform: PIL image -> what the model takes (default: `scoring.preprocessing()`).
         partial: leave out listed files that are missing; an error otherwise.
 
     Raises:

@@ -3,8 +3,8 @@
 A composite shows the object of one photograph on the background of another. Two composites that have a photograph in
 common are correlated, whichever part they take from it. The variance of a share is therefore the sum of e_u * e_v over
 all pairs of composites u, v with a common photograph, where e is a composite's deviation from the share: the
-dyadic-robust variance of Aronow, Samii and Assenova (2015). The interval is Wilson's, with the number of independent
-images that has this variance in place of the number of composites, as Korn and Graubard (1998) do for surveys.
+dyadic-robust variance of Aronow, Samii and Assenova (2015). The interval is Wilson's. Instead of the number of
+composites it uses the number of independent images with this variance, as Korn and Graubard (1998) do for surveys.
 
 If many composites share few photographs, this variance is too low on average and has few degrees of freedom. Both are
 corrected with the effective number of clusters (Carter, Schnepel and Steigerwald, 2017): one divided by the probability

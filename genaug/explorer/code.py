@@ -11,7 +11,7 @@ from genaug.explorer.samples import FRAMES, call_of
 from genaug.explorer.sources import Traits
 from genaug.explorer.views import REACH, View, to_query
 
-_WIDTH = 72  # characters; a longer call has a line for each argument
+_WIDTH = 72  # characters; longer calls are written with one line per argument
 
 
 def python_of(view: View, traits: Traits) -> str:
@@ -87,5 +87,5 @@ def literal(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(literal, value)) + "]"
     if isinstance(value, tuple):
-        return "(" + ", ".join(map(literal, value)) + ")"  # of two or three names, or none
+        return "(" + ", ".join(map(literal, value)) + ")"  # never a single entry, which would need a comma
     return repr(value)

@@ -8,12 +8,12 @@ from html import escape
 
 from genaug.explorer.samples import LEAST, Tile, as_png
 
-# a walk's steps that are shown beside the animation
+# steps of a walk that are shown as still images beside the animation
 _STILLS = 9
 
 
 def header() -> str:
-    """Return the heading, and a region whose text screen readers say when it changes."""
+    """Return the heading, and a region whose text screen readers read aloud when it changes."""
     return (
         '<header class="ga-header"><h1>genaug explore</h1>'
         "<p>See what a generator makes, change it, and copy the code.</p>"
@@ -22,7 +22,7 @@ def header() -> str:
 
 
 def problem(text: str) -> str:
-    """Return a sentence about what went wrong; nothing for an empty one."""
+    """Return a message about what went wrong, or nothing for an empty text."""
     return f'<p class="ga-problem" role="alert">{escape(text)}</p>' if text else ""
 
 
@@ -36,7 +36,7 @@ def figure(tile: Tile, kind: str = "") -> str:
 
 
 def parts(tiles: Sequence[Tile]) -> str:
-    """Return an image, large, with what it is made of beside it."""
+    """Return a large image with its parts beside it."""
     others = "".join(figure(tile) for tile in tiles[1:])
     return f'<div class="ga-parts">{figure(tiles[0], "ga-main")}<div class="ga-beside">{others}</div></div>'
 
@@ -63,7 +63,7 @@ def walk(animation: bytes, tiles: Sequence[Tile], words: str) -> str:
 
 
 def actions(query: str, file: str, words: str) -> str:
-    """Return the download and the link of a view, and what the status region is to say."""
+    """Return the download and the link of a view, and the text for the status region."""
     address = f"{file}?{query}"
     return (
         f'<div class="ga-actions" data-query="{escape(query)}" data-words="{escape(words)}">'

@@ -19,7 +19,7 @@ _TIES = [
     ("Texture and background", "texture,background"),
     ("All three", "shape,texture,background"),
 ]
-# a slider that moves again before its picture is there: the moves between are dropped
+# if a slider moves again before its picture is ready, the moves in between are dropped
 _LATEST = {"trigger_mode": "always_last", "show_progress": "hidden", "queue": False, "api_visibility": "private"}
 
 
@@ -29,7 +29,7 @@ def style() -> str:
 
 
 def head() -> str:
-    """Return what the page's head holds: its script, and an icon so that no browser asks for one."""
+    """Return the script for the page's head."""
     return f"<script>\n{_static('page.js')}</script>"
 
 
@@ -38,11 +38,11 @@ def _static(name: str) -> str:
 
 
 def theme(gr: Any) -> Any:
-    """Return the page's colours and the system's own fonts, which no other host is asked for."""
+    """Return a theme with the page's colors and the system's own fonts, which are not requested from another host."""
     sans = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     mono = ["ui-monospace", "Cascadia Code", "Menlo", "Consolas", "monospace"]
     base = gr.themes.Base(primary_hue="blue", neutral_hue="slate", radius_size="md", font=sans, font_mono=mono)
-    # white on it has the contrast that text needs, 5.2 to 1
+    # white text on this color has enough contrast, 5.2 to 1
     return base.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")
 
 
@@ -79,7 +79,7 @@ def build(page: Page) -> Any:
         shuffle.click(page.shuffled, inputs, outputs, **_LATEST)
         reset.click(page.reset, inputs, outputs, **_LATEST)
 
-        # the address is the browser's to tell; the server sees requests for data alone
+        # the browser has to pass the page's address, since the server sees only requests for data
         loaded = blocks.load(page.linked, address, outputs, js="() => window.genaug.linked()", **_LATEST)
         loaded.then(None, None, None, js="() => window.genaug.opened()")
     return blocks
@@ -129,7 +129,7 @@ def _choice(page: Page, name: str, title: str) -> None:
 
 
 def _start(page: Page) -> None:
-    """Give every control and picture its first state, so that the page shows a picture as soon as it is there."""
+    """Give every control and picture its first state, so that the page shows a picture as soon as it loads."""
     for known, settings in ((page.controls, page.settings_of(page.view)), (page.groups, page.groups_of(page.view))):
         for name, values in settings.items():
             for key, value in values.items():

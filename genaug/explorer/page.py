@@ -33,28 +33,28 @@ class Page:
     """The controls of the page and their event handlers.
 
     Args:
-        gradio: the module, which is an extra.
+        gradio: the gradio module, an optional dependency.
         studio: makes the samples.
         report: address of an audit's report, or None.
-        tab: which tab is open at first.
+        tab: the tab that is open at first.
     """
 
     def __init__(self, gradio: Any, studio: Studio, report: str | None = None, tab: str = "image") -> None:
         self.gr, self.studio, self.report = gradio, studio, report
         self.view = first_view(studio.sources.traits(studio.sources.first), tab)
-        # factors of nuisances with a control; generators that ship with genaug have none
+        # number of controls for nuisances; the first generator is enough, since those that genaug ships have none
         self.nuisances = len(studio.sources.traits(studio.sources.first).nuisances)
         self.controls: dict[str, Any] = {}
         self.groups: dict[str, Any] = {}
         self.pictures: dict[str, Any] = {}
 
-    # What controls say, as a view, and the other way round
+    # Convert the values of the controls to a view, and back
 
     def view_of(self, values: Mapping[str, Any]) -> View:
         """Return the view that these values of the controls describe.
 
         Raises:
-            ValueError: one is out of range.
+            ValueError: a value is out of range.
         """
         traits = self.studio.sources.traits(values["generator"])
         view = View(
@@ -83,10 +83,10 @@ class Page:
                 nuisances={name: value for name, value in nuisances.items() if value != AS_DRAWN},
                 walk=next((way for way in traits.ways if str(way) == values["walk"]), first_view(traits).walk),
             )
-        return from_query(to_query(view, traits), traits)  # checks every value as it checks a link's
+        return from_query(to_query(view, traits), traits)  # checks all values, as for a link
 
     def settings_of(self, view: View) -> dict[str, dict[str, Any]]:
-        """Return what each control is to show for a view, as the arguments of `gradio.update`."""
+        """Return the settings of each control for a view, as arguments of `gradio.update`."""
         traits = self.studio.sources.traits(view.generator)
         classes = [("Any", ANY), *((name, str(i)) for i, name in enumerate(traits.class_names))]
         settings: dict[str, dict[str, Any]] = {
@@ -165,7 +165,7 @@ class Page:
         return {view.tab: body, "code": html.code(python_of(view, traits), command_of(view, traits))}
 
     def groups_of(self, view: View) -> dict[str, dict[str, Any]]:
-        """Return which parts of the page are seen with a view, as the arguments of `gradio.update`."""
+        """Return which parts of the page are visible with a view, as arguments of `gradio.update`."""
         traits = self.studio.sources.traits(view.generator)
         return {
             "tabs": {"selected": view.tab},
@@ -178,9 +178,9 @@ class Page:
         }
 
     def updates(self, view: View | None, message: str = "", *, every: bool = True) -> list[Any]:
-        """Return what the outputs become: the message, the pictures and code, and if `every` all controls and groups.
+        """Return the new outputs: the message, the pictures and code, and with `every` all controls and groups.
 
-        Nothing but the message changes if there is no view.
+        Only the message changes if there is no view.
         """
         skip = self.gr.skip()
         shown = {} if view is None else self.shown(view)
@@ -191,29 +191,29 @@ class Page:
                 outputs += [self.gr.update(**found[name]) if name in found else skip for name in known]
         return outputs
 
-    # What moves the page. Each takes the values of all controls, in their order
+    # Event handlers. `values` are the values of all controls, in their order
 
     def moved(self, *values: Any) -> list[Any]:
         """Handle a changed control: return the new picture and its code."""
         return self._answer(values, lambda view: view, every=False)
 
     def tied(self, *values: Any) -> list[Any]:
-        """Handle another choice of tied factors, whose controls are then disabled."""
+        """Handle a new choice of tied factors, which disables the controls of factors that follow another one."""
         return self._answer(values, lambda view: view)
 
     def opened(self, tab: str) -> Callable[..., list[Any]]:
-        """Return what answers a click on a tab."""
+        """Return the handler of a click on a tab."""
 
         def answer(*values: Any) -> list[Any]:
             if dict(zip(self.controls, values, strict=True))["tab"] == tab:
-                # gradio also tells of tabs that it opened itself, when the controls may not yet show their view
+                # gradio also sends events for tabs that it opened itself, before the controls show their view
                 return [self.gr.skip()] * (1 + len(self.pictures) + len(self.controls) + len(self.groups))
             return self._answer(values, lambda view: replace(view, tab=tab))
 
         return answer
 
     def shuffled(self, *values: Any) -> list[Any]:
-        """Handle the shuffle button: draw what is not locked, or show the next samples of the grid."""
+        """Handle the shuffle button: make new draws of what is not locked, or show the next samples of the grid."""
         return self._answer(values, _shuffled)
 
     def reset(self, *values: Any) -> list[Any]:
@@ -239,7 +239,7 @@ class Page:
             return self.updates(None, sentence(error), every=every)
 
     def linked(self, query: str) -> list[Any]:
-        """Handle a new page: show the view of its address, or the first one and what is wrong with the link."""
+        """Handle a new page: show the view of its address, or else the first view and what is wrong with the link."""
         view, sources = self.view, self.studio.sources
         try:
             name = generator_of(query) or view.generator

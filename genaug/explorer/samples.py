@@ -24,8 +24,8 @@ from genaug.photographs.bank import PhotographBank
 
 FRAMES = 25  # of a walk, one way
 SECOND = 1000  # milliseconds
-LEAST = 128  # pixels of an image's side in a picture; smaller images are enlarged by whole numbers
-_HELD = 32  # datasets, which are cheap beside their generator
+LEAST = 128  # pixels; smaller images are enlarged by the largest whole factor that stays within this side
+_HELD = 32  # datasets that are kept; they are cheap compared with their generator
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tile:
     Attributes:
         image: (3, H, W) or (1, H, W) uint8.
         caption: the text below it.
-        words: what it shows, for those who do not see it.
+        words: description of the image, for those who do not see it.
     """
 
     image: Tensor
@@ -48,8 +48,8 @@ class Call:
     """A dataset and the arguments of the method that makes a view's images.
 
     Attributes:
-        bank: arguments of `PhotographBank` beside the path; {} where the name alone will do.
-        dataset: arguments of the dataset beside the generator.
+        bank: arguments of `PhotographBank` besides the path; {} if the name alone is enough.
+        dataset: arguments of the dataset besides the generator.
         numbers: arguments of `combine`, or of `moved`; a range for a grid.
     """
 
@@ -59,7 +59,7 @@ class Call:
 
 
 def call_of(view: View, traits: Traits) -> Call:
-    """Return how a view's images are made; its walk adds offsets or values to that."""
+    """Return the calls that make a view's images. A walk adds offsets or values to their arguments."""
     common: dict[str, Any] = {"seed": view.seed}
     if traits.truncated and view.truncation != 1:
         common["truncation"] = view.truncation
@@ -87,7 +87,7 @@ def call_of(view: View, traits: Traits) -> Call:
         dataset["classes"] = {name: None if label is None else named[label] for name, label in classes.items()}
     numbers: dict[str, Any] = {}
     for name in FACTORS:
-        if name == "shape" or not {name, "shape"} <= set(view.tie):  # else it is the shape's by default
+        if name == "shape" or not {name, "shape"} <= set(view.tie):  # else the shape's draw is the default
             choice = view.factor(name)
             numbers[name] = grid if view.tab == "samples" and not choice.locked else choice.draw
     return Call(bank, dataset, numbers)
@@ -98,7 +98,7 @@ def _changes(view: View, name: str) -> Mapping[Any, Any]:
 
 
 def walk_steps(view: View, traits: Traits) -> list[float] | list[str]:
-    """Return what a walk sets one after the other: offsets, or values of a factor of nuisances."""
+    """Return the values that a walk sets in turn: offsets, or the values of a nuisance."""
     if isinstance(view.walk, str):
         return list(traits.nuisances[view.walk])
     return torch.linspace(-REACH, REACH, FRAMES).tolist()
@@ -188,7 +188,7 @@ class Studio:
         return torch.cat(frames).cpu(), None
 
     def picture(self, view: View) -> bytes:
-        """Return the view as a PNG file: its images in rows, small ones enlarged; a walk as an animated one.
+        """Return the view as a PNG file: its images in rows, small ones enlarged. A walk gives an animated PNG.
 
         Raises:
             ValueError: the view is a report, or its images cannot be made.
@@ -202,7 +202,7 @@ class Studio:
         return as_png(image_grid(torch.stack(tiles), columns, scale=enlargement(tiles[0])))
 
     def animation(self, view: View) -> bytes:
-        """Return a walk as a PNG file that moves, forth and back without end; nothing is lost of its colours."""
+        """Return a walk as an animated PNG file, which plays forth and back in a loop. No colors are lost."""
         images = self.images(replace(view, tab="walk"))
         scale = enlargement(images[0])
         images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
@@ -216,7 +216,7 @@ class Studio:
 
 
 def columns_of(count: int) -> int:
-    """Return how many columns a grid of so many images has: about square."""
+    """Return the number of columns of a grid of images that is about square."""
     return max(1, round(count**0.5 + 0.49))
 
 
@@ -227,7 +227,7 @@ def enlargement(image: Tensor) -> int:
 def as_png(image: Tensor) -> bytes:
     """Return an image (3 or 1, H, W) uint8 as a PNG file."""
     file = BytesIO()
-    to_pil_image(image).save(file, "PNG", compress_level=1)  # it travels within one machine
+    to_pil_image(image).save(file, "PNG", compress_level=1)  # size hardly matters on one machine
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Serve the page: to this machine only by default, without telemetry, uploads or files that were not passed."""
+"""Serve the page, by default to this machine only, without telemetry, uploads or access to files not passed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from genaug.explorer.sources import Sources, is_report
 from genaug.explorer.views import from_query, generator_of
 
 HOST, PORT = "127.0.0.1", 7860
-_PORTS = 100  # that are tried, one after the other
-# what the page may ask for, and from whom: nobody but this server
+_PORTS = 100  # number of ports that are tried in turn
+# the page may load content from this server only
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; connect-src 'self' data: blob:; "
@@ -44,11 +44,11 @@ def explore(
     Args:
         name: a name from `genaug assets list`, a bank, a converted checkpoint, or a report of `genaug audit`.
         report: a folder that `genaug audit` wrote, for the page's tab.
-        host: the address to serve on. Others than 127.0.0.1 let other machines in.
-        port: the port; 7860 by default. If it is in use, the next free one.
-        browser: whether to open a browser, where this machine has a screen.
-        device: where images are made; the CPU by default.
-        tell: is called with each line for the user.
+        host: the address to serve on. Any other than 127.0.0.1 lets other machines in.
+        port: the port (default: 7860). If it is in use, the next free one is used.
+        browser: whether to open a browser, if this machine has a screen.
+        device: device of the generators (default: CPU).
+        tell: function that is called with each line for the user.
 
     Raises:
         ModuleNotFoundError: gradio is not installed.
@@ -63,12 +63,12 @@ def explore(
     app = make_app(name, report=report, device=device, tab=tab)
     import uvicorn
 
-    if host in ("127.0.0.1", "localhost"):  # a page of another name that resolves to here must not read this one
+    if host in ("127.0.0.1", "localhost"):  # other sites whose name resolves to this machine must not read the page
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     wanted = PORT if port is None else port
-    # uvicorn closes all connections before it passes Ctrl-C on
+    # uvicorn closes all connections before it raises KeyboardInterrupt
     with bound_socket(host, wanted) as listening, suppress(KeyboardInterrupt):
         found = listening.getsockname()[1]
         if found != wanted:
@@ -174,7 +174,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in range(port, min(port + _PORTS, 65536)):
         listening = socket.socket(family, socket.SOCK_STREAM)
-        if sys.platform != "win32":  # there it lets two programs share a port
+        if sys.platform != "win32":  # on Windows, the option lets two programs share a port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, candidate))
@@ -193,7 +193,7 @@ def _has_screen() -> bool:
 
 
 def _open_browser_later(address: str) -> None:
-    """Open a browser once the server, which is about to start, answers: the socket listens already."""
+    """Open a browser from a thread. Its request waits until the server answers, since the socket listens already."""
     import threading
     import webbrowser
 
@@ -201,13 +201,13 @@ def _open_browser_later(address: str) -> None:
 
 
 def save_picture(name: str | None, view: str, out: str | os.PathLike[str], *, device: str | None = None) -> Path:
-    """Write the picture of a view, as the page's download is, without a browser.
+    """Write the picture of a view to a file, the same as the page's download, without a browser.
 
     Args:
         name: as `explore` takes it.
         view: a link of the page, or its part after the question mark.
         out: the PNG file.
-        device: where images are made.
+        device: device of the generator (default: CPU).
 
     Raises:
         ValueError: the link has a value out of range, or the file does not end in .png.

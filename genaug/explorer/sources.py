@@ -28,15 +28,15 @@ class Traits:
     """The properties of a generator that can be changed.
 
     Attributes:
-        name: as it was given.
-        counterfactual: whether it makes shape, texture and background apart.
+        name: the name that it was asked for by.
+        counterfactual: whether it makes shape, texture and background separately.
         bank: whether it is a bank of photographs.
-        num_classes: classes are 0 to num_classes - 1.
-        class_names: names of the classes, as many.
+        num_classes: number of classes; they are 0 to num_classes - 1.
+        class_names: one name per class.
         image_size: height and width of its images, in pixels.
         truncated: whether truncation changes its images.
         default_tie: factors that are tied at first.
-        components: how many principal directions have a slider.
+        components: number of principal directions that have a slider.
         nuisances: factor -> names of its values.
         own_settings: whether it is a bank that was saved with a placement or blends.
     """
@@ -64,7 +64,7 @@ class Traits:
 
 
 def traits_of(name: str, generator: Any) -> Traits:
-    """Return what can be changed of a generator."""
+    """Return the properties of a generator that can be changed."""
     counterfactual = hasattr(generator, "mechanisms")
     latent = has_latent(generator)
     named = names_of(generator)
@@ -86,14 +86,14 @@ def traits_of(name: str, generator: Any) -> Traits:
 
 
 class Sources:
-    """The embedded generators and the one that was passed, by name, each loaded once.
+    """The embedded generators and the given one, by name. Each is loaded once.
 
     Args:
         given: a name from `genaug assets list`, a converted checkpoint, a bank, or None.
-        device: where images are made.
+        device: device of the generators (default: CPU).
 
     Raises:
-        genaug.AssetError: the generator cannot be had.
+        genaug.AssetError: the generator is not available.
         ValueError: the path holds photographs or something else that is not a generator.
     """
 
@@ -117,11 +117,11 @@ class Sources:
         return self._get(name)[0]
 
     def traits(self, name: str) -> Traits:
-        """Return what can be changed of the generator; errors as `generator`."""
+        """Return the properties of the generator that can be changed; errors as `generator`."""
         return self._get(name)[1]
 
     def _get(self, name: str) -> tuple[Any, Traits]:
-        check_choice("generator", name, self.names)  # a link must open no other file
+        check_choice("generator", name, self.names)  # a link must not open any other file
         with self._lock:
             if name not in self._held:
                 self._held[name] = self._loaded(name)
@@ -139,7 +139,7 @@ def is_report(path: str | os.PathLike[str]) -> bool:
 
 
 def check_is_generator(path: str) -> None:
-    """Raise ValueError with what to do for a folder of photographs, which a bank is made of first."""
+    """Raise ValueError for a folder of photographs, and say how to make a bank of it first."""
     folder = Path(path)
     if folder.is_dir() and not any((folder / kind.marker).is_file() for kind in KINDS.values() if kind.marker):
         subfolders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]

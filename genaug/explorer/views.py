@@ -1,4 +1,4 @@
-"""What the page shows, as a value: a `View` corresponds to the query of a link."""
+"""The state of the page as a value: each `View` corresponds to the query of a link."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genaug.interventions.blending import BLENDS
 DRAWS = 1000  # of each factor
 MOST_SAMPLES = 36
 MOST_FIRST = 100_000
-REACH = 3.0  # standard deviations, of sliders and walks
+REACH = 3.0  # standard deviations to both sides, of sliders and walks
 MOST_SEED = 2**31 - 1
 ANY_BLEND = "all"
 TABS = {"image": "Image", "samples": "Samples", "walk": "Walk", "report": "Audit report"}
@@ -27,9 +27,9 @@ class Choice:
     """The chosen class and draw of a factor.
 
     Attributes:
-        label: its class; None takes the class that the draw decides.
-        draw: the number of its draw.
-        locked: whether it stays in new draws and in every sample of the grid.
+        label: class of the factor; None takes the class that the draw decides.
+        draw: number of the draw.
+        locked: whether the factor stays the same in new draws and in every sample of the grid.
     """
 
     label: int | None = None
@@ -44,18 +44,18 @@ class View:
     Attributes:
         generator: a name that the page offers.
         tab: "image", "samples", "walk" or "report".
-        seed: of all draws.
+        seed: random seed of all draws.
         truncation: scale of the noise, in (0, 1].
-        count: how many images the grid has.
+        count: number of images of the grid.
         first: number of the grid's first sample.
-        factors: of a counterfactual generator, by "shape", "texture" and "background".
+        factors: choices of a counterfactual generator, by "shape", "texture" and "background".
         tie: factors that share class and draw.
-        blend: of a bank, one of `BLENDS`, or "all".
-        placement: of a bank, in [0, 1].
-        subject: of any other generator.
+        blend: blend of a bank, one of `BLENDS`, or "all".
+        placement: placement of a bank, in [0, 1].
+        subject: choice of any other generator.
         moves: component -> offset in standard deviations, without zeros.
-        nuisances: factor -> value; others are as drawn.
-        walk: the component, or the factor of nuisances, that the walk goes along.
+        nuisances: nuisance -> value; nuisances that are left out stay as drawn.
+        walk: the component or nuisance that the walk changes.
     """
 
     generator: str
@@ -74,23 +74,23 @@ class View:
     walk: int | str = 0
 
     def factor(self, name: str) -> Choice:
-        """Return the choice of a factor; a tied one has that of the first that it is tied to."""
+        """Return the choice of a factor. A tied factor has the choice of the first factor of the tie."""
         return self.factors[self.tie[0] if name in self.tie else name]
 
 
 def first_view(traits: Traits, tab: str = "image") -> View:
-    """Return what the page shows of a generator before anything is changed."""
+    """Return the view of a generator before anything is changed."""
     view = View(traits.name, tab, tie=traits.default_tie)
     if traits.counterfactual:
-        draws = {"shape": 6, "texture": 37, "background": 9}  # differ clearly with every embedded generator
+        draws = {"shape": 6, "texture": 37, "background": 9}  # clearly different images for all embedded generators
         return replace(view, factors={name: Choice(None, draw) for name, draw in draws.items()})
     return replace(view, walk=0 if traits.components else next(iter(traits.nuisances), 0))
 
 
 def to_query(view: View, traits: Traits, *, generator: bool = True) -> str:
-    """Return the part of a link after the question mark, with the generator's name or without.
+    """Return the part of a link after the question mark, with or without the generator's name.
 
-    What is as in `first_view` is left out.
+    Values are left out if they equal those of `first_view`, except for class and draw of the factors or subject.
     """
     start = first_view(traits)
     query = {"generator": view.generator} if generator else {}
@@ -138,7 +138,7 @@ def from_query(link: str, traits: Traits) -> View:
     else:
         known |= {"subject", "moves", "walk"} | {f"do-{name}" for name in traits.nuisances}
     for name in pairs:
-        if not name.startswith("__"):  # such as __theme, which is the page's own
+        if not name.startswith("__"):  # gradio has parameters of its own, such as __theme
             check_choice("a name in the link", name, known)
     changes: dict[str, Any] = {}
     if "tab" in pairs:

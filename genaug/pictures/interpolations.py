@@ -36,17 +36,17 @@ OVER: tuple[Over, ...] = (*FACTORS, "all")
 BETWEEN: tuple[Between, ...] = ("classes", "noises", "both")
 STRIDE = 0.8  # seconds from one point of a walk to the next, without music
 MOST_POINTS = 1_000
-FRAMES = "frames.json"  # in a folder of frames, and says which are ours
-SMALLEST = 128  # pixels a side of a walk's frames: smaller images are enlarged by a whole factor
+FRAMES = "frames.json"  # in a folder of frames; lists the frames that genaug wrote
+SMALLEST = 128  # pixels; smaller images are enlarged by the largest whole factor that stays within this side
 
 
 def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Interpolate two noises along an arc, with the length of a noise at every point.
+    """Interpolate between two noises along an arc, so that every point has the length of a noise.
 
     Args:
         start: (..., D).
         end: (..., D).
-        share: (..., 1) in [0, 1]: 0 is the start.
+        share: (..., 1) in [0, 1]: 0 is the start, 1 the end.
     """
     lengths = start.norm(dim=-1, keepdim=True) * end.norm(dim=-1, keepdim=True)
     angle = ((start * end).sum(dim=-1, keepdim=True) / lengths.clamp(min=1e-12)).clamp(-1, 1).acos()
@@ -56,15 +56,15 @@ def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
 
 
 class Way:
-    """A path through points, each a noise and a class of every mechanism. Position k is at point k.
+    """A closed path through points. Each point is a noise and a class for every mechanism; position k is at point k.
 
     Args:
         generator: the counterfactual generator.
-        points: how many points, at least 1.
-        over: the mechanism that changes along the way, or "all".
-        between: what of it changes: "classes", "noises" or "both".
-        classes: the points' classes in turn; drawn from all by default.
-        seed: of noises and classes.
+        points: number of points, at least 1.
+        over: the mechanism that changes along the path, or "all".
+        between: what changes in it: "classes", "noises" or "both".
+        classes: the classes of the points, in turn (default: drawn from all classes).
+        seed: random seed of noises and classes.
         truncation: scale of the noise.
     """
 
@@ -83,7 +83,7 @@ class Way:
         known = torch.tensor(check_classes(classes, generator.num_classes, names_of(generator)))
         places = torch.arange(points)
         drawn = known[integers(seed, places, len(known), "class")] if classes is None else known[places % len(known)]
-        self.mixes = between != "noises"  # classes, which the generator is then given as shares
+        self.mixes = between != "noises"  # whether classes are mixed; if so, the generator takes shares of classes
         shares = nn.functional.one_hot(drawn, generator.num_classes).float() if self.mixes else drawn
         self.labels, self.noise, self.classes = [], [], drawn.tolist()
         tied: tuple[str, ...] = getattr(generator, "default_tie", ())
@@ -119,7 +119,7 @@ class Way:
             ) from error
 
     def _faded(self, start: Tensor, end: Tensor, share: Tensor) -> dict[str, Tensor]:
-        """Fade from the parts at one point to those at the next, if noises cannot be interpolated."""
+        """Fade from the parts at one point to those at the next, for noises that cannot be interpolated."""
         device = generator_device(self.generator)
         labels = [y.argmax(dim=1) if y.is_floating_point() else y for y in self.labels]
         ends = [
@@ -150,30 +150,30 @@ def interpolate(
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> Path:
-    """Draw what lies between images: noises along an arc, classes by mixing their embeddings.
+    """Interpolate between counterfactual images: noises along an arc, classes by mixing their embeddings.
 
     Args:
-        generator: a counterfactual one: a name from `genaug assets list`, a converted checkpoint, or a module, which
-            between classes has to take labels (B, num_classes), the share of each class.
-        out: a picture such as .png: a column a step, a row a part. A .gif or .mp4: the same in time, forth and back.
-            A name without suffix: a folder of frames, 0000.png and so on, of the composed images alone. It must be new,
-            empty, or of an earlier call, whose frames are replaced.
+        generator: a counterfactual generator: a name from `genaug assets list`, a converted checkpoint, or a module.
+            Between classes, a module must take labels (B, num_classes), the share of each class.
+        out: a picture such as .png has one column per step and one row per part. A .gif or .mp4 plays the composed
+            images forth and back. A name without suffix is a folder of frames, 0000.png and so on, of the composed
+            images. The folder must be new, empty, or written by an earlier call, whose frames are replaced.
         over: the mechanism that changes: "shape", "texture", "background" or "all"; the others stay as they are.
-        between: what of it changes: "classes", "noises", or "both" as in the paper's figures.
-        classes: the points' classes in turn; drawn by default.
-        points: how many images to go through, at least 2.
-        steps: from one to the next.
-        seed: of noises and classes.
+        between: what changes in it: "classes", "noises", or "both" as in the paper's figures.
+        classes: the classes of the images, in turn (default: drawn from all classes).
+        points: number of images to go through, at least 2.
+        steps: number of steps from one image to the next.
+        seed: random seed of noises and classes.
         truncation: scale of the noise, in (0, 1].
-        device: where images are made; the CPU, or where a module lies, by default.
+        device: device of the generator (default: CPU, or the device of a module).
 
     Returns:
         The file or folder that was written; without ffmpeg, an .mp4 becomes a .gif.
 
     Raises:
-        TypeError: the generator has no mechanisms, or takes no shares of classes.
+        TypeError: the generator has no mechanisms, or does not take shares of classes.
         ValueError: another argument is out of its range.
-        genaug.AssetError: the generator cannot be had.
+        genaug.AssetError: the generator is not available.
         OSError: `out` cannot be written.
     """
     check_choice("over", over, OVER)
@@ -216,23 +216,23 @@ def walk(
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> Path:
-    """Walk through counterfactuals without end, or in step with music: the latent dance of CGN's blog post.
+    """Animate a walk through counterfactuals, in a loop or in step with music: the latent dance of CGN's blog post.
 
-    Every mechanism goes from point to point by itself. With music a new point is set off for at every beat, and the
-    walk is as long as the music.
+    Every mechanism goes from point to point on its own. With music, the walk leaves for the next point at every beat
+    and is as long as the music.
 
     Args:
         generator: as `interpolate` takes it.
-        out: .gif or .mp4; where ffmpeg is missing, an .mp4 becomes a .gif.
-        music: a .wav.
-        points: how many images to go through; they come again where the music is longer.
+        out: .gif or .mp4; without ffmpeg, an .mp4 becomes a .gif.
+        music: a .wav file.
+        points: number of images to go through; they repeat if the music is longer.
         classes, seed, truncation, device: as `interpolate` takes them.
 
     Returns:
         The file that was written.
 
     Raises:
-        TypeError, ValueError, genaug.AssetError, OSError: as `interpolate`; or the music is no .wav.
+        TypeError, ValueError, genaug.AssetError, OSError: as `interpolate`; or the music is not a .wav file.
         RuntimeError: ffmpeg failed.
     """
     check_integer("points", points, 2, MOST_POINTS)
@@ -266,13 +266,13 @@ def found_counterfactual(
 
 
 def enlarged(images: Tensor) -> Tensor:
-    """Enlarge small images by a whole factor to at least 128 pixels, so that players do not blur them."""
+    """Enlarge small images by the largest whole factor within 128 pixels, so that players do not blur them."""
     scale = max(1, SMALLEST // images.shape[-1])
     return images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
 
 
 def save_frames(folder: str | os.PathLike[str], images: Tensor) -> None:
-    """Write 0000.png and so on into a folder, in place of the frames of an earlier call.
+    """Write 0000.png and so on into a folder. They replace the frames of an earlier call.
 
     Raises:
         ValueError: the folder holds something else.
@@ -288,7 +288,7 @@ def save_frames(folder: str | os.PathLike[str], images: Tensor) -> None:
     elif others := sorted(name for name in os.listdir(target) if not name.startswith(".")):
         raise ValueError(f"{target} holds something else ({others[0]}): choose another folder")
     names = [f"{number:04d}.png" for number in range(len(images))]
-    # first what will be there, so that a call that is cut off leaves a folder that the next one knows
+    # all names are recorded first, so that the next call recognizes the folder of an interrupted one
     write_results(record, {"frames": sorted({*before, *names})})
     for name, image in zip(names, images, strict=True):
         save_image(target / name, image)

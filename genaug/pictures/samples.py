@@ -1,4 +1,4 @@
-"""Draw what a generator makes, and what its directions change, like the figures of CGN, GenInt and GANSpace.
+"""Draw the images of a generator, and the changes along its directions, like the figures of CGN, GenInt and GANSpace.
 
 genaug sample cgn-double-colored-mnist --out sheet.png
 genaug walk biggan-deep-256 --components 0,1,2 --out walk.gif
@@ -39,7 +39,7 @@ from genaug.interventions.steering import (
 )
 
 MOST_COLUMNS = 1_000  # of a sheet
-ROWS = 5  # classes of a sheet, unless they are named
+ROWS = 5  # classes of a sheet if none are named; images of a walk's animation
 STEPS = 9  # columns of a walk's sheet
 FRAMES = 25  # of a walk's animation, one way
 AT_ONCE = 8  # images in a generator call: bounds memory
@@ -55,22 +55,22 @@ def run(
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> None:
-    """Draw a sheet: of a counterfactual generator the three parts and what they compose, of any other its classes.
+    """Draw a contact sheet: parts and composites of a counterfactual generator, or classes of any other generator.
 
     Args:
         generator: a name from `genaug assets list`, a converted checkpoint, or a module, as the datasets take it.
-        out: the picture; its suffix says the format, such as .png.
-        num: how many columns, 1 to 1,000.
-        seed: of noise and classes.
-        classes: which to draw from, or, of a generator without parts, which to show; by default drawn from all.
+        out: image file; its suffix sets the format, such as .png.
+        num: number of columns, 1 to 1,000.
+        seed: random seed of noise and classes.
+        classes: classes to draw from; for a generator without parts, classes to show (default: drawn from all classes).
             "best" as for `CounterfactualDataset`.
         truncation: scale of the noise, in (0, 1].
-        device: where images are made; the CPU, or where a module lies, by default.
+        device: device of the generator (default: CPU, or the device of a module).
 
     Raises:
-        ValueError: `num` is outside 1..1000, `truncation` outside (0, 1], a class is none of the generator's, or the
-            suffix is of no picture format.
-        genaug.AssetError: the generator cannot be had.
+        ValueError: `num` is outside 1..1000, `truncation` is outside (0, 1], the generator does not have a class, or
+            the suffix is not an image format.
+        genaug.AssetError: the generator is not available.
         OSError: the folder of `out` cannot be written.
     """
     check_integer("num", num, 1, MOST_COLUMNS)
@@ -87,7 +87,7 @@ def run(
         draw = torch.Generator().manual_seed(seed)
         noise = [noise_of(network, seed, torch.arange(num), truncation, f"{i}") for i in range(3)]
         labels = [torch.tensor(of)[torch.randint(len(of), (num,), generator=draw)] for of in each]
-        whole = getattr(network, "default_tie", ()) == ("shape", "texture")  # textures are objects
+        whole = getattr(network, "default_tie", ()) == ("shape", "texture")  # textures are whole objects
         if whole:
             noise[1], labels[1] = noise[0], labels[0]
         inputs = [[part.to(place) for part in parts] for parts in (noise, labels)]
@@ -120,28 +120,28 @@ def walk(
     truncation: float = 1.0,
     device: torch.device | str | None = None,
 ) -> Path:
-    """Draw what moving along principal directions changes (GenInt, section 4.1; as GANSpace's figures show it).
+    """Show what moving along principal directions changes (GenInt, section 4.1), as in GANSpace's figures.
 
     Args:
         generator: a name from `genaug assets list`, a converted checkpoint, or a module, as the datasets take it.
-        out: a picture such as .png: a row a component, from -scale to scale, of one image. A .gif or .mp4: the same
-            movement in time, a row a component and a column an image.
-        components: which, counted from 0, the one of most variance.
-        scale: how far, in standard deviations along the direction.
-        seed: of noise and classes.
-        classes: which to draw from; all by default.
-        directions: a name from `genaug assets list`, or a file of `Directions.save` or of GANSpace; by default the
-            exact ones of `gen_z`.
+        out: a picture such as .png has one row per component, with one image moved from -scale to scale. A .gif or .mp4
+            shows the same movement in time, with one row per component and one column per image.
+        components: numbers of the components; component 0 has the most variance.
+        scale: maximum offset, in standard deviations along the direction.
+        seed: random seed of noise and classes.
+        classes: classes to draw from (default: all).
+        directions: a name from `genaug assets list`, or a file of `Directions.save` or of GANSpace (default: the exact
+            directions of `gen_z`).
         truncation: scale of the noise, in (0, 1].
-        device: where images are made; the CPU, or where a module lies, by default.
+        device: device of the generator (default: CPU, or the device of a module).
 
     Returns:
         The file that was written; without ffmpeg, an .mp4 becomes a .gif.
 
     Raises:
-        ValueError: there are no components or one is not known, `scale` is negative, `truncation` outside (0, 1], a
-            class is none of the generator's, or the directions are of another one.
-        genaug.AssetError: the generator or the directions cannot be had.
+        ValueError: there are no components or one is not known, `scale` is negative, `truncation` is outside (0, 1],
+            the generator does not have a class, or the directions belong to another generator.
+        genaug.AssetError: the generator or the directions are not available.
         OSError: the folder of `out` cannot be written.
     """
     check_number("scale", scale)
@@ -191,10 +191,10 @@ def walk(
 
 
 def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Write an image (3, H, W) uint8 as a file, whole or not at all; its suffix says the format.
+    """Write an image (3, H, W) uint8 to a file, whole or not at all. The suffix sets the format.
 
     Raises:
-        ValueError: the suffix is of no picture format.
+        ValueError: the suffix is not an image format.
         OSError: the folder cannot be written.
     """
     from torchvision.transforms.v2.functional import to_pil_image
@@ -209,7 +209,7 @@ def made_parts(
 ) -> dict[str, Tensor]:
     """Return the parts and composites of a batch by name, (B, 1 or 3, H, W) floats in [-1, 1], on the CPU.
 
-    A generator with `parts` shows its pre-mask, too, as the figures of CGN's appendix do.
+    A generator with `parts` also shows its pre-mask, as in the figures of CGN's appendix.
     """
     made: dict[str, list[Tensor]] = {}
     chunks = [[part.split(AT_ONCE) for part in parts] for parts in (noise, labels)]
@@ -235,7 +235,7 @@ def _class_name(generator: Any, label: int) -> str:
 
 
 def _photographs(described: Mapping[str, Any]) -> str:
-    """Return the files that a sample of a bank is made of, as a caption: the object, and what is behind it."""
+    """Return the files that a sample of a bank is made of, as a caption: the object's and the background's."""
     files = described.get("photographs", {})
     return f"{files['shape']}\non {files['background']}" if files else ""
 

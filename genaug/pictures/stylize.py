@@ -23,7 +23,7 @@ from genaug.pictures.samples import save_image
 from genaug.transforms.style_transfer import CONTENT_LAYER, STYLE_LAYERS, gatys
 from genaug.transforms.vgg import load_encoder
 
-SMALLEST, LARGEST = 16, 4096  # pixels of the shorter side of what can be stylised
+SMALLEST, LARGEST = 16, 4096  # limits of the shorter side of a stylized picture, in pixels
 MOST_FRAMES = 10_000
 
 
@@ -41,29 +41,29 @@ def run(
     network: str | os.PathLike[str] = "vgg19",
     device: torch.device | str | None = None,
 ) -> Path:
-    """Optimize a picture until its feature correlations match those of a generated texture; its content stays.
+    """Optimize a picture until its feature correlations match those of a generated texture, and keep its content.
 
     Args:
         image: a picture in any format that Pillow reads.
-        out: a picture such as .png. A .gif or .mp4: the walk of the blog post, each frame in the texture of another
-            noise of the class.
+        out: a picture such as .png. A .gif or .mp4 shows the walk of the blog post: each frame has the texture of
+            another noise of the class.
         label: the class of the texture.
-        generator: a counterfactual one, as `CounterfactualDataset` takes it.
-        steps: of L-BFGS, from the picture itself.
-        size: pixels of the picture's shorter side while it is optimised, and of the result's.
-        frames: of a .gif or .mp4; 25 by default.
-        seed: of the texture's noise.
+        generator: a counterfactual generator, as `CounterfactualDataset` takes it.
+        steps: number of L-BFGS steps, which start at the picture.
+        size: shorter side of the picture during optimization and of the result, in pixels.
+        frames: number of frames of a .gif or .mp4 (default: 25).
+        seed: random seed of the texture's noise.
         truncation: scale of the noise, in (0, 1].
         network: VGG19's weights: a name from `genaug assets list` or a `.safetensors` file.
-        device: where to work; the CPU, or where a module lies, by default.
+        device: device of the computation (default: CPU, or the device of a module).
 
     Returns:
         The file that was written; without ffmpeg, an .mp4 becomes a .gif.
 
     Raises:
-        ValueError: the file is no picture, or an argument is out of its range.
+        ValueError: the file is not a picture, or an argument is out of its range.
         TypeError: the generator has no texture mechanism.
-        genaug.AssetError: the generator or the network cannot be had.
+        genaug.AssetError: the generator or the network is not available.
         OSError: `out` cannot be written.
     """
     check_integer("steps", steps, 1)

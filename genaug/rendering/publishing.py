@@ -15,22 +15,22 @@ from genaug._common.files import atomic_path
 from genaug.assets.hub import check_repository, upload
 from genaug.datasets.rendered import SETTINGS, SUFFIXES, Layout, RenderedDataset, key
 
-_COLUMNS, _ROWS, _SIDE, _GAP = 8, 2, 112, 4  # of the picture on the card: images, and pixels
+_COLUMNS, _ROWS, _SIDE, _GAP = 8, 2, 112, 4  # of the card's picture: 8 x 2 images; pixels
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_001, "100K<n<1M"))
 
 
 def publish_rendered(folder: str | os.PathLike[str], repository: str) -> str:
     """Upload a rendered set as a dataset repository, and return the commit.
 
-    The `datasets` library and webdataset read it as it is. Run it again to continue an upload that was interrupted.
+    The `datasets` library and webdataset read the repository as it is. Call it again to resume an interrupted upload.
 
     Args:
-        folder: what `genaug render` wrote, with every shard.
-        repository: "OWNER/NAME" on the Hub. Made if it is new.
+        folder: folder that `genaug render` wrote, with every shard.
+        repository: "OWNER/NAME" on the Hub. It is created if it does not exist.
 
     Raises:
         FileNotFoundError: the folder is not a rendered folder.
-        ValueError: the set is unfinished or damaged, or the repository's name is none.
+        ValueError: the set is unfinished or damaged, or the repository's name is not valid.
         AssetError: the Hub cannot be reached or refuses.
     """
     check_repository(repository)
@@ -54,7 +54,7 @@ def _picture(layout: Layout) -> str:
 
 
 def _metadata(rendered: RenderedDataset, layout: Layout) -> Iterator[str]:
-    """Return a line of JSON per image for `datasets`, which otherwise numbers only the class folders that exist."""
+    """Yield a line of JSON per image. Without these, `datasets` numbers only the class folders that exist."""
     for shard in range(layout.shards):
         for line in layout.data(shard).read_text().splitlines():
             sample = json.loads(line)

@@ -17,19 +17,19 @@ from torch import Tensor
 from genaug._common.tar import member
 from genaug.datasets.rendered import SUFFIXES, Layout, key
 
-_PAGE = 4096  # bytes: what most file systems count a file in
+_PAGE = 4096  # bytes of a block, the unit of a file's disk space in most file systems
 
 
 @dataclass(frozen=True)
 class Record:
-    """The content of one sample in a data file, and the disk space of separate files."""
+    """The content of one sample in a data file, and the disk space of its separate files in bytes."""
 
     content: bytes
     beside: int
 
 
 class Writer:
-    """Writes one shard in a staging folder, and moves it to its place."""
+    """Write one shard in a staging folder, and move it to its place."""
 
     def __init__(self, layout: Layout, shard: int, quality: int | None, staged: Path) -> None:
         self.path = staged / "data"
@@ -44,7 +44,7 @@ class Writer:
     def encode(
         self, indices: list[int], images: list[Tensor], targets: list[Any], descriptions: list[dict[str, Any]]
     ) -> list[Record]:
-        """Run in a thread of its own, where pillow's encoders leave the interpreter to others."""
+        """Encode samples. This runs in a thread of its own, since Pillow's encoders release the interpreter lock."""
         return [self._record(*sample) for sample in zip(indices, images, targets, descriptions, strict=True)]
 
     def _record(self, index: int, image: Tensor, target: Any, description: dict[str, Any]) -> Record:
@@ -65,7 +65,7 @@ class Writer:
         return Record((json.dumps(line) + "\n").encode(), -(-len(content) // _PAGE) * _PAGE)
 
     def add(self, file: IO[bytes], records: list[Record]) -> int:
-        """Appends samples; returns how many bytes they take on the disk."""
+        """Append samples, and return the bytes that they take on the disk."""
         for record in records:
             file.write(record.content)
             self._digest.update(record.content)
@@ -73,7 +73,7 @@ class Writer:
         return sum(len(record.content) + record.beside for record in records)
 
     def end(self, file: IO[bytes]) -> None:
-        """Write what comes after the last sample, and flush it to the disk."""
+        """Write the end of the file, which follows the last sample, and flush the file to the disk."""
         tail = bytes(self._layout.tail)
         file.write(tail)
         self._digest.update(tail)
@@ -83,7 +83,7 @@ class Writer:
     def publish(self) -> None:
         """Move the files to their places, the manifest last."""
         folder = self._layout.folder
-        size = self.path.stat().st_size  # before folders are made, which would bring a removed one back
+        size = self.path.stat().st_size  # fails if the folder was removed, before it is made again
         for parent in {(folder / place).parent for _, place in self._files}:
             parent.mkdir(parents=True, exist_ok=True)
         for staged, place in self._files:
@@ -96,10 +96,10 @@ class Writer:
 
 
 def encoded_image(image: Tensor, kind: str, quality: int | None) -> bytes:
-    """Encode an image (3, H, W) uint8 as the bytes of a file; other threads run meanwhile."""
+    """Encode an image (3, H, W) uint8 as the bytes of a file. Other threads can run at the same time."""
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     options: dict[str, dict[str, Any]] = {
-        "png": {"compress_level": 1},  # a tenth more bytes than by the default, in half the time
+        "png": {"compress_level": 1},  # a tenth more bytes than the default, in half the time
         "jpeg": {"quality": quality, "subsampling": 0},
         "webp": {"quality": quality},
     }

@@ -1,9 +1,9 @@
 """Write datasets to disk as WebDataset shards or an ImageFolder, with any number of processes, resumable.
 
-Shards are dealt out by rank, without communication: shard s belongs to rank s % world. Each is written in a folder of
-its own beside its place, then renamed; its manifest comes last and says that it is there. What is written depends on
-the dataset and the settings alone, so that on a CPU a set is the same to the last byte whatever the number of
-processes, the batch size, and how often it was interrupted. `genaug.datasets.rendered` says how a set is laid out.
+Shards are assigned by rank, without communication: shard s belongs to rank s % world. Each shard is written in a folder
+of its own beside its place, then renamed. Its manifest comes last and marks the shard as finished. The content depends
+on the dataset and the settings alone. So on a CPU a set is bitwise identical for any number of processes, any batch
+size and any number of interruptions. `genaug.datasets.rendered` describes the layout of a set.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from genaug.generators import load_generator
 from genaug.rendering.shards import Record, Writer
 from genaug.transforms.style_transfer import StyleTransferIntervention
 
-QUALITY = 95  # of JPEG and WebP, unless it is said
+QUALITY = 95  # default for JPEG and WebP
 
-STYLES = 10_000  # interventions that photographs take their styles from
+STYLES = 10_000  # number of interventions that give photographs their styles
 _TRANSFER = ("method", "steps", "alpha", "network", "decoder", "style_weight", "content_weight")
 
-_BATCH = 64  # samples asked for at a time of a source that has no batch size of its own
-_PLACE = ("device", "batch_size")  # options that say how images are made, not which
+_BATCH = 64  # samples per request to a source without a batch size
+_PLACE = ("device", "batch_size")  # options that do not change which images are made
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Rendered:
     """The outcome of a call of `render`.
 
     Attributes:
-        folder: of the set.
-        shards: of the set, those of other ranks among them.
-        written: shards that this call wrote.
+        folder: folder of the set.
+        shards: number of shards of the set, including those of other ranks.
+        written: number of shards that this call wrote.
     """
 
     folder: Path
@@ -145,9 +145,9 @@ def render(
         "format": format,
         "image": image,
         "quality": quality,
-        # of a dict of labels every reader knows KEY.cls, which has the first
+        # all labels of a dict are in KEY.json; KEY.cls, which every reader knows, has only the first
         "target": "labels" if isinstance(source[0][1], dict) else "label",
-        # how many there are, or their folders' names, for who trains on the set
+        # number of classes or names of their folders, for training on the set
         "classes": _classes(source),
     }
     try:
@@ -157,7 +157,7 @@ def render(
     layout = _begun(folder, settings)
     left = [shard for shard in range(rank, layout.shards, world_size) if not layout.finished(shard)]
     mine = len(range(rank, layout.shards, world_size))
-    if rank == 0 and 0 < len(left) < mine:  # said once
+    if rank == 0 and 0 < len(left) < mine:  # printed by one process only
         print(f"{folder} has {mine - len(left)} of {mine} shards of this process: going on", file=sys.stderr)
     _write(source, layout, quality, left, rank, world_size)
     return Rendered(folder, layout.shards, len(left))
@@ -166,8 +166,8 @@ def render(
 def verify(folder: str | os.PathLike[str]) -> list[str]:
     """Return a line for each missing or damaged part of a rendered folder; an empty list if it is complete.
 
-    Every byte is read and compared with the manifests, and every sample is decoded. So whatever could fail when a
-    sample is read is found.
+    Every byte is read and compared with the manifests, and every sample is decoded. So every problem is reported that
+    could later make reading a sample fail.
 
     Raises:
         FileNotFoundError: the folder was not rendered.
@@ -181,12 +181,12 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -> Rendered:
-    """Render what `verify` finds missing or damaged again, and nothing else.
+    """Render again only the parts that `verify` reports as missing or damaged.
 
     Args:
-        folder: of the set.
-        source: the dataset, where it was rendered from one and not from a name.
-        options: `device` and `batch_size`, for a set that was rendered from a name.
+        folder: folder of the set.
+        source: the dataset, if the set was rendered from a dataset and not from a generator's name.
+        options: `device` and `batch_size`, if the set was rendered from a generator's name.
 
     Raises:
         FileNotFoundError, ValueError, TypeError, OSError: as from `render`.
@@ -210,7 +210,7 @@ def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -
 
 
 def _kept(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that determine the images, JSON-serializable."""
+    """Return the options that determine the images, as JSON-serializable values."""
     kept = {name: value for name, value in options.items() if name not in _PLACE}
     kept = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
     if isinstance(kept.get("dtype"), torch.dtype):
@@ -231,7 +231,7 @@ def _dataset(name: str | os.PathLike[str], num: int, options: dict[str, Any]) ->
     options = dict(options)
     if isinstance(options.get("dtype"), str):
         options["dtype"] = getattr(torch, options["dtype"])
-    if str(options.get("device")) == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun's
+    if str(options.get("device")) == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
         options["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     mechanisms = hasattr(load_generator(name), "mechanisms")
     kind = CounterfactualDataset if mechanisms else GenerativeInterventionDataset
@@ -271,7 +271,7 @@ def _length(source: Any, num: int | None) -> int:
 
 
 def _classes(source: Any) -> Any:
-    """Return the names of the classes, if they have any, or their number."""
+    """Return the names of the classes if they have names, or else their number."""
     generator = getattr(source, "generator", None)
     if generator is None:
         return getattr(source, "classes", None)
@@ -291,7 +291,7 @@ def _begun(folder: Path, settings: dict[str, Any]) -> Layout:
     """Create or open the folder, check its settings, and remove what killed processes left."""
     writable_folder(folder)
     path = folder / SETTINGS
-    # listed before the settings are looked for, or shards that another rank has just written would be something else
+    # listed before settings are looked for; otherwise new shards of another rank would count as other content
     others = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     if not path.exists():
         if others:
@@ -315,7 +315,7 @@ def _versions() -> dict[str, str]:
 
 def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], rank: int, world_size: int) -> None:
     if shards:
-        layout.index_file().unlink(missing_ok=True)  # a reader's, of what was there before
+        layout.index_file().unlink(missing_ok=True)  # a reader may have written it for the previous shards
     mine = sum(len(layout.indices(shard)) for shard in range(rank, layout.shards, world_size))
     left = sum(len(layout.indices(shard)) for shard in shards)
     bar = progress(total=mine, initial=mine - left, description="render", unit="image") if rank == 0 else None
@@ -329,7 +329,7 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
             try:
                 with staging_folder(layout.folder, f"shard-{shard:06d}") as staged:
                     writer = Writer(layout, shard, quality, staged)
-                    # closed at once, whatever happens: nothing may go on writing where all is removed
+                    # on errors, closing stops the encoders before the staging folder is removed
                     with writer.path.open("wb") as file, closing(_encoded(source, indices, writer, pool)) as batches:
                         for records in batches:
                             size += writer.add(file, records)
@@ -348,7 +348,7 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
 
 
 def _encoded(source: Any, indices: range, writer: Writer, pool: ThreadPoolExecutor) -> Generator[list[Record]]:
-    """Yield batches of encoded samples, in order. Some are encoded while the next are made."""
+    """Yield batches of encoded samples, in order. Batches are encoded while the next ones are made."""
     at_once = getattr(source, "batch_size", None) or _BATCH
     ahead = 2 * _threads()  # bounds memory
     waiting: deque[Future[list[Record]]] = deque()
@@ -378,7 +378,7 @@ def _samples(source: Any, indices: list[int]) -> tuple[list[Tensor], list[Any]]:
         elif not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             came = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise TypeError(f"source must return uint8 tensors (3, H, W) or PIL images, got {came} for sample {index}")
-    if images[0].is_cuda:  # one copy to the host in place of many
+    if images[0].is_cuda:  # one copy to the host instead of many
         images = list(torch.stack(images).cpu())
     return images, [target for _, target in samples]
 

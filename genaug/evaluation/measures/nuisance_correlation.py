@@ -3,8 +3,8 @@
 Photographs have no labels of nuisances such as viewpoint and background. Intervened images of a generator have known
 nuisances: which principal component was set, and to what value. A regressor learns to predict these nuisances from
 images. It is then applied to any labeled images, and a small fully connected classifier predicts the label from its
-output. Without correlation, the classifier is no better than chance. The correlation is how many times better it is. A
-generator knows only some of the nuisances, so the figures are lower bounds.
+output. Without correlation, the classifier is no better than chance. The correlation is its accuracy divided by chance.
+A generator knows only some of the nuisances, so the figures are lower bounds.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def shape_bias(
 ) -> ShapeBias:
     """Measure the shape bias of a model.
 
-    The score of each of the 16 categories is the mean probability of the ImageNet classes that belong to it.
+    For a model of ImageNet's 1,000 classes, the score of a category is the mean probability of its ImageNet classes.
 
     Args:
         model: returns 1,000 logits, or 16 in the categories' alphabetical order; see `genaug.evaluation.scoring`.
