@@ -1,4 +1,4 @@
-"""Argument checks: one clear error that names the argument, what was expected and what came."""
+"""Argument checks. Each error names the argument, the expected value and the given value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def check_choice(argument: str, value: Any, known: Iterable[Choice]) -> Choice:
-    """Return `value`, or raise ValueError if it is none of `known`. The message names those most like it."""
+    """Return `value`, or raise ValueError if it is not in `known`. The message suggests similar known values."""
     known = list(known)
     if value not in known:
         expected = ", ".join(map(repr, known))
@@ -34,7 +34,10 @@ def check_choice(argument: str, value: Any, known: Iterable[Choice]) -> Choice:
 
 
 def check_integer(argument: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """Return an integer, also NumPy's; raise TypeError for others, and ValueError unless it is in [least, most]."""
+    """Return the value as an int. Raise TypeError if it is no integer, and ValueError if it is outside [least, most].
+
+    NumPy's integers are accepted, booleans are not.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{argument} must be an int, got {type(value).__name__}")
     if least is not None and value < least:
@@ -45,7 +48,7 @@ def check_integer(argument: str, value: Any, least: int | None = None, most: int
 
 
 def check_number(argument: str, value: Any, high: float = math.inf) -> float:
-    """Return a number; raise TypeError for other types, and ValueError unless it is finite and in [0, high]."""
+    """Return the value as a float. Raise TypeError for other types, and ValueError unless finite and in [0, high]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{argument} must be a number, got {value!r}")
     number = float(value)
@@ -56,7 +59,11 @@ def check_number(argument: str, value: Any, high: float = math.inf) -> float:
 
 
 def check_pair(argument: str, value: Any, check: Callable[[str, Any], Number]) -> tuple[Number, Number]:
-    """Return the range (low, high), each end checked; a number is both. Raise ValueError for another form."""
+    """Return the range (low, high) after `check` of each end. A single number is both ends.
+
+    Raises:
+        ValueError: the value has another form, or low > high.
+    """
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{argument} must be a number or a pair (low, high), got {value!r}")
@@ -67,7 +74,7 @@ def check_pair(argument: str, value: Any, check: Callable[[str, Any], Number]) -
 
 
 def check_truncation(value: Any) -> float:
-    """Return a number; raise TypeError for other types, and ValueError unless it is in (0, 1]."""
+    """Return the value as a float. Raise TypeError for other types, and ValueError unless it is in (0, 1]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"truncation must be a number, got {value!r}")
     number = float(value)
@@ -80,8 +87,8 @@ def check_classes(classes: Iterable[int | str] | None, count: int, names: Sequen
     """Return class indices (default: 0..count - 1). A class can be given by its name if there are `names`.
 
     Raises:
-        ValueError: there are none, one is outside, or no class has the name.
-        TypeError: one is no integer, and there are no names.
+        ValueError: the list is empty, an index is out of range, or no class has a given name.
+        TypeError: `classes` is not a list, or an entry is neither an integer nor, if there are `names`, a string.
     """
     if classes is None:
         return list(range(count))
@@ -103,20 +110,20 @@ def _class_number(given: int | str, names: Sequence[str]) -> int:
 
 
 def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
-    """Return indices of a dataset with `length` samples; negative ones count from its end.
+    """Return indices of a dataset with `length` samples. Negative indices count from the end.
 
     Returns:
         (B,) int64 on the CPU, each in 0..length - 1.
 
     Raises:
-        IndexError: one is outside the dataset.
-        TypeError: they are not integers, or not in one row.
+        IndexError: an index is out of range.
+        TypeError: indices are not integers, or not one-dimensional.
     """
     import torch
 
     try:
         found = torch.as_tensor(indices, device="cpu")
-    except (TypeError, ValueError, RuntimeError):  # torch's words for what is no number, or ragged
+    except (TypeError, ValueError, RuntimeError):  # torch raises these for a ragged list or entries that are no numbers
         raise TypeError(f"indices must be one-dimensional integers, got {indices!r:.80}") from None
     if not found.numel():
         return found.long().flatten()
@@ -130,11 +137,11 @@ def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
 
 
 def check_numbers(argument: str, value: int | Sequence[int] | Tensor) -> Tensor:
-    """Return the indices of draws, (B,) int64 on the CPU; an integer counts as one.
+    """Return indices of draws as (B,) int64 on the CPU. A single integer becomes (1,).
 
     Raises:
-        ValueError: one is negative.
-        TypeError: they are not integers, or not in one row.
+        ValueError: an index is negative.
+        TypeError: the values are not integers, or have more than one dimension.
     """
     import torch
 
@@ -147,11 +154,13 @@ def check_numbers(argument: str, value: int | Sequence[int] | Tensor) -> Tensor:
 
 
 def check_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return this process's index and the number of processes, by default from RANK and WORLD_SIZE, or 0 of 1.
+    """Return the index of this process and the number of processes.
+
+    The defaults are the environment variables RANK and WORLD_SIZE, or else 0 and 1.
 
     Raises:
-        ValueError: the rank is not below the number of processes, or the environment has no integer.
-        TypeError: one is no integer.
+        ValueError: rank is not below world_size, or an environment variable is not an integer.
+        TypeError: an argument is not an integer.
     """
     found = []
     for name, value, least in (("rank", rank, 0), ("world_size", world_size, 1)):
@@ -168,11 +177,11 @@ def check_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def check_device(argument: str, device: torch.device | str | None) -> torch.device:
-    """Return the device of this name, the CPU for None.
+    """Return the device with this name, or the CPU for None.
 
     Raises:
-        ValueError: it is none of cpu, cuda, mps and xpu, or this machine does not have it.
-        TypeError: it is neither a string nor a device.
+        ValueError: the device is none of cpu, cuda, mps and xpu, or this machine does not have it.
+        TypeError: the argument is neither a string nor a device.
     """
     import torch
 

@@ -1,5 +1,7 @@
-"""Files that are whole or absent: written beside their place, then renamed onto it. Images in files, and tensors told
-from others."""
+"""Atomic files, image files and checksums of tensors.
+
+An atomic file is written beside its final path and then renamed, so that it is never incomplete.
+"""
 
 from __future__ import annotations
 
@@ -23,32 +25,32 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-DIGEST = "tensors_sha256"  # the entry for `digest` in the metadata of our safetensors files
+DIGEST = "tensors_sha256"  # entry of `digest` in the metadata of genaug's safetensors files
 
 
 def one_line(error: BaseException) -> str:
-    """Shorten a library's error message to one line that fits into a message of genaug."""
+    """Shorten a library's error message to one line, for use in a message of genaug."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class DamagedFileError(Exception):
-    """A file of an earlier call that cannot be read any more. The message names it and the remedy."""
+    """A file of an earlier call can no longer be read. The message names it and the remedy."""
 
 
 class ImageError(ValueError):
-    """A file that cannot be opened as an image."""
+    """A file cannot be opened as an image."""
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Open a photograph as RGB, 8 bits a channel, the way a viewer shows it.
+    """Open a photograph as RGB, 8 bits per channel, as an image viewer shows it.
 
-    The EXIF orientation is applied, 16-bit gray is scaled to 8 bits by its full range, transparency is composited on
-    white, and an animation gives its first frame. CMYK is converted without its colour profile.
+    The EXIF orientation is applied, the full range of 16-bit gray is scaled to 8 bits, transparency is composited on
+    white, and the first frame of an animation is used. CMYK is converted without its color profile.
 
-    Published test sets are read by `open_as_published` instead.
+    Use `open_as_published` for published test sets.
 
     Raises:
-        ImageError: the file does not open, or its pixels are floats or 32-bit integers; the message names the file.
+        ImageError: the file cannot be opened, or its pixels are floats or 32-bit integers. The message names the file.
     """
     from PIL import Image
 
@@ -60,7 +62,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def open_with_alpha(path: str | os.PathLike[str]) -> Image.Image:
-    """Open a photograph as `open_image` does, but keep its transparency: RGBA where the file has any, RGB otherwise."""
+    """Open a photograph as `open_image` does, but keep transparency: RGBA if the file has any, RGB otherwise."""
     from PIL import Image, ImageOps
 
     try:
@@ -72,7 +74,7 @@ def open_with_alpha(path: str | os.PathLike[str]) -> Image.Image:
                 raise ValueError("its pixels are floats; convert it to 8 bits")
             transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
             return image.convert("RGBA" if transparent else "RGB")
-    except Exception as error:  # a damaged file surfaces as any of a dozen kinds
+    except Exception as error:  # Pillow raises a dozen different classes for damaged files
         raise ImageError(f"{os.fspath(path)} does not open as an image ({one_line(error)})") from None
 
 
@@ -88,12 +90,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def open_as_published(path: str | os.PathLike[str]) -> Image.Image:
-    """Open an image of a published test set as torchvision's `ImageFolder` does, which published figures rest on.
+    """Open an image of a published test set as torchvision's `ImageFolder` does, since published results use that.
 
-    It differs from `open_image`: EXIF orientation is ignored, and transparent pixels keep their hidden colour.
+    Unlike `open_image`, it ignores the EXIF orientation, and transparent pixels show their hidden color.
 
     Raises:
-        ImageError: the file does not open; the message names it.
+        ImageError: the file cannot be opened. The message names it.
     """
     from PIL import Image
 
@@ -104,10 +106,10 @@ def open_as_published(path: str | os.PathLike[str]) -> Image.Image:
         raise ImageError(f"{os.fspath(path)} does not open as an image ({one_line(error)})") from None
 
 
-# those of torchvision's ImageFolder, so that both number the same files
+# the suffixes of torchvision's ImageFolder, so that both give files the same indices
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-MASK_SUFFIX = "_mask.png"  # of a mask beside its photograph: dog/1_mask.png for dog/1.jpg
+MASK_SUFFIX = "_mask.png"  # suffix of a mask beside its photograph: dog/1_mask.png for dog/1.jpg
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,9 @@ class ImageFiles:
     Attributes:
         root: the folder.
         classes: names of the class folders, sorted.
-        files: path of each image from `root` on, with slashes, and the index of its class; sorted by class and path.
-        hidden: number of hidden files, and of folders such as `.ipynb_checkpoints` and `__MACOSX`, that were skipped.
-        others: paths of files that were skipped: their suffix is not an image's, or they are a photograph's mask.
+        files: path of each image relative to `root`, with slashes, and its class index; sorted by class and path.
+        hidden: number of skipped hidden files and folders, such as `.ipynb_checkpoints` and `__MACOSX`.
+        others: paths of other skipped files: they have no image suffix, or are the mask of a photograph.
     """
 
     root: Path
@@ -130,7 +132,7 @@ class ImageFiles:
 
     @property
     def described(self) -> str:
-        """The classes with their numbers of images, as a text such as "3 classes: cat (40), dog (38), horse (41)"."""
+        """Return the classes with their numbers of images, such as "3 classes: cat (40), dog (38), horse (41)"."""
         counts = Counter(label for _, label in self.files)
         shown = [f"{name} ({counts[label]:,})" for label, name in enumerate(self.classes[:_SHOWN_CLASSES])]
         more = ", ..." if len(self.classes) > _SHOWN_CLASSES else ""
@@ -138,7 +140,7 @@ class ImageFiles:
 
     @property
     def told(self) -> str:
-        """What was found and what was skipped, a line each, for `tell`."""
+        """Return text for `tell`: a line with the classes, and a line with what was skipped, if anything was."""
         lines = [self.described, f"skipped {self.skipped}" if self.skipped else ""]
         return "\n".join(f"{self.root}: {line}" for line in lines if line)
 
@@ -152,8 +154,8 @@ class ImageFiles:
         return " and ".join(parts)
 
 
-_SHOWN_CLASSES = 8  # in a message
-# names of folders that divide a dataset, which are no classes
+_SHOWN_CLASSES = 8  # number of classes that a message lists
+# names of folders that are splits of a dataset, not classes
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
@@ -168,7 +170,7 @@ def tell(text: str) -> None:
 
 
 def tell_skipped(root: str | os.PathLike[str], skipped: str) -> None:
-    """Write to standard error what was skipped in a folder of the user's; nothing for an empty text."""
+    """Write what was skipped in a user's folder to standard error. Write nothing if the text is empty."""
     if skipped:
         tell(f"{os.fspath(root)}: skipped {skipped}")
 
@@ -176,14 +178,13 @@ def tell_skipped(root: str | os.PathLike[str], skipped: str) -> None:
 def image_files(root: str | os.PathLike[str]) -> ImageFiles:
     """List the images of a folder that has one folder per class, as torchvision's `ImageFolder` numbers them.
 
-    Unlike there, hidden files and folders are skipped and counted: names that begin with a dot (`._a.jpg`,
-    `.ipynb_checkpoints`) and `__MACOSX`. So are masks beside photographs. Folders inside a class folder belong to the
-    class. Links are followed.
+    Unlike `ImageFolder`, it skips and counts hidden files and folders: names that begin with a dot (`._a.jpg`,
+    `.ipynb_checkpoints`) and `__MACOSX`. It also skips masks beside photographs. Folders inside a class folder belong
+    to the class. Links are followed.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it has no class folder.
-        ValueError: a class has no image, images are directly in `root` with no class folder, or its folders are splits
-            such as train/ and val/; the message names it.
+        FileNotFoundError: the folder does not exist, or it has no class folder, even if it has images.
+        ValueError: a class has no image, or the folders are splits such as train/ and val/. The message names it.
         OSError: a folder cannot be read.
     """
     root = Path(root)
@@ -211,7 +212,7 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
         found_text = "images without a class folder" if direct else "none"
         raise FileNotFoundError(f"{root} must have one folder per class, such as {root / 'dog'}, got {found_text}")
     listed = ImageFiles(root, tuple(classes), files, hidden, others)
-    # one of several may be a class, such as the train of COCO
+    # a single such name among several folders may be a class, such as COCO's class train
     splits = [name for name in classes if name.lower() in _SPLITS]
     if len(splits) > 1 or len(splits) == len(classes):
         first = root / next((name for name in splits if name.lower().startswith("train")), splits[0])
@@ -223,14 +224,14 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
 
 
 def no_folder(path: str | os.PathLike[str]) -> FileNotFoundError:
-    """Return the error for a folder that does not exist. It names what is beside it with nearly its name."""
+    """Return the error for a folder that does not exist. The error suggests similar names that exist."""
     return FileNotFoundError(f"no such folder: {os.fspath(path)}{near_path(path)}")
 
 
 def near_path(path: str | os.PathLike[str]) -> str:
-    """Return the end of an error message for a path that does not exist: what is beside it with nearly its name.
+    """Return the end of an error message for a path that does not exist: similar paths that exist, if any.
 
-    The first part of the path that does not exist is compared, so that "fotos/train" finds "photos/train".
+    The first missing part of the path is compared with its neighbors, so that "fotos/train" finds "photos/train".
     """
     path = Path(path)
     missing = next((part for part in reversed([path, *path.parents]) if not part.exists()), path)
@@ -241,7 +242,7 @@ def near_path(path: str | os.PathLike[str]) -> str:
 
 
 def names_beside(path: Path) -> list[str]:
-    """Return the names of all that is in the folder of a path; none if it cannot be read."""
+    """Return the names in the parent folder of a path, without hidden ones; none if it cannot be read."""
     try:
         return sorted(name for name in os.listdir(path.parent) if not is_hidden(name))
     except OSError:
@@ -258,10 +259,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def images_in(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
-    """List the images of a folder that was given as an argument, as `list_images` does.
+    """List the images of a folder that is an argument, as `list_images` does.
 
     Raises:
-        ValueError: there is no such folder, or no image in it; the message names the argument and the folder.
+        ValueError: the folder does not exist or has no image. The message names the argument and the folder.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{argument} must be a folder of images, got no folder: {os.fspath(folder)!r}")
@@ -272,9 +273,9 @@ def images_in(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
-    """Return the paths of images below a folder, relative to `root`, the number of hidden files, and other files.
+    """Return the images below a folder, the number of hidden files and folders, and the other files.
 
-    1_mask.png is one of the other files if 1.jpg, or another image of this name, is beside it.
+    Paths are relative to `root`. 1_mask.png is one of the other files if 1.jpg, or another image named 1, is beside it.
     """
     found: list[str] = []
     others: list[str] = []
@@ -303,7 +304,7 @@ def is_hidden(name: str) -> bool:
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the names, types, shapes and values of tensors, which safetensors does not store."""
+    """Return the SHA-256 of the names, types, shapes and values of tensors. safetensors stores no checksum."""
     import torch
 
     total = hashlib.sha256()
@@ -314,15 +315,15 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a file system's or a user's limit
-_SHORT = ("PytorchStreamWriter", "inline_container", "iostream")  # torch's words for a short write
-_STAGED = ".genaug-"  # what begins the names of folders of files that are not in their place yet
-LOCK = ".genaug-lock"  # the file in such a folder that its owner has locked
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, and a file size limit
+_SHORT = ("PytorchStreamWriter", "inline_container", "iostream")  # words in torch's errors when a write is cut short
+_STAGED = ".genaug-"  # prefix of staging folders, whose files are not in their final place yet
+LOCK = ".genaug-lock"  # file in a staging folder that is locked by its owner
 
 
 @contextmanager
 def naming_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn the errors of a full disk into one that names the file which could not be written."""
+    """Convert the errors of a full disk to one that names the file that could not be written."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -338,7 +339,7 @@ def naming_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def naming_removed_folder(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
-    """Turn the errors that follow when an output folder is removed during `work` into one that says so."""
+    """If the output folder was removed during `work`, convert an OSError to one that says so."""
     try:
         yield
     except OSError as error:
@@ -359,17 +360,17 @@ def check_size(path: Path, size: int) -> None:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path near `path`; rename it onto `path` on success and remove it on failure.
+    """Yield a temporary path near `path`. Rename it to `path` on success and remove it on failure.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; the message names the folder or the file.
+        OSError: the folder cannot be written, or the disk is full. The message names the folder or the file.
     """
     path = Path(path)
     with staging_folder(writable_folder(path.parent), path.stem) as staged:
         temporary = staged / path.name
         with naming_full_disk(path):
             temporary.touch()
-            mode = temporary.stat().st_mode  # of any new file; some writers, such as safetensors', make theirs private
+            mode = temporary.stat().st_mode  # of new files; safetensors and others would make the file private
             yield temporary
         temporary.chmod(mode)
         temporary.replace(path)
@@ -377,13 +378,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def staging_folder(folder: str | os.PathLike[str], name: str) -> Iterator[Path]:
-    """Yield a temporary folder in `folder`, and remove it with all that is left in it."""
+    """Yield a temporary folder in `folder`, and remove it with its content at the end."""
     while True:
         staged = Path(tempfile.mkdtemp(prefix=f"{_STAGED}{name}-", dir=folder))
         lock = _lock_of(staged)
-        with suppress(OSError, NotImplementedError):  # a file system without locks; `sweep` leaves what is on it
+        with suppress(OSError, NotImplementedError):  # on a file system without locks; `sweep` removes nothing there
             lock.acquire(timeout=1)
-        if staged.is_dir():  # else it was swept away before it had its lock: once more
+        if staged.is_dir():  # else another process swept it before it was locked; try again
             break
         lock.release()
     try:
@@ -394,32 +395,32 @@ def staging_folder(folder: str | os.PathLike[str], name: str) -> Iterator[Path]:
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left in a folder: staged folders whose owner is gone."""
+    """Remove the staging folders that killed processes left in a folder."""
     from filelock import Timeout
 
     for staged in Path(folder).glob(f"{_STAGED}*"):
         lock = _lock_of(staged)
-        with suppress(OSError, Timeout, NotImplementedError):  # another process has its lock, or has swept it
+        with suppress(OSError, Timeout, NotImplementedError):  # another process holds the lock or has swept it
             if not (staged / LOCK).exists():
                 staged.rmdir()  # fails unless it is empty
                 continue
-            with lock.acquire(timeout=0):  # else a process that waits for it could take the folder for its own
+            with lock.acquire(timeout=0):  # remove it under the lock, so that no waiting process uses it
                 shutil.rmtree(staged, ignore_errors=True)
-            shutil.rmtree(staged, ignore_errors=True)  # Windows does not remove a file that is open
+            shutil.rmtree(staged, ignore_errors=True)  # Windows cannot remove the open lock file above
 
 
 def _lock_of(staged: Path) -> BaseFileLock:
-    """Return the lock of a staged folder. The end of a process unlocks its files."""
+    """Return the lock of a staging folder. The system releases it when the process ends."""
     from filelock import FileLock
 
     return FileLock(staged / LOCK, thread_local=False)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
-    """Make the folder if need be and return it; what killed processes left in it is swept away once a process.
+    """Create the folder if necessary and return it. The first call in a process also sweeps the folder, see `sweep`.
 
     Raises:
-        OSError: it cannot be made or written; the message names it.
+        OSError: the folder cannot be created or written. The message names it.
     """
     folder = Path(path)
     try:
@@ -436,13 +437,13 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Make the folder as `writable_folder` does. After an error, remove it again if it is new and still empty."""
+    """Create the folder as `writable_folder` does. After an error, remove it again if it is new and still empty."""
     folder = Path(path)
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         yield writable_folder(folder)
     except BaseException:
-        with suppress(OSError):  # the first that is not empty ends it
+        with suppress(OSError):  # stop at the first folder that is not empty
             for each in new:
                 each.rmdir()
         raise

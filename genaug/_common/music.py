@@ -1,4 +1,4 @@
-"""The beats of a piece of music, and a walk in step with them."""
+"""Find the beats of a piece of music, and move a walk in step with them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 SHORTEST_BEAT = 0.25  # seconds between beats
-LEAST_RISE = 3.0  # decibels within 10 ms: what even noise does not reach by chance
+LEAST_RISE = 3.0  # decibels within 10 ms; noise alone does not reach it
 
 
 def read_wav(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
     """Return the samples of an integer .wav file, (N,) in [-1, 1], averaged over channels, and the sample rate.
 
     Raises:
-        ValueError: it is no such file, or it is empty.
-        OSError: it cannot be read.
+        ValueError: the file is not an integer .wav, or it is empty.
+        OSError: the file cannot be read.
     """
     try:
         with wave.open(os.fspath(path), "rb") as file:
@@ -27,7 +27,7 @@ def read_wav(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
             content = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
         raise ValueError(f"music must be a .wav of whole numbers, but {Path(path).name} is not ({error})") from None
-    content = content[: len(content) // (width * channels) * (width * channels)]  # a file cut short may end within one
+    content = content[: len(content) // (width * channels) * (width * channels)]  # a cut file may end within a sample
     if width not in (1, 2, 3, 4) or not content:
         raise ValueError(
             f"music must have samples of 8 to 32 bits, but {Path(path).name} has {8 * width}, {len(content)} bytes"
@@ -35,21 +35,22 @@ def read_wav(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
     numbers = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(-1, width)
     if width == 1:
         samples = (numbers.double()[:, 0] - 128) / 128
-    else:  # low bytes of nought make every width the same
+    else:  # zero low bytes widen all samples to 32 bits
         padded = torch.nn.functional.pad(numbers, (4 - width, 0))
         samples = padded.contiguous().view(torch.int32).double()[:, 0] / 2**31
     return samples.reshape(-1, channels).mean(dim=1).float(), rate
 
 
 def beats(samples: Tensor, rate: int) -> Tensor:
-    """Return when the music gets suddenly louder: (K,) seconds, rising, at least a quarter of a second apart.
+    """Return the times at which the music suddenly gets louder: (K,) seconds, rising, at least 0.25 seconds apart.
 
-    The loudness of every 10 ms in decibels is compared with that of 10 ms before. Rises of at least 3 dB that are more
-    than a deviation above the mean of the second around them are beats, the greatest first.
+    The loudness of each 10 ms, in decibels, is compared with that of the 10 ms before. A beat is a rise of at least 3
+    dB that is more than a standard deviation above the mean rise in the second around it. Where beats are too close
+    together, the largest rise wins.
 
     Args:
         samples: (N,) in [-1, 1].
-        rate: of them a second.
+        rate: samples per second.
     """
     from scipy.signal import find_peaks
 
@@ -62,7 +63,7 @@ def beats(samples: Tensor, rate: int) -> Tensor:
     around = torch.nn.functional.pad(rise[None], (50, 50))[0].unfold(0, 101, 1)
     least = (around.mean(dim=1) + around.std(dim=1)).clamp(min=LEAST_RISE)
     peaks, _ = find_peaks(rise.numpy(), height=least.numpy(), distance=max(1, SHORTEST_BEAT * rate / hop))
-    return torch.from_numpy(peaks + 1).double() * hop / rate  # the rise to a frame is at its beginning
+    return torch.from_numpy(peaks + 1).double() * hop / rate  # a rise is at the start of the later frame
 
 
 def keep_step(times: Sequence[float], beats: Sequence[float]) -> list[float]:
@@ -70,8 +71,8 @@ def keep_step(times: Sequence[float], beats: Sequence[float]) -> list[float]:
 
     Args:
         times: in seconds, rising from 0.
-        beats: in seconds, rising, a quarter of a second apart or more. Where the music has none, before the first and
-            after the last, the walk goes on at the mean pace of those that there are, or at two a second.
+        beats: in seconds, rising, at least 0.25 seconds apart. Before the first beat and after the last, the walk
+            continues at the mean pace of the beats, or at two beats per second if there are fewer than two.
 
     Returns:
         Positions, rising.

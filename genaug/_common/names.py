@@ -9,7 +9,7 @@ Filling = Literal["strip", "telea", "lama", "tiles"]
 Format = Literal["webdataset", "imagefolder"]
 ImageFormat = Literal["png", "jpeg", "webp"]
 
-PREPROCESSING = "preprocessing.json"  # class_names, image_size, mean and std, beside a saved classifier
+PREPROCESSING = "preprocessing.json"  # file beside a saved classifier: class_names, image_size, mean and std
 HEADS = ("shape", "texture", "background")  # of a multi-head classifier
 AGGREGATES: tuple[Aggregate, ...] = ("logits", "log_probs")
 AUGMENTATIONS = ("standard", "additional", "autoaugment", "augmix", "trivialaugment")
@@ -19,7 +19,7 @@ FILLINGS: tuple[Filling, ...] = ("strip", "telea", "lama", "tiles")  # how the b
 BANK_SUFFIXES = {"jpeg": ".jpg", "png": ".png"}  # image format of a bank -> suffix
 FORMATS: dict[Format, str] = {"webdataset": ".tar", "imagefolder": ".jsonl"}  # layout -> suffix of a data file
 SUFFIXES: dict[ImageFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # rendered images -> suffix
-COMPONENTS = 60  # principal directions of interventions, GenInt's k
+COMPONENTS = 60  # number of principal directions of interventions, GenInt's k
 BENCHMARKS = (  # the keys of `evaluation.SUITES`
     "shape-bias",
     "background-gap",

@@ -1,7 +1,7 @@
 """Draw sheets of images with labeled rows, and the common parts of figures.
 
-Small images are enlarged by whole factors and drawn pixel by pixel, so that what is seen is what is in the data.
-Figures are made without pyplot: no global state, no display.
+Small images are enlarged by integer factors and drawn pixel by pixel, so that the picture shows the data exactly.
+Figures are made without pyplot, so that they need no global state and no display.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 DPI = 100
 INK, FAINT = "#222222", "#6b6b6b"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by the colour-blind, too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # safe for color blindness
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
+    "font.family": "DejaVu Sans",  # matplotlib includes it, so that pictures are the same everywhere
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -44,16 +44,16 @@ def image_grid(images: Tensor, columns: int, *, gap: int = 2, scale: int = 1) ->
 
     Args:
         images: (N, 3, H, W) or (N, 1, H, W), uint8.
-        columns: images a row; the last row may have fewer.
+        columns: images per row. The last row may have fewer.
         gap: pixels between images.
-        scale: how many pixels wide and high each pixel of an image becomes.
+        scale: factor by which images are enlarged.
 
     Returns:
         (3, rows * (scale * H + gap) - gap, columns * (scale * W + gap) - gap) uint8.
 
     Raises:
         TypeError: the images are not uint8.
-        ValueError: another shape, no images, or `columns`, `gap` or `scale` out of its range.
+        ValueError: images have another shape, there are none, or `columns`, `gap` or `scale` is out of its range.
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, got {images.dtype}")
@@ -74,16 +74,16 @@ def image_grid(images: Tensor, columns: int, *, gap: int = 2, scale: int = 1) ->
 def save_sheet(
     path: str | os.PathLike[str], rows: Mapping[str, Tensor], *, title: str = "", columns: Sequence[str] = ()
 ) -> None:
-    """Write a picture with one row of images a name, the name on its left.
+    """Write a picture with one row of images per name, and the name on its left.
 
     Args:
-        path: the file; its suffix says the format, such as .png.
-        rows: name -> (N, 3, H, W) or (N, 1, H, W) uint8; all rows of the same H and W.
-        title: a line above the rows.
-        columns: what stands above the images, one after the other.
+        path: file to write. Its suffix determines the format, such as .png.
+        rows: name -> (N, 3, H, W) or (N, 1, H, W) uint8, with the same H and W in all rows.
+        title: a line of text above the rows.
+        columns: captions above the images, from left to right.
 
     Raises:
-        TypeError, ValueError: there are no rows, or one is not as above.
+        TypeError, ValueError: there are no rows, or a row is not as above.
         OSError: the folder cannot be written.
     """
     with _sheet(rows, title, columns) as figure:
@@ -91,15 +91,15 @@ def save_sheet(
 
 
 def save_animation(path: str | os.PathLike[str], frames: Sequence[Mapping[str, Tensor]], *, title: str = "") -> Path:
-    """Write sheets one after the other, forth and back, as a GIF without end or an MP4.
+    """Write sheets as an animation that plays forward and backward: a GIF that repeats forever, or an MP4.
 
     Args:
-        path: the file, ends in .gif or .mp4, as `save_video` takes it.
-        frames: the rows of each sheet, as `save_sheet` takes them; all of the same sizes.
-        title: a line above the rows.
+        path: file that ends in .gif or .mp4, see `save_video`.
+        frames: the rows of each sheet, as `save_sheet` takes them. All sheets must have the same size.
+        title: a line of text above the rows.
 
     Returns:
-        The file that was written; without ffmpeg, an .mp4 becomes a .gif.
+        The path that was written. Without ffmpeg, an .mp4 becomes a .gif.
 
     Raises:
         TypeError, ValueError: there are no frames, or rows are not as above.
@@ -124,11 +124,11 @@ class Panel:
     """One line chart.
 
     Attributes:
-        x: what the horizontal axis says.
-        y: what the vertical axis says.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
         lines: name -> points (x, y, standard error of y), in the order of x.
-        reference: y of a dashed line across, with what it stands for.
-        logarithmic: whether the horizontal axis is.
+        reference: y of a dashed horizontal line, and its label.
+        logarithmic: use a logarithmic horizontal axis.
     """
 
     x: str
@@ -139,16 +139,16 @@ class Panel:
 
 
 def save_curves(path: str | os.PathLike[str], panels: Sequence[Panel], *, title: str, subtitle: str = "") -> None:
-    """Write diagrams side by side; lines of one name have one colour, named in a legend where there are several.
+    """Write line charts side by side. Lines of one name share a color, and a legend lists the names if several.
 
     Args:
-        path: the file; its suffix says the format, such as .png.
-        panels: the diagrams; whiskers are one standard error.
-        title: a line above.
-        subtitle: a fainter one below it.
+        path: file to write. Its suffix determines the format, such as .png.
+        panels: the charts. Error bars are one standard error.
+        title: a line of text above the charts.
+        subtitle: a lighter line of text below the title.
 
     Raises:
-        ValueError: there are no panels, or the file's name says no picture format.
+        ValueError: there are no panels, or the suffix of the path is not a picture format.
         OSError: the folder cannot be written.
     """
     from matplotlib.ticker import MaxNLocator
@@ -239,7 +239,7 @@ def _sheet(rows: Mapping[str, Tensor], title: str, columns: Sequence[str] = ()) 
 
 
 def _wrapped(caption: str, width: int) -> str:
-    """Break a caption between words into lines that are at most this many pixels wide, if possible."""
+    """Break a caption into lines of at most this width in pixels, between words if possible."""
     lines: list[str] = []
     for paragraph in caption.split("\n"):
         lines.append("")
@@ -253,7 +253,7 @@ def _wrapped(caption: str, width: int) -> str:
 
 
 def _pieces(word: str, width: int) -> list[str]:
-    """Return a word, or its pieces if it is wider than this many pixels, as names of files are."""
+    """Return a word, or split it if it is wider than this many pixels, as file names can be."""
     count = -(-text_width(word, CAPTION) // width)
     length = -(-len(word) // count)
     return [word[start : start + length] for start in range(0, len(word), length)]
@@ -268,7 +268,7 @@ def text_width(text: str, size: Any, weight: str = "normal") -> int:
 
 @contextmanager
 def new_figure(width: int, height: int) -> Iterator[Figure]:
-    """Return an empty white figure of this size in pixels, with the text style of this module."""
+    """Yield an empty white figure of this size in pixels, with the text style of this module."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -280,10 +280,10 @@ def new_figure(width: int, height: int) -> Iterator[Figure]:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write the figure, whole or not at all.
+    """Write the figure to a file. After an error the file is unchanged.
 
     Raises:
-        ValueError: the file has no suffix, or that of no picture format.
+        ValueError: the path has no suffix, or its suffix is not a picture format.
         OSError: the folder cannot be written.
     """
     if Path(path).suffix.lower().removeprefix(".") not in figure.canvas.get_supported_filetypes():
@@ -293,18 +293,18 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def paste(figure: Figure, image: Tensor, left: float, top: float) -> None:
-    """Put an image (3, H, W) uint8 with its upper left corner at (left, top), pixel on pixel."""
+    """Draw an image (3, H, W) uint8 with its upper left corner at pixel (left, top), without resampling."""
     pixels = image.permute(1, 2, 0).numpy()
     figure.figimage(pixels, left, figure.bbox.height - top - len(pixels), origin="upper", resize=False)
 
 
 def write(figure: Figure, left: float, top: float, text: str, **style: object) -> None:
-    """Write text at a place in pixels from the upper left corner; `style` as matplotlib's `Text` takes it."""
+    """Write text at a position in pixels from the upper left corner, with `style` for matplotlib's `Text`."""
     figure.text(left / figure.bbox.width, 1 - top / figure.bbox.height, text, **style)
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Return axes in a rectangle, in pixels from the upper left corner."""
+    """Return axes in a rectangle, given in pixels from the upper left corner."""
     whole_width, whole_height = figure.bbox.width, figure.bbox.height
     return figure.add_axes(
         (left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height)

@@ -1,4 +1,4 @@
-"""Reduced-precision arithmetic, and checks of where it is fast."""
+"""Reduced-precision arithmetic, and checks for devices that are fast at it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 def with_float64(device: torch.device) -> torch.device:
-    """Return the device, or the CPU instead of one that may have no float64: Apple's, and some of Intel's."""
+    """Return the device, or the CPU if the device may have no float64, as Apple's and some of Intel's."""
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """Return a context in which convolutions and products are of this type; of float32 or None it changes nothing.
+    """Return a context that computes convolutions and products in this type. float32 and None change nothing.
 
-    Warns once where bfloat16 is asked of a CPU that is slow at it.
+    It warns once if the type is bfloat16 and the CPU is slow at it.
     """
     half = dtype not in (None, torch.float32)
     if half:
@@ -28,15 +28,15 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
 
 
 def warn_of_slow_type(device: torch.device, dtype: torch.dtype | None) -> None:
-    """Say once that a CPU without instructions for bfloat16 is slow at it."""
+    """Warn once if the type is bfloat16 and the CPU has no instructions for it."""
     if device.type == "cpu" and dtype == torch.bfloat16 and _cpu_has_bfloat16() is False:
         _warn()
 
 
 def fast_type(device: torch.device) -> torch.dtype:
-    """Return the type in which the device computes fastest: bfloat16 with instructions for it, else float32."""
+    """Return the fastest type of the device: bfloat16 if it has instructions for it, else float32."""
     if device.type == "cuda":
-        has = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones only emulate it
+        has = torch.cuda.get_device_capability(device) >= (8, 0)  # older GPUs only emulate bfloat16
     else:
         has = device.type == "cpu" and _cpu_has_bfloat16() is True
     return torch.bfloat16 if has else torch.float32

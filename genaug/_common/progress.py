@@ -1,4 +1,4 @@
-"""The progress bar of long work: rate and remaining time on standard error. Without a terminal, one line per minute."""
+"""A progress bar with rate and remaining time on standard error. Without a terminal, it prints one line per minute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-LINE_EVERY = 60.0  # seconds between lines off a terminal
+LINE_EVERY = 60.0  # seconds between lines without a terminal
 
 
 def progress(
@@ -20,7 +20,7 @@ def progress(
     initial: int = 0,
     unit_scale: bool = False,
 ) -> Any:
-    """Return a tqdm bar over `iterable`, or one to move with `update`. Without a terminal, print lines instead.
+    """Return a tqdm bar over `iterable`, or a bar to advance with `update`. Without a terminal, print lines instead.
 
     `unit_scale` shows 28.1M for 28,100,000.
     """
@@ -28,7 +28,7 @@ def progress(
         return _Lines(iterable, total, description, unit if unit_scale else f"{unit}s", initial)
     from tqdm import tqdm
 
-    # a terminal that does not know its size, as a container's may not, says 0 x 0, of which tqdm makes an empty line
+    # a terminal of unknown size, as in some containers, reports 0 x 0, for which tqdm would draw an empty line
     size = {} if all(_terminal_size()) else {"ncols": 80, "nrows": 24}
     return tqdm(
         iterable,
@@ -44,7 +44,7 @@ def progress(
 
 
 class _Lines:
-    """The used part of tqdm's interface, as log lines. The first comes after a minute, so short work prints nothing."""
+    """The part of tqdm's interface that genaug uses, as log lines. Work of less than a minute prints nothing."""
 
     def __init__(self, iterable: Any, total: int | None, description: str, unit: str, initial: int) -> None:
         if total is None and hasattr(iterable, "__len__"):
@@ -95,5 +95,5 @@ def _duration(seconds: float) -> str:
 def _terminal_size() -> tuple[int, int]:
     try:
         return os.get_terminal_size(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):  # it is no terminal
+    except (OSError, ValueError, AttributeError):  # standard error is not a terminal
         return 0, 0

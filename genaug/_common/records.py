@@ -1,5 +1,7 @@
-"""results.json of long work: what an earlier call left is read and kept, each figure says how it came about, and how
-far seeds differ; and figures as text."""
+"""Read and write results.json of long work, so that a later call can resume it.
+
+Also here: the environment of a result, statistics over seeds, and tables as text.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,13 @@ def read_results(file: Path, what: str, key: str, settings: dict[str, Any], hold
 
     Args:
         file: the results.
-        what: the kind of work that writes such a file, for messages.
-        key: under which the file has its settings, "settings" or "model".
-        settings: those of this call, which the file's must equal.
-        holds: the other keys that such a file has.
+        what: the work that writes such a file, for error messages.
+        key: the key of the settings in the file, "settings" or "model".
+        settings: the settings of this call. Those in the file must be equal.
+        holds: the other keys that such a file must have.
 
     Raises:
-        ValueError: it is another kind of file, or its settings are others; the message names those.
+        ValueError: the file belongs to other work, or its settings differ, which the message names.
     """
     if not file.exists():
         return {}
@@ -56,17 +58,17 @@ def check_replaces_own(
     found: Callable[[Any], dict[str, Any]],
     digests: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Check that `file` is absent, or of an earlier call with the same settings, whose results may be replaced.
+    """Check that `file` does not exist, or has results of the same settings, which may be replaced.
 
     Args:
         file: the results.
-        what: the kind of work that writes such a file, for messages.
-        settings: those of this call.
-        found: content of the file -> its settings.
-        digests: settings whose values say nothing to a reader -> what is other if they differ, in words.
+        what: the work that writes such a file, for error messages.
+        settings: the settings of this call.
+        found: function from the content of the file to its settings.
+        digests: settings whose values mean nothing to a reader, such as checksums -> text for the error if they differ.
 
     Raises:
-        ValueError: it is another kind of file, or its settings are others; the message names those.
+        ValueError: the file belongs to other work, or its settings differ, which the message names.
     """
     if not file.exists():
         return
@@ -83,7 +85,7 @@ def check_replaces_own(
 
 
 def check_replaces_demo(file: Path, rows: Collection[str]) -> None:
-    """Check that `file` is absent or of an earlier demo with the same rows, and say that it will be replaced."""
+    """Check that `file` does not exist or is from an earlier demo with the same rows. Tell if it will be replaced."""
     check_replaces_own(file, "a demo", {}, lambda found: {row: found[row] for row in rows})
     if file.exists():
         tell(f"{file.parent}: the demo's earlier results will be replaced")
@@ -92,15 +94,15 @@ def check_replaces_demo(file: Path, rows: Collection[str]) -> None:
 def read_runs(
     file: Path, what: str, settings: dict[str, Any], names: Sequence[str], holds: Collection[str] = ()
 ) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Return the runs of an earlier call in `file`, by their key, or {} if there are none.
+    """Return the runs of an earlier call in `file`, by key, or {} if there are none.
 
     Args:
         file, what, settings: as `read_results` takes them.
-        names: the entries of a run that tell it from others, such as ("row", "seed"); they become its key.
-        holds: other entries that each run has.
+        names: the entries that identify a run, such as ("row", "seed"). They become its key.
+        holds: other entries that each run must have.
 
     Raises:
-        ValueError: as `read_results`; or a run is not of this kind.
+        ValueError: as `read_results`, or a run does not have these entries.
     """
     runs = read_results(file, what, "settings", settings, ("runs",)).get("runs", [])
     try:
@@ -112,7 +114,7 @@ def read_runs(
 
 
 def differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
-    """Return which settings differ, and how."""
+    """Yield a line of text for each setting that differs, with both values."""
     if isinstance(before, dict) and isinstance(after, dict):
         for part in {**before, **after}:
             yield from differences(before.get(part), after.get(part), f"{name}.{part}" if name else part)
@@ -127,7 +129,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def aligned(lines: Sequence[Sequence[str]], *, right: bool = False) -> str:
-    """Return rows of cells as a table, left-aligned, or right-aligned except for the first column."""
+    """Format rows of cells as a table: left-aligned, or with `right`, right-aligned after the first column."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     adjust = str.rjust if right else str.ljust
     return "\n".join(
@@ -141,7 +143,7 @@ def foreign(file: Path, what: str) -> ValueError:
 
 
 def write_results(file: Path, results: dict[str, Any]) -> None:
-    """Write the file whole or not at all."""
+    """Write results as JSON. After an error the file is unchanged."""
     with atomic_path(file) as temporary:
         temporary.write_text(json.dumps(results, indent=2) + "\n")
 
@@ -154,7 +156,7 @@ def device_name(device: torch.device) -> str:
 
 
 def processor() -> str:
-    """Return the model of the processor, or its architecture where the system does not name the model."""
+    """Return the model name of the processor, or its architecture if the system does not report the model."""
     import platform
 
     info = Path("/proc/cpuinfo")
@@ -172,7 +174,7 @@ def write_runs(
     keys: Iterable[Any],
     **more: Any,
 ) -> dict[str, Any]:
-    """Write a table's results.json and return its content: the runs of these keys, whose parts have these names."""
+    """Write the runs with these keys to a table's results.json and return its content. `names` name a key's parts."""
     listed = [dict(zip(names, key, strict=True)) | runs[key] for key in keys]
     results = {"recipe": recipe, "settings": settings, "runs": listed, **more}
     write_results(file, results)
@@ -180,11 +182,11 @@ def write_runs(
 
 
 def circumstances(start: float, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What a figure is to carry with it.
+    """Return the environment of a result: duration in seconds, hardware, threads and versions.
 
     Args:
         start: `time.perf_counter()` when the work began.
-        device: where it was done.
+        device: device of the work.
     """
     import torch
 

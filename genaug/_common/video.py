@@ -16,11 +16,11 @@ from torch import Tensor
 
 from genaug._common.files import atomic_path
 
-RATE = 25  # frames a second, of which a GIF keeps the exact time: 40 ms a frame
+RATE = 25  # frames per second; a GIF stores the 40 ms of a frame exactly
 
 
 def moves(path: str | os.PathLike[str]) -> bool:
-    """Return whether the suffix of this file name is that of an animation, .gif or .mp4."""
+    """Return whether the suffix of this file name is that of an animation: .gif or .mp4."""
     return Path(path).suffix.lower() in (".gif", ".mp4")
 
 
@@ -31,21 +31,21 @@ def save_video(
     rate: float = RATE,
     music: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Write frames one after the other.
+    """Write frames as an animation.
 
     Args:
-        path: ends in .gif or .mp4. Where ffmpeg is not installed, an .mp4 becomes a .gif of the same name.
-        frames: (N, 3, H, W) uint8, N at least 1; or such batches one after the other, so that a long .mp4 need not lie
-            in memory, as a .gif does.
-        rate: frames a second.
-        music: a .wav to lay under an .mp4; a GIF is silent.
+        path: file that ends in .gif or .mp4. Without ffmpeg, an .mp4 becomes a .gif of the same name.
+        frames: (N, 3, H, W) uint8, N at least 1; or an iterable of such batches, so that a long .mp4 does not have to
+            fit in memory. A .gif does.
+        rate: frames per second.
+        music: .wav file with the sound of an .mp4. A GIF has no sound.
 
     Returns:
-        The file that was written, whose suffix says what it became.
+        The path that was written, with the suffix of its format.
 
     Raises:
-        ValueError: another suffix, or no frames.
-        RuntimeError: ffmpeg failed; the message is its own.
+        ValueError: the path has another suffix, or there are no frames.
+        RuntimeError: ffmpeg failed. The message is the last line of its output.
         OSError: the folder cannot be written.
     """
     path = Path(path)
@@ -77,13 +77,13 @@ def _save_mp4(path: Path, pixels: Iterator[Any], rate: float, music: str | os.Pa
         command = [
             *("ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"),
             *("-s", f"{width}x{height}", "-r", str(rate), "-i", "-", *sound),
-            # players want even sides and this order of colours
+            # players need even side lengths and this pixel format
             *("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-pix_fmt", "yuv420p", os.fspath(temporary)),
         ]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as ffmpeg:
             assert ffmpeg.stdin is not None
             try:
-                with suppress(BrokenPipeError):  # it has stopped, and has said why
+                with suppress(BrokenPipeError):  # ffmpeg has stopped; its error is read below
                     for frame in chain([first], pixels):
                         ffmpeg.stdin.write(frame.tobytes())
                     ffmpeg.stdin.flush()

@@ -1,6 +1,7 @@
 """The command line. Each command imports its code when it runs, so that `--help` is fast.
 
-`options` has what several commands share. The other modules have the commands, in the order of `genaug --help`.
+`options` has the options and functions that commands share. The other modules have the commands. They are imported in
+the order of `genaug --help`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from genaug.cli.options import app, assets, reproduce, train
 
 __all__ = ["app", "assets", "main", "reproduce", "train"]
 
-# click's classes have moved into typer; this finds them in either place
+# depending on its version, typer uses click's classes or its own copies; this finds click's UsageError in both
 _UsageError = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
@@ -60,7 +61,7 @@ def _genaug(
 
 
 class _Stopped(BaseException):
-    """A signal of a scheduler as an exception, so that temporary files are removed."""
+    """A signal from a scheduler as an exception, so that temporary files are removed."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -69,7 +70,7 @@ class _Stopped(BaseException):
 @contextmanager
 def _stopping() -> Iterator[None]:
     """Convert SIGTERM and SIGHUP to an exception, like SIGINT."""
-    if threading.current_thread() is not threading.main_thread():  # only this one may set handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
 
@@ -86,7 +87,7 @@ def _stopping() -> Iterator[None]:
 
 
 def _check_not_empty(arguments: list[str]) -> None:
-    """Refuse empty arguments: an empty path would be the current folder."""
+    """Raise ValueError for empty arguments, because an empty path would mean the current folder."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument.strip() or (argument.startswith("--") and argument.endswith("=")):
             named = argument.rstrip("= ") or (before if before.startswith("-") else "an argument")
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         _check_not_empty(sys.argv[1:] if arguments is None else arguments)
         with _stopping():
             code = app(arguments, prog_name="genaug", standalone_mode=False) or 0
-        message = "interrupted" if code == _INTERRUPTED else ""  # some versions of typer return so, others raise
+        message = "interrupted" if code == _INTERRUPTED else ""  # some versions of typer return it, others raise
     except (typer.Abort, KeyboardInterrupt):
         code, message = _INTERRUPTED, "interrupted"
     except _Stopped as stopped:
@@ -124,11 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
             message, code = str(error), 2
         else:
             message, code = str(error), 1
-            # these say what to do
+            # messages of these classes say what to do and need no class name
             if not isinstance(error, (UnavailableAssetError, ModuleNotFoundError, DamagedFileError)):
                 message = f"{type(error).__name__}: {message}"
         if os.environ.get("GENAUG_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
-    if message:  # there is none where a missing command has already shown the help
+    if message:  # there is no message if a missing command has shown the help
         print(f"genaug: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -15,7 +15,7 @@ from genaug.cli.options import ArithmeticType, Device, Dtype, Seed, app
 
 
 class _Audit(TyperCommand):
-    """Says that `--compare` takes two reports before it takes the next option for the second one."""
+    """Check that two reports follow `--compare`, which could otherwise take the next option for a report."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--compare" in args:
@@ -165,7 +165,7 @@ def _say(verdict: str, missing: Sequence[str], page: Path) -> None:
 
 
 def _built(data: Path, out: Path, device: str) -> Path:
-    """Return the bank of a folder of photographs, from an earlier call or newly built."""
+    """Return the bank of a folder of photographs. Build it, or reuse that of an earlier call."""
     from genaug.photographs.build import build_bank
 
     bank = out / "bank"

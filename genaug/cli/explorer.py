@@ -1,4 +1,4 @@
-"""The command that opens the page in the browser."""
+"""The command that opens the explorer in the browser."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def explore(
     if out is not None:
         typer.echo(server.save_picture(name, view or "", out, device=device))
         return
-    with suppress(ValueError):  # not the main thread, which alone may do this
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a page has nothing to resume: end as by Ctrl-C
+    with suppress(ValueError):  # fails outside the main thread, which alone may set signal handlers
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a page has nothing to resume, so end as with Ctrl-C
     server.explore(name, report=report, host=host, port=port, browser=browser, device=device, tell=typer.echo)

@@ -1,4 +1,4 @@
-"""The groups of the command line, shared options, and the parsing of their values."""
+"""Command groups, shared options, and parsers of option values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DATA = Path("data")
 # headings of `--help`
 DATA_PANEL, OPTIMIZATION, IMAGES_PANEL, RUNTIME = "Data", "Optimization", "Generated images", "Runtime"
-READABLE = 30  # characters that a column of sentences needs
+READABLE = 30  # minimum width of a column of sentences, in characters
 SEED, SEEDS = ["0"], ["0,1,2"]  # defaults of --seeds
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
     def of_torch(self, device: str) -> torch.dtype:
-        """Return the type as a torch.dtype; "auto" is the fastest one of the device."""
+        """Return the torch.dtype. "auto" becomes the fastest type of the device."""
         import torch
 
         if self is Dtype.auto:
@@ -174,7 +174,7 @@ def cgn_changes(
     dtype: Dtype,
     device: str,
 ) -> dict[str, Any]:
-    """Return settings that replace those of the recipe."""
+    """Return the settings that were given as options, to replace those of the recipe."""
     given = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "measured": measured}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     changes["dtype"] = str(dtype.of_torch(device)).removeprefix("torch.")
@@ -182,7 +182,7 @@ def cgn_changes(
 
 
 def tell_written(asked: Path, written: Path) -> None:
-    """Say where the picture is, and why it is not where it was asked for."""
+    """Print the path of the picture. If it is not the requested path, print the reason first."""
     if written != asked:
         typer.echo(f"ffmpeg is not installed: wrote a GIF in place of {asked.name}", err=True)
     typer.echo(written)
@@ -197,16 +197,16 @@ def end_with_problems(problems: Sequence[str], complete: str) -> None:
 
 
 def need_mnist(root: Path, download: bool | None = None) -> None:
-    """Say in the command line's own words what is missing, and before torch takes seconds to import."""
+    """Raise ValueError if MNIST is missing, with a message about the options, before the slow import of torch."""
     if not download and not (root / "MNIST" / "raw").is_dir():
         fetch = "" if download is None else ", or --download to fetch it there"
         raise ValueError(f"no MNIST in {str(root)!r}: pass --root DIR, a folder that holds MNIST/raw{fetch}")
 
 
 def split(texts: str | Sequence[str], option: str, repeats: bool = False) -> tuple[str, ...]:
-    """Return the entries of a list option: comma-separated, given once or several times.
+    """Return the entries of a list option, which is comma-separated and may be repeated.
 
-    None may be empty and, unless `repeats`, none may come twice.
+    An empty entry is an error, and so is a duplicate unless `repeats` is set.
     """
     text = texts if isinstance(texts, str) else ",".join(texts)
     parts = tuple(part.strip() for part in text.split(","))
@@ -218,7 +218,7 @@ def split(texts: str | Sequence[str], option: str, repeats: bool = False) -> tup
 
 
 def integers(texts: str | Sequence[str] | None, option: str, repeats: bool = False) -> tuple[int, ...] | None:
-    """Return a list of integers, read by `split`, or None if the option was not given."""
+    """Parse a list option of integers, as `split` does. Return None if the option was not given."""
     if not texts:
         return None
     for part in split(texts, option, repeats=True):
@@ -230,7 +230,7 @@ def integers(texts: str | Sequence[str] | None, option: str, repeats: bool = Fal
 
 
 def class_choice(texts: Sequence[str] | None) -> tuple[int, ...] | str | None:
-    """Parse --classes: a list, or the generator's best."""
+    """Parse --classes: a list of class indices, or "best". Return None if it was not given."""
     return "best" if texts == ["best"] else integers(texts, "--classes")
 
 
@@ -244,7 +244,10 @@ def as_scale(text: str | None) -> float | str | None:
 
 
 def along(directions: str | None, components: int | None) -> dict[str, Any]:
-    """Options of interventions along the directions of a name or file, with as many components as it has."""
+    """Return dataset options for interventions along directions, given by name or file; None for exact directions.
+
+    The number of components defaults to the number of directions, at most `COMPONENTS`.
+    """
     if directions is None:
         return {"components": components}
     from genaug.assets import asset_path
@@ -254,6 +257,6 @@ def along(directions: str | None, components: int | None) -> dict[str, Any]:
     options: dict[str, Any] = {"directions": directions, "components": components}
     if components is None:
         options["components"] = min(len(found), COMPONENTS)
-    if found.vectors is None:  # they are of a layer alone
+    if found.vectors is None:  # the directions exist only in a layer's activations
         options |= {"mode": "activation", "layer": found.layer}
     return options

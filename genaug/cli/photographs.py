@@ -117,13 +117,13 @@ def cutouts(
         skip_bad=skip_bad,
         device=device,
     )
-    if bank is not None and (drop or restore):  # in a job array, the task that completes the bank
+    if bank is not None and (drop or restore):  # in a job array, only the task that completes the bank gets it
         bank = _dropped(out, drop, restore)
     _tell(bank, out)
 
 
 def _dropped(folder: Path, drop: list[str] | None, restore: list[str] | None) -> BankFiles | None:
-    """Return a bank after dropping and restoring cutouts; None without any."""
+    """Drop and restore cutouts, and return the bank; None if there is nothing to drop or restore."""
     from genaug.photographs.dropping import drop_cutouts
 
     bank = drop_cutouts(folder, drop) if drop else None

@@ -182,7 +182,7 @@ def walk(
         points = 8 if points is None else points
         tell_written(out, interpolations.walk(generator, out, music=music, points=points, **common))
         return
-    del generator  # the recipe calls the picture by its name, and loads it again
+    del generator  # the recipe takes the name, for the picture's title, and loads it again
     from genaug.pictures import samples
 
     written = samples.walk(

@@ -130,7 +130,7 @@ def render(
             raise ValueError(f"render needs {argument}, or else --verify DIR or --repair DIR")
     layout, image_format = check_choice("--format", format, FORMATS), check_choice("--image", image, SUFFIXES)
     chosen = class_choice(classes)
-    if push is not None:  # a wrong name is said before hours of work
+    if push is not None:  # report a wrong name before hours of work
         from genaug.assets.hub import check_repository
 
         check_repository(push)

@@ -1,6 +1,6 @@
 """`genaug reproduce`: the list of the papers' tables and figures, and one command for each.
 
-The commands are made from what the files in `papers/` declare.
+The commands are made from the recipes that the files in `papers/` declare.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from genaug.cli.options import (
 )
 from genaug.papers import RECIPES, Option, Recipe
 
-# options that several recipes share: argument of `run` -> annotation and default for typer
+# options that several recipes share: argument of `run` -> its annotation and default for typer
 SHARED: dict[str, tuple[Any, Any]] = {
     "variants": (MnistVariants, list(MNIST_VARIANTS)),
     "digits": (DigitsSource, Digits.mnist),
@@ -70,7 +70,7 @@ def reproduce_list() -> None:
 
     from genaug.papers import measured
 
-    columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
+    columns = shutil.get_terminal_size((1000, 24)).columns  # lines are not wrapped in a file or a pipe
     found = measured()
     for name, recipe in RECIPES.items():
         ours = found.get(name, {})
@@ -95,16 +95,16 @@ def reproduce_list() -> None:
 
 
 def _declared_option(option: Option) -> tuple[Any, Any]:
-    """Return the annotation and the default of a recipe's own option for typer."""
+    """Return the annotation and the default of a recipe's own option, for typer."""
     kind = list[str] if option.type is tuple else option.type
     default = [",".join(map(str, option.default))] if isinstance(option.default, tuple) else option.default
-    default = False if default is True else default  # a flag is off until it is given
+    default = False if default is True else default  # a flag of the command line is off by default
     note = typer.Option(option.flag, help=option.help, rich_help_panel=option.panel)
     return Annotated[kind if default is not None else kind | None, note], default
 
 
 def _own_value(option: Option, given: Any) -> Any:
-    """Return what was given for a recipe's own option as an argument of `run`."""
+    """Convert the value of a recipe's own option to an argument of `run`."""
     if option.default is True:
         return not given
     if option.type is not tuple or given is None:
@@ -115,7 +115,7 @@ def _own_value(option: Option, given: Any) -> Any:
 
 
 def _shared_value(name: str, given: Any) -> Any:
-    """Return what was given for a shared option as an argument of `run`."""
+    """Convert the value of a shared option to an argument of `run`."""
     if name == "seeds":
         return integers(given, "--seeds") or ()
     if name == "variants":
@@ -133,7 +133,7 @@ def _run_command(name: str, recipe: Recipe) -> Callable[..., None]:
         for option in recipe.options:
             if isinstance(option, str):
                 arguments[option] = _shared_value(option, given[option])
-            # what is not asked for is left to `run`
+            # defaults are not passed, so that `run` applies its own
             elif (value := _own_value(option, given[option.name])) != option.default:
                 arguments[option.argument] = value
         if "dtype" in arguments:
@@ -149,7 +149,7 @@ def _run_command(name: str, recipe: Recipe) -> Callable[..., None]:
             options[option] = annotation, Dtype(recipe.dtype) if option == "dtype" else default
         else:
             options[option.name] = _declared_option(option)
-    # typer reads names, types and defaults from here
+    # typer reads the names, types and defaults of options from the signature
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
@@ -161,7 +161,7 @@ def _run_command(name: str, recipe: Recipe) -> Callable[..., None]:
 
 
 def _small_scale_command(name: str, recipe: Recipe) -> Callable[..., None]:
-    """Return the command of a small-scale reproduction, or else of an error that says what to run instead."""
+    """Return the command of a small-scale reproduction. If none is asked for, it raises an error with alternatives."""
 
     def command(
         small_scale: Annotated[
@@ -171,7 +171,7 @@ def _small_scale_command(name: str, recipe: Recipe) -> Callable[..., None]:
         seeds: Seeds = SEEDS,
         out: Annotated[Path, typer.Option(help="Folder for results.json and the figure.")] = Path("runs", name),
     ) -> None:
-        if twin:  # the name of this option in earlier versions; to be removed after one release
+        if twin:  # the former name of --small-scale, to be removed after one release
             typer.echo("--twin is now --small-scale", err=True)
         if not ((small_scale or twin) and recipe.small_scale):
             small = f"genaug reproduce {name} --small-scale"

@@ -60,7 +60,7 @@ def train_cgn_mnist(
     download: Download = False,
 ) -> None:
     """Train the counterfactual generative network on biased digits. Run the command again to resume."""
-    if variant in MNIST_VARIANTS:  # an unknown one is for the package to name
+    if variant in MNIST_VARIANTS:  # the trainer reports an unknown variant, and "digits" needs no MNIST
         need_mnist(root, download)
     from genaug.training.generators import cgn_mnist
 
@@ -110,7 +110,7 @@ def train_cgn_imagenet(
     results = cgn.train(
         out, settings=settings, start=start, device=device, every=cgn_miniature.EVERY if tiny else cgn.EVERY
     )
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
+    if os.environ.get("RANK", "0") == "0":  # only the first process of torchrun prints
         typer.echo(", ".join(f"{name} {value:.3f}" for name, value in results["end"].items()))
         typer.echo(out / "generator.safetensors")
 
@@ -140,7 +140,7 @@ def train_cgan_digits(
     train_vae_digits(out, seed, steps, device)
 
 
-# options that are settings now, and their keys; to be removed after one release
+# former options -> keys of the settings that replace them; to be removed after one release
 _MOVED = {
     f"--{key.replace('_', '-')}": key
     for key in (
@@ -156,7 +156,7 @@ _MOVED_FLAGS = {
 
 
 class _Classifier(TyperCommand):
-    """Accepts several settings after `--set`, and the options that are settings now."""
+    """Accept several settings after `--set`, and former options that are settings now."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest, kept = list(args), []
@@ -166,14 +166,14 @@ class _Classifier(TyperCommand):
             option, equals, value = given.partition("=")
             if option not in _MOVED | _MOVED_FLAGS:
                 kept.append(given)
-                if option == "--set":  # several may follow it
+                if option == "--set":  # several settings may follow one --set
                     kept += [] if equals or not rest else [rest.pop(0)]
                     while rest and "=" in rest[0] and not rest[0].startswith("-"):
                         kept += ["--set", rest.pop(0)]
                 continue
             if not equals:
                 value = "true" if option in _MOVED_FLAGS else rest.pop(0) if rest else ""
-            # --heads was a list: its values add up
+            # --heads was a list option, so its values are joined
             moved[option] = f"{moved[option]},{value}" if option == "--heads" and option in moved else value
         for option, value in moved.items():
             setting = f"{(_MOVED | _MOVED_FLAGS)[option]}={value}"
@@ -328,13 +328,13 @@ def train_classifier(
         tensorboard=keys.get("tensorboard", False),
         retrain=keys.get("retrain"),
     )
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
+    if os.environ.get("RANK", "0") == "0":  # only the first process of torchrun prints
         typer.echo(_validation(results["validation"], results["classes"]))
         typer.echo(f"model: {out / 'model'}")
 
 
 def _validation(found: dict[str, dict[str, float]], classes: int) -> str:
-    """Validation accuracy by head, and what guessing would reach."""
+    """Return text with the validation accuracy of each head and the accuracy of chance."""
     names = {"top1": "top-1", "top5": "top-5"}
     by_head = [
         ", ".join(f"{names[name]} {value:.1f}%" for name, value in figures.items()) for figures in found.values()
@@ -367,7 +367,7 @@ def train_adain(
 
 
 def _source(kind: str, text: str) -> dict[str, Any]:
-    """Return the source that NAME, NAME:BATCH or NAME:BATCH:LAMBDA stands for."""
+    """Parse a source that is given as NAME, NAME:BATCH or NAME:BATCH:LAMBDA."""
     option = f"--{kind} takes NAME, NAME:BATCH or NAME:BATCH:LAMBDA, got {text!r}"
     name, *numbers = text.rsplit(":", 2) if text.count(":") > 1 else text.split(":")
     if not name or not all(numbers):

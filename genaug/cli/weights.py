@@ -20,9 +20,9 @@ def assets_list() -> None:
     from genaug.assets import ASSETS
     from genaug.assets.store import EMBEDDED, where
 
-    columns = shutil.get_terminal_size((1000, 24)).columns  # in a file or a pipe no line is broken
+    columns = shutil.get_terminal_size((1000, 24)).columns  # lines are not wrapped in a file or a pipe
     names = max(map(len, ASSETS))
-    margin = names + 49  # where the last column starts, if there is room for one: else it is below, indented
+    margin = names + 49  # start of the last column; if it does not fit, its text goes below, indented
     wide = columns - margin >= READABLE
     indent = margin if wide else 2
     head = f"{'name':<{names}} {'size':>9}  {'licence':<12}  {'trust':<9}  {'where':<9}  {'what' if wide else ''}"
@@ -116,7 +116,7 @@ def assets_verify(
     from genaug.assets.registry import AssetError, UnavailableAssetError
     from genaug.assets.store import verify, where
 
-    where(next(iter(ASSETS)))  # a GENAUG_ASSETS that is no folder is to be said once
+    where(next(iter(ASSETS)))  # raise the error for a GENAUG_ASSETS that is no folder once, not for each asset
     damaged, chosen = [], [name] if name else list(ASSETS)
     names = max(map(len, chosen))
     for asset in chosen:

@@ -2,29 +2,31 @@
 
     genaug demo --out genaug-demo --seed 0
 
-Accuracy in percent on the training images and on test digits of random colours, mean ± standard deviation of seeds 0, 1
-and 2 (n=3):
+Accuracy in percent on the training images and on test digits in random colors, mean ± standard deviation over seeds 0,
+1 and 2 (n=3):
 
     plain            99.9 ± 0.0   14.8 ± 1.4
     counterfactual   95.2 ± 0.2   92.3 ± 0.2
     interventional  100.0 ± 0.0   82.0 ± 2.4
 
-The third row's generator without interventions brings 71.9 ± 1.6 (benchmarks/demo_control.py).
+Without interventions, images of the third row's generator give 71.9 ± 1.6 on the test (benchmarks/demo_control.py).
 
-Hardware and time: one thread of a CPU that had other work to do, 78 to 207 seconds a seed.
+Hardware and time: one thread of a CPU that had other work to do, 78 to 207 seconds per seed.
 
-The digits are scikit-learn's, on backgrounds, both coloured by class in training, but for one in twenty of each. The
-same small classifier is trained in the same way for as many steps: on these, on counterfactuals alone, and on
-generative interventions alone. Both generators have seen nothing but these digits. It is tested on digits of other
-writers in colours that say nothing. One in ten of those has the colour of its own background, so that nobody can see
-it: the figures are without these, and results.json has them with these, too.
+The digits are scikit-learn's, on backgrounds. In training, digit and background are both colored by class, except for
+one in twenty of each. The same small classifier is trained three times with the same number of steps: on these digits,
+on counterfactuals alone, and on generative interventions alone. Both generators were trained on these digits only. The
+classifier is tested on digits of other writers in colors that do not depend on the class. One in ten test digits has
+the color of its own background and is invisible. The accuracies above leave these out; results.json also has the
+accuracies with them.
 
-The interventions (GenInt, section 4.1) go along the first 12 principal directions, up to 10 standard deviations. These
-two were chosen without the test: by the spectrum, whose first 12 components are colours; by sheets of samples, where
-the classes look much alike ten deviations out; and by how classifiers did on the training digits in random colours.
+The interventions (GenInt, section 4.1) go along the first 12 principal directions, up to 10 standard deviations. Both
+numbers were chosen without the test: by the spectrum, whose first 12 components are colors; by sheets of samples, where
+the classes look much alike at ten deviations; and by the accuracy of classifiers on the training digits in random
+colors.
 
-With MNIST's digits the counterfactuals' generator is Table 2's instead: it has seen 50,000 digits, all of them in their
-class's colours. The interventions are those on scikit-learn's digits all the same.
+With MNIST's digits, counterfactuals come from the generator of Table 2, which was trained on 50,000 digits, all in the
+colors of their class. The interventions still come from the generator of scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -53,16 +55,16 @@ from genaug.training.classifier.digits import fit_classifier
 
 GENERATORS = {"sklearn": "cgn-digits", "mnist": "cgn-double-colored-mnist"}
 INTERVENED = "vae-digits"
-COMPONENTS = 12  # the principal directions that recolour
-SCALE = 10.0  # standard deviations along one
-IMAGES = 10_000  # that each classifier is trained on
+COMPONENTS = 12  # number of principal directions; these change colors
+SCALE = 10.0  # largest offset, in standard deviations along a direction
+IMAGES = 10_000  # number of training images of each classifier
 EPOCHS = 8
-WIDTHS = (3, 32, 64, 128)  # channels in and after each convolution of the classifier
+WIDTHS = (3, 32, 64, 128)  # channels of the image, and after each convolution of the classifier
 CHANCE = 0.1
-CONTRAST = 20  # grey levels, below which the picture does not show an intervention: its digit can hardly be seen
-TEST_IMAGES = 2_000  # at most: scikit-learn's test has 510
+CONTRAST = 20  # gray levels; interventions with less contrast are not drawn, because their digits are hardly visible
+TEST_IMAGES = 2_000  # at most; scikit-learn's test split has 510
 
-# the picture's panels, from top to bottom; colours from Okabe and Ito's palette, for the colour-blind
+# the picture's panels, from top to bottom; colors from Okabe and Ito's palette, which is safe for color blindness
 HEADINGS = {
     "plain": "Training digits: colors tell the class",
     "counterfactual": "Counterfactuals: any colors on any shape",
@@ -73,7 +75,7 @@ NOTE = f"Dotted lines: chance, {CHANCE:.0%}.\n\nDigits in the color of their own
 COLOURS = {"plain": "#D55E00", "counterfactual": "#0072B2", "interventional": "#009E73"}
 
 
-@threads(1)  # small networks are no slower, and figures are the same on any machine
+@threads(1)  # one thread is no slower for small networks, and makes results the same on any machine
 def run(
     out: str | os.PathLike[str],
     seed: int = 0,
@@ -84,21 +86,21 @@ def run(
     """Train the classifiers, print a table, and write `out`/results.json and `out`/demo.png.
 
     Args:
-        out: the folder to write to.
-        seed: of the test's colours, the generated images and the classifiers. The biased digits do not depend on it:
-            scikit-learn's are those that their generator was trained on.
-        digits: "sklearn", or "mnist" for the first 10,000 of its training digits.
-        root: the folder that holds MNIST, as for `torchvision.datasets.MNIST`; not used by "sklearn".
-        download: fetch MNIST into `root` if it is not there.
+        out: output folder.
+        seed: random seed of the test digits' colors, the generated images and the classifiers. It does not change the
+            biased digits, since scikit-learn's are those that the generators were trained on.
+        digits: "sklearn", or "mnist" for its first 10,000 training digits.
+        root: folder that contains MNIST/raw, as for `torchvision.datasets.MNIST`. Not used by "sklearn".
+        download: download MNIST to `root` if it is missing.
 
     Returns:
-        What results.json holds: {"plain": {"train": ..., "test": ...}, "counterfactual": {...}, "interventional":
-        {...}}, accuracies in [0, 1]; under "with_invisible" the test accuracies with the digits whose two colours
-        coincide; and "settings".
+        The content of results.json: {"plain": {"train": ..., "test": ...}, "counterfactual": {...}, "interventional":
+        {...}}, accuracies in [0, 1]; "with_invisible", the test accuracies including digits whose two colors are
+        equal; and "settings".
 
     Raises:
-        ValueError: unknown digits, or MNIST is not in `root`.
-        genaug.AssetError: the generator's weights are not to be had.
+        ValueError: `digits` is unknown, or MNIST is not in `root`.
+        genaug.AssetError: the weights of a generator are not available.
         OSError: `out` cannot be written.
     """
     start = time.perf_counter()
@@ -111,7 +113,7 @@ def run(
     )
     folder = writable_folder(out)
 
-    # scikit-learn's training digits are fewer and repeat, so that every classifier trains for as many steps
+    # scikit-learn has fewer training digits, which are repeated so that all classifiers train for the same steps
     indices = torch.arange(IMAGES) % len(biased)
     chunks = torch.arange(IMAGES).split(500)
     generated = [
@@ -171,12 +173,12 @@ def run(
 
 
 def _contrast(images: Tensor) -> Tensor:
-    """Return the largest standard deviation of a channel over each image, (B,), in gray levels."""
+    """Return, for each image, the largest standard deviation of a channel, (B,), in gray levels."""
     return images.float().flatten(2).std(dim=2).amax(dim=1)
 
 
 def small_network() -> nn.Module:
-    """Return a network with half the cost per step of the paper's, and batch norm, so that few steps suffice."""
+    """Return a network with batch norm, so that few steps suffice. A step costs half of one of the paper's network."""
     layers: list[nn.Module] = [nn.BatchNorm2d(3), nn.AvgPool2d(2)]
     for before, width in pairwise(WIDTHS):
         layers += [
@@ -189,7 +191,7 @@ def small_network() -> nn.Module:
 
 
 def _by_class(images: Tensor, labels: Tensor, visible: Tensor, rows: int = 3) -> Tensor:
-    """Return the first visible digits of each class, (10 * rows, 3, H, W), in columns 0 to 9; white for none."""
+    """Return the first visible digits of each class, (10 * rows, 3, H, W), one column per class. Gaps are white."""
     chosen = images.new_full((rows, 10, *images.shape[1:]), 255)
     for digit in range(10):
         first = images[visible & (labels == digit)][:rows]

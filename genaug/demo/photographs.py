@@ -2,15 +2,15 @@
 
     genaug demo --photos photos --out photo-demo
 
-The objects of up to 240 photographs, evenly from the classes, are cut out. Each photograph is tested once, by
+The demo cuts the objects out of up to 240 photographs, evenly from the classes. Each photograph is tested once, by
 classifiers that were trained on other photographs (four folds). In each fold the same classifier is trained three
-times: on the photographs; on these and two swaps of each onto backgrounds of the same class, the control; and on these
-and two swaps of each onto backgrounds of any class. All three are tested on the held-out photographs, and on the same
-objects on held-out backgrounds of other classes.
+times: on the photographs alone; with two swaps of each onto backgrounds of the same class, the control; and with two
+swaps of each onto backgrounds of any class. All three are tested on the held-out photographs, and on the same objects
+on held-out backgrounds of other classes.
 
-The classifier is logistic regression on features of the embedded saliency network, which was never told a class. So
-accuracies are below those of a network that was pretrained on ImageNet. What to compare is how far they fall when the
-backgrounds change. docs/photographs.md has figures of a pretrained network.
+The classifier is logistic regression on features of the embedded saliency network, which was trained without classes.
+So accuracies are below those of a network that was pretrained on ImageNet. Compare how far accuracies fall when the
+backgrounds change. docs/photographs.md has results of a pretrained network.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from genaug.photographs.masks import normalized, saliency_network
 if TYPE_CHECKING:
     from genaug.generators.u2net import FastU2Net
 
-MOST = 240  # photographs, so that the demo takes minutes
-LEAST = 8  # of a class, to hold some out
+MOST = 240  # maximum number of photographs, so that the demo takes minutes
+LEAST = 8  # minimum number of photographs per class, so that some can be held out
 FOLDS = 4
-SWAPS = 2  # of each photograph
-SIDE = 128  # pixels of the bank's images
-COLUMNS, SHOWN = 6, 112  # of the picture, and pixels of an image there
+SWAPS = 2  # swaps of each photograph
+SIDE = 128  # side of the bank's images, in pixels
+COLUMNS, SHOWN = 6, 112  # columns of the picture, and side of an image in it, in pixels
 ROWS = {"plain": "photographs", "control": "+ same-class swaps", "swaps": "+ background swaps"}
 TESTS = {"original": "held-out photographs", "swapped": "the same objects on other backgrounds"}
 COLOURS = {"plain": "#D55E00", "control": "#b0b0b0", "swaps": "#0072B2"}
@@ -58,17 +58,17 @@ def run(photographs: str | os.PathLike[str], out: str | os.PathLike[str], seed: 
     """Build a bank of photographs, train three classifiers, print a table, and write demo.png and results.json.
 
     Args:
-        photographs: a folder with one folder per class, at least two of them with 8 photographs each.
-        out: the folder to write to; the bank goes to `out`/bank. Run again to reuse it.
-        seed: of the choice of photographs, the split, the swaps and the training.
+        photographs: folder with one folder per class: at least two classes, and 8 photographs in each.
+        out: output folder. The bank is written to `out`/bank, and a second run reuses it.
+        seed: random seed of the choice of photographs, the folds and the swaps.
 
     Returns:
-        What results.json holds: {"plain": {"original": ..., "swapped": ...}, "control": {...}, "swaps": {...}},
+        The content of results.json: {"plain": {"original": ..., "swapped": ...}, "control": {...}, "swaps": {...}},
         accuracies in [0, 1], and "settings".
 
     Raises:
-        ValueError: there are fewer classes or photographs than this needs; the message names the class.
-        FileNotFoundError: there is no such folder.
+        ValueError: there are too few classes or photographs. The message names the class.
+        FileNotFoundError: the folder does not exist.
         OSError: `out` cannot be written.
     """
     check_integer("seed", seed)
@@ -101,7 +101,7 @@ def run(photographs: str | os.PathLike[str], out: str | os.PathLike[str], seed: 
 
 
 def _chosen(photographs: str | os.PathLike[str], folder: Path, seed: int) -> Path:
-    """Return the photographs to use: all of them, or copies of at most `MOST` per class."""
+    """Return a folder of photographs: the given one, or if it has more than `MOST`, copies of an even choice."""
     listed = image_files(photographs)
     tell(listed.told)
     if len(listed.classes) < 2:
@@ -126,7 +126,7 @@ def _chosen(photographs: str | os.PathLike[str], folder: Path, seed: int) -> Pat
 
 
 def _folds(bank: PhotographBank, seed: int) -> list[tuple[PhotographBank, PhotographBank]]:
-    """Return the banks of each fold's photographs and of the others. Each has every class."""
+    """Return two banks for each fold: its photographs and all others. Each bank has every class."""
     fold_of = torch.empty(len(bank.files.labels), dtype=torch.int64)
     count = min(FOLDS, int(bank.counts.min()))
     if count < 2:
@@ -184,7 +184,7 @@ def _swapped(bank: PhotographBank, count: int, seed: int, backgrounds: Any) -> L
 
 
 def _on_other_backgrounds(bank: PhotographBank, seed: int) -> Labelled:
-    """Return every object of a bank on `SWAPS` backgrounds of other classes, feathered."""
+    """Return every object of a bank on `SWAPS` backgrounds of other classes, with feathered edges."""
     objects = bank.order.repeat(SWAPS)
     labels = bank.files.labels[objects]
     draws = torch.rand(len(objects), len(bank.order), generator=generator_of(seed, 0, "demo backgrounds"))
@@ -200,7 +200,7 @@ def _on_other_backgrounds(bank: PhotographBank, seed: int) -> Labelled:
 
 
 def _features(network: FastU2Net, bar: Any, images: Tensor) -> Tensor:
-    """Return the features of uint8 images, with a progress bar."""
+    """Return the features of uint8 images, and advance the progress bar."""
     found = []
     for part in images.split(16):
         found.append(network.features(normalized(part.float() / 255)))
@@ -240,7 +240,7 @@ def _panels(bank: PhotographBank) -> dict[str, Tensor]:
     alpha, colours = mask.float() / 255, colours.float()
     soft = torch.full((COLUMNS,), BLENDS.index("soft"))
     white = torch.full_like(colours, 255)
-    # for each object the next backgrounds of other classes
+    # each object gets the next two backgrounds of other classes
     around = [[(mine + step) % COLUMNS for step in range(1, COLUMNS)] for mine in range(COLUMNS)]
     others = [[other for other in row if labels[other] != labels[mine]] for mine, row in enumerate(around)]
     swapped = [blend(alpha, colours, background[[row[rank] for row in others]].float(), soft) for rank in (0, 1)]

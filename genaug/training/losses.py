@@ -117,7 +117,7 @@ class MultiHeadLoss(nn.Module):
 
         Raises:
             ValueError: shapes do not match, or the targets have a head that the model does not have.
-            TypeError: outputs are not such a mapping.
+            TypeError: outputs are not a mapping with an "ensemble".
         """
         if not isinstance(outputs, Mapping) or "ensemble" not in outputs:
             came = f"a mapping of {', '.join(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__

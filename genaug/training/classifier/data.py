@@ -212,7 +212,7 @@ def as_it_is(batch: Any) -> Any:
 class EpochBatches(Sampler[list[int]]):
     """Batches of indices in a random order from seed and epoch. Each process gets its share of a batch.
 
-    All batches are complete. The remaining images of an epoch are left out; they differ from epoch to epoch.
+    All batches are complete. The remaining images of an epoch are left out. These are other images in each epoch.
 
     Args:
         count: number of images per epoch.
