@@ -28,7 +28,7 @@ def download(repository: str, file: str, revision: str | None, *, force: bool = 
     """Return a file of a model repository, from the client's cache or from the Hub.
 
     Returns:
-        Its path, the commit, and the SHA-256 that the Hub states. For small files, it states none: None.
+        Its path, the commit, and the SHA-256 that the Hub states; None for small files, for which it states none.
 
     Raises:
         RefusedError: the file is not available; the message says why.

@@ -1,8 +1,8 @@
 """Tables and figures of the papers, one file each, and their list: requirements, cost, the papers' results and ours.
 
-A new table or figure is one file here that declares `RECIPE = Recipe(...)`. Its name in `genaug reproduce` is that of
-the file. The other files have what several of them share. Figures that draw an idea or a network are left out: CGN's
-Figures 1 and 2, GenInt's Figure 4. `python tools/readme_tables.py` writes the measured results.
+To add a table or figure, add a file here that declares `RECIPE = Recipe(...)`. Its name in `genaug reproduce` is that
+of the file. Files without a recipe have code that several tables share. Figures that draw an idea or a network are left
+out: CGN's Figures 1 and 2, GenInt's Figure 4. `python tools/readme_tables.py` writes the measured results.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Option:
     Attributes:
         flag: Name on the command line, such as "--num".
         default: Default value. Its type is that of the option. A tuple makes a comma-separated list. True or False
-            makes a flag that changes it.
+            makes a flag that inverts it.
         help: Help text.
         argument: Argument of `run` (default: as the flag).
-        type: Type of the value where the default is None: `int`, `str`, or `tuple` for a list of strings.
+        type: Type of the value if the default is None: `int`, `str`, or `tuple` for a list of strings.
         panel: Heading in `--help`.
     """
 
@@ -55,16 +55,16 @@ class Recipe:
     Attributes:
         what: which table or figure it is.
         paper: the paper's figures.
-        command: the command that makes it, or what of it can be made; "" if nothing can.
-        then: the command that measures what `command` has trained; "" if that does it itself.
-        missing: what the package does not do yet; "" if it does all.
+        command: the command that reproduces it, at least in part; "" if there is none.
+        then: the command that measures the models that `command` trains; "" if `command` measures them itself.
+        missing: what the package cannot do yet; "" if nothing is missing.
         small_scale: whether it has a small-scale reproduction, `genaug reproduce NAME --small-scale`.
-        needs: data that the user has to bring.
+        needs: data that the user must provide.
         cost: time and hardware (default: "not run", or the time of a small-scale reproduction).
-        options: options of `genaug reproduce NAME`: names of shared ones (`cli.reproduction.SHARED`) and its own.
+        options: options of `genaug reproduce NAME`: names of shared options (`cli.reproduction.SHARED`), and its own.
         dtype: default of the shared option `--dtype`.
         out: help text of `--out`.
-        example: arguments of `genaug reproduce NAME` in the example that its help shows.
+        example: arguments of the example in the help of `genaug reproduce NAME`.
     """
 
     what: str
@@ -85,12 +85,12 @@ class Recipe:
         object.__setattr__(self, "cost", self.cost or cost)
 
 
-# up to the next line that is not indented; importing the files, or parsing all that is in them, takes too long
+# Matches a declaration up to the next line that is not indented. Importing or parsing whole files would be too slow.
 _DECLARATION = re.compile(r"^RECIPE = (.*?)(?=^[^\s)]|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def _declared() -> Iterator[tuple[str, Recipe]]:
-    """Yield the recipe that each file declares, with its name."""
+    """Yield the name and the recipe of each file that declares one."""
     for file in (file for folder in __path__ for file in Path(folder).glob("*.py")):
         if found := _DECLARATION.search(file.read_text(encoding="utf-8")):
             declaration = compile(found[1].strip(), str(file), "eval")
@@ -98,7 +98,7 @@ def _declared() -> Iterator[tuple[str, Recipe]]:
 
 
 def _place(name: str) -> tuple[str, bool, bool, int]:
-    """Return what recipes are sorted by: the paper, tables before figures, the number."""
+    """Return the sort key of a recipe: the paper, tables before figures, the number."""
     paper, _, rest = name.partition("-")
     return paper, not rest.startswith("table"), rest.startswith("figure"), int(re.sub(r"\D", "", rest) or 0)
 
@@ -107,5 +107,5 @@ RECIPES = dict(sorted(_declared(), key=lambda declared: _place(declared[0])))
 
 
 def measured() -> dict[str, dict[str, str]]:
-    """Return the measured results in words, by recipe: "full" and "small_scale", where each was run."""
+    """Return the measured results in words, by recipe: "full" and "small_scale", if each was run."""
     return json.loads((Path(__file__).parent / "measured.json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ class BetaVAE(nn.Module):
     Weights are drawn from the global generator, as in any torch module.
 
     Args:
-        latent: how many dimensions.
+        latent: number of dimensions of the latent.
     """
 
     def __init__(self, latent: int = 2) -> None:
@@ -61,15 +61,15 @@ class BetaVAE(nn.Module):
     def loss(self, images: Tensor, noise: Tensor, beta: float) -> Tensor:
         """Return the mean negative lower bound in nats, with `beta` times the divergence.
 
-        A channel of a pixel is taken for a coin whose probability is its brightness, as the original does.
+        Each channel of a pixel is a Bernoulli variable whose probability is the brightness, as in the original.
 
         Args:
             images: (B, 3, 32, 32) in [-1, 1].
             noise: (B, latent), standard normal.
-            beta: at 1 a plain VAE.
+            beta: weight of the divergence; 1 gives a plain VAE.
         """
         mean, log_variance = self.encode(images)
-        logits = self.decoder(mean + (log_variance / 2).exp() * noise).float()  # sums are not for bfloat16
+        logits = self.decoder(mean + (log_variance / 2).exp() * noise).float()  # bfloat16 is too coarse for the sum
         missed = F.binary_cross_entropy_with_logits(logits, (images + 1) / 2, reduction="sum")
         return (missed + beta * divergence(mean.float(), log_variance.float()).sum()) / len(images)
 
@@ -84,24 +84,24 @@ def fit_beta_vae(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> BetaVAE:
-    """Train a beta-VAE with Adam on batches of 128. Labels have no part in it.
+    """Train a beta-VAE with Adam on batches of 128, without labels.
 
-    Everything drawn follows from the seed alone; the global random state is neither read nor moved.
+    All draws depend on the seed alone. The global random state is neither read nor changed.
 
     Args:
         images: (N, 3, 32, 32) uint8.
-        seed: of initial weights, order and noise.
+        seed: seed of initial weights, order and noise.
         beta: weight of the divergence, at least 0.
-        latent: dimensions of the latent.
-        steps: batches.
-        device: where to train; the CPU by default. All images move there.
+        latent: number of dimensions of the latent.
+        steps: number of batches.
+        device: device of the training (default: CPU). All images are moved to it.
         dtype: torch.float32, or torch.bfloat16 for autocast.
 
     Returns:
         The VAE on `device`, in evaluation mode, with float32 weights.
 
     Raises:
-        TypeError: images are not uint8, or a number is of another kind.
+        TypeError: images are not uint8, or a number has another type.
         ValueError: images have another shape, there are none, or a number is out of its range.
     """
     if images.dtype != torch.uint8:

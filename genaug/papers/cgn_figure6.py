@@ -2,20 +2,20 @@
 
     genaug reproduce cgn-figure6 --root DATA --out runs/cgn-figure6
 
-The paper shows that two latent dimensions of a beta-VAE part colored MNIST into clusters, but that neither axis is the
-colour or the shape: both vary along one. It gives no number, nor its network and beta.
+The paper shows that two latent dimensions of a beta-VAE divide colored MNIST into clusters. But neither axis is the
+color or the shape: both factors vary along each axis. The paper gives no numbers, and does not state network and beta.
 
-What is done: a small convolutional beta-VAE (beta = 4, two latent dimensions) is trained on colored MNIST as it is,
-each class in its own colour. Drawn are what it makes of a grid of latents, and where it puts test digits. The measure
-is the mutual information, in bits, of each axis with each factor (`genaug.evaluation.mutual_information`: bins of
-equal count, less what random permutations give). Where colour and class are the same thing it cannot tell one from the
-other; so it is taken on test digits in random colours, where shape and colour are independent and have log2(10) = 3.32
-bits each. An axis that is one factor's has bits of that and none of the other: `mixed`, the smaller's share in the sum
-of both, is 0 then, and 0.5 where an axis tells as much of either.
+The recipe trains a small convolutional beta-VAE (beta = 4, two latent dimensions) on colored MNIST, with one color per
+class. It draws the decoded images for a grid of latents, and the positions of test digits in the latent space. The
+measure is the mutual information, in bits, of each axis with each factor (`genaug.evaluation.mutual_information`: bins
+of equal count, minus the result for random permutations). If each class has its own color, the measure cannot tell
+color from class. So it uses test digits in random colors, where shape and color are independent and have log2(10) =
+3.32 bits each. `mixed` is the smaller factor's share of the sum of both. It is 0 if an axis has information about one
+factor only, and 0.5 if it has as much about either.
 
-The same VAE trained on digits in random colours is the control: what it mixes is not the data's doing.
+The control is the same VAE, trained on digits in random colors: if it mixes factors too, the data are not the reason.
 
-Ours, with seeds, hardware and time: benchmarks/results/cgn-figure6 and docs/gallery.md.
+Our results, with seeds, hardware and time: benchmarks/results/cgn-figure6 and docs/gallery.md.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ RECIPE = Recipe(
 
 BETA = 4.0
 STEPS = 2_000
-BINS = 10  # an axis
-TRAININGS = {"biased": 1.0, "random": 0.0}  # what colours are in training -> bias
+BINS = 10  # per axis
+TRAININGS = {"biased": 1.0, "random": 0.0}  # colors of the training digits -> bias
 AXES = ("axis 1", "axis 2", "both axes")
 WHAT = "this recipe"
-KEYS = ("training", "seed")  # of a run
+KEYS = ("training", "seed")  # the key of a run
 
-REACH = 2.4  # of the grid that is drawn, in standard deviations of the latent's prior
-SIDE = 13  # images a row of it
-POINTS = 500  # digits that each diagram shows
+REACH = 2.4  # half width of the drawn grid, in standard deviations of the latent's prior
+SIDE = 13  # images per row of the grid
+POINTS = 500  # digits in each diagram
 
 
 def run(
@@ -73,25 +73,25 @@ def run(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Train and measure the two VAEs of each seed, and write `out`/results.json and, of the first seed, a picture.
+    """Train and measure the two VAEs of each seed. Write `out`/results.json, and a picture of the first seed.
 
     Runs that `out` already has are not run again, so an interrupted command can be resumed.
 
     Args:
         out: folder of results.json, cgn-figure6.png and the weights of the VAEs.
-        root: the folder that holds MNIST, as the datasets take it.
-        seeds: one run each: of the VAE's initial weights, order and noise.
-        download: fetch MNIST into `root` if it is not there.
-        device: where to train; the CPU by default.
-        dtype: the VAE's arithmetic in training, torch.float32 or torch.bfloat16.
+        root: folder that contains MNIST/raw, as in the datasets.
+        seeds: seeds of the VAE's initial weights, order and noise, one run each.
+        download: download MNIST to `root` if it is missing.
+        device: device of the training (default: CPU).
+        dtype: type of the VAE's computations in training, torch.float32 or torch.bfloat16.
 
     Returns:
-        What results.json holds: "settings"; "runs", one a training and seed, with the bits of each axis about each
-        factor and its circumstances; "summary", their means by training.
+        The content of results.json: "settings"; "runs", one for each training and seed, with the bits of each axis
+        about each factor, and the environment; "summary", their means by training.
 
     Raises:
-        ValueError: no seeds, results of other settings in `out`, or what the dataset raises.
-        TypeError: a seed is no integer.
+        ValueError: there are no seeds, `out` has results of other settings, or the dataset raises it.
+        TypeError: a seed is not an integer.
         OSError: `out` cannot be written.
     """
     if not seeds:
@@ -144,7 +144,7 @@ def encode(model: BetaVAE, images: Tensor) -> Tensor:
 
 
 def measure(latents: Tensor, factors: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Return the bits of each axis, and of both together, about each factor, and how much an axis mixes them."""
+    """Return the bits of each axis, and of both axes together, about each factor, and how much they mix factors."""
     bits = {}
     for name, values in zip(AXES, (latents[:, 0], latents[:, 1], latents), strict=True):
         shape, colour = (

@@ -2,23 +2,24 @@
 
     genaug reproduce cgn-figure7 --root DATA --textures TEXTURES --out runs/cgn-figure7
 
-The paper draws curves from 10^4 counterfactuals on, for 1, 5, 10 and 20 of them a noise u, without numbers: the more
-counterfactuals the better, and it helps to draw several a noise. On colored MNIST ten a noise are the most, as there
-are ten colours a shape.
+The paper draws curves from 10^4 counterfactuals on, with 1, 5, 10 and 20 counterfactuals per noise u, and gives no
+numbers. More counterfactuals are better, and several per noise help. On colored MNIST ten per noise are the maximum,
+because each shape has ten colors.
 
-What is done: Table 2's classifier is trained on that many counterfactuals alone and tested on the variant's test split,
-where factors are random. Two departures keep the cost in bounds:
+The recipe trains Table 2's classifier on the given number of counterfactuals only. It is tested on the variant's test
+split, where factors are random. Two differences from the paper limit the cost:
 
-- Every point is trained for as many steps, those of 100,000 images: ten times through the smallest set, once through
-  one of 10^5. So what a curve shows is what other images bring, and not what more training brings. A larger set is seen
-  once, which takes more steps; `epochs=10` is the paper's way, where ten times the images are ten times the training.
-- Textures and backgrounds are recombined from a pool of 10,000, which trains classifiers as well as making each anew
-  (README, first table). Shapes, which are what is to be learnt, have noises of their own, as many as the point says.
+- Every point has the number of steps for 100,000 images: ten epochs of 10^4 images, one epoch of 10^5. So a curve shows
+  the effect of more images, not of more training. Larger sets are seen once, which takes more steps. `epochs=10` is the
+  paper's way, where ten times the images are ten times the training.
+- Textures and backgrounds are recombined from a pool of 10,000. This trains classifiers as well as new ones for each
+  image do (README, first table). Shapes, which the classifier has to learn, have their own noises, as many as the point
+  says.
 
-At one number of images, points of other numbers a noise have the same textures and backgrounds; more images are those
-that fewer are, and others.
+With the same number of images, points with different numbers per noise have the same textures and backgrounds. A larger
+set contains the smaller ones.
 
-Ours, with seeds, hardware and time: benchmarks/results/cgn-figure7 and docs/gallery.md.
+Our results, with seeds, hardware and time: benchmarks/results/cgn-figure7 and docs/gallery.md.
 """
 
 from __future__ import annotations
@@ -83,13 +84,13 @@ RECIPE = Recipe(
 
 NUMBERS = (10_000, 100_000, 1_000_000)
 PER_NOISE = (1, 5, 10, 20)
-MOST = {"colored": 10}  # a noise, as in the paper
-SEEN = 100_000  # images that every point is trained on, with repetitions, and larger sets once
+MOST = {"colored": 10}  # largest number of counterfactuals per noise, as in the paper
+SEEN = 100_000  # images in the training of a point, with repetitions; larger sets are seen once
 BATCH_SIZE = 64
 POOL = 10_000  # textures and backgrounds
-CHUNK = 1_000  # images made at a time: bounds the memory that floats take
+CHUNK = 1_000  # images made at a time; limits the memory for their float pixels
 WHAT = "this recipe"
-KEYS = ("variant", "per_noise", "counterfactuals", "seed")  # of a run, which is a point
+KEYS = ("variant", "per_noise", "counterfactuals", "seed")  # the key of a run; each run is a point of the figure
 
 Point = tuple[Any, ...]  # `KEYS`: a str and three ints
 
@@ -108,33 +109,33 @@ def run(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Train and tests a classifier at every point, and write `out`/results.json after each and the figure at the end.
+    """Train and test a classifier for each point. Write `out`/results.json after each, and the figure at the end.
 
     Points that `out` already has are not run again, so an interrupted command can be resumed. Other points are added.
 
     Args:
         out: folder of results.json and cgn-figure7.png.
-        variants: of "colored", "double-colored" and "wildlife".
-        numbers: of counterfactuals to train on; 10^6 of them take 3 GB of memory.
-        per_noise: how many counterfactuals share a shape's noise; above ten not on "colored".
-        root: the folder that holds MNIST, as the datasets take it.
-        textures: wildlife's folder of textures, as `WildlifeMNIST` takes it.
-        seeds: one run each: of the counterfactuals, the classifier's initial weights and the order.
-        epochs: how often each set is seen; by default every point has as many steps (see above).
-        download: fetch MNIST into `root` if it is not there.
-        device: where to train; the CPU by default.
-        dtype: the classifier's arithmetic, torch.float32 or torch.bfloat16.
+        variants: any of "colored", "double-colored" and "wildlife".
+        numbers: numbers of training counterfactuals; 10^6 of them take 3 GB of memory.
+        per_noise: numbers of counterfactuals that share a shape's noise. "colored" leaves out numbers above ten.
+        root: folder that contains MNIST/raw, as in the datasets.
+        textures: folder of textures for "wildlife", as in `WildlifeMNIST`.
+        seeds: seeds of the counterfactuals, the classifier's initial weights and the order, one run each.
+        epochs: number of epochs (default: the same number of steps for every point, see the top of this module).
+        download: download MNIST to `root` if it is missing.
+        device: device of the training (default: CPU).
+        dtype: type of the classifier's computations, torch.float32 or torch.bfloat16.
 
     Returns:
-        What results.json holds: "settings"; "runs", one a point, with its test accuracy in [0, 1] and its
-        circumstances; "summary", mean and standard deviation (None for one run) by variant, counterfactuals a noise
-        and their number.
+        The content of results.json: "settings"; "runs", one for each point, with its test accuracy in [0, 1] and its
+        environment; "summary", mean and standard deviation (None for one run) by variant, number of counterfactuals per
+        noise, and number of counterfactuals.
 
     Raises:
-        ValueError: an unknown variant, no point, a number out of its range, settings or weights other than those of
-            the results in `out`, or what the datasets raise.
-        TypeError: a number is no integer.
-        genaug.AssetError: a generator's weights are not to be had.
+        ValueError: a variant is unknown, there is no point, a number is out of its range, the results in `out` have
+            other settings or weights, or the datasets raise it.
+        TypeError: a number is not an integer.
+        genaug.AssetError: a generator's weights are not available.
         OSError: `out` cannot be written.
     """
     points = _points(variants, numbers, per_noise, seeds)
@@ -149,7 +150,7 @@ def run(
     }
     file = Path(out) / "results.json"
     runs = read_runs(file, WHAT, settings, KEYS, ("test", "weights_sha256"))
-    # what is missing of any variant is known before anything is trained or written
+    # Open everything first, so that a missing file of any variant raises an error before the first training.
     weights: dict[str, str] = {}
     tests: dict[str, Any] = {}
     for variant in dict.fromkeys(point[0] for point in points):
@@ -216,9 +217,9 @@ def make_surfaces(generator: Any, seed: int, device: torch.device) -> tuple[Tens
 def counterfactuals(
     generator: Any, surfaces: tuple[Tensor, Tensor], number: int, per_noise: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return images (number, 3, 32, 32) uint8, `per_noise` of which share a shape, and the shapes' classes."""
+    """Return images (number, 3, 32, 32) uint8 and the classes of their shapes. `per_noise` images share a shape."""
     device = surfaces[0].device
-    # as the classifier takes them, which then copies nothing
+    # channels last is the classifier's memory format, so that it copies nothing
     images = torch.empty(number, 3, 32, 32, dtype=torch.uint8, memory_format=torch.channels_last, device=device)
     labels = torch.empty(number, dtype=torch.int64, device=device)
     one = [_drawn(generator, seed, torch.zeros(1, dtype=torch.int64, device=device), "texture")] * 2
@@ -239,7 +240,7 @@ def counterfactuals(
 
 
 def _drawn(generator: Any, seed: int, indices: Tensor, factor: str) -> tuple[Tensor, Tensor]:
-    """Return noise and classes of a mechanism."""
+    """Draw noise and classes for a mechanism."""
     noise = normal(seed, indices, generator.z_dim, f"{factor} noise")
     return noise, integers(seed, indices, generator.num_classes, f"{factor} label")
 
@@ -303,7 +304,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _table(summary: dict[str, Any]) -> str:
-    """Test accuracies in percent, with standard deviation and number of runs where there are several."""
+    """Return a table of test accuracies in percent, with standard deviation and number of runs if there are several."""
     lines = [("variant", "a noise", "counterfactuals", "test accuracy, %")]
     for variant, ratios in summary.items():
         for ratio, numbers in ratios.items():

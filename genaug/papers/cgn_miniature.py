@@ -1,8 +1,8 @@
 """A miniature with four classes at 32 pixels, in which the CGN on ImageNet can be trained in minutes.
 
-There are no pretrained weights to begin with, so they are made here, of pictures that are drawn by a formula: a narrow
-BigGAN-deep learns to draw them from noise and class, a narrow U2-Net to find the object in them, and a small
-classifier, in the place of the Inception network, to name their class. The rest is as at full size.
+The pretrained networks are made here, from images that a formula draws. A narrow BigGAN-deep learns to draw them from
+noise and class. A narrow U2-Net learns to find the object in them. A small classifier, which replaces the Inception
+network, learns to name their class. Everything else is the same as at full size.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ CONFIG: dict[str, Any] = {
     "z_dim": Z_DIM,
     "class_embed_dim": Z_DIM,
     "num_classes": CLASSES,
-    "attention_layer_position": -1,  # the scenes need none
+    "attention_layer_position": -1,  # no attention, because the scenes do not need it
 }
-OBJECTS = ((0.9, -0.5, -0.5), (0.8, 0.7, -0.7), (-0.2, 0.6, 0.9), (0.7, -0.4, 0.8))  # colours, by class
+OBJECTS = ((0.9, -0.5, -0.5), (0.8, 0.7, -0.7), (-0.2, 0.6, 0.9), (0.7, -0.4, 0.8))  # colors, by class
 GROUNDS = ((-0.4, 0.1, -0.6), (-0.6, -0.3, 0.3), (0.2, -0.1, -0.5), (-0.3, 0.3, 0.1))
 
 
@@ -44,9 +44,10 @@ def scene(z: Tensor, labels: Tensor, radius: Tensor | None = None) -> tuple[Tens
     """Draw an object on a background: a patterned disc, square, diamond or cross on a plain gradient.
 
     Args:
-        z: noise (B, 16): where the object is, how large, its and the background's hue, the gradient; the rest is idle.
-        labels: (B,) int64, 0..3: shape, pattern and colours.
-        radius: (B,) in place of the noise's, in half images; below zero for no object.
+        z: noise (B, 16): position and size of the object, its color and the background's, the gradient; the rest has no
+            effect.
+        labels: (B,) int64, 0..3: shape, pattern and colors.
+        radius: (B,) object radius as a fraction of half the image; below zero for no object (default: from the noise).
 
     Returns:
         Images (B, 3, 32, 32) in [-1, 1] and masks (B, 1, 32, 32) in [0, 1].
@@ -91,10 +92,11 @@ def class_score(logits: Tensor) -> float:
 
 
 def tiny(settings: Settings) -> Settings:
-    """Return the settings at the miniature's size. Losses, weights and the difference of paper and code stay.
+    """Return the settings at the miniature's size. Losses, weights and the differences of paper and code are kept.
 
-    Styles are compared in random features, of two blocks instead of VGG16's four. Their squared distances, which are
-    the paper's, are far smaller than VGG16's: 2,000 times the weight makes them as large as the released code's.
+    Styles are compared in random features with two blocks, instead of VGG16's four. The squared distances of the
+    paper's settings are far smaller in these features than in VGG16's. A 2,000 times larger weight makes them as large
+    as the distances of the released code's settings.
     """
     scale = 2000.0 if settings.squared else 1.0
     return replace(
@@ -108,7 +110,7 @@ def tiny(settings: Settings) -> Settings:
         style_weights=tuple(scale * weight for weight in settings.style_weights[:2]),
         texture_weights=tuple(scale * weight for weight in settings.texture_weights[1:3]),
         features="random",
-        patch=5,  # 15 of 256 pixels would be 2, which have no texture
+        patch=5,  # in proportion to 15 of 256 pixels, it would be 2 pixels, which show no texture
         patch_side=None,
         measured=256,
         inception=False,
@@ -120,9 +122,10 @@ EVERY = Every(log=5, checkpoint=20, sample=50)
 
 
 def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretrained]:
-    """Return the pretrained networks of the miniature, made at first use in about a minute and cached in a folder.
+    """Return a function that loads the miniature's pretrained networks to a device.
 
-    What comes back raises ValueError if the folder's miniature.pt is damaged.
+    Its first call makes them, in about a minute, and caches them in a folder. It raises ValueError if the folder's
+    miniature.pt is damaged.
     """
 
     def load(device: torch.device) -> Pretrained:
@@ -137,7 +140,7 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
                 torch.save(networks.state_dict(), path)
         try:
             networks.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch names a dozen kinds of damage by as many classes
+        except Exception as error:  # torch raises many types of errors for damaged files
             raise ValueError(
                 f"{file} is not a miniature ({type(error).__name__}). Delete it to make a new one"
             ) from None
@@ -155,7 +158,7 @@ def pretrained(folder: str | os.PathLike[str]) -> Callable[[torch.device], Pretr
 
 
 def _scenes(stream: str, steps: int, size: int = 16) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Return indices, noise and classes of batches."""
+    """Yield indices, noise and classes of batches."""
     for indices in progress(torch.arange(steps * size).split(size), description=f"miniature: {stream}", unit="step"):
         noise = truncated_normal(0, indices, Z_DIM, f"miniature {stream} noise")
         yield indices, noise, integers(0, indices, CLASSES, f"miniature {stream} class")
@@ -170,11 +173,11 @@ def _fit(cgn: CGN, classifier: nn.Module, steps: tuple[int, int, int] = (400, 25
         return F.l1_loss(cgn.biggan_GT(z, labels), scene(z, labels)[0])
 
     def find(indices: Tensor, z: Tensor, labels: Tensor) -> Tensor:
-        # objects of all sizes, and none at all, which is what backgrounds have to be told by
+        # Show objects of all sizes, and images without one, so that the U2-Net recognizes backgrounds.
         dice = uniform(0, indices, 2, "miniature size").float()
         radius = torch.where(dice[:, 0] < 0.15, -1.0, torch.where(dice[:, 0] > 0.85, 2.0, 0.45 + 0.5 * dice[:, 1]))
         images, masks = scene(z, labels, radius)
-        with torch.no_grad():  # half of them as BigGAN draws them
+        with torch.no_grad():  # half of the images are drawn by BigGAN
             images[::2], masks[::2] = cgn.biggan_GT(z[::2], labels[::2]), scene(z[::2], labels[::2])[1]
         grain = 0.05 * truncated_normal(0, indices, images[0].numel(), "miniature grain").view_as(images)
         return F.binary_cross_entropy(cgn.saliency((images + grain).clamp(-1, 1)).clamp(1e-4, 1 - 1e-4), masks)

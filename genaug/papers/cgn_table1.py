@@ -13,11 +13,11 @@ Inception score / mean mask; the paper's and an independent rerun's:
     without L_rec          38.4 / 0.3    19.3 / 0.4
     BigGAN                202.9 / -         -
 
-What is done: each row is a run of `genaug train cgn-imagenet` in a folder of its own, `--without` one loss, measured on
-images of noise and classes that it was not trained on, the mechanisms of each image with the same noise and class.
+Each row is a run of `genaug train cgn-imagenet`, `--without` one loss, in its own folder. It is measured on images from
+noise and classes that it was not trained on. The mechanisms of an image share noise and class.
 
-With `--tiny` everything is small (`training.cgn_miniature`), and the score is that of a small classifier of its four
-classes, at most 4, by the Inception score's formula. Directions may be compared with the paper's, numbers not.
+With `--tiny` everything is small (`papers.cgn_miniature`). The score uses the Inception score's formula with a small
+classifier of four classes, so it is at most 4. Directions can be compared with the paper's, numbers cannot.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ RECIPE = Recipe(
 )
 
 WHAT = "this recipe"
-KEYS = ("row", "seed")  # of a run
-FIGURES = ("score", "mask", "entropy", "distance", "texture", "saliency")  # see `training.cgn.measure`
+KEYS = ("row", "seed")  # the key of a run
+FIGURES = ("score", "mask", "entropy", "distance", "texture", "saliency")  # see `training.generators.cgn.measure`
 BIGGAN = "biggan"
-# row -> the loss that it is without
+# row -> the losses that it leaves out
 ROWS: dict[str, tuple[str, ...]] = {
     "all": (),
     "without-shape": ("shape",),
@@ -116,23 +116,23 @@ def run(
     Runs that `out` already has are not run again. An interrupted row resumes from its last checkpoint.
 
     Args:
-        out: folder of results.json and of a folder a row and seed, as `training.cgn.train` writes it.
-        rows: of `ROWS`; "biggan" measures the images that the CGN is taught with.
-        seeds: one run each.
-        as_: "paper" or "released", where the two disagree.
-        tiny: the miniature, in minutes on a CPU.
-        device: where to train; the CPU by default.
-        dtype: arithmetic of the networks, torch.float32 or torch.bfloat16.
-        **changes: settings in place of the recipe's, such as steps.
+        out: folder of results.json, with one folder per row and seed, as `training.generators.cgn.train` writes it.
+        rows: names in `ROWS`; "biggan" measures BigGAN's images, which the CGN is trained with.
+        seeds: random seeds, one run each.
+        as_: "paper" or "released": follow the paper or its released code where they differ.
+        tiny: use the miniature, which takes minutes on a CPU.
+        device: device of the training (default: CPU).
+        dtype: type of the networks' computations, torch.float32 or torch.bfloat16.
+        **changes: settings that replace the recipe's, such as steps.
 
     Returns:
-        What results.json holds: "settings"; "runs", one a row and seed with what `measure` found and circumstances;
-        "summary", mean and standard deviation (None for one run); "published". Of `torchrun`'s processes the first
-        has the figures and writes them.
+        The content of results.json: "settings"; "runs", one for each row and seed, with the results of `measure` and
+        the environment; "summary", mean and standard deviation (None for one run); "published". With `torchrun`, only
+        the first process has the figures, and writes them.
 
     Raises:
-        ValueError: an unknown row, no seeds, or settings other than those of the results in `out`.
-        Exception: as `training.cgn.train`.
+        ValueError: a row is unknown, there are no rows or seeds, or the results in `out` have other settings.
+        Exception: as in `training.generators.cgn.train`.
     """
     for argument, given in (("rows", rows), ("seeds", seeds)):
         if not given:
@@ -148,7 +148,7 @@ def run(
     runs = read_runs(file, WHAT, described, KEYS)
     folder = writable_folder(out)
     start = cgn_miniature.pretrained(folder) if tiny else from_assets(settings)
-    writes = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+    writes = os.environ.get("RANK", "0") == "0"  # only the first of torchrun's processes writes
     for seed in seeds:
         for row in rows:
             if (row, seed) in runs:
@@ -180,7 +180,7 @@ def _row(
         every = cgn_miniature.EVERY if tiny else EVERY
         found = train(folder, settings=settings, start=start, device=device, every=every)
         about = {key: found[key] for key in ("device", "threads", "torch", "genaug")}
-        # of torchrun's processes the first alone measures; seconds are of all calls together, if it was cut off
+        # Only the first of torchrun's processes measures. If the run was resumed, the seconds include earlier calls.
         return {**(found["end"] or {}), "seconds": found["training_seconds"], **about}
     began = time.perf_counter()
     with processes(device) as world:
@@ -218,7 +218,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return published figures beside ours: score / mean mask, and our other measurements."""
+    """Return a table of published figures and ours: score / mean mask, and our other measurements."""
     lines = [("row", "paper", "rerun", "ours", *FIGURES[2:])]
     for row, found in results["summary"].items():
         published = [PUBLISHED[source].get(row) for source in ("paper", "rerun")]

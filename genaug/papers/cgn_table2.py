@@ -12,24 +12,25 @@ Accuracy in percent, training / test; the paper's and an independent rerun's (co
     cgn       double-colored  97.4 / 89.0  94.8 / 86.5
     cgn       wildlife        99.2 / 85.7  95.5 / 81.4
 
-Ours, with the seeds, hardware and time of each run: benchmarks/results/cgn-table2, and the README's table of them.
+Our results, with the seeds, hardware and time of each run: benchmarks/results/cgn-table2, and a table in the README.
 
-What is done: the classifier (`MnistCNN`) is trained for ten epochs (gan, irm-2, irm-5 and lntl: five), and tested on
-the variant's test split, where factors are random. The colouring is the same for all seeds; a seed draws the initial
-weights, the order and what is generated. The rows, of which --rows all takes every one:
+The classifier (`MnistCNN`) is trained for ten epochs (gan, irm-2, irm-5 and lntl: five). It is tested on the variant's
+test split, where factors are random. All seeds have the same coloring. A seed determines the initial weights, the order
+and the generated images. The rows (`--rows all` runs every one):
 
     original      the fully biased training split
-    gan           that, and as many images of a conditional GAN without mechanisms (`papers/plain_gan.py`)
-    irm-2, irm-5  invariant risk minimisation on 2 environments (90 and 100% correlation) or 5 (90, 92.5, 95, 97.5
-                  and 100%), which the training split is shared out to (`papers/irm.py`)
+    gan           the training split, and as many images of a conditional GAN without mechanisms (`papers/plain_gan.py`)
+    irm-2, irm-5  invariant risk minimization on the training split, divided into 2 environments (90 and 100%
+                  correlation) or 5 (90, 92.5, 95, 97.5 and 100%; `papers/irm.py`)
     lntl          learning not to learn, on the training split (`papers/lntl.py`)
-    cgn           counterfactuals alone, ten to a shape's noise, which the released code does for the paper's row
+    cgn           counterfactuals only, ten per shape noise; the released code does this for the paper's row
                   Original + CGN
-    mixed         both together, what the paper's name for its row suggests; the rerun found that it harms wildlife
-    best          counterfactuals alone, by a recipe of ours: a pool of 30,000 masks, textures and backgrounds, masks
-                  jittered, each image seen once, by a classifier with batch norm and 4x4 averages
+    mixed         training split and counterfactuals, as the name of the paper's row suggests; the rerun found that
+                  this harms wildlife
+    best          counterfactuals only, by our own recipe: a pool of 30,000 masks, textures and backgrounds, jittered
+                  masks, each image seen once, and a classifier with batch norm and 4x4 averages
                   (`NormalisedMnistCNN`)
-    best-original the control: that classifier on the biased split, for as many steps
+    best-original the control for best: the same classifier on the biased split, for the same number of steps
 
 LNTL's authors report 81.9 on these colors with their own training (Kim et al.; README of their released code).
 """
@@ -98,16 +99,16 @@ RECIPE = Recipe(
     example="--variant colored --root data --seeds 0,1,2",
 )
 
-GENERATED = ("cgn", "mixed", "best")  # rows that need the CGN's weights
+GENERATED = ("cgn", "mixed", "best")  # rows that use the CGN
 ROWS = ("original", "gan", "irm-2", "irm-5", "lntl", "cgn", "mixed", "best", "best-original")
-UNCLIPPED = ("original", "cgn", "best", "best-original")  # the others mix images, or count in colour levels
+UNCLIPPED = ("original", "cgn", "best", "best-original")  # the other rows mix images, or count levels of color
 COUNTERFACTUALS_PER_NOISE = 10
 BEST_IMAGES = {"colored": 300_000, "double-colored": 300_000, "wildlife": 700_000}
 BEST_POOL, BEST_JITTER, BEST_PLACES = 30_000, 1.0, 4
 BATCH = 64
 WHAT = "this recipe"
-KEYS = ("row", "variant", "seed")  # of a run
-# what no option changes, but another version of the package may: its results do not mix with these
+KEYS = ("row", "variant", "seed")  # the key of a run
+# No option changes these, but another version of the package may. Results of different constants are not mixed.
 CONSTANTS: dict[str, Any] = {
     "gan_steps": plain_gan.STEPS,
     "baseline_epochs": EPOCHS,
@@ -119,8 +120,8 @@ CONSTANTS: dict[str, Any] = {
     "best_places": BEST_PLACES,
 }
 
-# (training, test) in percent; "rerun" is an independent reproduction with 10^5 counterfactuals, "method" is what the
-# authors of a baseline report on the same colors
+# (training, test) in percent; "rerun" is an independent reproduction with 10^5 counterfactuals, "method" has figures
+# that the authors of a baseline report for the same colors
 PUBLISHED: dict[str, dict[tuple[str, str], tuple[float | None, float]]] = {
     "paper": {
         ("original", "colored"): (99.5, 35.9),
@@ -161,35 +162,37 @@ def run(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Train and tests every row, variant and seed, write `out`/results.json after each, and print the table.
+    """Train and test every row, variant and seed, write `out`/results.json after each, and print the table.
 
     Runs that `out` already has are not run again, so an interrupted command can be resumed. Other rows, variants and
     seeds are added.
 
     Args:
         out: folder of results.json.
-        rows: of `ROWS`, or "all" of them.
-        variants: of "colored", "double-colored" and "wildlife".
-        root: the folder that holds MNIST, as the datasets take it.
-        textures: wildlife's folder of textures, as `WildlifeMNIST` takes it.
-        seeds: one run each.
-        num_counterfactuals: how many images rows "cgn" and "mixed" make; row "best" has its own number.
-        checkpoint: an asset's name or a converted checkpoint in place of the variant's own; for one variant at a time.
-        pool: recombine a pool of that many masks, textures and backgrounds; by default each image has its own noise.
-        clip: False trains and tests on double-colored digits as the released code has them, as `DoubleColoredMNIST`
-            takes it; for that variant, and for rows of `UNCLIPPED`. Counterfactuals are 8-bit images in any case.
-        download: fetch MNIST into `root` if it is not there.
-        device: where to train; the CPU by default.
-        dtype: the classifier's arithmetic, torch.float32 or torch.bfloat16.
+        rows: names in `ROWS`, or ("all",) for every row.
+        variants: any of "colored", "double-colored" and "wildlife".
+        root: folder that contains MNIST/raw, as in the datasets.
+        textures: folder of textures for "wildlife", as in `WildlifeMNIST`.
+        seeds: random seeds, one run each.
+        num_counterfactuals: number of generated images in rows "cgn" and "mixed"; row "best" has its own number.
+        checkpoint: name of an asset or path of a converted checkpoint, for a single variant (default: the variant's
+            own weights).
+        pool: recombine a pool of this many masks, textures and backgrounds (default: new noise for each image).
+        clip: False trains and tests on double-colored digits that are not clipped, as in the released code (see
+            `DoubleColoredMNIST`). Only for this variant and rows in `UNCLIPPED`. Counterfactuals always have 8 bits.
+        download: download MNIST to `root` if it is missing.
+        device: device of the training (default: CPU).
+        dtype: type of the classifier's computations, torch.float32 or torch.bfloat16.
 
     Returns:
-        What results.json holds: "settings"; "runs", one a row, variant and seed, with its accuracies in [0, 1] and its
-        circumstances; "summary", their mean and standard deviation (None for one run); "published", in percent.
+        The content of results.json: "settings"; "runs", one for each row, variant and seed, with its accuracies in
+        [0, 1] and its environment; "summary", their mean and standard deviation (None for one run); "published", in
+        percent.
 
     Raises:
-        ValueError: an unknown row or variant, no seeds, settings or weights other than those of the results in `out`,
-            or what the datasets raise.
-        genaug.AssetError: the generator's weights are not to be had.
+        ValueError: a row or variant is unknown, there are no seeds, an option does not fit the rows or variants, the
+            results in `out` have other settings or weights, or the datasets raise it.
+        genaug.AssetError: the generator's weights are not available.
         OSError: `out` cannot be written.
     """
     rows = ROWS if tuple(rows) == ("all",) else rows
@@ -209,15 +212,15 @@ def run(
         "pool": pool,
         "checkpoint": None if checkpoint is None else os.fspath(checkpoint),
         "dtype": str(dtype).removeprefix("torch."),
-        **({} if clip else {"clip": False}),  # absent where it was not asked for, so that older results stay valid
+        **({} if clip else {"clip": False}),  # absent by default, so that older results stay valid
         **CONSTANTS,
     }
     device = check_device("device", device)
     file = Path(out) / "results.json"
     runs = read_runs(file, WHAT, settings, KEYS)
 
-    # all variants' generators and data are opened before anything is trained or written, so that what is missing is
-    # known at once; they are light until their images are asked for
+    # The generators and data of all variants are opened before the first training, so that a missing file raises an
+    # error at once. They need little memory until images are requested.
     weights: dict[str, str] = {}
     counterfactuals: dict[tuple[str, str, int], CounterfactualDataset] = {}
     data: dict[str, Any] = {}
@@ -263,7 +266,7 @@ def run(
                 "train_images": BEST_IMAGES[variant] if row == "best" else len(labels),
                 "test_images": len(test[1]),
                 **circumstances(start, device),
-                "processor_seconds": round(time.process_time() - processor, 1),  # `seconds` grow with others' work
+                "processor_seconds": round(time.process_time() - processor, 1),  # `seconds` depend on other processes
                 "weights_sha256": weights[variant] if row in GENERATED else None,
             }
             _write(file, settings, runs)
@@ -316,7 +319,7 @@ def _fit(
     if row == "gan":
         generator = plain_gan.train(*original, **options)
         train = _joined(original, plain_gan.generated(generator, len(original[1]), seed=seed, dtype=options["dtype"]))
-        options = options | {"epochs": EPOCHS}  # of twice the images: as many steps as row "original"
+        options = options | {"epochs": EPOCHS}  # half the epochs with twice the images: as many steps as row "original"
     elif counterfactuals is not None:
         train = _images_and_labels(counterfactuals)
         if row == "mixed":
@@ -343,7 +346,7 @@ def _joined(some: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> tuple
 
 
 def _images_and_labels(dataset: CounterfactualDataset) -> tuple[Tensor, Tensor]:
-    """Return all images and labels, on the CPU, to be mixed with those of the variant."""
+    """Return all images and labels, on the CPU, so that they can be mixed with those of the variant."""
     images = torch.empty(len(dataset), 3, 32, 32, dtype=torch.uint8)
     indices = torch.arange(len(dataset))
     for part, chunk in progress(list(batches(images, indices)), description="counterfactuals", unit="k"):
@@ -369,7 +372,7 @@ def _write(file: Path, settings: dict[str, Any], runs: dict[tuple[Any, ...], dic
 
 
 def _table(summary: dict[str, Any]) -> str:
-    """Return published figures beside ours, in percent: training / test, with standard deviation and number of runs."""
+    """Return a table of published figures and ours, in percent: training / test, with deviation and number of runs."""
     lines = [("row", "variant", "paper", "rerun", "method's authors", "ours")]
     for row, variants in summary.items():
         for variant, ours in variants.items():

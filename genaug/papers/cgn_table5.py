@@ -2,17 +2,18 @@
 
     genaug reproduce cgn-table5 --root DATA --out runs/cgn-table5
 
-As invariant risk minimisation assumes it, there are environments in which signals go together with the label to other
-degrees, and the one that is the same in all is causal. A CGN of double-colored MNIST gives counterfactuals, on which
-three classifiers are trained, each by the class of one factor and so blind to the others: the shape, the object's
-colour, the background's colour. Tested in the environments, "only the test accuracy of SC", the shape's classifier,
-"is stable". The text that we have of the paper has lost the table's figures.
+The idea is that of invariant risk minimization: the correlation of a signal with the label differs between
+environments, unless the signal is causal. A CGN generates double-colored counterfactuals. Three classifiers are trained
+on them, each with the classes of one factor as labels, so that it ignores the others: shape, object color and
+background color. They are tested in the environments: "only the test accuracy of SC", the shape's classifier, "is
+stable". In our copy of the paper's text, the table's figures are missing.
 
-What is done: `genaug.evaluation.stable_signal` decides, on test digits in the five environments that the paper trains
-IRM in (colours are the class's own with a probability of 90, 92.5, 95, 97.5 and 100%, otherwise another's). Nothing of
-the test with random colours has a part in that; it is reported beside, and shows whether the decision was right.
+`genaug.evaluation.stable_signal` finds the stable signal on test digits, in the five environments in which the paper
+trains IRM: colors are those of the class with a probability of 90, 92.5, 95, 97.5 and 100%, otherwise of another class.
+The test with random colors does not influence this decision. It is reported as well, and shows whether the decision was
+right.
 
-Ours, with seeds, hardware and time: benchmarks/results/cgn-table5 and docs/gallery.md.
+Our results, with seeds, hardware and time: benchmarks/results/cgn-table5 and docs/gallery.md.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ RECIPE = Recipe(
 
 GENERATOR = "cgn-double-colored-mnist"
 SIGNALS = dict(zip(FACTORS, ("shape", "object color", "background color"), strict=True))
-CORRELATIONS = (1.0, 0.975, 0.95, 0.925, 0.9)  # how often a colour is the class's own
-RANDOM = 0.1  # the same, where colours tell nothing
+CORRELATIONS = (1.0, 0.975, 0.95, 0.925, 0.9)  # probability that a color is that of the class
+RANDOM = 0.1  # this probability for random colors
 NUMBER = 30_000  # counterfactuals
-STEPS = 1_563  # of each classifier, 64 images a step: a tenth of Table 2's training, as at Figure 7's points
+STEPS = 1_563  # per classifier, with 64 images each: a tenth of Table 2's training, as for Figure 7's points
 WHAT = "this recipe"
 
 
@@ -76,28 +77,29 @@ def run(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Train the three classifiers of each seed, tests them, and write `out`/results.json and a picture of the first.
+    """Train and test the three classifiers of each seed. Write `out`/results.json, and a picture of the first seed.
 
     Seeds that `out` already has are not run again, so an interrupted command can be resumed.
 
     Args:
         out: folder of results.json and cgn-table5.png.
-        root: the folder that holds MNIST, as the datasets take it.
-        seeds: one run each: of the counterfactuals, the classifiers' initial weights and the order.
-        num_counterfactuals: how many images each classifier is trained on, the same for all.
-        download: fetch MNIST into `root` if it is not there.
-        device: where to train; the CPU by default.
-        dtype: the classifiers' arithmetic, torch.float32 or torch.bfloat16.
+        root: folder that contains MNIST/raw, as in the datasets.
+        seeds: seeds of the counterfactuals, the classifiers' initial weights and the order, one run each.
+        num_counterfactuals: number of training images; all classifiers have the same images.
+        download: download MNIST to `root` if it is missing.
+        device: device of the training (default: CPU).
+        dtype: type of the classifiers' computations, torch.float32 or torch.bfloat16.
 
     Returns:
-        What results.json holds: "settings"; "runs", one a seed, with the accuracies in percent by signal and
-        environment, their ranges, which signals are stable, the accuracies where colours are random, and circumstances.
+        The content of results.json: "settings"; "runs", one for each seed, with the accuracies in percent by signal and
+        environment, their ranges, the stable signals, the accuracies with random colors, and the environment of the
+        run.
 
     Raises:
-        ValueError: no seeds, a number out of its range, settings or weights other than those of the results in `out`,
-            or what the dataset raises.
-        TypeError: a number is no integer.
-        genaug.AssetError: the generator's weights are not to be had.
+        ValueError: there are no seeds, a number is out of its range, the results in `out` have other settings or
+            weights, or the dataset raises it.
+        TypeError: a number is not an integer.
+        genaug.AssetError: the generator's weights are not available.
         OSError: `out` cannot be written.
     """
     if not seeds:
@@ -114,7 +116,7 @@ def run(
     }
     file = Path(out) / "results.json"
     runs = _finished(file, settings)
-    # a colour that is not set is the class's own in a tenth of the cases
+    # A random color is that of the class in a tenth of the cases, so a bias b gives a correlation of b + (1 - b) / 10.
     digits = {
         correlation: load_variant(
             "double-colored", root=root, train=False, bias=(10 * correlation - 1) / 9, download=download
@@ -171,7 +173,7 @@ def run(
 
 
 def result_of(one: dict[str, Any]) -> StableSignal:
-    """Return the measure's result in a run."""
+    """Return the result of `stable_signal` that a run has."""
     return StableSignal(
         what="CGN, Table 5: signals of double-colored MNIST",
         images=one["images"],

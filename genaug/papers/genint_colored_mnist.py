@@ -2,41 +2,48 @@
 
     genaug reproduce genint-colored-mnist --root DATA --seeds 0,1,2 --out runs/genint-colored-mnist
 
-The paper's text has no figures of these; they are the motivating example of the released code, whose settings are taken
-where they are known: a conditional VAE of 2 latent dimensions and 1,000 hidden units whose encoder is not told the
-class, and IRM's penalty, its schedule and its learning rate.
+The paper's text has no figures for these digits. They are the motivating example of the released code. Its settings are
+used as far as they are known: a conditional VAE with 2 latent dimensions and 1,000 hidden units, whose encoder does not
+get the class; and IRM's penalty, schedule and learning rate.
 
-Two kinds of data (`genaug.datasets.environments`):
+There are two datasets (`genaug.datasets.environments`):
 
-    two-class   red and green, Arjovsky et al.'s: 25% of the labels are wrong, and the colour is the label's for 90% of
-                one environment's training digits and 80% of the other's; tests: 85% ("as in training"), 50% ("random")
-                and 10% ("reversed")
-    ten-class   the released code's: each class in a colour of its own in each of two environments; tests: those colours
-                ("as in training") and any ("random")
+    two-class   red and green, as in Arjovsky et al.: 25% of the labels are wrong. The color is that of the label for
+                90% of the training digits in one environment and 80% in the other; in the tests for 85% ("as in
+                training"), 50% ("random") and 10% ("reversed")
+    ten-class   as in the released code: in each of two environments, each class has its own color; the tests have these
+                colors ("as in training") or any colors ("random")
 
-What is done: one classifier, of two hidden layers of 256 units, is trained for as many steps on the training digits of
-both environments ("real"), on these with IRM's penalty ("irm", on 4,000 images a step where the others see 1,000; "irm-
-released" at GenInt's learning rate, a tenth of the one that Arjovsky et al. published with the same other settings), on
-grey ones ("grey", where there is no colour to learn), on samples of the generator ("vae", "gan"), on its interventions
-("vae-intervened", "gan-intervened"), or half on real and half on intervened digits ("real+vae", "real+gan"). Rows
-"known" and "known-intervened" replace the generator by one whose factors are known: shapes of training digits, and
-colours as observed with the label or drawn the same for every class. They show what the method does with a perfect
-generator. An
-intervention sets one of the latent's two leading principal directions to a random amount, the same for every class, up
-to 3 standard deviations either way. It was not tuned; test digits choose nothing here, but the settings of IRM were
-published as the best on a test.
+The same classifier, with two hidden layers of 256 units, is trained for the same number of steps in each row:
 
-For every set that a classifier learns from it is also measured how often the colour tells the label (`colour_tells`),
-and how often the shape is the label's, by a judge that has learnt true shapes: whether interventions break the tie, and
-what is left of the label.
+    real                         training digits of both environments
+    irm                          these, with IRM's penalty, and 4,000 images per step instead of 1,000
+    irm-released                 the same at GenInt's learning rate, a tenth of the one that Arjovsky et al. published
+                                 with otherwise the same settings
+    grey                         gray training digits, without colors
+    vae, gan                     samples of the generator
+    vae-intervened,              the generator's interventions
+    gan-intervened
+    real+vae, real+gan           half training digits, half interventions
+    known, known-intervened      samples and interventions of a generator with known factors: shapes of training digits,
+                                 and colors as observed with the label, or drawn in the same way for every class. They
+                                 show the effect of the method with a perfect generator
 
-Departures: digits at 16x16, to save time; a perceptron of Arjovsky et al.'s kind for ten classes, too, where the
-released code has a convolutional network; images a step in place of all at once; fewer steps of the VAE than the
-released 50 epochs; interventions as of GenInt's section 4.1, where the released code decodes a grid of quantiles of the
-latent, which is to say samples. The GAN is not in the released code; it has the VAE's decoder, with 256 hidden units
-and 16 latent dimensions, and the two discriminators of CGN's digits (`training.small_generators`).
+An intervention sets one of the latent's two leading principal directions to a random value of up to 3 standard
+deviations either way, in the same way for every class. It was not tuned. No setting was chosen here by test digits, but
+the settings of IRM were published as the best on a test.
 
-Ours, with seeds, hardware and time of each run: benchmarks/results/genint-colored-mnist, and docs/digits.md.
+Each training set is also measured: how well the color predicts the label (`colour_tells`), and how often the shape is
+that of the label, according to a judge that was trained on true shapes. This shows whether interventions break the
+correlation, and how much of the label they keep.
+
+Differences from the released code: digits have 16x16 pixels, to save time. Ten classes also have a perceptron like
+Arjovsky et al.'s, instead of a convolutional network. Each step sees a batch, not all images. The VAE has fewer steps
+than the released 50 epochs. Interventions are those of GenInt's section 4.1, while the released code decodes a grid of
+quantiles of the latent, which gives samples. The GAN is not in the released code. It has the VAE's decoder with 256
+hidden units and 16 latent dimensions, and the two discriminators of CGN's digits (`papers.small_generators`).
+
+Our results, with seeds, hardware and time of each run: benchmarks/results/genint-colored-mnist, and docs/digits.md.
 """
 
 from __future__ import annotations
@@ -112,16 +119,16 @@ RECIPE = Recipe(
 )
 
 WHAT = "this recipe"
-KEYS = ("variant", "row", "seed")  # of a run
+KEYS = ("variant", "row", "seed")  # the key of a run
 KNOWN = ("known", "known-intervened")
 GENERATED = ("vae", "vae-intervened", "real+vae", "gan", "gan-intervened", "real+gan")
 ROWS = ("real", "irm", "irm-released", "grey", *KNOWN, *GENERATED)
-AGREEMENTS = (0.9, 0.8)  # of colour and label in the two environments
+AGREEMENTS = (0.9, 0.8)  # probability that color and label agree, in the two environments
 TESTS = {"as in training": 0.85, "random": 0.5, "reversed": 0.1}
-HIDDEN = 256  # units of the classifier's two layers
-COMPONENTS, SCALE = 2, 3.0  # directions of the latent, and standard deviations along one
+HIDDEN = 256  # units in each of the classifier's two hidden layers
+COMPONENTS, SCALE = 2, 3.0  # directions of the latent, and largest offset in standard deviations
 TOLD_BY = {"colour": "colour tells", "shape": "shape agrees"}
-TOLD = 5_000  # images of a set by which it is measured what its colours and shapes tell
+TOLD = 5_000  # images per training set for measuring how well color and shape predict the label
 SETTINGS: dict[str, Any] = {
     "side": 16,
     "generated": 10_000,
@@ -153,10 +160,10 @@ class Data:
     """The training and test data of a variant.
 
     Attributes:
-        classes: how many labels there are.
+        classes: number of labels.
         environments: training digits.
-        palettes: the colours of each environment, (num_colours, 3), which `Environment.colours` counts.
-        tests: what classifiers are tested on, by name.
+        palettes: colors of each environment, (num_colors, 3), which `Environment.colours` indexes.
+        tests: test digits, by name of the test.
     """
 
     classes: int
@@ -182,7 +189,7 @@ def load_data(variant: str, root: str | Path | None, digits: Source = "mnist", d
     """Return the digits of a variant at half size. Each environment gets every other training digit.
 
     Raises:
-        ValueError: an unknown variant, or MNIST is not in `root`.
+        ValueError: the variant is unknown, or MNIST is not in `root`.
         RuntimeError: the download failed.
     """
     check_choice("variant", variant, COLORED_VARIANTS)
@@ -217,29 +224,30 @@ def run(
     seeds: Sequence[int] = (0,),
     download: bool = False,
 ) -> dict[str, Any]:
-    """Train and tests every variant, row and seed, write `out`/results.json after each, print the table, and draws.
+    """Train and test every variant, row and seed. Write `out`/results.json after each, print a table and draw pictures.
 
-    Figures and generators that `out` already has are not made again, so an interrupted command can be resumed. Other
+    Runs and generators that `out` already has are not made again, so an interrupted command can be resumed. Other
     rows, variants and seeds are added.
 
     Args:
-        out: folder of results.json, the generators, and a picture of each variant by its first seed.
-        variants: of "two-class" and "ten-class".
-        rows: of `ROWS`.
-        root: the folder that holds MNIST, as for `torchvision.datasets.MNIST`; not used by "sklearn".
-        digits: "mnist", or "sklearn" for scikit-learn's, which need no download.
-        seeds: of generators, their images and classifiers; the digits' colours and wrong labels are always the same.
-        download: fetch MNIST into `root` if it is not there.
+        out: folder of results.json, the generators, and a picture of each variant with the first seed.
+        variants: any of "two-class" and "ten-class".
+        rows: names in `ROWS`.
+        root: folder that contains MNIST/raw, as for `torchvision.datasets.MNIST`; not used by "sklearn".
+        digits: "mnist", or "sklearn" for scikit-learn's digits, which need no download.
+        seeds: seeds of generators, their images and classifiers. Colors and wrong labels of the digits do not depend on
+            them.
+        download: download MNIST to `root` if it is missing.
 
     Returns:
-        What results.json holds: "settings"; "runs", one a variant, row and seed: accuracies, and how often in the
-        training set the colour tells the label and the shape is of it, in [0, 1], and circumstances; "summary", their
-        mean and standard deviation (None for one run).
+        The content of results.json: "settings"; "runs", one for each variant, row and seed: accuracies, how often color
+        and shape of the training set agree with the label, in [0, 1], and the environment; "summary", their mean and
+        standard deviation (None for one run).
 
     Raises:
-        ValueError: an unknown variant or row, no seeds, other settings than those of the results in `out`, or MNIST is
-            not in `root`.
-        TypeError: a seed is no integer.
+        ValueError: a variant or row is unknown, there are no seeds, the results in `out` have other settings, or MNIST
+            is not in `root`.
+        TypeError: a seed is not an integer.
         OSError: `out` cannot be written.
     """
     for argument, names, known in (("variants", variants, COLORED_VARIANTS), ("rows", rows, ROWS)):
@@ -255,7 +263,7 @@ def run(
     runs = read_runs(file, WHAT, settings, KEYS)
     data = {variant: load_data(variant, root, digits, download) for variant in variants}
     folder = writable_folder(out)
-    _write(file, settings, runs)  # before any generator, which says not by itself of which settings it is
+    _write(file, settings, runs)  # written before any generator, whose file does not record its settings
     for variant, of_variant in data.items():
         judge = None
         for seed in seeds:
@@ -279,21 +287,21 @@ def _network(classes: int) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         layers = [nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()]
         network = nn.Sequential(nn.Flatten(), *layers, nn.Linear(HIDDEN, classes))
-        network.takes_signed = True  # type: ignore[assignment] # what measures make of uint8
+        network.takes_signed = True  # type: ignore[assignment] # measures must give it images in [-1, 1]
         return network
 
     return make
 
 
 def _judge(data: Data) -> nn.Module:
-    """Tell shapes, from their ink alone; it has seen true classes, which nothing else here does."""
+    """Train a classifier of shapes on gray digits with their true classes, which no other model here gets."""
     sets = [(environment.images, environment.shapes) for environment in data.grey().environments]
     options = {**SETTINGS["classifier"], "weight_decay": 0.0, "learning_rate": 2e-3}
     return fit_invariant(sets, network=_network(data.classes), seed=0, description="judge", **options)
 
 
 def _generator(data: Data, route: str, seed: int, stem: Path) -> ConditionalPerceptron:
-    """Return the trained generator in a file, after training it if the file is missing."""
+    """Return the trained generator from its file, or train it if the file is missing."""
     from safetensors.torch import save_file
 
     file = stem.parent / f"{stem.name}-{route}-{seed}.safetensors"
@@ -320,8 +328,8 @@ def _generated(generator: ConditionalPerceptron, seed: int, count: int, componen
 def _known(data: Data, seed: int, count: int, intervened: bool) -> tuple[Tensor, Tensor]:
     """Return images of a generator with known factors: shapes and colors of training digits.
 
-    A sample's shape is that of a random training digit with its label. Its colour is another's with that label, or,
-    if `intervened`, any that training digits have, the same for every class.
+    A sample's shape is that of a random training digit with its label. Its color is that of another training digit with
+    this label. If `intervened`, it is any color of the training digits, drawn in the same way for every class.
     """
     grey = torch.cat([environment.grey for environment in data.environments])
     labels = torch.cat([environment.labels for environment in data.environments])
@@ -344,7 +352,7 @@ def _known(data: Data, seed: int, count: int, intervened: bool) -> tuple[Tensor,
 
 
 def _measure(data: Data, row: str, seed: int, stem: Path, judge: nn.Module) -> dict[str, Any]:
-    """Train and tests the classifier of a row."""
+    """Train and test the classifier of a row."""
     options = {**SETTINGS["classifier"], **(SETTINGS[row] if row.startswith("irm") else {})}
     if row == "grey":
         data = data.grey()
@@ -358,7 +366,7 @@ def _measure(data: Data, row: str, seed: int, stem: Path, judge: nn.Module) -> d
     if row in KNOWN:
         sets = [_known(data, seed, SETTINGS["generated"], row == "known-intervened")]
     model = fit_invariant(sets, network=_network(data.classes), seed=seed, description=row, **options)
-    # as much of what is learnt from is of each set, however large
+    # The mean over sets gives each set the same weight, as in training, whatever its size.
     told = [(images[:TOLD], labels[:TOLD]) for images, labels in sets]
     colours = [colour_tells(*found) for found in told]
     shapes = [accuracy(judge, batches(ink(images), labels)) for images, labels in told]
@@ -450,7 +458,7 @@ def _draw(data: Data, variant: str, folder: Path, seed: int) -> None:
 
 @torch.no_grad()
 def _walks(generator: ConditionalPerceptron, labels: Sequence[int], count: int) -> list[Tensor]:
-    """Return, for each direction, one row per label: one noise, set to `count` positions along it."""
+    """Return walks along each direction, with one row per label: one noise at `count` positions along the direction."""
     found = fit_directions(generator, components=COMPONENTS)
     z = truncated_normal(0, torch.zeros(1, dtype=torch.int64), generator.z_dim, "walk").expand(count, -1)
     offsets = torch.linspace(-SCALE, SCALE, count)

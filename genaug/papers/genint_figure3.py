@@ -7,8 +7,8 @@ them less than on the data of any other augmentation. The curves have no publish
 
 The reproduction trains a regressor to read the generator's interventions from images, along 12 directions that change
 colors. The regressor then reads them from biased digits, from samples of the generator, and from new interventions. A
-small network predicts the label from the values read, among 2, 4, 6, 8 and 10 classes. With ten classes, ten times
-chance is the maximum.
+small network predicts the label from these values, among 2, 4, 6, 8 and 10 classes. With ten classes, ten times chance
+is the maximum.
 
 Measured here (n=3, cpu, 1 thread, torch 2.14.1, 50 to 64 seconds per seed; 95% intervals): biased digits over chance,
 ten classes, times chance: +8.53 [+8.45, +8.60]; biased digits over GenInt, ten classes, times chance: +3.23 [+3.08,

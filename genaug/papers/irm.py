@@ -1,8 +1,8 @@
 """Invariant risk minimization (IRMv1, Arjovsky et al. 2019) on digits, for CGN's Table 2 and GenInt's colored digits.
 
-`fit_irm` is of CGN's Table 2 (section 4.3, appendix C.4): the same classifier as the other rows, by the same optimiser
-(`digits.descend`), for five epochs where the others take ten. What CGN's paper leaves open was chosen on held-out
-training digits; nothing was chosen by accuracy on test digits. `fit_invariant` is of GenInt's released code.
+`fit_irm` is for CGN's Table 2 (section 4.3, appendix C.4). It uses the same classifier and optimizer (`digits.descend`)
+as the other rows, for five epochs instead of ten. Settings that CGN's paper does not state were chosen on held-out
+training digits, none by accuracy on test digits. `fit_invariant` follows GenInt's released code.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from genaug.models.mnist_cnn import MnistCNN
 from genaug.training.classifier.digits import check_images, check_training, descend, initialised, shuffled
 from genaug.training.losses import irm_penalty
 
-# correlations of label and colour in the environments that IRM is shown (CGN, section 4.3)
+# correlations of label and color in IRM's training environments, by their number (CGN, section 4.3)
 ENVIRONMENTS = {2: (0.9, 1.0), 5: (0.9, 0.925, 0.95, 0.975, 1.0)}
 
 EPOCHS = 5
-IRM_WEIGHT = 10.0  # of the penalty at the end: see `fit_irm`
+IRM_WEIGHT = 10.0  # final weight of the penalty, see `fit_irm`
 
 
 def __getattr__(name: str) -> Any:
-    if name == "environments":  # promised under this name; to be removed after one release
+    if name == "environments":  # the old name, kept for one release
         warnings.warn("environments is now called correlated_environments", DeprecationWarning, stacklevel=2)
         return correlated_environments
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -42,9 +42,9 @@ def penalised_risk(answered: Sequence[tuple[Tensor, Tensor]], weight: float, *, 
     """Return the mean over environments of cross entropy, plus `weight` times the mean of the penalty of IRMv1.
 
     Args:
-        answered: of each environment logits (B, num_classes) and labels (B,).
-        weight: of the penalty; 0 for empirical risk minimisation.
-        unbiased: how the penalty of a batch is estimated, as `irm_penalty`.
+        answered: logits (B, num_classes) and labels (B,) of each environment.
+        weight: weight of the penalty; 0 for empirical risk minimization.
+        unbiased: estimator of a batch's penalty, as in `irm_penalty`.
     """
     risk = torch.stack([F.cross_entropy(logits, labels) for logits, labels in answered]).mean()
     if not weight:
@@ -56,21 +56,21 @@ def penalised_risk(answered: Sequence[tuple[Tensor, Tensor]], weight: float, *, 
 def correlated_environments(data: Any, correlations: Sequence[float], *, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Divide a biased training set into environments, each with a given correlation of label and color.
 
-    In an environment of n images and correlation c, exactly round((1 - c) n) images have an object's colour or texture
-    of another class than their own, drawn evenly from the nine others, and as many a background's; which images,
-    is drawn for each factor by itself.
+    In an environment with n images and correlation c, exactly round((1 - c) n) images have the object color or texture
+    of another class, drawn uniformly from the nine others. The same number have another class's background. The images
+    are drawn separately for each factor.
 
     Args:
-        data: a `ColoredMNIST`, `DoubleColoredMNIST` or `WildlifeMNIST`; it stays as it is.
-        correlations: the share of images whose colour is their own class's, in [0, 1], one an environment.
-        seed: of the shares and of the colours.
+        data: a `ColoredMNIST`, `DoubleColoredMNIST` or `WildlifeMNIST`. It is not changed.
+        correlations: for each environment, the share of images with the color of their own class, in [0, 1].
+        seed: seed of the division and of the colors.
 
     Returns:
-        Of each environment its images (n, 3, 32, 32) uint8 and labels (n,) int64. No digit is in two; those that do
-        not divide evenly are left out.
+        For each environment, images (n, 3, 32, 32) uint8 and labels (n,) int64. No digit is in two environments. Digits
+        that do not divide evenly are left out.
 
     Raises:
-        ValueError: no correlations, one outside [0, 1], or fewer digits than environments.
+        ValueError: there are no correlations, one is outside [0, 1], or there are fewer digits than environments.
     """
     if not correlations:
         raise ValueError("correlations must not be empty")
@@ -104,32 +104,33 @@ def fit_irm(
     dtype: torch.dtype = torch.float32,
     description: str = "IRM",
 ) -> nn.Module:
-    """Train the digits' classifier by invariant risk minimisation (IRMv1; CGN, appendix C.4).
+    """Train the digits' classifier by invariant risk minimization (IRMv1; CGN, appendix C.4).
 
-    Every step takes as many images of each environment, whose halves give the penalty (`irm_penalty`, unbiased: the
-    square over a few images would mostly be noise). Its weight rises linearly from 0 to `weight`, and the loss is
-    divided by it where it is above 1, as Arjovsky et al. do. CGN's paper names no weight, and Arjovsky et al. chose
-    theirs by test accuracy too. 10 is the largest of 1, 10 and 100 with which held-out training digits of the
-    environments are told nearly as well as with 1 (`benchmarks/irm_weight.py` and its results; double-coloured, one
-    seed); with 100, DomainBed's default, half of them are not.
+    Each step takes the same number of images from each environment. Their two halves give the penalty (`irm_penalty`,
+    unbiased), because the square over a few images would mostly be noise. Its weight rises linearly from 0 to `weight`.
+    If the weight is above 1, the loss is divided by it, as in Arjovsky et al.
+
+    CGN's paper does not state a weight, and Arjovsky et al. chose theirs by test accuracy, too. Of 1, 10 and 100, 10 is
+    the largest with which held-out training digits are classified nearly as well as with 1. With 100, DomainBed's
+    default, half of them are wrong (`benchmarks/irm_weight.py` and its results; double-colored, one seed).
 
     Args:
-        environments: images (n, 3, 32, 32) uint8 and labels (n,) int64 of each, as many, as the function of that name
-            gives them.
-        seed: of the initial weights and of the order.
-        epochs: how often each image is seen. Images that do not fill an epoch's last step are left out.
-        batch_size: images a step, of all environments together.
-        weight: of the penalty at the end.
-        device: where to train; the CPU by default.
+        environments: images (n, 3, 32, 32) uint8 and labels (n,) int64 of each environment, with the same n, as from
+            `correlated_environments`.
+        seed: seed of the initial weights and the order.
+        epochs: number of epochs. Images that do not fill an epoch's last step are left out.
+        batch_size: images per step, from all environments together.
+        weight: final weight of the penalty.
+        device: device of the training (default: CPU).
         dtype: torch.float32, or torch.bfloat16 for autocast.
-        description: what the progress bar says.
+        description: text of the progress bar.
 
     Returns:
         The trained classifier, in evaluation mode.
 
     Raises:
-        TypeError, ValueError: no environments, more of them than pairs of images in a batch, environments of unequal
-            size, images that are no digits, or an option out of its range.
+        TypeError, ValueError: there are no environments, more environments than pairs of images in a batch,
+            environments of unequal size, images that are not digits, or an option out of its range.
     """
     check_training(epochs, batch_size, dtype)
     check_number("weight", weight)
@@ -181,29 +182,31 @@ def fit_invariant(
     weight_decay: float = 0.0,
     description: str = "classifier",
 ) -> nn.Module:
-    """Train a classifier on the mean over environments of cross entropy and, weighted, of the penalty of IRMv1.
+    """Train a classifier on the mean over environments of the cross entropy plus the weighted penalty of IRMv1.
 
-    A step sees as many images of each environment. The penalty of a batch is above that of its environment, by the
-    variance of a mean of so many images: batches must be large. Where the weight is above 1 the loss is divided by it.
+    Each step sees the same number of images from each environment. The penalty of a batch overestimates that of its
+    environment, by the variance of a mean over the batch's images, so batches must be large. If the weight is above 1,
+    the loss is divided by it.
 
     Args:
-        environments: images (N, 3, H, W) uint8 and labels (N,) int64 of each.
+        environments: images (N, 3, H, W) uint8 and labels (N,) int64 of each environment.
         network: makes the untrained classifier: (B, 3, H, W) in [-1, 1] -> (B, num_classes) logits.
-        seed: of initial weights and batches; the global random state is neither read nor moved.
-        penalty_weight: of the penalty; 0 for empirical risk minimisation.
-        anneal: steps before the penalty has that weight; until then it is 1, if there is any.
-        steps: how many, by Adam.
-        batch_size: images a step, of all environments together, drawn with replacement.
-        learning_rate: of Adam.
+        seed: seed of initial weights and batches. The global random state is neither read nor changed.
+        penalty_weight: weight of the penalty; 0 for empirical risk minimization.
+        anneal: number of first steps in which the weight of the penalty is at most 1.
+        steps: number of steps, with Adam.
+        batch_size: images per step, from all environments together, drawn with replacement.
+        learning_rate: learning rate of Adam.
         weight_decay: weight of the sum of squares of all parameters, in the loss.
-        description: what the progress bar says.
+        description: text of the progress bar.
 
     Returns:
         The classifier, in evaluation mode.
 
     Raises:
-        ValueError: no environments, one without images or with another number of labels, or an option out of its range.
-        TypeError: an option is of another kind.
+        ValueError: there are no environments, one has no images or another number of labels, or an option is out of
+            its range.
+        TypeError: an option is of another type.
     """
     if not environments:
         raise ValueError("environments must hold at least one, got none")

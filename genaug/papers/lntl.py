@@ -1,7 +1,7 @@
 """Learning not to learn (Kim et al. 2019), a baseline of CGN's Table 2 (section 4.3).
 
-What CGN's paper leaves open is of the method's released code, or was chosen on held-out training digits, as is said
-where it stands; nothing was chosen by accuracy on test digits.
+Settings that CGN's paper does not state come from the method's released code, or were chosen on held-out training
+digits; comments and docstrings say which. None was chosen by accuracy on test digits.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from genaug.models.mnist_cnn import MnistCNN
 from genaug.papers.irm import EPOCHS
 from genaug.training.classifier.digits import check_images, check_training, descend, initialised, shuffled
 
-# Kim et al.'s released code: weight of the term of mutual information, scale of the reversed gradient, and how many
-# levels of brightness the predictor of colour tells apart in each channel
+# From Kim et al.'s released code: weight of the mutual information, scale of the reversed gradient, and number of
+# brightness levels per channel that the color predictor distinguishes.
 LNTL_ENTROPY, LNTL_REVERSAL, LEVELS = 0.01, 0.1, 8
 
 
@@ -43,8 +43,8 @@ def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
 def negative_entropy(logits: Tensor) -> Tensor:
     """Return the mean of sum(p log p) over the classes, in nats: 0 if certain, -log(C) if uniform.
 
-    What LNTL minimises in place of the mutual information of features and colour: that is H(colour) - H(colour |
-    features), of which features change the second alone (Kim et al. 2019).
+    LNTL minimizes this instead of the mutual information of features and color, H(color) - H(color | features), because
+    features change only the second term (Kim et al. 2019).
 
     Args:
         logits: (B, C, ...), classes along the second dimension.
@@ -56,7 +56,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
 class ColourPredictor(nn.Module):
     """Predict from the classifier's feature map which of eight levels each channel has, at every position.
 
-    One network for the three channels, where the released code has one for each.
+    One network predicts the three channels. The released code has one network for each.
     """
 
     def __init__(self, channels: int = 32) -> None:
@@ -76,11 +76,12 @@ class ColourPredictor(nn.Module):
 def colour_levels(images: Tensor, size: int) -> Tensor:
     """Return which of eight levels each channel has at size x size positions, -1 for black.
 
-    Black is no colour: else a coloured digit on black would have the predictor mostly tell where nothing is drawn.
+    Black does not count as a color. Otherwise, for colored digits on black, the predictor would mostly learn where the
+    digit is not.
 
     Args:
         images: (B, 3, H, W) uint8.
-        size: places along each side, to each of which the nearest pixel is taken.
+        size: number of positions along each side. Each takes the nearest pixel.
 
     Returns:
         (B, 3, size, size) int64, -1..7.
@@ -92,7 +93,7 @@ def colour_levels(images: Tensor, size: int) -> Tensor:
 def colour_loss(logits: Tensor, levels: Tensor) -> Tensor:
     """Return the cross entropy of (B, 8, 3, H, W) logits where levels are not -1, summed over channels."""
     loss = F.cross_entropy(logits, levels, ignore_index=-1, reduction="sum")
-    return 3 * loss / (levels >= 0).sum().clamp(min=1)  # a batch may be black
+    return 3 * loss / (levels >= 0).sum().clamp(min=1)  # a black batch has no levels, and must not divide by 0
 
 
 def fit_lntl(
@@ -108,15 +109,18 @@ def fit_lntl(
 ) -> nn.Module:
     """Train the digits' classifier by learning not to learn (Kim et al. 2019; CGN, section 4.3).
 
-    A second network predicts the image's colours from the features after the second convolution; the classifier is
-    trained to be right, to leave that network undecided (`negative_entropy`), and against its progress
-    (`reverse_gradient`). What it predicts is the image itself at the 16x16 places of the feature map, in eight levels a
-    channel, black left out: the same for one colour, for two and for textures. Features, levels and weights are those
-    of the released code, which is of coloured digits alone; CGN's paper does not say what it predicted elsewhere.
-    Classifier and predictor take one step together, where the released code takes two, by the optimiser of the other
-    rows, for few epochs instead of 100, and from random weights, where its script starts from a trained classifier.
+    A second network, the predictor, predicts the image's colors from the features after the second convolution. The
+    classifier is trained to be right, to leave the predictor undecided (`negative_entropy`), and against its progress
+    (`reverse_gradient`). The targets of the predictor are the image's pixels at the 16x16 positions of the feature map,
+    in eight levels per channel, without black. This is the same for one color, two colors and textures. Features,
+    levels and weights are those of the released code, which has only colored digits; CGN's paper does not state the
+    targets for other data.
 
-    Args, returns and raises as `digit_classifier.fit_classifier`.
+    Differences from the released code: classifier and predictor take one step together, not two. The optimizer is that
+    of the other rows, with few epochs instead of 100. Training starts from random weights, while the released script
+    starts from a trained classifier.
+
+    Args, returns and raises: as in `training.classifier.digits.fit_classifier`.
     """
     check_images(images, labels)
     check_training(epochs, batch_size, dtype)
@@ -130,7 +134,7 @@ def fit_lntl(
         with autocast(device, dtype):
             features = model.features(from_uint8(pixels))
             logits = model.classify(features).float()
-            predictor.requires_grad_(False)  # the features alone are to leave it undecided
+            predictor.requires_grad_(False)  # this term must change only the features, not the predictor
             undecided = predictor(features).float()
             predictor.requires_grad_(True)
             guessed = predictor(reverse_gradient(features, LNTL_REVERSAL)).float()

@@ -1,8 +1,8 @@
 """A conditional GAN without mechanisms: the generator of CGN's row Original + GAN (section 4.3).
 
-One network paints the whole digit, so that it can only repeat what it was shown: colours stay tied to labels. It is
-about as large as the CGN; discriminators, adversarial loss, average and the course of the learning rate are those of
-the CGN's training, steps and batch are fewer.
+One network paints the whole digit, so it can only repeat its training data: colors stay tied to labels. It is about as
+large as the CGN. Discriminators, adversarial loss, moving average and learning rate schedule are those of the CGN's
+training. There are fewer steps, and the batches are smaller.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PlainGenerator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.label_emb = nn.Embedding(self.num_classes, self.num_classes)
-        # 66 channels would be the CGN's 0.66 M parameters, but a CPU takes a third longer for them than for 64
+        # 66 channels would give the CGN's 0.66 M parameters, but take a CPU a third longer than 64 channels.
         self.paint = texture_mechanism(self.z_dim + self.num_classes, 64, self.image_size // 4)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -53,22 +53,22 @@ def train(
     dtype: torch.dtype = torch.float32,
     description: str = "GAN",
 ) -> PlainGenerator:
-    """Train the generator on images in memory, adversarially alone (least squares).
+    """Train the generator on images in memory with only the adversarial loss (least squares).
 
     Args:
         images: (N, 3, 32, 32) uint8.
-        labels: (N,) int64, every digit among them.
-        seed: of weights, noise and order.
-        steps: batches of 32.
-        device: where to train; the CPU by default.
+        labels: (N,) int64, with every class from 0 to 9.
+        seed: seed of weights, noise and order.
+        steps: number of batches of 32.
+        device: device of the training (default: CPU).
         dtype: torch.float32, or torch.bfloat16 for autocast.
-        description: what the progress bar says.
+        description: text of the progress bar.
 
     Returns:
         The moving average of the generator, in evaluation mode.
 
     Raises:
-        TypeError, ValueError: images or labels are no digits, or a class has none.
+        TypeError, ValueError: images or labels are not those of digits, or a class has no image.
         FloatingPointError: the training diverged.
     """
     check_images(images, labels)
@@ -77,7 +77,7 @@ def train(
     device = check_device("device", device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":  # all draws but dropout's are made on the CPU
+        if device.type == "cuda":  # dropout draws on the GPU; all other draws are made on the CPU
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         generator = PlainGenerator().to(device).to(memory_format=torch.channels_last)
@@ -112,12 +112,12 @@ def train(
 def generated(
     generator: PlainGenerator, number: int, *, seed: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """Return this many digits of random classes, and their classes.
+    """Return `number` digits of random classes, and their classes.
 
     Args:
-        generator: in evaluation mode.
-        number: how many, at least 1.
-        seed: of noise and classes.
+        generator: the generator, in evaluation mode.
+        number: number of digits, at least 1.
+        seed: seed of noise and classes.
         dtype: torch.float32, or torch.bfloat16 for autocast.
 
     Returns:

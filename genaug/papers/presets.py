@@ -3,31 +3,35 @@
     genaug train classifier --preset genint --architecture resnet18 --data DIR --val DIR --out RUN
     genaug evaluate RUN/model --suite objectnet-genint --data DIR --out DIR
 
-Not run at full scale. `--tiny` runs any row on digits in a minute or two, to see that it runs: its figures say nothing.
+The presets were not run at full scale. `--tiny` is a smoke test of any row on digits, in a minute or two. Its figures
+mean nothing.
 
-Settings are GenInt's of sections 5.2 and 5.3 and CGN's of appendix C.4. What neither says, and what is taken instead:
+Settings are those of GenInt's sections 5.2 and 5.3 and CGN's appendix C.4. For settings that neither states:
 
-- Batch sizes of GenInt: its released code's, 256 photographs, with 64 interventions or 256 of other sources.
+- Batch sizes of GenInt: those of its released code, 256 photographs with 64 interventions, or with 256 images of other
+  sources.
 - Weight decay of GenInt: 1e-4, the default of PyTorch's reference for ImageNet, which CGN names. Momentum is 0.9.
-- The learning rate of GenInt's fine-tuning: 0.001 by SGD, as most of its released commands. as_="released" takes Adam
-  at 1e-5 where those do: GAN augmentation and GenInt. Of ResNet-152's lambda its command says 0.05, the name of its
-  checkpoint and the paper 0.2, which is taken. Fine-tuning starts from torchvision's first published weights, the
-  baseline's own recipe.
-- How many images are generated: as the released code, 1,000 noises a class with five interventions each; samples
-  without interventions are as many as ImageNet has photographs, and so is an epoch of Table 4.
-- Table 4's schedule and batch: ResNet-18's. Its truncations of 1.5 and 2.0 are left out: the package's is at most 1.
-- Weights of stylised images and of GAN augmentation: 1, in as many images as photographs, their "50%". That Stylized
-  ImageNet is trained on both is read from its accuracy, which the stylised images alone do not give.
-- Batch norm of CGN: frozen, as its released code. Photographs and counterfactuals, which that code passes one after the
-  other, may then pass together.
-
-- The drop of the learning rate in GenInt's fine-tuning: as from scratch, after 30 of its 40 epochs.
-- Batch size of CGN's released code: 256, which is one of the two that it names ("32/256").
+- Learning rate of GenInt's fine-tuning: 0.001 with SGD, as in most of its released commands. With as_="released", GAN
+  augmentation and GenInt use Adam at 1e-5, as in their commands. For ResNet-152's lambda, the command has 0.05, but the
+  paper and the name of the checkpoint have 0.2, which is used. Fine-tuning starts from torchvision's first published
+  weights, whose recipe is that of the baseline.
+- Number of generated images: 1,000 noises per class with five interventions each, as in the released code. There are as
+  many samples without interventions as photographs in ImageNet. An epoch of Table 4 has the same number.
+- Schedule and batch size of Table 4: those of ResNet-18. Its truncations of 1.5 and 2.0 are left out, because the
+  package allows at most 1.
+- Weight of stylized images and GAN augmentation: 1, with as many images as photographs, the paper's "50%". The paper
+  does not say whether Stylized ImageNet is trained on both. Its accuracy implies it, because stylized images alone do
+  not reach it.
+- Batch norm of CGN: frozen, as in its released code. That code passes photographs and counterfactuals one after the
+  other. With frozen batch norm, they can pass together.
+- Drop of the learning rate in GenInt's fine-tuning: after 30 of its 40 epochs, as in training from scratch.
+- Batch size of CGN's released code: 256, one of the two that it names ("32/256").
 - Photographs and interventions of GenInt pass together, and share the statistics of batch norm.
 
-GenInt's columns for AutoAugment are the same under both augmentations: it is one of its own. AugMix and TrivialAugment
-are no rows of the papers, and AugMix is its images alone, without its consistency loss. CGN's Mixed-Rand row trains on
-a set that is not the package's. CGN's SIN is `imagenet-only` with the stylised folder as photographs.
+GenInt's columns for AutoAugment are the same under both augmentations, because AutoAugment replaces them. AugMix and
+TrivialAugment are not rows of the papers. AugMix has only its images, not its consistency loss. CGN's Mixed-Rand row
+trains on a dataset that the package does not have. CGN's SIN is `imagenet-only` with the stylized folder as
+photographs.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ from genaug.models.multi_head_resnet import HEADS
 from genaug.training.classifier.settings import Settings, Source
 
 AS = ("paper", "released")
-FOLDER = ""  # the name of a stylised source that the user has to name
+FOLDER = ""  # name of a stylized source whose folder the user must name
 
 IMAGENET_IMAGES = 1_281_167
 INTERVENED_IMAGES = 1_000 * 1_000 * 5  # classes, noises, interventions
@@ -57,10 +61,10 @@ INTERVENED_IMAGES = 1_000 * 1_000 * 5  # classes, noises, interventions
 SCRATCH: dict[str, Any] = {"epochs": 90, "batch_size": 256, "learning_rate": 0.1, "drop_every": 30}
 # the other rows of ResNet-152
 TUNED = {**SCRATCH, "epochs": 40, "learning_rate": 1e-3, "weights": "IMAGENET1K_V1"}
-# its released commands: SGD for 30 epochs, and Adam for GAN augmentation and GenInt alone
+# its released commands: SGD for 30 epochs; Adam only for GAN augmentation and GenInt
 TUNED_RELEASED = {**TUNED, "epochs": 30}
 ADAM_RELEASED = {**TUNED, "optimizer": "adam", "learning_rate": 1e-5}
-# CGN, appendix C.4; the mean of logits is C.4's, too, where section 4.3 has log-probabilities
+# CGN, appendix C.4, including the mean of logits; section 4.3 has log-probabilities instead
 COUNTERFACTUAL: dict[str, Any] = {
     "heads": HEADS,
     "aggregate": "logits",
@@ -81,11 +85,11 @@ COUNTERFACTUAL_RELEASED = {
 }
 
 TINY_STEPS = 40
-# what `--tiny` sets
+# the settings that `--tiny` changes
 TINY: dict[str, Any] = {
     "architecture": "resnet18",
     "weights": None,
-    "frozen_batch_norm": False,  # statistics of nothing are not worth keeping
+    "frozen_batch_norm": False,  # without pretrained weights there are no statistics to keep
     "size": 32,
     "epochs": 2,
     "drop_every": 1,
@@ -99,9 +103,10 @@ class Plan:
     """The arguments of `train`.
 
     Attributes:
-        settings: its settings.
-        sources: the images beside the photographs; of a stylised one without a name the user has to name the folder.
-        photographs: whether there are any.
+        settings: training settings.
+        sources: sources of images besides the photographs. For a stylized source without a name, the user must name
+            the folder.
+        photographs: whether photographs are used.
     """
 
     settings: Settings
@@ -114,11 +119,11 @@ class Row:
     """A row of the tables.
 
     Attributes:
-        what: which.
+        what: the tables that have the row, and its training data.
         paper: architecture -> (settings, sources).
-        released: the same for the released code, where it differs.
-        augmentations: of which of these there is such a row; the first is the default.
-        photographs: whether it is trained on any.
+        released: the same for the released code, if it differs.
+        augmentations: the row's augmentations; the first is the default.
+        photographs: whether it is trained on photographs.
     """
 
     what: str
@@ -169,9 +174,10 @@ def _released(row: str) -> dict[str, tuple[dict[str, Any], tuple[Source, ...]]]:
             "resnet18": (SCRATCH, (_intervened(0.05, **_RELEASED),)),
             "resnet152": (ADAM_RELEASED | {"epochs": 8}, (_intervened(0.2, **_RELEASED),)),
         },
-        # the released loop adds lambda_2, meant for interventions, where it should multiply by it: they weigh 1, and
-        # lambda_1 weighs the transferred images. With ResNet-18 it continues at 0.001 for 40 epochs from a model of 90
-        # trained on transferred photographs; here from the published weights
+        # The released loop adds lambda_2, meant for interventions, instead of multiplying by it. So interventions have
+        # the weight 1, and lambda_1 is the weight of the transferred images. The released ResNet-18 starts from a model
+        # that was trained on transferred photographs for 90 epochs, and continues at 0.001 for 40. This one starts from
+        # the published weights.
         "genint-transfer": {
             "resnet18": (TUNED, (_intervened(1.0, **_RELEASED), _folder(1.0))),
             "resnet152": ({**TUNED, "batch_size": 192}, (_intervened(1.0, **_RELEASED), _folder(0.2, 64))),
@@ -238,13 +244,13 @@ def plan(name: str, architecture: str | None = None, augmentation: str | None = 
     """Return the plan of a row.
 
     Args:
-        name: of `ROWS`.
-        architecture: one that the row has in the papers; by default its first.
-        augmentation: "standard" or "additional"; a row of an augmentation of its own has no other.
-        as_: "paper" or "released", where the two disagree.
+        name: name in `ROWS`.
+        architecture: one of the row's architectures in the papers (default: the first).
+        augmentation: "standard" or "additional" (default: the row's first). Rows about an augmentation have no other.
+        as_: "paper" or "released": follow the paper or its released code where they differ.
 
     Raises:
-        ValueError: there is no such row; the message names those that there are.
+        ValueError: the row, its architecture or its augmentation is unknown; the message lists the known ones.
     """
     check_choice("row", name, ROWS)
     check_choice("as", as_, AS)
@@ -263,7 +269,7 @@ def plan(name: str, architecture: str | None = None, augmentation: str | None = 
 def tiny(full: Plan) -> Plan:
     """Return a plan that takes minutes: digits, a small network, few steps, and the embedded generators.
 
-    The settings that make the row what it is stay: sources and their share, weights, losses, augmentation, optimiser.
+    The settings that characterize the row are kept: sources and their share, weights, losses, augmentation, optimizer.
     """
     sources, batch = [], TINY["batch_size"]
     for source in full.sources:
@@ -280,10 +286,10 @@ def tiny(full: Plan) -> Plan:
 
 
 def write_digits(folder: str | os.PathLike[str]) -> Path:
-    """Write scikit-learn's digits as folders of images, a folder a class, if they are not there.
+    """Write scikit-learn's digits as images, one folder per class, if they are missing. Returns the folder.
 
-    train/ has colours that give the class away for 95%, val/ other writers' digits in random colours, and stylized/
-    the digits of train/ in random colours, in the place of stylised or transferred photographs.
+    train/ has digits whose colors reveal the class with a bias of 95%. val/ has digits of other writers in random
+    colors. stylized/ has the digits of train/ in random colors; they replace stylized or transferred photographs.
     """
     folder = Path(folder)
     if folder.is_dir():
@@ -302,6 +308,6 @@ def write_digits(folder: str | os.PathLike[str]) -> Path:
         try:
             (temporary / "digits").rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process of this training was faster
+            if not folder.is_dir():  # if it exists, another process of this training has just written it
                 raise
     return folder

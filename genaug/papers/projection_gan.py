@@ -4,9 +4,9 @@ As in BigGAN (Brock et al. 2019), noise and class set the first layer and the ga
 discriminator has spectral norm (Miyato et al. 2018) and compares its features with an embedding of the class (Miyato
 and Koyama 2018). The loss is the hinge loss. Samples are made by a moving average of the generator.
 
-The discriminator also sees how much the features of four images of a class vary (Karras et al. 2018). Without that, the
-generator made the same image of a class for every noise after 1,000 steps. BigGAN avoids that by its size and batches
-of 2,048 images.
+The discriminator also sees how much the features of four images of a class vary (Karras et al. 2018). Without this, the
+generator made the same image of a class for every noise after 1,000 steps. BigGAN avoids this by its size and by
+batches of 2,048 images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from genaug.training.generators.adversarial import PACKED, descend, draw_classes
 
 CLASSES = 10
 BATCH_SIZE = 32
-LEARNING_RATE = 1e-3  # of both networks: constant for the first half of the steps, then linearly down to zero
+LEARNING_RATE = 1e-3  # for both networks: constant for the first half of the steps, then linearly down to zero
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -60,7 +60,7 @@ class Generator(nn.Module):
     z_dim = 32
     num_classes = CLASSES
     image_size = 32
-    noise = "truncated"  # trained on normal noise, sampled from truncated noise, as BigGAN
+    noise = "truncated"  # like BigGAN, it is trained on normal noise and sampled with truncated noise
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,10 +100,10 @@ class Discriminator(nn.Module):
         self.spread = spectral_norm(nn.Linear(channels * 16, 1))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return scores (B,) of images (B, 3, 32, 32) whose labels (B,) are equal in consecutive fours."""
+        """Return scores (B,) of images (B, 3, 32, 32). Each four consecutive images must have the same label."""
         features = self.features(images)
         variance = features.unflatten(0, (-1, PACKED)).var(dim=1)
-        spread = (variance + 1e-8).sqrt().repeat_interleave(PACKED, dim=0)  # the root of 0 has no gradient
+        spread = (variance + 1e-8).sqrt().repeat_interleave(PACKED, dim=0)  # the root has no finite gradient at 0
         projection = (features * self.embedding(labels)).sum(dim=1)
         return self.score(features)[:, 0] + projection + self.spread(spread)[:, 0]
 
@@ -113,7 +113,7 @@ def fit_projection_gan(images: Tensor, labels: Tensor, *, seed: int, steps: int)
 
     Args:
         images: (N, 3, 32, 32) uint8.
-        labels: (N,) int64, every one of 0 to 9.
+        labels: (N,) int64, with every class from 0 to 9.
         seed: random seed of weights, noise and order. The global random state is neither read nor changed.
         steps: number of batches of 32, drawn with replacement.
 
@@ -122,7 +122,7 @@ def fit_projection_gan(images: Tensor, labels: Tensor, *, seed: int, steps: int)
 
     Raises:
         TypeError: images are not uint8, or labels not int64.
-        ValueError: shapes do not match, a class of 0..9 has no image, a label is another, or steps are below 1.
+        ValueError: shapes do not match, a class of 0..9 has no image, a label is out of range, or steps are below 1.
         FloatingPointError: the training diverged.
     """
     check_images(images, labels)
@@ -142,7 +142,7 @@ def fit_projection_gan(images: Tensor, labels: Tensor, *, seed: int, steps: int)
             classes, picked = draw()
             real = from_uint8(images[picked])
             fake = generator(torch.randn(BATCH_SIZE, generator.z_dim), classes)
-            discriminator.requires_grad_(False)  # its own gradients are not needed here, and cost a third
+            discriminator.requires_grad_(False)  # its own gradients are not needed here, and cost a third of the time
             descend(ours, -discriminator(fake, classes).mean())
             discriminator.requires_grad_(True)
             on_real, on_fake = discriminator(real, classes), discriminator(fake.detach(), classes)

@@ -17,7 +17,7 @@ VAE_BATCH, GAN_BATCH = 128, 64
 
 
 class PerceptronEncoder(nn.Module):
-    """Encoder to mean and log variance of the noise. As in GenInt's released VAE, it is not told the class."""
+    """Encoder to mean and log variance of the noise. As in GenInt's released VAE, it does not get the class."""
 
     def __init__(self, z_dim: int, image_size: int, hidden: int = 1000) -> None:
         super().__init__()
@@ -38,18 +38,18 @@ def fit_vae(
     Args:
         images: (N, 3, S, S) uint8.
         labels: (N,) int64.
-        num_classes: how many classes.
-        seed: of weights, noise and order; the global random state is neither read nor moved.
-        z_dim: entries of the noise.
-        hidden: units of the hidden layer.
-        steps: batches of 128 to train on, drawn with replacement.
+        num_classes: number of classes.
+        seed: seed of weights, noise and order. The global random state is neither read nor changed.
+        z_dim: number of entries of the noise.
+        hidden: number of units in the hidden layer.
+        steps: number of batches of 128, drawn with replacement.
 
     Returns:
         The decoder, in evaluation mode.
 
     Raises:
-        ValueError: shapes do not match, or steps are fewer than one.
-        TypeError: steps are no integer.
+        ValueError: shapes do not match, or `steps` is below 1.
+        TypeError: `steps` is not an integer.
     """
     _check(images, labels, steps)
     with torch.random.fork_rng(devices=[]):
@@ -73,25 +73,26 @@ def fit_vae(
 def fit_gan(
     images: Tensor, labels: Tensor, *, num_classes: int, seed: int, z_dim: int = 16, hidden: int = 256, steps: int
 ) -> ConditionalPerceptron:
-    """Train a conditional GAN with least squares against narrower discriminators of CGN's digits; return its generator.
+    """Train a conditional GAN with the least squares loss, and return its generator.
 
-    One of these sees four images of a class at once: those that see single images let the generator forget a colour
-    that the class has seldom.
+    It has the two discriminators of CGN's digits, but narrower. One of them sees four images of a class at once. With
+    only discriminators of single images, the generator forgets colors that are rare in a class.
 
     Args:
-        images, labels, num_classes, seed, z_dim, hidden: as `fit_vae`; S is a multiple of 8.
-        steps: batches of 64 to train on, sixteen classes drawn as often as they are, with replacement.
+        images, labels, num_classes, seed, z_dim, hidden: as in `fit_vae`; S is a multiple of 8.
+        steps: number of batches of 64: four images each of sixteen classes. Classes are drawn in proportion to their
+            frequency, with replacement.
 
     Returns:
         The generator, in evaluation mode.
 
     Raises:
-        ValueError, TypeError: as `fit_vae`, or the images' sides are no multiples of 8.
+        ValueError, TypeError: as in `fit_vae`, or the images' sides are not multiples of 8.
     """
     _check(images, labels, steps)
     if images.shape[-1] % 8:
         raise ValueError(f"images must have sides that are multiples of 8, got {tuple(images.shape)}")
-    # images in the order of their labels, so that four of a class are drawn from a range
+    # Sort the images by label, so that four images of a class can be drawn from a range.
     order, counts = labels.argsort(stable=True), labels.bincount(minlength=num_classes)
     starts = counts.cumsum(0) - counts
     with torch.random.fork_rng(devices=[]):

@@ -1,8 +1,8 @@
 """Small-scale reproductions of tables and figures that need ImageNet-scale training.
 
-A reproduction uses the measures of the paper on scikit-learn's digits, whose colors give the class away
-(`demo_digits`), and takes minutes. It tests whether each effect has the same direction as in the paper. The sizes of
-effects are not comparable. All seeds share the training digits, and the generators' weights except in GenInt's Table 4.
+A reproduction uses the measures of the paper on scikit-learn's digits, whose colors reveal the class (`demo_digits`).
+It takes minutes. It tests whether each effect has the same direction as in the paper. The sizes of effects are not
+comparable. All seeds share the training digits. They also share the generators' weights, except in GenInt's Table 4.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AS, REVERSED, OPEN = "same direction as the paper", "opposite direction", "incon
 
 @dataclass(frozen=True)
 class Effect:
-    """An effect that a table or figure of the paper shows, as a number that is positive if the effect exists.
+    """An effect that a table or figure of the paper shows. It is a number that is positive if the effect exists.
 
     Attributes:
         what: The effect in words.

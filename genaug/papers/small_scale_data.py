@@ -25,7 +25,7 @@ from genaug.interventions.fitting import fit_directions
 from genaug.training.classifier.digits import DECAY, LEARNING_RATE, fit_classifier
 
 BIAS = DEMO_BIAS  # of the digits that the demo's generators were trained on
-LIKE_IMAGENET = 0.8  # where a classifier's shape bias is closest to that of ImageNet's ResNet-50, see `cgn_table3`
+LIKE_IMAGENET = 0.8  # the bias that makes a classifier's shape bias closest to ImageNet's ResNet-50, see `cgn_table3`
 SETTINGS: dict[str, Any] = {"digits": "sklearn", "bias": BIAS, "training_images": IMAGES, "epochs": EPOCHS}
 GENERATOR: dict[str, Any] = {"generator": INTERVENED, "components": COMPONENTS, "scale": SCALE}
 INTERVENTIONS: dict[str, Any] = {**SETTINGS, **GENERATOR}
@@ -35,9 +35,9 @@ COUNTERFACTUALS: dict[str, Any] = {**SETTINGS, "bias": LIKE_IMAGENET, "generator
 
 
 def biased(count: int | None = None, *, bias: float = BIAS) -> tuple[Tensor, Tensor]:
-    """Return `count` (default: `IMAGES`) training digits. Each color is that of the class at least this often.
+    """Return `count` (default: `IMAGES`) training digits. Each color is that of the class with probability `bias`.
 
-    There are 1,287 different digits, which repeat.
+    Otherwise, it is that of a random class. There are 1,287 different digits, so they repeat.
     """
     digits = DoubleColoredMNIST(None, train=True, bias=bias, digits="sklearn")
     chosen = torch.arange(count or IMAGES) % len(digits)
@@ -65,8 +65,9 @@ def unit_directions() -> Directions:
 def training_sets(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the training sets of GenInt's Tables 1 to 3, of the same size.
 
-    Half of each but the first is generated. "GAN augmentation" has the paper's truncation, and so differs from "GenInt"
-    in truncation and interventions. The set after it is the control that differs in the interventions only.
+    Half of each set except the first is generated. "GAN augmentation" has the paper's truncation, so it differs from
+    "GenInt" in truncation and interventions. The next set is a control, which differs from "GenInt" in interventions
+    only.
     """
     half = IMAGES // 2
     real = biased(half)
@@ -138,7 +139,7 @@ class Heads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        *features, _ = small_network().children()  # the last is its linear layer
+        *features, _ = small_network().children()  # the last child is its linear layer
         self.features = nn.Sequential(*features)
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTHS[-1], 10) for name in self.NAMES})
 
@@ -150,7 +151,7 @@ class Heads(nn.Module):
 
 
 def fit_heads(seed: int) -> Heads:
-    """Train `Heads` on equal numbers of biased digits and counterfactuals, as long as the other classifiers.
+    """Train `Heads` on equal numbers of biased digits and counterfactuals, with as many steps as the other classifiers.
 
     The loss (section 4.3) is the cross entropy of the heads' mean on the digits, plus the cross entropy of each head
     for its own factor on the counterfactuals. Digits and counterfactuals pass in one batch, so that the statistics of
@@ -166,7 +167,7 @@ def fit_heads(seed: int) -> Heads:
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adadelta(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
-    size = 32  # of each, so that a step sees as many images as the others' steps
+    size = 32  # digits and as many counterfactuals, so that a step sees as many images as for the other classifiers
     with progress(total=EPOCHS * -(-IMAGES // size), description="heads", unit="step") as bar:
         for _ in range(EPOCHS):
             for chosen, other in zip(

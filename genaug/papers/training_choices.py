@@ -1,6 +1,6 @@
-"""What `genaug train classifier` trains: a preset, a configuration file and the command line in one.
+"""Combine the preset, the configuration file and the command line of `genaug train classifier`.
 
-Later ones override earlier ones: the preset, then the file, then the command line.
+The file overrides the preset, and the command line overrides both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from genaug._common.files import image_files, no_folder, tell
 from genaug.papers.presets import FOLDER, ROWS, TINY, Plan, plan, tiny, write_digits
 from genaug.training.classifier.settings import Settings, Source
 
-_LIVE = ("counterfactual", "intervention")  # kinds whose images are made during training
+_LIVE = ("counterfactual", "intervention")  # kinds of sources whose images are made during training
 
 
 class Choices(NamedTuple):
@@ -33,19 +33,19 @@ def choose(
     line: Mapping[str, Any],
     interventions: Mapping[str, Any] | None = None,
 ) -> Choices:
-    """Return what to train.
+    """Return the arguments of `train`.
 
     Args:
-        out: folder of the run. With `tiny` and without data, digits are written there.
-        file: the keys of a configuration file, see `config_file.KEYS`. Sources replace the preset's of the same kind,
-            and keep its batch size, weight and options where they give none.
-        line: the same keys from the command line. Sources replace the file's in the same way. If `tiny` is among them,
-            it overrides the file, too.
-        interventions: options of all interventions, in place of the preset's: truncation, components, scale.
+        out: folder of the run. With `tiny` and without data, digits are written to it.
+        file: the keys of a configuration file, see `config_file.KEYS`. A source replaces the preset's sources of the
+            same kind. It keeps their batch size, weight and options unless it has its own.
+        line: the same keys from the command line. Sources replace the file's in the same way. `tiny` on the command
+            line also overrides the file.
+        interventions: options of all interventions, which override the preset's: truncation, components, scale.
 
     Raises:
-        ValueError: an unknown preset, a wrong setting, or a folder that the run needs is not given.
-        FileNotFoundError: there is no such folder.
+        ValueError: the preset is unknown, a setting is wrong, or a folder that the run needs is not given.
+        FileNotFoundError: a folder does not exist.
     """
     keys = {**file, **line, "sources": [*file.get("sources", ()), *line.get("sources", ())]}
     row, small = keys.get("preset"), keys.get("tiny", False)
@@ -80,7 +80,7 @@ def choose(
 
 
 def _count(data: str | os.PathLike[str] | None) -> int:
-    """Return the number of photographs; 0 for a folder with an error, which the training then names."""
+    """Return the number of photographs, or 0 for a folder with an error, which the training reports later."""
     try:
         return 0 if data is None else len(image_files(data).files)
     except (OSError, ValueError):
@@ -90,14 +90,14 @@ def _count(data: str | os.PathLike[str] | None) -> int:
 def _base(keys: Mapping[str, Any], strict: bool) -> Plan:
     """Return the plan of the preset, or the default one.
 
-    With `strict`, the preset must have the architecture. Otherwise, as in the file of an earlier run, it replaces the
-    preset's first one.
+    With `strict`, the preset must have the architecture. Otherwise, as in the file of an earlier run, an unknown
+    architecture uses the settings of the preset's first one.
     """
     row, as_, architecture = keys.get("preset"), keys.get("as", "paper"), keys.get("architecture")
     if row is None:
         if as_ != "paper":
             raise ValueError(f"as (--as) is for a preset of the papers and needs one (--preset), got {as_!r} alone")
-        # images of generators may be all that there is
+        # with interventions or rendered images, a run may have no photographs
         photographs = not any(source["kind"] in ("intervention", "rendered") for source in keys["sources"])
         return Plan(Settings(), (), photographs)
     if strict or row not in ROWS or architecture is None or architecture in ROWS[row].paper:
@@ -111,12 +111,12 @@ def _base(keys: Mapping[str, Any], strict: bool) -> Plan:
 def _for_few(settings: Settings, default: Settings, count: int, given: Collection[str]) -> Settings:
     """Return settings with a batch size for `count` photographs and a learning rate for the batch size.
 
-    A batch has at most a quarter of the photographs, and the learning rate is in proportion to it, unless these
-    settings are `given`.
+    A batch has at most a quarter of the photographs, and the learning rate is proportional to the batch size. Settings
+    in `given` are not changed.
     """
     size, rate = settings.batch_size, settings.learning_rate
     if "batch_size" not in given and count:
-        shares = int(os.environ.get("WORLD_SIZE", 1)) * settings.accumulate  # that a batch is divided into
+        shares = int(os.environ.get("WORLD_SIZE", 1)) * settings.accumulate  # number of parts of a batch
         quarter = 2 ** max(1, (count // 4).bit_length() - 1)
         size = min(size, max(shares, quarter // shares * shares))
     if "learning_rate" not in given:
@@ -135,7 +135,7 @@ def _for_few(settings: Settings, default: Settings, count: int, given: Collectio
 
 
 def _tell(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
+    if os.environ.get("RANK", "0") == "0":  # only the first of torchrun's processes prints
         tell(text)
 
 
@@ -145,10 +145,10 @@ def _sources(
     line: Sequence[Mapping[str, Any]],
     interventions: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Return the sources of the plan, the file and the command line; a later one replaces those of its kind."""
+    """Return the sources of the plan, the file and the command line. A later source replaces those of its kind."""
     row = [asdict(source) for source in base.sources]
     asked = {source["kind"] for source in (*file, *line)}
-    if "rendered" in asked and not asked & set(_LIVE):  # images that were rendered by the preset's generator
+    if "rendered" in asked and not asked & set(_LIVE):  # rendered images replace the images of the preset's generator
         row = [source | {"kind": "rendered", "options": {}} if source["kind"] in _LIVE else source for source in row]
     configured = _replaced(row, file)
     _tell_replaced(file, line)
@@ -162,7 +162,7 @@ def _sources(
 
 
 def _tell_replaced(file: Sequence[Mapping[str, Any]], line: Sequence[Mapping[str, Any]]) -> None:
-    """Say which sources of the file the command line replaces, and what it keeps of them."""
+    """Print which sources of the file the command line replaces, and which of their settings it keeps."""
     for source in line:
         before = [each for each in file if each["kind"] == source["kind"]]
         if before:
@@ -173,7 +173,10 @@ def _tell_replaced(file: Sequence[Mapping[str, Any]], line: Sequence[Mapping[str
 
 
 def _replaced(before: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return sources in which those asked for replace the others of their kind, whose first says what they do not."""
+    """Return the sources after those in `asked` replace earlier ones of their kind.
+
+    They keep the settings of the first replaced source unless they have their own.
+    """
     found: list[dict[str, Any]] = []
     for kind in dict.fromkeys(source["kind"] for source in (*before, *asked)):
         old = [source for source in before if source["kind"] == kind]
