@@ -19,7 +19,7 @@ from typing import Any
 from genaug._common.files import atomic_path, writable_folder
 from genaug.assets.registry import Source, UnavailableAssetError
 
-_VERSION = 1  # of the record
+_VERSION = 1  # version of the record's format
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from genaug._common.progress import progress
 from genaug.assets import file_sharing
 
 TRIES = 4  # failed attempts in a row before the download fails
-TIMEOUT = 10.0  # seconds without a byte
+TIMEOUT = 10.0  # seconds without a byte after which an attempt fails
 SLOWEST, WINDOW = 1024, 60.0  # a download that averages fewer bytes a second over WINDOW seconds has stalled
 PAUSE = 1.0  # seconds before the second try; doubled for each further try
 _AGAIN = (408, 429, 500, 502, 503, 504)

@@ -35,7 +35,7 @@ def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
         if (folder := _present(row, known)) is not None:
             return kind, folder
     elif known:
-        return None  # weights
+        return None  # the repository has weights, not a folder
     return _downloaded(row)
 
 

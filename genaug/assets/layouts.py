@@ -15,7 +15,7 @@ from genaug.assets.registry import KINDS, AssetError, Kind, Shapes
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SHOWN = 3  # how many wrong tensors a message names
+_SHOWN = 3  # largest number of wrong tensors that a message names
 
 
 def shapes_of(kind: str, config: str | None = None) -> Shapes:

@@ -11,7 +11,7 @@ from genaug._common.files import near_path
 from genaug.assets.cache import exclusive, read_json, root, write_json
 from genaug.assets.registry import AssetError, Source
 
-_VERSION = 1  # of the file
+_VERSION = 1  # version of the file's format
 
 
 def file() -> Path:

@@ -46,7 +46,7 @@ def publish(name: str, repository: str, *, folder: str | os.PathLike[str], dry_r
     repository = repository if "/" in repository else f"{NAMESPACE}/{repository}"
     check_repository(repository)
     if name not in ASSETS:
-        asset_path(name)  # names the near ones
+        asset_path(name)  # for an unknown name, this raises an error that names similar assets
         raise AssetError(f"{name} is not a registered asset, so there is no card for it")
     row = ASSETS[name]
     state, metadata = load_asset(name)

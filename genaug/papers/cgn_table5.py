@@ -9,9 +9,9 @@ background color. They are tested in the environments: "only the test accuracy o
 stable". In our copy of the paper's text, the table's figures are missing.
 
 `genaug.evaluation.stable_signal` finds the stable signal on test digits, in the five environments in which the paper
-trains IRM: colors are those of the class with a probability of 90, 92.5, 95, 97.5 and 100%, otherwise of another class.
-The test with random colors does not influence this decision. It is reported as well, and shows whether the decision was
-right.
+trains IRM. In these, colors are those of the class with a probability of 90, 92.5, 95, 97.5 and 100%, otherwise those
+of another class. The test with random colors does not influence this decision. It is reported as well, and shows
+whether the decision was right.
 
 Our results, with seeds, hardware and time: benchmarks/results/cgn-table5 and docs/gallery.md.
 """

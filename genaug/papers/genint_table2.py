@@ -48,7 +48,7 @@ def measure(seed: int) -> Figures:
     models = classifiers(seed)
     images, factors = painted(new_digits(seed, BIAS))
 
-    def all_classifiers(batch: Tensor) -> dict[str, Tensor]:  # so that each image is corrupted once
+    def all_classifiers(batch: Tensor) -> dict[str, Tensor]:  # to corrupt each image only once
         logits = {name: model(batch) for name, model in models.items()}
         return {ENSEMBLE: logits["GenInt"], **logits}
 
