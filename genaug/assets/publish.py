@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from textwrap import dedent
-from typing import TYPE_CHECKING
 
 from genaug._common.files import DIGEST, atomic_path, writable_folder
 from genaug.assets.cache import sha256
@@ -12,9 +11,6 @@ from genaug.assets.formats import SUFFIX
 from genaug.assets.hub import check_repository, upload
 from genaug.assets.registry import ASSETS, KINDS, NAMESPACE, Asset, AssetError
 from genaug.assets.store import EMBEDDED, asset_path, load_asset, save_asset
-
-if TYPE_CHECKING:
-    pass
 
 _ANY_EXAMPLE = """
     from genaug.assets import load_asset

@@ -186,7 +186,7 @@ def draw(model: BetaVAE, tests: dict[str, Any], bits: dict[str, Any], path: Path
     grid = plotting.image_grid(to_uint8(model.decode(latents)), SIDE, gap=0)
     side = grid.shape[1]
     left, top, gap = 60, 118, 76
-    headings = ("what latents decode to", "test digits, colours as in training", "test digits in random colours")
+    headings = ("what latents decode to", "test digits, colors as in training", "test digits in random colors")
     reach = REACH + REACH / (SIDE - 1)  # the outer edge of the grid's images
     with plotting.new_figure(left + 3 * side + 2 * gap + 28, top + side + 126) as figure:
         title = "CGN, Figure 6: the two latents of a beta-VAE on colored MNIST"
@@ -213,9 +213,9 @@ def draw(model: BetaVAE, tests: dict[str, Any], bits: dict[str, Any], path: Path
                 if max(map(abs, where)) < reach - 0.06:
                     axes.text(*where, str(shape), color=ink, size=8, ha="center", va="center", weight="bold")
             for line, (axis, of) in enumerate(bits[test].items()):
-                words = f"{of['shape']:.2f} bits of the class, which is the colour"
+                words = f"{of['shape']:.2f} bits of the class, which is the color"
                 if test == "random":
-                    words = f"{of['shape']:.2f} bits of the shape, {of['colour']:.2f} of the colour"
+                    words = f"{of['shape']:.2f} bits of the shape, {of['colour']:.2f} of the color"
                 y = top + side + 66 + 20 * line
                 plotting.write(figure, x, y, f"{axis}: {words}", color=plotting.FAINT, size=10)
         plotting.save(figure, path)
@@ -223,7 +223,7 @@ def draw(model: BetaVAE, tests: dict[str, Any], bits: dict[str, Any], path: Path
 
 def _table(summary: dict[str, Any]) -> str:
     """Return a table of the bits on test digits in random colors."""
-    lines = [("trained on colours", "", "shape, bits", "colour, bits", "mixed")]
+    lines = [("trained on colors", "", "shape, bits", "color, bits", "mixed")]
     for training, found in summary.items():
         for axis, bits in found["random"].items():
             cells = [f"{bits[figure]:.2f}" for figure in ("shape", "colour", "mixed")]

@@ -127,7 +127,7 @@ AGREEMENTS = (0.9, 0.8)  # probability that color and label agree, in the two en
 TESTS = {"as in training": 0.85, "random": 0.5, "reversed": 0.1}
 HIDDEN = 256  # units in each of the classifier's two hidden layers
 COMPONENTS, SCALE = 2, 3.0  # directions of the latent, and largest offset in standard deviations
-TOLD_BY = {"colour": "colour tells", "shape": "shape agrees"}
+TOLD_BY = {"colour": "color tells", "shape": "shape agrees"}
 TOLD = 5_000  # images per training set for measuring how well color and shape predict the label
 SETTINGS: dict[str, Any] = {
     "side": 16,
@@ -399,10 +399,8 @@ def table(results: dict[str, Any]) -> str:
             cells = [percent(figures.get(name)) for name in columns]
             lines.append([row, *cells, str(next(iter(figures.values()))["n"])])
         parts.append(aligned(lines, right=True))
-    head = (
-        "GenInt's coloured digits: accuracy in percent by test, and how often a training set's colour and shape agree"
-    )
-    return "\n\n".join([f"{head} with its labels", *parts])
+    head = "GenInt's colored digits: accuracy in percent by test, and how often a training set's color and shape"
+    return "\n\n".join([f"{head} agree with its labels", *parts])
 
 
 def percent(figure: dict[str, Any] | None) -> str:

@@ -65,7 +65,7 @@ def draw(every: Sequence[Figures], path: Path) -> None:
     """Draw the three curves, like the paper's figure."""
     lines = {name: points(every, name) for name in every[0]}
     panel = Panel("number of classes", "times better than chance", lines, reference=(1.0, "chance"))
-    draw_curves(every, path, [panel], "GenInt, Figure 3: labels told from nuisances")
+    draw_curves(every, path, [panel], "GenInt, Figure 3: labels predicted from nuisances")
 
 
 def _at_ten(row: str, found: Figures) -> float:
@@ -74,7 +74,7 @@ def _at_ten(row: str, found: Figures) -> float:
 
 SMALL_SCALE = SmallScale(
     name="genint-figure3",
-    title="GenInt, Figure 3 (labels told from nuisances, times chance)",
+    title="GenInt, Figure 3 (labels predicted from nuisances, times chance)",
     measure=measure,
     effects=(
         Effect(

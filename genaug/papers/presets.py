@@ -188,7 +188,7 @@ def _released(row: str) -> dict[str, tuple[dict[str, Any], tuple[Source, ...]]]:
 
 ROWS = {
     "imagenet-only": Row(
-        "GenInt, Tables 1 to 3, and CGN, Tables 3 and 4: photographs alone",
+        "GenInt, Tables 1 to 3, and CGN, Tables 3 and 4: photographs only",
         dict.fromkeys(("resnet18", "resnet152", "resnet50"), (SCRATCH, ())),
     ),
     "stylized-imagenet": Row(
@@ -232,7 +232,7 @@ ROWS = {
         photographs=False,
     ),
     "cgn": Row(
-        "CGN, Tables 3 and 4: photographs and counterfactuals, a head a factor",
+        "CGN, Tables 3 and 4: photographs and counterfactuals, one head per factor",
         {"resnet50": (COUNTERFACTUAL, _COUNTERFACTUALS)},
         {"resnet50": (COUNTERFACTUAL_RELEASED, _COUNTERFACTUALS)},
         augmentations=("standard",),

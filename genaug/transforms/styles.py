@@ -68,7 +68,7 @@ def check_image(what: str, image: Tensor, smallest: int) -> None:
     if image.ndim not in (3, 4):
         raise ValueError(f"{what} must be (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}")
     if (channels := image.shape[-3]) != 3:
-        ways = {1: ": v2.RGB() makes grey images so", 4: ": put transparent images on a background first"}
+        ways = {1: ": v2.RGB() converts gray images", 4: ": put transparent images on a background first"}
         raise ValueError(
             f"{what} must have 3 channels, red, green and blue, got {channels} of {tuple(image.shape)}"
             f"{ways.get(channels, '')}"

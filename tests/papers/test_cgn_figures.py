@@ -188,7 +188,7 @@ def test_figure_6_measures_both_vaes_and_keeps_them(
     assert bits["biased"]["axis 1"]["shape"] == bits["biased"]["axis 1"]["colour"]
     assert results["summary"]["biased"]["random"]["axis 2"] == bits["random"]["axis 2"]
     assert (tmp_path / "cgn-figure6.png").is_file()
-    assert "trained on colours" in capsys.readouterr().out
+    assert "trained on colors" in capsys.readouterr().out
 
     monkeypatch.delattr(cgn_figure6, "fit_beta_vae")  # would fail if it trained again
     assert cgn_figure6.run(tmp_path) == results

@@ -582,7 +582,7 @@ def test_bad_arguments_are_named(options, error, message):
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (torch.rand(1, 16, 16), ValueError, "got 1 of (1, 16, 16): v2.RGB() makes grey images so"),
+        (torch.rand(1, 16, 16), ValueError, "got 1 of (1, 16, 16): v2.RGB() converts gray images"),
         (torch.rand(4, 16, 16), ValueError, "got 4 of (4, 16, 16): put transparent images on a background first"),
         (torch.rand(16, 16), ValueError, "must be (3, H, W) or (B, 3, H, W), got (16, 16)"),
         (torch.rand(3, 3, 16), ValueError, "must have at least 4 pixels a side"),

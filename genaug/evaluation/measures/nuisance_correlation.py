@@ -203,7 +203,7 @@ def plot_nuisance_correlation(results: Mapping[str, NuisanceCorrelation], path: 
         for name, result in results.items()
     }
     panel = Panel("number of classes", "times better than chance", lines, reference=(1.0, "chance"))
-    save_curves(path, [panel], title="Labels told from nuisances", subtitle="whiskers: one standard error")
+    save_curves(path, [panel], title="Labels predicted from nuisances", subtitle="whiskers: one standard error")
 
 
 def _read(regressor: Any, images: Any, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
