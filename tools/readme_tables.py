@@ -527,11 +527,11 @@ def best() -> str:
         cells = []
         for variant in variants:
             values = [float(row["accuracy"]) for row in rows if (row["variant"], row["way"]) == (variant, way)]
-            cells.append(f"{statistics.mean(values):.1f}" if values else "not run")
+            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{deviation} (n={len(values)})" if values else "not run")
         lines.append(f"| {way} | {' | '.join(cells)} |")
-    seeds = ", ".join(dict.fromkeys(row["seed"] for row in rows))
     place = files[-1].stem.split("-", 4)[-1].replace("-", ", ")
-    note = f"{int(rows[0]['images']):,} images each, seed {seeds}, bfloat16, {place}."
+    note = f"Mean ± standard deviation over n seeds; {int(rows[0]['images']):,} images each, bfloat16, {place}."
     return "\n".join([*lines, "", note])
 
 
