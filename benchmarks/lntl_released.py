@@ -1,8 +1,9 @@
 """Does LNTL help? Its authors' training and Table 2's, each with the method and without it, on colored digits.
 
-"table" is row lntl of CGN's Table 2. "released" is the training of Kim et al.'s released code with our classifier: SGD,
-one step for the classifier and one for both networks, a predictor for each channel, and batches of 128. It starts from
-random weights, and has 20 epochs instead of 100, if not asked for others. Without the method, both weights are zero.
+"table" is row lntl of CGN's Table 2. "released" is the training of Kim et al.'s released code, whose classifier has the
+same layers: SGD, one step for the classifier and one for both networks, a predictor for each channel, and batches of
+128. It starts from random weights and has 20 epochs instead of 100 (`--epochs`). Without the method, its weights are
+zero.
 
     python benchmarks/lntl_released.py --root DIR --seeds 0,1,2
 
