@@ -562,12 +562,18 @@ def figure6() -> str:
     if results is None:
         return "Not run."
     lines = ["| trained on colors | | shape, bits | color, bits | mixed |", "|---|---|---|---|---|"]
-    for training, found in results["summary"].items():
-        for place, (axis, bits) in enumerate(found["random"].items()):
-            cells = " | ".join(f"{bits[figure]:.2f}" for figure in ("shape", "colour", "mixed"))
-            lines.append(f"| {training if place == 0 else ''} | {axis} | {cells} |")
+    for training in results["summary"]:
+        found = [run["bits"]["random"] for run in results["runs"] if run["training"] == training]
+        for place, axis in enumerate(found[0]):
+            cells = []
+            for figure in ("shape", "colour", "mixed"):
+                values = [bits[axis][figure] for bits in found]
+                deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.2f}{deviation}")
+            lines.append(f"| {training if place == 0 else ''} | {axis} | {' | '.join(cells)} |")
     tests = results["runs"][0]["test_images"]
-    note = f"Of 3.32 bits, {tests:,} test digits in random colors; {results['settings']['dtype']}, "
+    note = f"Of 3.32 bits, mean ± standard deviation; {tests:,} test digits in random colors; "
+    note += f"{results['settings']['dtype']}, "
     return "\n".join([*lines, "", note + _where(results["runs"]) + "."])
 
 
