@@ -544,7 +544,8 @@ def figure7() -> str:
     lines = [f"| test accuracy, % | a noise | {heads} |", "|---|---|" + "---|" * len(numbers)]
     for variant, ratios in results["summary"].items():
         for place, (ratio, at) in enumerate(ratios.items()):
-            cells = [f"{100 * at[str(n)]['mean']:.1f}" if str(n) in at else "not run" for n in numbers]
+            found = [at.get(str(number)) for number in numbers]
+            cells = ["not run" if figure is None else f"{_percent(figure)} (n={figure['n']})" for figure in found]
             lines.append(f"| {variant if place == 0 else ''} | {ratio} | {' | '.join(cells)} |")
     settings = results["settings"]
     note = f"{settings['dtype']}, {_where(results['runs'])}."
