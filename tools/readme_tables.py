@@ -527,8 +527,7 @@ def best() -> str:
         cells = []
         for variant in variants:
             values = [float(row["accuracy"]) for row in rows if (row["variant"], row["way"]) == (variant, way)]
-            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{deviation} (n={len(values)})" if values else "not run")
+            cells.append(f"{_mean(values)} (n={len(values)})" if values else "not run")
         lines.append(f"| {way} | {' | '.join(cells)} |")
     place = files[-1].stem.split("-", 4)[-1].replace("-", ", ")
     note = f"Mean ± standard deviation over n seeds; {int(rows[0]['images']):,} images each, bfloat16, {place}."
@@ -568,9 +567,7 @@ def figure6() -> str:
         for place, axis in enumerate(found[0]):
             cells = []
             for figure in ("shape", "colour", "mixed"):
-                values = [bits[axis][figure] for bits in found]
-                deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-                cells.append(f"{statistics.mean(values):.2f}{deviation}")
+                cells.append(_mean([bits[axis][figure] for bits in found], digits=2))
             lines.append(f"| {training if place == 0 else ''} | {axis} | {' | '.join(cells)} |")
     tests = results["runs"][0]["test_images"]
     note = f"Of 3.32 bits, mean ± standard deviation; {tests:,} test digits in random colors; "
@@ -587,11 +584,12 @@ def table5() -> str:
     heads = " | ".join(environments)
     lines = [f"| accuracy, % | {heads} | range, points | random colors |", "|---|" + "---|" * (len(environments) + 2)]
     for signal in runs[0]["accuracies"]:
-        values = [statistics.mean(run["accuracies"][signal][name] for run in runs) for name in environments]
-        values += [statistics.mean(run[column][signal] for run in runs) for column in ("ranges", "random")]
-        lines.append(f"| {signal} | {' | '.join(f'{value:.1f}' for value in values)} |")
+        found = [[run["accuracies"][signal][name] for run in runs] for name in environments]
+        found += [[run[column][signal] for run in runs] for column in ("ranges", "random")]
+        lines.append(f"| {signal} | {' | '.join(_mean(values) for values in found)} |")
     verdicts = "; ".join(dict.fromkeys(", ".join(run["stable"]) or "none" for run in runs))
-    note = f"Stable within {runs[0]['tolerance']:g} points: {verdicts}. {results['settings']['dtype']}, {_where(runs)}."
+    note = f"Stable within {runs[0]['tolerance']:g} points: {verdicts}. Mean ± standard deviation over seeds; "
+    note += f"{results['settings']['dtype']}, {_where(runs)}."
     return "\n".join([*lines, "", note])
 
 
@@ -610,6 +608,11 @@ COLOURED = {
     "gan-intervened": "interventions on the GAN",
     "real+gan": "half training digits, half interventions on the GAN",
 }
+
+
+def _mean(values: list[float], digits: int = 1) -> str:
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def _percent(figure: dict | None) -> str:
@@ -783,12 +786,11 @@ def measured() -> str:
         }
     found["cgn-figure3"] = {"full": "the sheet that the command draws"}
     if results := _content("cgn-table5"):
-        run = results["runs"][0]
-        ranges = ", ".join(f"{signal} {size:.1f}" for signal, size in run["ranges"].items())
-        stable = ", ".join(run["stable"]) or "none"
-        found["cgn-table5"] = {
-            "full": f"range of accuracies, points: {ranges}; stable: {stable} (n={len(results['runs'])})"
-        }
+        runs = results["runs"]
+        sizes = {signal: [run["ranges"][signal] for run in runs] for signal in runs[0]["ranges"]}
+        ranges = ", ".join(f"{signal} {_mean(values)}" for signal, values in sizes.items())
+        stable = "; ".join(dict.fromkeys(", ".join(run["stable"]) or "none" for run in runs))
+        found["cgn-table5"] = {"full": f"range of accuracies, points: {ranges}; stable: {stable} (n={len(runs)})"}
     if results := _content("cgn-figure6"):
         bits = results["summary"]["biased"]["random"]
         parts = [f"{axis} {bits[axis]['shape']:.2f} / {bits[axis]['colour']:.2f}" for axis in ("axis 1", "axis 2")]
