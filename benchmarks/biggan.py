@@ -160,7 +160,8 @@ def comparisons(ours: BigGANDeep, theirs: BigGAN, device: torch.device) -> dict[
     size = ours.image_size
     if device.type == "cpu":
         batches, fast = CPU_BATCHES, {"ours, float32, eager": ours.fast()}
-        if fast_type(device) == torch.bfloat16:
+        limited = torch.backends.cpu.get_cpu_capability() == "AVX2"  # by ATEN_CPU_CAPABILITY: without AVX-512
+        if fast_type(device) == torch.bfloat16 and not limited:
             fast["ours, bfloat16, eager"] = ours.fast(dtype=torch.bfloat16)
     else:
         batches, fast = GPU_BATCHES, {"ours, bfloat16, compiled": ours.fast(device, torch.bfloat16, compile=True)}
