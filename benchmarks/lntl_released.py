@@ -2,8 +2,8 @@
 
 "table" is row lntl of CGN's Table 2. "released" is the training of Kim et al.'s released code, whose classifier has the
 same layers: SGD, one step for the classifier and one for both networks, a predictor for each channel, and batches of
-128. It starts from random weights and has 20 epochs instead of 100 (`--epochs`). Without the method, its weights are
-zero.
+128. It starts from random weights and has 20 epochs instead of 100 (`--epochs`). Without the method, "table" gives
+both terms of the loss a weight of zero, and "released" leaves them out.
 
     python benchmarks/lntl_released.py --root DIR --seeds 0,1,2
 

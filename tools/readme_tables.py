@@ -48,10 +48,10 @@ DEPENDS = {
 OUTDATED = " [*]"
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation if there are several."""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
+    """Return the mean of the values, and their standard deviation if there are several."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def machine(environment: dict[str, Any]) -> str:
@@ -490,7 +490,7 @@ def irm_control() -> str:
     lines = ["| labels in training | without the penalty | with the penalty |", "|---|---|---|"]
     for wrong, label in (("0", "all true, as in Table 2"), ("0.25", "a quarter wrong, as IRM's authors have them")):
         found = [results["summary"].get(f"wrong labels {wrong}, weight {weight}") for weight in ("0", "10")]
-        cells = ["not run" if figure is None else f"{_percent(figure)} (n={figure['n']})" for figure in found]
+        cells = [_counted(figure) for figure in found]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     run = results["runs"][0]
     version = run["torch"].split("+")[0]
@@ -508,7 +508,7 @@ def lntl_released() -> str:
     for training, name in names.items():
         for epochs in sorted({run["epochs"] for run in results["runs"] if run["training"] == training}):
             found = [results["summary"].get(f"{training}, {epochs}, {method}") for method in (False, True)]
-            cells = ["not run" if figure is None else f"{_percent(figure)} (n={figure['n']})" for figure in found]
+            cells = [_counted(figure) for figure in found]
             lines.append(f"| {name} | {epochs} | {' | '.join(cells)} |")
     run = results["runs"][0]
     version = run["torch"].split("+")[0]
@@ -527,7 +527,7 @@ def best() -> str:
         cells = []
         for variant in variants:
             values = [float(row["accuracy"]) for row in rows if (row["variant"], row["way"]) == (variant, way)]
-            cells.append(f"{_mean(values)} (n={len(values)})" if values else "not run")
+            cells.append(f"{mean_and_deviation(values)} (n={len(values)})" if values else "not run")
         lines.append(f"| {way} | {' | '.join(cells)} |")
     place = files[-1].stem.split("-", 4)[-1].replace("-", ", ")
     note = f"Mean ± standard deviation over n seeds; {int(rows[0]['images']):,} images each, bfloat16, {place}."
@@ -544,7 +544,7 @@ def figure7() -> str:
     for variant, ratios in results["summary"].items():
         for place, (ratio, at) in enumerate(ratios.items()):
             found = [at.get(str(number)) for number in numbers]
-            cells = ["not run" if figure is None else f"{_percent(figure)} (n={figure['n']})" for figure in found]
+            cells = [_counted(figure) for figure in found]
             lines.append(f"| {variant if place == 0 else ''} | {ratio} | {' | '.join(cells)} |")
     settings = results["settings"]
     note = f"{settings['dtype']}, {_where(results['runs'])}."
@@ -565,9 +565,8 @@ def figure6() -> str:
     for training in results["summary"]:
         found = [run["bits"]["random"] for run in results["runs"] if run["training"] == training]
         for place, axis in enumerate(found[0]):
-            cells = []
-            for figure in ("shape", "colour", "mixed"):
-                cells.append(_mean([bits[axis][figure] for bits in found], digits=2))
+            figures = [[bits[axis][figure] for bits in found] for figure in ("shape", "colour", "mixed")]
+            cells = [mean_and_deviation(values, digits=2) for values in figures]
             lines.append(f"| {training if place == 0 else ''} | {axis} | {' | '.join(cells)} |")
     tests = results["runs"][0]["test_images"]
     note = f"Of 3.32 bits, mean ± standard deviation; {tests:,} test digits in random colors; "
@@ -586,7 +585,7 @@ def table5() -> str:
     for signal in runs[0]["accuracies"]:
         found = [[run["accuracies"][signal][name] for run in runs] for name in environments]
         found += [[run[column][signal] for run in runs] for column in ("ranges", "random")]
-        lines.append(f"| {signal} | {' | '.join(_mean(values) for values in found)} |")
+        lines.append(f"| {signal} | {' | '.join(mean_and_deviation(values) for values in found)} |")
     verdicts = "; ".join(dict.fromkeys(", ".join(run["stable"]) or "none" for run in runs))
     note = f"Stable within {runs[0]['tolerance']:g} points: {verdicts}. Mean ± standard deviation over seeds; "
     note += f"{results['settings']['dtype']}, {_where(runs)}."
@@ -610,9 +609,9 @@ COLOURED = {
 }
 
 
-def _mean(values: list[float], digits: int = 1) -> str:
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
+def _counted(figure: dict | None) -> str:
+    """Return a cell with a figure in percent and its number of seeds, or "not run"."""
+    return "not run" if figure is None else f"{_percent(figure)} (n={figure['n']})"
 
 
 def _percent(figure: dict | None) -> str:
@@ -763,7 +762,7 @@ def measured() -> str:
             files = [RESULTS / "cgn-table2" / name / "results.json" for name in (folder, f"{folder}-{variant}")]
             summaries = [json.loads(file.read_text())["summary"].get(row, {}) for file in files if file.exists()]
             test = next((summary[variant]["test"] for summary in summaries if variant in summary), None)
-            cells.append("not run" if test is None else f"{_percent(test)} (n={test['n']})")
+            cells.append(_counted(test))
         parts.append(f"{row} {' / '.join(cells)}")
     found["cgn-table2"] = {"full": "; ".join(parts)}
     tiny = RESULTS / "cgn-table1" / "tiny-released" / "results.json"
@@ -788,7 +787,7 @@ def measured() -> str:
     if results := _content("cgn-table5"):
         runs = results["runs"]
         sizes = {signal: [run["ranges"][signal] for run in runs] for signal in runs[0]["ranges"]}
-        ranges = ", ".join(f"{signal} {_mean(values)}" for signal, values in sizes.items())
+        ranges = ", ".join(f"{signal} {mean_and_deviation(values)}" for signal, values in sizes.items())
         stable = "; ".join(dict.fromkeys(", ".join(run["stable"]) or "none" for run in runs))
         found["cgn-table5"] = {"full": f"range of accuracies, points: {ranges}; stable: {stable} (n={len(runs)})"}
     if results := _content("cgn-figure6"):

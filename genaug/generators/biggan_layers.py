@@ -229,7 +229,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     In float32, torch uses one library for matrix products and another for convolutions of at least 16 images. The
     second is up to 2.4 times as fast (AMD EPYC with AVX-512). So rows are passed to it as 16 images or more, if there
-    are enough of them to pay for rearranging the weight.
+    are enough of them to pay for rearranging the weight. The result does not depend on the number of threads.
     """
     rows = len(x)
     if x.dtype != torch.float32 or rows < 256 or x.device.type != "cpu":
