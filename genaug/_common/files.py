@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -129,6 +130,10 @@ class ImageFiles:
     files: list[tuple[str, int]]
     hidden: int
     others: list[str]
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the names of classes and files, not of the pixels: reading them all would take long."""
+        return checksum([self.classes, self.files])
 
     @property
     def described(self) -> str:
@@ -301,6 +306,11 @@ def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
 def is_hidden(name: str) -> bool:
     """Return whether image searches skip a file or folder of this name."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def checksum(value: Any) -> str:
+    """Return a checksum of a value that JSON can hold, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

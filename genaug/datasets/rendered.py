@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genaug._common.arguments import check_choice, check_indices, check_integer
-from genaug._common.files import atomic_path, check_size, one_line
+from genaug._common.files import atomic_path, check_size, checksum, one_line
 from genaug._common.names import FORMATS as FORMATS
 from genaug._common.names import SUFFIXES as SUFFIXES
 from genaug._common.names import Format, ImageFormat
@@ -269,6 +269,10 @@ class RenderedDataset(Dataset[Any]):
         description = self._read(place)[2]
         with self._naming(place):
             return description()
+
+    def fingerprint(self) -> str:
+        """Return a checksum of the set's settings and of the size of each sample."""
+        return checksum([self.settings, self._index().tolist()])
 
     def _sample(self, index: int) -> tuple[Any, Any]:
         image, label, description = self._read(index)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from genaug._common.arguments import check_choice, check_indices, check_integer
-from genaug._common.files import atomic_path, check_size, no_folder, one_line, writable_folder
+from genaug._common.files import atomic_path, check_size, checksum, no_folder, one_line, writable_folder
 from genaug._common.names import BANK_SUFFIXES
 from genaug._common.tar import member, member_size
 from genaug.assets.cache import sha256
@@ -164,8 +164,7 @@ class BankFiles:
         """
         chosen = self.entries if numbers is None else [self.entries[number] for number in numbers.tolist()]
         cutouts = [(entry.file, entry.label, entry.box, self._records[entry.index].crc32) for entry in chosen]
-        text = json.dumps([self.size, list(self.classes), cutouts])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return checksum([self.size, self.classes, cutouts])
 
     def parts(self, numbers: Tensor | Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Read several cutouts.

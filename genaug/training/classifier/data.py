@@ -60,6 +60,9 @@ def augmentation(name: str, size: int) -> v2.Compose:
 class Photographs(Dataset[tuple[Tensor, int]]):
     """The photographs of a folder with one folder per class, by index.
 
+    Attributes:
+        fingerprint: checksum of the names of classes and files.
+
     Args:
         root: folder with one folder per class, such as ImageNet's train/.
         transform: PIL image -> tensor. Its random draws depend on the seed and the place only.
@@ -87,6 +90,7 @@ class Photographs(Dataset[tuple[Tensor, int]]):
         self.members = members_of(read_group_file(root, [file for file, _ in folder.files])) if balanced else None
         self.files = [(str(folder.root / file), label) for file, label in folder.files]
         self.classes, self.told = list(folder.classes), folder.told
+        self.fingerprint = folder.fingerprint()
         self.transform, self.seed, self.skip_bad = transform, seed, skip_bad
 
     def __len__(self) -> int:

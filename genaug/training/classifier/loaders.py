@@ -23,6 +23,7 @@ from genaug.generators import load_generator
 from genaug.interventions.random_streams import generator_of
 from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles
+from genaug.training.classifier.contents import Content
 from genaug.training.classifier.data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader
@@ -44,13 +45,16 @@ class Mixed(NamedTuple):
         loader: photographs and the images of each source.
         weights: loss weight of photographs, if there are any, and of each source.
         labels: for each source, generated class -> name of its folder.
-        banks: the sources that are banks of cutouts, by name.
+        contents: what is in the folder of the photographs, if there are any, and of each source, by "data" or
+            "source N". Sources that are generators have none.
+        banks: the sources that are banks of cutouts.
     """
 
     loader: MixedLoader
     weights: list[float]
     labels: list[dict[str, str]]
-    banks: dict[str, BankFiles]
+    contents: dict[str, Content]
+    banks: list[BankFiles]
 
 
 def mixed_loader(
@@ -62,16 +66,22 @@ def mixed_loader(
     num_workers: int,
     skip_bad: Path | None,
 ) -> Mixed:
-    """Return the loader of all images, with their weights, labels and banks."""
+    """Return the loader of all images, with their weights, labels, contents and banks."""
     classes = validation.classes
     loaders: list[DataLoader] = []
     weights: list[float] = []
     named: list[dict[str, str]] = []
-    banks: dict[str, BankFiles] = {}
+    contents: dict[str, Content] = {}
+    banks: list[BankFiles] = []
+
+    def photographs(folder: str | os.PathLike[str], batch_size: int, key: str) -> None:
+        loader = _photographs(folder, validation, settings, batch_size, world, num_workers, skip_bad, key)
+        images: Any = loader.dataset
+        contents[key] = Content(os.fspath(folder), "photographs", len(images), images.fingerprint)
+        loaders.append(loader)
+
     if data is not None:
-        loaders.append(
-            _photographs(data, validation, settings, settings.batch_size, world, num_workers, skip_bad, "data")
-        )
+        photographs(data, settings.batch_size, "data")
         weights.append(1.0)
     elif settings.balance_groups:
         raise ValueError("balance_groups needs photographs with groups (data), but there are none")
@@ -92,23 +102,23 @@ def mixed_loader(
         _check_options(source, key)
         labels: dict[int, int] = {}  # class of generated images -> index of its folder
         if source.kind == "stylized":
-            loaders.append(
-                _photographs(source.name, validation, settings, source.batch_size, world, num_workers, skip_bad, key)
-            )
+            photographs(source.name, source.batch_size, key)
         elif source.kind == "rendered":
             _check_heads(settings)
             labels = _labels(read_settings(source.name).get("classes"), classes, source.name)
             transform = augmentation(settings.augmentation, settings.size)
             images = Rendered(source.name, transform, _seed(settings, key), labels, settings.heads)
+            contents[key] = Content(source.name, "images", len(images), images.dataset.fingerprint())
             loaders.append(_read(images, settings, source.batch_size, world, num_workers, key))
         else:
             made = _generated(source, classes, settings, world, key)
             loaders.append(made)
             if isinstance(bank := made.dataset.dataset.generator, PhotographBank):
-                banks[source.name] = bank.files
+                banks.append(bank.files)
+                contents[key] = Content(source.name, "cutouts", len(bank.files), bank.files.fingerprint())
             labels = {number: label for number, label in enumerate(made.dataset.classes.tolist()) if label >= 0}
         named.append({str(number): classes[label] for number, label in labels.items()})
-    return Mixed(MixedLoader(*loaders, device=world.device), weights, named, banks)
+    return Mixed(MixedLoader(*loaders, device=world.device), weights, named, contents, banks)
 
 
 def _check_options(source: Source, key: str) -> None:

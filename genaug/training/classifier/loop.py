@@ -32,11 +32,13 @@ from genaug.interventions.random_streams import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
 from genaug.photographs.format import BankFiles
 from genaug.training.classifier.config_file import write_config
+from genaug.training.classifier.contents import Content, check_unchanged
 from genaug.training.classifier.data import BAD_IMAGES
-from genaug.training.classifier.loaders import Mixed, check_same_classes, mixed_loader
+from genaug.training.classifier.loaders import check_same_classes, mixed_loader
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.groups import read_group_file, retrain_last_layer
 from genaug.training.losses import GenIntLoss, MultiHeadLoss
+from genaug.training.mixing import MixedLoader
 from genaug.training.shared.processes import World, processes
 from genaug.training.shared.resumable import Run, resume, truncate_log
 
@@ -123,7 +125,11 @@ def train(
         }
         if not settings.balance_groups:  # checkpoints from before this setting do not have it
             del described["balance_groups"]
-        run = _Run(settings, len(classes), mixed, folder, world.device)
+        contents = {
+            **mixed.contents,
+            "validation": Content(os.fspath(validation), "photographs", len(listed.files), listed.fingerprint()),
+        }
+        run = _Run(settings, len(classes), mixed.loader, contents, folder, world.device)
         run.model.preprocessing = {
             "class_names": classes,
             "image_size": settings.size,
@@ -186,11 +192,11 @@ def _photographs_of(
     data: str | os.PathLike[str] | None,
     retrain: str | os.PathLike[str] | None,
     sources: Sequence[Source],
-    banks: Mapping[str, BankFiles],
+    banks: Sequence[BankFiles],
 ) -> list[str]:
     """Return the folders of photographs that the model sees in training, including those of banks of cutouts."""
     stylized = [source.name for source in sources if source.kind == "stylized"]
-    folders = [data, retrain, *stylized, *(bank.source for bank in banks.values())]
+    folders = [data, retrain, *stylized, *(bank.source for bank in banks)]
     return sorted({str(Path(folder).resolve()) for folder in folders if folder is not None})
 
 
@@ -201,7 +207,15 @@ def _preprocessing(size: int) -> Any:
 class _Run(Run):
     numbers = ("epoch", "step", "history", "seconds")
 
-    def __init__(self, settings: Settings, num_classes: int, mixed: Mixed, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        num_classes: int,
+        mixed: MixedLoader,
+        contents: Mapping[str, Content],
+        folder: Path,
+        device: torch.device,
+    ) -> None:
         torch.default_generator.manual_seed(settings.seed)
         self.model = MultiHeadClassifier(
             settings.architecture,
@@ -219,27 +233,17 @@ class _Run(Run):
             self.optimizer = torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
         else:
             self.optimizer = torch.optim.Adam(parameters, rate, weight_decay=decay)
-        self.mixed, self.folder = mixed.loader, folder
-        self.banks = {
-            name: {"cutouts": len(bank), "fingerprint": bank.fingerprint()} for name, bank in mixed.banks.items()
-        }
+        self.mixed, self.folder = mixed, folder
+        self.contents = contents
         self.epoch = 0
         self.history: list[Any] = []
         super().__init__({"model": self.model, "optimizer": self.optimizer, "mixed": self.mixed})
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "banks": self.banks}
+        return {**super().state(), "contents": {key: asdict(content) for key, content in self.contents.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        before = state.get("banks", self.banks)  # checkpoints of earlier versions have no banks
-        for name, bank in self.banks.items():
-            if before[name] != bank:
-                had, has = before[name]["cutouts"], bank["cutouts"]
-                what = "other cutouts are in it" if had == has else f"it had {had:,} cutouts, and has {has:,} now"
-                raise ValueError(
-                    f"{name} has changed since the run in {self.folder} began: {what}. Train on it into a new folder "
-                    "(--out), or restore exactly the same cutouts (dropped ones by genaug cutouts --restore FILE)"
-                )
+        check_unchanged(state.get("contents", {}), self.contents, self.folder)  # earlier versions wrote none
         super().restore(state)
 
     @property

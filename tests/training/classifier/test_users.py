@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from genaug import AssetError, MultiHeadClassifier, MultiHeadResNet
 from genaug._common.files import DamagedFileError, ImageError
 from genaug.evaluation import load_classifier
 from genaug.photographs.dropping import drop_cutouts
+from genaug.rendering import render
 from genaug.training.classifier import loaders as classifier_loaders
 from genaug.training.classifier import loop as classifier
 from genaug.training.classifier.loop import Source, train
@@ -206,6 +208,32 @@ def test_a_run_is_not_repeated_on_a_bank_that_has_changed(tmp_path: Path, capsys
 
     # checkpoints of earlier versions do not say which cutouts there were
     checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
-    del checkpoint["banks"]
+    del checkpoint["contents"]
     torch.save(checkpoint, out / "checkpoint.pt")
     run(out, folders, sources, epochs=1)
+
+
+@pytest.mark.parametrize("exchanged", ["train", "validation", "stylized", "set"])
+def test_a_run_is_not_resumed_on_as_many_other_images(exchanged: str, tmp_path: Path) -> None:
+    names = [str(i) for i in range(10)]
+    folders = folder(tmp_path / "train", 1, classes=names), folder(tmp_path / "validation", 1, classes=names)
+    stylized, rendered = folder(tmp_path / "stylized", 1, classes=names), tmp_path / "set"
+    render("cgn-digits", rendered, 12, image="png")
+    sources = [Source("stylized", str(stylized), 4), Source("rendered", str(rendered), 4)]
+    out = tmp_path / "out"
+    first = run(out, folders, sources, epochs=1)
+    moved = tuple(path.rename(path.with_name(f"{path.name}, moved")) for path in folders)
+    assert run(out, moved, sources, epochs=1)["validation"] == first["validation"]  # the same images somewhere else
+    folders = tuple(path.rename(before) for path, before in zip(moved, folders, strict=True))
+
+    changed, things = tmp_path / exchanged, "photographs"
+    if exchanged == "set":
+        things = "images"
+        shutil.rmtree(rendered)
+        render("cgn-digits", rendered, 12, image="png", seed=1)
+    else:
+        (changed / "3" / "0.png").rename(changed / "3" / "another.png")
+    with pytest.raises(ValueError, match=f"has changed .* began: other {things} are in it") as error:
+        run(out, folders, sources, epochs=1)
+    assert str(error.value).startswith(f"{changed} has changed")
+    assert str(error.value).endswith(f"restore exactly the same {things}")
