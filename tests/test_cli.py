@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -622,6 +623,13 @@ def test_the_options_of_a_recipe_are_arguments_of_its_run(name: str) -> None:
             assert arguments[option.argument].default == option.default or option.default is None
         else:
             assert takes_more
+
+
+@pytest.mark.parametrize("name", ["cgn-table1", "cgn-table2", "genint-colored-mnist"])
+def test_a_recipes_help_or_default_names_every_row(name: str) -> None:
+    rows = importlib.import_module(f"genaug.papers.{name.replace('-', '_')}").ROWS
+    (option,) = (option for option in RECIPES[name].options if getattr(option, "flag", "") == "--rows")
+    assert set(rows) <= {*re.split(r"[ ,.:]+", option.help), *(option.default or ())}
 
 
 def test_a_table_is_one_file(tmp_path: Path) -> None:

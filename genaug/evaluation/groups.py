@@ -57,11 +57,6 @@ class GroupAccuracy(Result):
         return sum(self.counts[group] * value for group, value in self.per_group.items()) / self.images
 
     @property
-    def average_interval(self) -> tuple[float, float]:
-        """Return the 95% Wilson interval of `average`."""
-        return _interval(round(self.average * self.images / 100), self.images)
-
-    @property
     def worst(self) -> float:
         """Return the accuracy of the worst group."""
         return self.per_group[self.worst_group]

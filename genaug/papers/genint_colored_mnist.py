@@ -105,8 +105,8 @@ RECIPE = Recipe(
         Option(
             "--rows",
             None,
-            "Comma-separated rows: real, irm, irm-released, grey, vae, vae-intervened, real+vae, gan, "
-            "gan-intervened, real+gan (default: all).",
+            "Comma-separated rows: real, irm, irm-released, grey, known, known-intervened, vae, vae-intervened, "
+            "real+vae, gan, gan-intervened, real+gan (default: all).",
             type=tuple,
         ),
         "digits",
