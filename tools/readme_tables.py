@@ -100,12 +100,12 @@ def _with_note(lines: Sequence[str], note: str) -> str:
 
 
 def _table2_circumstances(cells: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
-    where = [
-        f"{settings['dtype']}, {run['device']}, torch {run['torch'].split('+')[0]}"
-        for settings, runs in cells
-        for run in runs
-    ]
-    return f"mean ± standard deviation over n seeds; {'; '.join(dict.fromkeys(where)) or 'not run'}."
+    versions: dict[str, list[str]] = {}
+    for settings, runs in cells:
+        for run in runs:
+            versions.setdefault(f"{settings['dtype']}, {run['device']}", []).append(run["torch"].split("+")[0])
+    where = [f"{place}, torch {' and '.join(dict.fromkeys(found))}" for place, found in versions.items()]
+    return f"mean ± standard deviation over n seeds; {'; '.join(where) or 'not run'}."
 
 
 def _table2() -> tuple[list[str], str]:
