@@ -137,6 +137,25 @@ def test_a_constant_model_is_not_attracted_by_anything(bank: Path) -> None:
     assert (worst.worst.value, worst.worst_class) == (0, 0)
 
 
+def test_objects_without_another_background_of_their_class_do_not_count_in_the_gap(tmp_path: Path) -> None:
+    """A model that always answers the same is right only for one class, whatever the background."""
+    bank = write_bank(tmp_path / "bank", [0] * 12 + [1, 2])
+    found = audit(constant(0, 3), bank, transform=floats)
+    assert percent(found, "random") == pytest.approx(100 * 12 / 14)
+    gap = found.measures["gap"]
+    assert (found.flips, gap.overall.value, gap.per_class[0].value) == (0, 0, 0)
+    assert gap.overall.low <= 0 <= gap.overall.high
+    assert [one.photographs for one in gap.per_class] == [12, 0, 0]
+    assert any("so without a background gap: " in note for note in found.notes)
+    reads = audit(reads_background, bank, transform=floats)
+    shown = reads.design.labels[reads.design.random[:12]]
+    assert reads.gap == pytest.approx(100 * (shown != 0).mean())
+    found.save(tmp_path / "before")
+    reads.save(tmp_path / "after")
+    change = compare(tmp_path / "before", tmp_path / "after", names=("constant", "background")).overall["gap"]
+    assert (change.before.value, change.change.value) == (0, pytest.approx(reads.gap / 100))
+
+
 def test_chance_has_no_gap(bank: Path) -> None:
     gap = audit(Chance(3), bank, transform=floats).measures["gap"].overall
     assert gap.low < 0 < gap.high

@@ -42,7 +42,7 @@ GEOMETRY = {
 TITLES = ACCURACIES | EFFECTS | GEOMETRY
 HIGH_IS_WORSE = {"inpainted", "tiled", "gap", "flips", "attraction", "to_texture", "size_gap", "place_gap"}
 _GAPS = {
-    "gap": ("same", "random"),
+    "gap": ("same", "compared"),  # accuracy on random backgrounds of the objects that "same" has
     "size_gap": (SIZE_NAMES[2], SIZE_NAMES[0]),
     "place_gap": (SIZE_NAMES[PLACED], "corner"),
 }
@@ -149,7 +149,9 @@ class Answers:
         elif name in SIZE_NAMES:
             chosen[:, self.design.columns("size")[SIZE_NAMES.index(name)]] = True
         else:
-            chosen[:, self.design.columns("random" if name == "answers" else name)] = True
+            chosen[:, self.design.columns("random" if name in ("answers", "compared") else name)] = True
+        if name == "compared":
+            chosen &= self.made[:, self.design.columns("same")].all(axis=1, keepdims=True)
         chosen &= self.made
         rows = np.flatnonzero(chosen)
         values = answers.ravel()[rows] if name == "answers" else right.ravel()[rows].astype(float)

@@ -467,7 +467,8 @@ def _method(results: Mapping[str, Any]) -> str:
         "Original photographs": "The square crops of the bank, as they are.",
         "Same class, random classes": (
             "The object on the background of another photograph, whose own object was removed: 2 of its own class, the "
-            f"control, and {backgrounds} of classes drawn at random, its own among them. The gap is the difference."
+            f"control, and {backgrounds} of classes drawn at random, its own among them. The gap is the difference, "
+            "for objects that have both."
         ),
         "Answers that change": (
             "For each object, the share of pairs of its backgrounds of random classes with different answers."

@@ -386,7 +386,9 @@ def _notes(files: BankFiles, counts: Sequence[int], made: np.ndarray, design: De
         notes.append(f"Too few photographs for a useful interval: {', '.join(few)}.")
     alone = [name for name, count in zip(files.classes, counts, strict=True) if count == 1]
     if alone:
-        notes.append(f"Without another background of the same class: {', '.join(alone)}.")
+        notes.append(
+            f"Without another background of the same class, and so without a background gap: {', '.join(alone)}."
+        )
     tiled = made[:, design.columns("tiled")].mean()
     if tiled < 1:
         notes.append(f"{1 - tiled:.0%} of objects fill their photograph, so that no background is left to tile.")
