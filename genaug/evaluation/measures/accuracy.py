@@ -19,6 +19,13 @@ def batches(images: Tensor, labels: Tensor, size: int = 1000) -> Iterator[tuple[
     return zip(images.split(size), labels.split(size), strict=True)
 
 
+def check_labels(labels: Any, count: int) -> None:
+    """Raise ValueError unless labels are a tensor (count,)."""
+    if not isinstance(labels, Tensor) or labels.shape != (count,):
+        came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be (B,) with B = {count}, got {came}")
+
+
 def accuracy(model: Model, loader: Dataset[Any] | Iterable[tuple[Tensor, Tensor]], **options: Unpack[Options]) -> float:
     """Return the share of images whose highest logit is that of their label.
 
@@ -40,9 +47,7 @@ def accuracy(model: Model, loader: Dataset[Any] | Iterable[tuple[Tensor, Tensor]
     correct = total = 0
     for heads, labels in score(model, loader, **options):
         logits = heads[ENSEMBLE]
-        if not isinstance(labels, Tensor) or labels.shape != logits.shape[:1]:
-            came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-            raise ValueError(f"labels must be (B,) with B = {len(logits)}, got {came}")
+        check_labels(labels, len(logits))
         correct += int((logits.argmax(dim=1) == labels).sum())
         total += len(labels)
     if not total:

@@ -20,9 +20,10 @@ from torch.utils.data import Dataset
 
 from genaug._common.arguments import check_choice
 from genaug.evaluation.classes import IMAGENET9
+from genaug.evaluation.measures.accuracy import check_labels
 from genaug.evaluation.measures.imagenet import subfolder
 from genaug.evaluation.results import Result, of_heads
-from genaug.evaluation.scoring import ImageFiles, Model, labelled_folders, preprocessing, score
+from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, labelled_folders, preprocessing, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +109,8 @@ def background_gap(
 
     Raises:
         FileNotFoundError: there is no such folder, or no group in it.
-        ValueError: groups are missing, an image does not open, an unknown variation, or as `scoring.score`.
+        ValueError: groups are missing, an image does not open, an unknown variation, labels are not (B,), or as
+            `scoring.score`.
     """
     check_choice("normalisation", normalisation, NORMALISATIONS)
     variations = {"original": original, "mixed_same": mixed_same, "mixed_rand": mixed_rand, **(others or {})}
@@ -160,12 +162,13 @@ def _accuracies(
     model: Model, images: Any, classes: tuple[int, ...], description: str, **options: Unpack[Options]
 ) -> tuple[dict[str, float], int]:
     """Return the share of correct answers of each head, in [0, 1], and the number of images."""
-    groups = torch.full((1000,), -1)
+    groups = torch.full((1000,), -1, device="cpu")
     for number, members in enumerate(IMAGENET9.values()):
         groups[list(members)] = number
     right: dict[str, int] = {}
     total = 0
     for heads, labels in score(model, images, classes=classes, description=description, **options):
+        check_labels(labels, len(heads[ENSEMBLE]))
         total += len(labels)
         for head, logits in heads.items():
             answers = logits.argmax(dim=1)

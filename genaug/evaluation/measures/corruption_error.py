@@ -25,9 +25,10 @@ from genaug._common.files import no_folder
 from genaug._common.plotting import COLOURS, FAINT, INK, axes_at, new_figure, save, write
 from genaug.evaluation.classes import IMAGENET
 from genaug.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, frost_photographs
+from genaug.evaluation.measures.accuracy import check_labels
 from genaug.evaluation.measures.imagenet import CLASSES, IMAGENET_IMAGES, subfolder
 from genaug.evaluation.results import Result, of_heads, write_heading
-from genaug.evaluation.scoring import Model, labelled_folders, missing_parts, preprocessing, score
+from genaug.evaluation.scoring import ENSEMBLE, Model, labelled_folders, missing_parts, preprocessing, score
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -154,7 +155,8 @@ def corruption_error(
 
     Raises:
         FileNotFoundError: there is no such folder, or no corruption in it.
-        ValueError: something is missing, an image does not open, or as `scoring.score` and `corruptions.corrupt`.
+        ValueError: something is missing, an image does not open, labels are not (B,), or as `scoring.score` and
+            `corruptions.corrupt`.
     """
     _normalised({}, baseline)
     if not isinstance(root, (str, os.PathLike, Dataset)):
@@ -173,8 +175,7 @@ def corruption_error(
         count = 0
         description = f"{words(name)}, severity {severity}"
         for heads, labels in score(model, images, classes=classes, description=description, **options):
-            if not isinstance(labels, Tensor):
-                raise TypeError(f"root must have integer labels, got {type(labels).__name__}")
+            check_labels(labels, len(heads[ENSEMBLE]))
             count += len(labels)
             for head, logits in heads.items():
                 mistakes[head] = mistakes.get(head, 0) + int((logits.argmax(dim=1) != labels).sum())

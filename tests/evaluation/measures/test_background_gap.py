@@ -142,3 +142,13 @@ def test_missing_groups_are_named_and_marked(variations: list[Path]) -> None:
         background_gap(constant(0), "gone", *variations[1:])
     with pytest.raises(ValueError, match="background gap, mixed_same: there must be at least one image"):
         background_gap(constant(0), variations[0], [], variations[2], transform=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [({"shape": torch.zeros(4)}, "got dict"), ([0, 0, 0, 0], "got list"), (torch.zeros(4, 1), r"got \(4, 1\)")],
+)
+def test_labels_must_be_one_number_per_image(labels: object, words: str) -> None:
+    images = [(torch.zeros(4, 3, 1, 1), labels)]
+    with pytest.raises(ValueError, match=rf"labels must be \(B,\) with B = 4, {words}"):
+        background_gap(constant(0, 10), images, images, images)

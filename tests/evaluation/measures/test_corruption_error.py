@@ -259,5 +259,5 @@ def test_a_loader_and_labels_of_several_factors_are_refused_by_name() -> None:
         def __getitem__(self, index: int) -> Any:
             return several[index]
 
-    with pytest.raises(TypeError, match="root must have integer labels, got dict"):
+    with pytest.raises(ValueError, match=r"labels must be \(B,\) with B = 2, got dict"):
         corruption_error(lambda images: torch.zeros(len(images), 3), Several(), partial=True)
