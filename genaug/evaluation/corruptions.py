@@ -40,6 +40,7 @@ from genaug.evaluation.filters import (
     zoomed,
 )
 from genaug.interventions.random_streams import generator_of
+from genaug.interventions.steering import isolated
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32  # pixels a side; defocus reflects 10 of them at each edge
@@ -47,6 +48,7 @@ SMALLEST = 32  # pixels a side; defocus reflects 10 of them at each edge
 ROUNDING = 2**-9
 
 
+@isolated()
 def corrupt(
     images: Tensor,
     name: str,
@@ -110,12 +112,11 @@ def corrupt(
     elif name == "elastic_transform" and elastic == "imagecorruptions":
         corruption = _elastic_of_imagecorruptions
     results = torch.empty_like(batch)
-    with torch.no_grad():
-        for image, place, result in zip(batch, places, results, strict=True):
-            corrupted = corruption(image.contiguous(), severity - 1, generator_of(seed, place, name))
-            if corrupted.is_floating_point():
-                corrupted = corrupted.add(ROUNDING).clamp_(0, 255)
-            result.copy_(corrupted)  # cuts off the fraction of floats
+    for image, place, result in zip(batch, places, results, strict=True):
+        corrupted = corruption(image.contiguous(), severity - 1, generator_of(seed, place, name))
+        if corrupted.is_floating_point():
+            corrupted = corrupted.add(ROUNDING).clamp_(0, 255)
+        result.copy_(corrupted)  # cuts off the fraction of floats
     return tv_tensors.wrap(results.reshape(images.shape).to(images.device), like=images)
 
 

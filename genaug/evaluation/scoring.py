@@ -301,7 +301,7 @@ def score(
                 batch_transform = batch_transform or _normalizing(module)
                 batch = batch_transform(batch)
             if batch.is_floating_point() and dtype in (None, torch.float32):
-                batch = batch.to(_arithmetic(module) or batch.dtype)
+                batch = batch.to(arithmetic(module) or batch.dtype)
             with (
                 fitting_memory(f"{len(batch)} images do not fit into memory together: choose a smaller batch_size"),
                 autocast(where, dtype),
@@ -314,7 +314,7 @@ def score(
                 bar.update(len(batch))
 
 
-def _arithmetic(module: nn.Module | None) -> torch.dtype | None:
+def arithmetic(module: nn.Module | None) -> torch.dtype | None:
     """Return the floating-point type of a module's weights, or None for a function and for mixed types."""
     kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} if module is not None else ()
     return next(iter(kinds)) if len(kinds) == 1 else None

@@ -18,12 +18,14 @@ from torchvision.transforms import v2
 from genaug._common.arguments import check_integer, check_number
 from genaug._common.imagenet import IMAGENET_MEAN as MEAN
 from genaug._common.imagenet import IMAGENET_STD as STD
+from genaug.interventions.steering import isolated
 
 TRIES = 10  # tries to fit a crop, as in torchvision
 DRAWS = 2 * TRIES + 2  # number of uniform draws for a crop
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # ranges of the crop's area, and of its width divided by its height
 
 
+@isolated()
 def crop_flip_normalise(
     images: Tensor,
     boxes: Tensor,
@@ -139,6 +141,7 @@ class BatchAugmentation(v2.Transform):
                     f"{name} must be three{' positive' if positive else ''} numbers, one a channel, got {values}"
                 )
 
+    @isolated()
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the parameters of each image of the batch."""
         images = next((inpt for inpt in flat_inputs if isinstance(inpt, torch.Tensor) and inpt.ndim >= 3), None)

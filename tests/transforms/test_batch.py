@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ambient import MODES
 from contract import counterfactual
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -155,6 +156,18 @@ def test_the_global_seed_decides_as_in_torchvision() -> None:
     assert not torch.equal(transform(images), first)
     torch.manual_seed(3)
     assert torch.equal(transform(images), first)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_output_is_float32_and_the_same_whatever_mode_the_caller_is_in(mode: str) -> None:
+    transform, images = BatchAugmentation(24), pixels()
+    torch.manual_seed(3)
+    expected = transform(images)
+    torch.manual_seed(3)
+    with MODES[mode]():
+        found = transform(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
 
 
 def test_flip_is_a_probability() -> None:

@@ -31,6 +31,7 @@ from genaug._common.plotting import Panel, save_curves
 from genaug._common.progress import progress
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
 from genaug.generators import load_generator
+from genaug.interventions.steering import isolated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +69,7 @@ class CausalBound:
         return self.log_likelihood / self.dimensions
 
 
+@isolated()
 def causal_bound(
     generated: Images,
     held_out: Images,
@@ -102,6 +104,7 @@ def causal_bound(
     return _bound(generated, held, held.bandwidth(bandwidth), batch_size)
 
 
+@isolated()
 def held_out_bandwidth(
     held_out: Images,
     *,
@@ -190,6 +193,7 @@ class InterventionOptions(TypedDict, total=False):
     draws: int
 
 
+@isolated()
 def search_interventions(
     generator: str | os.PathLike[str] | nn.Module,
     held_out: Images,
@@ -315,11 +319,10 @@ class _HeldOut:
     def of(self, batch: Tensor) -> Tensor:
         """Return features (B, D) float32 of a batch, on the device."""
         batch = batch.to(self.device)
-        with torch.no_grad():
-            if self.features is not None:
-                found = self.features(batch)
-            else:
-                found = batch.float() / 255 if batch.dtype == torch.uint8 else batch
+        if self.features is not None:
+            found = self.features(batch)
+        else:
+            found = batch.float() / 255 if batch.dtype == torch.uint8 else batch
         if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(batch):
             came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"features of {len(batch)} images must be ({len(batch)}, ...), got {came}")

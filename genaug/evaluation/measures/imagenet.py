@@ -225,7 +225,7 @@ def objectnet(
         partial=partial,
         expected=OBJECTNET_IMAGES,
     )
-    right = torch.zeros(len(OBJECTNET), CLASSES, dtype=torch.bool)
+    right = torch.zeros(len(OBJECTNET), CLASSES, dtype=torch.bool, device="cpu")
     for number, classes in enumerate(OBJECTNET.values()):
         right[number, list(classes)] = True
     what = "ObjectNet, GenInt's crop" if crop == "genint" else "ObjectNet"
@@ -288,7 +288,7 @@ def _accuracy(
     """
     first: dict[str, int] = {}
     five: dict[str, int] = {}
-    right = torch.eye(CLASSES, dtype=torch.bool) if right is None else right
+    right = torch.eye(CLASSES, dtype=torch.bool, device="cpu") if right is None else right
     for heads, labels in score(model, files, classes=(CLASSES,), description=what, **options):
         right = right.to(labels.device)
         for head, logits in heads.items():

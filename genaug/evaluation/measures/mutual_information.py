@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from genaug._common.arguments import check_integer
+from genaug.interventions.steering import isolated
 
 
+@isolated()
 def mutual_information(
     values: Tensor, classes: Tensor, *, bins: int = 10, permutations: int = 20, seed: int = 0
 ) -> float:

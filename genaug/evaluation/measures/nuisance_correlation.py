@@ -25,9 +25,10 @@ from genaug._common.arguments import check_device, check_integer
 from genaug._common.plotting import Panel, save_curves
 from genaug._common.progress import progress
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
+from genaug.evaluation.scoring import arithmetic
 from genaug.generators.images import from_uint8
 from genaug.interventions.random_streams import generator_of
-from genaug.interventions.steering import evaluating
+from genaug.interventions.steering import evaluating, isolated
 
 HIDDEN = 128  # units of the fully connected classifier
 STEPS = 300  # training steps of the classifier, each on all of its images
@@ -54,6 +55,8 @@ class NuisanceRegressor(nn.Module):
         return self.layers(images)
 
 
+@isolated()
+@torch.enable_grad()
 def fit_nuisance_regressor(
     dataset: GenerativeInterventionDataset,
     *,
@@ -132,6 +135,7 @@ class NuisanceCorrelation:
         plot_nuisance_correlation({"": self}, path)
 
 
+@isolated()
 def nuisance_correlation(
     regressor: Callable[[Tensor], Tensor],
     images: Dataset[Any] | Iterable[tuple[Tensor, Tensor]],
@@ -149,8 +153,8 @@ def nuisance_correlation(
 
     Args:
         regressor: images (B, 3, H, W) -> nuisances (B, k), as `fit_nuisance_regressor` returns it.
-        images: a map-style dataset of images and labels, or an iterable of batches of them. Floats go to the regressor
-            unchanged; uint8 images are first scaled to [-1, 1].
+        images: a map-style dataset of images and labels, or an iterable of batches of them. uint8 images are scaled to
+            [-1, 1]; floats keep their values. A module gets them in the type of its weights.
         counts: numbers of classes (default: 2 to all, at most ten of them).
         repeats: number of random choices of classes and halves.
         seed: random seed of the choices and of the classifier's initial weights.
@@ -213,10 +217,13 @@ def _read(regressor: Any, images: Any, batch_size: int, device: torch.device) ->
         images = DataLoader(images, batch_size=batch_size, generator=torch.Generator())
     module = regressor.to(device) if isinstance(regressor, nn.Module) else nn.Identity()
     parts, labels = [], []
-    with torch.no_grad(), evaluating(module):
+    with evaluating(module):
         for batch, targets in progress(images, description="nuisances of images", unit="batch"):
             batch = batch.to(device)
-            found = regressor(from_uint8(batch) if batch.dtype == torch.uint8 else batch)
+            batch = from_uint8(batch) if batch.dtype == torch.uint8 else batch
+            if batch.is_floating_point():
+                batch = batch.to(arithmetic(module) or batch.dtype)
+            found = regressor(batch)
             targets = torch.as_tensor(targets)
             if found.ndim != 2 or len(found) != len(batch) or targets.shape != found.shape[:1]:
                 shapes = f"{tuple(found.shape)} and {tuple(targets.shape)}"
@@ -258,6 +265,5 @@ def _accuracy(nuisances: Tensor, classes: Sequence[Tensor], draws: torch.Generat
             loss.backward()
             optimizer.step()
             schedule.step()
-    with torch.no_grad():
-        right, test_labels = (classifier(inputs[test]).argmax(1) == test_labels).cpu().double(), test_labels.cpu()
+    right, test_labels = (classifier(inputs[test]).argmax(1) == test_labels).cpu().double(), test_labels.cpu()
     return float(torch.stack([right[test_labels == c].mean() for c in range(len(classes))]).mean())

@@ -24,6 +24,7 @@ from genaug._common.plotting import COLOURS, FAINT, INK, axes_at, new_figure, sa
 from genaug.evaluation.classes import CUE_CONFLICT
 from genaug.evaluation.results import Result, of_heads, write_heading
 from genaug.evaluation.scoring import ImageFiles, Model, image_paths, missing_parts, score
+from genaug.interventions.steering import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +137,7 @@ def shape_bias(
     return of_heads(results)
 
 
+@isolated()
 def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agreeing: bool = False) -> ShapeBias:
     """Compute the shape bias from a published table of decisions of networks or people.
 
@@ -172,6 +174,7 @@ def shape_bias_from_decisions(csv_path: str | os.PathLike[str], *, include_agree
     return bias_of_decisions(*torch.tensor(rows).T, names=CATEGORIES, missing=_fewer(len(rows), include_agreeing))
 
 
+@isolated()
 def bias_of_decisions(
     shapes: Tensor, textures: Tensor, answers: Tensor, *, names: Sequence[str] | None = None, missing: Any = ()
 ) -> ShapeBias:
@@ -186,8 +189,10 @@ def bias_of_decisions(
     """
     right = torch.stack([answers == shapes, answers == textures], dim=1).double()
     # the seed is fixed, so that the same decisions have the same interval
-    draws = torch.randint(len(right), (RESAMPLES, len(right)), generator=torch.Generator().manual_seed(0))
-    resampled = right[draws].sum(dim=1)
+    draws = torch.Generator().manual_seed(0)
+    resampled = torch.stack(
+        [right[torch.randint(len(right), (len(right),), generator=draws)].sum(dim=0) for _ in range(RESAMPLES)]
+    )
     shares = 100 * resampled[:, 0] / resampled.sum(dim=1)
     shares = shares[~shares.isnan()]
     low, high = shares.quantile(torch.tensor([0.025, 0.975]).double()).tolist() if len(shares) else (math.nan, math.nan)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from oracles import SMALL, Chance, Oracle, by_chance, constant, heads_of, write_images
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
 from genaug.evaluation import plot_shape_bias, shape_bias, shape_bias_from_decisions
@@ -114,6 +116,29 @@ def test_nothing_recognised_is_no_number_and_not_zero() -> None:
     assert math.isnan(found.percent)
     assert all(map(math.isnan, found.interval))
     assert (found.shape_accuracy, found.texture_accuracy) == (0, 0)
+
+
+class Largest(TorchDispatchMode):
+    """Records the size in bytes of the largest tensor that is made."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.size = max(self.size, made.nbytes)
+        return made
+
+
+def test_the_interval_resamples_all_images_in_little_memory() -> None:
+    shapes = torch.arange(2000) % 5
+    answers = torch.where(torch.arange(2000) % 7 < 3, shapes, shapes + 1)
+    with Largest() as largest:
+        found = bias_of_decisions(shapes, shapes + 1, answers)
+    assert largest.size <= 32 * 2000
+    chosen = torch.randint(2000, (2000, 2000), generator=torch.Generator().manual_seed(0))
+    shares = 100 * (answers == shapes).double()[chosen].mean(dim=1)
+    assert found.interval == pytest.approx(shares.quantile(torch.tensor([0.025, 0.975]).double()).tolist())
 
 
 class Cues(Dataset):
