@@ -81,7 +81,7 @@ class GenIntLoss(nn.Module):
         if labels.ndim == 1:
             kept = labels != IGNORED
             counted = kept.float() if of_class is None else of_class[labels.clamp(min=0)].float() * kept
-        lambdas = self.lambdas.to(losses.device)
+        lambdas = self.lambdas.to(losses.device, torch.float32)  # casting a model, such as by .half(), casts them, too
         totals = torch.zeros_like(lambdas).scatter_add(0, source, counted)
         shares = torch.where(totals > 0, lambdas / totals, 0)[source]
         return torch.where(shares > 0, losses * shares, 0).sum()
@@ -95,6 +95,8 @@ class MultiHeadLoss(nn.Module):
 
     On real images it is the cross entropy of the ensemble. On counterfactuals it is the cross entropy of each head for
     its own factor, summed over heads. Each term is the mean over its images. A term without images in the batch is 0.
+    Every generated image needs a label for at least one head, unless its label is -100. This is checked on a CPU only,
+    because reading labels would wait for a GPU.
 
     Args:
         label_smoothing: as in `torch.nn.functional.cross_entropy`, in [0, 1].
@@ -116,7 +118,8 @@ class MultiHeadLoss(nn.Module):
                 -100 where an image has no label for it. A tensor of labels means that all images are real.
 
         Raises:
-            ValueError: shapes do not match, or the targets have a head that the model does not have.
+            ValueError: shapes do not match, the targets have a head that the model does not have, or (on a CPU) a
+                generated image has no label for any head.
             TypeError: outputs are not a mapping with an "ensemble".
         """
         if not isinstance(outputs, Mapping) or "ensemble" not in outputs:
@@ -130,8 +133,7 @@ class MultiHeadLoss(nn.Module):
         real = source == REAL
         total = _mean(losses, real & (labels != IGNORED) if labels.ndim == 1 else real)
         heads = {} if isinstance(targets, Tensor) else targets.get("heads", {})
-        if not heads and _looks(source) and source.any():
-            raise ValueError("targets of generated images must have labels by head, but have none: use targets='all'")
+        left_out = ~real & (labels != IGNORED) if labels.ndim == 1 else ~real  # the images that no term counts
         for head, classes in heads.items():
             if head not in outputs:
                 raise ValueError(f"outputs must have each head of the targets, but lack {head!r}")
@@ -140,6 +142,13 @@ class MultiHeadLoss(nn.Module):
                 outputs[head], classes, reduction="none", ignore_index=IGNORED, label_smoothing=self.label_smoothing
             )
             total = total + _mean(losses, classes != IGNORED)
+            left_out = left_out & (classes == IGNORED)
+        if _looks(left_out) and left_out.any():
+            number = int(source[left_out][0])
+            raise ValueError(
+                f"targets of generated images must have labels by head, got none for source {number}: use "
+                'targets="all" for its dataset'
+            )
         return total
 
     def extra_repr(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,9 +49,10 @@ class MixedLoader:
         the real loader.
 
     Raises:
-        ValueError: a loader is empty; batches do not fit together; or the classes of a dataset are known and differ
-            from the real one's in number, name or order. The message names them.
-        TypeError: a loader yields something other than images and labels.
+        ValueError: a loader is empty; batches do not fit together; a label is no class of another loader's
+            probabilities; or the classes of a dataset are known and differ from the real one's in number, name or
+            order. The message names them.
+        TypeError: an argument is not a loader, or a loader yields something other than images and labels.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class MixedLoader:
     ) -> None:
         self.loaders: tuple[Any, ...] = (real, *synthetic)
         for number, loader in enumerate(self.loaders):
-            if isinstance(loader, Dataset):
-                raise TypeError(f"{_name(number)} must be a loader, such as DataLoader(dataset), got a dataset")
+            if isinstance(loader, Dataset) or not hasattr(loader, "__iter__"):
+                came = "a dataset" if isinstance(loader, Dataset) else type(loader).__name__
+                raise TypeError(f"{_name(number)} must be a loader, such as DataLoader(dataset), got {came}")
             if length(loader) == 0:
                 raise ValueError(
                     f"{_name(number)} must have at least one batch, got none: with drop_last it needs a whole batch"
@@ -190,7 +192,7 @@ class MixedLoader:
         forms = [Form(batch, self.keys, _name(number)) for number, batch in enumerate(batches)]
         parts = [self._parts(form, number) for number, form in enumerate(forms)]
         joined = _joined_images([images for images, _, _ in parts])
-        labels = _joined_labels([labels for _, labels, _ in parts])
+        labels = _joined_labels([labels for _, labels, _ in parts], self._move)
         if self.labels_only:
             return forms[REAL].joined(joined, labels, self._move)
         sizes = [len(images) for images, _, _ in parts]
@@ -206,7 +208,7 @@ class MixedLoader:
         return forms[REAL].joined(joined, targets, self._move)
 
     def _parts(self, form: Form, number: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return images, labels and labels by head, on the device."""
+        """Return images and labels by head on the device, and labels where they are."""
         images, labels = form.images(_name(number)), form.labels()
         heads: dict[str, Tensor] = {}
         if isinstance(labels, Mapping) and number != REAL:
@@ -217,7 +219,7 @@ class MixedLoader:
         if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != len(images):
             came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
             raise TypeError(f"{_name(number)} must yield labels (B,) with B = {len(images)}, got {came}")
-        return self._move(images), self._move(labels), heads
+        return self._move(images), labels, heads
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor if self.device is None else tensor.to(self.device, non_blocking=True)
@@ -240,16 +242,36 @@ def _joined_images(images: list[Tensor]) -> Tensor:
     return torch.cat([part.to(first.device).contiguous(memory_format=kind) for part in images])
 
 
-def _joined_labels(labels: list[Tensor]) -> Tensor:
-    """Return labels (B,) int64. If any loader has probabilities, all labels become (B, num_classes)."""
+def _joined_labels(labels: list[Tensor], move: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return labels (B,) int64 on the device. If any loader has probabilities, all labels become (B, num_classes)."""
+    soft = next((number for number, part in enumerate(labels) if part.ndim == 2), None)
+    if soft is not None:
+        _check_same_classes(labels, soft)
+    labels = [move(part) for part in labels]
     labels = [part.to(labels[0].device) for part in labels]
-    soft = next((part for part in labels if part.ndim == 2), None)
     if soft is None:
         return torch.cat(labels)
-    classes = soft.shape[1]
+    classes = labels[soft].shape[1]
     return torch.cat(
-        [part if part.ndim == 2 else torch.nn.functional.one_hot(part, classes).to(soft) for part in labels]
+        [part if part.ndim == 2 else torch.nn.functional.one_hot(part, classes).to(labels[soft]) for part in labels]
     )
+
+
+def _check_same_classes(labels: list[Tensor], soft: int) -> None:
+    """Raise ValueError unless all labels fit the probabilities of the loader `soft`."""
+    classes = labels[soft].shape[1]
+    for number, part in enumerate(labels):
+        came = None
+        if part.ndim == 2 and part.shape[1] != classes:
+            came = f"probabilities of {part.shape[1]}"
+        # reading labels on a GPU would wait for it
+        elif part.ndim == 1 and part.device.type == "cpu" and ((part < 0) | (part >= classes)).any():
+            came = f"the label {int(part[(part < 0) | (part >= classes)][0])}"
+        if came:
+            raise ValueError(
+                f"{_name(number)} must have labels of the {classes} classes of which {_name(soft)} yields "
+                f"probabilities, got {came}: give both the same classes, and leave out images without a label"
+            )
 
 
 def _name(number: int) -> str:

@@ -106,7 +106,35 @@ def test_a_head_without_labels_in_the_batch_is_nothing_and_real_images_may_be_mi
     heads = {"shape": LABELS, "texture": none}
     loss = MultiHeadLoss()(outputs, targets(1, 1, 1, heads=heads))
     assert float(loss) == pytest.approx(sum(HAND) / 3)
-    assert float(MultiHeadLoss()(outputs, targets(1, 1, 1, heads={"shape": none}))) == 0
+    ignored = {"labels": none, "source": torch.ones(3, dtype=torch.long), "heads": {"shape": none}}
+    assert float(MultiHeadLoss()(outputs, ignored)) == 0
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_no_source_of_generated_images_is_dropped_without_a_word(soft: bool) -> None:
+    """A loader without labels by head, beside one that has them, would give no gradient to any head."""
+    batch = targets(0, 1, 2, heads={"shape": torch.tensor([-100, 1, -100]), "texture": torch.tensor([-100, -100, 2])})
+    outputs = {name: torch.zeros(3, 3) for name in ("shape", "texture", "ensemble")}
+    if soft:
+        batch["labels"] = F.one_hot(LABELS, 3).float()
+    assert float(MultiHeadLoss()(outputs, batch)) == pytest.approx(3 * math.log(3))
+    del batch["heads"]["texture"]
+    with pytest.raises(ValueError, match="labels by head, got none for source 2: use"):
+        MultiHeadLoss()(outputs, batch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_loss_may_be_cast_with_its_model_or_made_under_another_default_type(dtype: torch.dtype) -> None:
+    batch = targets(0, 1, 1)
+    expected = GenIntLoss((1.0, 0.5))(LOGITS, batch)
+    assert GenIntLoss((1.0, 0.5)).to(dtype)(LOGITS, batch) == expected
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        loss = GenIntLoss((1.0, 0.5), class_weight=(1, 1))
+    finally:
+        torch.set_default_dtype(before)
+    assert loss(LOGITS, batch) == expected
 
 
 def test_gradients_reach_each_head_from_its_own_images_alone() -> None:
@@ -182,7 +210,7 @@ def test_the_penalty_of_irm_is_nothing_where_confidence_is_calibrated_and_it_has
         (
             lambda: MultiHeadLoss()({"ensemble": LOGITS, "shape": LOGITS}, targets(0, 1, 1)),
             ValueError,
-            "must have labels by head, but have none",
+            'must have labels by head, got none for source 1: use targets="all" for its dataset',
         ),
         (lambda: GenIntLoss(label_smoothing=2), ValueError, r"label_smoothing must be in \[0, 1\], got 2"),
         (lambda: MultiHeadLoss(label_smoothing=-1), ValueError, r"label_smoothing must be in \[0, 1\], got -1"),
@@ -288,9 +316,10 @@ def test_smoothing_reaches_the_ensemble_and_every_head_and_is_told() -> None:
 
 def test_probabilities_of_generated_images_do_not_count_as_real() -> None:
     soft = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
-    batch = {"labels": soft, "source": torch.tensor([0, 0, 1]), "heads": {"ensemble": torch.full((3,), -100)}}
-    expected = F.cross_entropy(LOGITS[:2], soft[:2])
-    assert MultiHeadLoss()({"ensemble": LOGITS}, batch).item() == pytest.approx(expected.item())
+    batch = {"labels": soft, "source": torch.tensor([0, 0, 1]), "heads": {"shape": torch.tensor([-100, -100, 0])}}
+    outputs = {"ensemble": LOGITS, "shape": torch.zeros(3, 2)}
+    expected = F.cross_entropy(LOGITS[:2], soft[:2]) + math.log(2)
+    assert MultiHeadLoss()(outputs, batch).item() == pytest.approx(expected.item())
 
 
 def test_defaults_weigh_three_sources_equally_and_smooth_nothing() -> None:

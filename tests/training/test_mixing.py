@@ -82,6 +82,26 @@ def test_soft_real_labels_make_the_others_one_hot() -> None:
     assert targets["labels"].tolist() == [[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]]
 
 
+@pytest.mark.parametrize(
+    ("labels", "came"),
+    [
+        (torch.tensor([0, -100]), "the label -100"),
+        (torch.tensor([3, 0]), "the label 3"),
+        (torch.full((2, 4), 0.25), "probabilities of 4"),
+    ],
+)
+def test_labels_that_do_not_fit_anothers_probabilities_name_their_loader(labels: torch.Tensor, came: str) -> None:
+    images = torch.zeros(2, 3, 2, 2)
+    soft, other = [(images, torch.full((2, 3), 1 / 3))], [(images, labels)]
+    message = "{} must have labels of the 3 classes of which {} yields probabilities, got {}: give"
+    photographs, generated = "the loader of photographs", "loader {} of generated images"
+    with pytest.raises(ValueError, match=message.format(generated.format(2), photographs, came)):
+        next(iter(MixedLoader(soft, soft, other)))
+    if labels.ndim == 1:
+        with pytest.raises(ValueError, match=message.format(photographs, generated.format(1), came)):
+            next(iter(MixedLoader(other, soft)))
+
+
 class Epochs(RandomSampler):
     """Told its epoch, which its order follows from."""
 
@@ -207,6 +227,7 @@ class Empty(Dataset[Any]):
             TypeError,
             r"loader 1 of generated images must be a loader, such as DataLoader\(dataset\), got a dataset",
         ),
+        (lambda: MixedLoader(3), TypeError, "the loader of photographs must be a loader, .* got int"),  # type: ignore[arg-type]
         (lambda: MixedLoader(loader(0, 1, 1), device="tpu"), ValueError, "device must be cpu"),
     ],
 )
