@@ -1,4 +1,4 @@
-"""What the folders of training images hold, to notice that one has changed when a run resumes."""
+"""What training images come from, folders and generators, to notice at resume that one of them has changed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genaug._common.files import checksum, is_hidden
+from genaug.assets import asset_path
+from genaug.assets.cache import sha256
+from genaug.assets.folders import generator_folder
+
 
 @dataclass(frozen=True)
 class Content:
-    """The images of a folder.
+    """The images of a folder, or the weights of a generator.
 
     Attributes:
-        name: the folder.
-        things: "photographs", "images" or "cutouts".
-        count: their number.
+        name: the folder, or the name or file of the weights.
+        things: "photographs", "images" or "cutouts"; of a generator "weights", "files" or "directions".
+        count: their number; 1 for a file of weights or directions.
         fingerprint: a checksum of them.
     """
 
@@ -25,8 +30,23 @@ class Content:
     fingerprint: str
 
 
+def of_generator(name: str) -> Content:
+    """Return the content of a generator: its weights, or all files of a generator that is a folder."""
+    if (found := generator_folder(name)) is None:
+        return of_file(name, "weights")
+    _, folder = found
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = [file for file in files if not any(map(is_hidden, file.parts))]  # the Hub's client has hidden files there
+    return Content(name, "files", len(shown), checksum([[file.as_posix(), sha256(folder / file)] for file in shown]))
+
+
+def of_file(name: str, things: str) -> Content:
+    """Return the content of a file of weights or directions, given its path or its name in the table of assets."""
+    return Content(name, things, 1, sha256(asset_path(name)))
+
+
 def check_unchanged(before: Mapping[str, Mapping[str, Any]], contents: Mapping[str, Content], out: Path) -> None:
-    """Check that a run resumes on the images that it began with.
+    """Check that a run resumes on the images and generators that it began with.
 
     Args:
         before: the contents by key, as dicts, from the checkpoint.
@@ -34,7 +54,7 @@ def check_unchanged(before: Mapping[str, Mapping[str, Any]], contents: Mapping[s
         out: the output folder of the run.
 
     Raises:
-        ValueError: a folder has other images now.
+        ValueError: a folder has other images now, or a generator other weights.
     """
     for key, had in before.items():
         has = contents[key]

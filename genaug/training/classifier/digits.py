@@ -22,6 +22,7 @@ EPOCHS = 10
 ADAM = 2e-3  # Adam's learning rate in `fit_normalised`
 
 
+@torch.inference_mode(False)  # in inference mode there are no gradients
 def fit_classifier(
     images: Tensor,
     labels: Tensor,
@@ -126,6 +127,7 @@ def descend(
             schedule.step()
 
 
+@torch.inference_mode(False)  # in inference mode there are no gradients
 def fit_normalised(
     batches: Iterable[tuple[Tensor, Tensor]],
     steps: int,
@@ -162,7 +164,8 @@ def fit_normalised(
     for images, labels in progress(batches, total=steps, description=description, unit="step"):
         pixels = images.to(device).contiguous(memory_format=torch.channels_last)
         with autocast(device, dtype):
-            loss = F.cross_entropy(model(_signed(pixels)), labels.to(device))
+            # a copy, because autograd cannot use labels that were made in inference mode
+            loss = F.cross_entropy(model(_signed(pixels)), labels.to(device, copy=True))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

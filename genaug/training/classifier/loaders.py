@@ -23,7 +23,7 @@ from genaug.generators import load_generator
 from genaug.interventions.random_streams import generator_of
 from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles
-from genaug.training.classifier.contents import Content
+from genaug.training.classifier.contents import Content, of_file, of_generator
 from genaug.training.classifier.data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader
@@ -45,8 +45,8 @@ class Mixed(NamedTuple):
         loader: photographs and the images of each source.
         weights: loss weight of photographs, if there are any, and of each source.
         labels: for each source, generated class -> name of its folder.
-        contents: what is in the folder of the photographs, if there are any, and of each source, by "data" or
-            "source N". Sources that are generators have none.
+        contents: what is in the folder of the photographs, if there are any, and in each source, by "data" or
+            "source N"; also of files of directions, by "directions of source N".
         banks: the sources that are banks of cutouts.
     """
 
@@ -116,6 +116,10 @@ def mixed_loader(
             if isinstance(bank := made.dataset.dataset.generator, PhotographBank):
                 banks.append(bank.files)
                 contents[key] = Content(source.name, "cutouts", len(bank.files), bank.files.fingerprint())
+            else:
+                contents[key] = of_generator(source.name)
+            if isinstance(directions := source.options.get("directions"), str):
+                contents[f"directions of {key}"] = of_file(directions, "directions")
             labels = {number: label for number, label in enumerate(made.dataset.classes.tolist()) if label >= 0}
         named.append({str(number): classes[label] for number, label in labels.items()})
     return Mixed(MixedLoader(*loaders, device=world.device), weights, named, contents, banks)

@@ -47,6 +47,7 @@ LOG_EVERY = 50  # steps
 _NEVER = 2**62
 
 
+@torch.inference_mode(False)  # in inference mode there are no gradients
 def train(
     out: str | os.PathLike[str],
     data: str | os.PathLike[str] | None,
@@ -341,11 +342,13 @@ class _Loop:
     def _backward(self, images: Tensor, targets: dict[str, Any], part: int) -> Tensor:
         """Add the gradients of one part of a step, and return its share of the loss."""
         settings, device = self.settings, self.world.device
+        # Mixup and layers such as dropout draw from the global generators: a resumed run repeats these draws
+        key = generator_of(settings.seed, self.run.step * settings.accumulate + part, f"mixup {self.world.rank}")
+        torch.set_rng_state(key.get_state())
+        if self.world.gpus:
+            torch.cuda.manual_seed(key.initial_seed() % 2**63)
         if self.mixup is not None:
-            key = generator_of(settings.seed, self.run.step * settings.accumulate + part, f"mixup {self.world.rank}")
-            with torch.random.fork_rng(devices=self.world.gpus):
-                torch.set_rng_state(key.get_state())
-                images, targets = _mixed_up(images, targets, self.real, self.mixup, self.run.model.num_classes)
+            images, targets = _mixed_up(images, targets, self.real, self.mixup, self.run.model.num_classes)
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         # processes exchange gradients once per step, after its last part

@@ -103,6 +103,7 @@ class _Run(Run):
         super().__init__({"decoder": self.generator, "optimizer": self.optimizer})
 
 
+@torch.inference_mode(False)  # in inference mode there are no gradients
 def train(
     styles: str | os.PathLike[str],
     content: str | os.PathLike[str],

@@ -76,6 +76,7 @@ class Pretrained(NamedTuple):
     score: Callable[[Tensor], float] | None
 
 
+@torch.inference_mode(False)  # in inference mode there are no gradients
 def train(
     out: str | os.PathLike[str],
     *,

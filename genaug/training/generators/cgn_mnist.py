@@ -166,6 +166,7 @@ class _Run(Run):
         super().__init__({**modules, "average": self.average, **optimizers}, random=True)
 
 
+@torch.inference_mode(False)  # in inference mode there are no gradients
 def train(
     variant: str,
     out: str | os.PathLike[str],

@@ -131,6 +131,7 @@ class _Run(Run):
         )
 
 
+@torch.inference_mode(False)  # in inference mode there are no gradients
 def train(
     out: str | os.PathLike[str],
     *,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,19 @@ def test_same_seed_same_weights_whatever_the_global_state() -> None:
         states.append(fit_classifier(images, labels, seed=seed, epochs=1).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["conv2.weight"], states[2]["conv2.weight"])
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_the_callers_mode_changes_nothing(mode: Any) -> None:
+    states = [fit_classifier(*bars(10, 0), seed=0, epochs=1).state_dict()]
+    with mode():
+        images, labels = bars(10, 0)
+        trained = fit_classifier(images, labels, seed=0, epochs=1)
+        states.append(fit_normalised([(images, labels)], 1, seed=0).state_dict())
+    states.append(fit_normalised([bars(10, 0)], 1, seed=0).state_dict())
+    assert not any(parameter.is_inference() for parameter in trained.parameters())
+    for one, other in ((states[0], trained.state_dict()), (states[1], states[2])):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_global_random_state_stays_where_it_is() -> None:

@@ -52,9 +52,11 @@ def folder(root: Path, each: int = 3, classes: Any = range(10), seed: int = 0) -
 class Narrow(ResNet):
     """A ResNet of an eighth of the width: these tests write many checkpoints, and few of them are about its size."""
 
-    def __init__(self, layers: list[int]) -> None:
+    def __init__(self, layers: list[int], dropout: float = 0) -> None:
         super().__init__(BasicBlock, layers)
         self.fc = nn.Linear(64, 1000)
+        if dropout:
+            self.avgpool = nn.Sequential(self.avgpool, nn.Dropout(dropout))
 
     def _make_layer(self, block: Any, planes: int, *shape: Any, **options: Any) -> nn.Sequential:
         return super()._make_layer(block, planes // 8, *shape, **options)
@@ -63,8 +65,12 @@ class Narrow(ResNet):
 @pytest.fixture(autouse=True)
 def _narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("slow") is None:  # the slow tests train in other processes, with the real ones
-        layers = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
-        monkeypatch.setattr(models, "get_model", lambda name, weights: Narrow(layers[name]))
+        networks = {
+            "resnet18": lambda: Narrow([2, 2, 2, 2]),
+            "resnet34": lambda: Narrow([3, 4, 6, 3]),
+            "resnet50": lambda: Narrow([1, 1, 1, 1], dropout=0.5),
+        }
+        monkeypatch.setattr(models, "get_model", lambda name, weights: networks[name]())
 
 
 @pytest.fixture(scope="module")
@@ -304,8 +310,9 @@ def cut_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         ([INTERVENTIONS], {"mixup": 0.4}),
         ([COUNTERFACTUALS], {"heads": ("shape", "texture"), "accumulate": 2, "batch_size": 8}),
         ([], {"num_workers": 1}),
+        ([], {"architecture": "resnet50", "accumulate": 2}),
     ],
-    ids=["mixup", "heads, accumulated", "workers"],
+    ids=["mixup", "heads, accumulated", "workers", "dropout"],
 )
 def test_what_was_cut_off_goes_on_to_the_last_bit(
     sources: list[Source], options: dict[str, Any], folders: Folders, tmp_path: Path
@@ -325,6 +332,13 @@ def test_what_was_cut_off_goes_on_to_the_last_bit(
         steps = [row["step"] for row in log(out)]
         assert steps == sorted(steps)
         assert len([row for row in log(out) if "validation" in row]) == 2
+
+
+def test_it_trains_in_inference_mode(folders: Folders, tmp_path: Path) -> None:
+    run(tmp_path / "plain", folders, [INTERVENTIONS], epochs=1)
+    with torch.inference_mode():
+        run(tmp_path / "inference", folders, [INTERVENTIONS], epochs=1)
+    assert difference(weights(tmp_path / "plain"), weights(tmp_path / "inference")) == 0
 
 
 def test_mixup_trains_on_mixed_photographs(folders: Folders, tmp_path: Path) -> None:

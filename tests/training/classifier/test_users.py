@@ -10,13 +10,15 @@ import pytest
 import torch
 from banks import CLASSES, scene, write_bank
 
-from genaug import AssetError, MultiHeadClassifier, MultiHeadResNet
+from genaug import AssetError, MultiHeadClassifier, MultiHeadResNet, fit_directions, load_generator
 from genaug._common.files import DamagedFileError, ImageError
+from genaug.assets import asset_path, load_asset, save_asset
 from genaug.evaluation import load_classifier
 from genaug.photographs.dropping import drop_cutouts
 from genaug.rendering import render
 from genaug.training.classifier import loaders as classifier_loaders
 from genaug.training.classifier import loop as classifier
+from genaug.training.classifier.contents import of_generator
 from genaug.training.classifier.loop import Source, train
 from genaug.training.shared.resumable import truncate_log
 from tests.training.classifier.test_loop import COUNTERFACTUALS, folder, run, settings
@@ -237,3 +239,44 @@ def test_a_run_is_not_resumed_on_as_many_other_images(exchanged: str, tmp_path: 
         run(out, folders, sources, epochs=1)
     assert str(error.value).startswith(f"{changed} has changed")
     assert str(error.value).endswith(f"restore exactly the same {things}")
+
+
+def test_a_run_is_not_resumed_on_other_weights_or_directions(tmp_path: Path) -> None:
+    names = [str(i) for i in range(10)]
+    folders = folder(tmp_path / "train", 1, classes=names), folder(tmp_path / "validation", 1, classes=names)
+    weights, directions = tmp_path / "mine.safetensors", tmp_path / "directions.safetensors"
+    shutil.copy(asset_path("vae-digits"), weights)
+    generator = load_generator("vae-digits")
+    fit_directions(generator, components=4).save(directions)
+    options = {"components": 4, "length": 30, "directions": str(directions)}
+    sources = [Source("intervention", str(weights), 4, 0.05, options)]
+    out = tmp_path / "out"
+    run(out, folders, sources, epochs=1)
+    run(out, folders, sources, epochs=1)
+
+    def refused(path: Path, things: str) -> None:
+        with pytest.raises(
+            ValueError, match=f"^{path} has changed .* began: other {things} are in it.* same {things}$"
+        ):
+            run(out, folders, sources, epochs=1)
+
+    before = directions.read_bytes()
+    fit_directions(generator, components=5).save(directions)
+    refused(directions, "directions")
+    directions.write_bytes(before)
+    state, metadata = load_asset(weights)
+    last = list(state)[-1]
+    save_asset(weights, {**state, last: state[last] * 2}, **metadata)
+    refused(weights, "weights")
+
+
+def test_the_files_of_a_generator_that_is_a_folder_tell_it_apart(tmp_path: Path) -> None:
+    for name in ("model_index.json", "unet/weights.safetensors", ".cache/lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    before = of_generator(str(tmp_path))
+    assert (before.things, before.count) == ("files", 2)
+    (tmp_path / ".cache" / "lock").write_text("another time")
+    assert of_generator(str(tmp_path)) == before
+    (tmp_path / "unet" / "weights.safetensors").write_text("[]")
+    assert of_generator(str(tmp_path)).fingerprint != before.fingerprint
