@@ -35,13 +35,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def test_the_loop_of_the_readme_trains():
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(code) == 1
+    assert len(code) == 2
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
-    before = model[1].weight.detach().clone()
-    names = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.01)}
-    exec(code[0].replace("length=100_000", "length=128"), names)
-    assert names["images"].shape == (64, 3, 32, 32)
-    assert not torch.equal(before, model[1].weight)
+    photographs = [(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4))]
+    names = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.01), "photographs": photographs}
+    for block, count in zip(code, (64, 4 + 64), strict=True):
+        before = model[1].weight.detach().clone()
+        exec(block.replace("length=100_000", "length=128"), names)
+        assert names["images"].shape == (count, 3, 32, 32)
+        assert not torch.equal(before, model[1].weight)
 
 
 def test_the_generator_of_ones_own_works(tmp_path, monkeypatch):
@@ -87,7 +89,7 @@ def test_the_page_of_training_works(tmp_path, monkeypatch, capsys):
     before = model[1].weight.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     photographs = [(torch.rand(4, 3, 32, 32), torch.arange(4)) for _ in range(2)]
-    names = {"model": model, "optimizer": optimizer, "device": "cpu", "loader": photographs, "photographs": photographs}
+    names = {"model": model, "optimizer": optimizer, "device": "cpu", "photographs": photographs}
     names["my_transform"] = to_tensor
     exec(loop, names)
     assert names["images"].shape == (12, 3, 32, 32)
