@@ -128,7 +128,10 @@ def check_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
     if not found.numel():
         return found.long().flatten()
     if found.ndim != 1 or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise TypeError(f"indices must be one-dimensional integers, got {found.dtype} of {tuple(found.shape)}")
+        tensor = isinstance(indices, torch.Tensor)
+        got = f"{found.dtype} of {tuple(found.shape)}" if tensor else f"{indices!r:.80}"
+        hint = " (dataset[i] takes a single index)" if found.ndim > 1 else ""
+        raise TypeError(f"indices must be one-dimensional integers, got {got}{hint}")
     found = found.long()
     outside = (found < -length) | (found >= length)
     if outside.any():

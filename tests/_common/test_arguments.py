@@ -65,6 +65,11 @@ def test_what_are_no_indices_is_a_type_error(indices: object) -> None:
         check_indices(indices, 10)
 
 
+def test_several_indices_for_one_sample_are_named_as_they_came() -> None:
+    with pytest.raises(TypeError, match=r"got \[\[0, 1\]\] \(dataset\[i\] takes a single index\)"):
+        check_indices([[0, 1]], 10)  # as from dataset[[0, 1]]
+
+
 @pytest.mark.parametrize(
     ("cuda", "mps", "xpu", "here"),
     [
