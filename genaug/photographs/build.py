@@ -226,18 +226,24 @@ def _begun(bank: Path, settings: dict[str, Any], **provenance: Any) -> Path:
     writable_folder(bank)
     # List the files before looking for the settings. Otherwise, another process could write settings and shards in
     # between, and its shards would count as other files.
-    others = sorted(name for name in os.listdir(bank) if not name.startswith("."))
+    entries = os.listdir(bank)
+    others = sorted(name for name in entries if not name.startswith("."))
     settings = json.loads(json.dumps(settings))
-    if not (bank / layout.BANK).exists():
-        if others:
-            raise ValueError(f"{bank} has other files ({others[0]}): choose another folder")
+    started = (bank / layout.BANK).exists()
+    if others and not started:
+        raise ValueError(f"{bank} has other files ({others[0]}): choose another folder")
+    if not started or entries == [layout.BANK] or {**layout.read_settings(bank), "skip_bad": True} == settings:
+        # The bank is new, an error came before its first shard, or bad photographs are skipped from now on. Finished
+        # shards have none, so that they stay the same.
         from PIL import __version__ as pillow
 
         versions = {"genaug": genaug.__version__, "torch": torch.__version__, "pillow": pillow}
         layout.write_settings(bank, settings, **provenance, versions=versions)
     if found := list(differences(layout.read_settings(bank), settings)):
         found = ["names of photographs" if text.startswith("names_sha256") else text for text in found]
-        raise ValueError(f"{bank} is a bank with other settings ({'; '.join(found)}): choose another folder")
+        raise ValueError(
+            f"{bank} is a bank with other settings ({'; '.join(found)}): choose another folder, or delete this one"
+        )
     return bank
 
 

@@ -217,6 +217,27 @@ def test_bad_photographs_are_named_and_left_out_on_request(drawn):
         bank.read(bank.excluded[0])
 
 
+@pytest.mark.parametrize("shards", ["none", "some"])
+@pytest.mark.parametrize("remedy", ["remove", "skip"])
+def test_the_remedy_for_a_bad_photograph_works_in_the_same_folder(drawn, shards, remedy):
+    bad = drawn / {"none": "cross", "some": "square"}[shards] / "02.png"
+    bad.write_bytes(b"no image")
+    with pytest.raises(ImageError, match="does not open"):
+        built(drawn)
+    if remedy == "skip":
+        bank = built(drawn, skip_bad=True)
+        assert [entry.file for entry in bank.excluded] == [bad.relative_to(drawn).as_posix()]
+        assert bank.settings["skip_bad"]
+        return
+    for folder in (drawn, drawn.parent / "masks"):
+        (folder / bad.relative_to(drawn)).unlink()
+    if shards == "none":
+        assert len(built(drawn)) == 11
+    else:  # all later photographs have other indices now
+        with pytest.raises(ValueError, match=r"names of photographs.*choose another folder, or delete this one"):
+            built(drawn)
+
+
 def test_other_settings_other_files_and_twins_are_refused(drawn):
     bank = built(drawn)
     with pytest.raises(
