@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -154,6 +155,15 @@ def check_numbers(argument: str, value: int | Sequence[int] | Tensor) -> Tensor:
     if (found < 0).any():
         raise ValueError(f"{argument} must be at least 0, got {int(found.min())}")
     return found.long().reshape(-1)
+
+
+def check_outside(argument: str, folder: str | os.PathLike[str], photographs: Path) -> None:
+    """Raise ValueError if an output folder is inside a folder of photographs, where it would be taken for a class."""
+    if Path(folder).resolve().is_relative_to(photographs.resolve()):
+        raise ValueError(
+            f"{argument} must be outside {photographs}, or its pictures would be read as photographs of a class, got "
+            f"{os.fspath(folder)}"
+        )
 
 
 def check_process(rank: int | None, world_size: int | None) -> tuple[int, int]:

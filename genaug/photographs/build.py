@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 import genaug
-from genaug._common.arguments import check_choice, check_integer, check_process
+from genaug._common.arguments import check_choice, check_integer, check_outside, check_process
 from genaug._common.files import (
     ImageError,
     ImageFiles,
@@ -105,6 +105,7 @@ def build_bank(
     check_choice("inpainting", inpainting, FILLINGS)
     check_choice("image", image, BANK_SUFFIXES)
     rank, world_size = check_process(rank, world_size)
+    check_outside("out", out, Path(photographs))
     listed = image_files(photographs)
     _check_names(listed)
     source = mask_source(masks, listed, device)

@@ -238,6 +238,14 @@ def test_the_remedy_for_a_bad_photograph_works_in_the_same_folder(drawn, shards,
             built(drawn)
 
 
+@pytest.mark.parametrize("place", [".", "bank", "disc/bank"])
+def test_a_bank_inside_the_photographs_is_refused(drawn, monkeypatch, place):
+    monkeypatch.chdir(drawn.parent)
+    with pytest.raises(ValueError, match=rf"out must be outside photographs, .* got photographs/?{place.strip('.')}"):
+        build_bank("photographs", Path("photographs") / place, masks="masks")
+    assert not list(drawn.rglob("bank*"))
+
+
 def test_other_settings_other_files_and_twins_are_refused(drawn):
     bank = built(drawn)
     with pytest.raises(
