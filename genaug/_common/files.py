@@ -205,7 +205,11 @@ def image_files(root: str | os.PathLike[str]) -> ImageFiles:
         elif entry.is_dir():
             found, skipped, unknown = images_below(entry, root)
             if not found:
-                raise ValueError(f"class {entry.name!r} has no image: remove the folder {entry}, or add images to it")
+                what = f", but files that cannot be read as images, such as {unknown[0]}" if unknown else ""
+                raise ValueError(
+                    f"class {entry.name!r} has no image{what}: remove the folder {entry}, or add images to it "
+                    "(JPEG, PNG, ...)"
+                )
             files += [(name, len(classes)) for name in found]
             classes.append(entry.name)
             hidden += skipped

@@ -225,6 +225,11 @@ def test_folders_without_classes_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="class 'empty' has no image: remove the folder"):
         image_files(tmp_path)
+    (tmp_path / "empty" / "1.HEIC").touch()
+    with pytest.raises(
+        ValueError, match=r"has no image but files that cannot be read as images, such as empty/1\.HEIC:"
+    ):
+        image_files(tmp_path)
 
 
 def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):

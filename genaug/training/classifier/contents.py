@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from genaug._common.files import checksum, is_hidden
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
 from genaug.assets.folders import generator_folder
+from genaug.photographs.format import BankFiles
+from genaug.training.classifier.settings import Source
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,15 @@ def check_unchanged(before: Mapping[str, Mapping[str, Any]], contents: Mapping[s
             f"{has.name} has changed since the run in {out} began: {what}. Train on it into a new folder (--out), or "
             f"restore exactly the same {things}{dropped}"
         )
+
+
+def photographs_of(
+    data: str | os.PathLike[str] | None,
+    retrain: str | os.PathLike[str] | None,
+    sources: Sequence[Source],
+    banks: Sequence[BankFiles],
+) -> list[str]:
+    """Return the folders of photographs that the model sees in training, including those of banks of cutouts."""
+    stylized = [source.name for source in sources if source.kind == "stylized"]
+    folders = [data, retrain, *stylized, *(bank.source for bank in banks)]
+    return sorted({str(Path(folder).resolve()) for folder in folders if folder is not None})

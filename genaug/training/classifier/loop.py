@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from genaug._common.arguments import check_integer
-from genaug._common.files import atomic_path, image_files, naming_full_disk, open_image, output_folder, tell
+from genaug._common.files import ImageError, atomic_path, image_files, naming_full_disk, open_image, output_folder, tell
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug._common.precision import autocast
 from genaug._common.progress import progress
@@ -30,9 +30,8 @@ from genaug._common.records import circumstances, write_results
 from genaug.evaluation.scoring import ENSEMBLE, MOST_WORKERS, ImageFiles, naming_files, preprocessing, score
 from genaug.interventions.random_streams import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
-from genaug.photographs.format import BankFiles
 from genaug.training.classifier.config_file import write_config
-from genaug.training.classifier.contents import Content, check_unchanged
+from genaug.training.classifier.contents import Content, check_unchanged, photographs_of
 from genaug.training.classifier.data import BAD_IMAGES
 from genaug.training.classifier.loaders import check_same_classes, mixed_loader
 from genaug.training.classifier.settings import Settings, Source
@@ -176,7 +175,7 @@ def train(
             "labels": mixed.labels,
             "validation_images": len(listed.files),
             "validation": accuracies,
-            "trained_on": _photographs_of(data, retrain, sources, mixed.banks),
+            "trained_on": photographs_of(data, retrain, sources, mixed.banks),
             "retrained_on": None if retrain is None else os.fspath(retrain),
             "epochs": run.history,
             "bad_images": len(set(noted.read_text().splitlines())) if noted.exists() else 0,
@@ -187,18 +186,6 @@ def train(
             run.model.save_pretrained(folder / "model")
             write_results(folder / "results.json", results)
         return results
-
-
-def _photographs_of(
-    data: str | os.PathLike[str] | None,
-    retrain: str | os.PathLike[str] | None,
-    sources: Sequence[Source],
-    banks: Sequence[BankFiles],
-) -> list[str]:
-    """Return the folders of photographs that the model sees in training, including those of banks of cutouts."""
-    stylized = [source.name for source in sources if source.kind == "stylized"]
-    folders = [data, retrain, *stylized, *(bank.source for bank in banks)]
-    return sorted({str(Path(folder).resolve()) for folder in folders if folder is not None})
 
 
 def _preprocessing(size: int) -> Any:
@@ -448,8 +435,11 @@ def _check_images(images: ImageFiles, num_workers: int) -> None:
     """Open each image, and raise an ImageError that names the first image that cannot be opened."""
     files = ImageFiles(images.paths, images.labels, _nothing, open_image)
     batches = DataLoader(files, 64, num_workers=num_workers, generator=torch.Generator(), collate_fn=len)
-    for _ in progress(naming_files(batches), total=len(batches), description="checking --val", unit="batch"):
-        pass
+    try:
+        for _ in progress(naming_files(batches), total=len(batches), description="checking --val", unit="batch"):
+            pass
+    except ImageError as error:
+        raise ImageError(f"{error}; remove it from the validation photographs, none of which is skipped") from None
 
 
 def _nothing(image: Any) -> int:
