@@ -226,9 +226,7 @@ def test_folders_without_classes_are_named(tmp_path):
     with pytest.raises(ValueError, match="class 'empty' has no image: remove the folder"):
         image_files(tmp_path)
     (tmp_path / "empty" / "1.HEIC").touch()
-    with pytest.raises(
-        ValueError, match=r"has no image, but files .*, such as empty/1\.HEIC: remove"
-    ):
+    with pytest.raises(ValueError, match=r"has no image, but files .*, such as empty/1\.HEIC: remove"):
         image_files(tmp_path)
 
 
