@@ -101,17 +101,19 @@ class Layout:
         """Return the path of a shard's manifest, which is written last."""
         return self.folder / f"shard-{shard:06d}.json"
 
-    def image_file(self, index: int, label: int, description: dict[str, Any]) -> str:
+    def image_file(self, index: int, label: int, photograph: str | None) -> str:
         """Return the path of a sample's image in an ImageFolder, relative to the folder.
 
-        Transferred photographs keep the path of their source. Other images have a folder named by their class, or by
-        the number of the class, with leading zeros so that sorting as text keeps the order.
+        A transferred photograph keeps its path, given without suffix. Other images have a folder named by their class,
+        or by the number of the class, with leading zeros so that sorting as text keeps the order.
         """
+        if photograph is not None:
+            return photograph + SUFFIXES[self.image]
         if isinstance(self.classes, list):
             name = self.classes[label]
         else:
             name = f"{label:0{len(str((self.classes or 10_000) - 1))}d}"
-        return description.get("file", f"{name}/{key(index)}") + SUFFIXES[self.image]
+        return f"{name}/{key(index)}{SUFFIXES[self.image]}"
 
     def image_path(self, file: Any) -> Path:
         """Return the path of an image named in a data file; raise ValueError if it is outside the folder."""

@@ -29,14 +29,18 @@ class Record:
 
 
 class Writer:
-    """Write one shard in a staging folder, and move it to its place."""
+    """Write one shard in a staging folder, and move it to its place.
 
-    def __init__(self, layout: Layout, shard: int, quality: int | None, staged: Path) -> None:
+    With `keep_files`, the images of an ImageFolder are named by `file` of their metadata.
+    """
+
+    def __init__(self, layout: Layout, shard: int, quality: int | None, staged: Path, keep_files: bool) -> None:
         self.path = staged / "data"
         self._layout = layout
         self._shard = shard
         self._quality = quality
         self._staged = staged
+        self._keep_files = keep_files
         self._sizes: list[int] = []
         self._digest = hashlib.sha256()
         self._files: list[tuple[Path, str]] = []
@@ -57,7 +61,8 @@ class Writer:
             }
             name = key(index)
             return Record(b"".join(member(f"{name}.{suffix}", parts[suffix]) for suffix in sorted(parts)), 0)
-        place = self._layout.image_file(index, label, description)
+        place = self._layout.image_file(index, label, description["file"] if self._keep_files else None)
+        self._layout.image_path(place)  # a class can have any name, also one that leads out of the folder
         staged = self._staged / key(index)
         staged.write_bytes(content)
         self._files.append((staged, place))

@@ -33,9 +33,6 @@ from genaug._common.files import FULL, naming_removed_folder, staging_folder, sw
 from genaug._common.names import Format, ImageFormat
 from genaug._common.progress import progress
 from genaug._common.records import differences, write_results
-from genaug.assets import asset_path
-from genaug.assets.cache import sha256
-from genaug.assets.folders import generator_folder
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset, names_of
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -44,6 +41,7 @@ from genaug.datasets.rendered_problems import index_problems, shard_problems
 from genaug.datasets.transferred import TransferredFolder
 from genaug.evaluation.classes import IMAGENET
 from genaug.generators import load_generator
+from genaug.rendering.identity import identity_of
 from genaug.rendering.shards import Record, Writer
 from genaug.transforms.style_transfer import StyleTransferIntervention
 
@@ -91,7 +89,7 @@ def render(
             `GenerativeInterventionDataset`; or a map-style dataset with `describe(i)`. Its images are uint8 tensors (3,
             H, W) or PIL images. Its targets are ints, or dicts of ints that `describe(i)["labels"]` also has. Samples
             are read through `__getitems__` and `descriptions(indices)`, if it has them.
-        out: the folder: new, empty, or with the same images.
+        out: the folder: new, empty, or begun by the same call. What counts as the same is in docs/rendering.md.
         num: number of samples, at least 1 (default: all of the dataset).
         shard_size: samples per shard.
         format: "webdataset" for tar files, "imagefolder" for LABEL/KEY.png.
@@ -127,7 +125,7 @@ def render(
     if isinstance(source, (str, os.PathLike)):
         if num is None and "transfer" not in options:
             raise ValueError("num must say how many samples of a generator are wanted")
-        made_from = {"name": os.fspath(source), "sha256": _sha256(source), **_kept(options)}
+        made_from = {"name": os.fspath(source), **_kept(options)}
         source = _transferred(source, options) if "transfer" in options else _dataset(source, num or 0, options)
         num = _length(source, num)
         if rank == 0 and isinstance(source, TransferredFolder):
@@ -140,6 +138,7 @@ def render(
         made_from["last"] = _described(source, [num - 1])[0]
     settings = {
         "source": made_from,
+        "identity": identity_of(source),
         "num": num,
         "shard_size": shard_size,
         "format": format,
@@ -197,7 +196,7 @@ def repair(folder: str | os.PathLike[str], source: Any = None, **options: Any) -
     if source is None:
         if "name" not in made_from:
             raise ValueError(f"source must be the {made_from['dataset']} that {folder} was rendered from")
-        del made_from["sha256"]
+        made_from.pop("sha256", None)  # of an earlier version
         source = made_from.pop("name")
         options = {**made_from, **options}
     if index_problems(layout):
@@ -216,14 +215,6 @@ def _kept(options: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("dtype"), torch.dtype):
         kept["dtype"] = str(kept["dtype"]).removeprefix("torch.")
     return kept
-
-
-def _sha256(name: str | os.PathLike[str]) -> str:
-    """Return the digest of a generator's weights, or of the file that marks a folder as a generator, such as a bank."""
-    if (found := generator_folder(name)) is not None:
-        kind, folder = found
-        return sha256(folder / str(kind.marker))
-    return sha256(asset_path(name))
 
 
 def _dataset(name: str | os.PathLike[str], num: int, options: dict[str, Any]) -> GeneratedDataset:
@@ -328,7 +319,7 @@ def _write(source: Any, layout: Layout, quality: int | None, shards: list[int], 
             indices = layout.indices(shard)
             try:
                 with staging_folder(layout.folder, f"shard-{shard:06d}") as staged:
-                    writer = Writer(layout, shard, quality, staged)
+                    writer = Writer(layout, shard, quality, staged, isinstance(source, TransferredFolder))
                     # on errors, closing stops the encoders before the staging folder is removed
                     with writer.path.open("wb") as file, closing(_encoded(source, indices, writer, pool)) as batches:
                         for records in batches:

@@ -83,6 +83,17 @@ def test_rendered_photographs_keep_their_tree_and_labels(photographs: Path, netw
     assert back.describe(3) == dataset.describe(3)
 
 
+def test_other_photographs_and_settings_are_another_source(photographs: Path, network: Path, tmp_path: Path) -> None:
+    dataset = folder(photographs, network)
+    render(dataset, tmp_path / "itr", shard_size=4, rank=1, world_size=2)
+    dataset.transfer.style_weight = 1.0
+    with pytest.raises(ValueError, match=r"identity\.style_weight: "):
+        render(dataset, tmp_path / "itr", shard_size=4)
+    (photographs / "cat" / "a.png").rename(photographs / "cat" / "aa.png")
+    with pytest.raises(ValueError, match=r"identity\.photographs: "):
+        render(folder(photographs, network), tmp_path / "itr", shard_size=4)
+
+
 def test_the_command_line_renders_and_repairs_a_transfer(
     photographs: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,28 @@ def test_the_same_call_goes_on_and_leaves_what_is_there(tmp_path: Path, kind: st
     assert render(Source(), tmp_path / "set", shard_size=6, format=kind).written == 0
 
 
+@pytest.mark.parametrize("file", ["cat/1", "../mine", "ABSOLUTE/mine"])
+def test_metadata_of_a_users_dataset_name_no_file(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_text("a user's own file")
+    file = file.replace("ABSOLUTE", str(tmp_path))
+    monkeypatch.setattr(Source, "describe", lambda self, index: {"file": file})
+    render(Source(3), tmp_path / "set", format="imagefolder", image="png")
+    back = RenderedDataset(tmp_path / "set")
+    assert all(torch.equal(back[i][0], Source()[i][0]) for i in range(3))
+    assert back.describe(0) == {"file": file}
+    assert mine.read_text() == "a user's own file"
+
+
+@pytest.mark.parametrize("name", ["../mine", "ABSOLUTE/mine"])
+def test_a_class_whose_name_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    source: Any = Source(3)
+    source.classes = [name.replace("ABSOLUTE", str(tmp_path))] * 4
+    with pytest.raises(ValueError, match=r"mine/.* is outside of the set"):
+        render(source, tmp_path / "set", format="imagefolder", image="png")
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_shard_without_its_manifest_is_rendered_anew(tmp_path: Path, kind: str) -> None:
     render(Source(), tmp_path / "set", shard_size=6, format=kind)
     before = content(tmp_path / "set")
