@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from genaug._common.files import checksum, digest
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
-from genaug.assets.folders import generator_folder
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -18,12 +17,13 @@ from genaug.datasets.transferred import TransferredFolder
 from genaug.evaluation.scoring import weights_digest
 from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles
+from genaug.training.classifier.contents import of_generator
 
 
 def identity_of(source: Any) -> dict[str, Any]:
     """Return what a source makes its images from and its metadata do not say: checksums and settings, for JSON.
 
-    A dataset that is not of this package has no more than the weights of its `generator`, if that is a module.
+    Of a dataset outside this package, only its `generator` is known, if that is a module.
     """
     if isinstance(source, TransferredFolder):
         return _identity_of_transfer(source)
@@ -34,8 +34,8 @@ def identity_of(source: Any) -> dict[str, Any]:
         found |= {"placement": generator.placement, "blend": generator.blend}
         found["backgrounds"] = checksum(list(map(os.fspath, generator.further)))
     elif isinstance(source, GeneratedDataset) and source._by_name:
-        # the file's, since the weights in memory can be arranged for the device
-        found["weights"] = _file_digest(source.generator_name)
+        # of the files, because weights in memory can be arranged for the device
+        found["weights"] = of_generator(source.generator_name).fingerprint
     elif isinstance(generator, nn.Module):
         found["weights"] = weights_digest(generator)
     if isinstance(photographs := getattr(generator, "bank", None), BankFiles):  # of a diffusion pipeline
@@ -59,11 +59,3 @@ def _identity_of_transfer(source: TransferredFolder) -> dict[str, Any]:
         **{name: getattr(transfer, name) for name in ("alpha", "style_weight", "content_weight")},
         **identity_of(transfer.styles),
     }
-
-
-def _file_digest(name: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a generator's weights, or of the file that marks a folder as a generator."""
-    if (found := generator_folder(name)) is not None:
-        kind, folder = found
-        return sha256(folder / str(kind.marker))
-    return sha256(asset_path(name))
