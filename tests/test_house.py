@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # room -> what it may import from the package besides itself; CONTRIBUTING.md draws the same order for readers
 MAY_IMPORT: dict[str, tuple[str, ...]] = {"_common": ()}
-MAY_IMPORT |= dict.fromkeys(("assets", "models"), ("_common",))
-MAY_IMPORT["interventions"] = ("_common", "assets")
+MAY_IMPORT["assets"] = ("_common",)
+MAY_IMPORT |= dict.fromkeys(("models", "interventions"), ("_common", "assets"))
 MAY_IMPORT["generators"] = ("_common", "assets", "interventions.composition", "interventions.nuisances")
 MAY_IMPORT["photographs"] = ("_common", "assets", "interventions", "generators")
 MAY_IMPORT |= dict.fromkeys(("datasets", "transforms"), (*MAY_IMPORT["photographs"], "photographs"))

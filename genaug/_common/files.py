@@ -243,7 +243,9 @@ def near_path(path: str | os.PathLike[str]) -> str:
     The first missing part of the path is compared with its neighbors, so that "fotos/train" finds "photos/train".
     """
     path = Path(path)
-    missing = next((part for part in reversed([path, *path.parents]) if not part.exists()), path)
+    missing = next((part for part in reversed([path, *path.parents]) if not part.exists()), None)
+    if missing is None:  # it exists, but is not what is needed, such as a folder
+        return ""
     rest = path.relative_to(missing)
     close = difflib.get_close_matches(missing.name, names_beside(missing), n=2, cutoff=0.6)
     found = [str(missing.parent / name / rest) for name in close if (missing.parent / name / rest).exists()]

@@ -24,7 +24,7 @@ from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from genaug._common.names import PREPROCESSING
 from genaug.assets.convert import WEIGHTS
 from genaug.assets.formats import read
-from genaug.assets.registry import AssetError
+from genaug.assets.registry import AssetError, UnavailableAssetError
 from genaug.evaluation.scoring import Model, preprocessing
 from genaug.models.multi_head_resnet import TIMM, MultiHeadClassifier, timm_and
 
@@ -83,8 +83,8 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
         ValueError: an unknown name, weights that do not fit, or a folder without a model.
         ModuleNotFoundError: timm, transformers or the module of a Python path is not installed.
         FileNotFoundError: there is no such file or folder.
-        genaug.AssetError: the file is damaged, or reading it would execute code.
-        RuntimeError: published weights cannot be downloaded.
+        genaug.AssetError: the file is damaged, reading it would execute code, or published weights cannot be
+            downloaded.
     """
     path = Path(name)
     if weights is not None and (path.exists() or ":" in name or _of_hub(name)):
@@ -116,7 +116,7 @@ def load_classifier(name: str, weights: str | os.PathLike[str] | None = None) ->
             return _timm(name, label, file, state, untrained)
         return _torchvision(name, label, file, state, None if file or untrained else str(weights or "DEFAULT"))
     except OSError as error:  # the download failed
-        raise RuntimeError(
+        raise UnavailableAssetError(
             f"the weights of {name} could not be fetched ({one_line(error)}); pass a file of them as weights"
         ) from error
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +17,15 @@ from torchvision import models
 from torchvision.models.resnet import ResNet
 
 from genaug._common.arguments import check_choice, check_integer, near
-from genaug._common.files import atomic_path, one_line
+from genaug._common.files import atomic_path, no_folder, one_line
 from genaug._common.names import AGGREGATES, HEADS, PREPROCESSING, Aggregate
+from genaug.assets.registry import UnavailableAssetError
 
 ENSEMBLE = "ensemble"
 TIMM = "timm/"
 _AUXILIARY = ("googlenet", "inception_v3")  # in training they return two outputs
+
+Self = TypeVar("Self", bound="MultiHeadClassifier")
 
 CARD = """---
 {{ card_data }}
@@ -53,9 +58,9 @@ class MultiHeadClassifier(
             timm classifier as "timm/NAME".
         num_classes: number of classes of each head.
         heads: names of the heads. genaug's losses and datasets use shape, texture and background.
-        weights: None for random weights, "DEFAULT" for the best published ImageNet weights, or torchvision's name
-            for others. torchvision or timm downloads them; timm has only "DEFAULT". With 1,000 classes each head starts
-            as the published last layer. Otherwise heads are random.
+        weights: None for random weights, "DEFAULT" for the best published ImageNet weights, or torchvision's name or
+            enum for others, such as `ResNet50_Weights.IMAGENET1K_V1`. torchvision or timm downloads them; timm has only
+            "DEFAULT". With 1,000 classes each head starts as the published last layer. Otherwise heads are random.
         aggregate: "logits" averages the logits of the heads, as in CGN's code and appendix C.4. "log_probs" averages
             their log-probabilities, as in its section 4.3.
         frozen_batch_norm: keep the statistics of the batch norms during training, as CGN's released training does with
@@ -71,6 +76,7 @@ class MultiHeadClassifier(
         ValueError: an unknown backbone, weights or aggregate; or heads unnamed, repeated, with a dot or called
             "ensemble".
         TypeError: an argument is of another type.
+        genaug.AssetError: the weights cannot be downloaded.
     """
 
     _kind = "a classifier of torchvision's, or timm/NAME"
@@ -81,7 +87,7 @@ class MultiHeadClassifier(
         num_classes: int = 1000,
         *,
         heads: Sequence[str] = HEADS,
-        weights: str | None = None,
+        weights: str | models.WeightsEnum | None = None,
         aggregate: Aggregate = "logits",
         frozen_batch_norm: bool = False,
     ) -> None:
@@ -96,6 +102,12 @@ class MultiHeadClassifier(
         if wrong := [name for name in names if name == ENSEMBLE or "." in name]:
             raise ValueError(f"heads must not be called {ENSEMBLE!r} or have a dot, got {wrong[0]!r}")
         check_choice("aggregate", aggregate, AGGREGATES)
+        if isinstance(weights, models.WeightsEnum):
+            if timm or not isinstance(weights, models.get_model_weights(backbone)):
+                raise ValueError(f"weights must be of the backbone {backbone}, got {weights}")
+            weights = weights.name
+        if weights is not None and not isinstance(weights, str):
+            raise TypeError(f"weights must be None, a name or an enum of torchvision, got {weights!r}")
         names_of_weights = ("DEFAULT",) if timm else tuple(models.get_model_weights(backbone).__members__)
         if weights is not None and weights not in names_of_weights:
             if ("/" in weights or Path(weights).suffix) and not Path(weights).exists():
@@ -111,7 +123,7 @@ class MultiHeadClassifier(
             network = _of_timm(backbone, weights) if timm else models.get_model(backbone, weights=weights)
         except OSError as error:  # the download failed
             home = "HF_HOME" if timm else "TORCH_HOME"
-            raise RuntimeError(
+            raise UnavailableAssetError(
                 f"weights {weights!r} of {backbone} could not be fetched ({one_line(error)}). Fetch them on a machine "
                 f"with a network and copy its folder {home} here, or start without them by weights=None "
                 "(--weights none)"
@@ -187,6 +199,24 @@ class MultiHeadClassifier(
         if self.preprocessing is not None:
             with atomic_path(save_directory / PREPROCESSING) as path:
                 path.write_text(json.dumps(dict(self.preprocessing), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls: type[Self], pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """Load the model of a folder that `save_pretrained` wrote, or of a Hub repository, "owner/repo".
+
+        Args:
+            pretrained_model_name_or_path: the folder or the repository.
+            options: arguments of `huggingface_hub.PyTorchModelHubMixin.from_pretrained`, such as `revision`.
+
+        Raises:
+            FileNotFoundError: there is no such folder, and a repository cannot have this name.
+            RuntimeError: the folder or the repository has no such model, or the Hub cannot be reached.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+        if not repository and not Path(name).is_dir():  # the Hub would be asked several times, and for a connection
+            raise no_folder(name)
+        return super().from_pretrained(name, **options)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> MultiHeadClassifier:

@@ -13,6 +13,7 @@ from torchvision import models
 from torchvision.transforms import v2
 
 from genaug.assets import AssetError
+from genaug.assets.registry import UnavailableAssetError
 from genaug.evaluation import load_classifier, preprocessing
 from genaug.evaluation.scoring import score
 from genaug.models.multi_head_resnet import MultiHeadResNet
@@ -100,7 +101,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", unreachable)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
     with pytest.raises(
-        RuntimeError, match=r"could not be fetched \(no route to host\); pass a file of them as weights"
+        UnavailableAssetError, match=r"could not be fetched \(no route to host\); pass a file of them as weights"
     ):
         load_classifier(NAME)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from genaug import MultiHeadClassifier, MultiHeadLoss, MultiHeadResNet
+from genaug.assets.registry import UnavailableAssetError
 from genaug.evaluation import accuracy, grad_cam, invariance
 
 
@@ -134,6 +135,50 @@ def test_loading_does_not_fetch_published_weights(tmp_path: Path, monkeypatch: p
     assert asked == ["DEFAULT", None]
 
 
+def test_an_enum_of_torchvisions_weights_is_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = models.get_model
+    asked: list[Any] = []
+
+    def fetched(name: str, weights: Any = None) -> nn.Module:
+        asked.append(weights)
+        return real(name)
+
+    monkeypatch.setattr("genaug.models.multi_head_resnet.models.get_model", fetched)
+    for kind in (MultiHeadResNet, MultiHeadClassifier):
+        for weights in (models.ResNet18_Weights.IMAGENET1K_V1, models.ResNet18_Weights.DEFAULT):
+            assert "weights" not in kind("resnet18", 5, weights=weights)._hub_mixin_config
+    assert asked == ["IMAGENET1K_V1"] * 4
+    other = models.ResNet50_Weights.IMAGENET1K_V2
+    for backbone in ("resnet18", "timm/resnet18.a1_in1k"):
+        with pytest.raises(ValueError, match=rf"weights must be of the backbone {backbone}, got ResNet50_W\w+.IMAGE"):
+            MultiHeadClassifier(backbone, 5, weights=other)
+    with pytest.raises(TypeError, match="weights must be None, a name or an enum of torchvision, got True"):
+        MultiHeadResNet("resnet18", 5, weights=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["mmx", "./mmx", "runs/a/mmx", "../x/mmx"])
+def test_a_name_that_no_repository_can_have_is_a_missing_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", asked)
+    here = tmp_path / "x"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    right = Path(name).with_name("mm")
+    right.mkdir(parents=True)
+    for given in (name, Path(name)):
+        with pytest.raises(FileNotFoundError, match=f"no such folder: {given}; did you mean '{right}'"):
+            MultiHeadResNet.from_pretrained(given)
+    (here / "model.safetensors").touch()
+    with pytest.raises(FileNotFoundError, match=r"no such folder: model.safetensors$"):
+        MultiHeadResNet.from_pretrained("model.safetensors")
+    with pytest.raises(AssertionError, match="the Hub was asked"):
+        MultiHeadResNet.from_pretrained("owner/mm-x.2")
+
+
 def test_measures_score_every_head_and_grad_cam_finds_its_layer(model: MultiHeadResNet, images: Tensor) -> None:
     labels = torch.tensor([0, 1, 2])
     report = invariance(model, [(images, {"shape": labels, "texture": labels.flip(0)})])
@@ -215,6 +260,8 @@ def test_weights_that_cannot_be_fetched_are_one_line_that_says_what_to_do(
         monkeypatch.setattr(timm, "create_model", offline)
     else:
         monkeypatch.setattr("genaug.models.multi_head_resnet.models.get_model", offline)
-    with pytest.raises(RuntimeError, match=f"weights 'DEFAULT' of {backbone} could not be fetched .*weights=None") as e:
+    with pytest.raises(
+        UnavailableAssetError, match=f"weights 'DEFAULT' of {backbone} could not be fetched .*weights=None"
+    ) as e:
         MultiHeadClassifier(backbone, 3, weights="DEFAULT")
     assert "\n" not in str(e.value)

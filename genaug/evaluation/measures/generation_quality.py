@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, TensorDataset
 from genaug._common.arguments import check_device, check_integer
 from genaug._common.files import one_line
 from genaug._common.progress import progress
+from genaug.assets.registry import UnavailableAssetError
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name for the network behind published figures
 
@@ -100,7 +101,7 @@ def generation_quality(
                 verbose=False,
             )
     except (URLError, ConnectionError, TimeoutError) as error:
-        raise RuntimeError(
+        raise UnavailableAssetError(
             f"weights of {feature_extractor} could not be fetched ({one_line(error)}); pass a file of them as weights"
         ) from error
     results = {

@@ -14,6 +14,7 @@ from oracles import register_extractor
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from genaug.assets.registry import UnavailableAssetError
 from genaug.evaluation import generation_quality
 
 LEVELS = 8
@@ -121,6 +122,6 @@ def test_weights_that_cannot_be_fetched_are_told_of(extractor: str, monkeypatch:
 
     monkeypatch.setattr(torch_fidelity, "calculate_metrics", offline)
     with pytest.raises(
-        RuntimeError, match=r"could not be fetched .*no route to host.*; pass a file of them as weights"
+        UnavailableAssetError, match=r"could not be fetched .*no route to host.*; pass a file of them as weights"
     ):
         generation_quality(colours(12, 0))
