@@ -19,6 +19,7 @@ from genaug import cli
 from genaug._common import names
 from genaug.assets import ASSETS, load_asset, save_asset
 from genaug.assets.cache import sha256
+from genaug.cli.training import _source
 from genaug.datasets.colored_mnist import VARIANTS
 from genaug.evaluation import SUITES
 from genaug.evaluation.classes import CUE_CONFLICT
@@ -144,7 +145,10 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("interpolate cgn-digits --out sheet.png --over colour", "over must be one of"),
         ("interpolate cgn-digits --out sheet.png --classes 3,10", "10"),
         ("interpolate vae-digits --out sheet.png", "vae-digits has none"),
-        ("walk cgn-digits --out walk.png", "out must end in .gif or .mp4, got 'walk.png'"),
+        (
+            "walk cgn-digits --out walk.png",
+            "out must end in .gif or .mp4 for a counterfactual generator, got 'walk.png'. A sheet (.png) is for",
+        ),
         ("walk cgn-digits --out walk.gif --music gone.wav", "--music must be a file, but there is no gone.wav"),
         ("walk cgn-digits --out walk.gif --scale 2 --points 3", "--scale is for one with principal directions"),
         ("walk cgn-digits --out walk.gif --points 0", "points must be at least 2"),
@@ -198,6 +202,9 @@ def test_no_command_shows_the_help_and_is_misuse(capsys: pytest.CaptureFixture[s
         ("train classifier --out run --config x.yaml", "no such file: x.yaml"),
         ("train classifier --out run --intervention biggan:much", "--intervention takes NAME, NAME:BATCH or"),
         ("train classifier --out run --counterfactual :8:1", "--counterfactual takes NAME, NAME:BATCH or"),
+        ("train classifier --out run --counterfactual bank:8:much", "--counterfactual takes NAME, NAME:BATCH or"),
+        ("train classifier --out run --counterfactual bank:8.5", "--counterfactual takes NAME, NAME:BATCH or"),
+        ("train classifier --out run --counterfactual bank:", "--counterfactual takes NAME, NAME:BATCH or"),
         ("render --out set --num 5", "render needs a generator's name, or else --verify DIR or --repair DIR"),
         ("render vae-digits --num 5", "render needs --out"),
         ("render vae-digits --out set", "render needs --num"),
@@ -580,6 +587,19 @@ def test_train_classifier_hands_on_every_option(
     assert calls[1][1]["sources"] == [Source("intervention", "j", 256, options={"scale": "released"})]
 
 
+@pytest.mark.parametrize("name", ["bank", "C:\\bank", "/data/a b:c/bank", "a:4/bank", "hf://owner/bank", "here:x"])
+@pytest.mark.parametrize(
+    ("numbers", "parsed"),
+    [("", {}), (":4", {"batch_size": 4}), (":4:0.5", {"batch_size": 4, "weight": 0.5}), (":4:1e-2", {"weight": 0.01})],
+)
+def test_numbers_of_a_source_are_split_off_its_path(
+    name: str, numbers: str, parsed: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here:x").mkdir()
+    found = _source("counterfactual", name + numbers)
+    assert found == {"kind": "counterfactual", "name": name, **({"batch_size": 4} if numbers else {}), **parsed}
+
+
 def test_variants_are_those_of_the_datasets() -> None:
     assert tuple(VARIANTS) == names.MNIST_VARIANTS
 
@@ -712,6 +732,8 @@ def test_a_small_scale_reproduction_needs_its_option(capsys: pytest.CaptureFixtu
         capsys, "reproduce", "genint-figure7", "--small-scale"
     )
     assert "genaug sample cgn-double-colored-mnist" in refused(capsys, "reproduce", "cgn-figure3")
+    message = refused(capsys, "reproduce", "cgn-table1", "--small-scale")
+    assert "cgn-table1 has no small-scale reproduction. These have one: cgn-table3, cgn-table4, genint-" in message
     assert "got an empty entry" in refused(
         capsys, "reproduce", "genint-table1", "--small-scale", "--seeds", ",", "--out", "run"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -21,8 +22,16 @@ ACCELERATORS = ("cuda", "mps", "xpu")  # NVIDIA and AMD, Apple, Intel
 
 def near(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message about an unknown `name`: similar known names, if any."""
-    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    known = list(known)
+    # car/3.jpg is car/003.jpg rather than car/013.jpg, which is as similar
+    equal = [each for each in known if _without_zeros(each) == _without_zeros(name)]
+    close = equal[:2] or difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _without_zeros(name: str) -> str:
+    """Return a name without the leading zeros of its numbers."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
 
 
 def check_choice(argument: str, value: Any, known: Iterable[Choice]) -> Choice:

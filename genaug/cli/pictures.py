@@ -123,7 +123,12 @@ def interpolate(
 @app.command(epilog="Example: genaug walk cgn-wildlife-mnist --out walk.gif")
 def walk(
     name: Generator,
-    out: Annotated[Path, typer.Option(help="Image file (.png) or animation (.gif or .mp4) to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Animation (.gif or .mp4) to write. For generators with principal directions also a sheet (.png)."
+        ),
+    ],
     components: Annotated[
         list[str] | None,
         typer.Option(help="Comma-separated direction indices (default: 0,1,2,3,4).", rich_help_panel=DIRECTIONS_PANEL),

@@ -128,7 +128,10 @@ def _shared_value(name: str, given: Any) -> Any:
 def _run_command(name: str, recipe: Recipe) -> Callable[..., None]:
     """Return the command that calls `run` in the recipe's file with its options."""
 
-    def command(out: Path, **given: Any) -> None:
+    def command(out: Path, small_scale: bool, **given: Any) -> None:
+        if small_scale:
+            those = [each for each, other in RECIPES.items() if other.small_scale]
+            raise ValueError(f"{name} has no small-scale reproduction. These have one: {', '.join(those)}")
         arguments = {}
         for option in recipe.options:
             if isinstance(option, str):
@@ -142,7 +145,10 @@ def _run_command(name: str, recipe: Recipe) -> Callable[..., None]:
             need_mnist(arguments["root"], arguments["download"])
         _module(name).run(out, **{argument: value for argument, value in arguments.items() if value is not None})
 
-    options: dict[str, tuple[Any, Any]] = {"out": (Annotated[Path, typer.Option(help=recipe.out)], Path("runs", name))}
+    options: dict[str, tuple[Any, Any]] = {
+        "out": (Annotated[Path, typer.Option(help=recipe.out)], Path("runs", name)),
+        "small_scale": (Annotated[bool, typer.Option("--small-scale", hidden=True)], False),
+    }
     for option in recipe.options:
         if isinstance(option, str):
             annotation, default = SHARED[option]
@@ -165,7 +171,12 @@ def _small_scale_command(name: str, recipe: Recipe) -> Callable[..., None]:
 
     def command(
         small_scale: Annotated[
-            bool, typer.Option("--small-scale", help="Run the small-scale reproduction on scikit-learn's digits.")
+            bool,
+            typer.Option(
+                "--small-scale",
+                help="Run the small-scale reproduction on scikit-learn's digits. Required: without it, the command "
+                "only names what is missing at full size.",
+            ),
         ] = False,
         twin: Annotated[bool, typer.Option("--twin", hidden=True)] = False,
         seeds: Seeds = SEEDS,

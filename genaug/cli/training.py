@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -366,16 +367,19 @@ def train_adain(
     typer.echo(path)
 
 
+_NUMBER = r":([-+]?[\d.]+(?:e[-+]?\d+)?)"
+
+
 def _source(kind: str, text: str) -> dict[str, Any]:
-    """Parse a source that is given as NAME, NAME:BATCH or NAME:BATCH:LAMBDA."""
+    """Parse a source that is given as NAME, NAME:BATCH or NAME:BATCH:LAMBDA. NAME may be a path with colons."""
     option = f"--{kind} takes NAME, NAME:BATCH or NAME:BATCH:LAMBDA, got {text!r}"
-    name, *numbers = text.rsplit(":", 2) if text.count(":") > 1 else text.split(":")
-    if not name or not all(numbers):
+    match = re.fullmatch(f"(.+?)(?:{_NUMBER})?(?:{_NUMBER})?", text, re.DOTALL)
+    assert match  # no text is empty
+    name, batch_size, weight = match.groups()
+    if re.search(r":[^/\\]*$", name) and not Path(name).exists():  # a text in the place of a number
         raise ValueError(option)
     try:
-        return {"kind": kind, "name": name} | {
-            key: number(value)
-            for (key, number), value in zip((("batch_size", int), ("weight", float)), numbers, strict=False)
-        }
+        numbers = {"batch_size": batch_size and int(batch_size), "weight": weight and float(weight)}
     except ValueError:
         raise ValueError(option) from None
+    return {"kind": kind, "name": name} | {key: value for key, value in numbers.items() if value is not None}

@@ -238,7 +238,10 @@ def walk(
     check_integer("points", points, 2, MOST_POINTS)
     check_truncation(truncation)
     if not moves(out):
-        raise ValueError(f"out must end in .gif or .mp4, got {Path(out).name!r}")
+        raise ValueError(
+            f"out must end in .gif or .mp4 for a counterfactual generator, got {Path(out).name!r}. A sheet (.png) is "
+            "for generators with principal directions"
+        )
     if music is None:
         count = round(points * STRIDE * RATE)
         positions = [i * points / count for i in range(count)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from genaug._common.arguments import check_device, check_indices, check_integer, check_number
+from genaug._common.arguments import check_device, check_indices, check_integer, check_number, near
 
 
 def test_integers_of_numpy_are_integers() -> None:
@@ -36,6 +36,14 @@ def test_numbers_are_floats_within_their_range() -> None:
     for value in (True, "1", None):
         with pytest.raises(TypeError, match=f"bias must be a number, got {value!r}"):
             check_number("bias", value)
+
+
+def test_a_name_with_the_same_number_is_nearer_than_names_with_as_many_equal_letters() -> None:
+    known = [f"car/{number:03}.jpg" for number in range(100)]
+    assert near("car/3.jpg", known) == "; did you mean 'car/003.jpg'?"
+    assert near("car/0003.jpg", iter(known)) == "; did you mean 'car/003.jpg'?"
+    assert near("cat/003.jpg", known).startswith("; did you mean 'car/003.jpg'")
+    assert near("car/30.jpg", ["car/3.jpg", "car/300.jpg", "dog"]) == "; did you mean 'car/300.jpg' or 'car/3.jpg'?"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from genaug._common.arguments import near
-from genaug._common.files import atomic_path
+from genaug._common.files import atomic_path, near_path
 from genaug.training.classifier.settings import Kind, Settings
 
 FILE = "config.yaml"
@@ -61,7 +61,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     import yaml
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+        raise FileNotFoundError(f"no such file: {path}{near_path(path)}")
     try:
         content = _parsed(Path(path).read_text(encoding="utf-8-sig"))  # Windows may write a byte order mark
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -83,6 +83,12 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str)
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_file_with_nearly_the_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "robust.yaml").touch()
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*robust.yml; did you mean '.*robust.yaml'\?"):
+        read_config(tmp_path / "robust.yml")
+
+
 @pytest.mark.parametrize(("key", "expected"), [("weights", None), ("heads", ())])
 @pytest.mark.parametrize("value", ["", "null", "none"])
 def test_weights_and_heads_may_be_none(tmp_path: Path, key: str, expected: Any, value: str) -> None:
