@@ -16,6 +16,8 @@ from PIL import Image
 from genaug import cli
 from tests.test_cli import _somewhere_else, refused, run  # noqa: F401 - the first is a fixture for all tests
 
+MOST_SEED, TOO_LARGE = 2**64 - 1, "99999999999999999999"
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -29,6 +31,11 @@ from tests.test_cli import _somewhere_else, refused, run  # noqa: F401 - the fir
         (["walk", "cgn-digits", "--out", "w.gif", "--points", "99999999"], "points must be at most 1,000"),
         (["stylize", "photo.png", "--class", "1", "--out", "s.png", "--size", "999999"], "size must be at most 4,096"),
         (["stylize", "photo.png", "--class", "1", "--out", "s.png", "--frames", "9"], "frames are of a .gif or .mp4"),
+        (["sample", "cgn-digits", "--out", "s.png", "--seed", TOO_LARGE], f"seed must be at most {MOST_SEED:,}, got"),
+        (["render", "cgn-digits", "--num", "2", "--out", "r", "--seed", TOO_LARGE], f"must be at most {MOST_SEED:,}"),
+        (["train", "classifier", "--tiny", "--out", "o", "--seed", TOO_LARGE], f"seed must be at most {MOST_SEED:,}"),
+        (["train", "cgn-mnist", "--variant", "digits", "--out", "o", "--seed", TOO_LARGE], "seed must be at most"),
+        (["demo", "--out", "o", "--seed", TOO_LARGE], f"seed must be at most {MOST_SEED:,}, got {TOO_LARGE}"),
         (["sample", "cgn-digits", "--out", f"{'a' * 300}.png"], "File name too long"),
         (["sample", "cgn-digits", "--out", "s.png", "--classes", "0,0,0"], "must name each entry once, got 0 3 times"),
         (["sample", "cgn-digits", "--out", "s.png", "--classes", "0,,1"], "got an empty entry in '0,,1'"),

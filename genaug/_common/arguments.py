@@ -57,6 +57,14 @@ def check_integer(argument: str, value: Any, least: int | None = None, most: int
     return int(value)
 
 
+def check_seed(value: Any) -> int:
+    """Return a random seed as an int. Raise TypeError for other types, and ValueError if torch's generators refuse it.
+
+    They take seeds of 64 bits, negative ones as well.
+    """
+    return check_integer("seed", value, -(2**63), 2**64 - 1)
+
+
 def check_number(argument: str, value: Any, high: float = math.inf) -> float:
     """Return the value as a float. Raise TypeError for other types, and ValueError unless finite and in [0, high]."""
     if isinstance(value, bool) or not isinstance(value, Real):

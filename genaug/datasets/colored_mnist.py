@@ -21,7 +21,7 @@ from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
-from genaug._common.arguments import check_choice, check_indices, check_integer, check_number
+from genaug._common.arguments import check_choice, check_indices, check_number, check_seed
 from genaug._common.files import list_images
 from genaug._common.names import MNIST_VARIANTS
 from genaug.datasets.digits import SIZE, Digits, Resize, Source, load_digits
@@ -99,7 +99,7 @@ class _BiasedDigits(VisionDataset, ABC):
             bias = 1.0 if train else 0.0
         self.bias = check_number("bias", bias, high=1)
         self.train = train
-        self.seed = check_integer("seed", seed)
+        self.seed = check_seed(seed)
         self.digits = digits
         source = load_digits(
             digits, root, train, official_split=self._official_split, resize=self._resize, download=download

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genaug._common.arguments import check_integer, check_number
+from genaug._common.arguments import check_number, check_seed
 from genaug.interventions.random_streams import integers, uniform
 
 INK = float("nan")  # marks a channel that shows the digit; any other number is a constant level of it, in [0, 1]
@@ -74,7 +74,7 @@ def two_classes(
     Raises:
         ValueError, TypeError: an argument is out of its range or of another kind.
     """
-    check_integer("seed", seed)
+    check_seed(seed)
     check_number("agreement", agreement, high=1)
     check_number("label_noise", label_noise, high=1)
     everyone = torch.arange(len(digits))
@@ -99,7 +99,7 @@ def ten_classes(grey: Tensor, digits: Tensor, palette: Tensor | None, *, seed: i
     Raises:
         TypeError: the seed is not an integer.
     """
-    check_integer("seed", seed)
+    check_seed(seed)
     if palette is not None:
         return Environment(paint(grey, palette[digits]), grey, digits, digits, digits)
     everyone = torch.arange(len(digits))

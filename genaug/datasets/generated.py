@@ -20,6 +20,7 @@ from genaug._common.arguments import (
     check_device,
     check_indices,
     check_integer,
+    check_seed,
     check_truncation,
 )
 from genaug._common.precision import warn_of_slow_type
@@ -68,7 +69,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         output: Output,
     ) -> None:
         self.length = check_integer("length", length, 0)
-        self.seed = check_integer("seed", seed)
+        self.seed = check_seed(seed)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         check_choice("output", output, ("tensor", "pil"))
         self.truncation = check_truncation(truncation)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
-from genaug._common.arguments import check_device, check_indices, check_integer
+from genaug._common.arguments import check_device, check_indices, check_integer, check_seed
 from genaug._common.files import image_files, open_image
 
 
@@ -54,7 +54,7 @@ class TransferredFolder(Dataset[Any]):
         if count > 1:
             raise ValueError(f"{root} must have one file per name, got {count} files {names}.*")
         self.transfer = transfer
-        self.seed = check_integer("seed", seed)
+        self.seed = check_seed(seed)
         self.size = check_integer("size", size, 1)
         self.device = check_device("device", device)
         self.batch_size = check_integer("batch_size", batch_size, 1)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genaug._common import plotting
-from genaug._common.arguments import check_integer
+from genaug._common.arguments import check_seed
 from genaug._common.files import image_files, tell, writable_folder
 from genaug._common.progress import progress
 from genaug._common.records import check_replaces_demo, circumstances, write_results
@@ -71,7 +71,7 @@ def run(photographs: str | os.PathLike[str], out: str | os.PathLike[str], seed: 
         FileNotFoundError: the folder does not exist.
         OSError: `out` cannot be written.
     """
-    check_integer("seed", seed)
+    check_seed(seed)
     start = time.perf_counter()
     folder = writable_folder(out)
     check_replaces_demo(folder / "results.json", tuple(ROWS))

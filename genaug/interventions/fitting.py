@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_classes, check_integer, check_truncation
+from genaug._common.arguments import check_classes, check_integer, check_seed, check_truncation
 from genaug._common.files import atomic_path
 from genaug._common.precision import with_float64
 from genaug._common.progress import progress
@@ -106,7 +106,7 @@ def fit_directions(
         )
     if latent and components > module.z_dim:
         raise ValueError(f"components must be at most the latent size, {module.z_dim}, got {components}")
-    check_integer("seed", seed)
+    check_seed(seed)
     check_integer("batch_size", batch_size, 1)
     check_truncation(truncation)
     chosen = check_classes(classes, module.num_classes)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_device, check_integer, check_number
+from genaug._common.arguments import check_device, check_integer, check_number, check_seed
 from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
@@ -76,7 +76,7 @@ def correlated_environments(data: Any, correlations: Sequence[float], *, seed: i
         raise ValueError("correlations must not be empty")
     for correlation in correlations:
         check_number("correlations", correlation, high=1)
-    draw = torch.Generator().manual_seed(check_integer("seed", seed))
+    draw = torch.Generator().manual_seed(check_seed(seed))
     size = len(data) // len(correlations)
     if not size:
         raise ValueError(f"data must have a digit for each of {len(correlations)} environments, got {len(data)}")

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_classes, check_device, check_integer, check_number, check_truncation
+from genaug._common.arguments import (
+    check_classes,
+    check_device,
+    check_integer,
+    check_number,
+    check_seed,
+    check_truncation,
+)
 from genaug._common.files import atomic_path
 from genaug._common.plotting import save_animation, save_sheet
 from genaug._common.progress import progress
@@ -74,6 +81,7 @@ def run(
         OSError: the folder of `out` cannot be written.
     """
     check_integer("num", num, 1, MOST_COLUMNS)
+    check_seed(seed)
     check_truncation(truncation)
     network, title, place = found_generator(generator, device)
     if isinstance(classes, str):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from genaug._common.arguments import check_integer
+from genaug._common.arguments import check_integer, check_seed
 from genaug.evaluation.scoring import place, score
 from genaug.interventions.random_streams import generator_of, integers, uniform
 
@@ -42,7 +42,7 @@ class GroupBalancedSampler(Sampler[int]):
     def __init__(self, groups: Tensor | Sequence[Any], *, length: int | None = None, seed: int = 0) -> None:
         self._members = members_of(groups)
         self.length = check_integer("length", len(groups) if length is None else length, 1)
-        self.seed, self.epoch = check_integer("seed", seed), 0
+        self.seed, self.epoch = check_seed(seed), 0
 
     def __len__(self) -> int:
         return self.length

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from genaug._common.arguments import check_device, check_indices, check_integer, check_number, near
+from genaug import CounterfactualDataset
+from genaug._common.arguments import check_device, check_indices, check_integer, check_number, check_seed, near
+from genaug.evaluation import mutual_information
+from genaug.training.classifier.digits import fit_classifier
 
 
 def test_integers_of_numpy_are_integers() -> None:
@@ -24,6 +27,27 @@ def test_an_integer_below_the_least_is_a_value_error() -> None:
     assert check_integer("steps", 1, 1) == 1
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         check_integer("steps", 0, 1)
+
+
+def test_seeds_are_those_that_torch_takes() -> None:
+    for seed in (-(2**63), 0, 2**64 - 1):
+        torch.Generator().manual_seed(check_seed(seed))
+    for seed in (-(2**63) - 1, 2**64):
+        with pytest.raises(ValueError, match=f"seed must be at (least|most) .*, got {seed}"):
+            check_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [-(2**63) - 1, 2**64])
+def test_functions_that_draw_by_torch_name_the_seed(seed: int) -> None:
+    values, classes = torch.rand(4, 1), torch.tensor([0, 0, 1, 1])
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    for call in (
+        lambda: fit_classifier(images, classes[:2], seed=seed),
+        lambda: mutual_information(values, classes, seed=seed),
+        lambda: CounterfactualDataset("cgn-digits", length=2, seed=seed),
+    ):
+        with pytest.raises(ValueError, match=f"seed must be at (least|most) .*, got {seed}"):
+            call()
 
 
 def test_numbers_are_floats_within_their_range() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genaug._common.arguments import check_integer
+from genaug._common.arguments import check_integer, check_seed
 from genaug.evaluation.matching import Mapped, listed, match
 from genaug.evaluation.models import Classifier
 from genaug.evaluation.scoring import Model, weights_digest
@@ -78,7 +78,7 @@ def plan(
     name: str | None = None,
 ) -> Plan:
     """Check the arguments of an audit, and choose the photographs; arguments and errors as `audit`."""
-    backgrounds, seed = check_integer("backgrounds", backgrounds, 2), check_integer("seed", seed)
+    backgrounds, seed = check_integer("backgrounds", backgrounds, 2), check_seed(seed)
     files, offered = _files(bank)
     loaded = model if isinstance(model, Classifier) else None
     call: Model = loaded.model if loaded is not None else model  # type: ignore[assignment]

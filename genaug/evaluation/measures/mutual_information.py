@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from genaug._common.arguments import check_integer
+from genaug._common.arguments import check_integer, check_seed
 from genaug.interventions.steering import isolated
 
 
@@ -52,7 +52,7 @@ def mutual_information(
         # an edge is the highest value of its bin
         edges = axis.sort().values[(torch.arange(1, bins) * len(axis)).div(bins).ceil().long() - 1]
         cells = cells * bins + torch.bucketize(axis, edges)
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(check_seed(seed))
     found = _information(cells, classes)
     if not permutations:
         return found

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from genaug._common.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer, check_seed
 from genaug._common.plotting import Panel, save_curves
 from genaug._common.progress import progress
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -91,6 +91,7 @@ def fit_nuisance_regressor(
     if not isinstance(dataset, GenerativeInterventionDataset):
         raise TypeError(f"dataset must be a GenerativeInterventionDataset, got {type(dataset).__name__}")
     check_integer("epochs", epochs, 1)
+    check_seed(seed)
     check_integer("batch_size", batch_size, 1)
     where = check_device("device", device)
     components, offsets = (draws.to(where) for draws in dataset.interventions(range(len(dataset))))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_device
+from genaug._common.arguments import check_device, check_seed
 from genaug._common.precision import autocast
 from genaug._common.progress import progress
 from genaug.generators.images import from_uint8
@@ -82,7 +82,7 @@ def fit_classifier(
 def initialised(network: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
     """Return an untrained network with weights from the seed, on the device, channels last."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change the GPUs' states as well
+        torch.default_generator.manual_seed(check_seed(seed))  # torch.manual_seed would change the GPUs' states as well
         model = network()
     model.takes_signed = True  # type: ignore[assignment] # measures then convert uint8 to [-1, 1]
     return model.to(device).to(memory_format=torch.channels_last)

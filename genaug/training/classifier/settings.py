@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from genaug._common.arguments import check_choice, check_integer, check_number
+from genaug._common.arguments import check_choice, check_integer, check_number, check_seed
 from genaug.models.multi_head_resnet import AGGREGATES, Aggregate
 from genaug.training.classifier.data import AUGMENTATIONS
 
@@ -104,7 +104,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "drop_every", "size", "accumulate"):
             check_integer(name, getattr(self, name), 1)
-        check_integer("seed", self.seed)
+        check_seed(self.seed)
         for name in ("learning_rate", "weight_decay", "mixup"):
             check_number(name, getattr(self, name), high=1000)
         for name in ("label_smoothing", "drop_factor"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
-from genaug._common.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer, check_seed
 from genaug._common.files import images_in, open_image, writable_folder
 from genaug.assets import save_asset
 from genaug.evaluation.scoring import MOST_WORKERS
@@ -141,7 +141,7 @@ def train(
         FloatingPointError: a loss is not finite. The last checkpoint stays.
         OSError: `out` cannot be written.
     """
-    check_integer("seed", seed)
+    check_seed(seed)
     check_integer("workers", workers, 0, MOST_WORKERS)
     device = check_device("device", device)
     settings = SETTINGS

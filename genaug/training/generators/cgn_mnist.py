@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_choice, check_device, check_integer
+from genaug._common.arguments import check_choice, check_device, check_integer, check_seed
 from genaug._common.files import writable_folder
 from genaug._common.precision import autocast
 from genaug.assets.store import save_asset
@@ -206,6 +206,7 @@ def train(
         OSError: `out` cannot be written.
     """
     check_choice("variant", variant, SETTINGS)
+    check_seed(seed)
     device = check_device("device", device)
     settings = SETTINGS[variant]
     if steps is not None:

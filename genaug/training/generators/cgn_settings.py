@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genaug._common.arguments import check_choice, check_integer, check_number, check_truncation
+from genaug._common.arguments import check_choice, check_integer, check_number, check_seed, check_truncation
 
 LOSSES = ("rec", "shape", "text", "bg")
 AS = ("paper", "released")
@@ -74,7 +74,7 @@ class Settings:
         for name in ("steps", "batch_size", "accumulate", "patch"):
             check_integer(name, getattr(self, name), 1)
         check_integer("measured", self.measured, 20)
-        check_integer("seed", self.seed)
+        check_seed(self.seed)
         for name in (
             *("shape_rate", "texture_rate", "background_rate", "l1_weight", "entropy_weight", "interval_weight"),
             "saliency_weight",

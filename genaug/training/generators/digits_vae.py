@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_device, check_integer
+from genaug._common.arguments import check_device, check_integer, check_seed
 from genaug._common.files import writable_folder
 from genaug.assets.store import save_asset
 from genaug.datasets.colored_mnist import demo_digits
@@ -159,7 +159,7 @@ def train(
         FloatingPointError: a loss is not finite. The last checkpoint stays.
         OSError: `out` cannot be written.
     """
-    check_integer("seed", seed)
+    check_seed(seed)
     device = check_device("device", device)
     settings = SETTINGS
     if steps is not None:
