@@ -206,6 +206,16 @@ def check_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return found[0], found[1]
 
 
+def check_dtype(dtype: Any) -> None:
+    """Raise TypeError unless `dtype` is a torch.dtype or None, and ValueError unless it is a floating-point type."""
+    import torch
+
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, such as torch.bfloat16, got {dtype!r}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+
+
 def check_device(argument: str, device: torch.device | str | None) -> torch.device:
     """Return the device with this name, or the CPU for None.
 

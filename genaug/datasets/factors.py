@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
@@ -50,8 +50,11 @@ class Combination(NamedTuple):
 
 
 def checked_tie(tie: Sequence[Factor]) -> tuple[Factor, ...]:
-    """Return these factors in the order of `FACTORS`; raise ValueError unless there are none, two or three of them."""
-    if isinstance(tie, str):
+    """Return these factors in the order of `FACTORS`; raise ValueError unless there are none, two or three of them.
+
+    Raise TypeError for a string, and for what is no sequence.
+    """
+    if isinstance(tie, str) or not isinstance(tie, Iterable):
         raise TypeError(f"tie must be a sequence of factors such as ('shape', 'texture'), got {tie!r}")
     for factor in tie:
         check_choice("tie", factor, FACTORS)

@@ -18,6 +18,7 @@ from genaug._common.arguments import (
     check_choice,
     check_classes,
     check_device,
+    check_dtype,
     check_indices,
     check_integer,
     check_seed,
@@ -74,6 +75,7 @@ class GeneratedDataset(Dataset[tuple[Any, Target]], ABC, Generic[Target]):
         check_choice("output", output, ("tensor", "pil"))
         self.truncation = check_truncation(truncation)
         self.device = check_device("device", device)
+        check_dtype(dtype)
         self.dtype = dtype
         self.transform = transform
         self.target_transform = target_transform

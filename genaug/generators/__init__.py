@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_device
+from genaug._common.arguments import check_device, check_dtype
 
 
 def classes_of(table: Tensor, labels: Tensor) -> Tensor:
@@ -55,9 +55,11 @@ def load_generator(
 
     Raises:
         genaug.AssetError: the name is unknown, or its file is missing, damaged or of another kind.
-        ValueError: there is no such device.
+        ValueError: there is no such device, or dtype is not a floating-point type.
+        TypeError: dtype is not a torch.dtype.
     """
     device = check_device("device", device)
+    check_dtype(dtype)
     from genaug.assets import AssetError
     from genaug.assets.folders import generator_folder
     from genaug.generators.pretrained import Pretrained

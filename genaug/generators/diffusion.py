@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genaug._common.arguments import check_device, check_integer, check_number
+from genaug._common.arguments import check_device, check_dtype, check_integer, check_number
 from genaug._common.files import atomic_path
 from genaug.assets.registry import Kind, register
 from genaug.generators import load_generator, pipelines
@@ -128,8 +128,7 @@ class DiffusionGenerator(nn.Module):
         self.z_dim = 2 + len(self.nuisances)
         self._embeddings = pipelines.Prompts(1 if self.batch_invariant else CPU_BATCH)
         self.requires_grad_(False).eval()
-        if dtype is not None and not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype must be a torch.dtype, such as torch.bfloat16, got {dtype!r}")
+        check_dtype(dtype)
         self.to(device=None if device is None else check_device("device", device), dtype=dtype)
 
     def _default(self, argument: str, otherwise: Any) -> Any:

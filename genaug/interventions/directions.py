@@ -48,6 +48,7 @@ class Directions:
 
     Raises:
         ValueError: shapes do not fit, a direction is zero, or a number is not finite.
+        TypeError: an argument is not an array of numbers.
     """
 
     def __init__(
@@ -233,7 +234,10 @@ def _finite(name: str, value: Any, unknown: bool = False) -> Any:
     """
     if value is None:
         return None
-    tensor = torch.as_tensor(value).detach().to("cpu", torch.float32, copy=True)
+    try:
+        tensor = torch.as_tensor(value).detach().to("cpu", torch.float32, copy=True)
+    except (TypeError, ValueError, RuntimeError):  # torch raises these for a dict, strings or a ragged list
+        raise TypeError(f"{name} of directions must be an array of numbers, got {value!r:.80}") from None
     known = tensor
     if unknown and tensor.ndim == 2:
         known = tensor[~tensor.isnan().all(1)]

@@ -24,7 +24,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import is_pure_tensor
 
-from genaug._common.arguments import check_choice, check_integer, check_number, check_pair
+from genaug._common.arguments import check_choice, check_dtype, check_integer, check_number, check_pair
 from genaug.interventions import random_streams
 from genaug.interventions.steering import fitting_memory
 from genaug.transforms.lbfgs import minimise
@@ -346,8 +346,7 @@ class StyleTransferIntervention(v2.Transform):
         self.alpha = check_number("alpha", alpha, 1)
         self.network = os.fspath(network or _NETWORKS[method][0])
         self.decoder = os.fspath(decoder)
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+        check_dtype(dtype)
         if method == "gatys" and dtype not in (None, torch.float32):
             raise ValueError(f"dtype must be float32 for method='gatys', got {dtype}")
         self.dtype = dtype or torch.float32

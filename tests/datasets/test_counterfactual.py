@@ -384,6 +384,8 @@ def test_an_empty_dataset_is_a_dataset():
         ({"truncation": 1.1}, ValueError, r"truncation must be in \(0, 1\], got 1.1"),
         ({"device": "gpu"}, ValueError, "device must be .* got 'gpu'"),
         ({"seed": "0"}, TypeError, "seed must be an int, got str"),
+        ({"dtype": "float16"}, TypeError, "dtype must be a torch.dtype, such as torch.bfloat16, got 'float16'"),
+        ({"dtype": torch.int32}, ValueError, "dtype must be a floating-point type, got torch.int32"),
     ],
 )
 def test_bad_arguments_are_named(options, error, message):
@@ -539,6 +541,7 @@ def test_the_tied_texture_moves_with_a_jittered_mask():
     [
         ({"tie": ("shape",)}, ValueError, "tie must name two or three"),
         ({"tie": ("shape", "shape")}, ValueError, "tie must name two or three"),
+        ({"tie": 3}, TypeError, r"tie must be a sequence of factors such as \('shape', 'texture'\), got 3"),
         ({"tie": "shape"}, TypeError, "tie must be a sequence"),
         ({"tie": ("shape", "textur")}, ValueError, "did you mean 'texture'"),
         ({"backgrounds": "others"}, ValueError, "backgrounds must be one of"),

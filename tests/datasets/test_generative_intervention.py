@@ -318,6 +318,7 @@ def test_a_module_in_training_is_evaluated_and_goes_on_training():
         ({"scale": (1, 2, 3)}, ValueError, "scale must be a number, a pair of them or 'released'"),
         ({"scale": "relesed"}, ValueError, "scale must be one of 'released', got 'relesed'"),
         ({"scale": None}, TypeError, "scale must be a number, got None"),
+        ({"directions": {}}, TypeError, "vectors of directions must be an array of numbers, got {}"),
         ({"interventions_per_noise": 0}, ValueError, "interventions_per_noise must be at least 1"),
         ({"mode": "pixel"}, ValueError, "mode must be one of 'latent', 'activation', got 'pixel'"),
         ({"layer": "gen_x"}, ValueError, "layer 'gen_x' is not in Conditional; did you mean 'gen_z'"),

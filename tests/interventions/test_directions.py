@@ -276,6 +276,12 @@ def test_bad_directions_are_refused(options, message):
         Directions(**options)
 
 
+@pytest.mark.parametrize("vectors", [{}, "many", [[1.0], [1.0, 2.0]]])
+def test_what_are_no_numbers_are_no_directions(vectors):
+    with pytest.raises(TypeError, match="vectors of directions must be an array of numbers, got"):
+        Directions(vectors)
+
+
 def test_directions_know_their_generator():
     fitted = fit_directions(Conditional(), components=4)
     fitted.check(Conditional())

@@ -566,6 +566,7 @@ def test_weights_of_another_kind_are_refused(weights):
         ({"style_weight": -1}, ValueError, "style_weight must be at least 0 and finite, got -1"),
         ({"dtype": torch.bfloat16}, ValueError, "dtype must be float32 for method='gatys', got torch.bfloat16"),
         ({"dtype": torch.int8}, ValueError, "dtype must be a floating-point type, got torch.int8"),
+        ({"dtype": "float16"}, TypeError, "dtype must be a torch.dtype, such as torch.bfloat16, got 'float16'"),
         ({"styles": []}, ValueError, "styles must have at least one image, got none"),
         ({"styles": torch.rand(0, 3, 8, 8)}, ValueError, "styles must be (N, 3, H, W) with N at least 1"),
         ({"styles": torch.rand(3, 8, 8)}, ValueError, "styles must be (N, 3, H, W) with N at least 1"),

@@ -101,9 +101,7 @@ class Photographs(Dataset[tuple[Tensor, int]]):
         if self.members is not None:
             index = int(group_balanced(self.seed, torch.tensor([place]), self.members))
         image, label = self._open(index)
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(generator_of(self.seed, place, "photograph").get_state())
-            return self.transform(image), label
+        return _transformed(image, self.transform, self.seed, place), label
 
     def _open(self, index: int) -> tuple[Image, int]:
         for number in range(len(self)):
@@ -161,9 +159,14 @@ class Rendered(Dataset[Any]):
         if unknown := [labels[name] for name in wanted if labels[name] not in self.classes]:
             raise ValueError(f"{self.dataset.folder} has an image of class {unknown[0]}, for which there is no folder")
         found = {name: self.classes[labels[name]] for name in wanted}
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(generator_of(self.seed, place, "photograph").get_state())
-            return self.transform(image), found if self.heads else found["shape"]
+        return _transformed(image, self.transform, self.seed, place), found if self.heads else found["shape"]
+
+
+def _transformed(image: Image, transform: Callable[[Any], Tensor], seed: int, place: int) -> Tensor:
+    """Return the transformed image. The draws of the transform depend on the seed and the place only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator_of(seed, place, "photograph").get_state())
+        return transform(image)
 
 
 class Generated(Dataset[Any]):
