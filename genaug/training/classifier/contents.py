@@ -63,7 +63,7 @@ def check_unchanged(before: Mapping[str, Mapping[str, Any]], contents: Mapping[s
         has = contents[key]
         if has.fingerprint == had["fingerprint"]:
             continue
-        things, count = has.things, had["count"]
+        things, count = had["things"], had["count"]
         what = (
             f"other {things} are in it"
             if count == has.count

@@ -86,7 +86,8 @@ def settings(**options: Any) -> Settings:
 
 def run(out: Path, folders: Folders, sources: Any = (), **options: Any) -> dict[str, Any]:
     """Trains with these settings; `sources` and what `train` itself takes are told apart."""
-    own = {name: options.pop(name) for name in ("num_workers", "checkpoint_every", "skip_bad") if name in options}
+    names = ("num_workers", "checkpoint_every", "skip_bad", "device")
+    own = {name: options.pop(name) for name in names if name in options}
     data = None if options.pop("without_photographs", False) else folders[0]
     return train(out, data, folders[1], sources=sources, settings=settings(**options), **{"num_workers": 0, **own})
 
@@ -332,6 +333,18 @@ def test_what_was_cut_off_goes_on_to_the_last_bit(
         steps = [row["step"] for row in log(out)]
         assert steps == sorted(steps)
         assert len([row for row in log(out) if "validation" in row]) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_dropout_on_a_gpu_draws_what_it_would_have_drawn(folders: Folders, tmp_path: Path) -> None:
+    options = {"architecture": "resnet50", "device": "cuda", "checkpoint_every": 2}
+    run(tmp_path / "whole", folders, **options)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cut_at(4, monkeypatch)
+        with pytest.raises(Cut):
+            run(tmp_path / "cut", folders, **options)
+    run(tmp_path / "cut", folders, **options)
+    assert difference(weights(tmp_path / "whole"), weights(tmp_path / "cut")) < 0.01  # with other draws it is above 1
 
 
 def test_it_trains_in_inference_mode(folders: Folders, tmp_path: Path) -> None:
