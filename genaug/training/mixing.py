@@ -181,6 +181,11 @@ class MixedLoader:
             yield batch
         if self._step:  # the loader does not know its length, so the last batch was not recognized above
             self.epoch, self._step = self.epoch + 1, 0
+        elif last is None:
+            raise ValueError(
+                f"{_name(REAL)} must have batches in every epoch, got none in epoch {self.epoch}: an iterator can be "
+                "read only once; pass a DataLoader"
+            )
 
     def _joined(self, real: Stream) -> Iterator[tuple[Any, list[dict[str, int]]]]:
         """Return batches, and the position of the synthetic loaders after each."""

@@ -236,6 +236,13 @@ def test_bad_input_is_named(make: Any, error: type, message: str) -> None:
         make()
 
 
+def test_an_iterator_which_is_read_once_does_not_make_empty_epochs() -> None:
+    mixed = MixedLoader(iter(list(loader(0, 2, 1))), loader(0, 1, 1))
+    assert len(list(mixed)) == 2
+    with pytest.raises(ValueError, match="photographs must have batches in every epoch, got none in epoch 1"):
+        list(mixed)
+
+
 class Iterated(IterableDataset[Any]):
     """Three images that come one after the other, whose number nobody knows before."""
 
