@@ -28,7 +28,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 import genaug
-from genaug._common.arguments import check_choice, check_integer, check_process
+from genaug._common.arguments import check_choice, check_integer, check_outside, check_process
 from genaug._common.files import FULL, naming_removed_folder, staging_folder, sweep, tell, writable_folder
 from genaug._common.names import Format, ImageFormat
 from genaug._common.progress import progress
@@ -136,6 +136,8 @@ def render(
         num = _length(source, num)
         made_from = {"dataset": type(source).__name__, "first": _described(source, [0])[0]}
         made_from["last"] = _described(source, [num - 1])[0]
+    if isinstance(source, TransferredFolder):
+        check_outside("out", folder, source.root)
     settings = {
         "source": made_from,
         "identity": identity_of(source),

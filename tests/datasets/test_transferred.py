@@ -128,3 +128,9 @@ def test_bad_input_is_named(photographs: Path, network: Path, tmp_path: Path) ->
     Image.new("RGB", (8, 8)).save(photographs / "cat" / "a.jpg")
     with pytest.raises(ValueError, match=r"must have one file per name, got 2 files cat.a\.\*"):
         folder(photographs, network)
+
+
+def test_a_transfer_into_its_own_photographs_is_refused(photographs: Path, network: Path) -> None:
+    with pytest.raises(ValueError, match=r"out must be outside .*, or its pictures would be read as photographs"):
+        render(folder(photographs, network), photographs / "stylized", format="imagefolder")
+    assert not (photographs / "stylized").exists()
