@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from genaug._common.arguments import near
@@ -293,10 +294,19 @@ class _Logits(nn.Module):
         return self.model(pixel_values=images).logits
 
 
+@dataclass(frozen=True)
+class _Processed:
+    """A Hugging Face processor as a transform: PIL image -> (3, H, W) float32."""
+
+    processor: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+
 def _huggingface(name: str) -> Classifier:
     try:
-        from transformers import AutoModelForImageClassification
-        from transformers.image_processing_base import ImageProcessingMixin
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"{name} needs transformers: pip install transformers") from None
 
@@ -306,23 +316,17 @@ def _huggingface(name: str) -> Classifier:
         raise RuntimeError(
             f"{name} could not be loaded as an image classifier of Hugging Face ({one_line(error)})"
         ) from error
-    try:
-        settings = ImageProcessingMixin.get_image_processor_dict(name)[0]
-    except OSError:  # a model without preprocessing settings is assumed to use ImageNet's
-        settings = {}
-    lengths = settings.get("crop_size") or settings.get("size") or 224
-    size = lengths if isinstance(lengths, int) else int(next(iter(lengths.values())))
-    normalised = settings.get("do_normalize", True)
     names = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
-    return _prepared(
-        name,
-        _Logits(model),
-        None,
-        size,
-        settings.get("image_mean", IMAGENET_MEAN) if normalised else (0.0,) * 3,
-        settings.get("image_std", IMAGENET_STD) if normalised else (1.0,) * 3,
-        names,
-    )
+    try:
+        processor = AutoImageProcessor.from_pretrained(name)
+    except OSError:  # a model without preprocessing settings is assumed to use ImageNet's
+        return _prepared(name, _Logits(model), None, class_names=names)
+    transform = _Processed(processor)
+    # the size, mean and deviation of any processor, whatever its settings are called
+    black, white = (transform(Image.new("RGB", (224, 224), color)) for color in ("black", "white"))
+    std = 1 / (white - black)[:, 0, 0].double()
+    mean = -black[:, 0, 0] * std
+    return _prepared(name, _Logits(model), transform, black.shape[-1], mean.tolist(), std.tolist(), names)
 
 
 class _FixedBatch(nn.Module):
@@ -347,6 +351,9 @@ class _Program(nn.Module):
     def __init__(self, program: Any) -> None:
         super().__init__()
         self.program = [program]  # in a list, so that it is not a submodule
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        return self.program[0].state_dict(*arguments, **options)
 
     def forward(self, images: Tensor) -> Any:
         return self.program[0](images)

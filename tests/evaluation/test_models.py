@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from genaug.assets import AssetError
 from genaug.assets.registry import UnavailableAssetError
 from genaug.evaluation import load_classifier, preprocessing
-from genaug.evaluation.scoring import score
+from genaug.evaluation.scoring import score, weights_digest
 from genaug.models.multi_head_resnet import MultiHeadResNet
 
 NAME = "squeezenet1_1"  # torchvision's smallest
@@ -248,6 +248,19 @@ def test_programs_are_opened(tmp_path: Path, kind: str) -> None:
     assert classifier.batch_transform(torch.zeros(1, 3, 50, 50, dtype=torch.uint8)).shape[2:] == (size, size)
 
 
+def test_exported_programs_are_told_apart_by_their_weights(tmp_path: Path) -> None:
+    digests = []
+    for bias in (0.0, 1.0, 1.0):
+        layer = torch.nn.Linear(8, 2)
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.constant_(layer.bias, bias)
+        exported = torch.export.export(layer, (torch.zeros(4, 3, 8, 8),))
+        torch.export.save(exported, str(tmp_path / "model.pt2"))
+        digests.append(weights_digest(load_classifier(str(tmp_path / "model.pt2")).model))
+    assert None not in digests
+    assert digests[0] != digests[1] == digests[2]
+
+
 def test_a_python_path_to_a_model_or_to_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -270,22 +283,70 @@ def test_a_python_path_to_a_model_or_to_what_makes_it(tmp_path: Path, monkeypatc
         load_classifier("their_models:make")
 
 
-def test_a_folder_of_hugging_face(tmp_path: Path) -> None:
+def square(size: int) -> dict[str, int]:
+    return {"height": size, "width": size}
+
+
+# the settings of a processor, and by hand: the size of an 80 x 40 image, the crop, the filter, mean and deviation
+PROCESSORS = {
+    "vit": (
+        {"image_processor_type": "ViTImageProcessor", "size": square(32)},
+        ((32, 32), 32, Image.Resampling.BILINEAR, 0.5, 0.5),
+    ),
+    "convnext": (
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 28}, "do_normalize": False},
+        ((64, 32), 28, Image.Resampling.BICUBIC, 0.0, 1.0),
+    ),
+    "crop": (
+        {
+            "image_processor_type": "ViTImageProcessor",
+            "size": {"shortest_edge": 36},
+            "do_center_crop": True,
+            "crop_size": square(32),
+            "image_mean": [0.25] * 3,
+        },
+        ((72, 36), 32, Image.Resampling.BILINEAR, 0.25, 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_folder_of_hugging_face(tmp_path: Path, name: str) -> None:
     transformers = pytest.importorskip("transformers")
-    config = transformers.ResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 4], depths=[1, 1], id2label={0: "cat", 1: "dog", 2: "owl"}
-    )
-    model = transformers.ResNetForImageClassification(config).eval()
+    settings, (resized, size, resample, mean, std) = PROCESSORS[name]
+    names = {0: "cat", 1: "dog", 2: "owl"}
+    if name == "vit":
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        config = transformers.ViTConfig(**sizes, image_size=32, id2label=names)
+        model = transformers.ViTForImageClassification(config).eval()
+    else:
+        config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 4], depths=[1, 1], id2label=names)
+        model = transformers.ResNetForImageClassification(config).eval()
     model.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(
-        '{"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 96}, "do_normalize": false}'
-    )
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     classifier = load_classifier(str(tmp_path))
     assert classifier.class_names == ("cat", "dog", "owl")
-    images = classifier.batch_transform(torch.full((2, 3, 40, 40), 255, dtype=torch.uint8))
-    assert torch.equal(images, torch.ones(2, 3, 96, 96))
+    image = Image.radial_gradient("L").convert("RGB").resize((80, 40))
+    found = classifier.transform(image)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    assert torch.equal(found, processor(image, return_tensors="pt")["pixel_values"][0])
+    left, top = ((side - size) // 2 for side in resized)
+    by_hand = image.resize(resized, resample).crop((left, top, left + size, top + size))
+    expected = (v2.functional.pil_to_tensor(by_hand) / 255 - mean) / std
+    assert torch.allclose(found, expected, atol=2 / 255 / std)
+    white = classifier.batch_transform(torch.full((2, 3, 40, 40), 255, dtype=torch.uint8))
+    assert torch.allclose(white, torch.full((2, 3, size, size), (1 - mean) / std))
+    assert torch.equal(classifier.cropped_transform(Image.new("RGB", (224, 224), "white")), white[0])
     with torch.no_grad():
-        assert torch.allclose(classifier.model(images), model(images).logits)
+        assert torch.allclose(classifier.model(white), model(white).logits)
+
+
+def test_a_folder_of_hugging_face_without_a_processor_gets_imagenets(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 4], depths=[1, 1])
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
+    image = Image.radial_gradient("L").convert("RGB").resize((400, 300))
+    assert torch.equal(load_classifier(str(tmp_path)).transform(image), preprocessing()(image))
 
 
 @pytest.mark.parametrize("name", ["resnet18.pth", "best.pth", "squeezenet1_1-best.pth"])
