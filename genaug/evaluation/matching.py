@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,11 @@ class ClassError(ValueError):
     """Error if the classes of a model and of photographs do not match.
 
     Attributes:
-        proposal: class of the photographs -> names of the model's classes that may stand for it, an empty list if there
-            are none. None if the model's classes have no names.
+        proposal: class of the photographs -> names of the model's classes that may stand for it, or their numbers if
+            several have the same name; an empty list if there are none. None if the model's classes have no names.
     """
 
-    def __init__(self, message: str, proposal: dict[str, list[str]] | None = None) -> None:
+    def __init__(self, message: str, proposal: dict[str, list[str | int]] | None = None) -> None:
         super().__init__(message)
         self.proposal = proposal
 
@@ -36,6 +36,9 @@ def match(
     classes: Sequence[str], names: Sequence[str] | None, mapping: Mapped | None = None, *, partial: bool = False
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Find which class of the photographs each logit stands for.
+
+    A name stands for the class with exactly this name, or else for the only one that differs in upper and lower case,
+    spaces, hyphens and underscores.
 
     Args:
         classes: names of the photographs' classes.
@@ -55,14 +58,16 @@ def match(
     if mapping is None and names is None:
         return None, ()
     proposal = None if names is None else propose(classes, names)
+    called = _finder(names or ())
     if mapping is None:
         assert names is not None
-        exact = {_plain(name): number for number, name in enumerate(names)}
-        if len(names) == len(IMAGENET):
-            exact |= IMAGENET
-        mapping = {name: [exact[_plain(name)]] for name in classes if _plain(name) in exact}
-        unknown = [name for name in classes if name not in mapping]
-        if unknown and not (partial and mapping):
+        numbered = {name: called(name) for name in classes}
+        if several := next((name for name in classes if len(numbered[name]) > 1), None):
+            found = ", ".join(f"{names[number]!r} (number {number})" for number in numbered[several])
+            raise ClassError(f"the model must have one class {several!r}, got {found}", proposal)
+        mapping = numbered
+        unknown = [name for name in classes if not numbered[name]]
+        if unknown and not (partial and len(unknown) < len(classes)):
             raise ClassError(
                 f"the model's classes must match the photographs', but it has no class {listed(unknown)}. The "
                 f"photographs have {listed(classes)}; the model has {listed(names)}",
@@ -82,10 +87,10 @@ def match(
         unknown = [name for name in classes if not mapping[name]]
     numbers: dict[int, int] = {}
     for number, name in enumerate(classes):
-        for logit in mapping.get(name, ()):
-            found = _number(logit, names)
-            if numbers.setdefault(found, number) != number:
-                raise ClassError(f"the mapping has {logit!r} for {classes[numbers[found]]!r} and {name!r}", proposal)
+        for logit in mapping[name]:
+            at = _number(logit, names, called)
+            if numbers.setdefault(at, number) != number:
+                raise ClassError(f"the mapping has {logit!r} for {classes[numbers[at]]!r} and {name!r}", proposal)
     if not numbers:
         raise ClassError("the mapping must name a class of the model for at least one of the photographs'", proposal)
     total = len(names) if names is not None else max(numbers) + 1
@@ -94,24 +99,48 @@ def match(
     return lookup, tuple(unknown)
 
 
-def propose(classes: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+def propose(classes: Sequence[str], names: Sequence[str]) -> dict[str, list[str | int]]:
     """Propose which of a model's classes stand for each class of the photographs.
 
-    Equal names are tried first. For ImageNet's 1,000 classes, WordNet ids and the groups of ImageNet-9, cue conflict
-    and ObjectNet follow. Last are names that end in the class's name, such as "African elephant" for "elephant".
+    Equal names and WordNet ids are tried first, as in `match`. For ImageNet's 1,000 classes, the groups of ImageNet-9,
+    cue conflict and ObjectNet follow. Last are names that end in the class's name, such as "African elephant" for
+    "elephant".
     """
-    imagenet = len(names) == len(IMAGENET)
     groups = {_plain(name): found for table in (OBJECTNET, CUE_CONFLICT, IMAGENET9) for name, found in table.items()}
-    proposal: dict[str, list[str]] = {}
+    called = _finder(names)
+    proposal: dict[str, list[str | int]] = {}
     for name in classes:
         plain = _plain(name)
-        found = [number for number, other in enumerate(names) if _plain(other) == plain]
-        if not found and imagenet:
-            found = [IMAGENET[name]] if name in IMAGENET else list(groups.get(plain, ()))
+        found = called(name)
+        if not found and len(names) == len(IMAGENET):
+            found = list(groups.get(plain, ()))
         if not found:
             found = [number for number, other in enumerate(names) if _plain(other).endswith(f" {plain}")]
-        proposal[name] = [names[number] for number in found]
+        proposal[name] = [names[number] if called(names[number]) == [number] else number for number in found]
     return proposal
+
+
+def check_order(names: Sequence[str]) -> None:
+    """Check that a model does not have the classes of ImageNet, ImageNet-9 or cue conflict in another order than usual.
+
+    Args:
+        names: names of the model's logits. Names that are not among these classes are not compared.
+
+    Raises:
+        ValueError: most of the compared names are at another position.
+    """
+    from genaug.evaluation.models import imagenet_names
+
+    known = {len(table): tuple(table) for table in (imagenet_names(), CUE_CONFLICT, IMAGENET9)}
+    called = _finder(known.get(len(names), ()))
+    compared = [(name, number, called(name)) for number, name in enumerate(names) if called(name)]
+    wrong = [(name, number, expected) for name, number, expected in compared if number not in expected]
+    if 2 * len(wrong) > len(compared):
+        name, number, expected = wrong[0]
+        raise ValueError(
+            f"the model must have its classes in the usual order, with {name!r} as number {expected[0]}, got "
+            f"number {number}. Evaluate a function that puts its logits in this order"
+        )
 
 
 def read_mapping(file: str | os.PathLike[str]) -> list[str] | dict[str, list[str | int]]:
@@ -140,15 +169,34 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().lower()
 
 
-def _number(logit: str | int, names: Sequence[str] | None) -> int:
+def _finder(names: Sequence[str]) -> Callable[[str], list[int]]:
+    """Return a function from a name to the numbers of the classes that it may stand for.
+
+    These are the classes with exactly this name or, of 1,000 classes, with this WordNet id of ImageNet. If there are
+    none, they are those whose names differ only in case, spaces, hyphens and underscores.
+    """
+    exact: dict[str, list[int]] = {}
+    spelled: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        exact.setdefault(name, []).append(number)
+        spelled.setdefault(_plain(name), []).append(number)
+    for wnid, number in IMAGENET.items() if len(names) == len(IMAGENET) else ():
+        exact.setdefault(wnid, [number])
+    return lambda name: exact.get(name) or spelled.get(_plain(name), [])
+
+
+def _number(logit: str | int, names: Sequence[str] | None, called: Callable[[str], list[int]]) -> int:
     if isinstance(logit, int) and 0 <= logit < (len(names) if names is not None else 10**6):
         return logit
     if isinstance(logit, str) and names is not None:
-        plain = [_plain(name) for name in names]
-        if _plain(logit) in plain:
-            return plain.index(_plain(logit))
-        if logit in IMAGENET and len(names) == len(IMAGENET):
-            return IMAGENET[logit]
+        found = called(logit)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ClassError(
+                f"the mapping must name one class of the model, got {logit!r} for the numbers "
+                f"{', '.join(map(str, found))}: use a number"
+            )
         raise ClassError(f"the mapping has {logit!r}, no class of the model{near(logit, names)}")
     raise ClassError(f"the mapping must have names or numbers of the model's classes, got {logit!r}")
 
