@@ -58,14 +58,10 @@ def evaluate(
             raise no_folder(folder)
     from genaug import evaluation
 
-    classifier = evaluation.load_classifier(model, weights)
     evaluation.evaluate(
-        classifier.model,
+        evaluation.load_classifier(model, weights),
         dict(zip(suite, data, strict=True)),
         out,
-        name=classifier.name,
-        transform=classifier.transform,
-        cropped_transform=classifier.cropped_transform,
         partial=partial,
         device=device,
         dtype=dtype.of_torch(device),

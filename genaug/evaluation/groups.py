@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genaug._common.arguments import check_choice
+from genaug._common.arguments import check_choice, check_number
 from genaug._common.files import is_hidden, no_folder
 from genaug.evaluation.intervals import wilson
+from genaug.evaluation.matching import ClassError, match
 from genaug.evaluation.results import Result, of_heads
-from genaug.evaluation.scoring import ImageFiles, Model, image_paths, missing_parts, score
+from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, image_paths, missing_parts, score
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -93,18 +94,26 @@ def group_accuracy(
         model: (B, 3, H, W) -> (B, num_classes) logits; see `genaug.evaluation.scoring`.
         loader: a dataset of images and labels, or batches of them in a fixed order (`shuffle=False`).
         groups: the group of each image, in the loader's order: integers or names.
-        training_shares: group -> its share of the training set, or its number of images there. Adds `adjusted_average`.
+        training_shares: group -> its share of the training set, or its number of images there, at least 0. Adds
+            `adjusted_average`.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
     Raises:
-        ValueError: there are no images, groups do not match the images or the shares, or as `scoring.score`.
+        ValueError: there are no images, labels are not class numbers, groups do not match the images or the shares,
+            shares are negative or all 0, or as `scoring.score`.
     """
     named: list[Group] = groups.tolist() if isinstance(groups, Tensor) else list(groups)
     right: dict[str, Counter[Group]] = {}
     seen = 0
     for heads, labels in score(model, loader, description="groups", **options):
-        batch = named[seen : seen + len(labels)]
-        seen += len(labels)
+        count = len(heads[ENSEMBLE])
+        if not isinstance(labels, Tensor) or labels.shape != (count,):
+            came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"labels must be (B,) with B = {count}, got {came}. Pass images with one label each")
+        if int(labels.min()) < 0:
+            raise ValueError(f"labels must be numbers of classes, at least 0, got {int(labels.min())}")
+        batch = named[seen : seen + count]
+        seen += count
         if seen > len(named):
             raise ValueError(f"groups must have one entry for each image, got {len(named)} for more images than that")
         for head, logits in heads.items():
@@ -120,14 +129,17 @@ def group_accuracy(
         raise ValueError(f"groups must have one entry for each image, got {len(named)} for {seen} images")
     counts = Counter(named)
     ordered = sorted(counts, key=lambda group: (isinstance(group, str), group))
-    if training_shares is not None and (unknown := [group for group in ordered if group not in training_shares]):
-        raise ValueError(f"training_shares must have every group, but {unknown[0]!r} is missing")
+    if training_shares is not None:
+        if unknown := [group for group in ordered if group not in training_shares]:
+            raise ValueError(f"training_shares must have every group, but {unknown[0]!r} is missing")
+        whole = sum(check_number(f"training_shares[{group!r}]", training_shares[group]) for group in ordered)
+        if not whole:
+            raise ValueError(f"training_shares must be above 0 for at least one group, got 0 for all {len(ordered)}")
 
     def of_head(found: Counter[Group]) -> GroupAccuracy:
         per_group = {group: 100 * found[group] / counts[group] for group in ordered}
         adjusted = None
         if training_shares is not None:
-            whole = sum(training_shares[group] for group in ordered)
             adjusted = sum(training_shares[group] * value for group, value in per_group.items()) / whole
         return GroupAccuracy(
             images=seen,
@@ -149,7 +161,7 @@ class GroupedImages(ImageFiles):
     """Images with labels and groups; pass `.groups` and `.training_shares` to `group_accuracy`.
 
     Attributes:
-        classes: names of the labels, in their order.
+        classes: names of the labels, in their order; empty if the data only numbers them.
         groups: the group of each image, by name.
         training_shares: group -> its number of images in the training set; None if there is no training set.
         missing: missing parts of the data, in words.
@@ -253,10 +265,29 @@ def groups_suite(
     *,
     transform: Callable[[Any], Any] | None = None,
     partial: bool = False,
+    class_names: Sequence[str] | None = None,
     **options: Unpack[Options],
 ) -> GroupAccuracy:
-    """Measure the accuracy of the groups of a folder's test images; see `read_groups` and `group_accuracy`."""
+    """Measure the accuracy of the groups of a folder's test images; see `read_groups` and `group_accuracy`.
+
+    Args:
+        class_names: name of each logit, to match the classes of the data (default: the logits have their order).
+
+    Raises:
+        ValueError: classes do not match, or as `read_groups` and `group_accuracy`.
+    """
     data = read_groups(root, transform=transform, partial=partial)
+    if data.classes:
+        try:
+            lookup, _ = match(data.classes, class_names)
+        except ClassError as error:
+            raise ValueError(
+                f"{error}. Correct class_names in the model's preprocessing.json, id2label in Hugging Face's "
+                "config.json, or the folders' names"
+            ) from None
+        if lookup is not None:
+            logit = {int(label): number for number, label in enumerate(lookup)}
+            data.labels = [logit[label] for label in data.labels]
     found = group_accuracy(model, data, data.groups, training_shares=data.training_shares, **options)
     whole = {head: replace(one, missing=data.missing, heads={}) for head, one in found.by_head().items()}
     return of_heads(whole)
@@ -306,7 +337,7 @@ def _metadata(root: Path) -> _Listed:
         labels,
         [join.format(classes[y], words[p]) for y, p in zip(labels, places, strict=True)],
         [_split(row["split"], file) for row in rows],
-        classes,
+        classes if birds else (),
     )
 
 

@@ -198,10 +198,9 @@ def missing_parts(what: str, absent: Sequence[str] | int, total: int, where: str
 
 
 def weights_digest(model: Model) -> str | None:
-    """Return a checksum of a module's weights, or None for a model that is not a module."""
-    if not isinstance(model, nn.Module):
-        return None
-    return digest({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    """Return a checksum of a module's weights, or None for a function and for a module without weights."""
+    weights = model.state_dict() if isinstance(model, nn.Module) else {}
+    return digest({name: tensor.detach().cpu() for name, tensor in weights.items()}) if weights else None
 
 
 def place(model: Model, device: torch.device | str | None) -> torch.device:

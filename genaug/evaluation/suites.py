@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import os
+import re
 import textwrap
 import time
 from collections.abc import Callable, Mapping
@@ -19,11 +21,13 @@ from genaug._common.files import atomic_path, writable_folder
 from genaug._common.plotting import FAINT, INK, new_figure, save, write
 from genaug._common.records import circumstances, foreign, read_results, write_results
 from genaug.evaluation.groups import groups_suite
+from genaug.evaluation.matching import check_order
 from genaug.evaluation.measures import imagenet
 from genaug.evaluation.measures.background_gap import OTHERS, background_gap
 from genaug.evaluation.measures.corruption_error import corruption_error
 from genaug.evaluation.measures.imagenet_w import imagenet_w
 from genaug.evaluation.measures.shape_bias import shape_bias
+from genaug.evaluation.models import Classifier
 from genaug.evaluation.results import Result, partial_mark
 from genaug.evaluation.scoring import Model, place, preprocessing, weights_digest
 
@@ -41,11 +45,14 @@ class Suite:
         data: what the folder must hold.
         run: (model, folder, *, transform, partial, and the options of `scoring.score`) -> its result.
         cropped: whether its images are 224 x 224 already, so that they are not resized and cropped again.
+        matched: whether `run` also takes `class_names`, and matches the model's classes to those of the data by name.
+            The other suites need their own order of classes.
     """
 
     data: str
     run: Callable[..., Result]
     cropped: bool = False
+    matched: bool = False
 
 
 def _background_gap(model: Model, root: str | os.PathLike[str], **options: Any) -> Result:
@@ -63,7 +70,9 @@ SUITES = {
         _background_gap,
         cropped=True,
     ),
-    "groups": Suite("Waterbirds' metadata.csv, CelebA's lists, Spawrious, or folders <domain>/<class>/", groups_suite),
+    "groups": Suite(
+        "Waterbirds' metadata.csv, CelebA's lists, Spawrious, or folders <domain>/<class>/", groups_suite, matched=True
+    ),
     "imagenet": Suite(_CLASSES, imagenet.imagenet),
     "imagenet-v2": Suite("imagenetv2-*-format-val/, each with folders 0 to 999", imagenet.imagenet_v2),
     "imagenet-c": Suite(f"<corruption>/<severity>/, each with {_CLASSES}", corruption_error, cropped=True),
@@ -82,11 +91,11 @@ SUITES = {
 
 
 def evaluate(
-    model: Model,
+    model: Model | Classifier,
     suites: Mapping[str, str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
-    name: str = "model",
+    name: str | None = None,
     transform: Callable[[Any], Any] | None = None,
     cropped_transform: Callable[[Any], Any] | None = None,
     partial: bool = False,
@@ -95,15 +104,18 @@ def evaluate(
     """Run benchmarks on a model, and write `out`/results.json, results.csv, summary.png and a plot of each benchmark.
 
     All files are written after each benchmark. Benchmarks of the same model that are in `out` already are not run
-    again. So an interrupted call resumes, and other benchmarks can be added later.
+    again. So an interrupted call resumes, and other benchmarks can be added later. A model without weights, such as a
+    function, cannot be recognized, and neither can a transform that is a function. Their benchmarks are run again.
 
     Args:
-        model: see `genaug.evaluation.scoring`.
+        model: see `genaug.evaluation.scoring`; or the result of `load_classifier`, whose name, class names and
+            transforms are used.
         suites: the folder of each benchmark, by its name in `SUITES`.
         out: folder of the results.
-        name: name of the model in the results.
-        transform: PIL image -> what the model takes (default: `scoring.preprocessing()`).
-        cropped_transform: the same for benchmarks whose images are cropped to 224 x 224 already (default: no resizing).
+        name: name of the model in the results (default: the name that it was loaded by, or "model").
+        transform: PIL image -> what the model takes (default: the loaded model's, or `scoring.preprocessing()`).
+        cropped_transform: the same for benchmarks whose images are cropped to 224 x 224 already (default: the loaded
+            model's, or no resizing).
         partial: evaluate incomplete data and mark the results as partial; an error otherwise.
         options: device, dtype, batch_size and num_workers, as `scoring.score` takes them.
 
@@ -112,15 +124,29 @@ def evaluate(
         undefined), the number of images, what was missing, and its environment.
 
     Raises:
-        ValueError: an unknown benchmark, or `out` has results of another model or data; and errors of the measures.
+        ValueError: an unknown benchmark, classes in another order, or `out` has results of another model, preprocessing
+            or data; and errors of the measures.
         OSError: `out` cannot be written.
     """
     if not suites:
         raise ValueError(f"suites must name at least one of {', '.join(SUITES)}, got none")
     for suite in suites:
         check_choice("suite", suite, SUITES)
-    dtype = str(options.get("dtype") or torch.float32).removeprefix("torch.")
-    described = {"name": name, "weights_sha256": weights_digest(model), "dtype": dtype}
+    class_names = None
+    if isinstance(model, Classifier):
+        class_names, name = model.class_names, name or model.name
+        transform, cropped_transform = transform or model.transform, cropped_transform or model.cropped_transform
+        model = model.model
+    if class_names is not None and not all(SUITES[suite].matched for suite in suites):
+        check_order(class_names)
+    described = {
+        "name": name or "model",
+        "weights_sha256": weights_digest(model),
+        "class_names_sha256": None if class_names is None else hashlib.sha256(repr(class_names).encode()).hexdigest(),
+        "preprocessing": _described(transform, cropped_transform, options.get("batch_transform")),
+        "dtype": str(options.get("dtype") or torch.float32).removeprefix("torch."),
+    }
+    recognized = described["weights_sha256"] is not None and described["preprocessing"] is not None
     device = place(model, options.get("device"))
     file = writable_folder(out) / "results.json"
     finished = _finished(file, described)
@@ -128,12 +154,13 @@ def evaluate(
         before = finished.get(suite)
         if before is not None and before["data"] != os.fspath(root):
             raise ValueError(f"{file} has {suite} of {before['data']}, not {os.fspath(root)}: choose another folder")
-        if before is None or (before["partial_allowed"] and not partial):
+        if before is None or not recognized or (before["partial_allowed"] and not partial):
             row = SUITES[suite]
+            names = {"class_names": class_names} if row.matched else {}
             chosen = cropped_transform or preprocessing(resize=None, crop=None) if row.cropped else transform
             start = time.perf_counter()
             try:
-                result = row.run(model, root, transform=chosen, partial=partial, **options)
+                result = row.run(model, root, transform=chosen, partial=partial, **names, **options)
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{error}; for {suite} a folder must hold {row.data}") from None
             print(result, end="\n\n", flush=True)
@@ -157,6 +184,12 @@ def evaluate(
             mark = partial_mark(tuple(before["missing"]))
             print(f"{before['what']} was measured already, {before['images']:,} images{mark}", end="\n\n", flush=True)
     return _write(file, described, finished)
+
+
+def _described(*transforms: Any) -> list[str] | None:
+    """Return transforms as text, or None if the text does not identify them: an address, or a function without code."""
+    texts = [" ".join(repr(transform).split()) for transform in transforms]
+    return None if any(re.search(r" at 0x|<lambda>|Lambda\(", text) for text in texts) else texts
 
 
 def _finished(file: Path, described: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -67,6 +67,31 @@ def test_groups_of_another_length_are_refused(count: int) -> None:
         group_accuracy(constant(0, 2), BATCHES, [0] * count)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"shape": torch.zeros(3)}, r"labels must be \(B,\) with B = 3, got dict"),
+        (torch.zeros(3, 1, dtype=torch.int64), r"labels must be \(B,\) with B = 3, got \(3, 1\)"),
+        (torch.tensor([0, 1, -1]), "labels must be numbers of classes, at least 0, got -1"),
+    ],
+)
+def test_labels_that_are_not_numbers_of_classes_are_refused(labels, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        group_accuracy(constant(0, 2), [(torch.rand(3, 3, 8, 8), labels)], [0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({0: 0, 1: 0}, "training_shares must be above 0 for at least one group, got 0 for all 2"),
+        ({0: 3, 1: -1}, r"training_shares\[1\] must be at least 0 and finite, got -1"),
+    ],
+)
+def test_shares_that_give_no_average_are_refused(shares: dict[str | int, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        group_accuracy(constant(0, 2), BATCHES, [0, 0, 1, 0], training_shares=shares)
+
+
 def test_too_few_logits_are_refused() -> None:
     with pytest.raises(ValueError, match="logits of at least 2 classes, got 1"):
         group_accuracy(constant(0, 1), BATCHES, [0] * 4)
@@ -94,6 +119,10 @@ def test_other_tables_keep_their_numbers(tmp_path: Path) -> None:
     write_table(tmp_path / "metadata.csv", rows)
     write_images(tmp_path, [f"{i}.png" for i in range(12)])
     assert set(read_groups(tmp_path, "val").groups) == {"y=1, a=1", "y=0, a=0", "y=1, a=3", "y=0, a=2"}
+    # the data do not name their classes, so there is nothing to match
+    data = read_groups(tmp_path)
+    reader = Oracle(data.paths, lambda path: int(path.stem) % 2, 2)
+    assert groups_suite(reader, tmp_path, class_names=("dog", "cat")).average == 100
 
 
 def test_celeba(tmp_path: Path) -> None:
@@ -131,6 +160,20 @@ def test_one_domain_is_left_out(tmp_path: Path) -> None:
     assert test.groups == ("dog", "horse")
     with pytest.raises(ValueError, match=r"domain must be one of .*; did you mean 'sketch'"):
         read_groups(tmp_path, domain="sketches")
+
+
+def test_the_classes_of_the_model_are_matched_by_name(tmp_path: Path) -> None:
+    write_images(tmp_path, [f"{domain}/{name}/0.png" for domain in ("photo", "sketch") for name in ("cat", "dog")])
+    names = ("owl", "Dog", "cat")
+    paths = read_groups(tmp_path).paths
+    reader = Oracle(paths, lambda path: names.index(path.parent.name.replace("d", "D")), 3)
+    assert groups_suite(reader, tmp_path, class_names=names).per_group == {"photo": 100, "sketch": 100}
+    by_order = Oracle(paths, lambda path: ("cat", "dog").index(path.parent.name), 2)
+    assert groups_suite(by_order, tmp_path).average == 100
+    with pytest.raises(
+        ValueError, match=r"it has no class 'cat'\. .* Correct class_names in the model's preprocessing"
+    ):
+        groups_suite(by_order, tmp_path, class_names=("dog", "kitten"))
 
 
 def test_absent_files_are_an_error_or_marked(waterbirds: Path) -> None:

@@ -1,20 +1,40 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from oracles import constant, heads_of, write_images
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
-from genaug.evaluation import SUITES, evaluate
+from genaug.cli import main
+from genaug.evaluation import SUITES, evaluate, load_classifier, preprocessing
 from genaug.evaluation.classes import OBJECTNET
 from genaug.evaluation.measures.background_gap import GROUPS
+from genaug.evaluation.models import Classifier
 from genaug.evaluation.results import Result, partial_line
 from genaug.evaluation.suites import Suite, plot_summary
+
+
+class Reader(nn.Linear):
+    """A classifier that answers "mug" to bright images, and otherwise class 0."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1000)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.weight.data[OBJECTNET["mug"][0]] = 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.mean((1, 2, 3))[:, None])
 
 
 class Linear(nn.Module):
@@ -125,6 +145,94 @@ def test_results_of_something_else_are_not_mixed(objects: Path, ninth: Path, tmp
     (out / "results.json").write_text('{"model": 1}')
     with pytest.raises(ValueError, match="is not a result of an evaluation"):
         evaluate(model, {"objectnet": objects}, out)
+
+
+def test_results_of_another_preprocessing_are_not_reused(objects: Path, ninth: Path, tmp_path: Path) -> None:
+    model, out = Linear(), tmp_path / "out"
+    wrong, right = preprocessing(std=(1.0,) * 3), preprocessing()
+    first = evaluate(model, {"objectnet": objects}, out, transform=wrong)
+    assert evaluate(model, {"objectnet": objects}, out, transform=preprocessing(std=(1.0,) * 3)) == first
+    for other in ({"transform": right}, {"transform": wrong, "cropped_transform": right}):
+        with pytest.raises(ValueError, match=r"results of another model \(preprocessing \['Compose\( Resize"):
+            evaluate(model, {"objectnet": objects}, out, **other)
+
+
+def answering(right: bool) -> Callable[[Tensor], Tensor]:
+    return constant(OBJECTNET["mug"][0] if right else 0)
+
+
+class Answer(nn.Module):
+    """A module without weights."""
+
+    def __init__(self, right: bool) -> None:
+        super().__init__()
+        self.answer = answering(right)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(images)
+
+
+def painting(right: bool) -> Callable[[Image.Image], Tensor]:
+    return lambda image: torch.full((3, 4, 4), float(right))
+
+
+@pytest.mark.parametrize(
+    ("model", "transform"),
+    [
+        (answering, None),
+        (Answer, None),
+        (lambda right: Reader(), painting),
+        (lambda right: Reader(), lambda right: v2.Lambda(painting(right))),
+    ],
+    ids=["function", "no weights", "transform", "Lambda"],
+)
+def test_a_model_or_transform_that_cannot_be_recognized_is_measured_again(
+    objects: Path, tmp_path: Path, model, transform
+) -> None:
+    for right, expected in ((False, 0), (True, 100 / 113)):
+        chosen = None if transform is None else transform(right)
+        results = evaluate(model(right), {"objectnet": objects}, tmp_path / "out", transform=chosen)
+        assert results["suites"]["objectnet"]["figures"]["ensemble"]["top-1"] == pytest.approx(expected)
+
+
+def test_a_loaded_classifier_brings_its_name_classes_and_transforms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domains = write_images(tmp_path / "domains", [f"{place}/{name}/0.png" for place in "ab" for name in ("cat", "dog")])
+    for place in "ab":
+        Image.new("RGB", (8, 8)).save(domains / place / "dog" / "0.png")  # black
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "of_brightness.py").write_text(
+        "import torch\n"
+        "from torchvision.transforms import v2\n"
+        "from genaug.evaluation.models import Classifier\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images.mean((1, 2, 3))[:, None])\n"
+        "net = Net(1, 2)\n"
+        "net.load_state_dict({'weight': torch.tensor([[0.0], [1.0]]), 'bias': torch.tensor([1.0, 0.0])})\n"
+        "transform = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32)])\n"
+        "dog_first = Classifier('dark and bright', net, transform, transform, ('dog', 'cat'))\n"
+    )
+    command = ["evaluate", "of_brightness:dog_first", "--suite", "groups", "--data", "domains", "--out", "out"]
+    assert main(command) == 0
+    results = json.loads(Path("out", "results.json").read_text())
+    assert results["model"]["name"] == "dark and bright"
+    assert results["suites"]["groups"]["figures"]["ensemble"]["average"] == 100
+    assert main(command) == 0
+    assert "was measured already" in capsys.readouterr().out
+    loaded = load_classifier("of_brightness:dog_first")
+    with pytest.raises(ValueError, match=r"results of another model \(class_names_sha256 "):
+        evaluate(dataclasses.replace(loaded, class_names=("cat", "dog")), {"groups": domains}, "out")
+
+
+def test_a_loaded_classifier_with_its_classes_in_another_order_is_refused(ninth: Path, tmp_path: Path) -> None:
+    plain = preprocessing(None, None)
+    loaded = Classifier("nine", constant(0, 9), plain, plain, tuple(sorted(GROUPS)))
+    with pytest.raises(ValueError, match="must have its classes in the usual order, with 'bird' as number 1"):
+        evaluate(loaded, {"background-gap": ninth}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_suites_are_refused(tmp_path: Path) -> None:
