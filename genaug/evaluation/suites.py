@@ -187,7 +187,7 @@ def evaluate(
 
 
 def _described(*transforms: Any) -> list[str] | None:
-    """Return transforms as text, or None if the text does not identify them: an address, or a function without code."""
+    """Return transforms as text, or None if their text does not identify them, as that of a function."""
     texts = [" ".join(repr(transform).split()) for transform in transforms]
     return None if any(re.search(r" at 0x|<lambda>|Lambda\(", text) for text in texts) else texts
 
