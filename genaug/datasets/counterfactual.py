@@ -388,27 +388,25 @@ class CounterfactualDataset(GeneratedDataset[Target]):
         return torch.cat(halves)[order.argsort().to(self.device)]
 
     def _bank(self) -> Pool:
+        """Return the pool of parts. The first call makes it."""
+
+        def make(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            sources: dict[str, Tensor] = dict.fromkeys(map(str, FACTORS), entries)
+            parts = self._mechanisms(sources, {name: self._draws.labels(name, entries) for name in sources})
+            for part in parts:
+                if not part.isfinite().all():
+                    wrong = int(entries[~part.flatten(1).isfinite().all(1)][0])
+                    raise ValueError(
+                        f"images must be finite, got NaN or infinity in entry {wrong} of the pool, of "
+                        f"{self.generator_name} with seed {self.seed} and truncation {self.truncation:g}"
+                    )
+            return parts
+
         with lock_of(self):  # several threads share one pool
-            return self._pool_of_parts()
-
-    def _pool_of_parts(self) -> Pool:
-        if self._held is None:
-            assert self.pool is not None
-
-            def make(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                sources: dict[str, Tensor] = dict.fromkeys(map(str, FACTORS), entries)
-                parts = self._mechanisms(sources, {name: self._draws.labels(name, entries) for name in sources})
-                for part in parts:
-                    if not part.isfinite().all():
-                        wrong = int(entries[~part.flatten(1).isfinite().all(1)][0])
-                        raise ValueError(
-                            f"images must be finite, got NaN or infinity in entry {wrong} of the pool, of "
-                            f"{self.generator_name} with seed {self.seed} and truncation {self.truncation:g}"
-                        )
-                return parts
-
-            self._held = Pool(self.pool, self._network.image_size, self.device, make, self.batch_size)
-        return self._held
+            if self._held is None:
+                assert self.pool is not None
+                self._held = Pool(self.pool, self._network.image_size, self.device, make, self.batch_size)
+            return self._held
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_held": None}  # each process makes its own pool after unpickling
