@@ -126,6 +126,7 @@ class PhotographBank(PretrainedBank, nn.Module):
         """
         chosen = check_indices(numbers, len(self.files.entries)).sort().values
         bank = copy.copy(self)
+        bank._buffers = dict(self._buffers)  # so that moving or converting the subset leaves this bank as it is
         bank._offer(chosen)
         return bank
 

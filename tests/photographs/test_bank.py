@@ -154,6 +154,12 @@ def test_a_subset_draws_from_its_own_cutouts_alone(bank: PhotographBank) -> None
         bank.subset([0, 11])
 
 
+def test_converting_a_subset_leaves_its_bank_as_it_is(folder: Path) -> None:
+    bank = PhotographBank(folder)
+    subset = bank.subset(range(len(bank.files))).double()
+    assert (subset.boxes.dtype, bank.boxes.dtype) == (torch.float64, torch.float32)
+
+
 def test_placement_moves_objects_and_keeps_them_whole(folder: Path) -> None:
     still, moved = PhotographBank(folder), PhotographBank(folder, placement=1.0)
     z, labels = noise(60), torch.arange(60) % 3
