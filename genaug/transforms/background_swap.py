@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from genaug._common.arguments import check_choice, check_number
 from genaug.interventions.blending import extended
 from genaug.photographs.bank import PhotographBank
+from genaug.transforms.styles import check_image
 
 SCHEDULES = ("linear", "cosine")
 
@@ -23,9 +24,9 @@ class BackgroundSwap(v2.Transform):
     """Put the object that a mask shows onto a random background, drawn uniformly from all backgrounds of a bank.
 
     Pass a photograph and its `tv_tensors.Mask` together: (3, H, W) with a mask (H, W) or (1, H, W), or a batch
-    (B, 3, H, W) with masks (B, H, W) or (B, 1, H, W). Masks are bool, uint8 with 0 for the background, or float in
-    [0, 1]; a uint8 mask with values above 1 is soft, 0 to 255. Labels and the mask itself pass unchanged. Use it before
-    crops and color changes.
+    (B, 3, H, W) with masks (B, H, W) or (B, 1, H, W). Photographs are uint8, or float in [0, 1]. Masks are bool, uint8
+    with 0 for the background, or float in [0, 1]; a uint8 mask with values above 1 is soft, 0 to 255. Labels and the
+    mask itself pass unchanged. Use it before crops, color changes and `v2.Normalize`.
 
     Args:
         bank: the bank of backgrounds. Its `blend` is drawn for each photograph.
@@ -78,6 +79,7 @@ class BackgroundSwap(v2.Transform):
         image = next((inpt for inpt in flat_inputs if self._is_image(inpt)), None)
         if image is None:
             raise ValueError("BackgroundSwap must get a photograph (3, H, W) or (B, 3, H, W), got none")
+        check_image("BackgroundSwap: the photograph", image, 1)
         count = len(image) if image.ndim == 4 else 1
         height, width = image.shape[-2:]
         mask = masks[0].as_subclass(Tensor)

@@ -84,7 +84,7 @@ def check_image(what: str, image: Tensor, smallest: int) -> None:
         if image.numel() and not (image.min() >= 0 and image.max() <= 1):
             low, high = image.min().item(), image.max().item()
             raise ValueError(
-                f"{what} of floats must be in [0, 1], but goes from {low:g} to {high:g}: style transfer stands before "
+                f"{what} of floats must be in [0, 1], but goes from {low:g} to {high:g}: put the transform before "
                 "v2.Normalize()"
             )
 

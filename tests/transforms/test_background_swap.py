@@ -160,6 +160,10 @@ def test_it_composes_and_pickles(bank: PhotographBank) -> None:
         (lambda image, mask: (mask,), ValueError, "must get a photograph"),
         (lambda image, mask: (v2.functional.to_pil_image(image), mask), TypeError, r"v2\.ToImage\(\)"),
         (lambda image, mask: (image, tv_tensors.Mask(mask[:20])), ValueError, "of the photograph's size"),
+        (lambda image, mask: (image.int(), mask), TypeError, r"must be uint8 or float, got torch\.int32"),
+        (lambda image, mask: (image.to(torch.uint16), mask), TypeError, r"must be uint8 or float, got torch\.uint16"),
+        (lambda image, mask: (image.float(), mask), ValueError, r"must be in \[0, 1\], but goes from .*v2\.Normalize"),
+        (lambda image, mask: (image / 127.5 - 1, mask), ValueError, r"must be in \[0, 1\], but goes from -"),
     ],
 )
 def test_wrong_inputs_are_refused(bank: PhotographBank, inputs: Any, error: type[Exception], message: str) -> None:
