@@ -51,7 +51,8 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     Use `open_as_published` for published test sets.
 
     Raises:
-        ImageError: the file cannot be opened, or its pixels are floats or 32-bit integers. The message names the file.
+        ImageError: the file cannot be opened, or its pixels are floats, or 32-bit or signed integers. The message names
+            the file.
     """
     from PIL import Image
 
@@ -69,10 +70,12 @@ def open_with_alpha(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
+            if image.mode == "F":
+                raise ValueError("its pixels are floats; convert it to 8 bits")
+            if image.mode == "I" and file.format not in ("PNG", "PPM"):  # in these two, mode I is 16-bit gray
+                raise ValueError("its pixels are 32-bit or signed integers; convert it to 8 bits")
             if image.mode.startswith("I"):
                 image = _eight_bits(image)
-            elif image.mode == "F":
-                raise ValueError("its pixels are floats; convert it to 8 bits")
             transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
             return image.convert("RGBA" if transparent else "RGB")
     except Exception as error:  # Pillow raises a dozen different classes for damaged files
@@ -84,10 +87,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its pixels are 32-bit integers; convert it to 8 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
 def open_as_published(path: str | os.PathLike[str]) -> Image.Image:
@@ -286,7 +286,8 @@ def images_in(argument: str, folder: str | os.PathLike[str]) -> list[Path]:
 def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
     """Return the images below a folder, the number of hidden files and folders, and the other files.
 
-    Paths are relative to `root`. 1_mask.png is one of the other files if 1.jpg, or another image named 1, is beside it.
+    Paths are relative to `root`. 1_mask.png, or 1_mask.PNG, is one of the other files if 1.jpg, or another image named
+    1, is beside it.
     """
     found: list[str] = []
     others: list[str] = []
@@ -305,8 +306,14 @@ def images_below(folder: Path, root: Path) -> tuple[list[str], int, list[str]]:
         masks = {f"{os.path.splitext(name)[0]}{MASK_SUFFIX}" for name in images}
         for name in names:
             path = Path(inner, name).relative_to(root).as_posix()
-            (found if name in images and name not in masks else others).append(path)
+            (found if name in images and lower_suffix(name) not in masks else others).append(path)
     return found, hidden, others
+
+
+def lower_suffix(name: str) -> str:
+    """Return the name of a file with its suffix in lower case."""
+    stem, suffix = os.path.splitext(name)
+    return stem + suffix.lower()
 
 
 def is_hidden(name: str) -> bool:

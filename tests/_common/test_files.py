@@ -145,11 +145,13 @@ def test_16_bit_gray_is_scaled_by_its_range(tmp_path):
     values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
     path = save(Image.fromarray(values), tmp_path / "a.png")
     assert np.asarray(open_image(path))[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
+    (tmp_path / "a.pgm").write_bytes(b"P5 4 1 65535\n" + values.astype(">u2").tobytes())
+    assert np.array_equal(open_image(tmp_path / "a.pgm"), open_image(path))
 
 
 def test_pixels_without_a_known_range_are_refused(tmp_path):
-    for name, dtype in (("f.tif", np.float32), ("i.tif", np.int32)):
-        path = save(Image.fromarray(np.array([[0, 100_000]], dtype=dtype)), tmp_path / name)
+    for name, dtype, largest in (("f.tif", np.float32, 1), ("i.tif", np.int32, 100_000), ("j.tif", np.int32, 255)):
+        path = save(Image.fromarray(np.array([[0, largest]], dtype=dtype)), tmp_path / name)
         with pytest.raises(
             ImageError, match=rf"{name} does not open as an image \(its pixels are .*convert it to 8 bits"
         ):
@@ -212,6 +214,13 @@ def test_a_photograph_that_is_called_a_mask_is_one(tmp_path):
     for name in ("a/tiger_mask.png", "a/lion.jpg", "a/lion_mask.jpg"):
         save(corner_picture(), tmp_path / name)
     assert len(image_files(tmp_path).files) == 3
+
+
+def test_the_suffix_of_a_mask_ignores_case(tmp_path):
+    for name in ("a/1.jpg", "a/1_mask.PNG"):
+        save(corner_picture(), tmp_path / name)
+    found = image_files(tmp_path)
+    assert (found.files, found.others) == ([("a/1.jpg", 0)], ["a/1_mask.PNG"])
 
 
 def test_folders_without_classes_are_named(tmp_path):
