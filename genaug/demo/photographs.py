@@ -29,7 +29,7 @@ from torch import Tensor
 
 from genaug._common import plotting
 from genaug._common.arguments import check_seed
-from genaug._common.files import image_files, tell, writable_folder
+from genaug._common.files import image_files, list_images, tell, writable_folder
 from genaug._common.progress import progress
 from genaug._common.records import check_replaces_demo, circumstances, write_results
 from genaug.datasets.counterfactual import CounterfactualDataset
@@ -59,7 +59,7 @@ def run(photographs: str | os.PathLike[str], out: str | os.PathLike[str], seed: 
 
     Args:
         photographs: folder with one folder per class: at least two classes, and 8 photographs in each.
-        out: output folder. The bank is written to `out`/bank, and a second run reuses it.
+        out: output folder. The bank is written to `out`/bank, and a second run of the same photographs reuses it.
         seed: random seed of the choice of photographs, the folds and the swaps.
 
     Returns:
@@ -101,7 +101,11 @@ def run(photographs: str | os.PathLike[str], out: str | os.PathLike[str], seed: 
 
 
 def _chosen(photographs: str | os.PathLike[str], folder: Path, seed: int) -> Path:
-    """Return a folder of photographs: the given one, or if it has more than `MOST`, copies of an even choice."""
+    """Return a folder of photographs: the given one, or if it has more than `MOST`, copies of an even choice.
+
+    Raises:
+        ValueError: there are too few classes or photographs, or the folder of the copies has others.
+    """
     listed = image_files(photographs)
     tell(listed.told)
     if len(listed.classes) < 2:
@@ -114,14 +118,17 @@ def _chosen(photographs: str | os.PathLike[str], folder: Path, seed: int) -> Pat
             raise ValueError(f"class {name!r} must have at least {LEAST} photographs for the demo, got {len(files)}")
     if len(listed.files) <= MOST:
         return listed.root
-    copies = folder / "photographs"
+    chosen: set[str] = set()
     for label, files in enumerate(by_class):
         order = torch.randperm(len(files), generator=generator_of(seed, label, "demo photographs")).tolist()
-        for number in order[: max(LEAST, MOST // len(by_class))]:
-            target = copies / files[number]
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(listed.root / files[number], target)
+        chosen.update(files[number] for number in order[: max(LEAST, MOST // len(by_class))])
+    copies = writable_folder(folder / "photographs")
+    before = {path.relative_to(copies).as_posix() for path in list_images(copies)}
+    if others := before - chosen:
+        raise ValueError(f"{copies} has photographs of another choice, such as {min(others)}: choose another folder")
+    for file in chosen:
+        (copies / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(listed.root / file, copies / file)
     return copies
 
 

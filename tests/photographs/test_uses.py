@@ -139,6 +139,24 @@ def test_the_demo_takes_as_many_photographs_of_each_class(
     assert counts == [8, 8, 8]
 
 
+def test_the_demo_copies_the_photographs_that_it_is_given(
+    tmp_path: Path, quick: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_photographs, "MOST", 26)
+    first = write_photographs(tmp_path / "first", (20, 9, 8))
+    chosen = demo_photographs._chosen(first, tmp_path, seed=0)
+    second = write_photographs(tmp_path / "second", (20, 9, 8))
+    for path in second.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"another")
+    assert demo_photographs._chosen(second, tmp_path, seed=0) == chosen
+    assert all(path.read_bytes().endswith(b"another") for path in chosen.rglob("*.png"))
+    with pytest.raises(
+        ValueError, match=r"photographs has photographs of another choice, such as ball/.*another folder"
+    ):
+        demo_photographs._chosen(second, tmp_path, seed=1)
+    assert len(list(chosen.rglob("*.png"))) == 24
+
+
 def test_the_demo_names_what_is_missing(tmp_path: Path, quick: list[Path]) -> None:
     with pytest.raises(ValueError, match="class 'box' must have at least 8 photographs"):
         demo_photographs.run(write_photographs(tmp_path / "few", (8, 3)), tmp_path / "out")
