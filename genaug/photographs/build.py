@@ -26,6 +26,7 @@ from genaug._common.arguments import check_choice, check_integer, check_outside,
 from genaug._common.files import (
     ImageError,
     ImageFiles,
+    checksum,
     image_files,
     naming_full_disk,
     naming_removed_folder,
@@ -71,6 +72,9 @@ def build_bank(
 ) -> layout.BankFiles | None:
     """Cut the objects out of photographs and write them to a bank. Call it again to resume.
 
+    Shards whose photographs or masks have changed are built again. Photographs are compared by name and size in bytes,
+    masks from files by their content. A callable cannot be compared.
+
     Args:
         photographs: a folder with one folder per class.
         out: the bank's folder: new, empty, or an unfinished bank of the same photographs and settings.
@@ -95,8 +99,8 @@ def build_bank(
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of another type; the folder has other files, a bank
-            with other settings, or a damaged shard; two photographs have the same name; a mask does not fit; a class
-            has no usable cutout.
+            with other settings, or a damaged shard; two photographs have the same name; a name is not UTF-8; a mask
+            does not fit; a class has no usable cutout.
         FileNotFoundError: the folder does not exist, or has no class.
         ImageError: a photograph does not open, or is too small.
         OSError: the folder cannot be written, or the disk is full. Finished shards are kept.
@@ -127,8 +131,13 @@ def build_bank(
     bank = _begun(Path(out), settings, source=str(listed.root.resolve()), masks=kept)
     builder = _Builder(bank, listed, source, settings)
     shards = range(layout.shards_of(settings))
-    left = [shard for shard in shards[rank::world_size] if not _finished(bank, shard)]
-    builder.build(left, rank, world_size)
+    finished, changed = builder.finished()
+    if rank == 0 and changed:
+        tell(f"{bank}: photographs or masks have changed; building {len(changed)} of {len(shards)} shards again")
+    if rank == 0 and finished:
+        unknown = f"; {source.name} may have changed, which cannot be checked" if callable(masks) else ""
+        tell(f"{bank}: {len(finished)} of {len(shards)} shards are finished and stay as they are{unknown}")
+    builder.build([shard for shard in shards[rank::world_size] if shard not in finished], rank, world_size)
     lines = [bank / f"{layout.shard_name(shard)}.jsonl" for shard in shards]
     if not all(file.exists() for file in lines):
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # the tasks of a job array need not run at the same time
@@ -214,7 +223,12 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def _check_names(listed: ImageFiles) -> None:
-    """Raise ValueError if two photographs differ only in their suffix, because their masks would have the same name."""
+    """Raise ValueError if a name is not UTF-8, or two differ only in their suffix: they would share a mask."""
+    for file, _ in listed.files:
+        try:
+            file.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"names of photographs must be UTF-8, got {file!a}: rename it") from None
     names = Counter(Path(file).with_suffix("") for file, _ in listed.files)
     (name, count), *_ = names.most_common(1)
     if count > 1:
@@ -248,18 +262,37 @@ def _begun(bank: Path, settings: dict[str, Any], **provenance: Any) -> Path:
     return bank
 
 
-def _finished(bank: Path, shard: int) -> bool:
-    if not (bank / f"{layout.shard_name(shard)}.jsonl").exists():
-        return False
-    layout.read_shard(bank, shard)  # raises if it is damaged
-    return True
-
-
 class _Builder:
     """Cut out the photographs of shards."""
 
     def __init__(self, bank: Path, listed: ImageFiles, source: MaskSource, settings: dict[str, Any]) -> None:
         self._bank, self._listed, self._source, self._settings = bank, listed, source, settings
+
+    def finished(self) -> tuple[set[int], set[int]]:
+        """Return the finished shards, and those whose photographs or masks have changed since; these are removed.
+
+        Each process checks all shards, so that none completes the bank while another has found a change.
+        """
+        finished, changed = set(), set()
+        for shard in range(layout.shards_of(self._settings)):
+            try:
+                before = layout.shard_inputs(self._bank, shard)
+            except FileNotFoundError:
+                continue
+            if before not in (None, self._inputs(shard)):
+                (self._bank / f"{layout.shard_name(shard)}.jsonl").unlink(missing_ok=True)
+                changed.add(shard)
+                continue
+            layout.read_shard(self._bank, shard)
+            finished.add(shard)
+        return finished, changed
+
+    def _inputs(self, shard: int) -> str:
+        """Return a checksum of a shard's photographs, by name and size in bytes, and of their masks."""
+        files = [self._listed.files[index][0] for index in self._indices(shard)]
+        paths = [self._listed.root / file for file in files]
+        sizes = [path.stat().st_size if path.exists() else None for path in paths]  # a link may lead nowhere
+        return checksum([files, sizes, [self._source.fingerprint(file) for file in files]])
 
     def build(self, shards: list[int], rank: int, world_size: int) -> None:
         """Write these shards. The first process shows a progress bar, and each process writes a log."""
@@ -273,7 +306,8 @@ class _Builder:
                     naming_full_disk(self._bank / f"{layout.shard_name(shard)}.tar"),
                     staging_folder(self._bank, f"shard-{shard:06d}") as staged,
                 ):
-                    with layout.ShardWriter(staged, shard, self._settings["image"]) as writer:
+                    inputs = self._inputs(shard)
+                    with layout.ShardWriter(staged, shard, self._settings["image"], inputs) as writer:
                         for index, parts, warnings in self._cutouts(self._indices(shard)):
                             file, label = self._listed.files[index]
                             writer.add(index, file, self._listed.classes[label], parts, warnings)

@@ -6,7 +6,7 @@ A bank is a folder:
 - `shard-000000.tar`, ...: the parts of each photograph as images: NUMBER.background.jpg, NUMBER.mask.png,
   NUMBER.object.jpg and NUMBER.photograph.jpg (.png in a lossless bank). Any tar program reads them.
 - `shard-000000.jsonl`, ...: written after the shard's tar, which is complete if this file exists. The first line has
-  the tar's size and SHA-256. Then each photograph has a line: its file, class, mask area, box and warnings.
+  the tar's size and SHA-256 and a checksum of its sources. A photograph has a line: file, class, area, box, warnings.
 - `summary.json`: written last; the bank is complete if it exists. It has the numbers of photographs per class, and
   the files that were dropped by hand.
 """
@@ -374,6 +374,15 @@ def _content(tar: Path, record: Record) -> bytes:
         return file.read(sum(map(member_size, record.sizes)))
 
 
+def shard_inputs(path: Path, shard: int) -> str | None:
+    """Return the checksum of what a shard was made from, or None. Raise FileNotFoundError if it is unfinished."""
+    with (path / f"{shard_name(shard)}.jsonl").open() as lines:
+        try:
+            return json.loads(lines.readline())["inputs"]
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
 class ShardWriter:
     """Write the files of one shard, `shard-NNNNNN.tar` and `.jsonl`, to a staging folder. `publish` moves them.
 
@@ -383,11 +392,12 @@ class ShardWriter:
         folder: the staging folder.
         shard: the shard's number.
         image: "jpeg" (quality 95, full color resolution) or "png"; masks are always PNG.
+        inputs: a checksum of its photographs and masks, to notice when they change.
     """
 
-    def __init__(self, folder: Path, shard: int, image: str) -> None:
+    def __init__(self, folder: Path, shard: int, image: str, inputs: str | None = None) -> None:
         self.tar, self.lines = folder / f"{shard_name(shard)}.tar", folder / f"{shard_name(shard)}.jsonl"
-        self._image = image
+        self._image, self._inputs = image, inputs
         self._digest = hashlib.sha256()
         self._records: list[Record] = []
         self._size = 0
@@ -430,7 +440,8 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        head = {"bytes": self._size, "sha256": self._digest.hexdigest(), "photographs": len(self._records)}
+        count, digest = len(self._records), self._digest.hexdigest()
+        head = {"bytes": self._size, "sha256": digest, "photographs": count, "inputs": self._inputs}
         with self.lines.open("w") as file:
             file.writelines(f"{line}\n" for line in (json.dumps(head), *(record.line() for record in self._records)))
             file.flush()

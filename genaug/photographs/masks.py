@@ -7,7 +7,8 @@ Throughout the package, `masks=` accepts:
 - `"alpha"`: the photographs' own transparency;
 - a folder of PNG masks: either with the same subfolders as the photographs (`masks/dog/1.png` for
   `photographs/dog/1.jpg`), or the folder of photographs itself (`dog/1_mask.png` next to `dog/1.jpg`). Values are 0 and
-  255, 0 and 1, soft (0 to 255), or trimaps as in Oxford-IIIT Pets (1 object, 2 background, 3 border);
+  255, 0 and 1, soft (0 to 255), or trimaps as in Oxford-IIIT Pets (1 object, 2 background, 3 border). Of a palette,
+  grays are values, and so are the indices of any other colors;
 - a COCO file of polygons or RLE (`.json`), with the `pycocotools` library;
 - a callable that maps a PIL image to a mask (H, W): bool, float in [0, 1], or uint8.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +28,16 @@ import torch
 from PIL import Image
 
 from genaug._common.arguments import check_device, near
-from genaug._common.files import MASK_SUFFIX, ImageError, ImageFiles, list_images, one_line, open_with_alpha
+from genaug._common.files import (
+    MASK_SUFFIX,
+    ImageError,
+    ImageFiles,
+    checksum,
+    images_below,
+    lower_suffix,
+    one_line,
+    open_with_alpha,
+)
 from genaug._common.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -62,6 +73,10 @@ class MaskSource(Protocol):
             images: the photographs, RGB or RGBA.
         """
         ...
+
+    def fingerprint(self, file: str) -> str | int | None:
+        """Return a checksum of the file's own mask, or None if its name and the photograph determine it."""
+        return None
 
 
 def mask_source(masks: Masks, photographs: ImageFiles, device: torch.device | str | None = None) -> MaskSource:
@@ -122,7 +137,7 @@ def normalized(images: torch.Tensor) -> torch.Tensor:
     return (images - mean) / deviation
 
 
-class SaliencyNetwork:
+class SaliencyNetwork(MaskSource):
     """Masks by U2-Net or U2-Net-p, which find the pixels that stand out, whatever the class.
 
     On a CPU, each photograph is computed alone, so that its mask does not depend on the batch.
@@ -148,7 +163,7 @@ class SaliencyNetwork:
         return normalized(values)
 
 
-class _Rembg:
+class _Rembg(MaskSource):
     """Masks by a model of the rembg library, which downloads it at first use."""
 
     cleaned = True
@@ -174,7 +189,7 @@ class _Rembg:
         return [np.asarray(mask.convert("L"), dtype=np.float32) / 255 for mask in masks]
 
 
-class _Alpha:
+class _Alpha(MaskSource):
     """Masks from the photographs' own transparency."""
 
     name, cleaned = "alpha", False
@@ -186,7 +201,7 @@ class _Alpha:
         return [np.asarray(image.getchannel("A"), dtype=np.float32) / 255 for image in images]
 
 
-class _Callable:
+class _Callable(MaskSource):
     """Masks from a user's callable."""
 
     cleaned = False
@@ -215,7 +230,7 @@ class _Callable:
         return mask
 
 
-class _Folder:
+class _Folder(MaskSource):
     """Masks in files, in a folder with the same subfolders as the photographs, or next to them."""
 
     cleaned = False
@@ -229,23 +244,26 @@ class _Folder:
                 f"photographs, got {folder}. Move it"
             )
         self.name = "beside" if beside else f"folder {folder.resolve().name}"
-        self._paths = {}
-        for file, _ in photographs.files:
-            stem = Path(file).with_suffix("").as_posix()
-            self._paths[file] = folder / (f"{stem}{MASK_SUFFIX}" if beside else f"{stem}.png")
-        if missing := [file for file, path in self._paths.items() if not path.is_file()]:
+        found, _, others = ([], 0, photographs.others) if beside else images_below(folder, folder)
+        paths = {lower_suffix(name): folder / name for name in (*others, *found)}
+        suffix = MASK_SUFFIX if beside else ".png"
+        wanted = {file: f"{Path(file).with_suffix('').as_posix()}{suffix}" for file, _ in photographs.files}
+        if missing := [file for file, name in wanted.items() if name not in paths]:
             raise ValueError(
-                f"masks must have one for each photograph, but {len(missing)} of {len(self._paths)} have none; "
-                f"the first is {missing[0]}, whose mask would be {self._paths[missing[0]]}"
+                f"masks must have one for each photograph, but {len(missing)} of {len(wanted)} have none; "
+                f"the first is {missing[0]}, whose mask would be {folder / wanted[missing[0]]}"
             )
-        if not beside:
-            wanted = set(self._paths.values())
-            found = (path for path in list_images(folder) if path.suffix == ".png")
-            if extra := [path for path in found if path not in wanted]:
-                raise ValueError(f"masks must belong to photographs, but {len(extra)} have none, such as {extra[0]}")
+        self._paths = {file: paths[name] for file, name in wanted.items()}
+        known = set(wanted.values())
+        if extra := [name for name in map(lower_suffix, found) if name.endswith(".png") and name not in known]:
+            first = paths[extra[0]]
+            raise ValueError(f"masks must belong to photographs, but {len(extra)} have none, such as {first}")
 
     def __call__(self, files: Sequence[str], images: Sequence[Image.Image]) -> list[np.ndarray]:
         return [self._one(file, image) for file, image in zip(files, images, strict=True)]
+
+    def fingerprint(self, file: str) -> int:
+        return zlib.crc32(self._paths[file].read_bytes())
 
     def _one(self, file: str, image: Image.Image) -> np.ndarray:
         path = self._paths[file]
@@ -254,6 +272,10 @@ class _Folder:
                 if opened.mode not in ("1", "L", "P", "I;16"):
                     raise ValueError(f"a mask must be gray, but its mode is {opened.mode}")
                 values = np.asarray(opened)
+                if opened.mode == "P":
+                    colors = np.asarray(opened.convert("RGBA"))[..., :3]
+                    # programs order a palette of grays as they like; colors stand for the numbers of classes
+                    values = colors[..., 0] if (colors == colors[..., :1]).all() else values
         except Exception as error:
             raise ImageError(f"{path} does not open as a mask ({one_line(error)})") from None
         if values.shape != (image.height, image.width):
@@ -292,7 +314,7 @@ def _trimap(values: np.ndarray) -> np.ndarray:
     return (to_background / np.maximum(to_object + to_background, 1e-6)).astype(np.float32)
 
 
-class _Coco:
+class _Coco(MaskSource):
     """Masks from a COCO file: all annotations of a photograph together."""
 
     cleaned = False
@@ -324,6 +346,9 @@ class _Coco:
 
     def __call__(self, files: Sequence[str], images: Sequence[Image.Image]) -> list[np.ndarray]:
         return [self._one(file, image) for file, image in zip(files, images, strict=True)]
+
+    def fingerprint(self, file: str) -> str:
+        return checksum(self._shapes[file])
 
     def _one(self, file: str, image: Image.Image) -> np.ndarray:
         name, shapes = self._shapes[file]

@@ -267,6 +267,70 @@ def test_other_settings_other_files_and_twins_are_refused(drawn):
         built(drawn, bank.path.name)
 
 
+def test_a_corrected_mask_or_another_photograph_is_cut_out_again(drawn, capsys):
+    whole = built(drawn)
+    shards = [whole.path / f"shard-{number:06d}.tar" for number in range(3)]
+    before = [path.read_bytes() for path in shards]
+    capsys.readouterr()
+    built(drawn)
+    assert "bank: 3 of 3 shards are finished and stay as they are\n" in capsys.readouterr().err
+    mask = drawn.parent / "masks" / "disc" / "02.png"  # in the second shard
+    inverted = 255 - np.asarray(Image.open(mask))
+    Image.fromarray(inverted).save(mask)
+    assert built(drawn, rank=0, world_size=2) is None  # the process that does not build this shard sees it, too
+    told = capsys.readouterr().err
+    assert "bank: photographs or masks have changed; building 1 of 3 shards again\n" in told
+    assert "bank: 2 of 3 shards are finished and stay as they are\n" in told
+    bank = built(drawn, rank=1, world_size=2)
+    changed = next(entry for entry in bank.entries + bank.excluded if entry.file == "disc/02.png")
+    assert np.array_equal(bank.read(changed).mask[0], inverted)
+    Image.new("RGB", (64, 64)).save(drawn / "square" / "03.png")  # in the third
+    built(drawn)
+    assert [path.read_bytes() == content for path, content in zip(shards, before, strict=True)] == [True, False, False]
+
+
+def test_a_bank_without_checksums_of_its_sources_stays_as_it_is(drawn):
+    bank = built(drawn)
+    for path in bank.path.glob("shard-*.jsonl"):  # a bank of an earlier version
+        head, rest = path.read_text().split("\n", 1)
+        head = json.loads(head)
+        del head["inputs"]
+        path.write_text(f"{json.dumps(head)}\n{rest}")
+    before = contents(bank.path)
+    Image.new("RGB", (64, 64)).save(drawn / "square" / "03.png")
+    built(drawn)
+    assert contents(bank.path) == before
+
+
+def test_reusing_the_masks_of_a_callable_is_told(drawn, capsys):
+    built(drawn, masks=lambda image: np.eye(64) > 0, keep_doubtful=True)
+    capsys.readouterr()
+    built(drawn, masks=lambda image: np.ones((64, 64)), keep_doubtful=True)
+    told = capsys.readouterr().err
+    assert "3 of 3 shards are finished and stay as they are; callable test_reusing" in told
+    assert "<lambda> may have changed, which cannot be checked\n" in told
+
+
+def test_changed_annotations_of_coco_are_noticed(drawn, capsys):
+    pytest.importorskip("pycocotools")
+    names = sorted(path.relative_to(drawn).as_posix() for path in drawn.rglob("*.png"))
+    images = [{"id": number, "file_name": name, "height": 64, "width": 64} for number, name in enumerate(names)]
+    shapes = [{"image_id": number, "segmentation": [[10, 10, 40, 10, 40, 40]]} for number in range(len(names))]
+    file = drawn.parent / "masks.json"
+    for corner in (40, 50):
+        shapes[0]["segmentation"][0][2] = corner
+        file.write_text(json.dumps({"images": images, "annotations": shapes}))
+        built(drawn, masks=file)
+    assert "photographs or masks have changed; building 1 of 3 shards again\n" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf_8_is_named(drawn):
+    (drawn / "disc" / "01.png").rename(drawn / "disc" / os.fsdecode(b"\xe9.png"))
+    with pytest.raises(ValueError, match=r"must be UTF-8, got 'disc/\\udce9\.png': rename it"):
+        built(drawn, masks="u2netp")
+
+
 def test_damage_is_named_and_repaired(drawn, capsys):
     bank = built(drawn)
     before = contents(bank.path)

@@ -53,6 +53,16 @@ def test_soft_masks_stay_soft(tmp_path, photographs):
     assert np.array_equal(made(photographs, deep), found)
 
 
+@pytest.mark.parametrize("colors", [[0, 0, 0, 255, 255, 255], [255, 255, 255, 0, 0, 0], [0, 0, 0, 128, 0, 0]])
+def test_palettes_count_by_their_grays_and_otherwise_by_their_indices(tmp_path, photographs, colors):
+    flipped = colors[0] == 255  # index 0 is white, as in the result of Pillow's quantize
+    mask = Image.fromarray((~DISC if flipped else DISC).astype(np.uint8), "P")
+    mask.putpalette(colors)
+    (tmp_path / "masks" / "dog").mkdir(parents=True)
+    mask.save(tmp_path / "masks" / "dog" / "1.png")
+    assert np.array_equal(made(photographs, tmp_path / "masks"), DISC.astype(np.float32))
+
+
 def test_a_trimaps_border_falls_from_object_to_background(tmp_path, photographs):
     values = np.full((40, 60), 2, np.uint8)
     values[:, 15:45], values[:, 20:40] = 3, 1
@@ -64,11 +74,14 @@ def test_a_trimaps_border_falls_from_object_to_background(tmp_path, photographs)
     assert row[17] == pytest.approx(0.5)
 
 
-def test_masks_beside_photographs(tmp_path, photographs):
-    root = mask_file(photographs.root, (255 * DISC).astype(np.uint8), "dog/1_mask.png")
+@pytest.mark.parametrize("suffix", ["png", "PNG"])
+def test_masks_beside_photographs(tmp_path, photographs, suffix):
+    root = mask_file(photographs.root, (255 * DISC).astype(np.uint8), f"dog/1_mask.{suffix}")
     listed = image_files(root)
     assert listed.files == [("dog/1.jpg", 0)]
     assert np.array_equal(made(listed, root), DISC.astype(np.float32))
+    mirrored = mask_file(tmp_path / "masks", (255 * DISC).astype(np.uint8), f"dog/1.{suffix}")
+    assert np.array_equal(made(photographs, mirrored), DISC.astype(np.float32))
 
 
 def test_masks_inside_the_folder_of_photographs_would_be_a_class(photographs):
