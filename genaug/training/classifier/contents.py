@@ -48,6 +48,23 @@ def of_file(name: str, things: str) -> Content:
     return Content(name, things, 1, sha256(asset_path(name)))
 
 
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with each source as an entry, in which paths are only their last part.
+
+    A folder or file may be given by another path when the run resumes, because `check_unchanged` compares the content.
+    """
+    sources = settings.get("sources", ())
+    found = {**settings, "sources": len(sources)}
+    for number, source in enumerate(sources):
+        options = {key: _last_part(value) if key == "directions" else value for key, value in source["options"].items()}
+        found[f"source {number}"] = {**source, "name": _last_part(source["name"]), "options": options}
+    return found
+
+
+def _last_part(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))
+
+
 def check_unchanged(before: Mapping[str, Mapping[str, Any]], contents: Mapping[str, Content], out: Path) -> None:
     """Check that a run resumes on the images and generators that it began with.
 

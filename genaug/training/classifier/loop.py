@@ -31,7 +31,7 @@ from genaug.evaluation.scoring import ENSEMBLE, MOST_WORKERS, ImageFiles, naming
 from genaug.interventions.random_streams import generator_of
 from genaug.models.multi_head_resnet import MultiHeadClassifier
 from genaug.training.classifier.config_file import write_config
-from genaug.training.classifier.contents import Content, check_unchanged, photographs_of
+from genaug.training.classifier.contents import Content, check_unchanged, comparable, photographs_of
 from genaug.training.classifier.data import BAD_IMAGES
 from genaug.training.classifier.loaders import check_same_classes, mixed_loader
 from genaug.training.classifier.settings import Settings, Source
@@ -229,6 +229,9 @@ class _Run(Run):
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "contents": {key: asdict(content) for key, content in self.contents.items()}}
+
+    def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return comparable(settings)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         check_unchanged(state.get("contents", {}), self.contents, self.folder)  # earlier versions wrote none

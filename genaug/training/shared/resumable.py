@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genaug._common.files import DamagedFileError, atomic_path, naming_full_disk, one_line
 from genaug._common.progress import progress
-from genaug._common.records import device_name
+from genaug._common.records import device_name, differences
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 100
@@ -62,6 +62,10 @@ class Run:
         state |= {name: part.state_dict() for name, part in self.parts.items()}
         return {**state, "random_state": torch.get_rng_state()} if self.random else state
 
+    def comparable(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a checkpoint, or of this run, in the form in which they are compared."""
+        return settings
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state` returned."""
         for name, part in self.parts.items():
@@ -85,16 +89,16 @@ def resume(run: Run, folder: Path, described: dict[str, Any]) -> None:
         return
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        before = state["settings"]
+        before, asked = run.comparable(state["settings"]), run.comparable(described)
+        different = list(differences({key: before.get(key) for key in asked}, asked))
     except Exception as error:  # torch raises a dozen different classes for damaged files
         raise ValueError(
             f"{path} is not a checkpoint of this run ({type(error).__name__}). Delete it to start over"
         ) from None
-    if different := [key for key in described if before.get(key) != described[key]]:
-        key = different[0]
+    if different:
         raise ValueError(
-            f"{folder} holds a run with other settings ({key}: {before.get(key)!r} there, {described[key]!r} asked "
-            "for). Choose another folder, or delete it to start over"
+            f"{folder} holds a run with other settings ({different[0]}). Choose another folder, or delete it to start "
+            "over"
         )
     try:
         run.restore(state)

@@ -594,7 +594,7 @@ def test_settings_out_of_their_range_are_named(make: Any, error: type[Exception]
     [
         ([], {"architecture": "resnet34"}, r"other settings \(architecture: 'resnet18' there, 'resnet34' asked for\)"),
         ([], {"learning_rate": 0.5}, r"other settings \(learning_rate: 0.02 there, 0.5"),
-        ([INTERVENTIONS], {}, r"other settings \(sources: "),
+        ([INTERVENTIONS], {}, r"other settings \(sources: 0 there, 1 asked for\)"),
     ],
 )
 def test_another_recipe_does_not_go_on_from_a_checkpoint(

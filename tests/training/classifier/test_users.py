@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -239,6 +240,31 @@ def test_a_run_is_not_resumed_on_as_many_other_images(exchanged: str, tmp_path: 
         run(out, folders, sources, epochs=1)
     assert str(error.value).startswith(f"{changed} has changed")
     assert str(error.value).endswith(f"restore exactly the same {things}")
+
+
+def test_a_run_resumes_with_other_paths_to_the_same_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [str(i) for i in range(10)]
+    folders = folder(tmp_path / "train", 1, classes=names), folder(tmp_path / "validation", 1, classes=names)
+    stylized = folder(tmp_path / "stylized", 1, classes=names)
+    shutil.copy(asset_path("vae-digits"), tmp_path / "mine.safetensors")
+    fit_directions(load_generator("vae-digits"), components=4).save(tmp_path / "directions.safetensors")
+    out = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+
+    def trained(start: str, **changes: Any) -> dict[str, Any]:
+        options = {"components": 4, "length": 30, "directions": f"{start}directions.safetensors", **changes}
+        generated = Source("intervention", f"{start}mine.safetensors", 4, 0.05, options)
+        return run(out, folders, [generated, Source("stylized", f"{start}{stylized.name}", 4)], epochs=1)
+
+    first = trained("../" + tmp_path.name + "/")
+    for start in ("", "./", f"{tmp_path}/"):
+        assert trained(start)["validation"] == first["validation"]
+    assert trained("./")["sources"][1]["name"] == "./stylized"
+    with pytest.raises(ValueError, match=r"other settings \(source 0.options.components: 4 there, 3 asked for\)"):
+        trained("", components=3)
+    stylized = stylized.rename(tmp_path / "renamed")
+    with pytest.raises(ValueError, match=r"other settings \(source 1.name: 'stylized' there, 'renamed' asked for\)"):
+        trained("")
 
 
 def test_a_run_is_not_resumed_on_other_weights_or_directions(tmp_path: Path) -> None:
