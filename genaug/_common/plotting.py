@@ -11,13 +11,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from genaug._common.files import atomic_path
+from genaug._common.files import atomic_path, tell
 from genaug._common.video import save_video
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 DPI = 100
 INK, FAINT = "#222222", "#6b6b6b"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # safe for color blindness
+FONT = "DejaVu Sans"  # matplotlib includes it, so that pictures are the same everywhere
 STYLE = {
-    "font.family": "DejaVu Sans",  # matplotlib includes it, so that pictures are the same everywhere
+    "font.family": FONT,
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -262,8 +264,51 @@ def _pieces(word: str, width: int) -> list[str]:
 def text_width(text: str, size: Any, weight: str = "normal") -> int:
     """Return the width of a line of text in pixels, for a font size in points."""
     with new_figure(DPI, DPI) as figure:
-        drawn = figure.text(0, 0, text, size=size, weight=weight)
+        shown, families = _drawable(text)
+        drawn = figure.text(0, 0, shown, size=size, weight=weight, family=families)
         return math.ceil(drawn.get_window_extent().width) if text.strip() else 0
+
+
+def _drawable(text: str) -> tuple[str, list[str]]:
+    """Return a text with □ for each character that no installed font has, and the font families to draw it with."""
+    families = {character: _family(character) for character in text if not character.isascii()}
+    missing = [character for character, family in families.items() if not family]
+    if missing:
+        _tell_missing()
+    for character in missing:
+        text = text.replace(character, "□")
+    return text, list(dict.fromkeys([FONT, *filter(None, families.values())]))
+
+
+@cache
+def _family(character: str) -> str:
+    """Return a font family that has a character in normal and bold, or "". `FONT` comes first, then sans serifs."""
+    from matplotlib.font_manager import FontProperties, findfont, fontManager
+
+    # matplotlib's last resort and macOS's have a box for every character
+    fonts = [font for font in fontManager.ttflist if "LastResort" not in font.name.replace(" ", "")]
+    for font in sorted(fonts, key=lambda font: (font.name != FONT, "Sans" not in font.name)):
+        faces = (FontProperties(family=font.name, weight=weight) for weight in ("normal", "bold"))
+        if _has(font.fname, character) and all(_has(findfont(face), character) for face in faces):
+            return font.name
+    return ""
+
+
+def _has(file: str, character: str) -> bool:
+    from matplotlib.font_manager import get_font
+
+    try:
+        face = get_font(file)
+        face.set_size(STYLE["font.size"], DPI)  # fails for fonts that are bitmaps, such as some emoji
+    except (OSError, RuntimeError):
+        return False
+    return bool(face.get_char_index(ord(character)))
+
+
+@cache
+def _tell_missing() -> None:
+    """Tell once that characters are missing. matplotlib would warn for each of them."""
+    tell("pictures show □ for characters that no installed font has: install one that has them, such as a Noto font")
 
 
 @contextmanager
@@ -300,7 +345,8 @@ def paste(figure: Figure, image: Tensor, left: float, top: float) -> None:
 
 def write(figure: Figure, left: float, top: float, text: str, **style: object) -> None:
     """Write text at a position in pixels from the upper left corner, with `style` for matplotlib's `Text`."""
-    figure.text(left / figure.bbox.width, 1 - top / figure.bbox.height, text, **style)
+    shown, families = _drawable(text)
+    figure.text(left / figure.bbox.width, 1 - top / figure.bbox.height, shown, family=families, **style)
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from genaug._common import plotting
 from genaug._common.plotting import Panel, image_grid, save_curves, save_sheet
 
 
@@ -124,3 +125,30 @@ def test_long_captions_are_broken_between_words_and_get_the_space_they_need(tmp_
     with Image.open(tmp_path / "short.png") as short, Image.open(tmp_path / "long.png") as long:
         assert long.width == short.width
         assert long.height > short.height + 20
+
+
+def test_a_character_that_the_font_does_not_have_is_drawn_in_another_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    pictures = {}
+    for name in ("Ⓐ", "□"):  # matplotlib has a font with the first
+        save_sheet(tmp_path / "sheet.png", {f"a {name}": images}, title=name, columns=[name] * 2)
+        pictures[name] = (tmp_path / "sheet.png").read_bytes()
+    assert pictures["Ⓐ"] != pictures["□"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_character_without_a_font_is_a_box_and_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plotting._tell_missing.cache_clear()
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    pictures = []
+    for name in ("\U0010fffd\U0010fffc", "□□"):  # nobody's characters
+        save_sheet(tmp_path / "sheet.png", {f"{name} é 1": images}, title=name, columns=[name] * 2)
+        pictures.append((tmp_path / "sheet.png").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert capsys.readouterr().err.splitlines() == [
+        "pictures show □ for characters that no installed font has: install one that has them, such as a Noto font"
+    ]
