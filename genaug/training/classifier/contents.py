@@ -56,7 +56,9 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     sources = settings.get("sources", ())
     found = {**settings, "sources": len(sources)}
     for number, source in enumerate(sources):
-        options = {key: _last_part(value) if key == "directions" else value for key, value in source["options"].items()}
+        options = dict(source["options"])
+        if isinstance(options.get("directions"), str):
+            options["directions"] = _last_part(options["directions"])
         found[f"source {number}"] = {**source, "name": _last_part(source["name"]), "options": options}
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from genaug.photographs.dropping import drop_cutouts
 from genaug.rendering import render
 from genaug.training.classifier import loaders as classifier_loaders
 from genaug.training.classifier import loop as classifier
-from genaug.training.classifier.contents import of_generator
+from genaug.training.classifier.contents import comparable, of_generator
 from genaug.training.classifier.loop import Source, train
 from genaug.training.shared.resumable import truncate_log
 from tests.training.classifier.test_loop import COUNTERFACTUALS, folder, run, settings
@@ -250,6 +251,11 @@ def test_a_run_resumes_with_other_paths_to_the_same_sources(tmp_path: Path, monk
     fit_directions(load_generator("vae-digits"), components=4).save(tmp_path / "directions.safetensors")
     out = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
+
+    assert comparable({"sources": [asdict(Source("intervention", "a/b", 4, options={"directions": None}))]}) == {
+        "sources": 1,
+        "source 0": asdict(Source("intervention", "b", 4, options={"directions": None})),
+    }
 
     def trained(start: str, **changes: Any) -> dict[str, Any]:
         options = {"components": 4, "length": 30, "directions": f"{start}directions.safetensors", **changes}
