@@ -155,7 +155,8 @@ class ImageFiles:
         parts = [hidden_text(self.hidden)] if self.hidden else []
         if count := len(self.others):
             word = "file that is no photograph" if count == 1 else "files that are no photographs"
-            parts.append(f"{count} {word} ({', '.join(self.others[:3])}{', ...' if count > 3 else ''})")
+            names = ", ".join(self.others[:3]).encode(errors="backslashreplace").decode()  # some may not be UTF-8
+            parts.append(f"{count} {word} ({names}{', ...' if count > 3 else ''})")
         return " and ".join(parts)
 
 

@@ -7,8 +7,8 @@ Throughout the package, `masks=` accepts:
 - `"alpha"`: the photographs' own transparency;
 - a folder of PNG masks: either with the same subfolders as the photographs (`masks/dog/1.png` for
   `photographs/dog/1.jpg`), or the folder of photographs itself (`dog/1_mask.png` next to `dog/1.jpg`). Values are 0 and
-  255, 0 and 1, soft (0 to 255), or trimaps as in Oxford-IIIT Pets (1 object, 2 background, 3 border). Of a palette,
-  grays are values, and so are the indices of any other colors;
+  255, 0 and 1, soft (0 to 255), or trimaps as in Oxford-IIIT Pets (1 object, 2 background, 3 border). A palette of
+  grays is read by its grays, any other palette by its indices;
 - a COCO file of polygons or RLE (`.json`), with the `pycocotools` library;
 - a callable that maps a PIL image to a mask (H, W): bool, float in [0, 1], or uint8.
 """
@@ -75,7 +75,7 @@ class MaskSource(Protocol):
         ...
 
     def fingerprint(self, file: str) -> str | int | None:
-        """Return a checksum of the file's own mask, or None if its name and the photograph determine it."""
+        """Return a checksum of a photograph's mask, or None if it is not read from a file of masks."""
         return None
 
 

@@ -223,6 +223,13 @@ def test_the_suffix_of_a_mask_ignores_case(tmp_path):
     assert (found.files, found.others) == ([("a/1.jpg", 0)], ["a/1_mask.PNG"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_skipped_file_whose_name_is_not_utf_8_can_be_printed(tmp_path):
+    save(corner_picture(), tmp_path / "a/1.jpg")
+    (tmp_path / "a" / os.fsdecode(b"\xe9.txt")).write_text("")
+    assert image_files(tmp_path).skipped == r"1 file that is no photograph (a/\udce9.txt)"
+
+
 def test_folders_without_classes_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         image_files(tmp_path / "none")
