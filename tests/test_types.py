@@ -103,7 +103,7 @@ OPEN = re.compile(
 
 
 def public_functions() -> Iterator[tuple[str, Any]]:
-    """Every public function and method of the package, by name, but those whose signature torchvision sets."""
+    """Every public function and method by name, but those with a signature of torchvision's or the Hub's."""
     for module in (genaug, evaluation):
         for name in set(module.__all__) - {"__version__"}:
             thing = getattr(module, name)
@@ -111,7 +111,7 @@ def public_functions() -> Iterator[tuple[str, Any]]:
                 yield name, thing
             if not inspect.isclass(thing):
                 continue
-            for member in set(dir(thing)) - {"make_params", "transform"}:
+            for member in set(dir(thing)) - {"make_params", "transform", "from_pretrained"}:
                 found = inspect.getattr_static(thing, member)
                 found = getattr(found, "__func__", found)  # of class methods
                 found = found.fget if isinstance(found, property) else found
