@@ -136,7 +136,7 @@ def test_metadata_of_a_users_dataset_name_no_file(tmp_path: Path, file: str, mon
 def test_a_class_whose_name_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     source: Any = Source(3)
     source.classes = [name.replace("ABSOLUTE", str(tmp_path))] * 4
-    with pytest.raises(ValueError, match=r"mine/.* is outside of the set"):
+    with pytest.raises(ValueError, match="is outside of the set"):
         render(source, tmp_path / "set", format="imagefolder", image="png")
     assert not (tmp_path / "mine").exists()
 
