@@ -8,8 +8,10 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from genaug._common.files import checksum, is_hidden
 from genaug.assets import cache, fetch, hub, lock
 from genaug.assets.registry import ASSETS, KINDS, Asset, File, Kind, Source
+from genaug.assets.store import asset_path
 
 
 def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
@@ -37,6 +39,16 @@ def generator_folder(name: str | os.PathLike[str]) -> tuple[Kind, Path] | None:
     elif known:
         return None  # the repository has weights, not a folder
     return _downloaded(row)
+
+
+def generator_checksum(name: str | os.PathLike[str]) -> str:
+    """Return a checksum of a generator's weights, or of all files of a generator that is stored as a folder."""
+    if (found := generator_folder(name)) is None:
+        return cache.sha256(asset_path(name))
+    _, folder = found
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = [file for file in files if not any(map(is_hidden, file.parts))]  # the Hub's client has hidden files there
+    return checksum([[file.as_posix(), cache.sha256(folder / file)] for file in shown])
 
 
 def _kind_of(names: Collection[str]) -> Kind | None:

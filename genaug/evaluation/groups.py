@@ -21,6 +21,7 @@ from genaug._common.arguments import check_choice, check_number
 from genaug._common.files import is_hidden, no_folder
 from genaug.evaluation.intervals import wilson
 from genaug.evaluation.matching import ClassError, match
+from genaug.evaluation.measures.accuracy import check_labels
 from genaug.evaluation.results import Result, of_heads
 from genaug.evaluation.scoring import ENSEMBLE, ImageFiles, Model, image_paths, missing_parts, score
 
@@ -107,9 +108,7 @@ def group_accuracy(
     seen = 0
     for heads, labels in score(model, loader, description="groups", **options):
         count = len(heads[ENSEMBLE])
-        if not isinstance(labels, Tensor) or labels.shape != (count,):
-            came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-            raise ValueError(f"labels must be (B,) with B = {count}, got {came}. Pass images with one label each")
+        check_labels(labels, count)
         if int(labels.min()) < 0:
             raise ValueError(f"labels must be numbers of classes, at least 0, got {int(labels.min())}")
         batch = named[seen : seen + count]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 import os
 import re
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from genaug._common.arguments import check_choice
-from genaug._common.files import atomic_path, writable_folder
+from genaug._common.files import atomic_path, checksum, writable_folder
 from genaug._common.plotting import FAINT, INK, new_figure, save, write
 from genaug._common.records import circumstances, foreign, read_results, write_results
 from genaug.evaluation.groups import groups_suite
@@ -142,8 +141,8 @@ def evaluate(
     described = {
         "name": name or "model",
         "weights_sha256": weights_digest(model),
-        "class_names_sha256": None if class_names is None else hashlib.sha256(repr(class_names).encode()).hexdigest(),
-        "preprocessing": _described(transform, cropped_transform, options.get("batch_transform")),
+        "class_names": None if class_names is None else checksum(class_names),
+        "preprocessing": _texts_of(transform, cropped_transform, options.get("batch_transform")),
         "dtype": str(options.get("dtype") or torch.float32).removeprefix("torch."),
     }
     recognized = described["weights_sha256"] is not None and described["preprocessing"] is not None
@@ -186,7 +185,7 @@ def evaluate(
     return _write(file, described, finished)
 
 
-def _described(*transforms: Any) -> list[str] | None:
+def _texts_of(*transforms: Any) -> list[str] | None:
     """Return transforms as text, or None if their text does not identify them, as that of a function."""
     texts = [" ".join(repr(transform).split()) for transform in transforms]
     return None if any(re.search(r" at 0x|<lambda>|Lambda\(", text) for text in texts) else texts

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from genaug._common.files import checksum, digest
 from genaug.assets import asset_path
 from genaug.assets.cache import sha256
+from genaug.assets.folders import generator_checksum
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import GeneratedDataset
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -17,7 +18,6 @@ from genaug.datasets.transferred import TransferredFolder
 from genaug.evaluation.scoring import weights_digest
 from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles
-from genaug.training.classifier.contents import of_generator
 
 
 def identity_of(source: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def identity_of(source: Any) -> dict[str, Any]:
         found["backgrounds"] = checksum(list(map(os.fspath, generator.further)))
     elif isinstance(source, GeneratedDataset) and source._by_name:
         # of the files, because weights in memory can be arranged for the device
-        found["weights"] = of_generator(source.generator_name).fingerprint
+        found["weights"] = generator_checksum(source.generator_name)
     elif isinstance(generator, nn.Module):
         found["weights"] = weights_digest(generator)
     if isinstance(photographs := getattr(generator, "bank", None), BankFiles):  # of a diffusion pipeline

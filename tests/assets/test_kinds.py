@@ -17,6 +17,7 @@ import torch
 from genaug import AssetError, GenerativeInterventionDataset, load_generator
 from genaug.assets import ASSETS, KINDS, Asset, Kind, load_asset, register, registry, save_asset
 from genaug.assets.convert import convert
+from genaug.assets.folders import generator_checksum
 from genaug.assets.layouts import shapes_of
 
 PLUGIN = '''
@@ -216,3 +217,17 @@ second.join(60)
 sys.exit(first.is_alive() or second.is_alive())
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_files_of_a_generator_that_is_a_folder_tell_it_apart(tmp_path: Path) -> None:
+    for name in ("model_index.json", "unet/weights.safetensors", ".cache/lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    before = generator_checksum(tmp_path)
+    (tmp_path / ".cache" / "lock").write_text("another time")
+    assert generator_checksum(tmp_path) == before
+    (tmp_path / "unet" / "weights.safetensors").write_text("[]")
+    changed = generator_checksum(tmp_path)
+    assert changed != before
+    (tmp_path / "unet" / "more.json").write_text("{}")
+    assert generator_checksum(tmp_path) not in (before, changed)

@@ -223,7 +223,7 @@ def test_a_loaded_classifier_brings_its_name_classes_and_transforms(
     assert main(command) == 0
     assert "was measured already" in capsys.readouterr().out
     loaded = load_classifier("of_brightness:dog_first")
-    with pytest.raises(ValueError, match=r"results of another model \(class_names_sha256 "):
+    with pytest.raises(ValueError, match=r"results of another model \(class_names "):
         evaluate(dataclasses.replace(loaded, class_names=("cat", "dog")), {"groups": domains}, "out")
 
 

@@ -121,29 +121,27 @@ def test_it_is_saved_with_its_settings_as_safetensors(tmp_path: Path, images: Te
     assert again.frozen_batch_norm
 
 
-def test_loading_does_not_fetch_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The published weights that were asked for. None are fetched."""
     real = models.get_model
-    asked: list[Any] = []
+    found: list[Any] = []
 
     def fetched(name: str, weights: Any = None) -> nn.Module:
-        asked.append(weights)
+        found.append(weights)
         return real(name)
 
     monkeypatch.setattr("genaug.models.multi_head_resnet.models.get_model", fetched)
+    return found
+
+
+def test_loading_does_not_fetch_published_weights(tmp_path: Path, asked: list[Any]) -> None:
     MultiHeadResNet("resnet18", 5, weights="DEFAULT").save_pretrained(tmp_path)
     MultiHeadResNet.from_pretrained(tmp_path)
     assert asked == ["DEFAULT", None]
 
 
-def test_an_enum_of_torchvisions_weights_is_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = models.get_model
-    asked: list[Any] = []
-
-    def fetched(name: str, weights: Any = None) -> nn.Module:
-        asked.append(weights)
-        return real(name)
-
-    monkeypatch.setattr("genaug.models.multi_head_resnet.models.get_model", fetched)
+def test_an_enum_of_torchvisions_weights_is_its_name(asked: list[Any]) -> None:
     for kind in (MultiHeadResNet, MultiHeadClassifier):
         for weights in (models.ResNet18_Weights.IMAGENET1K_V1, models.ResNet18_Weights.DEFAULT):
             assert "weights" not in kind("resnet18", 5, weights=weights)._hub_mixin_config

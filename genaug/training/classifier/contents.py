@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genaug._common.files import checksum, is_hidden
-from genaug.assets import asset_path
-from genaug.assets.cache import sha256
-from genaug.assets.folders import generator_folder
 from genaug.photographs.format import BankFiles
 from genaug.training.classifier.settings import Source
 
@@ -22,8 +18,8 @@ class Content:
 
     Attributes:
         name: the folder, or the name or file of the weights.
-        things: "photographs", "images" or "cutouts"; of a generator "weights", "files" or "directions".
-        count: their number; 1 for a file of weights or directions.
+        things: "photographs", "images" or "cutouts"; of a generator "weights" or "directions".
+        count: their number; 1 for weights and directions.
         fingerprint: a checksum of them.
     """
 
@@ -31,21 +27,6 @@ class Content:
     things: str
     count: int
     fingerprint: str
-
-
-def of_generator(name: str) -> Content:
-    """Return the content of a generator: its weights, or all files of a generator that is a folder."""
-    if (found := generator_folder(name)) is None:
-        return of_file(name, "weights")
-    _, folder = found
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    shown = [file for file in files if not any(map(is_hidden, file.parts))]  # the Hub's client has hidden files there
-    return Content(name, "files", len(shown), checksum([[file.as_posix(), sha256(folder / file)] for file in shown]))
-
-
-def of_file(name: str, things: str) -> Content:
-    """Return the content of a file of weights or directions, given its path or its name in the table of assets."""
-    return Content(name, things, 1, sha256(asset_path(name)))
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader
 from genaug._common.arguments import near
 from genaug._common.files import ImageFiles, tell
 from genaug._common.names import HEADS
+from genaug.assets import asset_path
+from genaug.assets.cache import sha256
+from genaug.assets.folders import generator_checksum
 from genaug.datasets.counterfactual import CounterfactualDataset
 from genaug.datasets.generated import names_of
 from genaug.datasets.generative_intervention import GenerativeInterventionDataset
@@ -23,7 +26,7 @@ from genaug.generators import load_generator
 from genaug.interventions.random_streams import generator_of
 from genaug.photographs.bank import PhotographBank
 from genaug.photographs.format import BankFiles
-from genaug.training.classifier.contents import Content, of_file, of_generator
+from genaug.training.classifier.contents import Content
 from genaug.training.classifier.data import EpochBatches, Generated, Photographs, Rendered, as_it_is, augmentation
 from genaug.training.classifier.settings import Settings, Source
 from genaug.training.mixing import MixedLoader
@@ -117,9 +120,10 @@ def mixed_loader(
                 banks.append(bank.files)
                 contents[key] = Content(source.name, "cutouts", len(bank.files), bank.files.fingerprint())
             else:
-                contents[key] = of_generator(source.name)
+                contents[key] = Content(source.name, "weights", 1, generator_checksum(source.name))
             if isinstance(directions := source.options.get("directions"), str):
-                contents[f"directions of {key}"] = of_file(directions, "directions")
+                found = sha256(asset_path(directions))
+                contents[f"directions of {key}"] = Content(directions, "directions", 1, found)
             labels = {number: label for number, label in enumerate(made.dataset.classes.tolist()) if label >= 0}
         named.append({str(number): classes[label] for number, label in labels.items()})
     return Mixed(MixedLoader(*loaders, device=world.device), weights, named, contents, banks)

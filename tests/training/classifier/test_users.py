@@ -20,7 +20,7 @@ from genaug.photographs.dropping import drop_cutouts
 from genaug.rendering import render
 from genaug.training.classifier import loaders as classifier_loaders
 from genaug.training.classifier import loop as classifier
-from genaug.training.classifier.contents import comparable, of_generator
+from genaug.training.classifier.contents import comparable
 from genaug.training.classifier.loop import Source, train
 from genaug.training.shared.resumable import truncate_log
 from tests.training.classifier.test_loop import COUNTERFACTUALS, folder, run, settings
@@ -300,15 +300,3 @@ def test_a_run_is_not_resumed_on_other_weights_or_directions(tmp_path: Path) -> 
     last = list(state)[-1]
     save_asset(weights, {**state, last: state[last] * 2}, **metadata)
     refused(weights, "weights")
-
-
-def test_the_files_of_a_generator_that_is_a_folder_tell_it_apart(tmp_path: Path) -> None:
-    for name in ("model_index.json", "unet/weights.safetensors", ".cache/lock"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("{}")
-    before = of_generator(str(tmp_path))
-    assert (before.things, before.count) == ("files", 2)
-    (tmp_path / ".cache" / "lock").write_text("another time")
-    assert of_generator(str(tmp_path)) == before
-    (tmp_path / "unet" / "weights.safetensors").write_text("[]")
-    assert of_generator(str(tmp_path)).fingerprint != before.fingerprint
